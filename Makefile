@@ -1,0 +1,49 @@
+# One place for every everyday command. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## list every target
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,worker,embedded,dev]'
+	@touch $(STAMP)
+
+.PHONY: setup
+setup: $(STAMP) ## build .venv with the tunesmith command in it
+
+.PHONY: demo
+demo: $(STAMP) ## fine-tune a real language model through the real service, from nothing (about 5 minutes on 2 cores)
+	$(BIN)/tunesmith demo
+
+.PHONY: up
+up: $(STAMP) ## run the whole service on this machine until Ctrl-C
+	$(BIN)/tunesmith up
+
+.PHONY: test
+test: $(STAMP) ## all tests that belong in every run
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"""The error tree. Each error has a stable code, a category and says whether trying again can help.
+
+TunesmithError
+├── InvalidRequest            the caller must change something         400
+│   ├── InvalidTransition     the job is not in a state that allows it 400
+│   ├── InvalidTrainingFile   a row cannot be trained on               400
+│   └── DoesNotFit            no known hardware can hold the job       400
+├── NotFound                                                           404
+├── Unauthenticated                                                    401
+├── Forbidden                                                          403
+├── LeaseLost                 another attempt owns the job             409
+├── Conflict                  the same request is in flight            409
+└── JobFailure                why a run ended badly; stored on the job, never an HTTP status
+
+Errors cross process boundaries as (code, message, param, hint, category, retryable), see `Failure`. They stay picklable because
+task queues pickle exceptions.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from tuning.base import Value
+
+
+class Category(StrEnum):
+    """Who can do something about a failure, and so whether a retry is worth a GPU."""
+
+    USER_ERROR = "user_error"  # bad data or settings: never retried
+    OUT_OF_MEMORY = "out_of_memory"  # retried only with a smaller plan
+    TRANSIENT = "transient"  # may go away: retried
+    WORKER_LOST = "worker_lost"  # the machine, not the job: retried
+    DISK_FULL = "disk_full"  # the machine, not the job: retried
+    INTERNAL = "internal"  # our bug: retried within the bound, then shown
+
+
+class Failure(Value):
+    """Why a job or an attempt ended badly, as stored and as shown."""
+
+    code: str
+    message: str
+    param: str | None = None
+    category: Category = Category.INTERNAL
+    retryable: bool = False
+    hint: str | None = None
+    log_tail: str | None = None
+
+
+class TunesmithError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    code = "internal_error"
+    http_status = 500
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.code, self.param, self.hint))
+
+
+def _rebuild(kind: type[TunesmithError], message: str, code: str, param: str | None, hint: str | None) -> TunesmithError:
+    error = kind.__new__(kind)
+    TunesmithError.__init__(error, message, code=code, param=param, hint=hint)
+    return error
+
+
+class InvalidRequest(TunesmithError):
+    """Something in the request must change before it can work."""
+
+    code = "invalid_request"
+    http_status = 400
+
+
+class InvalidTransition(InvalidRequest):
+    """The job is not in a state that allows this."""
+
+    code = "invalid_state"
+
+    def __init__(self, *, state: str, transition: str) -> None:
+        super().__init__(f"A job that is {state} cannot {transition}.", param="status")
+
+
+class InvalidTrainingFile(InvalidRequest):
+    """The training or validation file cannot be used."""
+
+    code = "invalid_training_file"
+
+
+class DoesNotFit(InvalidRequest):
+    """No worker class known to this service could ever hold the job as asked."""
+
+    code = "plan_does_not_fit"
+
+
+class NotFound(TunesmithError):
+    """No such object, or not yours."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Unauthenticated(TunesmithError):
+    """No valid key."""
+
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class Forbidden(TunesmithError):
+    """A valid key that may not do this."""
+
+    code = "permission_denied"
+    http_status = 403
+
+
+class LeaseLost(TunesmithError):
+    """Another attempt owns the job: stop, and write nothing more."""
+
+    code = "lease_lost"
+    http_status = 409
+
+
+class Conflict(TunesmithError):
+    """The same request is being handled right now."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class JobFailure(TunesmithError):
+    """A run that ended badly. Carries the `Failure` that is stored on the job."""
+
+    code = "job_failed"
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, code=failure.code, param=failure.param, hint=failure.hint)
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (JobFailure, (self.failure,))

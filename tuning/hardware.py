@@ -1,0 +1,67 @@
+"""Plain facts about a machine. A probe fills them in; nothing here looks at anything."""
+
+import re
+
+from tuning.base import Value
+
+GIB = 1024**3
+
+
+class Gpu(Value):
+    """One accelerator as the driver reports it."""
+
+    index: int
+    name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    compute_capability: tuple[int, int]
+    nvlink: bool = False
+    mig: bool = False
+    uuid: str = ""
+
+    @property
+    def bf16(self) -> bool:
+        """Ampere (8.0) and later have bf16 tensor cores."""
+        return self.compute_capability >= (8, 0)
+
+    @property
+    def fp8(self) -> bool:
+        """Ada (8.9) and Hopper (9.0) and later have fp8 tensor cores."""
+        return self.compute_capability >= (8, 9)
+
+
+class Cpu(Value):
+    """The processor and the memory that training on it may use."""
+
+    model: str
+    cores: int
+    memory_total_bytes: int
+    memory_free_bytes: int
+    bf16: bool = False  # AVX-512 BF16 or AMX: without it bf16 matmuls are emulated and slower than fp32
+
+
+class HardwareProfile(Value):
+    """What one worker offers to one attempt."""
+
+    gpus: tuple[Gpu, ...] = ()
+    cpu: Cpu
+    driver: str | None = None
+    installed: dict[str, str] = {}  # package -> version, for bitsandbytes, deepspeed, flash_attn, triton, torch
+    disk_free_bytes: int = 0
+
+    @property
+    def device(self) -> str:
+        """`cuda` when there is a GPU, else `cpu`."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def worker_class(self) -> str:
+        """A short stable name for hardware of this kind: `2x-nvidia-a10g-22gib`, `cpu-2-cores-23gib`."""
+        if self.gpus:
+            gpu = self.gpus[0]
+            return f"{len(self.gpus)}x-{_slug(gpu.name)}-{gpu.memory_total_bytes // GIB}gib"
+        return f"cpu-{self.cpu.cores}-cores-{self.cpu.memory_total_bytes // GIB}gib"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,81 @@
+"""What a user may ask for. `auto` means: the planner chooses, and the plan shows the number and why."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuning.base import Value
+
+Auto = Literal["auto"]
+
+
+class Method(StrEnum):
+    """How the weights are changed."""
+
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+
+
+class Objective(StrEnum):
+    """What is learned, by the API's own names."""
+
+    SUPERVISED = "supervised"
+    DPO = "dpo"
+
+
+class Goal(StrEnum):
+    """What to prefer among plans that fit."""
+
+    BALANCED = "balanced"
+    QUALITY = "quality"
+    SPEED = "speed"
+    COST = "cost"
+
+
+class Hyperparameters(Value):
+    """The API's own knobs. `learning_rate_multiplier` scales the rate that the recipe rules choose."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
+class LoraOptions(Value):
+    """Knobs of the adapter. A list of targets names module suffixes such as `q_proj`."""
+
+    rank: Auto | Annotated[int, Field(ge=1, le=512)] = "auto"
+    alpha: Auto | Annotated[float, Field(gt=0, le=4096)] = "auto"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: Literal["default", "pissa"] = "default"
+
+
+class JobSpec(Value):
+    """A job as asked for, after the API's shape has been taken off and before anything has been decided."""
+
+    model: str
+    objective: Objective = Objective.SUPERVISED
+    hyperparameters: Hyperparameters = Hyperparameters()
+    method: Auto | Method = "auto"
+    goal: Goal = Goal.BALANCED
+    lora: LoraOptions = LoraOptions()
+    max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
+    merge: bool = False
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
+
+
+class DatasetFacts(Value):
+    """What the check at upload counted. Token counts are estimates until a worker has tokenised the rows."""
+
+    rows: int
+    validation_rows: int = 0
+    tokens: int
+    longest_row_tokens: int
+    supervised_tokens: int
+    tokens_are_exact: bool = False

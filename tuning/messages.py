@@ -1,0 +1,189 @@
+"""The wire between the service and its workers: every body of every `/internal` route, and the wake-up task.
+
+All of these are JSON. A worker authenticates with its worker key to register, to beat and to claim; after a claim, every
+call about the attempt carries the attempt's lease token as the bearer and is fenced by the epoch inside it: when
+another attempt owns the job the service answers 409 `lease_lost`, and the worker kills its tree and writes nothing more.
+
+    POST /internal/workers                        RegisterWorker     -> WorkerRegistered
+    POST /internal/workers/{id}/heartbeat         WorkerHeartbeat    -> 204
+    POST /internal/claims                         ClaimRequest       -> Claim, or 204 when nothing here fits
+    POST /internal/attempts/{id}/heartbeat        AttemptHeartbeat   -> HeartbeatReply
+    POST /internal/attempts/{id}/phase            PhaseReport        -> 204
+    POST /internal/attempts/{id}/events           EventReport        -> 204
+    POST /internal/attempts/{id}/metrics          MetricChunk        -> 204 (replays are harmless)
+    PUT  /internal/attempts/{id}/blobs/{sha256}   raw bytes          -> 204 (verified against the name)
+    GET  /internal/attempts/{id}/blobs/{sha256}   -> raw bytes (Range works); only blobs this job may read
+    POST /internal/attempts/{id}/checkpoints      CheckpointReport   -> 204
+    POST /internal/attempts/{id}/artifacts        ArtifactReport     -> 204
+    POST /internal/attempts/{id}/finish           FinishReport       -> 204
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tuning.base import Value
+from tuning.errors import Failure
+from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts, JobSpec
+from tuning.plan import Plan
+from tuning.state import Outcome, Phase
+
+WAKE_TASK = "tunesmith.wake"
+
+
+def wake_queue(worker_class: str) -> str:
+    """The Celery queue that workers of this class listen on."""
+    return f"wake.{worker_class}"
+
+
+class Wake(Value):
+    """The whole payload of the Celery message: there may be work for hardware of this class."""
+
+    worker_class: str
+
+
+class FileRef(Value):
+    """One file in the object store, named inside a model, checkpoint or artifact. `name` is a relative path."""
+
+    name: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class RegisterWorker(Value):
+    """Sent once when the worker process starts. A new incarnation of the same worker ends its earlier attempts at once."""
+
+    worker_id: str
+    incarnation: str
+    hostname: str
+    version: str
+    hardware: HardwareProfile
+    slots: int = 1
+
+
+class WorkerRegistered(Value):
+    """What a worker needs to know to behave: intervals are the service's to choose."""
+
+    worker_class: str
+    heartbeat_interval_seconds: float
+    lease_seconds: float
+
+
+class WorkerHeartbeat(Value):
+    """Sent while the worker process lives, busy or not."""
+
+    incarnation: str
+    hardware: HardwareProfile
+    busy_slots: int
+    draining: bool = False
+
+
+class ClaimRequest(Value):
+    """Ask for the best waiting job that fits this hardware as it is right now."""
+
+    worker_id: str
+    incarnation: str
+    hardware: HardwareProfile
+
+
+class BaseModelRef(Value):
+    """The weights to start from, as files in the object store. `digest` names the set and the worker's cache folder."""
+
+    name: str
+    digest: str
+    files: tuple[FileRef, ...]
+    adapter_of: str | None = None  # set when `files` is an adapter; then `base_files` holds the model under it
+    base_files: tuple[FileRef, ...] = ()
+
+
+class CheckpointRef(Value):
+    """A registered checkpoint, complete in the object store. `manifest_sha256` is the hash of its manifest.json."""
+
+    step: int
+    manifest_sha256: str
+    files: tuple[FileRef, ...]
+
+
+class Claim(Value):
+    """One attempt, handed to one worker. `resume` is newest first; the first that verifies is used."""
+
+    job_id: str
+    attempt_id: str
+    attempt_number: int
+    epoch: int
+    lease_token: str
+    lease_seconds: float
+    heartbeat_interval_seconds: float
+    spec: JobSpec
+    plan: Plan
+    dataset: DatasetFacts
+    base_model: BaseModelRef
+    training_file: FileRef
+    validation_file: FileRef | None = None
+    resume: tuple[CheckpointRef, ...] = ()
+
+
+class AttemptHeartbeat(Value):
+    """Extends the lease. Progress travels with it so that a poll sees it even when metrics are behind."""
+
+    phase: Phase
+    step: int | None = None
+    total_steps: int | None = None
+    eta_seconds: float | None = None
+
+
+class HeartbeatReply(Value):
+    """Marks set by the user ride back on the heartbeat."""
+
+    cancel: bool = False
+    pause: bool = False
+
+
+class PhaseReport(Value):
+    """The attempt reached a phase. `plan` is set when the worker's last look at free memory changed it."""
+
+    phase: Phase
+    plan: Plan | None = None
+
+
+class EventReport(Value):
+    """One line of the job's history."""
+
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class MetricChunk(Value):
+    """Metric points read from metrics.jsonl between two byte offsets. (attempt, start) names it, so replays are harmless."""
+
+    start_offset: int = Field(ge=0)
+    end_offset: int = Field(gt=0)
+    points: tuple[dict[str, float | int | None], ...]
+
+
+class CheckpointReport(Value):
+    """A complete checkpoint whose files are all in the store."""
+
+    step: int
+    manifest_sha256: str
+    files: tuple[FileRef, ...]
+    metrics: dict[str, float] = {}
+
+
+class ArtifactReport(Value):
+    """A result: a set of files in the store. `kind` is adapter, model, merged_model, tokenizer, card, log, ..."""
+
+    kind: str
+    files: tuple[FileRef, ...]
+    metadata: dict[str, Any] = {}
+
+
+class FinishReport(Value):
+    """The last word of an attempt; one fenced transaction."""
+
+    outcome: Outcome
+    failure: Failure | None = None
+    trained_tokens: int | None = None
+    result: dict[str, Any] = {}

@@ -1,0 +1,105 @@
+"""A plan: the chosen method with every launch number, its reasons, and what was rejected by which number."""
+
+from typing import Literal
+
+from tuning.base import Value
+from tuning.job import Method
+
+
+class Reason(Value):
+    """One rule that took part in the decision, in a sentence a person understands."""
+
+    rule: str
+    text: str
+
+
+class MemoryEstimate(Value):
+    """Predicted peak per device, itemised. `items` adds up to `total_bytes`."""
+
+    items: dict[str, int]
+    total_bytes: int
+    budget_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak stays within what is free."""
+        return self.total_bytes <= self.budget_bytes
+
+
+class TimeEstimate(Value):
+    """Predicted speed and duration of the training steps, with a range that admits what is not known."""
+
+    tokens_per_second: float
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+
+
+class Lora(Value):
+    """The adapter's numbers."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...]
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: Literal["default", "pissa"] = "default"
+    trainable_parameters: int
+
+
+class Alternative(Value):
+    """A way that was not taken, and the number or rule that decided against it."""
+
+    method: Method
+    fits: bool
+    peak_bytes: int
+    rejected_because: str
+
+
+class Plan(Value):
+    """Everything the trainer needs to know, decided."""
+
+    method: Method
+    objective: Literal["supervised", "dpo"] = "supervised"
+    device: Literal["cuda", "cpu"]
+    world_size: int = 1
+    precision: Literal["bf16", "fp16", "fp32"]
+    attention: Literal["flash_attention_3", "flash_attention_2", "flex", "sdpa"]
+    quantization: Literal["nf4"] | None = None
+    double_quantization: bool = False
+    lora: Lora | None = None
+    activation_checkpointing: Literal["none", "selective", "full"]
+    optimizer: Literal["adamw", "adamw_8bit"]
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload_optimizer: bool = False
+    learning_rate: float
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup_steps: int
+    weight_decay: float
+    max_gradient_norm: float
+    beta: float | None = None
+    epochs: int
+    rows_per_step: int  # the global batch: one optimizer step sees this many rows
+    max_sequence_length: int
+    tokens_per_micro_step: int  # packed rows of one forward and backward hold at most this many tokens
+    total_steps: int
+    evaluation_interval_steps: int
+    checkpoint_interval_steps: int
+    seed: int
+    memory: MemoryEstimate
+    time: TimeEstimate
+    reasons: tuple[Reason, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Refusal(Value):
+    """Nothing fits. The reasons name the number that forbids each way."""
+
+    reasons: tuple[Reason, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All reasons as one paragraph."""
+        return " ".join(reason.text for reason in self.reasons)

@@ -1,0 +1,135 @@
+"""The run directory: the whole interface between the worker and the trainer, in plain files.
+
+    plan.json        TrainRequest: written by the worker, read once by the trainer
+    metrics.jsonl    one MetricPoint-like object per line, appended by the trainer, whole lines only
+    events.jsonl     one {"level", "message", "data"} object per line: what a person should know
+    phase            the trainer's current phase, replaced atomically
+    checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
+    output/          the result: adapter/ or model/, tokenizer, card
+    log.txt          stdout and stderr of the trainer's process tree
+    result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
+    stop             created by the worker: checkpoint at the next step and exit with EXIT_STOPPED
+
+A trainer can be run by hand: `python -m worker.train RUN_DIR`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tuning.base import Value
+from tuning.errors import Failure
+from tuning.job import DatasetFacts, JobSpec
+from tuning.plan import Plan
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
+EXIT_FAILED = 1  # result.json holds the Failure
+
+
+class TrainRequest(Value):
+    """Everything the trainer is told. All paths are absolute and lie on this host."""
+
+    job_id: str
+    attempt_id: str
+    spec: JobSpec
+    plan: Plan
+    dataset: DatasetFacts
+    model_dir: str
+    adapter_dir: str | None = None  # continue from this adapter of `model_dir`
+    training_file: str
+    validation_file: str | None = None
+    resume_from: str | None = None  # a checkpoint folder that has been verified
+    lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
+
+
+class TrainResult(Value):
+    """What the trainer says at its end. Either `failure` is set or the output folder is complete."""
+
+    failure: Failure | None = None
+    output_kind: str | None = None  # "adapter" or "model"
+    steps: int = 0
+    trained_tokens: int = 0
+    supervised_tokens: int = 0
+    first_valid_loss: float | None = None
+    final_valid_loss: float | None = None
+    final_train_loss: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    training_seconds: float | None = None
+
+
+class CheckpointManifest(Value):
+    """Written last into a checkpoint folder. `files` maps each relative name to its size and sha256."""
+
+    step: int
+    files: dict[str, dict[str, str | int]]
+    metrics: dict[str, float] = {}
+    world_size: int = 1
+    versions: dict[str, str] = {}
+
+
+class RunDirectory:
+    """Paths of one run directory, and the two atomic writes both sides need."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plan = root / "plan.json"
+        self.metrics = root / "metrics.jsonl"
+        self.events = root / "events.jsonl"
+        self.phase = root / "phase"
+        self.checkpoints = root / "checkpoints"
+        self.output = root / "output"
+        self.log = root / "log.txt"
+        self.result = root / "result.json"
+        self.stop = root / "stop"
+
+    def create(self, request: TrainRequest) -> None:
+        """Make the folders and write plan.json."""
+        for folder in (self.root, self.checkpoints, self.output):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.plan, request.model_dump_json(indent=2))
+
+    def request(self) -> TrainRequest:
+        """Read plan.json."""
+        return TrainRequest.model_validate_json(self.plan.read_bytes())
+
+    def write_result(self, result: TrainResult) -> None:
+        """The trainer's last act."""
+        write_atomically(self.result, result.model_dump_json(indent=2))
+
+    def read_result(self) -> TrainResult | None:
+        """None while there is no result, which after the exit of the trainer means that it was killed."""
+        if not self.result.exists():
+            return None
+        return TrainResult.model_validate_json(self.result.read_bytes())
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after `step` optimizer steps; sorts by step."""
+    return f"step-{step:08d}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write aside, fsync, rename, fsync the folder: a reader sees the old file or the new one, never half of either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line in a single write, so that a follower never reads a torn line that later changes."""
+    line = json.dumps(record, separators=(",", ":"), allow_nan=True) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
