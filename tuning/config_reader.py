@@ -1,0 +1,85 @@
+"""Reads numbers out of a model's config.json and says which field is missing or absurd."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuning.errors import InvalidRequest
+
+LARGEST_DIMENSION = 10_000_000  # beyond any published model by an order of magnitude
+
+
+class ConfigReader:
+    """A view of one config.json whose every access is checked.
+
+    Raises:
+        InvalidRequest: from any method, with `param` naming the field as `config.<field>`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    @property
+    def model_type(self) -> str:
+        """The family's own name for itself."""
+        value = self._config.get("model_type")
+        if not isinstance(value, str) or not value:
+            raise _invalid("model_type", "is missing", hint="Use the config.json that came with the weights.")
+        return value
+
+    def nested(self, field: str) -> "ConfigReader | None":
+        """The object under `field`, when there is one."""
+        value = self._config.get(field)
+        return ConfigReader(value) if isinstance(value, Mapping) else None
+
+    def positive(self, *fields: str, default: int | None = None, most: int = LARGEST_DIMENSION) -> int:
+        """The first of `fields` that is set, as a whole number from 1 to `most`."""
+        field, value = self._first(fields)
+        if value is None:
+            if default is None:
+                raise _invalid(field, "is missing", hint="Use the config.json that came with the weights.")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise _invalid(field, f"is {value!r}; it must be a whole number from 1 to {most:,}")
+        return value
+
+    def flag(self, field: str, *, default: bool) -> bool:
+        """A yes or no; null and absence mean the family's default."""
+        value = self._config.get(field)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise _invalid(field, f"is {value!r}; it must be true or false")
+        return value
+
+    def indices(self, field: str) -> tuple[int, ...]:
+        """A list of layer numbers, empty when absent."""
+        value = self._config.get(field) or []
+        if not isinstance(value, list) or not all(isinstance(entry, int) and entry >= 0 for entry in value):
+            raise _invalid(field, f"is {value!r}; it must be a list of layer numbers")
+        return tuple(value)
+
+    def _first(self, fields: tuple[str, ...]) -> tuple[str, Any]:
+        for field in fields:
+            value = self._config.get(field)
+            if value is not None:
+                return field, value
+        return fields[0], None
+
+
+def divisible(reader: ConfigReader, *, field: str, value: int, by_field: str, by: int) -> int:
+    """`value / by`, exact.
+
+    Raises:
+        InvalidRequest: there is a remainder.
+    """
+    if value % by:
+        raise _invalid(
+            field, f"is {value:,}, which {by_field} ({by:,}) does not divide", hint=f"Family {reader.model_type}."
+        )
+    return value // by
+
+
+def _invalid(field: str, problem: str, *, hint: str | None = None) -> InvalidRequest:
+    return InvalidRequest(
+        f"The model's config: {field} {problem}.", code="invalid_model_config", param=f"config.{field}", hint=hint
+    )

@@ -1,0 +1,56 @@
+"""One kind of matrix in a model, and which of them an adapter is put on."""
+
+from typing import Literal
+
+from tuning.base import Value
+
+Role = Literal["attention", "mlp", "expert", "router", "head"]
+Targets = Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...]
+
+ROLES_OF_PRESET: dict[str, frozenset[Role]] = {
+    "attention": frozenset({"attention"}),
+    "attention_mlp": frozenset({"attention", "mlp"}),
+    "all-linear": frozenset({"attention", "mlp"}),
+}
+
+
+class Linear(Value):
+    """`copies` matrices of one name and size. `module` is false for a bare parameter, which an adapter cannot wrap."""
+
+    name: str
+    role: Role
+    in_features: int
+    out_features: int
+    copies: int
+    bias: bool = False
+    module: bool = True
+    active_copies: int | None = None  # how many take part for one token; experts of a mixture sit out
+
+    @property
+    def weights(self) -> int:
+        """Entries of all copies, without biases."""
+        return self.in_features * self.out_features * self.copies
+
+    @property
+    def active_weights(self) -> int:
+        """Entries that one token is multiplied with."""
+        copies = self.copies if self.active_copies is None else self.active_copies
+        return self.in_features * self.out_features * copies
+
+    @property
+    def biases(self) -> int:
+        """Bias entries of all copies."""
+        return self.out_features * self.copies if self.bias else 0
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Entries of the two low-rank factors on every copy (LoRA, arXiv 2106.09685): r (in + out)."""
+        return rank * (self.in_features + self.out_features) * self.copies
+
+
+def is_target(linear: Linear, targets: Targets) -> bool:
+    """Whether an adapter goes on this kind of matrix. A list names modules by the end of their path."""
+    if not linear.module:
+        return False
+    if isinstance(targets, str):
+        return linear.role in ROLES_OF_PRESET[targets]
+    return any(linear.name == target or linear.name.endswith(f".{target}") for target in targets)

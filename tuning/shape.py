@@ -1,0 +1,103 @@
+"""The sizes of a model, read from its config.json without weights: exact parameter counts and dimensions."""
+
+from functools import cached_property
+from typing import Any, Literal
+
+from tuning import families
+from tuning.base import Value
+from tuning.config_reader import ConfigReader
+from tuning.errors import InvalidRequest
+from tuning.linears import Linear, Targets, is_target
+
+
+class ModelShape(Value):
+    """Dimensions of one causal language model.
+
+    `linears` holds every matrix inside the layers; embeddings and head are apart because nothing quantises or adapts
+    them. Counts equal those of the model class of `transformers`, tested for every family.
+    """
+
+    family: str
+    layers: int
+    hidden_size: int
+    query_size: int  # heads x head_dim, which need not be the hidden size
+    key_value_size: int  # key-value heads x head_dim, of keys alone
+    heads: int
+    intermediate_size: int  # what one token passes through in one layer, summed over its experts
+    vocab_size: int
+    context_length: int
+    tied_head: bool
+    linears: tuple[Linear, ...]
+    norm_parameters: int
+    norm: Literal["rms", "layer"] = "rms"
+    layer_norms: int = 2  # on the residual path of one layer
+    query_key_norm: bool = False
+    gated_mlp: bool = True
+    position_parameters: int = 0
+    head_bias: bool = False
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ModelShape":
+        """Read a Hugging Face config.json.
+
+        Raises:
+            InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown.
+        """
+        reader = ConfigReader(config)
+        family = reader.model_type
+        text = reader.nested("text_config")
+        if text is not None and family in families.MULTIMODAL:
+            reader, family = text, families.MULTIMODAL[family]
+        if family not in families.READERS:
+            raise InvalidRequest(
+                f"The model family {family!r} is not known to the planner.",
+                code="unknown_model_family",
+                param="config.model_type",
+                hint=f"Known families: {', '.join(sorted(families.READERS))}.",
+            )
+        return cls(family=family, **families.READERS[family](reader))
+
+    @cached_property
+    def linear_weights(self) -> int:
+        """Entries of all matrices inside the layers: what 4-bit quantisation reaches (bare parameters stay as they are)."""
+        return sum(linear.weights for linear in self.linears)
+
+    @cached_property
+    def quantizable_weights(self) -> int:
+        """Entries of the matrices that are modules of their own."""
+        return sum(linear.weights for linear in self.linears if linear.module and linear.role != "head")
+
+    @cached_property
+    def active_linear_weights(self) -> int:
+        """Entries inside the layers that one token is multiplied with."""
+        return sum(linear.active_weights for linear in self.linears)
+
+    @cached_property
+    def embedding_parameters(self) -> int:
+        """Token embedding and, unless they share, the head."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Every parameter of the model, a tied head counted once."""
+        biases = sum(linear.biases for linear in self.linears) + (self.vocab_size if self.head_bias else 0)
+        others = self.norm_parameters + self.position_parameters
+        return self.linear_weights + biases + self.embedding_parameters + others
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that one token uses; differs from `parameters` for mixtures of experts."""
+        return self.parameters - self.linear_weights + self.active_linear_weights
+
+    @cached_property
+    def largest_linear(self) -> int:
+        """Entries of the largest single matrix that 4-bit weights are expanded into."""
+        return max(linear.in_features * linear.out_features for linear in self.linears if linear.module)
+
+    def targets(self, targets: Targets) -> tuple[Linear, ...]:
+        """The matrices that an adapter goes on."""
+        return tuple(linear for linear in self.linears if is_target(linear, targets))
+
+    def adapter_parameters(self, *, rank: int, targets: Targets) -> int:
+        """Trainable parameters of a LoRA adapter."""
+        return sum(linear.adapter_parameters(rank) for linear in self.targets(targets))
