@@ -1,0 +1,61 @@
+"""What can go wrong with an embedded server, each with the next step.
+
+EmbeddedError
+├── BinaryNotFound            no usable server program on this machine
+├── NoPrivilege               the server refuses to run as root and no way around it exists here
+├── DirectoryInUse            another process owns the data directory
+├── DirectoryUnusable         not writable, foreign, damaged, or of another server version
+├── DiskFull                  no space left for the server's files
+├── PortTaken                 something else listens there
+└── ServerFailed              the server stopped or did not answer, with the end of its log
+"""
+
+from tuning.errors import TunesmithError
+
+
+class EmbeddedError(TunesmithError):
+    """Base of every failure of an embedded server. `hint` is the next step."""
+
+    code = "embedded_server_error"
+
+
+class BinaryNotFound(EmbeddedError):
+    """No usable server program was found."""
+
+    code = "server_binary_not_found"
+
+
+class NoPrivilege(EmbeddedError):
+    """PostgreSQL refuses to run as root, and this machine offers no way to step down."""
+
+    code = "cannot_step_down_from_root"
+
+
+class DirectoryInUse(EmbeddedError):
+    """Another process holds the lock of the data directory."""
+
+    code = "data_directory_in_use"
+
+
+class DirectoryUnusable(EmbeddedError):
+    """The data directory cannot be written, belongs to something else, is damaged or is of another version."""
+
+    code = "data_directory_unusable"
+
+
+class DiskFull(EmbeddedError):
+    """The server could not write its files."""
+
+    code = "disk_full"
+
+
+class PortTaken(EmbeddedError):
+    """Another process listens on the address."""
+
+    code = "port_taken"
+
+
+class ServerFailed(EmbeddedError):
+    """The server stopped or did not become ready in time."""
+
+    code = "server_failed"

@@ -1,0 +1,105 @@
+"""Real servers for every test that needs one: PostgreSQL and Valkey, built and migrated as in production."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cli.embedded.postgres import PostgresServer
+from cli.embedded.valkey import ValkeyServer
+
+_TEMPLATE = "migrated_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_foreign_settings() -> None:
+    """A PGPORT or a DATABASE_URL of the developer's shell must not leak into a test."""
+    for name in list(os.environ):
+        if name.startswith(("PG", "TUNESMITH_", "OPENAI_")) and name not in (
+            "TUNESMITH_PG_BIN",
+            "TUNESMITH_VALKEY_BIN",
+        ):
+            del os.environ[name]
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole run, without fsync."""
+    root = tmp_path_factory.mktemp("pg")
+    with PostgresServer(root, log=root / "postgres.log", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> Iterator[str]:
+    """One Valkey for the whole run."""
+    root = tmp_path_factory.mktemp("vk")
+    with ValkeyServer(root, log=root / "valkey.log") as server:
+        yield server.url
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with nothing in it."""
+    yield from _database(postgres_server, template="template0")
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[str]:
+    """A migrated database that the whole run shares: for tests that look only at rows of their own."""
+    yield from _database(postgres_server, template=_migrated)
+
+
+@pytest.fixture
+def fresh_database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[str]:
+    """A migrated database of this test's own: a copy of a template, made in tens of milliseconds."""
+    yield from _database(postgres_server, template=_migrated)
+
+
+@pytest.fixture
+def new_database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[Callable[[], str]]:
+    """Makes as many migrated databases as a test asks for."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(_create(postgres_server, template=_migrated))
+        return postgres_server.url(made[-1])
+
+    yield make
+    for name in made:
+        _drop(postgres_server, name)
+
+
+@pytest.fixture(scope="session")
+def _migrated(postgres_server: PostgresServer) -> str:
+    from service.migrate import upgrade
+
+    _execute(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+    upgrade(postgres_server.url(_TEMPLATE))
+    return _TEMPLATE
+
+
+def _database(server: PostgresServer, *, template: str) -> Iterator[str]:
+    name = _create(server, template=template)
+    yield server.url(name)
+    _drop(server, name)
+
+
+def _create(server: PostgresServer, *, template: str) -> str:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    return name
+
+
+def _drop(server: PostgresServer, name: str) -> None:
+    _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _execute(server: PostgresServer, statement: sql.Composed) -> None:
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(statement)
