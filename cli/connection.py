@@ -1,0 +1,116 @@
+"""Which service to talk to, and with which key: from the environment, or from what `tunesmith up` left on disk."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tuning.errors import TunesmithError
+
+FILE_NAME = "connection.json"
+
+
+class NotConnected(TunesmithError):
+    """No service is known here."""
+
+    code = "not_connected"
+    http_status = 503
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """`base_url` ends in /v1, as the openai client wants it. The key stays out of reprs and logs."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    dashboard_url: str = ""
+
+
+def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
+    """TUNESMITH_DATA_DIR, else ~/.local/share/tunesmith (or its place under XDG_DATA_HOME)."""
+    if named := environment.get("TUNESMITH_DATA_DIR"):
+        return Path(named).expanduser()
+    shared = environment.get("XDG_DATA_HOME")
+    return (Path(shared) if shared else Path.home() / ".local" / "share") / "tunesmith"
+
+
+def find_connection(environment: Mapping[str, str] = os.environ, *, data_dir: Path | None = None) -> Connection:
+    """The first of: a given `data_dir`, TUNESMITH_URL with TUNESMITH_API_KEY, the default data directory,
+    OPENAI_BASE_URL with OPENAI_API_KEY (what `eval "$(tunesmith env)"` exports).
+
+    Raises NotConnected when there is none.
+    """
+    if data_dir is not None:
+        return read_connection(data_dir) or _nothing_in(data_dir)
+    return (
+        _from_environment(environment, "TUNESMITH_URL", "TUNESMITH_API_KEY")
+        or read_connection(default_data_dir(environment))
+        or _from_environment(environment, "OPENAI_BASE_URL", "OPENAI_API_KEY")
+        or _nothing_in(default_data_dir(environment))
+    )
+
+
+def read_connection(data_dir: Path) -> Connection | None:
+    """What `tunesmith up` wrote for `data_dir`; None when it does not run there. Raises NotConnected when damaged."""
+    path = data_dir / FILE_NAME
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Connection(**{name: str(stored[name]) for name in ("base_url", "api_key", "dashboard_url")})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise NotConnected(
+            f"{path} belongs to another user.", hint="ask for a key, and set TUNESMITH_API_KEY"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotConnected(
+            f"{path} cannot be read: {error}.", hint="start `tunesmith up` again: it rewrites it"
+        ) from error
+
+
+def write_connection(data_dir: Path, connection: Connection) -> Path:
+    """Write connection.json, readable by its owner only, in one step."""
+    path = data_dir / FILE_NAME
+    write_secret(path, json.dumps(asdict(connection), indent=2) + "\n")
+    return path
+
+
+def forget_connection(data_dir: Path) -> None:
+    """Remove connection.json: nothing answers there any more."""
+    with contextlib.suppress(OSError):
+        (data_dir / FILE_NAME).unlink()
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that nobody but its owner can ever read, not even between creation and chmod."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+
+
+def with_version(url: str) -> str:
+    """`http://host:8100` and `http://host:8100/v1/` both mean `http://host:8100/v1`."""
+    trimmed = url.rstrip("/")
+    return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
+
+
+def _from_environment(environment: Mapping[str, str], url_name: str, key_name: str) -> Connection | None:
+    url, key = environment.get(url_name), environment.get(key_name)
+    if not url or not key:
+        return None
+    base_url = with_version(url)
+    return Connection(base_url=base_url, api_key=key, dashboard_url=base_url.removesuffix("/v1") + "/")
+
+
+def _nothing_in(data_dir: Path) -> Connection:
+    raise NotConnected(
+        f"No service is running from {data_dir}, and TUNESMITH_URL with TUNESMITH_API_KEY is not set.",
+        hint="start one with `tunesmith up`, or set both variables",
+    )
