@@ -1,0 +1,9 @@
+"""Run migrations on the connection that `service.migrate` opened and locked."""
+
+from alembic import context
+
+from service.tables import Row
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Row.metadata)
+with context.begin_transaction():
+    context.run_migrations()

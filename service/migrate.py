@@ -1,0 +1,74 @@
+"""Bring a database to the newest schema; safe to run twice at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from service.db import driver_url
+
+_LOCK_KEY = 0x74756E65  # any number that every copy of this program agrees on
+
+
+def upgrade(database_url: str) -> None:
+    """Upgrade to head. A second copy waits for the first and then finds nothing to do."""
+    _run(database_url, lambda config: command.upgrade(config, "head"))
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Go back to `revision`; `base` removes everything."""
+    _run(database_url, lambda config: command.downgrade(config, revision))
+
+
+def check(database_url: str) -> None:
+    """Raise alembic's CommandError when the tables in code and in the database differ."""
+    _run(database_url, command.check)
+
+
+def head() -> str:
+    """The newest revision this program knows."""
+    revision = ScriptDirectory.from_config(configuration()).get_current_head()
+    assert revision is not None, "there is always a first migration"
+    return revision
+
+
+def current(connection: Connection) -> str | None:
+    """The revision that the connected database is at; None when it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def configuration() -> Config:
+    """Alembic's configuration, without an ini file."""
+    config = Config()
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
+    return config
+
+
+def _run(database_url: str, operation: Callable[[Config], None]) -> None:
+    with _engine(database_url).connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+        connection.commit()
+        try:
+            config = configuration()
+            config.attributes["connection"] = connection
+            operation(config)
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
+            connection.commit()
+
+
+def _engine(database_url: str) -> Engine:
+    return create_engine(driver_url(database_url), poolclass=NullPool, connect_args={"connect_timeout": 10})
+
+
+def _folder() -> Path:
+    """`service/migrations` in an installed wheel, `migrations` beside `service` in a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "migrations"
+    return installed if installed.is_dir() else here.parent / "migrations"

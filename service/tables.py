@@ -1,0 +1,335 @@
+"""The rows. Every rule that a CHECK or an index can hold is held by the database, beside the column it is about."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    FetchedValue,
+    ForeignKey,
+    Identity,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tuning.state import FINAL_STATES, JobState, Outcome
+
+Json = dict[str, Any]
+
+_NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _one_of(column: str, values: list[str]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+_STATES = [state.value for state in JobState]
+_FINAL = sorted(state.value for state in FINAL_STATES)
+
+
+class Row(DeclarativeBase):
+    """Base of every table. Values that the database makes are read back by the statement that makes them."""
+
+    metadata = MetaData(naming_convention=_NAMES)
+    __mapper_args__ = {"eager_defaults": True}
+    type_annotation_map = {
+        str: Text(),
+        int: BigInteger(),
+        datetime: DateTime(timezone=True),
+        Json: JSONB(none_as_null=True),
+        list[Json]: JSONB(none_as_null=True),
+        list[str]: JSONB(none_as_null=True),
+    }
+
+
+class ApiKey(Row):
+    """A caller. Only the hash of the key is kept; `hint` is its last four characters, for people."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint(_one_of("role", ["admin", "member", "worker"]), name="role"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    project: Mapped[str]
+    key_sha256: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Blob(Row):
+    """Bytes that are completely in the object store, under their own hash."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"),)
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class File(Row):
+    """A file of a project. `report` is what the check at upload counted, whether the file is good or not."""
+
+    __tablename__ = "files"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", ["uploaded", "processed", "error"]), name="status"),
+        CheckConstraint("(status = 'error') <= (status_details IS NOT NULL)", name="error_explained"),
+        Index("ix_files_project_id", "project", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    purpose: Mapped[str]
+    filename: Mapped[str]
+    bytes: Mapped[int]
+    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    status: Mapped[str]
+    status_details: Mapped[str | None]
+    report: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+
+class Model(Row):
+    """A base model, shared by all projects, or a fine-tuned one of a single project."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", ["incomplete", "ready"]), name="status"),
+        CheckConstraint(_one_of("kind", ["base", "model", "adapter"]), name="kind"),
+        CheckConstraint("(kind = 'base') = (project IS NULL)", name="shared_iff_base"),
+        CheckConstraint("(kind = 'base') = (base_model IS NULL)", name="base_iff_base"),
+    )
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    project: Mapped[str | None]
+    status: Mapped[str]
+    digest: Mapped[str]
+    config: Mapped[Json]
+    files: Mapped[list[Json]]
+    base_model: Mapped[str | None] = mapped_column(ForeignKey("models.name"))
+    job_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Job(Row):
+    """What a user asked for, and how far it is. `epoch` counts attempts and fences them; `version` counts changes."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", _STATES), name="state"),
+        CheckConstraint(f"(finished_at IS NOT NULL) = ({_one_of('state', _FINAL)})", name="finished_iff_final"),
+        CheckConstraint("attempts_used BETWEEN 0 AND max_attempts", name="attempts_bounded"),
+        CheckConstraint("(failure IS NOT NULL) = (state = 'failed')", name="failure_iff_failed"),
+        CheckConstraint("(fine_tuned_model IS NOT NULL) = (state = 'succeeded')", name="model_iff_succeeded"),
+        CheckConstraint("epoch >= 0 AND event_seq >= 0", name="counters"),
+        Index("ix_jobs_project_id", "project", "id"),
+        Index("ix_jobs_waiting", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
+        Index("ix_jobs_retry", "api_key_id", "request_sha256", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    request_sha256: Mapped[str]
+    state: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default=text("1"), server_onupdate=FetchedValue())
+    epoch: Mapped[int] = mapped_column(server_default=text("0"))
+    event_seq: Mapped[int] = mapped_column(server_default=text("0"))
+
+    spec: Mapped[Json]
+    dataset: Mapped[Json]
+    training_file: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    validation_file: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    suffix: Mapped[str | None]
+    labels: Mapped[Json | None]  # the API's `metadata`, a name that SQLAlchemy keeps for itself
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+
+    attempts_used: Mapped[int] = mapped_column(server_default=text("0"))
+    max_attempts: Mapped[int]
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    waiting_reason: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+
+    plan: Mapped[Json | None]
+    phase: Mapped[str | None]
+    step: Mapped[int | None]
+    total_steps: Mapped[int | None]
+    eta_seconds: Mapped[float | None]
+    estimated_finish_at: Mapped[datetime | None]
+    metric_event_step: Mapped[int] = mapped_column(server_default=text("0"))
+
+    trained_tokens: Mapped[int | None]
+    result: Mapped[Json | None]
+    fine_tuned_model: Mapped[str | None]
+    result_files: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    failure: Mapped[Json | None]
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Attempt(Row):
+    """One try of a job by one worker under one lease. The partial index makes two open ones impossible to record."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="outcome_iff_ended"),
+        CheckConstraint(_one_of("outcome", [outcome.value for outcome in Outcome]), name="outcome"),
+        UniqueConstraint("job_id", "epoch"),
+        Index("ix_attempts_one_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index("ix_attempts_open_lease", "lease_expires_at", postgresql_where=text("ended_at IS NULL")),
+        Index("ix_attempts_open_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    epoch: Mapped[int]
+    worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id"))
+    incarnation: Mapped[str]
+    worker_class: Mapped[str]
+    lease_token_sha256: Mapped[str]
+    lease_expires_at: Mapped[datetime]
+    phase: Mapped[str]
+    plan: Mapped[Json]
+    step: Mapped[int | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    failure: Mapped[Json | None]
+    result: Mapped[Json | None]
+
+
+class Event(Row):
+    """One line of a job's history. `seq` comes from the job's row under its lock, so it has no gaps."""
+
+    __tablename__ = "events"
+    __table_args__ = (CheckConstraint(_one_of("level", ["info", "warn", "error"]), name="level"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class MetricChunk(Row):
+    """Metric points as they were shipped: the bytes of metrics.jsonl from `start_offset` to `end_offset`."""
+
+    __tablename__ = "metric_chunks"
+    __table_args__ = (
+        CheckConstraint("end_offset > start_offset", name="offsets"),
+        Index("ix_metric_chunks_job_id_epoch", "job_id", "epoch"),
+    )
+
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"), primary_key=True)
+    start_offset: Mapped[int] = mapped_column(primary_key=True)
+    end_offset: Mapped[int]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    epoch: Mapped[int]
+    last_step: Mapped[int]
+    points: Mapped[list[Json]]
+
+
+class Checkpoint(Row):
+    """A checkpoint that is complete in the store. The same step of a later attempt replaces an earlier one."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
+    step: Mapped[int]
+    manifest_sha256: Mapped[str]
+    files: Mapped[list[Json]]
+    metrics: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Artifact(Row):
+    """A result of an attempt: a set of files, all of them in the store."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("attempt_id", "kind"), Index("ix_artifacts_job_id", "job_id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
+    kind: Mapped[str]
+    files: Mapped[list[Json]]
+    details: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class WorkerNode(Row):
+    """A worker as it last described itself. `hardware` is the machine at rest, `hardware_now` at its last heartbeat."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    incarnation: Mapped[str]
+    hostname: Mapped[str]
+    version: Mapped[str]
+    worker_class: Mapped[str]
+    hardware: Mapped[Json]
+    hardware_now: Mapped[Json]
+    slots: Mapped[int]
+    busy_slots: Mapped[int] = mapped_column(server_default=text("0"))
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    rung_at: Mapped[datetime | None]
+
+
+class OutboxMessage(Row):
+    """Something to tell the outside world, recorded in the transaction that made it true."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_due", "not_before", postgresql_where=text("delivered_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    topic: Mapped[str]
+    payload: Mapped[Json]
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Row):
+    """A key that a client chose for one request, so that sending it again finds the job that the first one made."""
+
+    __tablename__ = "idempotency_keys"
+
+    project: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    job_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
