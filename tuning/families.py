@@ -286,7 +286,7 @@ def _gated_mlp(hidden: int, width: int, *, copies: int, bias: bool = False, pref
 
 
 def _experts(hidden: int, width: int, *, experts: int, active: int, layers: int) -> tuple[Linear, ...]:
-    """`transformers` 5 keeps the experts of a layer in two bare 3D parameters, out of reach of adapters and of 4-bit."""
+    """`transformers` 5 keeps a layer's experts in two bare 3D parameters, out of reach of adapters and of 4-bit."""
 
     def linear(name: str, rows: int, columns: int) -> Linear:
         return Linear(

@@ -59,12 +59,12 @@ class ModelShape(Value):
 
     @cached_property
     def linear_weights(self) -> int:
-        """Entries of all matrices inside the layers: what 4-bit quantisation reaches (bare parameters stay as they are)."""
+        """Entries of all matrices inside the layers."""
         return sum(linear.weights for linear in self.linears)
 
     @cached_property
     def quantizable_weights(self) -> int:
-        """Entries of the matrices that are modules of their own."""
+        """Entries that 4-bit quantisation reaches: matrices that are modules of their own."""
         return sum(linear.weights for linear in self.linears if linear.module and linear.role != "head")
 
     @cached_property

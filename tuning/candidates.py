@@ -1,0 +1,240 @@
+"""For one method: the launch settings that fit and finish soonest, or the smallest ones that still do not fit."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tuning.hardware import Gpu, HardwareProfile
+from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
+from tuning.memory import Constants, Setup, estimate, total
+from tuning.plan import Lora, MemoryEstimate, Reason, TimeEstimate
+from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
+from tuning.shape import ModelShape
+from tuning.throughput import Workload, predict
+
+Attention = Literal["flash_attention_3", "flash_attention_2", "flex", "sdpa"]
+# A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
+GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
+CPU_TOKENS = (1024, 512)
+CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Measured over predicted ratios from earlier runs of this kind, and the constants that a worker measured."""
+
+    memory: float | None = None
+    speed: float | None = None
+    constants: Constants = field(default_factory=Constants)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run the job. When `fits` is false it is the smallest way, and `blocked` may say why none exists."""
+
+    method: Method
+    setup: Setup
+    batch: Batch
+    lora: Lora
+    max_sequence_length: int
+    attention: Attention
+    memory: MemoryEstimate
+    time: TimeEstimate
+    reasons: tuple[Reason, ...]
+    blocked: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether this can be run here."""
+        return self.blocked is None and self.memory.fits
+
+
+def best_candidate(
+    method: Method,
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    dataset: DatasetFacts,
+    hardware: HardwareProfile,
+    corrections: Corrections,
+) -> Candidate:
+    """The fastest settings of `method` that fit; recompute and shard as little as fits."""
+    search = _Search(method, spec=spec, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections)
+    return search.best()
+
+
+class _Search:
+    """Everything that stays the same while settings are tried."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+        hardware: HardwareProfile,
+        corrections: Corrections,
+    ) -> None:
+        self.method, self.spec, self.shape, self.hardware = method, spec, shape, hardware
+        self.dataset, self.corrections = dataset, corrections
+        self.lora, lora_reasons = choose_lora(spec, dataset, shape)
+        self.batch = choose_batch(spec, dataset, method=method)
+        self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
+        self.attention = _attention(hardware)
+        self.precision = _precision(hardware)
+        adapter = () if method is Method.FULL else lora_reasons
+        self.reasons = (*adapter, *self.batch.reasons, length_reason)
+        row_tokens = dataset.tokens / dataset.rows
+        self.workload = Workload(
+            tokens_per_epoch=dataset.tokens,
+            supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),
+            mean_row_tokens=min(row_tokens, self.max_sequence_length),
+            rows_per_step=self.batch.rows_per_step,
+            total_steps=self.batch.total_steps,
+            epochs=self.batch.epochs,
+        )
+
+    def best(self) -> Candidate:
+        blocked = _blocked(self.method, self.hardware)
+        smallest: tuple[int, Setup, int] | None = None
+        for family in self._families():
+            fitting = []
+            for setup in family:
+                budget, peak = self._budget(setup.world_size), self._peak(setup)
+                if peak <= budget:
+                    fitting.append(setup)
+                if smallest is None or peak - budget < smallest[0]:
+                    smallest = (peak - budget, setup, budget)
+            if fitting and blocked is None:
+                return self._candidate(self._fastest(fitting))
+        assert smallest is not None  # noqa: S101  every family has at least one setup
+        return self._candidate(smallest[1], blocked=blocked)
+
+    def _families(self) -> Iterator[list[Setup]]:
+        """Settings in the order of their cost; the first family with one that fits is the one to use."""
+        for world_size in self._world_sizes():
+            for stage in self._zero_stages(world_size):
+                for optimizer in ("adamw", "adamw_8bit"):
+                    if optimizer == "adamw_8bit" and not self._has_8bit_optimizer():
+                        continue
+                    yield [
+                        replace(
+                            self._base(),
+                            world_size=world_size,
+                            zero_stage=stage,
+                            optimizer=optimizer,
+                            tokens_per_micro_step=tokens,
+                            checkpointing=checkpointing,
+                        )
+                        for checkpointing in ("none", "selective", "full")
+                        for tokens in self._token_budgets(world_size)
+                    ]
+
+    def _base(self) -> Setup:
+        return Setup(
+            method=self.method,
+            device="cuda" if self.hardware.gpus else "cpu",
+            precision=self.precision,
+            tokens_per_micro_step=1,
+            rank=self.lora.rank,
+            targets=self.lora.target_modules,
+            dropout=self.lora.dropout,
+            double_quantization=self.method is Method.QLORA,
+            preference_pairs=self.spec.objective is Objective.DPO,
+            constants=self.corrections.constants,
+        )
+
+    def _world_sizes(self) -> list[int]:
+        """All GPUs first; then fewer, because a GPU with less free memory must not spoil the others."""
+        most = max(1, len(self.hardware.gpus))
+        if self.method is not Method.FULL:
+            most = min(most, self.batch.rows_per_step)
+        return sorted({most, 1}, reverse=self.spec.goal is not Goal.COST)
+
+    def _zero_stages(self, world_size: int) -> tuple[Literal[0, 1, 2, 3], ...]:
+        if self.method is Method.FULL and world_size > 1:
+            return (1, 2, 3)
+        return (0,)
+
+    def _has_8bit_optimizer(self) -> bool:
+        return self.method is Method.FULL and "bitsandbytes" in self.hardware.installed
+
+    def _token_budgets(self, world_size: int) -> tuple[int, ...]:
+        """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""
+        longest = self.max_sequence_length
+        ladder = GPU_TOKENS if self.hardware.gpus else CPU_TOKENS
+        per_device = self.workload.mean_row_tokens * self.batch.rows_per_step / world_size
+        useful = max(longest, 256 * math.ceil(per_device / 256))
+        budgets = {min(tokens, useful) for tokens in ladder if tokens > longest} | {longest}
+        return tuple(sorted(budgets, reverse=True))
+
+    def _budget(self, world_size: int) -> int:
+        """Bytes free on the poorest of the devices used."""
+        if not self.hardware.gpus:
+            return int(self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
+        return richest(self.hardware.gpus, world_size)[-1].memory_free_bytes
+
+    def _peak(self, setup: Setup) -> int:
+        return int(total(self.shape, setup) * (self.corrections.memory or 1.0))
+
+    def _fastest(self, setups: list[Setup]) -> Setup:
+        return min(setups, key=lambda setup: (self._time(setup).seconds, self._peak(setup)))
+
+    def _time(self, setup: Setup) -> TimeEstimate:
+        return predict(
+            self.shape,
+            setup,
+            workload=self.workload,
+            hardware=self.hardware,
+            correction=self.corrections.speed,
+        )
+
+    def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
+        memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
+        extra = self._peak(setup) - memory.total_bytes
+        if extra:
+            items = memory.items | {"measured_correction": extra}
+            memory = memory.model_copy(update={"items": items, "total_bytes": memory.total_bytes + extra})
+        return Candidate(
+            method=self.method,
+            setup=setup,
+            batch=self.batch,
+            lora=self.lora,
+            max_sequence_length=self.max_sequence_length,
+            attention=self.attention,
+            memory=memory,
+            time=self._time(setup),
+            reasons=self.reasons,
+            blocked=blocked,
+        )
+
+
+def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
+    """The `number` GPUs with most free memory."""
+    return tuple(sorted(gpus, key=lambda gpu: (-gpu.memory_free_bytes, gpu.index))[:number])
+
+
+def _blocked(method: Method, hardware: HardwareProfile) -> str | None:
+    """Why this method cannot run on the machine at all, whatever its memory."""
+    if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
+        return "QLoRA needs bitsandbytes, which is not installed on this worker"
+    return None
+
+
+def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
+    if not hardware.gpus:
+        return "bf16" if hardware.cpu.bf16 else "fp32"
+    return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
+
+
+def _attention(hardware: HardwareProfile) -> Attention:
+    if not hardware.gpus:
+        return "sdpa"
+    capability = min(gpu.compute_capability for gpu in hardware.gpus)
+    if "flash_attn_3" in hardware.installed and capability[0] == 9:
+        return "flash_attention_3"
+    if "flash_attn" in hardware.installed and capability >= (8, 0):
+        return "flash_attention_2"
+    return "sdpa"

@@ -1,0 +1,58 @@
+"""What must be true before planning makes sense."""
+
+from tuning.errors import InvalidRequest
+from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.plan import Reason, Refusal
+from tuning.shape import ModelShape
+
+
+def check_hardware(hardware: HardwareProfile) -> None:
+    """Refuse facts that no machine can have.
+
+    Raises:
+        InvalidRequest: free memory is negative or more than there is, or a processor has no cores.
+    """
+    for position, gpu in enumerate(hardware.gpus):
+        _check_memory(
+            gpu.memory_free_bytes, gpu.memory_total_bytes, param=f"hardware.gpus.{position}.memory_free_bytes"
+        )
+    cpu = hardware.cpu
+    _check_memory(cpu.memory_free_bytes, cpu.memory_total_bytes, param="hardware.cpu.memory_free_bytes")
+    if cpu.cores < 1:
+        raise _absurd("hardware.cpu.cores", f"{cpu.cores} cores cannot train anything.")
+
+
+def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Refusal | None:
+    """A refusal that no hardware could lift, or None."""
+    reasons = []
+    if dataset.rows < 1 or dataset.tokens < 1 or dataset.supervised_tokens < 1 or dataset.longest_row_tokens < 1:
+        reasons.append(Reason(rule="data", text="The training file has nothing to learn from: no supervised tokens."))
+    if spec.max_seq_length != "auto" and spec.max_seq_length > shape.context_length:
+        reasons.append(
+            Reason(
+                rule="context-length",
+                text=f"max_seq_length {spec.max_seq_length:,} is more than the {shape.context_length:,} tokens that "
+                f"the model was built for.",
+            )
+        )
+    adapters_only = spec.method in (Method.LORA, Method.QLORA)
+    if adapters_only and not shape.targets(spec.lora.target_modules):
+        known = ", ".join(linear.name for linear in shape.linears if linear.module)
+        reasons.append(
+            Reason(rule="targets", text=f"No module of this model matches {spec.lora.target_modules}; it has {known}.")
+        )
+    return Refusal(reasons=tuple(reasons)) if reasons else None
+
+
+def _check_memory(free_bytes: int, total_bytes: int, *, param: str) -> None:
+    if total_bytes < 1:
+        raise _absurd(param, "A device without memory cannot train anything.")
+    if free_bytes < 0:
+        raise _absurd(param, f"Free memory cannot be negative ({free_bytes:,} bytes).")
+    if free_bytes > total_bytes:
+        raise _absurd(param, f"More memory is free ({free_bytes:,} bytes) than there is ({total_bytes:,}).")
+
+
+def _absurd(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, code="invalid_hardware", param=param, hint="Probe the machine again.")

@@ -1,0 +1,111 @@
+"""Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
+
+from tuning.candidates import Candidate, Corrections, best_candidate
+from tuning.checks import check_hardware, impossible
+from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts, JobSpec, Method, Objective
+from tuning.plan import Alternative, Plan, Reason, Refusal
+from tuning.recipe import (
+    checkpoint_interval,
+    choose_learning_rate,
+    evaluation_interval,
+    warmup_steps,
+)
+from tuning.rules import decide
+from tuning.shape import ModelShape
+from tuning.units import duration, gib
+
+NO_CORRECTIONS = Corrections()
+
+
+def choose(
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    dataset: DatasetFacts,
+    hardware: HardwareProfile,
+    corrections: Corrections = NO_CORRECTIONS,
+) -> Plan | Refusal:
+    """Decide everything about one run, or refuse with the numbers that forbid it. A pure function, under 5 ms.
+
+    `corrections` holds measured over predicted ratios of earlier runs on this hardware.
+
+    Raises:
+        InvalidRequest: the hardware or the data cannot be what they claim (negative memory, no rows).
+    """
+    check_hardware(hardware)
+    refusal = impossible(spec=spec, shape=shape, dataset=dataset)
+    if refusal is not None:
+        return refusal
+    candidates = {
+        method: best_candidate(
+            method, spec=spec, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections
+        )
+        for method in Method
+    }
+    decision = decide(candidates, spec=spec, dataset=dataset, hardware=hardware)
+    if decision.method is None:
+        return Refusal(reasons=decision.reasons, alternatives=decision.alternatives)
+    chosen = candidates[decision.method]
+    return _plan(chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, hardware=hardware)
+
+
+def _plan(
+    candidate: Candidate,
+    reasons: tuple[Reason, ...],
+    alternatives: tuple[Alternative, ...],
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    hardware: HardwareProfile,
+) -> Plan:
+    setup, batch = candidate.setup, candidate.batch
+    full = setup.method is Method.FULL
+    rate, rate_reason = choose_learning_rate(spec, shape, method=setup.method, rows_per_step=batch.rows_per_step)
+    beta = spec.hyperparameters.beta
+    seconds_per_step = candidate.time.seconds / batch.total_steps
+    return Plan(
+        method=setup.method,
+        objective=spec.objective.value,
+        device=setup.device,
+        world_size=setup.world_size,
+        precision=setup.precision,
+        attention=candidate.attention,
+        quantization="nf4" if setup.method is Method.QLORA else None,
+        double_quantization=setup.double_quantization,
+        lora=None if full else candidate.lora,
+        activation_checkpointing=setup.checkpointing,
+        optimizer=setup.optimizer,
+        zero_stage=setup.zero_stage,
+        offload_optimizer=setup.offload_optimizer,
+        learning_rate=rate,
+        schedule="linear",
+        warmup_steps=warmup_steps(batch.total_steps),
+        weight_decay=0.01 if full else 0.0,
+        max_gradient_norm=1.0,
+        beta=(0.1 if beta == "auto" else beta) if spec.objective is Objective.DPO else None,
+        epochs=batch.epochs,
+        rows_per_step=batch.rows_per_step,
+        max_sequence_length=candidate.max_sequence_length,
+        tokens_per_micro_step=setup.tokens_per_micro_step,
+        total_steps=batch.total_steps,
+        evaluation_interval_steps=evaluation_interval(batch.total_steps),
+        checkpoint_interval_steps=checkpoint_interval(batch.total_steps, seconds_per_step=seconds_per_step),
+        seed=spec.seed,
+        memory=candidate.memory,
+        time=candidate.time,
+        reasons=(*reasons, *candidate.reasons, rate_reason, _summary(candidate, hardware)),
+        alternatives=alternatives,
+    )
+
+
+def _summary(candidate: Candidate, hardware: HardwareProfile) -> Reason:
+    memory, time = candidate.memory, candidate.time
+    where = hardware.gpus[0].name if hardware.gpus else hardware.cpu.model
+    return Reason(
+        rule="prediction",
+        text=(
+            f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on this {where}; "
+            f"{time.tokens_per_second:,.0f} tokens/s, {duration(time.seconds_low)} to {duration(time.seconds_high)}."
+        ),
+    )

@@ -1,0 +1,193 @@
+"""Recipe rules: every hyperparameter that the user left to us, chosen with a reason."""
+
+import math
+from dataclasses import dataclass
+
+from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
+from tuning.plan import Lora, Reason
+from tuning.shape import ModelShape
+from tuning.units import count
+
+SMALLEST_RANK, LARGEST_RANK = 8, 128
+# Rows whose answers are longer than this on average count as a complex task.
+COMPLEX_SUPERVISED_TOKENS_PER_ROW = 512
+TARGET_STEPS = 100
+LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
+ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
+# Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
+ESTIMATE_MARGIN = 1.25
+ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How the data is walked through."""
+
+    rows_per_step: int
+    epochs: int
+    total_steps: int
+    reasons: tuple[Reason, ...]
+
+
+def choose_rank(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[int, Reason]:
+    """Rank by data size and task, raised until the adapter has a parameter for every supervised token."""
+    if spec.lora.rank != "auto":
+        return spec.lora.rank, Reason(rule="rank", text=f"Rank {spec.lora.rank} as asked.")
+    low, high, row = _rank_range(dataset, spec)
+    rank = low if spec.goal in (Goal.SPEED, Goal.COST) else high
+    rank = min(max(rank, SMALLEST_RANK), LARGEST_RANK)
+    table = rank
+    while rank < LARGEST_RANK and _adapter(shape, spec, rank) < dataset.supervised_tokens:
+        rank *= 2
+    text = f"Rank {rank}: {row}"
+    if rank > table:
+        text += (
+            f" gives {table}, raised because {count(_adapter(shape, spec, table))} adapter parameters are fewer than "
+            f"{count(dataset.supervised_tokens)} tokens to learn from"
+        )
+    if _adapter(shape, spec, rank) < dataset.supervised_tokens:
+        text += f"; even rank {rank} has fewer parameters ({count(_adapter(shape, spec, rank))}) than that"
+    return rank, Reason(rule="rank", text=text + ".")
+
+
+def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[Lora, tuple[Reason, ...]]:
+    """The adapter's numbers."""
+    rank, rank_reason = choose_rank(spec, dataset, shape)
+    alpha, alpha_reason = _choose_alpha(spec, rank)
+    parameters = _adapter(shape, spec, rank)
+    names = ", ".join(linear.name for linear in shape.targets(spec.lora.target_modules))
+    targets = Reason(
+        rule="targets",
+        text=f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}.",
+    )
+    lora = Lora(
+        rank=rank,
+        alpha=alpha,
+        dropout=spec.lora.dropout,
+        target_modules=spec.lora.target_modules,
+        use_rslora=spec.lora.use_rslora,
+        use_dora=spec.lora.use_dora,
+        init=spec.lora.init,
+        trainable_parameters=parameters,
+    )
+    return lora, (rank_reason, alpha_reason, targets)
+
+
+def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
+    """Epochs and rows per optimizer step, so that a run has at least about a hundred steps where the data allows it."""
+    epochs, epochs_reason = _choose_epochs(spec, dataset)
+    rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs)
+    total = math.ceil(dataset.rows / rows) * epochs
+    return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=(epochs_reason, rows_reason))
+
+
+def choose_learning_rate(
+    spec: JobSpec, shape: ModelShape, *, method: Method, rows_per_step: int
+) -> tuple[float, Reason]:
+    """Peak learning rate.
+
+    LoRA: 5e-5 x 10 x (2000 / hidden size)^p, p = 0.0775 for Qwen and 0.781 else, fitted over sweeps by the Tinker
+    cookbook at 128 rows a step, times sqrt(rows / 128), within 5e-5 and 1e-3. Full: a tenth of it
+    (LoRA Without Regret, 2025).
+    """
+    multiplier = spec.hyperparameters.learning_rate_multiplier
+    factor = 1.0 if multiplier == "auto" else multiplier
+    asked = "" if multiplier == "auto" else f" x {factor:g} as asked"
+    if spec.learning_rate != "auto":
+        return spec.learning_rate * factor, Reason(
+            rule="learning-rate",
+            text=f"Learning rate {spec.learning_rate * factor:.2e}: as asked{asked and ',' + asked}.",
+        )
+    power = 0.0775 if shape.family.startswith("qwen") else 0.781
+    formula = 5e-5 * 10 * (2000 / shape.hidden_size) ** power * math.sqrt(rows_per_step / 128)
+    rate = min(max(formula, 5e-5), 1e-3)
+    text = f"5e-5 x 10 x (2000/{shape.hidden_size})^{power:g} x sqrt({rows_per_step}/128)"
+    if rate != formula:
+        text += f" = {formula:.2e}, held within 5e-5 and 1e-3"
+    if method is Method.FULL:
+        rate, text = rate / 10, f"{text}, a tenth of LoRA's for full fine-tuning"
+    if spec.objective is Objective.DPO:
+        rate, text = rate / 10, f"{text}, a tenth for preference pairs"
+    return rate * factor, Reason(rule="learning-rate", text=f"Learning rate {rate * factor:.2e}: {text}{asked}.")
+
+
+def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[int, Reason]:
+    """Long enough for the longest row, rounded up, within what the model was built for."""
+    if spec.max_seq_length != "auto":
+        return spec.max_seq_length, Reason(
+            rule="sequence-length", text=f"Rows of {spec.max_seq_length} tokens as asked."
+        )
+    longest = dataset.longest_row_tokens
+    needed = longest if dataset.tokens_are_exact else math.ceil(longest * ESTIMATE_MARGIN)
+    rounded = max(64, math.ceil(needed / 64) * 64)
+    length = min(rounded, shape.context_length)
+    margin = "" if dataset.tokens_are_exact else f" estimated, with {ESTIMATE_MARGIN - 1:.0%} in hand"
+    text = f"Rows of up to {length:,} tokens: the longest has {longest:,}{margin}"
+    if rounded > shape.context_length:
+        text += f"; the model was built for {shape.context_length:,}, longer rows are cut"
+    return length, Reason(rule="sequence-length", text=text + ".")
+
+
+def warmup_steps(total_steps: int) -> int:
+    """Five per cent, at most 100 steps; none for a run of a few steps."""
+    return 0 if total_steps < 10 else min(100, math.ceil(total_steps * 0.05))
+
+
+def evaluation_interval(total_steps: int) -> int:
+    """About six evaluations a run."""
+    return max(1, round(total_steps / 6))
+
+
+def checkpoint_interval(total_steps: int, *, seconds_per_step: float) -> int:
+    """A checkpoint about every two minutes, and at least four a run."""
+    steps_in_two_minutes = max(1, int(120 / max(seconds_per_step, 1e-6)))
+    return max(1, min(steps_in_two_minutes, math.ceil(total_steps / 4)))
+
+
+def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
+    """The guide's table: lowest and highest rank, and the row that says so."""
+    per_row = dataset.supervised_tokens / max(1, dataset.rows)
+    complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
+    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens to learn a row)"
+    if dataset.rows < 1_000:
+        return (8, 16, f"under 1K rows of {task}") if complex_task else (4, 8, f"under 1K rows of {task}")
+    if dataset.rows < 10_000:
+        return (16, 32, f"1K-10K rows of {task}") if complex_task else (8, 16, f"1K-10K rows of {task}")
+    if dataset.rows <= 100_000:
+        return 32, 64, "10K-100K rows"
+    return 64, 128, "over 100K rows"
+
+
+def _adapter(shape: ModelShape, spec: JobSpec, rank: int) -> int:
+    return shape.adapter_parameters(rank=rank, targets=spec.lora.target_modules)
+
+
+def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
+    """2r up to rank 16, then held at 32, so that the best learning rate does not move with the rank."""
+    if spec.lora.alpha != "auto":
+        return spec.lora.alpha, Reason(rule="alpha", text=f"Alpha {spec.lora.alpha:g} as asked.")
+    plain = min(2.0 * rank, ALPHA_OF_FORMULA)
+    if spec.lora.use_rslora:
+        alpha = plain / math.sqrt(rank)
+        return alpha, Reason(rule="alpha", text=f"Alpha {alpha:.3g}: with rsLoRA the same scale as alpha {plain:g}.")
+    why = "twice the rank" if plain == 2.0 * rank else "held at 32 above rank 16, as the learning-rate formula assumes"
+    return plain, Reason(rule="alpha", text=f"Alpha {plain:g}: {why}.")
+
+
+def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
+    asked = spec.hyperparameters.n_epochs
+    if asked != "auto":
+        return asked, Reason(rule="epochs", text=f"{asked} epochs as asked.")
+    epochs = 3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1
+    return epochs, Reason(rule="epochs", text=f"{epochs} epochs for {dataset.rows:,} rows.")
+
+
+def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
+    asked = spec.hyperparameters.batch_size
+    if asked != "auto":
+        return asked, Reason(rule="batch", text=f"{asked} rows per step as asked.")
+    most = LARGEST_AUTO_BATCH[method]
+    ideal = dataset.rows * epochs / TARGET_STEPS
+    rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
+    steps = math.ceil(dataset.rows / rows) * epochs
+    return rows, Reason(rule="batch", text=f"{rows} rows per step: {steps:,} steps, at most {most} rows for {method}.")

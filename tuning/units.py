@@ -1,0 +1,36 @@
+"""Numbers as people read them."""
+
+from tuning.hardware import GIB
+
+
+def gib(size_bytes: float) -> str:
+    """`27.4 GiB`; below a tenth of a GiB in MiB, so that small models do not all read 0.0."""
+    if abs(size_bytes) < GIB / 10:
+        return f"{size_bytes / 1024**2:.1f} MiB"
+    return f"{size_bytes / GIB:.1f} GiB"
+
+
+def count(number: float) -> str:
+    """`40.4M`, `8.03B`, `950`."""
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(number) >= size:
+            value = number / size
+            return (
+                f"{value:.2f}{suffix}"
+                if value < 10
+                else f"{value:.1f}{suffix}"
+                if value < 100
+                else f"{value:.0f}{suffix}"
+            )
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `7 min`, `5.2 h`, `3.1 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
