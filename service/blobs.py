@@ -1,0 +1,108 @@
+"""The object store, addressed by content: the bytes with hash `ab12...` are the object `blobs/ab/ab12...`."""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from typing import BinaryIO
+from uuid import uuid4
+
+import obstore
+from obstore.store import ObjectStore, from_url
+
+from tuning.errors import InvalidRequest
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1024 * 1024
+
+
+class BlobStore:
+    """Bytes that are either there completely, under their own hash, or not there."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def from_url(cls, url: str) -> "BlobStore":
+        """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows."""
+        if url.startswith("file://"):
+            return cls(from_url(url, mkdir=True))
+        return cls(from_url(url))
+
+    async def write_stream(self, sha256: str, stream: AsyncIterator[bytes]) -> int:
+        """Store a stream under its promised hash and return its length; a stream that breaks the promise leaves nothing.
+
+        Raises:
+            InvalidRequest: the bytes do not have that hash.
+        """
+        verified = _Verified(stream, sha256=check_name(sha256))
+        await obstore.put_async(self._store, path_of(sha256), verified.chunks())
+        return verified.length_bytes
+
+    async def write_file(self, file: BinaryIO, *, sha256: str) -> None:
+        """Store a local file whose hash is known, from its start."""
+        file.seek(0)
+        await obstore.put_async(self._store, path_of(sha256), file)
+
+    async def write_bytes(self, data: bytes) -> str:
+        """Store a small value and return its hash."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        await obstore.put_async(self._store, path_of(sha256), data)
+        return sha256
+
+    async def read(self, sha256: str, *, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not including, `end`."""
+        if start == end:
+            return
+        found = await obstore.get_async(self._store, path_of(sha256), options={"range": (start, end)})
+        async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
+            yield bytes(chunk)
+
+    async def exists(self, sha256: str) -> bool:
+        """Whether the store has it, whatever the database believes."""
+        try:
+            await obstore.head_async(self._store, path_of(sha256))
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def probe(self) -> None:
+        """Write, read and delete a small object; raises whatever the store raises."""
+        path = f"probes/{uuid4().hex}"
+        await obstore.put_async(self._store, path, b"ok")
+        await obstore.delete_async(self._store, path)
+
+
+class _Verified:
+    """Passes a stream on and raises at its end when it was not what its name promised, which aborts the upload."""
+
+    def __init__(self, stream: AsyncIterator[bytes], *, sha256: str) -> None:
+        self._stream = stream
+        self._expected = sha256
+        self.length_bytes = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        digest = hashlib.sha256()
+        async for chunk in self._stream:
+            digest.update(chunk)
+            self.length_bytes += len(chunk)
+            if chunk:
+                yield chunk
+        if digest.hexdigest() != self._expected:
+            message = f"The bytes have sha256 {digest.hexdigest()}, not {self._expected}."
+            raise InvalidRequest(message, code="hash_mismatch", param="sha256")
+
+
+def path_of(sha256: str) -> str:
+    """The object's name in the store."""
+    return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def check_name(sha256: str) -> str:
+    """Return `sha256` when it is one.
+
+    Raises:
+        InvalidRequest: it is not 64 lower-case hexadecimal digits.
+    """
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidRequest("A blob is named by its sha256: 64 lower-case hexadecimal digits.", param="sha256")
+    return sha256

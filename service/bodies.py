@@ -1,0 +1,111 @@
+"""Reading JSON bodies strictly, and saying what is wrong with one in the caller's own words."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from tuning.errors import InvalidRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def json_body(model: type[BaseModel], *, strict: bool = True) -> Any:
+    """A dependency that reads the body as `model`. Strict: the string "3" is not the number 3."""
+
+    async def read(request: Request) -> BaseModel:
+        return parse(model, await request.body(), strict=strict)
+
+    return Depends(read)
+
+
+def documented(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its body with `json_body`."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def parse(model: type[M], raw: bytes, *, strict: bool = True) -> M:
+    """Read `raw` as `model`.
+
+    Raises:
+        InvalidRequest: with the path of the first wrong field as `param`.
+    """
+    try:
+        return model.model_validate_json(raw or b"{}", strict=strict)
+    except ValidationError as error:
+        raise _explain(model, error) from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
+    details = error.errors(include_url=False, include_context=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The request body is not valid JSON: {first['msg']}.", code="invalid_json")
+    path = _field_path(model, first["loc"])
+    param = ".".join(path) or None
+    if first["type"] == "extra_forbidden":
+        return _unknown(model, path)
+    if first["type"] == "missing":
+        return InvalidRequest(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
+    alternatives = [item["msg"] for item in details if _field_path(model, item["loc"]) == path]
+    message = f"Invalid value for {param!r}: {_shown(first['input'])}. {'; or: '.join(dict.fromkeys(alternatives))}."
+    return InvalidRequest(message, code=_code(path), param=param)
+
+
+def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
+    param = ".".join(path)
+    known = list(_fields_at(model, path[:-1]))
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
+    hint = f"Did you mean '{'.'.join([*path[:-1], near[0]])}'?" if near else f"Known here: {', '.join(known)}."
+    return InvalidRequest(f"Unknown parameter: '{param}'. {hint}", code="unknown_parameter", param=param, hint=hint)
+
+
+def _code(path: list[str]) -> str:
+    return "invalid_hyperparameter" if "hyperparameters" in path else "invalid_value"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _field_path(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The part of pydantic's location that names fields: the rest names members of unions. An unknown field is last."""
+    path: list[str] = []
+    for part in loc:
+        fields = list(_fields_at(model, path))
+        if isinstance(part, str) and fields and part not in fields and part in _union_tags(model, path):
+            continue
+        if not fields and isinstance(part, str):
+            break  # a plain value: what follows is the name of a constraint or of a union's member
+        path.append(str(part))
+    return path
+
+
+def _union_tags(model: type[BaseModel], path: list[str]) -> set[str]:
+    return {found.__name__ for found in _models_at(model, path)}
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> Iterator[str]:
+    for found in _models_at(model, path):
+        yield from (info.alias or name for name, info in found.model_fields.items())
+
+
+def _models_at(model: type[BaseModel], path: list[str]) -> list[type[BaseModel]]:
+    models = [model]
+    for name in path:
+        if name.isdigit():
+            continue
+        annotations = [found.model_fields[name].annotation for found in models if name in found.model_fields]
+        models = [inner for annotation in annotations for inner in _models_in(annotation)]
+    return models
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [inner for part in get_args(annotation) for inner in _models_in(part)]

@@ -1,0 +1,43 @@
+"""What a route can ask for."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.announcer import Announcer
+from service.blobs import BlobStore
+from service.db import Database
+from service.settings import Settings
+
+
+def _database(request: Request) -> Database:
+    return request.app.state.database  # type: ignore[no-any-return]
+
+
+def _blobs(request: Request) -> BlobStore:
+    return request.app.state.blobs  # type: ignore[no-any-return]
+
+
+def _announcer(request: Request) -> Announcer:
+    return request.app.state.announcer  # type: ignore[no-any-return]
+
+
+def _settings(request: Request) -> Settings:
+    return request.app.state.settings  # type: ignore[no-any-return]
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
+BlobsDep = Annotated[BlobStore, Depends(_blobs)]
+AnnouncerDep = Annotated[Announcer, Depends(_announcer)]
+SettingsDep = Annotated[Settings, Depends(_settings)]
+
+
+async def _session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
+    async with database.transaction() as session:
+        yield session
+
+
+# Function scope: the commit happens before the response is sent, so that 200 means stored.
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]

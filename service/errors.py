@@ -1,0 +1,93 @@
+"""Every error as the API's error object: `{"error": {"message", "type", "param", "code", "hint"}}`."""
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from tuning.errors import InvalidRequest, LeaseLost, TunesmithError
+
+log = structlog.get_logger(__name__)
+
+_TYPES = {401: "invalid_request_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
+_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+class TooLarge(InvalidRequest):
+    """The body is larger than this service accepts here."""
+
+    code = "request_too_large"
+    http_status = 413
+
+
+class NotReady(TunesmithError):
+    """Something this service needs is away for the moment; trying again soon will help."""
+
+    code = "service_unavailable"
+    http_status = 503
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers. What none of them expects ends in `service.edge` as a 500 without a trace."""
+    app.add_exception_handler(TunesmithError, _on_known)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_parameter)
+    app.add_exception_handler(SQLAlchemyError, _on_database)
+
+
+def error_response(error: TunesmithError) -> JSONResponse:
+    """The response for one of our own errors, with the headers that tell a client whether to try again."""
+    headers = {}
+    if error.http_status == 503 or (error.http_status == 409 and not isinstance(error, LeaseLost)):
+        headers["retry-after"] = "1"
+    if isinstance(error, LeaseLost):
+        headers["x-should-retry"] = "false"
+    body = _body(error.http_status, error.message, code=error.code, param=error.param, hint=error.hint)
+    return JSONResponse(body, status_code=error.http_status, headers=headers)
+
+
+def _body(
+    status: int, message: str, *, code: str, param: str | None = None, hint: str | None = None
+) -> dict[str, object]:
+    kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, "hint": hint}}
+
+
+async def _on_known(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TunesmithError)
+    return error_response(error)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    body = _body(error.status_code, message, code=_HTTP_CODES.get(error.status_code, "invalid_request"))
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_parameter(_request: Request, error: Exception) -> JSONResponse:
+    """A query or path parameter of the wrong type; bodies are read by `service.bodies`."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:])
+    message = f"Invalid value for {param!r}: {first['msg']}."
+    return JSONResponse(_body(400, message, code="invalid_value", param=param), status_code=400)
+
+
+async def _on_database(_request: Request, error: Exception) -> JSONResponse:
+    """A database that is away or busy is 503, which clients try again; text it cannot store is the caller's to change."""
+    if isinstance(error, DataError):
+        return error_response(InvalidRequest("The request holds text that cannot be stored, such as a NUL character."))
+    if _is_away(error):
+        log.warning("database.unavailable", error=type(error).__name__)
+        return error_response(NotReady("The database is busy or restarting. Try again in a moment."))
+    raise error
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, PoolTimeoutError | OperationalError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
