@@ -50,10 +50,10 @@ class PostgresServer:
         self._candidates = candidates or postgres_candidates(environment)
         self._identity = identity or unprivileged(self._candidates[0].folder / "postgres")
         self._home = self._data_home()
-        self.data = self._home / "postgres"
+        self.data = self._home / "data"
         self.binaries = _matching(self._candidates, self.data)
         self.sockets = socket_folder(
-            self._root, name="pg", owner_id=self._identity.user_id, environment=self._environment
+            self._root, name="socket", owner_id=self._identity.user_id, environment=self._environment
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -133,10 +133,10 @@ class PostgresServer:
 
     def _data_home(self) -> Path:
         """Where the data lies: `root`, unless the server runs as another user, who may not be able to enter it."""
-        record = self._root / "postgres.path"
+        record = self._root / "data.path"
         if self._identity.user_id is None and not record.exists():
             return self._root
-        if (known := recorded(record)) and not (known / "postgres").is_dir() and (self._root / "initialised").exists():
+        if (known := recorded(record)) and not (known / "data").is_dir() and (self._root / "initialised").exists():
             raise DirectoryUnusable(
                 f"The database of {self._root} was kept in {known}, and that folder is gone.",
                 hint="restore it from a backup, or choose a new --data-dir",
@@ -148,7 +148,7 @@ class PostgresServer:
 
         Without fsync: for the half minute until the kernel has written the pages, there is nothing in it to lose.
         """
-        aside = self._home / "postgres.new"
+        aside = self._home / "data.new"
         shutil.rmtree(aside, ignore_errors=True)
         self._run("initdb", "--no-sync", "--no-locale", "-E", "UTF8", "-A", "trust", "-U", USER, "-D", str(aside))
         statement = f"CREATE DATABASE {DATABASE}\n"
@@ -157,10 +157,11 @@ class PostgresServer:
         (self._root / "initialised").touch()
 
     def _run(self, program: str, *arguments: str, statement: str = "") -> None:
-        process = spawn(self._command(program, *arguments), log=self.log, stdin=subprocess.PIPE)
+        log = self.log.with_name("initdb.log")
+        process = spawn(self._command(program, *arguments), log=log, stdin=subprocess.PIPE)
         process.communicate(statement.encode())
         if process.returncode != 0:
-            raise postgres_failure(f"{program} failed", log=self.log, data=self.data)
+            raise postgres_failure(f"{program} failed", log=log, data=self.data)
 
     def _command(self, program: str, *arguments: str) -> Command:
         return Command(

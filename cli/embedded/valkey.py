@@ -35,7 +35,7 @@ class ValkeyServer:
         self._root = private_folder(root)
         self._environment = environment
         self._pid_file = self._root / "valkey.pid"
-        self.socket_path = socket_folder(self._root, name="vk", owner_id=None, environment=environment) / "valkey.sock"
+        self.socket_path = socket_folder(self._root, name="socket", owner_id=None, environment=environment) / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

