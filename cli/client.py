@@ -1,0 +1,267 @@
+"""The service's REST API as Python calls: one method per route, one error shape, patience with a restarting one."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Self, cast
+from urllib.parse import quote
+
+import httpx
+
+from cli.connection import Connection, NotConnected, find_connection
+from tuning.errors import TunesmithError
+
+Json = dict[str, Any]
+
+_RETRY_DELAYS_SECONDS = (0.2, 0.6, 1.5)
+_TIMEOUT = httpx.Timeout(60, connect=5)
+_UPLOAD_TIMEOUT = httpx.Timeout(600, connect=5)
+_RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})  # 409: the same request is still being handled
+_PIECE_BYTES = 1024 * 1024
+
+
+class ServiceError(TunesmithError):
+    """The service answered with an error. Its code, field and hint are kept; `http_status` is what it sent."""
+
+    def __init__(self, message: str, *, http_status: int, request_id: str | None = None, **details: str | None) -> None:
+        super().__init__(message, code=details.get("code"), param=details.get("param"), hint=details.get("hint"))
+        self.http_status = http_status
+        self.request_id = request_id
+
+
+class Unreachable(TunesmithError):
+    """Nothing answers at the address, or it stopped answering."""
+
+    code = "service_unreachable"
+    http_status = 503
+
+
+class Client:
+    """Calls of one service. A lost connection is looked up again, so the service may move to another port."""
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[], Connection] = find_connection,
+        sleep: Callable[[float], None] = time.sleep,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._find = find
+        self._sleep = sleep
+        self.connection = find()
+        self._http = httpx.Client(timeout=_TIMEOUT, transport=transport, follow_redirects=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self._http.close()
+
+    def upload_file(
+        self, path: Path, *, purpose: str = "fine-tune", wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file
+    ) -> Json:
+        """Send a file and return it as the service sees it. `wrap` may watch the bytes go by."""
+        with path.open("rb") as file:
+            return self._json(
+                "POST",
+                "/files",
+                data={"purpose": purpose},
+                files={"file": (path.name, wrap(file), "application/octet-stream")},
+                timeout=_UPLOAD_TIMEOUT,
+            )
+
+    def list_files(self, *, purpose: str | None = None, limit: int = 1000) -> list[Json]:
+        """Newest first."""
+        return cast("list[Json]", self._json("GET", "/files", params=_present(purpose=purpose, limit=limit))["data"])
+
+    def delete_file(self, file_id: str) -> Json:
+        """Hide a file; jobs that were made from it keep its bytes."""
+        return self._json("DELETE", f"/files/{quote(file_id, safe='')}")
+
+    def create_job(self, body: Json, *, idempotency_key: str) -> Json:
+        """Create a job once, however often the request has to be sent."""
+        headers = {"Idempotency-Key": idempotency_key}
+        return self._json("POST", "/fine_tuning/jobs", json=body, headers=headers, is_repeatable=True)
+
+    def list_jobs(self, *, limit: int = 20, after: str | None = None) -> Json:
+        """One page, newest first: `{"data", "has_more"}`."""
+        return self._json("GET", "/fine_tuning/jobs", params=_present(limit=limit, after=after))
+
+    def job(self, job_id: str) -> Json:
+        """The job as it is now."""
+        return self._json("GET", _job_path(job_id))
+
+    def act_on_job(self, job_id: str, action: str) -> Json:
+        """`cancel`, `pause` or `resume`; returns the job."""
+        return self._json("POST", f"{_job_path(job_id)}/{action}")
+
+    def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[Json]:
+        """The events that are not in `seen`, oldest first. Pages back from the newest until it meets a known one."""
+        fresh: list[Json] = []
+        after: str | None = None
+        while True:
+            page = self._json("GET", f"{_job_path(job_id)}/events", params=_present(limit=100, after=after))
+            events = cast("list[Json]", page["data"])
+            fresh += [event for event in events if event["id"] not in seen]
+            if not page.get("has_more") or not events or any(event["id"] in seen for event in events):
+                return fresh[::-1]
+            after = events[-1]["id"]
+
+    def metrics(self, job_id: str, *, after_step: int | None = None) -> list[Json]:
+        """Metric points in the order of steps."""
+        answer = self._json("GET", f"{_job_path(job_id)}/metrics", params=_present(after_step=after_step))
+        return cast("list[Json]", answer["data"])
+
+    def artifacts(self, job_id: str) -> list[Json]:
+        """Every result of the job with its files."""
+        return cast("list[Json]", self._json("GET", f"{_job_path(job_id)}/artifacts")["data"])
+
+    @contextmanager
+    def artifact_file(self, artifact_id: str, name: str) -> Iterator[Iterator[bytes]]:
+        """The bytes of one file, in pieces."""
+        path = f"/artifacts/{quote(artifact_id, safe='')}/files/{quote(name)}"
+        with _explained(self.connection), self._http.stream("GET", self._url(path), headers=self._headers()) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _service_error(answer)
+            yield answer.iter_bytes(_PIECE_BYTES)
+
+    def list_models(self) -> list[Json]:
+        """Base models and fine-tuned ones."""
+        return cast("list[Json]", self._json("GET", "/models")["data"])
+
+    def register_model(self, body: Json) -> Json:
+        """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
+        return self._json("POST", "/models", json=body, is_repeatable=True)
+
+    def delete_model(self, name: str) -> Json:
+        """Forget a model."""
+        return self._json("DELETE", f"/models/{quote(name, safe='')}")
+
+    def put_blob(self, sha256: str, path: Path, *, wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file) -> None:
+        """Send the bytes that hash to `sha256`; twice is harmless. Starts over when the connection breaks."""
+
+        def content() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                watched = wrap(file)
+                while piece := watched.read(_PIECE_BYTES):
+                    yield piece
+
+        headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
+        self._send("PUT", f"/blobs/{sha256}", content=content, headers=headers, timeout=_UPLOAD_TIMEOUT)
+
+    def workers(self) -> list[Json]:
+        """Live workers with their hardware."""
+        return cast("list[Json]", self._json("GET", "/workers")["data"])
+
+    def is_ready(self) -> bool:
+        """Whether the service and its database and queue answer."""
+        root = self.connection.base_url.removesuffix("/v1")
+        try:
+            return self._http.get(f"{root}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    def _json(self, method: str, path: str, **request: Any) -> Json:
+        answer = self._send(method, path, **request)
+        try:
+            return cast("Json", answer.json())
+        except ValueError as error:
+            raise ServiceError(
+                f"{answer.url} answered {answer.status_code} with something that is not JSON.",
+                http_status=500,
+                hint="is this address really a Tunesmith service? see `tunesmith doctor`",
+            ) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        is_repeatable: bool | None = None,
+        content: Callable[[], Iterator[bytes]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        """Send until it is answered or patience ends. What may have been carried out is repeated only if harmless."""
+        is_repeatable = method in ("GET", "PUT", "DELETE") if is_repeatable is None else is_repeatable
+        for delay_seconds in (*_RETRY_DELAYS_SECONDS, None):
+            try:
+                body: Json = {} if content is None else {"content": content()}
+                with _explained(self.connection):
+                    answer = self._http.request(
+                        method, self._url(path), headers=self._headers(headers), **request, **body
+                    )
+                if delay_seconds is None or not is_repeatable or answer.status_code not in _RETRIED_STATUSES:
+                    return _checked(answer)
+            except Unreachable as error:
+                if delay_seconds is None or not (is_repeatable or _never_arrived(error)):
+                    raise
+            self._sleep(delay_seconds)
+            self._look_again()
+        raise AssertionError("the last round returns or raises")
+
+    def _look_again(self) -> None:
+        try:
+            self.connection = self._find()
+        except NotConnected:
+            return  # it may be about to come back: the old address is as good as any
+
+    def _url(self, path: str) -> str:
+        return self.connection.base_url.rstrip("/") + path
+
+    def _headers(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.connection.api_key}", **(more or {})}
+
+
+@contextmanager
+def _explained(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(
+            f"No answer from {connection.base_url}: {error or type(error).__name__}.",
+            hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
+        ) from error
+
+
+def _never_arrived(error: Unreachable) -> bool:
+    return isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_error:
+        raise _service_error(answer)
+    return answer
+
+
+def _service_error(answer: httpx.Response) -> ServiceError:
+    try:
+        body = answer.json()["error"]
+        message = str(body["message"])
+    except (ValueError, KeyError, TypeError):
+        body, message = {}, f"The service answered {answer.status_code} {answer.reason_phrase} without saying why."
+    extra = body.get("tunesmith") or {}
+    return ServiceError(
+        message,
+        http_status=answer.status_code,
+        request_id=answer.headers.get("x-request-id"),
+        code=body.get("code"),
+        param=body.get("param"),
+        hint=body.get("hint") or extra.get("hint") or _HINTS.get(answer.status_code),
+    )
+
+
+_HINTS = {
+    401: "the key is missing, wrong or revoked; `tunesmith env` shows the one that `tunesmith up` made",
+    403: "this key's role does not allow it; an admin key does",
+}
+
+
+def _job_path(job_id: str) -> str:
+    return f"/fine_tuning/jobs/{quote(job_id, safe='')}"
+
+
+def _present(**parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}

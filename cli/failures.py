@@ -1,0 +1,35 @@
+"""How an error that ends a verb is told: what, which field, what to do next; and the exit code."""
+
+import os
+import sys
+import traceback
+
+from cli import output
+from cli.exit_codes import ExitCode, for_error
+from tuning.errors import TunesmithError
+
+
+def report(error: Exception) -> ExitCode:
+    """Print the error for a person and return the code to exit with."""
+    if isinstance(error, TunesmithError):
+        _tell(error)
+        return for_error(error)
+    if isinstance(error, OSError):
+        output.note(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return ExitCode.UNEXPECTED
+    if os.environ.get("TUNESMITH_DEBUG"):
+        traceback.print_exception(error, file=sys.stderr)
+    output.note(f"error: {type(error).__name__}: {error}")
+    output.note("  hint: this is a bug in the command; TUNESMITH_DEBUG=1 shows where it happened")
+    return ExitCode.UNEXPECTED
+
+
+def _tell(error: TunesmithError) -> None:
+    output.note(f"error: {error.message}")
+    if error.param:
+        output.note(f"  field: {error.param}")
+    if error.hint:
+        output.note(f"  hint: {error.hint}")
+    request_id = getattr(error, "request_id", None)
+    if request_id and error.http_status >= 500:
+        output.note(f"  request: {request_id} (the service's log has it)")

@@ -1,0 +1,107 @@
+"""Follows one job to its end: polls, remembers what was told, and sits out a restart of the service."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cli.client import Client, ServiceError, Unreachable
+
+Json = dict[str, Any]
+
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+POLL_SECONDS = 1.0
+
+
+class View(Protocol):
+    """Where a followed job is shown."""
+
+    def job(self, job: Json) -> None:
+        """The job as it is now; called on every poll."""
+
+    def event(self, event: Json) -> None:
+        """One new line of its history."""
+
+    def point(self, point: Json) -> None:
+        """One new metric point."""
+
+    def lost(self, reason: str) -> None:
+        """The service stopped answering."""
+
+    def found(self) -> None:
+        """It answers again."""
+
+
+@dataclass
+class Followed:
+    """What following knows: the job as last seen, its metric points, and the events that were shown."""
+
+    job: Json
+    points: list[Json] = field(default_factory=list)
+    seen_events: set[str] = field(default_factory=set)
+    is_finished: bool = False
+
+    @property
+    def last_step(self) -> int:
+        """The newest step with a point, 0 before the first."""
+        return int(self.points[-1]["step"]) if self.points else 0
+
+    def keep(self, point: Json) -> bool:
+        """Whether the point is news. The newest step is asked for again, since its validation loss may come later."""
+        if self.points and self.points[-1]["step"] == point["step"]:
+            is_news = self.points[-1] != point
+            self.points[-1] = point
+            return is_news
+        self.points.append(point)
+        return True
+
+
+def follow(
+    client: Client,
+    job_id: str,
+    *,
+    view: View,
+    timeout_seconds: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Followed:
+    """Show the job until it ends or the time is up; `is_finished` tells which.
+
+    A service that does not answer is waited for: only the timeout or a final answer (404, 401) ends it.
+    """
+    deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    followed = Followed(job=client.job(job_id))
+    is_lost = False
+    while True:
+        try:
+            _advance(client, job_id, followed, view)
+            if is_lost:
+                view.found()
+            is_lost = False
+        except (Unreachable, ServiceError) as error:
+            if not _may_pass(error):
+                raise
+            if not is_lost:
+                view.lost(error.message)
+            is_lost = True
+        if followed.is_finished or (deadline is not None and clock() >= deadline):
+            return followed
+        sleep(POLL_SECONDS)
+
+
+def _advance(client: Client, job_id: str, followed: Followed, view: View) -> None:
+    # The job first: what is read after it is at least as new, so a finished job's last events are never missed.
+    job = client.job(job_id)
+    for event in client.events_since(job_id, seen=frozenset(followed.seen_events)):
+        followed.seen_events.add(event["id"])
+        view.event(event)
+    for point in client.metrics(job_id, after_step=followed.last_step - 1):
+        if followed.keep(point):
+            view.point(point)
+    followed.job = job
+    view.job(job)
+    followed.is_finished = job["status"] in FINAL_STATES
+
+
+def _may_pass(error: Unreachable | ServiceError) -> bool:
+    return isinstance(error, Unreachable) or error.http_status == 429 or error.http_status >= 500

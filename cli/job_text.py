@@ -1,0 +1,85 @@
+"""One job in words: what was asked, what was decided and why, how it went, what to do next."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cli import output
+
+Json = dict[str, Any]
+
+_GIB = 1024**3
+
+
+def describe(job: Json) -> Iterator[str]:
+    """Everything about a job, line by line."""
+    ours = job.get("tunesmith") or {}
+    yield f"{job['id']}  {output.state(job['status']).rstrip()}  {ours.get('phase') or ''}".rstrip()
+    yield f"model       {job['model']}"
+    yield f"files       {job['training_file']}" + (
+        f", validation {job['validation_file']}" if job.get("validation_file") else ""
+    )
+    yield f"created     {output.moment(job['created_at'])}"
+    if job.get("finished_at"):
+        yield f"finished    {output.moment(job['finished_at'])}"
+    if ours.get("waiting_reason"):
+        yield f"waiting     {ours['waiting_reason']}"
+    if job.get("fine_tuned_model"):
+        yield f"result      {job['fine_tuned_model']}"
+    if plan := ours.get("plan"):
+        yield ""
+        yield from describe_plan(plan)
+    if job["status"] == "failed":
+        yield ""
+        yield from describe_failure(job)
+
+
+def describe_plan(plan: Json) -> Iterator[str]:
+    """The plan, then each reason, then what was rejected and by which number."""
+    yield from _decisions(plan)
+    for reason in plan.get("reasons", ()):
+        yield f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}"
+    for other in plan.get("alternatives", ()):
+        peak = f", peak {_gib(other['peak_bytes'])}" if other.get("peak_bytes") else ""
+        yield f"  not {other['method']:<6}  {other['rejected_because']}{output.dim(peak)}"
+
+
+def describe_failure(job: Json) -> Iterator[str]:
+    """What went wrong, whether trying again helps, what to do, and the last words of the trainer."""
+    error, failure = job.get("error") or {}, (job.get("tunesmith") or {}).get("failure") or {}
+    yield f"failed      {error.get('code') or 'unknown'}: {error.get('message') or 'no reason was recorded'}"
+    if error.get("param"):
+        yield f"  field     {error['param']}"
+    if failure.get("category"):
+        again = "trying again may help" if failure.get("retryable") else "trying again the same way will not help"
+        yield f"  kind      {failure['category']}; {again}"
+    if failure.get("hint"):
+        yield f"  hint      {failure['hint']}"
+    for line in (failure.get("log_tail") or "").splitlines()[-20:]:
+        yield f"  log       {line}"
+
+
+def _decisions(plan: Json) -> Iterator[str]:
+    precision = plan["precision"] + (f" over {plan['quantization']}" if plan.get("quantization") else "")
+    yield f"plan        {plan['method']} in {precision} on {plan['device']}, {plan['world_size']} process(es)"
+    if lora := plan.get("lora"):
+        targets = lora["target_modules"]
+        targets = targets if isinstance(targets, str) else ", ".join(targets)
+        yield (
+            f"  adapter   rank {lora['rank']}, alpha {lora['alpha']:g}, on {targets}, "
+            f"{lora['trainable_parameters']:,} parameters to train"
+        )
+    yield (
+        f"  recipe    {plan['total_steps']} steps of {plan['rows_per_step']} rows, {plan['epochs']} epoch(s), "
+        f"learning rate {plan['learning_rate']:.3g} ({plan['schedule']}), "
+        f"up to {plan['tokens_per_micro_step']:,} tokens at once"
+    )
+    memory, time = plan["memory"], plan["time"]
+    yield f"  memory    {_gib(memory['total_bytes'])} predicted, {_gib(memory['budget_bytes'])} may be used"
+    yield (
+        f"  time      {output.duration(time['seconds_low'])} to {output.duration(time['seconds_high'])} of training, "
+        f"about {time['tokens_per_second']:,.0f} tokens/s"
+    )
+
+
+def _gib(count_bytes: float) -> str:
+    return f"{count_bytes / _GIB:.1f} GiB"

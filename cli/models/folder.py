@@ -1,0 +1,195 @@
+"""A folder of weights, checked before anything is sent: complete, readable, and free of pickles."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.models.tensors import read_header
+from tuning.errors import InvalidRequest
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+# What goes along with the weights. Nothing else leaves the folder: no code, no pickles, no caches.
+_COMPANIONS = frozenset(
+    {
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+
+
+class BrokenModel(InvalidRequest):
+    """A folder that cannot be used as a base model. `param` is the file that is wrong."""
+
+    code = "broken_model"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that passed every check. `files` are the names to register, relative to `path`."""
+
+    path: Path
+    files: tuple[str, ...]
+    config: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """The size of everything that will be registered."""
+        return sum((self.path / name).stat().st_size for name in self.files)
+
+
+def inspect(path: Path) -> ModelFolder:
+    """Check the folder and list what belongs to the model.
+
+    Raises:
+        BrokenModel: names the file, the reason and what to do.
+    """
+    if not path.is_dir():
+        raise BrokenModel(f"{path} is not a folder.", param=str(path), hint="--path wants the folder with config.json")
+    config = _config(path)
+    weights = _weights(path)
+    _require_tokenizer(path)
+    companions = sorted(name for name in _COMPANIONS if (path / name).is_file())
+    return ModelFolder(path=path, files=(*companions, *weights), config=config, warnings=tuple(_warnings(path, config)))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = _json_object(path, "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise BrokenModel(
+            "config.json has no model_type.",
+            param="config.json",
+            hint="save the model with save_pretrained() of a current transformers release",
+        )
+    return config
+
+
+def _json_object(path: Path, name: str) -> dict[str, Any]:
+    file = path / name
+    if not file.is_file():
+        raise BrokenModel(f"{name} is missing in {path}.", param=name, hint="point --path at the folder that holds it")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BrokenModel(f"{name} is not readable JSON: {error}.", param=name, hint="fetch the file again") from error
+    if not isinstance(value, dict):
+        raise BrokenModel(
+            f"{name} holds a {type(value).__name__}, not an object.", param=name, hint="fetch the file again"
+        )
+    return value
+
+
+def _weights(path: Path) -> tuple[str, ...]:
+    if (path / INDEX).is_file():
+        return (INDEX, *_sharded(path))
+    if (path / SINGLE).is_file():
+        _read_tensors(path, SINGLE)
+        return (SINGLE,)
+    raise _without_weights(path)
+
+
+def _sharded(path: Path) -> list[str]:
+    weight_map = _json_object(path, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BrokenModel(f"{INDEX} has no weight_map.", param=INDEX, hint="fetch the file again")
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        shards.setdefault(str(shard), set()).add(tensor)
+    for shard, tensors in shards.items():
+        _check_shard(path, shard, tensors)
+    return sorted(shards)
+
+
+def _check_shard(path: Path, shard: str, tensors: set[str]) -> None:
+    if Path(shard).name != shard or Path(shard).suffix != ".safetensors":
+        raise BrokenModel(
+            f"{INDEX} names {shard!r}, which is not a safetensors file in this folder.",
+            param=INDEX,
+            hint="shards lie beside the index",
+        )
+    if not (path / shard).is_file():
+        raise BrokenModel(
+            f"{shard} is missing: {INDEX} puts {len(tensors)} tensors in it.",
+            param=shard,
+            hint="the download may have stopped early; fetch the folder again",
+        )
+    absent = sorted(tensors - _read_tensors(path, shard))
+    if absent:
+        raise BrokenModel(
+            f"{shard} lacks {absent[0]!r} and {len(absent) - 1} more that {INDEX} promises.",
+            param=shard,
+            hint="index and shards are from different downloads; fetch the folder again",
+        )
+
+
+def _read_tensors(path: Path, name: str) -> set[str]:
+    try:
+        return set(read_header(path / name))
+    except (ValueError, OSError) as error:
+        raise BrokenModel(
+            f"{name} is damaged: {error}.",
+            param=name,
+            hint="the download may have stopped early; fetch the file again",
+        ) from error
+
+
+def _without_weights(path: Path) -> BrokenModel:
+    pickles = _pickles(path)
+    if pickles:
+        return BrokenModel(
+            f"{pickles[0]} is a pickle, and a pickle can run code when it is read.",
+            param=pickles[0],
+            hint="convert it once where you trust it: from_pretrained(...).save_pretrained(DIR) writes safetensors",
+        )
+    return BrokenModel(
+        f"There are no weights in {path}: neither {SINGLE} nor {INDEX}.",
+        param=SINGLE,
+        hint="for a GGUF file use --gguf FILE; for an adapter, give the base model instead",
+    )
+
+
+def _require_tokenizer(path: Path) -> None:
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise BrokenModel(
+            f"There is no tokenizer in {path}.",
+            param="tokenizer.json",
+            hint="save it beside the weights: AutoTokenizer.from_pretrained(...).save_pretrained(DIR)",
+        )
+
+
+def _warnings(path: Path, config: dict[str, Any]) -> list[str]:
+    warnings = []
+    if pickles := _pickles(path):
+        warnings.append(f"{', '.join(pickles)} left out: pickles are never sent, and the safetensors are complete")
+    if "auto_map" in config:
+        warnings.append("config.json asks for code of its own (auto_map); it is not sent and never run")
+    if not _has_chat_template(path):
+        warnings.append("the tokenizer has no chat template, so files with chat messages cannot be trained on")
+    return warnings
+
+
+def _has_chat_template(path: Path) -> bool:
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    if not (path / "tokenizer_config.json").is_file():
+        return False
+    return bool(_json_object(path, "tokenizer_config.json").get("chat_template"))
+
+
+def _pickles(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.suffix in _PICKLE_SUFFIXES and entry.is_file())

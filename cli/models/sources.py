@@ -1,0 +1,122 @@
+"""Turns a GGUF file or a hub repository into a plain folder of weights. The heavy work runs in processes of its own."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cli.cache import cache_dir, made_aside
+from cli.models.hashing import sha256_of
+from cli.progress import transfer, waiting
+from tuning.errors import InvalidRequest, TunesmithError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
+_GGUF_MAGIC = b"GGUF"
+_TAIL_LINES = 12
+
+
+class ConversionFailed(InvalidRequest):
+    """The GGUF file could not be turned into safetensors."""
+
+    code = "conversion_failed"
+
+
+class HubFailed(TunesmithError):
+    """The hub could not be reached, or does not have it."""
+
+    code = "hub_failed"
+
+    def __init__(self, message: str, *, http_status: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = http_status
+
+
+def from_gguf(file: Path, *, cache: Path | None = None) -> Path:
+    """A folder of safetensors made from the file, kept under the sha256 of the GGUF: the second time costs one hash.
+
+    Raises:
+        ConversionFailed: with the last words of the converter.
+    """
+    _require_gguf(file)
+    with transfer(f"hash {file.name}", total_bytes=file.stat().st_size) as advance:
+        sha256 = sha256_of(file, advance=advance)
+    target = (cache or cache_dir()) / "gguf" / sha256
+    if not target.is_dir():
+        _require_trainer()
+        with waiting(f"convert {file.name} to safetensors (once; it is kept)"), made_aside(target) as aside:
+            _convert(file, aside)
+    return target
+
+
+def from_hub(name: str) -> Path:
+    """The repository's safetensors and tokenizer at one commit, in the hub's own cache.
+
+    Raises:
+        HubFailed: not reachable, not there, or not open to this machine.
+    """
+    identifier, _, revision = name.partition("@")
+    if not _HUB_ID.fullmatch(identifier) or (revision and not _REVISION.fullmatch(revision)):
+        raise InvalidRequest(
+            f"{name!r} is not a hub name.", param="--hub", hint="write it like OWNER/NAME or OWNER/NAME@REVISION"
+        )
+    command = [sys.executable, "-m", "cli.models.hub_download", identifier, revision or "main"]
+    with waiting(f"fetch {name} from the hub"):
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    answer = _last_json(ended.stdout)
+    if "path" in answer:
+        return Path(answer["path"])
+    raise HubFailed(
+        answer.get("message") or f"Fetching {name} ended with code {ended.returncode}.",
+        http_status=int(answer.get("http_status", 500)),
+        hint=answer.get("hint"),
+    )
+
+
+def _require_gguf(file: Path) -> None:
+    if not file.is_file():
+        raise InvalidRequest(f"{file} is not a file.", param="--gguf")
+    with file.open("rb") as opened:
+        if opened.read(4) != _GGUF_MAGIC:
+            raise InvalidRequest(f"{file} does not start with GGUF, so it is another format.", param="--gguf")
+
+
+def _require_trainer() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise InvalidRequest(
+            "Converting a GGUF file needs the trainer's libraries.",
+            param="--gguf",
+            hint="pip install 'tunesmith[worker]', or convert it elsewhere and use --path",
+        )
+
+
+def _convert(file: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "worker.train.gguf", str(file.absolute()), str(folder)]
+    ended = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    if ended.returncode != 0:
+        tail = "\n".join(ended.stdout.strip().splitlines()[-_TAIL_LINES:])
+        raise ConversionFailed(
+            f"{file.name} could not be converted:\n{tail}",
+            param="--gguf",
+            hint="is the download complete, and its architecture known to the installed transformers?",
+        )
+
+
+def _last_json(text: str) -> dict[str, str]:
+    lines = text.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,106 @@
+"""What the command prints: data on stdout, everything else on stderr, and no colour where nobody sees it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+_BOLD, _DIM, _RED, _GREEN, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
+_STATE_COLORS = {"succeeded": _GREEN, "failed": _RED, "cancelled": _YELLOW, "running": _BOLD, "error": _RED}
+
+
+def is_interactive(stream: TextIO | None = None, *, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a person watches this stream: a terminal that can redraw, outside continuous integration."""
+    stream = stream or sys.stderr
+    continuous_integration = environment.get("CI", "").lower() not in ("", "0", "false")
+    return stream.isatty() and not continuous_integration and environment.get("TERM") != "dumb"
+
+
+def has_color(stream: TextIO, *, environment: Mapping[str, str] = os.environ) -> bool:
+    """Colour needs a terminal and obeys NO_COLOR (https://no-color.org: any value but the empty one)."""
+    return not environment.get("NO_COLOR") and is_interactive(stream, environment=environment)
+
+
+def data(text: str) -> None:
+    """One line of data, for the next program in the pipe."""
+    print(text, flush=True)
+
+
+def note(text: str = "") -> None:
+    """One line for the person who watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def as_json(value: Any) -> None:
+    """The value as indented JSON on stdout."""
+    data(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Aligned columns on stdout, never cut: `awk` and people read the same thing."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
+    color = has_color(sys.stdout)
+    data(
+        _style("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), _BOLD, color)
+    )
+    for row in cells:
+        padded = [
+            _style(text.ljust(width), _STATE_COLORS.get(text), color) for text, width in zip(row, widths, strict=True)
+        ]
+        data("  ".join(padded).rstrip())
+
+
+def state(text: str, *, stream: TextIO | None = None) -> str:
+    """A state word, padded for alignment and coloured where colour is welcome."""
+    return _style(text.ljust(10), _STATE_COLORS.get(text), has_color(stream or sys.stderr))
+
+
+def dim(text: str, *, stream: TextIO | None = None) -> str:
+    """Text that matters less."""
+    return _style(text, _DIM, has_color(stream or sys.stderr))
+
+
+def bold(text: str, *, stream: TextIO | None = None) -> str:
+    """Text that matters more."""
+    return _style(text, _BOLD, has_color(stream or sys.stderr))
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `8.2 s`, `7m 40s`, `5h 10m`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def size(count_bytes: float) -> str:
+    """A size in decimal units, as disks and downloads are sold."""
+    if count_bytes < 1000:
+        return f"{count_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count_bytes /= 1000
+        if count_bytes < 1000:
+            return f"{count_bytes:.1f} {unit}"
+    return f"{count_bytes / 1000:.1f} TB"
+
+
+def moment(unix_seconds: float | None) -> str:
+    """A point in time in local time, to the second."""
+    if unix_seconds is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _style(text: str, code: str | None, color: bool) -> str:
+    return f"{code}{text}{_RESET}" if code and color else text

@@ -1,0 +1,45 @@
+"""Verbs about results: artifacts ls, artifacts pull."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import output
+from cli.verbs.options import JobId, Listed, ListFormat
+
+app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
+
+
+@app.command()
+def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+    """List the files a job has produced."""
+    from cli.client import Client
+
+    with Client() as client:
+        artifacts = client.artifacts(job_id)
+    if form is ListFormat.JSON:
+        output.as_json(artifacts)
+        return
+    rows = [
+        (artifact["kind"], file["name"], output.size(file["bytes"]), file["sha256"])
+        for artifact in artifacts
+        for file in artifact["files"]
+    ]
+    output.table(("KIND", "NAME", "SIZE", "SHA256"), rows)
+
+
+@app.command()
+def pull(
+    job_id: JobId,
+    folder: Annotated[Path, typer.Option("--output", help="The folder to write to; it is made when missing.")],
+    kind: Annotated[str | None, typer.Option(help="Only this kind: adapter, model, ...")] = None,
+) -> None:
+    """Download a job's results, each file verified by its sha256."""
+    from cli.client import Client
+    from cli.download import pull_artifacts
+
+    with Client() as client:
+        written = pull_artifacts(client, job_id, folder=folder, kind=kind)
+    for path in written:
+        output.data(str(path))

@@ -1,0 +1,70 @@
+"""Verbs about uploaded files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import output
+from cli.verbs.options import Listed, ListFormat
+
+app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the group to the command."""
+    parent.add_typer(app, name="files", rich_help_panel="Jobs")
+
+
+@app.command()
+def ls(form: Listed = ListFormat.TABLE) -> None:
+    """List uploaded files, newest first."""
+    from cli.client import Client
+
+    with Client() as client:
+        files = client.list_files()
+    if form is ListFormat.JSON:
+        output.as_json(files)
+        return
+    rows = [
+        (
+            file["id"],
+            file["status"],
+            output.size(file["bytes"]),
+            ((file.get("tunesmith") or {}).get("report") or {}).get("rows"),
+            output.moment(file["created_at"]),
+            file["filename"],
+        )
+        for file in files
+    ]
+    output.table(("ID", "STATUS", "SIZE", "ROWS", "CREATED", "NAME"), rows)
+
+
+@app.command()
+def add(
+    path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A JSONL file.")],
+) -> None:
+    """Upload a training file and print what the check found."""
+    from cli.client import Client
+    from cli.exit_codes import ExitCode
+    from cli.progress import transfer, watched
+
+    with (
+        Client() as client,
+        transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance,
+    ):
+        file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
+    output.data(f"{file['id']}  {file['status']}")
+    if file["status"] == "error":
+        output.note(file.get("status_details") or "")
+        raise typer.Exit(ExitCode.REJECTED)
+
+
+@app.command()
+def rm(file_id: Annotated[str, typer.Argument(metavar="FILE_ID")]) -> None:
+    """Remove a file; jobs that were made from it keep its bytes."""
+    from cli.client import Client
+
+    with Client() as client:
+        client.delete_file(file_id)
+    output.note(f"removed {file_id}")

@@ -1,0 +1,98 @@
+"""Verbs about jobs that exist: ls, get, cancel, pause, resume."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cli import output
+from cli.verbs.options import JobId, Listed, ListFormat
+
+_PANEL = "Jobs"
+_STATES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for verb in (ls, get, cancel, pause, resume):
+        app.command(rich_help_panel=_PANEL)(verb)
+
+
+def ls(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, newest first.")] = 20,
+    state: Annotated[str | None, typer.Option(help=f"Only jobs that are: {', '.join(_STATES)}.")] = None,
+    form: Listed = ListFormat.TABLE,
+) -> None:
+    """List jobs, newest first."""
+    if state is not None and state not in _STATES:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(_STATES)}.", param_hint="--state")
+    from cli.client import Client
+
+    with Client() as client:
+        jobs = _newest(client, limit=limit, state=state)
+    if form is ListFormat.JSON:
+        output.as_json(jobs)
+        return
+    output.table(("ID", "STATE", "MODEL", "METHOD", "PROGRESS", "CREATED", "RESULT"), [_row(job) for job in jobs])
+
+
+def get(
+    job_id: JobId,
+    form: Listed = ListFormat.TABLE,
+) -> None:
+    """Show one job with its plan and the reasons for it."""
+    from cli.client import Client
+    from cli.job_text import describe
+
+    with Client() as client:
+        job = client.job(job_id)
+    if form is ListFormat.JSON:
+        output.as_json(job)
+        return
+    for line in describe(job):
+        output.data(line)
+
+
+def cancel(job_id: JobId) -> None:
+    """Cancel a job; a running one keeps its last checkpoint."""
+    _act(job_id, "cancel")
+
+
+def pause(job_id: JobId) -> None:
+    """Pause a job at its next checkpoint."""
+    _act(job_id, "pause")
+
+
+def resume(job_id: JobId) -> None:
+    """Put a paused job back in the queue; it goes on from its last checkpoint."""
+    _act(job_id, "resume")
+
+
+def _newest(client: Any, *, limit: int, state: str | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while len(found) < limit:
+        page = client.list_jobs(limit=100 if state else min(limit - len(found), 100), after=after)
+        found += [job for job in page["data"] if state in (None, job["status"])]
+        if not page["has_more"] or not page["data"]:
+            break
+        after = page["data"][-1]["id"]
+    return found[:limit]
+
+
+def _row(job: dict[str, Any]) -> tuple[object, ...]:
+    ours = job.get("tunesmith") or {}
+    progress = ours.get("progress") or {}
+    steps = f"{progress.get('step') or 0}/{progress['total_steps']}" if progress.get("total_steps") else None
+    result = job.get("fine_tuned_model") or (job.get("error") or {}).get("code")
+    method, created = ours.get("method"), output.moment(job["created_at"])
+    return (job["id"], job["status"], job["model"], method, steps, created, result)
+
+
+def _act(job_id: str, action: str) -> None:
+    from cli.client import Client
+
+    with Client() as client:
+        job = client.act_on_job(job_id, action)
+    output.data(f"{job['id']}  {job['status']}")
+    if action != "resume" and job["status"] == "running":
+        output.note(f"it stops at the next step; see it happen with: tunesmith watch {job_id}")

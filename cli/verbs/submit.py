@@ -1,0 +1,165 @@
+"""The verb `submit`: upload what is not there yet, create one job, and wait for it when asked to."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output
+from cli.verbs.options import Format, Timeout
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+Json = dict[str, Any]
+
+_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
+
+
+class MethodChoice(StrEnum):
+    """The values of --method."""
+
+    AUTO = "auto"
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+
+
+class GoalChoice(StrEnum):
+    """The values of --goal."""
+
+    BALANCED = "balanced"
+    QUALITY = "quality"
+    SPEED = "speed"
+    COST = "cost"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command."""
+    app.command(rich_help_panel="Jobs")(submit)
+
+
+def submit(
+    training: Annotated[str, typer.Argument(metavar="FILE", help="A JSONL file, or the id of an uploaded one.")],
+    model: Annotated[str, typer.Option(help="A base model's name, see `tunesmith models ls`.")],
+    validation: Annotated[str | None, typer.Option(help="A JSONL file (or id) that is only measured on.")] = None,
+    method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
+    goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 1 to 50.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per optimizer step; 1 to 256.")] = None,
+    learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
+    name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given many times.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, one line per change.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for the end with a live view.")] = False,
+    timeout: Timeout = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="With the same key again, this attaches to the job made the first time.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
+) -> None:
+    """Create a fine-tuning job from a JSONL file."""
+    labels = _labels(metadata or [], name=name)
+    _require_source(training, "FILE")
+    if validation is not None:
+        _require_source(validation, "--validation")
+    hyperparameters = _present(
+        n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier
+    )
+    ours = _present(
+        method=method.value, goal=goal.value, lora=_present(rank=rank) or None, max_seq_length=max_seq_length
+    )
+    wanted = _present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "tunesmith": ours,
+    }
+    from cli.client import Client
+
+    with Client() as client:
+        job = _create(client, wanted, training=training, validation=validation, idempotency_key=idempotency_key)
+        _announce(job, form=form, is_waiting=wait or follow)
+        code = _wait(client, job, timeout=timeout, is_live=follow, form=form) if wait or follow else 0
+    raise typer.Exit(code)
+
+
+def _create(
+    client: "Client", wanted: Json, *, training: str, validation: str | None, idempotency_key: str | None
+) -> Json:
+    import uuid
+
+    body = {**wanted, "training_file": _file_id(client, training)}
+    if validation is not None:
+        body["validation_file"] = _file_id(client, validation)
+    return client.create_job(body, idempotency_key=idempotency_key or uuid.uuid4().hex)
+
+
+def _announce(job: Json, *, form: Format, is_waiting: bool) -> None:
+    if form is Format.JSON and not is_waiting:
+        output.as_json(job)
+    elif form is Format.JSON:
+        output.note(job["id"])
+    else:
+        output.data(job["id"])
+    if form is Format.TABLE and not is_waiting:
+        output.note(f"{job['status']}; follow it with: tunesmith watch {job['id']}")
+
+
+def _wait(client: "Client", job: Json, *, timeout: float | None, is_live: bool, form: Format) -> int:
+    from cli.verbs.watch import watch_to_the_end
+
+    code = watch_to_the_end(client, job["id"], timeout_seconds=timeout, is_live=is_live)
+    if form is Format.JSON:
+        output.as_json(client.job(job["id"]))
+    return code
+
+
+def _file_id(client: "Client", source: str) -> str:
+    """The id of the file in the service: an identical file that is already there is not sent again.
+
+    That also keeps the body of a repeated submit the same, which an idempotency key insists on.
+    """
+    from cli.models.hashing import sha256_of
+    from cli.progress import transfer, watched
+    from tuning.errors import InvalidTrainingFile
+
+    if _FILE_ID.fullmatch(source) and not Path(source).exists():
+        return source
+    path = Path(source)
+    sha256 = sha256_of(path)
+    for known in client.list_files(purpose="fine-tune"):
+        if (known.get("tunesmith") or {}).get("sha256") == sha256 and known["status"] == "processed":
+            return str(known["id"])
+    with transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance:
+        file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
+    if file["status"] == "error":
+        raise InvalidTrainingFile(
+            f"{path} cannot be trained on: {file.get('status_details')}",
+            param="training_file",
+            hint=f"correct the lines named above and submit again; it is kept as {file['id']}",
+        )
+    return str(file["id"])
+
+
+def _require_source(source: str, what: str) -> None:
+    if not Path(source).is_file() and not _FILE_ID.fullmatch(source):
+        raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint=what)
+
+
+def _labels(pairs: list[str], *, name: str | None) -> dict[str, str]:
+    labels = {"name": name} if name is not None else {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
+        labels[key] = value
+    return labels
+
+
+def _present(**values: Any) -> Json:
+    return {key: value for key, value in values.items() if value is not None}

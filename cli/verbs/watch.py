@@ -1,0 +1,166 @@
+"""Verbs that show a job as it goes: watch, logs, events. They exit with what became of the job."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output
+from cli.verbs.options import JobId, Listed, ListFormat, Timeout
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+Json = dict[str, Any]
+
+_PANEL = "Jobs"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for verb in (watch, logs, events):
+        app.command(rich_help_panel=_PANEL)(verb)
+
+
+def watch(job_id: JobId, timeout: Timeout = None) -> None:
+    """Follow a job to its end; Ctrl-C leaves it running."""
+    from cli.client import Client
+
+    with Client() as client:
+        code = watch_to_the_end(client, job_id, timeout_seconds=timeout)
+    raise typer.Exit(code)
+
+
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    timeout: Timeout = None,
+) -> None:
+    """Print a job's history as log lines; with -f, as it happens."""
+    from cli.client import Client
+    from cli.exit_codes import for_job
+    from cli.job_text import describe_failure
+
+    with Client() as client:
+        if follow:
+            job = _follow_log(client, job_id, timeout_seconds=timeout)
+        else:
+            job = client.job(job_id)
+            for event in client.events_since(job_id):
+                output.data(log_line(event))
+        if job["status"] == "failed":
+            for line in describe_failure(job):
+                output.data(line)
+    if follow:
+        raise typer.Exit(for_job(job["status"]))
+
+
+def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+    """List every event of a job, oldest first."""
+    from cli.client import Client
+
+    with Client() as client:
+        found = client.events_since(job_id)
+    if form is ListFormat.JSON:
+        output.as_json(found)
+        return
+    rows = [(output.moment(event["created_at"]), event["level"], event["type"], event["message"]) for event in found]
+    output.table(("TIME", "LEVEL", "TYPE", "MESSAGE"), rows)
+
+
+def watch_to_the_end(
+    client: "Client", job_id: str, *, timeout_seconds: float | None = None, is_live: bool = True
+) -> int:
+    """Show a job until it ends and return the exit code. Ctrl-C detaches and says how to come back."""
+    from cli.follow import follow
+    from cli.views import PlainView, view_for_this_terminal
+
+    try:
+        if is_live:
+            with view_for_this_terminal() as view:
+                followed = follow(client, job_id, view=view, timeout_seconds=timeout_seconds)
+        else:
+            followed = follow(client, job_id, view=PlainView(), timeout_seconds=timeout_seconds)
+    except KeyboardInterrupt:
+        raise typer.Exit(_detached(job_id)) from None
+    if not followed.is_finished:
+        return _timed_out(job_id)
+    return _tell_the_end(client, followed.job)
+
+
+def log_line(event: Json) -> str:
+    """`2026-05-04 10:11:12 warn   message`."""
+    return f"{output.moment(event['created_at'])} {event['level']:<5} {event['message']}"
+
+
+def _follow_log(client: "Client", job_id: str, *, timeout_seconds: float | None) -> Json:
+    from cli.follow import follow
+
+    try:
+        followed = follow(client, job_id, view=_LogView(), timeout_seconds=timeout_seconds)
+    except KeyboardInterrupt:
+        raise typer.Exit(_detached(job_id)) from None
+    if not followed.is_finished:
+        raise typer.Exit(_timed_out(job_id))
+    return followed.job
+
+
+class _LogView:
+    """Events as log lines on stdout; what concerns the connection on stderr."""
+
+    def job(self, job: Json) -> None:
+        """The state is in the events already."""
+
+    def event(self, event: Json) -> None:
+        output.data(log_line(event))
+
+    def point(self, point: Json) -> None:
+        """Metrics have events of their own."""
+
+    def lost(self, reason: str) -> None:
+        output.note(f"{reason} Waiting for it to come back; the job itself goes on.")
+
+    def found(self) -> None:
+        output.note("The service answers again.")
+
+
+def _tell_the_end(client: "Client", job: Json) -> int:
+    from cli.exit_codes import for_job
+    from cli.job_text import describe_failure
+
+    if job["status"] == "succeeded":
+        for line in _result_lines(client, job):
+            output.note(line)
+    elif job["status"] == "failed":
+        for line in describe_failure(job):
+            output.note(line)
+    return int(for_job(job["status"]))
+
+
+def _result_lines(client: "Client", job: Json) -> list[str]:
+    took = output.duration((job["finished_at"] or time.time()) - job["created_at"])
+    losses = [point["valid_loss"] for point in client.metrics(job["id"]) if point.get("valid_loss") is not None]
+    valid = f"valid {losses[0]:.3f} -> {losses[-1]:.3f}   " if len(losses) > 1 else ""
+    lines = [f"{'':12}{valid}{took} from submit to result"]
+    for artifact in client.artifacts(job["id"]):
+        if artifact["kind"] in ("adapter", "model"):
+            total_bytes = sum(file["bytes"] for file in artifact["files"])
+            pull = f"tunesmith artifacts pull {job['id']} --output DIR"
+            lines.append(f"{'':12}{artifact['kind']} {output.size(total_bytes)}: {pull}")
+    return lines
+
+
+def _detached(job_id: str) -> int:
+    from cli.exit_codes import ExitCode
+
+    output.note(f"\ndetached; {job_id} goes on")
+    output.note(f"  watch it again   tunesmith watch {job_id}")
+    output.note(f"  cancel it        tunesmith cancel {job_id}")
+    return int(ExitCode.INTERRUPTED)
+
+
+def _timed_out(job_id: str) -> int:
+    from cli.exit_codes import ExitCode
+
+    output.note(f"the time is up; {job_id} goes on: tunesmith watch {job_id}")
+    return int(ExitCode.TIMED_OUT)
