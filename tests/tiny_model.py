@@ -1,4 +1,4 @@
-"""A real but tiny Llama folder (under a million parameters), built from a config and a tokenizer trained on the spot."""
+"""A real but tiny Llama folder (under a million parameters): from a config, with a tokenizer trained on the spot."""
 
 import json
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def build_tiny_model(
     layers: int = 2,
     vocabulary_size: int = 512,
 ) -> Path:
-    """Write config, random weights (fp32, seeded), tokenizer and chat template to `folder`; returns it. Takes about a second."""
+    """Write config, seeded fp32 weights, tokenizer and chat template to `folder`, in about a second; returns it."""
     import torch
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaForCausalLM

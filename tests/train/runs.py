@@ -1,0 +1,126 @@
+"""Builds run directories for the trainer and runs it, in this process or as the real command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from worker.rundir import RunDirectory, TrainRequest
+
+REPOSITORY = Path(__file__).parents[2]
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "zero"]
+
+
+def chat_rows(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
+    """Rows of different lengths with a rule that a tiny model can learn: repeat the words backwards."""
+    rows = []
+    for index in range(offset, offset + count):
+        words = [WORDS[(index * step + step) % len(WORDS)] for step in range(1, 2 + index % 7)]
+        messages = [
+            {"role": "user", "content": " ".join(words)},
+            {"role": "assistant", "content": " ".join(reversed(words))},
+        ]
+        rows.append({"messages": messages})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lora(**changes: Any) -> Lora:
+    values = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "trainable_parameters": 1}
+    return Lora(**{**values, **changes})
+
+
+def plan(**changes: Any) -> Plan:
+    method = Method(changes.get("method", Method.LORA))
+    values: dict[str, Any] = {
+        "method": method,
+        "device": "cpu",
+        "precision": "fp32",
+        "attention": "sdpa",
+        "lora": None if method is Method.FULL else lora(),
+        "quantization": "nf4" if method is Method.QLORA else None,
+        "double_quantization": method is Method.QLORA,
+        "activation_checkpointing": "none",
+        "optimizer": "adamw",
+        "learning_rate": 5e-3,
+        "schedule": "linear",
+        "warmup_steps": 1,
+        "weight_decay": 0.0,
+        "max_gradient_norm": 1.0,
+        "epochs": 2,
+        "rows_per_step": 8,
+        "max_sequence_length": 256,
+        "tokens_per_micro_step": 256,
+        "total_steps": 1000,
+        "evaluation_interval_steps": 4,
+        "checkpoint_interval_steps": 3,
+        "seed": 7,
+        "memory": MemoryEstimate(items={}, total_bytes=0, budget_bytes=1),
+        "time": TimeEstimate(tokens_per_second=1, seconds=1, seconds_low=1, seconds_high=1),
+        "reasons": (),
+    }
+    return Plan(**{**values, **changes})
+
+
+def make_run(
+    root: Path,
+    *,
+    model: Path,
+    plan: Plan,
+    rows: list[dict[str, Any]] | None = None,
+    validation: list[dict[str, Any]] | None = None,
+    **changes: Any,
+) -> RunDirectory:
+    root.mkdir(parents=True, exist_ok=True)
+    training = write_rows(root / "train.jsonl", chat_rows(24) if rows is None else rows)
+    held_out = None if validation is None else str(write_rows(root / "valid.jsonl", validation))
+    request = TrainRequest(
+        job_id="ftjob-test",
+        attempt_id="attempt-test",
+        spec=JobSpec(model="tiny", seed=plan.seed),
+        plan=plan,
+        dataset=DatasetFacts(rows=24, tokens=1000, longest_row_tokens=100, supervised_tokens=500),
+        model_dir=str(model),
+        training_file=str(training),
+        validation_file=held_out,
+        **changes,
+    )
+    directory = RunDirectory(root / "run")
+    directory.create(request)
+    return directory
+
+
+def start(directory: RunDirectory, **environment: str) -> subprocess.Popen[bytes]:
+    """The real command, in a process group of its own, with its output in log.txt."""
+    with directory.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "worker.train", str(directory.root)],
+            cwd=REPOSITORY,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )
+
+
+def train_here(directory: RunDirectory) -> int:
+    """In this process: no imports to wait for. Returns the exit code."""
+    from worker.train.session import train_to_result
+
+    return train_to_result(directory.request(), directory)
+
+
+def metrics(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in directory.metrics.read_text().splitlines()]
+
+
+def events(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in directory.events.read_text().splitlines()]

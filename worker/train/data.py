@@ -1,0 +1,208 @@
+"""Training rows: from JSON lines to token ids with a mark on every token the model should learn to write.
+
+Four kinds of row, told apart by their keys: chat (`messages`), `prompt` and `completion`, plain `text`, and
+preference pairs (`input`, `preferred_output`, `non_preferred_output`), which become two sequences each.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from worker.train.chat import ChatRenderer, MarkedText
+from worker.train.failures import user_error
+
+TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised rows in flat arrays. Row i holds the sequences i*n .. i*n+n-1, n being `sequences_per_row`.
+
+    tokens: int32 [tokens]; supervised: bool [tokens]; offsets: int64 [sequences + 1]; line_numbers: int64 [rows],
+    first line 1.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    offsets: np.ndarray
+    line_numbers: np.ndarray
+    sequences_per_row: int = 1
+    truncated: int = 0
+    unsupervised: int = 0
+
+    def __len__(self) -> int:
+        return len(self.line_numbers)
+
+    def sequences(self, row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Token ids and supervised marks of each sequence of one row."""
+        first = row * self.sequences_per_row
+        for index in range(first, first + self.sequences_per_row):
+            span = slice(self.offsets[index], self.offsets[index + 1])
+            yield self.tokens[span], self.supervised[span]
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, all of its sequences together: int64 [rows]."""
+        return np.diff(self.offsets).reshape(-1, self.sequences_per_row).sum(axis=1)
+
+    def supervised_counts(self) -> np.ndarray:
+        """Tokens of each row that carry loss: int64 [rows]. A sequence's first has nothing to be predicted from."""
+        marks = self.supervised.astype(np.int64)
+        marks[self.offsets[:-1]] = 0
+        return np.add.reduceat(marks, self.offsets[:-1]).reshape(-1, self.sequences_per_row).sum(axis=1)
+
+
+def load_rows(path: Path, *, tokenizer: PreTrainedTokenizerBase, objective: str, max_sequence_length: int) -> Rows:
+    """Read, render and tokenise a file. Rows too long lose their end; rows left with nothing to learn are dropped.
+
+    Raises:
+        JobFailure: `invalid_training_file`, `no_supervised_tokens` or `chat_template_unsupported`.
+    """
+    renderer = ChatRenderer(tokenizer)
+    builder = _Builder(sequences_per_row=2 if objective == "dpo" else 1, max_sequence_length=max_sequence_length)
+    numbers: list[int] = []
+    texts: list[MarkedText] = []
+    for number, row in _read(path):
+        numbers.append(number)
+        texts.extend(_marked_texts(row, number, renderer=renderer, tokenizer=tokenizer, objective=objective))
+        if len(numbers) == TOKENIZE_AT_ONCE:
+            builder.add(numbers, _tokenize(texts, tokenizer))
+            numbers, texts = [], []
+    if numbers:
+        builder.add(numbers, _tokenize(texts, tokenizer))
+    rows = builder.rows()
+    if not len(rows):
+        raise user_error(
+            "no_supervised_tokens",
+            f"No row of the file has anything left to learn within {max_sequence_length} tokens.",
+            hint="Give each row an assistant message with weight 1; raise max_seq_length if prompts push it out.",
+            param="training_file",
+        )
+    return rows
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except ValueError as error:
+                    raise _bad_row(number, "is not a JSON object in UTF-8") from error
+
+
+def _marked_texts(
+    row: dict[str, Any],
+    number: int,
+    *,
+    renderer: ChatRenderer,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: str,
+) -> list[MarkedText]:
+    is_pair = "preferred_output" in row
+    if is_pair != (objective == "dpo"):
+        kind = "a preference pair" if is_pair else "not a preference pair"
+        raise _bad_row(number, f"is {kind}, which the {objective} method cannot train on")
+    end, begin = str(tokenizer.eos_token or ""), _beginning(tokenizer)
+    try:
+        if is_pair:
+            return _pair(row, renderer)
+        if "messages" in row:
+            return [renderer.mark(row["messages"], tools=row.get("tools"))]
+        if "prompt" in row:
+            prompt, completion = begin + str(row["prompt"]), str(row["completion"]) + end
+            return [MarkedText(prompt + completion, ((len(prompt), len(prompt) + len(completion)),))]
+        text = begin + str(row["text"]) + end
+        return [MarkedText(text, ((0, len(text)),))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _bad_row(number, f"lacks or misuses {error}") from error
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that this tokenizer puts before plain text, if it does."""
+    first = tokenizer("x").input_ids[:1]
+    return str(tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
+
+
+def _pair(row: dict[str, Any], renderer: ChatRenderer) -> list[MarkedText]:
+    """The preferred conversation, then the other. Only the outputs are supervised, not assistant turns of the input."""
+    context = [{**message, "weight": 0} for message in row["input"]["messages"]]
+    tools = row["input"].get("tools")
+    return [renderer.mark(context + row[key], tools=tools) for key in ("preferred_output", "non_preferred_output")]
+
+
+def _tokenize(texts: list[MarkedText], tokenizer: PreTrainedTokenizerBase) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Token ids, int32, and for each whether it begins within a supervised span, bool."""
+    encoded = tokenizer(
+        [text.text for text in texts],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return [
+        (np.asarray(ids, dtype=np.int32), _marks(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), text.spans))
+        for ids, offsets, text in zip(encoded["input_ids"], encoded["offset_mapping"], texts, strict=True)
+    ]
+
+
+def _marks(offsets: np.ndarray, spans: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """Whether each token overlaps a span. A token that straddles a span's start (a merged header) counts as written."""
+    marks = np.zeros(len(offsets), dtype=bool)
+    for start, end in spans:
+        marks |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
+    return marks
+
+
+class _Builder:
+    """Collects sequences row by row into the flat arrays of `Rows`."""
+
+    def __init__(self, *, sequences_per_row: int, max_sequence_length: int) -> None:
+        self._sequences_per_row = sequences_per_row
+        self._limit = max_sequence_length
+        self._tokens: list[np.ndarray] = []
+        self._marks: list[np.ndarray] = []
+        self._line_numbers: list[int] = []
+        self._truncated = 0
+        self._unsupervised = 0
+
+    def add(self, line_numbers: list[int], sequences: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Keep the rows that still have a supervised token in each of their sequences after truncation."""
+        per_row = self._sequences_per_row
+        for index, number in enumerate(line_numbers):
+            row = sequences[index * per_row : (index + 1) * per_row]
+            self._truncated += any(len(tokens) > self._limit for tokens, _ in row)
+            cut = [(tokens[: self._limit], marks[: self._limit]) for tokens, marks in row]
+            if not all(marks[1:].any() for _, marks in cut):
+                self._unsupervised += 1
+                continue
+            self._line_numbers.append(number)
+            for tokens, marks in cut:
+                self._tokens.append(tokens)
+                self._marks.append(marks)
+
+    def rows(self) -> Rows:
+        """Everything that was added."""
+        lengths = [len(tokens) for tokens in self._tokens]
+        return Rows(
+            tokens=np.concatenate([np.zeros(0, np.int32), *self._tokens]),
+            supervised=np.concatenate([np.zeros(0, bool), *self._marks]),
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            line_numbers=np.asarray(self._line_numbers, dtype=np.int64),
+            sequences_per_row=self._sequences_per_row,
+            truncated=self._truncated,
+            unsupervised=self._unsupervised,
+        )
+
+
+def _bad_row(number: int, problem: str) -> Exception:
+    return user_error(
+        "invalid_training_file",
+        f"Line {number} {problem}.",
+        hint="Check the file with `tunesmith validate` and correct the line.",
+        param="training_file",
+    )

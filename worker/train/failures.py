@@ -1,0 +1,75 @@
+"""How a training run fails: stable codes, what a person can do about each, and the translation of library errors."""
+
+import errno
+import re
+
+import torch
+
+from tuning.errors import Category, Failure, JobFailure, TunesmithError
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I)
+
+
+def user_error(code: str, message: str, *, hint: str, param: str | None = None) -> JobFailure:
+    """Data or settings that cannot work: never retried."""
+    return JobFailure(Failure(code=code, message=message, hint=hint, param=param, category=Category.USER_ERROR))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the accelerator's or the host's memory is exhausted."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error` or one of its causes says that a file system is full; native writers say it only in words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(seen) or "os error 28" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def failure_of(error: BaseException, *, step: int) -> Failure:
+    """The `Failure` to store for any exception that ended the run at optimizer step `step`."""
+    if isinstance(error, JobFailure):
+        return error.failure
+    if isinstance(error, TunesmithError):
+        return Failure(
+            code=error.code, message=error.message, param=error.param, hint=error.hint, category=Category.USER_ERROR
+        )
+    if is_out_of_memory(error):
+        return _out_of_memory(step)
+    if is_disk_full(error):
+        return _disk_full(step)
+    return Failure(
+        code="internal_error",
+        message=f"The trainer stopped at step {step} by an error of its own ({type(error).__name__}).",
+        category=Category.INTERNAL,
+        retryable=True,
+        hint="The log of the attempt has the details; the job is tried again from its last checkpoint.",
+    )
+
+
+def _out_of_memory(step: int) -> Failure:
+    return Failure(
+        code="out_of_memory",
+        message=f"Memory ran out at step {step}.",
+        category=Category.OUT_OF_MEMORY,
+        retryable=True,
+        hint="Lower max_seq_length or the batch size, or let the planner choose the method.",
+    )
+
+
+def _disk_full(step: int) -> Failure:
+    return Failure(
+        code="disk_full",
+        message=f"The worker's disk was full at step {step}.",
+        category=Category.DISK_FULL,
+        retryable=True,
+        hint="Free space in the worker's work directory; the last complete checkpoint is kept.",
+    )

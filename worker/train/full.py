@@ -1,0 +1,21 @@
+"""Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights."""
+
+from worker.train.checkpoint import Progress
+from worker.train.loop import WeightFile, fit
+from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from worker.train.objectives import supervised
+from worker.train.output import save_model
+from worker.train.run import Run
+
+MASTERS_FILE = "masters.safetensors"
+
+
+def train(run: Run) -> Progress:
+    """Load the model, train all of it, write it to the run's output."""
+    model = load_model(run.model_folder, plan=run.plan, device=run.device)
+    check_vocabulary(model, run.rows)
+    model.requires_grad_(True)
+    enable_checkpointing(model, run.plan.activation_checkpointing)
+    progress = fit(run, Learner(model), objective=supervised(), weight_file=WeightFile(MASTERS_FILE))
+    save_model(run, model, progress=progress)
+    return progress

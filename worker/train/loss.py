@@ -1,0 +1,137 @@
+"""Output head and cross-entropy in one pass, on supervised tokens only and in chunks: the full logits never exist.
+
+The gradient of a chunk is computed while its logits are at hand, so the backward pass multiplies by a scalar and
+nothing more. Matmuls run in the model's dtype, the log-sum-exp in fp32. The same idea as Cut Cross-Entropy (arXiv
+2411.09009), in plain PyTorch.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of fp32 logits; on a CPU a chunk should stay near the cache
+MIN_CHUNK_TOKENS = 64
+
+
+class Head(NamedTuple):
+    """The output projection. weight: [vocabulary, hidden]; `softcap` bounds logits to its magnitude by tanh."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    softcap: float | None = None
+
+
+class LossSums(NamedTuple):
+    """Sums over supervised tokens. loss: fp32 scalar with gradient; correct: int64 scalar, argmax hits."""
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+
+
+def summed_cross_entropy(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> LossSums:
+    """Negative log-likelihood of `labels` [targets], summed, given `hidden` [targets, hidden size]."""
+    loss, correct = _SummedCrossEntropy.apply(hidden, head.weight, head.bias, labels, head.softcap)
+    return LossSums(loss, correct)
+
+
+def token_log_probabilities(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
+    """Log-probability of each label, fp32 [targets], with gradient; logits are rebuilt in the backward pass."""
+    size = _chunk_tokens(hidden, head.weight)
+    parts = [
+        checkpoint(_log_probabilities, states, chosen, head.weight, head.bias, head.softcap, use_reentrant=False)
+        for states, chosen in zip(hidden.split(size), labels.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _log_probabilities(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(1, labels[:, None]).squeeze(1)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        softcap: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and hits; keeps the gradients of hidden states, weight and bias for a unit gradient of the loss."""
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        size = _chunk_tokens(hidden, weight) * (4 if wants_weight else 1)  # fewer sums of the weight's gradient
+        for start in range(0, len(labels), size):
+            chunk = slice(start, start + size)
+            logits = torch.nn.functional.linear(hidden[chunk], weight, bias)
+            slope = _cap(logits, softcap)
+            log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+            loss -= log_probabilities.gather(1, labels[chunk, None]).sum()
+            correct += (logits.argmax(dim=-1) == labels[chunk]).sum()
+            if grad_hidden is None and grad_weight is None:
+                continue
+            grad_logits = _gradient(log_probabilities, labels[chunk], slope, out=logits)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[chunk])
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden[chunk]
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(dim=0, dtype=torch.float32)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale what the forward pass kept."""
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if grad_hidden is None else grad_hidden * grad_loss.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad_loss).to(weight_dtype),
+            None if grad_bias is None else (grad_bias * grad_loss).to(bias_dtype),
+            None,
+            None,
+        )
+
+
+def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor | None:
+    """Cap `logits` in place; returns the derivative of the cap, or None where there is none."""
+    if not softcap:
+        return None
+    logits.div_(softcap).tanh_()
+    slope = 1.0 - logits.float().square()
+    logits.mul_(softcap)
+    return slope
+
+
+def _gradient(
+    log_probabilities: torch.Tensor, labels: torch.Tensor, slope: torch.Tensor | None, *, out: torch.Tensor
+) -> torch.Tensor:
+    """softmax(logits) - onehot(labels), written over `out`; `log_probabilities` is used up."""
+    probabilities = log_probabilities.exp_()
+    probabilities.scatter_add_(1, labels[:, None], probabilities.new_full((len(labels), 1), -1.0))
+    if slope is not None:
+        probabilities.mul_(slope)
+    return out.copy_(probabilities)
+
+
+def _chunk_tokens(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    budget = CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"]
+    return max(MIN_CHUNK_TOKENS, budget // (4 * weight.shape[0]))

@@ -1,0 +1,131 @@
+"""AdamW over fp32 masters: bf16 weights alone would lose every update below a thousandth of their size.
+
+A parameter that is fp32 already is its own master. For the others a hook adds each gradient to the master's fp32
+gradient as soon as it is complete and frees it, so gradients of many micro-steps add up in fp32 and the 16-bit ones
+never exist all at once.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tuning.plan import Plan
+
+TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class MasterOptimizer:
+    """Owns the masters, their gradients and the optimizer state of one model's trainable parameters."""
+
+    def __init__(self, trainable: Iterable[tuple[str, nn.Parameter]], *, plan: Plan) -> None:
+        self.masters: dict[str, nn.Parameter] = {}
+        self._mirrors: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for name, parameter in trainable:
+            self.masters[name] = self._master_of(parameter)
+        matrices = [master for master in self.masters.values() if master.ndim >= 2]
+        vectors = [master for master in self.masters.values() if master.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": plan.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self._optimizer = _adamw([group for group in groups if group["params"]], plan=plan)
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The fp32 gradients that exist, in a fixed order."""
+        return [master.grad for master in self.masters.values() if master.grad is not None]
+
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Scale the gradients down to a common norm of `max_norm` (0: never); returns the norm before, fp32 scalar."""
+        norm = torch.nn.utils.get_total_norm(self.gradients(), foreach=False)
+        if max_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.masters.values(), max_norm, norm)
+        return norm
+
+    def step(self, *, learning_rate: float) -> None:
+        """One update, copied to the mirrors; gradients are cleared."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self.refresh_mirrors()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all gradients, also a half-finished step's."""
+        for master in self.masters.values():
+            master.grad = None
+        for parameter, _ in self._mirrors:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def refresh_mirrors(self) -> None:
+        """Round the masters into the model."""
+        for parameter, master in self._mirrors:
+            parameter.copy_(master)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Optimizer state tensors by `<index>.<field>`, not copied."""
+        return {
+            f"{index}.{field}": value
+            for index, state in self._optimizer.state_dict()["state"].items()
+            for field, value in state.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def scalars(self) -> dict[str, Any]:
+        """Optimizer state that is not a tensor, by the same names."""
+        return {
+            f"{index}.{field}": value
+            for index, state in self._optimizer.state_dict()["state"].items()
+            for field, value in state.items()
+            if not isinstance(value, torch.Tensor)
+        }
+
+    def load(self, folder: Path) -> None:
+        """Restore the state that `save_state` wrote; the masters' values are the caller's to restore first."""
+        values: dict[str, Any] = dict(load_file(folder / TENSORS))
+        values.update(json.loads((folder / SCALARS).read_text(encoding="utf-8")))
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in values.items():
+            index, field = key.split(".", 1)
+            state.setdefault(int(index), {})[field] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.refresh_mirrors()
+
+    def _master_of(self, parameter: nn.Parameter) -> nn.Parameter:
+        if parameter.dtype == torch.float32:
+            return parameter
+        master = nn.Parameter(parameter.detach().float())
+        self._mirrors.append((parameter, master))
+        parameter.register_post_accumulate_grad_hook(lambda done: _move_gradient(done, master))
+        return master
+
+
+def save_state(folder: Path, *, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    """Write optimizer state as safetensors and JSON."""
+    save_file(tensors, folder / TENSORS)
+    (folder / SCALARS).write_text(json.dumps(scalars), encoding="utf-8")
+
+
+def _move_gradient(parameter: torch.Tensor, master: nn.Parameter) -> None:
+    if parameter.grad is None:
+        return
+    if master.grad is None:
+        master.grad = parameter.grad.float()
+    else:
+        master.grad.add_(parameter.grad)
+    parameter.grad = None
+
+
+def _adamw(groups: list[dict[str, Any]], *, plan: Plan) -> torch.optim.Optimizer:
+    if plan.optimizer == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, lr=plan.learning_rate, betas=BETAS, eps=EPSILON)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=BETAS, eps=EPSILON, fused=True)

@@ -1,0 +1,48 @@
+"""One training run as its parts see it: what was asked, where to write, the data, and the devices."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tuning.plan import Plan
+from worker.rundir import RunDirectory, TrainRequest
+from worker.train.data import Rows
+from worker.train.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a training method needs. `rank` and `processes` describe the process group; alone they are 0 and 1."""
+
+    request: TrainRequest
+    directory: RunDirectory
+    recorder: Recorder
+    tokenizer: PreTrainedTokenizerBase
+    rows: Rows
+    validation_rows: Rows | None
+    device: torch.device
+    versions: dict[str, str]
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def plan(self) -> Plan:
+        """The decided numbers."""
+        return self.request.plan
+
+    @property
+    def model_folder(self) -> Path:
+        """The base model."""
+        return Path(self.request.model_dir)
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """The adapter to continue from."""
+        return Path(self.request.adapter_dir) if self.request.adapter_dir else None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0

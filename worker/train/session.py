@@ -1,0 +1,149 @@
+"""One run from request to result: devices, data, the plan's method, and every ending written down."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import traceback
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from tuning.errors import Failure
+from tuning.state import Phase
+from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainRequest, TrainResult
+from worker.train.checkpoint import Progress
+from worker.train.data import Rows, load_rows
+from worker.train.failures import failure_of
+from worker.train.loop import Stopped
+from worker.train.model import load_tokenizer, read_config
+from worker.train.recorder import Recorder, peak_memory_bytes
+from worker.train.run import Run
+
+VERSIONED = ("accelerate", "bitsandbytes", "peft", "tokenizers", "torch", "transformers")
+
+
+def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
+    """Train; returns the exit code. A trace of an unexpected error goes to the log, never into the result."""
+    recorder = Recorder(directory)
+    try:
+        recorder.phase(Phase.PREPARING)
+        run = prepare(request, directory)
+        progress = _method(run).train(run)
+    except Stopped:
+        return EXIT_STOPPED
+    except Exception as error:
+        traceback.print_exc()
+        failure = failure_of(error, step=_last_step(directory))
+        return _fail(directory, recorder, failure)
+    if run.is_main:
+        directory.write_result(_result(run, progress))
+    return 0
+
+
+def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
+    """Devices, seeds, tokenizer and tokenised rows."""
+    accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no")
+    disable_progress_bar()
+    _limit_threads(request.plan.device)
+    set_seed(request.plan.seed)
+    recorder = Recorder(directory, active=accelerator.is_main_process)
+    folder = Path(request.model_dir)
+    read_config(folder)
+    tokenizer = load_tokenizer(folder)
+
+    def load(path: str) -> Rows:
+        return load_rows(
+            Path(path),
+            tokenizer=tokenizer,
+            objective=request.plan.objective,
+            max_sequence_length=request.plan.max_sequence_length,
+        )
+
+    run = Run(
+        request=request,
+        directory=directory,
+        recorder=recorder,
+        tokenizer=tokenizer,
+        rows=load(request.training_file),
+        validation_rows=load(request.validation_file) if request.validation_file else None,
+        device=accelerator.device,
+        versions=_versions(),
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    _tell_about_data(run)
+    return run
+
+
+def _method(run: Run) -> "_Method":
+    """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
+    return cast("_Method", importlib.import_module(f"worker.train.{run.plan.method.value}"))
+
+
+class _Method(Protocol):
+    def train(self, run: Run) -> Progress: ...
+
+
+def _limit_threads(device: str) -> None:
+    """As many threads as cores this process may use; more only make them wait for each other."""
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _tell_about_data(run: Run) -> None:
+    rows = run.rows
+    tokens, supervised = int(rows.lengths().sum()), int(rows.supervised_counts().sum())
+    run.recorder.event(
+        f"{len(rows)} rows, {tokens} tokens, {supervised} of them supervised.",
+        rows=len(rows),
+        tokens=tokens,
+        supervised_tokens=supervised,
+        longest_row_tokens=int(rows.lengths().max()),
+    )
+    if rows.truncated:
+        limit = run.plan.max_sequence_length
+        text = f"{rows.truncated} rows were longer than {limit} tokens and lost their end."
+        run.recorder.event(text, level="warn", rows_truncated=rows.truncated, max_sequence_length=limit)
+    if rows.unsupervised:
+        text = f"{rows.unsupervised} rows had nothing left to learn and were left out."
+        run.recorder.event(text, level="warn", rows_dropped=rows.unsupervised)
+
+
+def _result(run: Run, progress: Progress) -> TrainResult:
+    seconds = progress.training_seconds
+    return TrainResult(
+        output_kind="adapter" if run.plan.lora is not None else "model",
+        steps=progress.step,
+        trained_tokens=progress.trained_tokens,
+        supervised_tokens=progress.supervised_tokens,
+        first_valid_loss=progress.first_valid_loss,
+        final_valid_loss=progress.last_valid_loss,
+        final_train_loss=progress.last_train_loss,
+        tokens_per_second=progress.trained_tokens / seconds if seconds else None,
+        peak_memory_bytes=peak_memory_bytes(run.device),
+        training_seconds=seconds,
+    )
+
+
+def _fail(directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
+    recorder.event(failure.message, level="error", code=failure.code)
+    directory.write_result(TrainResult(failure=failure, steps=_last_step(directory)))
+    return EXIT_FAILED
+
+
+def _last_step(directory: RunDirectory) -> int:
+    """The last step on record."""
+    if not directory.metrics.exists():
+        return 0
+    lines = directory.metrics.read_text(encoding="utf-8").splitlines()
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONED}}
