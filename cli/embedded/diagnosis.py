@@ -6,7 +6,7 @@ from pathlib import Path
 from cli.embedded.errors import DirectoryUnusable, DiskFull, EmbeddedError, ServerFailed
 from cli.embedded.process import tail
 
-_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|Check free disk space", re.IGNORECASE)
 _STILL_OWNED = re.compile(r"lock file .* already exists|pre-existing shared memory block", re.IGNORECASE)
 _NOT_OURS = re.compile(r"Permission denied|has wrong ownership|has invalid permissions|Read-only file system")
 _DAMAGED = re.compile(

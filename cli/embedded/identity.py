@@ -34,7 +34,7 @@ def unprivileged(binary: Path, *, effective_uid: int | None = None) -> Identity:
     if user_namespaces_work():
         return Identity(("unshare", "--user"), None, "root, in a user namespace of its own")
     nobody = pwd.getpwnam("nobody").pw_uid
-    if _runs_as(nobody, binary):
+    if runs_as(nobody, binary):
         return Identity((), nobody, "root, stepping down to the user nobody")
     raise NoPrivilege(
         f"PostgreSQL refuses to run as root; user namespaces are off here, and the user nobody may not run {binary}.",
@@ -50,7 +50,8 @@ def user_namespaces_work() -> bool:
     return subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode == 0
 
 
-def _runs_as(user_id: int, binary: Path) -> bool:
+def runs_as(user_id: int, binary: Path) -> bool:
+    """Whether that user may execute `binary`; a binary in somebody's private home it may not."""
     try:
         probe = subprocess.run(
             [str(binary), "--version"],
