@@ -35,7 +35,8 @@ class ValkeyServer:
         self._root = private_folder(root)
         self._environment = environment
         self._pid_file = self._root / "valkey.pid"
-        self.socket_path = socket_folder(self._root, name="socket", owner_id=None, environment=environment) / "valkey.sock"
+        sockets = socket_folder(self._root, name="socket", owner_id=None, environment=environment)
+        self.socket_path = sockets / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -10,7 +10,7 @@ from typing import Any, Self
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StopRequested(Exception):  # noqa: N818 - it is no error
+class StopRequested(Exception):
     """The user wants to stop while something is still starting."""
 
 

@@ -1,0 +1,47 @@
+"""The address of the API, before anything is started on it."""
+
+import socket
+
+import pytest
+
+from cli.embedded.errors import PortTaken
+from cli.up.address import AddressUnusable, free_port, is_loopback, local_url
+
+
+def test_a_taken_port_names_a_free_one() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"Port {port} on 127.0.0.1 is taken") as caught:
+            free_port("127.0.0.1", port)
+    assert "--port" in (caught.value.hint or "")
+
+
+def test_port_zero_takes_any_free_one() -> None:
+    assert free_port("127.0.0.1", 0) > 0
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(AddressUnusable, match="cannot be bound"):
+        free_port(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8100"),
+        ("0.0.0.0", "http://127.0.0.1:8100"),  # noqa: S104
+        ("::", "http://[::1]:8100"),
+        ("gpu-box", "http://gpu-box:8100"),
+    ],
+)
+def test_a_program_on_this_machine_knows_where_to_connect(host: str, url: str) -> None:
+    assert local_url(host, 8100) == url
+
+
+def test_only_loopback_is_private() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("localhost")
+    assert not is_loopback("0.0.0.0")  # noqa: S104

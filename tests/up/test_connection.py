@@ -1,0 +1,58 @@
+"""How a client finds the running service."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from cli.connection import (
+    Connection,
+    NotConnected,
+    default_data_dir,
+    find_connection,
+    forget_connection,
+    read_connection,
+    write_connection,
+)
+
+HERE = Connection(base_url="http://127.0.0.1:8100/v1", api_key="sk-here", dashboard_url="http://127.0.0.1:8100/")
+
+
+def test_what_was_written_is_read_and_nobody_else_can_read_it(tmp_path: Path) -> None:
+    path = write_connection(tmp_path, HERE)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_connection(tmp_path) == HERE
+    forget_connection(tmp_path)
+    assert read_connection(tmp_path) is None
+
+
+def test_the_environment_comes_first_then_the_data_directory_then_an_openai_environment(tmp_path: Path) -> None:
+    openai = {"OPENAI_BASE_URL": "http://third/v1", "OPENAI_API_KEY": "3", "TUNESMITH_DATA_DIR": str(tmp_path)}
+    ours = {"TUNESMITH_URL": "http://first:8100/", "TUNESMITH_API_KEY": "1"}
+    assert find_connection(openai).base_url == "http://third/v1"
+    write_connection(tmp_path, HERE)
+    assert find_connection(openai) == HERE
+    assert find_connection({**openai, **ours}).base_url == "http://first:8100/v1"
+    assert find_connection({**openai, **ours}, data_dir=tmp_path) == HERE
+
+
+def test_no_service_is_an_error_that_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(NotConnected) as caught:
+        find_connection({"TUNESMITH_DATA_DIR": str(tmp_path)})
+    assert "tunesmith up" in (caught.value.hint or "")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "connection.json").write_text('{"base_url": ')
+    with pytest.raises(NotConnected, match=r"connection\.json cannot be read"):
+        read_connection(tmp_path)
+
+
+def test_the_key_is_not_shown_by_accident() -> None:
+    assert "sk-here" not in repr(HERE)
+
+
+def test_the_default_data_directory_follows_the_environment() -> None:
+    assert default_data_dir({"TUNESMITH_DATA_DIR": "/srv/tunes"}) == Path("/srv/tunes")
+    assert default_data_dir({"XDG_DATA_HOME": "/data"}) == Path("/data/tunesmith")
+    assert default_data_dir({}) == Path.home() / ".local" / "share" / "tunesmith"

@@ -1,0 +1,27 @@
+"""What the processes of the stack inherit, and what they must not."""
+
+from pathlib import Path
+
+from cli.up.environment import base
+from cli.up.strays import MARK
+
+
+def test_settings_pass_and_secrets_and_foreign_databases_do_not(tmp_path: Path) -> None:
+    shell = {
+        "PATH": "/usr/bin",
+        "HOME": "/home/somebody",
+        "TUNESMITH_LEASE_SECONDS": "5",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "DATABASE_URL": "postgresql://production/db",
+        "PGPORT": "6000",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "OPENAI_API_KEY": "secret",
+        "TUNESMITH_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+    }
+    chosen = base(shell, data_dir=tmp_path)
+    assert chosen["TUNESMITH_LEASE_SECONDS"] == "5"
+    assert chosen["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "secret" not in chosen.values()
+    assert not {"DATABASE_URL", "PGPORT"} & chosen.keys()
+    assert chosen[MARK] == str(tmp_path.resolve())

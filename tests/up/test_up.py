@@ -1,0 +1,223 @@
+"""`tunesmith up` as a newcomer runs it: the real servers, the real API, the real worker, and every way to kill them."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from cli.connection import Connection, read_connection
+from cli.embedded.locks import read_holder
+from cli.embedded.process import alive, wait_until
+from cli.up import strays
+
+READY_SECONDS = 60
+STOPPED_SECONDS = 60
+
+
+class Up:
+    """One `tunesmith up` process."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        self.data_dir = data_dir
+        self.output = data_dir.with_name(f"{data_dir.name}-{uuid.uuid4().hex[:6]}.txt")
+        command = [sys.executable, "-m", "cli.up", "--data-dir", str(data_dir), "--port", "0", *options]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def wait_ready(self) -> Connection:
+        def ready() -> bool:
+            holder = read_holder(self.data_dir)
+            return holder is not None and holder.pid == self.process.pid and holder.ready
+
+        wait_until(lambda: ready() or self.process.poll() is not None, timeout_seconds=READY_SECONDS)
+        connection = read_connection(self.data_dir)
+        assert connection is not None, self.said
+        return connection
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOPPED_SECONDS)
+
+    def pids(self) -> dict[str, int]:
+        """The stack's own processes by the last word of their command line that tells them apart."""
+        found = {}
+        for pid in strays.find(self.data_dir):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            for name in ("serve", "keeper", "valkey"):
+                if name in words and os.getsid(pid) == pid:
+                    found[name] = pid
+        found["postgres"] = int((self.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+        return found
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A short path, so that the sockets lie in the data directory as they do for a user."""
+    folder = Path(f"/tmp/ts-{uuid.uuid4().hex[:8]}")
+    folder.mkdir()
+    yield folder
+    for left in folder.iterdir():
+        if left.is_dir():
+            strays.end(left, grace_seconds=1)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def running(home: Path) -> Iterator[Up]:
+    """One stack without a worker that the tests of this module share; each leaves it healthy."""
+    up = Up(home / "shared", "--no-worker")
+    up.wait_ready()
+    yield up
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        up.stop()
+    up.process.kill()
+    up.process.wait()
+
+
+def _models(connection: Connection) -> httpx.Response:
+    headers = {"authorization": f"Bearer {connection.api_key}"}
+    return httpx.get(f"{connection.base_url}/models", headers=headers, timeout=10)
+
+
+def _answers(connection: Connection) -> bool:
+    try:
+        return _models(connection).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _nothing_left(data_dir: Path, pids: dict[str, int]) -> bool:
+    return not strays.find(data_dir) and not any(map(alive, pids.values()))
+
+
+def test_it_says_where_it_is_and_how_to_go_on(running: Up) -> None:
+    connection = running.wait_ready()
+    assert connection.base_url in running.said
+    assert "tunesmith env" in running.said
+    assert "Ctrl-C" in running.said
+    assert connection.api_key not in running.said
+    assert "\033[" not in running.said  # not a terminal: no colour codes
+
+
+def test_its_key_works_and_no_key_does_not(running: Up) -> None:
+    connection = running.wait_ready()
+    assert _models(connection).status_code == 200
+    assert httpx.get(f"{connection.base_url}/models").status_code == 401
+
+
+def test_no_key_is_in_any_log_and_nobody_else_reads_the_data(running: Up) -> None:
+    secrets = [path.read_text().strip() for path in (running.data_dir / "keys").glob("*.key")]
+    assert len(secrets) == 2
+    for log in (running.data_dir / "logs").iterdir():
+        assert not any(secret in log.read_text(errors="replace") for secret in secrets), log
+    assert (running.data_dir.stat().st_mode & 0o077) == 0
+    for path in (running.data_dir / "keys").iterdir():
+        assert (path.stat().st_mode & 0o077) == 0
+
+
+def test_a_second_up_in_the_same_directory_names_the_first(running: Up) -> None:
+    connection = running.wait_ready()
+    second = Up(running.data_dir)
+    assert second.process.wait(30) == 1
+    assert f"process {running.process.pid}" in second.said
+    assert connection.base_url.removesuffix("/v1") in second.said
+    assert _answers(connection)
+
+
+@pytest.mark.parametrize("name", ["serve", "keeper", "valkey", "postgres"])
+def test_each_process_is_started_again_when_it_is_killed(running: Up, name: str) -> None:
+    connection = running.wait_ready()
+    before = running.pids()
+    os.kill(before[name], signal.SIGKILL)
+
+    def replaced() -> bool:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return running.pids().get(name) not in (None, before[name]) and _answers(connection)
+        return False
+
+    assert wait_until(replaced, timeout_seconds=30), running.said
+    assert "starting it again" in running.said
+
+
+def test_a_taken_port_is_an_error_with_a_way_out(home: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        up = Up(home / "port", "--port", str(other.getsockname()[1]))
+        assert up.process.wait(30) == 1
+    assert re.search(r"error  Port \d+ on 127.0.0.1 is taken", up.said)
+    assert re.search(r"next   use --port \d+, which is free", up.said)
+    assert "Traceback" not in up.said
+
+
+def test_a_folder_of_somebody_else_is_left_alone(home: Path) -> None:
+    folder = home / "thesis"
+    folder.mkdir()
+    (folder / "chapter-1.txt").write_text("precious")
+    up = Up(folder)
+    assert up.process.wait(30) == 1
+    assert "was not made by `tunesmith up`" in up.said
+    assert [path.name for path in folder.iterdir()] == ["chapter-1.txt"]
+
+
+def test_rows_and_keys_are_there_after_a_stop_and_a_start_and_nothing_runs_in_between(home: Path) -> None:
+    first = Up(home / "twice")
+    connection = first.wait_ready()
+    pids = first.pids()
+    url = f"postgresql:///tunesmith?host={first.data_dir}/postgres/socket&user=tunesmith"
+    with psycopg.connect(url) as database:
+        count = database.execute("SELECT count(*) FROM api_keys").fetchone()
+    assert first.stop(signal.SIGINT) == 0, first.said
+    assert _nothing_left(first.data_dir, pids), strays.find(first.data_dir)
+    assert read_connection(first.data_dir) is None
+    second = Up(home / "twice", "--no-worker")
+    again = second.wait_ready()
+    assert again.api_key == connection.api_key
+    assert _models(again).status_code == 200
+    with psycopg.connect(url) as database:
+        assert database.execute("SELECT count(*) FROM api_keys").fetchone() == count
+    pids = second.pids()
+    assert second.stop(signal.SIGTERM) == 0, second.said
+    assert _nothing_left(second.data_dir, pids)
+
+
+def test_a_killed_up_takes_its_children_along_and_the_next_one_works(home: Path) -> None:
+    first = Up(home / "killed")
+    connection = first.wait_ready()
+    pids = first.pids()
+    first.process.kill()
+    first.process.wait()
+    begun = time.monotonic()
+    second = Up(home / "killed", "--no-worker")
+    again = second.wait_ready()
+    print(f"up again after kill -9 in {time.monotonic() - begun:.1f} s")
+    assert not any(map(alive, pids.values()))
+    assert again.api_key == connection.api_key
+    assert _models(again).status_code == 200
+    pids = second.pids()
+    second.stop()
+    assert _nothing_left(second.data_dir, pids)
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(home: Path) -> None:
+    up = Up(home / "impatient")
+    assert wait_until(lambda: (up.data_dir / "postgres" / "data").exists(), timeout_seconds=30)
+    assert up.stop() == 130
+    assert "nothing is lost" in up.said
+    assert wait_until(lambda: not strays.find(up.data_dir), timeout_seconds=5)
