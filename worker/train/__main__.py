@@ -4,19 +4,15 @@ Exit codes: 0 done, EXIT_STOPPED stopped on request with a complete checkpoint, 
 result.json.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # some libraries ask a hub while they are imported
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
-
 from worker.rundir import RunDirectory
-from worker.train import lifeline
+from worker.train import (
+    lifeline,
+    offline,  # noqa: F401 - before transformers
+)
 
 
 def main() -> int:
