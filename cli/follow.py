@@ -95,7 +95,8 @@ def _advance(client: Client, job_id: str, followed: Followed, view: View) -> Non
     for event in client.events_since(job_id, seen=frozenset(followed.seen_events)):
         followed.seen_events.add(event["id"])
         view.event(event)
-    for point in client.metrics(job_id, after_step=followed.last_step - 1):
+    after_step = followed.last_step - 1 if followed.last_step else None
+    for point in client.metrics(job_id, after_step=after_step):
         if followed.keep(point):
             view.point(point)
     followed.job = job

@@ -1,0 +1,1 @@
+"""`tunesmith demo`: a real model, a real dataset and a real job, told step by step."""

@@ -1,0 +1,1 @@
+"""Base models on the way in: checked, converted, hashed, registered."""

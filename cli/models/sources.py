@@ -1,8 +1,5 @@
 """Turns a GGUF file or a hub repository into a plain folder of weights. The heavy work runs in processes of its own."""
 
-import importlib.util
-import json
-import os
 import re
 import subprocess
 import sys
@@ -11,18 +8,12 @@ from pathlib import Path
 from cli.cache import cache_dir, made_aside
 from cli.models.hashing import sha256_of
 from cli.progress import transfer, waiting
+from cli.trainer import last_json, run_tool
 from tuning.errors import InvalidRequest, TunesmithError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 _GGUF_MAGIC = b"GGUF"
-_TAIL_LINES = 12
-
-
-class ConversionFailed(InvalidRequest):
-    """The GGUF file could not be turned into safetensors."""
-
-    code = "conversion_failed"
 
 
 class HubFailed(TunesmithError):
@@ -39,16 +30,16 @@ def from_gguf(file: Path, *, cache: Path | None = None) -> Path:
     """A folder of safetensors made from the file, kept under the sha256 of the GGUF: the second time costs one hash.
 
     Raises:
-        ConversionFailed: with the last words of the converter.
+        InvalidRequest: it is no GGUF file.
+        ToolFailed: it cannot be converted, with the converter's reason.
     """
     _require_gguf(file)
     with transfer(f"hash {file.name}", total_bytes=file.stat().st_size) as advance:
         sha256 = sha256_of(file, advance=advance)
     target = (cache or cache_dir()) / "gguf" / sha256
     if not target.is_dir():
-        _require_trainer()
         with waiting(f"convert {file.name} to safetensors (once; it is kept)"), made_aside(target) as aside:
-            _convert(file, aside)
+            run_tool("worker.train.gguf", str(file.absolute()), str(aside))
     return target
 
 
@@ -66,7 +57,7 @@ def from_hub(name: str) -> Path:
     command = [sys.executable, "-m", "cli.models.hub_download", identifier, revision or "main"]
     with waiting(f"fetch {name} from the hub"):
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    answer = _last_json(ended.stdout)
+    answer = last_json(ended.stdout)
     if "path" in answer:
         return Path(answer["path"])
     raise HubFailed(
@@ -82,41 +73,3 @@ def _require_gguf(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(4) != _GGUF_MAGIC:
             raise InvalidRequest(f"{file} does not start with GGUF, so it is another format.", param="--gguf")
-
-
-def _require_trainer() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise InvalidRequest(
-            "Converting a GGUF file needs the trainer's libraries.",
-            param="--gguf",
-            hint="pip install 'tunesmith[worker]', or convert it elsewhere and use --path",
-        )
-
-
-def _convert(file: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "worker.train.gguf", str(file.absolute()), str(folder)]
-    ended = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    if ended.returncode != 0:
-        tail = "\n".join(ended.stdout.strip().splitlines()[-_TAIL_LINES:])
-        raise ConversionFailed(
-            f"{file.name} could not be converted:\n{tail}",
-            param="--gguf",
-            hint="is the download complete, and its architecture known to the installed transformers?",
-        )
-
-
-def _last_json(text: str) -> dict[str, str]:
-    lines = text.strip().splitlines()
-    try:
-        answer = json.loads(lines[-1]) if lines else {}
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,170 @@
+"""A real dataset from the Python standard library: the source of a function -> the first line of its docstring.
+
+The split is by top-level module, so that no file, class or helper is on both sides; sources and answers are unique
+over both. The same Python gives the same rows in the same order.
+"""
+
+import ast
+import hashlib
+import json
+import sysconfig
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_PROMPT = "Say in one line what the function does, as its docstring would."
+SHORTEST_SOURCE_CHARACTERS, LONGEST_SOURCE_CHARACTERS = 80, 360
+SHORTEST_ANSWER_CHARACTERS, LONGEST_ANSWER_CHARACTERS = 18, 90
+MOST_PER_MODULE = 12  # so that no large package becomes the whole dataset
+
+_NOT_THE_LIBRARY = frozenset(
+    {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo", "site-packages", "dist-packages"}
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One function. `source` is without its docstring, `answer` is the docstring's first line."""
+
+    module: str
+    name: str
+    source: str
+    answer: str
+
+    @property
+    def top_level(self) -> str:
+        """The unit of the split."""
+        return self.module.partition(".")[0]
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The messages before the answer."""
+        return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": self.source}]
+
+    def row(self) -> dict[str, list[dict[str, str]]]:
+        """The example as one row of a training file."""
+        return {"messages": [*self.prompt, {"role": "assistant", "content": self.answer}]}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two sides without a common module, source or answer."""
+
+    training: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+
+
+def build(*, training_rows: int, held_out_rows: int, library: Path | None = None) -> Split:
+    """The split of the standard library of this Python, or of the folder `library`.
+
+    Raises:
+        ValueError: the library has too few functions with docstrings.
+    """
+    examples = _capped(_unique(harvest(library or Path(sysconfig.get_paths()["stdlib"]))))
+    held_out_modules = _choose_modules(examples, rows=held_out_rows)
+    held_out = [example for example in examples if example.top_level in held_out_modules]
+    training = [example for example in examples if example.top_level not in held_out_modules]
+    if len(training) < training_rows or len(held_out) < held_out_rows:
+        raise ValueError(f"only {len(training)} + {len(held_out)} functions found in the library")
+    return Split(tuple(training[:training_rows]), tuple(held_out[:held_out_rows]))
+
+
+def write_jsonl(path: Path, examples: Iterable[Example]) -> Path:
+    """One row per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(example.row(), ensure_ascii=False) + "\n" for example in examples)
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def harvest(library: Path) -> Iterator[Example]:
+    """Every suitable function below the folder, file by file in the order of names."""
+    for path in sorted(library.rglob("*.py")):
+        inside = path.relative_to(library)
+        if _NOT_THE_LIBRARY.isdisjoint(inside.parts):
+            yield from from_file(path, module=_module_name(inside))
+
+
+def from_file(path: Path, *, module: str) -> Iterator[Example]:
+    """Suitable functions of one file; a file this Python cannot parse has none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, OSError):
+        return
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            example = _example(node, lines, module=module)
+            if example is not None:
+                yield example
+
+
+def _example(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], *, module: str) -> Example | None:
+    docstring = ast.get_docstring(node)
+    if not docstring or len(node.body) < 2:
+        return None
+    answer, source = docstring.splitlines()[0].strip(), _source_without_docstring(node, lines)
+    if not SHORTEST_ANSWER_CHARACTERS <= len(answer) <= LONGEST_ANSWER_CHARACTERS or not answer.endswith("."):
+        return None
+    if not SHORTEST_SOURCE_CHARACTERS <= len(source) <= LONGEST_SOURCE_CHARACTERS or answer in source:
+        return None
+    return Example(module=module, name=node.name, source=source, answer=answer)
+
+
+def _source_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
+    first, docstring = node.lineno - 1, node.body[0]
+    kept = lines[first : docstring.lineno - 1] + lines[docstring.end_lineno : node.end_lineno]
+    while len(kept) > 1 and not kept[1].strip():
+        del kept[1]
+    return textwrap.dedent("\n".join(kept)).rstrip()
+
+
+def _unique(examples: Iterable[Example]) -> Iterator[Example]:
+    """The first of each source and of each answer, whitespace and case aside, in a shuffled but fixed order."""
+    seen: set[str] = set()
+    for example in sorted(examples, key=_rank):
+        keys = {_normal(example.source), _normal(example.answer)}
+        if seen.isdisjoint(keys):
+            seen |= keys
+            yield example
+
+
+def _capped(examples: Iterable[Example]) -> list[Example]:
+    count: dict[str, int] = {}
+    kept = []
+    for example in examples:
+        count[example.top_level] = count.get(example.top_level, 0) + 1
+        if count[example.top_level] <= MOST_PER_MODULE:
+            kept.append(example)
+    return kept
+
+
+def _choose_modules(examples: list[Example], *, rows: int) -> set[str]:
+    """Top-level modules in the order of their hash until they hold enough rows."""
+    chosen: set[str] = set()
+    held = 0
+    for module in sorted({example.top_level for example in examples}, key=_digest):
+        if held >= rows:
+            break
+        chosen.add(module)
+        held += sum(example.top_level == module for example in examples)
+    return chosen
+
+
+def _module_name(inside: Path) -> str:
+    parts = inside.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _rank(example: Example) -> tuple[str, str]:
+    return _digest(f"{example.module}.{example.name}"), example.source
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
