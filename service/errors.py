@@ -1,5 +1,7 @@
 """Every error as the API's error object: `{"error": {"message", "type", "param", "code", "hint"}}`."""
 
+from typing import cast
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -57,12 +59,11 @@ def _body(
 
 
 async def _on_known(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, TunesmithError)
-    return error_response(error)
+    return error_response(cast(TunesmithError, error))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
+    error = cast(HTTPException, error)
     message = f"{error.detail}: {request.method} {request.url.path}"
     body = _body(error.status_code, message, code=_HTTP_CODES.get(error.status_code, "invalid_request"))
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
@@ -70,15 +71,14 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_parameter(_request: Request, error: Exception) -> JSONResponse:
     """A query or path parameter of the wrong type; bodies are read by `service.bodies`."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = cast(RequestValidationError, error).errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])
     message = f"Invalid value for {param!r}: {first['msg']}."
     return JSONResponse(_body(400, message, code="invalid_value", param=param), status_code=400)
 
 
 async def _on_database(_request: Request, error: Exception) -> JSONResponse:
-    """A database that is away or busy is 503, which clients try again; text it cannot store is the caller's to change."""
+    """A database that is away or busy is 503, which clients try again; text it cannot store must change."""
     if isinstance(error, DataError):
         return error_response(InvalidRequest("The request holds text that cannot be stored, such as a NUL character."))
     if _is_away(error):

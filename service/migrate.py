@@ -33,7 +33,8 @@ def check(database_url: str) -> None:
 def head() -> str:
     """The newest revision this program knows."""
     revision = ScriptDirectory.from_config(configuration()).get_current_head()
-    assert revision is not None, "there is always a first migration"
+    if revision is None:
+        raise RuntimeError("the folder of migrations is empty")
     return revision
 
 

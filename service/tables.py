@@ -178,7 +178,7 @@ class Job(Row):
     total_steps: Mapped[int | None]
     eta_seconds: Mapped[float | None]
     estimated_finish_at: Mapped[datetime | None]
-    metric_event_step: Mapped[int] = mapped_column(server_default=text("0"))
+    metric_event_step: Mapped[int] = mapped_column(server_default=text("-1"))  # the last step that became an event
 
     trained_tokens: Mapped[int | None]
     result: Mapped[Json | None]

@@ -143,7 +143,7 @@ def upgrade() -> None:
         sa.Column("total_steps", sa.BigInteger(), nullable=True),
         sa.Column("eta_seconds", sa.Double(), nullable=True),
         sa.Column("estimated_finish_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("metric_event_step", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("metric_event_step", sa.BigInteger(), server_default=sa.text("-1"), nullable=False),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
         sa.Column("result", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("fine_tuned_model", sa.Text(), nullable=True),

@@ -1,0 +1,50 @@
+"""A job's results: what there is, and the bytes."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.artifacts import store
+from service.auth import Member
+from service.deps import BlobsDep, Session
+from service.jobs import store as jobs
+from service.pages import listing
+from service.streams import send_blob
+from service.tables import Artifact
+
+router = APIRouter(prefix="/v1", tags=["artifacts"])
+
+
+@router.get("/fine_tuning/jobs/{job_id}/artifacts")
+async def list_artifacts(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """The job's artifacts with the hash of every file."""
+    job = await jobs.find(session, job_id, project=caller.project)
+    return listing([_artifact_object(artifact) for artifact in await store.find_of_job(session, job)])
+
+
+@router.get("/artifacts/{artifact_id}/files/{name:path}")
+async def artifact_file(
+    request: Request, artifact_id: str, name: str, caller: Member, session: Session, blobs: BlobsDep
+) -> Response:
+    """The bytes of one file. Range works."""
+    file = await store.find_file(session, artifact_id, name, project=caller.project)
+    return send_blob(
+        blobs,
+        file.sha256,
+        length_bytes=file.bytes,
+        range_header=request.headers.get("range"),
+        filename=name.rsplit("/", maxsplit=1)[-1],
+    )
+
+
+def _artifact_object(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "id": artifact.id,
+        "object": "tunesmith.artifact",
+        "created_at": int(artifact.created_at.timestamp()),
+        "job_id": artifact.job_id,
+        "attempt_id": artifact.attempt_id,
+        "kind": artifact.kind,
+        "files": artifact.files,
+        "metadata": artifact.details,
+    }

@@ -1,0 +1,124 @@
+"""Handing a job to a worker: the first in line that fits the hardware that asks, as it is at this moment."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
+
+from service import events
+from service.attempts import store
+from service.db import now
+from service.ids import new_id
+from service.jobs.moves import move
+from service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
+from service.tables import Attempt, Job, Model
+from service.workers import registry
+from service.workers.machines import Wanted, plan_on
+from tuning.job import DatasetFacts, JobSpec
+from tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
+from tuning.plan import Plan
+from tuning.state import JobTransition, Phase
+
+_LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds
+
+
+@dataclass(frozen=True)
+class LeaseTerms:
+    """How long a lease lasts and how often it should be renewed."""
+
+    lease_seconds: float
+    heartbeat_interval_seconds: float
+
+
+async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTerms) -> Claim | None:
+    """The best waiting job for this hardware, now this worker's; None when there is none.
+
+    Raises:
+        NotFound: the worker is not registered.
+    """
+    worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
+    at = await now(session)
+    worker.last_seen_at = at
+    for waiting, model in await store.find_waiting(session, limit=_LONGEST_WALK):
+        wanted = Wanted.of(spec=waiting.spec, dataset=waiting.dataset, config=model.config)
+        plan = await run_in_threadpool(plan_on, wanted, request.hardware)
+        if isinstance(plan, str):
+            continue
+        job = await store.lock_waiting(session, waiting.id)
+        if job is not None:  # otherwise another worker was faster, or the user cancelled
+            return await _start(session, job, model, plan, request=request, terms=terms, at=at)
+    return None
+
+
+async def _start(
+    session: AsyncSession,
+    job: Job,
+    model: Model,
+    plan: Plan,
+    *,
+    request: ClaimRequest,
+    terms: LeaseTerms,
+    at: datetime,
+) -> Claim:
+    token = new_secret(LEASE_PREFIX)
+    attempt = Attempt(
+        id=new_id("attempt"),
+        job_id=job.id,
+        epoch=job.epoch + 1,
+        worker_id=request.worker_id,
+        incarnation=request.incarnation,
+        worker_class=request.hardware.worker_class,
+        lease_token_sha256=sha256_of(token),
+        lease_expires_at=at + timedelta(seconds=terms.lease_seconds),
+        phase=Phase.CLAIMED,
+        plan=plan.model_dump(mode="json"),
+    )
+    session.add(attempt)
+    _take(session, job, attempt, plan, at=at)
+    await session.flush()
+    return Claim(
+        job_id=job.id,
+        attempt_id=attempt.id,
+        attempt_number=attempt.epoch,
+        epoch=attempt.epoch,
+        lease_token=token,
+        lease_seconds=terms.lease_seconds,
+        heartbeat_interval_seconds=terms.heartbeat_interval_seconds,
+        spec=JobSpec.model_validate(job.spec),
+        plan=plan,
+        dataset=DatasetFacts.model_validate(job.dataset),
+        base_model=await _base_model(session, model),
+        training_file=await store.file_ref(session, job.training_file),
+        validation_file=await store.file_ref(session, job.validation_file) if job.validation_file else None,
+        resume=await store.checkpoints_to_resume(session, job.id),
+    )
+
+
+def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: datetime) -> None:
+    job.epoch = attempt.epoch
+    job.attempts_used += 1
+    job.plan = attempt.plan
+    job.phase = Phase.CLAIMED
+    job.total_steps = plan.total_steps
+    job.waiting_reason = None
+    move(job, JobTransition.CLAIM, at=at)
+    again = "" if attempt.epoch == 1 else f" again (attempt {attempt.epoch})"
+    where = {"attempt_id": attempt.id, "worker_id": attempt.worker_id, "worker_class": attempt.worker_class}
+    events.append(session, job, f"Fine-tuning job started{again}", data=where)
+    reasons = " ".join(reason.text for reason in plan.reasons)
+    events.append(session, job, f"Plan: {plan.method} on {attempt.worker_class}. {reasons}"[:2000])
+
+
+async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
+    files = _files(model)
+    if model.kind != "adapter":
+        return BaseModelRef(name=model.name, digest=model.digest, files=files)
+    base = await session.get_one(Model, model.base_model)
+    return BaseModelRef(
+        name=model.name, digest=model.digest, files=files, adapter_of=base.name, base_files=_files(base)
+    )
+
+
+def _files(model: Model) -> tuple[FileRef, ...]:
+    return tuple(FileRef.model_validate(file) for file in model.files)

@@ -1,0 +1,126 @@
+"""How an attempt ends, and what that means for its job: one place for requeue, retry, poison, cancel and pause.
+
+Every function here is called with the job's row locked. The job's new state is set last, in the same flush as everything
+else about it, because the database refuses any later change to a finished job.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from secrets import SystemRandom
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import events
+from service.clean import storable
+from service.jobs.moves import move
+from service.settings import Settings
+from service.tables import Attempt, Job
+from tuning.errors import Category, Failure
+from tuning.state import JobTransition, Outcome
+
+_LONGEST_PAUSE_SECONDS = 300.0
+_POISON_KILLS = 3
+_FREE_OF_CHARGE = (Outcome.PREEMPTED, Outcome.PAUSED, Outcome.CANCELLED)  # no fault of the job: not a used-up attempt
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often and how soon a job is tried again. `jitter` is from 0 to 1 and keeps retries from coming in step."""
+
+    retry_seconds: float
+    jitter: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Policy":
+        """With a jitter of this moment."""
+        return cls(retry_seconds=settings.retry_seconds, jitter=SystemRandom().random())
+
+    def pause(self, attempts_used: int) -> timedelta:
+        """Doubles with each attempt, up to five minutes, and is shortened by up to a quarter."""
+        seconds = min(self.retry_seconds * 2.0 ** max(attempts_used - 1, 0), _LONGEST_PAUSE_SECONDS)
+        return timedelta(seconds=seconds * (1 - self.jitter / 4))
+
+
+def lose(session: AsyncSession, job: Job, attempt: Attempt, *, at: datetime, reason: str, policy: Policy) -> None:
+    """The worker is gone: its lease ran out, or it started again."""
+    failure = Failure(code="worker_lost", message=reason, category=Category.WORKER_LOST, retryable=True)
+    close(attempt, Outcome.LOST, failure=failure, at=at)
+    settle(session, job, outcome=Outcome.LOST, failure=failure, kills=0, at=at, policy=policy)
+
+
+def close(attempt: Attempt, outcome: Outcome, *, failure: Failure | None, at: datetime) -> None:
+    """Record the attempt's last word. From here on its token opens nothing."""
+    attempt.ended_at = at
+    attempt.outcome = outcome
+    attempt.failure = storable(failure.model_dump(mode="json")) if failure else None
+
+
+def settle(
+    session: AsyncSession,
+    job: Job,
+    *,
+    outcome: Outcome,
+    failure: Failure | None,
+    kills: int,
+    at: datetime,
+    policy: Policy,
+) -> None:
+    """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, this one included."""
+    if outcome in _FREE_OF_CHARGE:
+        job.attempts_used -= 1
+    job.phase = None
+    if job.cancel_requested_at is not None:
+        events.append(session, job, "Fine-tuning job cancelled")
+        move(job, JobTransition.CANCEL, at=at)
+    elif job.pause_requested_at is not None and outcome is not Outcome.FAILED:
+        job.pause_requested_at = None
+        events.append(session, job, "Fine-tuning job paused")
+        move(job, JobTransition.PAUSE, at=at)
+    elif failure is None or outcome in _FREE_OF_CHARGE:
+        events.append(session, job, "The worker gave the job back; it is queued again", level="warn")
+        requeue(job, at=at, pause=timedelta(0))
+    elif _hopeless(job, failure, kills=kills):
+        fail(session, job, _final_failure(job, failure, kills=kills), at=at)
+    else:
+        _retry(session, job, failure, at=at, policy=policy)
+
+
+def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> None:
+    """The job has failed for good."""
+    job.failure = storable(failure.model_dump(mode="json"))
+    hint = f" {failure.hint}" if failure.hint else ""
+    events.append(
+        session, job, f"Fine-tuning job failed: {failure.message}{hint}", level="error", data={"code": failure.code}
+    )
+    move(job, JobTransition.FAIL, at=at)
+
+
+def requeue(job: Job, *, at: datetime, pause: timedelta) -> None:
+    """Back into the line, in the place that the time of its first queueing gives it."""
+    job.not_before = at + pause
+    move(job, JobTransition.REQUEUE, at=at)
+
+
+def _retry(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:
+    lost = failure.code == "worker_lost"
+    pause = timedelta(0) if lost else policy.pause(job.attempts_used)
+    left = job.max_attempts - job.attempts_used
+    message = f"{failure.message} Trying again in {pause.total_seconds():.0f} s ({left} attempts left)."
+    events.append(session, job, message, level="warn", data={"code": failure.code})
+    requeue(job, at=at, pause=pause)
+
+
+def _hopeless(job: Job, failure: Failure, *, kills: int) -> bool:
+    return not failure.retryable or kills >= _POISON_KILLS or job.attempts_used >= job.max_attempts
+
+
+def _final_failure(job: Job, failure: Failure, *, kills: int) -> Failure:
+    if kills >= _POISON_KILLS:
+        message = f"The job killed its trainer {kills} times and is not tried again. Last: {failure.message}"
+        return failure.model_copy(update={"code": "poison", "message": message, "retryable": False})
+    if failure.code == "worker_lost":
+        message = f"Lost {job.attempts_used} workers, the most this job may use up. Last: {failure.message}"
+        return failure.model_copy(
+            update={"message": message, "hint": "Look at the logs of the workers, then create it again."}
+        )
+    return failure

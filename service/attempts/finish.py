@@ -1,0 +1,125 @@
+"""The last word of an attempt, in one fenced transaction."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import events
+from service.artifacts import store as artifacts
+from service.attempts import store
+from service.attempts.ending import Policy, close, settle
+from service.attempts.fencing import Held
+from service.blobs import BlobStore
+from service.clean import storable
+from service.db import Database, now
+from service.files import intake
+from service.jobs.moves import move
+from service.jobs.views import model_name
+from service.metrics import store as metrics
+from service.metrics.points import result_csv
+from service.models.registry import digest_of
+from service.tables import Artifact, Attempt, Job, Model
+from tuning.errors import Category, Failure, InvalidRequest
+from tuning.messages import FileRef, FinishReport
+from tuning.state import JobTransition, Outcome
+
+_MODEL_KINDS = ("adapter", "model")
+_UNEXPLAINED = Failure(
+    code="unexplained_failure", message="The worker gave no reason.", category=Category.INTERNAL, retryable=True
+)
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """The metrics of a job as the API's CSV, already in the store."""
+
+    received: intake.Received
+
+
+async def write_result_file(database: Database, blobs: BlobStore, attempt: Attempt) -> ResultFile:
+    """Store the job's metrics as a file, before the finishing transaction: none is open while bytes move."""
+    async with database.transaction() as session:
+        points = await metrics.find_points(session, attempt.job_id)
+    data = result_csv(points)
+    return ResultFile(intake.Received(await blobs.write_bytes(data), len(data), report=None))
+
+
+def is_replay(attempt: Attempt, report: FinishReport) -> bool:
+    """Whether this is the same last word again, from a worker that never heard our answer."""
+    return attempt.ended_at is not None and attempt.outcome == report.outcome and attempt.outcome != Outcome.LOST
+
+
+async def finish(
+    session: AsyncSession, held: Held, report: FinishReport, *, result_file: ResultFile | None, policy: Policy
+) -> None:
+    """End the attempt and decide what follows for the job. A job that the user cancelled never succeeds.
+
+    Raises:
+        InvalidRequest: a success without a model or an adapter, or an outcome that is not a worker's to report.
+    """
+    job, attempt = held.job, held.attempt
+    if report.outcome is Outcome.LOST:
+        raise InvalidRequest("A worker that can say so is not lost.", param="outcome")
+    at = await now(session)
+    succeeded = report.outcome is Outcome.SUCCEEDED and job.cancel_requested_at is None
+    artifact = await _trained(session, attempt) if succeeded else None
+    failure = (report.failure or _UNEXPLAINED) if report.outcome is Outcome.FAILED else None
+    attempt.result = storable(report.result)
+    close(attempt, report.outcome, failure=failure, at=at)
+    if artifact is not None and result_file is not None:
+        await _succeed(session, job, artifact, report, result_file=result_file)
+        move(job, JobTransition.SUCCEED, at=at)
+        return
+    await session.flush()
+    kills = await store.count_kills(session, job.id) if failure else 0
+    settle(session, job, outcome=report.outcome, failure=failure, kills=kills, at=at, policy=policy)
+
+
+async def _trained(session: AsyncSession, attempt: Attempt) -> Artifact:
+    found = await artifacts.find_of_attempt(session, attempt.id)
+    for kind in _MODEL_KINDS:
+        if kind in found:
+            return found[kind]
+    message = "A success needs an artifact of kind 'adapter' or 'model'; this attempt registered none."
+    raise InvalidRequest(message, code="no_artifact", param="outcome")
+
+
+async def _succeed(
+    session: AsyncSession, job: Job, artifact: Artifact, report: FinishReport, *, result_file: ResultFile
+) -> None:
+    """Everything about a success but the state itself, which must be the last change to the row."""
+    file = await intake.record(
+        session,
+        result_file.received,
+        project=job.project,
+        purpose=intake.RESULTS_PURPOSE,
+        filename="step_metrics.csv",
+    )
+    model = await _register(session, job, artifact)
+    job.result_files = [file.id]
+    job.trained_tokens = report.trained_tokens
+    job.result = storable(report.result)
+    job.phase = None
+    events.append(session, job, f"New fine-tuned model created: {model.name}")
+    events.append(session, job, "The job has successfully completed")
+    job.fine_tuned_model = model.name
+
+
+async def _register(session: AsyncSession, job: Job, artifact: Artifact) -> Model:
+    start = await session.get_one(Model, job.spec["model"])
+    files = tuple(FileRef.model_validate(file) for file in artifact.files)
+    is_adapter_on_adapter = artifact.kind == "adapter" and start.kind == "adapter"
+    model = Model(
+        name=model_name(job),
+        kind=artifact.kind,
+        project=job.project,
+        status="ready",
+        digest=digest_of(files),
+        config=start.config,
+        files=artifact.files,
+        base_model=start.base_model if is_adapter_on_adapter else start.name,
+        job_id=job.id,
+    )
+    session.add(model)
+    await session.flush([model])
+    return model

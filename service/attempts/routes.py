@@ -1,0 +1,141 @@
+"""`/internal/claims` and `/internal/attempts`: the worker's side, see `tuning.messages`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+
+from service import blob_rows
+from service.attempts import finish as finishing
+from service.attempts import fencing, reports
+from service.attempts.claim import LeaseTerms, claim
+from service.attempts.ending import Policy
+from service.attempts.fencing import Authenticated, Fenced, FencedNow
+from service.auth import Worker, bearer
+from service.blobs import check_name
+from service.bodies import documented, json_body
+from service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
+from service.streams import send_blob
+from tuning.errors import NotFound
+from tuning.messages import (
+    ArtifactReport,
+    AttemptHeartbeat,
+    CheckpointReport,
+    Claim,
+    ClaimRequest,
+    EventReport,
+    FinishReport,
+    HeartbeatReply,
+    MetricChunk,
+    PhaseReport,
+)
+from tuning.state import Outcome
+
+router = APIRouter(prefix="/internal", tags=["workers"])
+
+
+def _body(model: type[Any]) -> Any:
+    return json_body(model, strict=False)
+
+
+@router.post("/claims", openapi_extra=documented(ClaimRequest), response_model=None)
+async def claim_job(
+    request: Annotated[ClaimRequest, _body(ClaimRequest)], _caller: Worker, session: Session, settings: SettingsDep
+) -> Claim | Response:
+    """Take the best waiting job for this hardware; 204 when there is none."""
+    terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds)
+    return await claim(session, request, terms=terms) or Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/heartbeat", openapi_extra=documented(AttemptHeartbeat))
+async def attempt_heartbeat(
+    beat: Annotated[AttemptHeartbeat, _body(AttemptHeartbeat)], held: Fenced, session: Session, settings: SettingsDep
+) -> HeartbeatReply:
+    """Extend the lease."""
+    return await reports.heartbeat(session, held, beat, lease_seconds=settings.lease_seconds)
+
+
+@router.post("/attempts/{attempt_id}/phase", status_code=204, openapi_extra=documented(PhaseReport))
+async def attempt_phase(report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced, session: Session) -> Response:
+    """A phase was reached."""
+    reports.phase(session, held, report)
+    return Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/events", status_code=204, openapi_extra=documented(EventReport))
+async def attempt_event(report: Annotated[EventReport, _body(EventReport)], held: Fenced, session: Session) -> Response:
+    """A line for the job's history."""
+    reports.event(session, held, report)
+    return Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/metrics", status_code=204, openapi_extra=documented(MetricChunk))
+async def attempt_metrics(
+    chunk: Annotated[MetricChunk, _body(MetricChunk)], held: Fenced, session: Session
+) -> Response:
+    """Metric points."""
+    await reports.metric_chunk(session, held, chunk)
+    return Response(status_code=204)
+
+
+@router.put("/attempts/{attempt_id}/blobs/{sha256}", status_code=204)
+async def put_attempt_blob(
+    request: Request, attempt_id: str, sha256: str, _held: FencedNow, database: DatabaseDep, blobs: BlobsDep
+) -> Response:
+    """Bytes, verified against their name. The lease is checked before and after, and no lock is held in between."""
+    length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
+    async with database.transaction() as session:
+        await fencing.hold(session, await fencing.authenticate(session, attempt_id, bearer(request)))
+        await blob_rows.record(session, sha256=sha256, length_bytes=length_bytes)
+    return Response(status_code=204)
+
+
+@router.get("/attempts/{attempt_id}/blobs/{sha256}")
+async def get_attempt_blob(request: Request, sha256: str, held: Fenced, session: Session, blobs: BlobsDep) -> Response:
+    """Bytes that this attempt's job may read. Range works."""
+    file = await reports.readable_file(session, held, check_name(sha256))
+    if file is None:
+        raise NotFound(f"No blob {sha256} for this job.", code="blob_not_found", param="sha256")
+    return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
+
+
+@router.post("/attempts/{attempt_id}/checkpoints", status_code=204, openapi_extra=documented(CheckpointReport))
+async def attempt_checkpoint(
+    report: Annotated[CheckpointReport, _body(CheckpointReport)], held: Fenced, session: Session
+) -> Response:
+    """A checkpoint whose files are all in the store."""
+    await reports.checkpoint(session, held, report)
+    return Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/artifacts", status_code=204, openapi_extra=documented(ArtifactReport))
+async def attempt_artifact(
+    report: Annotated[ArtifactReport, _body(ArtifactReport)], held: Fenced, session: Session
+) -> Response:
+    """A result whose files are all in the store."""
+    await reports.artifact(session, held, report)
+    return Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/finish", status_code=204, openapi_extra=documented(FinishReport))
+async def finish_attempt(
+    report: Annotated[FinishReport, _body(FinishReport)],
+    request: Request,
+    attempt_id: str,
+    database: DatabaseDep,
+    blobs: BlobsDep,
+    settings: SettingsDep,
+) -> Response:
+    """The attempt's last word; saying the same again is harmless."""
+    token = bearer(request)
+    async with database.transaction() as session:
+        attempt = await fencing.authenticate(session, attempt_id, token)
+        if finishing.is_replay(attempt, report):
+            return Response(status_code=204)
+        await fencing.hold(session, attempt)
+    result_file = None
+    if report.outcome is Outcome.SUCCEEDED:
+        result_file = await finishing.write_result_file(database, blobs, attempt)
+    async with database.transaction() as session:
+        held = await fencing.hold(session, await fencing.authenticate(session, attempt_id, token))
+        await finishing.finish(session, held, report, result_file=result_file, policy=Policy.of(settings))
+    return Response(status_code=204)

@@ -1,0 +1,150 @@
+"""`tunesmith-service`: serve, migrate, keeper, keys."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import logs, migrate
+from service.announcer import announcer_for
+from service.app import create_app
+from service.db import Database, create_engine, now
+from service.keeper import Keeper
+from service.keys import store
+from service.settings import Settings
+from tuning.errors import TunesmithError
+
+T = TypeVar("T")
+
+app = typer.Typer(help="The control plane of Tunesmith.", no_args_is_help=True, pretty_exceptions_enable=False)
+keys = typer.Typer(help="API keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    MEMBER = "member"
+    WORKER = "worker"
+
+
+def main() -> None:
+    """Entry point. Known errors are one line for people, never a trace."""
+    try:
+        app()
+    except TunesmithError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def serve(host: str = "127.0.0.1", port: int = 8100) -> None:
+    """Serve the API."""
+    settings = _settings()
+    logs.configure(log_format=settings.log_format, level=settings.log_level)
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+@app.command(name="migrate")
+def migrate_command() -> None:
+    """Bring the database to the newest schema. Safe to run twice at once."""
+    migrate.upgrade(_database_url())
+
+
+@app.command()
+def keeper() -> None:
+    """Requeue jobs of lost workers, ring workers for waiting jobs, deliver the outbox. Any number of copies may run."""
+    settings = _settings()
+    logs.configure(log_format=settings.log_format, level=settings.log_level)
+    asyncio.run(_keep(settings))
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="who or what will use it")],
+    role: Annotated[Role, typer.Option(help="what it may do")] = Role.MEMBER,
+    project: Annotated[str, typer.Option(help="the project it belongs to")] = "default",
+) -> None:
+    """Print a new key. It is shown once: only its hash is stored."""
+    typer.echo(_in_transaction(lambda session: store.create(session, name=name, role=role.value, project=project)))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List all keys without what opens doors."""
+    for key in _in_transaction(store.every):
+        state = "revoked" if key.revoked_at else "active"
+        used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
+        typer.echo(f"{key.id}  ts-...{key.hint}  {key.role:6}  {key.project:12}  {state:7}  {used}  {key.name}")
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="the id that `keys list` shows")]) -> None:
+    """Refuse a key from now on."""
+
+    async def revoke(session: AsyncSession) -> None:
+        await store.revoke(session, key_id=key_id, now=await now(session))
+
+    _in_transaction(revoke)
+
+
+async def _keep(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    database = _database(settings.database_url, pool_size=2)
+    try:
+        await Keeper(settings, database=database, announcer=announcer_for(settings.redis_url)).run(stop)
+    finally:
+        await database.close()
+
+
+def _in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    async def run() -> T:
+        database = _database(_database_url(), pool_size=1)
+        try:
+            async with database.transaction() as session:
+                return await work(session)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _database(url: str, *, pool_size: int) -> Database:
+    return Database(create_engine(url, pool_size=pool_size, pool_wait_seconds=5))
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            typer.echo(f"error: setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _database_url() -> str:
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        typer.echo("error: DATABASE_URL is not set, for example postgresql://host/database", err=True)
+        raise typer.Exit(2)
+    return url

@@ -1,0 +1,44 @@
+"""The one way a line is added to a job's history, and how a line is shown."""
+
+from typing import Any, Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.clean import storable
+from service.tables import Event, Job
+
+Level = Literal["info", "warn", "error"]
+
+
+def append(
+    session: AsyncSession,
+    job: Job,
+    message: str,
+    *,
+    level: Level = "info",
+    kind: Literal["message", "metrics"] = "message",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Add an event. The caller holds the lock on the job's row, so its counter has no gaps and no repeats."""
+    job.event_seq += 1
+    session.add(
+        Event(job_id=job.id, seq=job.event_seq, type=kind, level=level, message=storable(message), data=storable(data))
+    )
+
+
+def event_id(event: Event) -> str:
+    """Derived, not stored: the job and the place in its history."""
+    return f"ftevent-{event.job_id.removeprefix('ftjob-')}-{event.seq}"
+
+
+def event_object(event: Event) -> dict[str, Any]:
+    """The API's event."""
+    return {
+        "object": "fine_tuning.job.event",
+        "id": event_id(event),
+        "created_at": int(event.created_at.timestamp()),
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": event.data,
+    }

@@ -1,0 +1,84 @@
+"""Taking a file in: check its rows and hash its bytes in one pass, store them, keep the file whatever the check says."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import BinaryIO
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
+
+from service import blob_rows
+from service.blobs import BlobStore
+from service.db import now
+from service.ids import new_id
+from service.tables import File
+from tuning.rows import RowChecker, RowReport
+
+TRAINING_PURPOSE = "fine-tune"
+RESULTS_PURPOSE = "fine-tune-results"
+PURPOSES = (TRAINING_PURPOSE, "assistants", "batch", "vision", "user_data", "evals")
+_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Received:
+    """An uploaded file that is completely in the store. `report` is set when its rows were checked."""
+
+    sha256: str
+    length_bytes: int
+    report: RowReport | None
+
+
+async def receive(blobs: BlobStore, file: BinaryIO, *, purpose: str) -> Received:
+    """Check and store an uploaded file; memory stays bounded by one row."""
+    received = await run_in_threadpool(_read, file, check=purpose == TRAINING_PURPOSE)
+    await blobs.write_file(file, sha256=received.sha256)
+    return received
+
+
+async def record(
+    session: AsyncSession,
+    received: Received,
+    *,
+    project: str,
+    purpose: str,
+    filename: str,
+    expires_after_seconds: int | None = None,
+) -> File:
+    """Make the file's row. A bad file is kept, with status `error` and the reasons."""
+    await blob_rows.record(session, sha256=received.sha256, length_bytes=received.length_bytes)
+    problems = received.report.summary if received.report else None
+    moment = await now(session)
+    file = File(
+        id=new_id("file"),
+        project=project,
+        purpose=purpose,
+        filename=filename,
+        bytes=received.length_bytes,
+        blob_sha256=received.sha256,
+        status="error" if problems else "processed",
+        status_details=problems,
+        report=_report(received.report) if received.report else None,
+        expires_at=moment + timedelta(seconds=expires_after_seconds) if expires_after_seconds else None,
+    )
+    session.add(file)
+    await session.flush()
+    return file
+
+
+def _read(file: BinaryIO, *, check: bool) -> Received:
+    file.seek(0)
+    digest = hashlib.sha256()
+    checker = RowChecker() if check else None
+    length_bytes = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        length_bytes += len(chunk)
+        if checker is not None:
+            checker.feed(chunk)
+    return Received(digest.hexdigest(), length_bytes, checker.finish() if checker else None)
+
+
+def _report(report: RowReport) -> dict[str, object]:
+    return {**report.model_dump(mode="json"), "kind": report.kind}

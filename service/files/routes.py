@@ -1,0 +1,118 @@
+"""`/v1/files`: upload, list, look at, download, delete."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.datastructures import FormData, UploadFile
+
+from service.auth import Member
+from service.db import now
+from service.deps import BlobsDep, DatabaseDep, Session
+from service.files import intake, store
+from service.files.views import file_object
+from service.pages import page
+from service.streams import send_blob
+from tuning.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+_FORM_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+_UPLOAD_FORM = {
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+}
+
+
+@router.post(
+    "",
+    openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", **_UPLOAD_FORM}}}}},
+)
+async def create_file(request: Request, caller: Member, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+    """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
+    async with request.form(max_files=1, max_fields=10) as form:
+        upload, purpose, expires_after_seconds = _read_form(form)
+        received = await intake.receive(blobs, upload.file, purpose=purpose)
+    async with database.transaction() as session:  # opened only now: no transaction waits for an upload
+        file = await intake.record(
+            session,
+            received,
+            project=caller.project,
+            purpose=purpose,
+            filename=upload.filename or "upload",
+            expires_after_seconds=expires_after_seconds,
+        )
+    return file_object(file)
+
+
+@router.get("")
+async def list_files(
+    caller: Member,
+    session: Session,
+    purpose: str | None = None,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+) -> dict[str, Any]:
+    """The project's files, newest first."""
+    files = await store.find_many(
+        session, project=caller.project, purpose=purpose, order=order, after=after, limit=limit + 1
+    )
+    return page([file_object(file) for file in files], limit=limit)
+
+
+@router.get("/{file_id}")
+async def retrieve_file(file_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """One file with the report of its check."""
+    return file_object(await store.find(session, file_id, project=caller.project))
+
+
+@router.delete("/{file_id}")
+async def delete_file(file_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Hide the file. Jobs that were already created from it keep their bytes."""
+    file = await store.find(session, file_id, project=caller.project)
+    file.deleted_at = await now(session)
+    return {"id": file.id, "object": "file", "deleted": True}
+
+
+@router.get("/{file_id}/content")
+async def file_content(request: Request, file_id: str, caller: Member, session: Session, blobs: BlobsDep) -> Response:
+    """The bytes as they were uploaded. Range works."""
+    file = await store.find(session, file_id, project=caller.project)
+    return send_blob(
+        blobs,
+        file.blob_sha256,
+        length_bytes=file.bytes,
+        range_header=request.headers.get("range"),
+        filename=file.filename,
+    )
+
+
+def _read_form(form: FormData) -> tuple[UploadFile, str, int | None]:
+    for name in form:
+        if name not in _FORM_FIELDS:
+            raise InvalidRequest(f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
+    upload, purpose = form.get("file"), form.get("purpose")
+    if not isinstance(upload, UploadFile):
+        message = "Missing required parameter: 'file', as a form part with a file name."
+        raise InvalidRequest(message, code="missing_required_parameter", param="file")
+    if purpose is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'purpose'.", code="missing_required_parameter", param="purpose"
+        )
+    if not isinstance(purpose, str) or purpose not in intake.PURPOSES:
+        message = f"'purpose' must be one of {', '.join(intake.PURPOSES)}."
+        raise InvalidRequest(message, code="invalid_value", param="purpose")
+    return upload, purpose, _expiry_seconds(form)
+
+
+def _expiry_seconds(form: FormData) -> int | None:
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        message = "'expires_after[anchor]' must be 'created_at'."
+        raise InvalidRequest(message, code="invalid_value", param="expires_after.anchor")
+    if not isinstance(seconds, str) or not seconds.isdecimal() or not 3600 <= int(seconds) <= 2_592_000:
+        message = "'expires_after[seconds]' must be a whole number from 3600 to 2592000."
+        raise InvalidRequest(message, code="invalid_value", param="expires_after.seconds")
+    return int(seconds)

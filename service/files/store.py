@@ -1,0 +1,46 @@
+"""Queries about files."""
+
+from typing import Literal
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.tables import File
+from tuning.errors import NotFound
+
+
+async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
+    """The file of this project.
+
+    Raises:
+        NotFound: there is none, it was deleted, it has expired, or it is another project's.
+    """
+    query = select(File).where(File.id == file_id, File.project == project, *_alive())
+    file = (await session.execute(query)).scalar_one_or_none()
+    if file is None:
+        raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id")
+    return file
+
+
+async def find_many(
+    session: AsyncSession,
+    *,
+    project: str,
+    purpose: str | None,
+    order: Literal["asc", "desc"],
+    after: str | None,
+    limit: int,
+) -> list[File]:
+    """Up to `limit` files behind `after`, by age."""
+    query = select(File).where(File.project == project, *_alive()).limit(limit)
+    if purpose is not None:
+        query = query.where(File.purpose == purpose)
+    if after is not None:
+        await find(session, after, project=project)
+        query = query.where(File.id > after if order == "asc" else File.id < after)
+    query = query.order_by(File.id if order == "asc" else File.id.desc())
+    return list((await session.execute(query)).scalars())
+
+
+def _alive() -> tuple[object, ...]:
+    return File.deleted_at.is_(None), or_(File.expires_at.is_(None), File.expires_at > func.now())

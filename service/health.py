@@ -1,0 +1,57 @@
+"""`/healthz`: this process lives. `/readyz`: what it needs is there."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from service import migrate
+from service.deps import AnnouncerDep, BlobsDep, DatabaseDep
+
+router = APIRouter(tags=["health"])
+
+_PATIENCE_SECONDS = 5
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Always ok while requests are answered."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep) -> Response:
+    """503 with the reason while the database, its schema or the object store is not usable. The broker is only reported."""
+    checks = {
+        "database": await _ask(_schema_problem(database, head=request.app.state.schema_head)),
+        "store": await _ask(_store_problem(blobs)),
+    }
+    broker = "ok" if await run_in_threadpool(announcer.reachable) else "away: workers find jobs by asking, more slowly"
+    ready = all(problem == "ok" for problem in checks.values())
+    body = {"status": "ready" if ready else "not_ready", "checks": {**checks, "broker": broker}}
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+async def _ask(question: "asyncio.Future[str] | object") -> str:
+    try:
+        return str(await asyncio.wait_for(question, _PATIENCE_SECONDS))  # type: ignore[arg-type]
+    except TimeoutError:
+        return f"no answer in {_PATIENCE_SECONDS} s"
+    except Exception as error:  # whatever is wrong with it, it is not ready
+        return type(error).__name__
+
+
+async def _schema_problem(database: DatabaseDep, *, head: str) -> str:
+    async with database.transaction() as session:
+        current = await (await session.connection()).run_sync(migrate.current)
+    return (
+        "ok"
+        if current == head
+        else f"schema is at {current}, this program needs {head}: run `tunesmith-service migrate`"
+    )
+
+
+async def _store_problem(blobs: BlobsDep) -> str:
+    await blobs.probe()
+    return "ok"

@@ -1,0 +1,71 @@
+"""What a user can do to a job after it exists: cancel, pause, resume."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import events
+from service.db import now
+from service.jobs import store
+from service.jobs.moves import move
+from service.tables import Job
+from tuning.state import JobState, JobTransition
+
+
+async def cancel(session: AsyncSession, job_id: str, *, project: str) -> Job:
+    """End a waiting job at once; ask the worker of a running one to stop. Asking twice is harmless.
+
+    Raises:
+        NotFound: no such job here.
+        InvalidTransition: the job has finished.
+    """
+    job = await store.find(session, job_id, project=project, lock=True)
+    at = await now(session)
+    if job.state == JobState.RUNNING:
+        if job.cancel_requested_at is None:
+            events.append(session, job, "Cancellation requested; the worker is stopping")
+            job.cancel_requested_at = at
+    elif job.state == JobState.CANCELLED:
+        pass
+    else:
+        events.append(session, job, "Fine-tuning job cancelled")
+        move(job, JobTransition.CANCEL, at=at)
+    await session.flush()
+    return job
+
+
+async def pause(session: AsyncSession, job_id: str, *, project: str) -> Job:
+    """Hold a waiting job; ask the worker of a running one to save a checkpoint and stop.
+
+    Raises:
+        NotFound: no such job here.
+        InvalidTransition: the job is neither waiting nor running.
+    """
+    job = await store.find(session, job_id, project=project, lock=True)
+    at = await now(session)
+    if job.state == JobState.RUNNING:
+        if job.pause_requested_at is None:
+            events.append(session, job, "Pause requested; the worker is saving a checkpoint")
+            job.pause_requested_at = at
+    else:
+        events.append(session, job, "Fine-tuning job paused")
+        move(job, JobTransition.PAUSE, at=at)
+    await session.flush()
+    return job
+
+
+async def resume(session: AsyncSession, job_id: str, *, project: str) -> Job:
+    """Put a paused job back into the line; take back a pause that the worker has not yet carried out.
+
+    Raises:
+        NotFound: no such job here.
+        InvalidTransition: the job is not paused.
+    """
+    job = await store.find(session, job_id, project=project, lock=True)
+    if job.state == JobState.RUNNING and job.pause_requested_at is not None:
+        events.append(session, job, "Pause taken back")
+    else:
+        events.append(session, job, "Fine-tuning job resumed; it is queued again")
+        move(job, JobTransition.RESUME, at=await now(session))
+        job.not_before = await now(session)
+    job.pause_requested_at = None
+    await session.flush()
+    return job

@@ -1,0 +1,26 @@
+"""The only place that changes a job's state, by the transition table of `tuning.state`."""
+
+from datetime import datetime
+
+from service.tables import Job
+from tuning.state import FINAL_STATES, JobState, JobTransition, apply
+
+
+def move(job: Job, transition: JobTransition, *, at: datetime) -> None:
+    """Follow one edge of the table. `at` is the database's clock.
+
+    Raises:
+        InvalidTransition: the table has no such edge.
+    """
+    state = apply(JobState(job.state), transition)
+    if state is JobState.QUEUED:
+        job.queued_at = job.queued_at or at
+    if state is JobState.RUNNING:
+        job.started_at = job.started_at or at
+    else:
+        job.estimated_finish_at = None
+        job.eta_seconds = None
+    if state in FINAL_STATES:
+        job.finished_at = at
+        job.waiting_reason = None
+    job.state = state

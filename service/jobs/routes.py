@@ -1,0 +1,157 @@
+"""`/v1/fine_tuning/jobs`: the API's routes, and ours beside them."""
+
+import asyncio
+import time
+from secrets import randbelow
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import outbox
+from service.auth import Member
+from service.bodies import documented, json_body
+from service.deps import AnnouncerDep, DatabaseDep, Session, SettingsDep
+from service.events import event_object
+from service.jobs import lifecycle, store, views
+from service.jobs.schemas import JobCreate
+from service.jobs.submit import Submission, submit
+from service.pages import listing, page
+from service.tables import Job
+from tuning.state import FINAL_STATES
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
+
+_POLL_SECONDS = 0.25
+
+
+@router.post("", openapi_extra=documented(JobCreate))
+async def create_job(
+    request: Annotated[JobCreate, json_body(JobCreate)],
+    caller: Member,
+    session: Session,
+    settings: SettingsDep,
+    database: DatabaseDep,
+    announcer: AnnouncerDep,
+    background: BackgroundTasks,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str, Header()] = "0",
+) -> dict[str, Any]:
+    """Create a fine-tuning job. It is stored when this answers."""
+    submission = Submission(
+        request=request,
+        caller=caller,
+        idempotency_key=idempotency_key,
+        is_retry=x_stainless_retry_count not in ("", "0"),
+        seed=randbelow(2**31),
+        max_attempts=settings.max_attempts,
+        worker_silence=settings.worker_silence,
+    )
+    job = await submit(session, submission)
+    background.add_task(outbox.deliver_soon, database, announcer)
+    return await _shown(session, job)
+
+
+@router.get("")
+async def list_jobs(
+    request: Request,
+    caller: Member,
+    session: Session,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> dict[str, Any]:
+    """The project's jobs, newest first. `metadata[key]=value` filters, `metadata=null` selects jobs without any."""
+    query = request.query_params
+    labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name.endswith("]")}
+    jobs = await store.find_many(
+        session,
+        project=caller.project,
+        after=after,
+        limit=limit + 1,
+        labels=labels,
+        unlabelled=query.get("metadata") == "null",
+    )
+    positions = await store.queue_positions(session, jobs)
+    return page([views.job_object(job, queue_position=positions.get(job.id)) for job in jobs], limit=limit)
+
+
+@router.get("/{job_id}")
+async def retrieve_job(
+    job_id: str,
+    caller: Member,
+    database: DatabaseDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,
+) -> Response:
+    """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that answer back for up to so many seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        async with database.transaction() as session:
+            job = await store.find(session, job_id, project=caller.project)
+            shown = await _shown(session, job)
+        etag = f'W/"{job.version}-{shown["tunesmith"]["queue_position"] or 0}"'
+        if if_none_match != etag:
+            return JSONResponse(shown, headers={"etag": etag})
+        if job.state in FINAL_STATES or time.monotonic() >= deadline:
+            return Response(status_code=304, headers={"etag": etag})
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+@router.post("/{job_id}/cancel")
+async def cancel_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
+    return await _shown(session, await lifecycle.cancel(session, job_id, project=caller.project))
+
+
+@router.post("/{job_id}/pause")
+async def pause_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Pause. A running job keeps running until its checkpoint is safe."""
+    return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
+
+
+@router.post("/{job_id}/resume")
+async def resume_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Resume a paused job from its last checkpoint."""
+    return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project))
+
+
+@router.get("/{job_id}/events")
+async def list_events(
+    job_id: str,
+    caller: Member,
+    session: Session,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> dict[str, Any]:
+    """The job's history, newest first; `order=asc` reads it forwards, so that `after` follows it."""
+    job = await store.find(session, job_id, project=caller.project)
+    events = await store.find_events(session, job, after=after, order=order, limit=limit + 1)
+    return page([event_object(event) for event in events], limit=limit)
+
+
+@router.get("/{job_id}/checkpoints")
+async def list_checkpoints(
+    job_id: str,
+    caller: Member,
+    session: Session,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> dict[str, Any]:
+    """The job's checkpoints, the highest step first."""
+    job = await store.find(session, job_id, project=caller.project)
+    checkpoints = await store.find_checkpoints(session, job, after=after, limit=limit + 1)
+    return page([views.checkpoint_object(job, checkpoint) for checkpoint in checkpoints], limit=limit)
+
+
+@router.get("/{job_id}/attempts")
+async def list_attempts(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Every try of the job with its plan, its worker and how it ended."""
+    job = await store.find(session, job_id, project=caller.project)
+    return listing([views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])
+
+
+async def _shown(session: AsyncSession, job: Job) -> dict[str, Any]:
+    positions = await store.queue_positions(session, [job])
+    return views.job_object(job, queue_position=positions.get(job.id))

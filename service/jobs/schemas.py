@@ -1,0 +1,127 @@
+"""The body of a job's creation: the API's fields, and ours under `tunesmith`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tuning.errors import InvalidRequest
+from tuning.job import Auto, Goal, Hyperparameters, JobSpec, LoraOptions, Method, Objective
+
+
+class Body(BaseModel):
+    """Closed to unknown keys, so that a typo is never silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SupervisedHyperparameters(Body):
+    """See `tuning.job.Hyperparameters`, which says what each means and where its limits are."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = "auto"
+
+
+class DpoHyperparameters(SupervisedHyperparameters):
+    """Preference training has one more."""
+
+    beta: Auto | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] = "auto"
+
+
+class SupervisedMethod(Body):
+    """`method.supervised`."""
+
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+
+
+class DpoMethod(Body):
+    """`method.dpo`."""
+
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+
+
+class MethodChoice(Body):
+    """The API's `method`: what is learned. Ours, how weights change, is `tunesmith.method`."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class TunesmithOptions(Body):
+    """Everything that is ours, with the names and limits of `tuning.job.JobSpec`."""
+
+    method: Auto | Method = "auto"
+    goal: Goal = Goal.BALANCED
+    lora: LoraOptions = LoraOptions()
+    max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = "auto"
+    merge: bool = False
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+
+
+class JobCreate(Body):
+    """`POST /v1/fine_tuning/jobs`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    training_file: Annotated[str, Field(min_length=1, max_length=256)]
+    validation_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
+    method: MethodChoice | None = None
+    hyperparameters: SupervisedHyperparameters | None = None
+    integrations: list[dict[str, Any]] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+        ]
+        | None
+    ) = None
+    tunesmith: TunesmithOptions = TunesmithOptions()
+
+    def check(self) -> None:
+        """Refuse what one field allows and another forbids.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        if self.integrations:
+            raise InvalidRequest("No integration is available here.", code="unsupported_value", param="integrations")
+        if self.method is None:
+            return
+        if self.method.type == "reinforcement":
+            message = "Reinforcement fine-tuning is not offered; use 'supervised' or 'dpo'."
+            raise InvalidRequest(message, code="unsupported_value", param="method.type")
+        if self.hyperparameters is not None:
+            message = (
+                "'hyperparameters' is the older spelling of 'method.supervised.hyperparameters': send one of the two."
+            )
+            raise InvalidRequest(message, code="invalid_value", param="hyperparameters")
+        for other in {"supervised", "dpo", "reinforcement"} - {self.method.type}:
+            if getattr(self.method, other) is not None:
+                message = f"'method.{other}' does not belong to a method of type {self.method.type!r}."
+                raise InvalidRequest(message, code="invalid_value", param=f"method.{other}")
+
+    def to_spec(self, *, seed: int) -> JobSpec:
+        """The same job as the planner and the worker see it. `seed` is used when the caller chose none."""
+        ours = self.tunesmith
+        return JobSpec(
+            model=self.model,
+            objective=Objective.DPO if self.method and self.method.type == "dpo" else Objective.SUPERVISED,
+            hyperparameters=Hyperparameters(**self._chosen_hyperparameters().model_dump()),
+            method=ours.method,
+            goal=ours.goal,
+            lora=ours.lora,
+            max_seq_length=ours.max_seq_length,
+            learning_rate=ours.learning_rate,
+            merge=ours.merge,
+            seed=self.seed if self.seed is not None else seed,
+        )
+
+    def _chosen_hyperparameters(self) -> SupervisedHyperparameters:
+        if self.method and self.method.type == "dpo":
+            return (self.method.dpo or DpoMethod()).hyperparameters
+        if self.method and self.method.supervised:
+            return self.method.supervised.hyperparameters
+        return self.hyperparameters or SupervisedHyperparameters()

@@ -1,0 +1,138 @@
+"""Queries about jobs and what hangs on them."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Float, cast, extract, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.tables import Attempt, Checkpoint, Event, Job
+from tuning.errors import InvalidRequest, NotFound
+from tuning.state import JobState
+
+_SECONDS_PER_PRIORITY = 1800  # ageing: half an hour of waiting outweighs one step of priority
+
+
+async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool = False) -> Job:
+    """The job of this project, locked against every other change if asked.
+
+    Raises:
+        NotFound: there is none, or it is another project's.
+    """
+    query = select(Job).where(Job.id == job_id, Job.project == project)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    job = (await session.execute(query)).scalar_one_or_none()
+    if job is None:
+        raise NotFound(f"Could not find fine tune: {job_id}", code="fine_tuning_job_not_found", param="id")
+    return job
+
+
+async def lock(session: AsyncSession, job_id: str) -> Job:
+    """The job, locked; it exists because something of its own named it."""
+    query = (
+        select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
+    return (await session.execute(query)).scalar_one()
+
+
+async def find_many(
+    session: AsyncSession,
+    *,
+    project: str,
+    after: str | None,
+    limit: int,
+    labels: dict[str, str] | None,
+    unlabelled: bool,
+) -> list[Job]:
+    """Up to `limit` jobs, newest first, older than `after`; `labels` must all match, `unlabelled` means none at all."""
+    query = select(Job).where(Job.project == project).order_by(Job.id.desc()).limit(limit)
+    if after is not None:
+        await find(session, after, project=project)
+        query = query.where(Job.id < after)
+    if labels:
+        query = query.where(Job.labels.contains(labels))
+    if unlabelled:
+        query = query.where(Job.labels.is_(None))
+    return list((await session.execute(query)).scalars())
+
+
+async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[str, int]:
+    """The place in line, from 1, of those jobs that wait."""
+    wanted = [job.id for job in jobs if job.state == JobState.QUEUED]
+    if not wanted:
+        return {}
+    place = func.row_number().over(order_by=queue_order()).label("place")
+    line = select(Job.id, place).where(Job.state == JobState.QUEUED).subquery()
+    rows = await session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(wanted)))
+    return {job_id: position for job_id, position in rows}
+
+
+def queue_order() -> list[ColumnElement[Any]]:
+    """Who is next: aged priority, then projects that run fewer attempts, then the longest wait."""
+    waited_seconds = cast(extract("epoch", func.now() - Job.queued_at), Float)
+    running = Job.__table__.alias("running")
+    of_project = (
+        select(func.count())
+        .select_from(running)
+        .where(running.c.project == Job.project, running.c.state == JobState.RUNNING)
+        .scalar_subquery()
+    )
+    return [
+        (Job.priority + func.floor(waited_seconds / _SECONDS_PER_PRIORITY)).desc(),
+        of_project,
+        Job.queued_at,
+        Job.id,
+    ]
+
+
+async def find_events(
+    session: AsyncSession, job: Job, *, after: str | None, order: Literal["asc", "desc"], limit: int
+) -> list[Event]:
+    """Up to `limit` events behind `after`.
+
+    Raises:
+        InvalidRequest: `after` is not an event of this job.
+    """
+    query = select(Event).where(Event.job_id == job.id).limit(limit)
+    if after is not None:
+        seq = _seq(after, job=job)
+        query = query.where(Event.seq > seq if order == "asc" else Event.seq < seq)
+    return list((await session.execute(query.order_by(Event.seq if order == "asc" else Event.seq.desc()))).scalars())
+
+
+def _seq(event_id: str, *, job: Job) -> int:
+    head, _, tail = event_id.rpartition("-")
+    if (
+        head == f"ftevent-{job.id.removeprefix('ftjob-')}"
+        and tail.isascii()
+        and tail.isdecimal()
+        and 0 < int(tail[:18]) <= job.event_seq
+    ):
+        return int(tail)
+    raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code="event_not_found", param="after")
+
+
+async def find_checkpoints(session: AsyncSession, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
+    """Up to `limit` checkpoints, the highest step first.
+
+    Raises:
+        InvalidRequest: `after` is not a checkpoint of this job.
+    """
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(limit)
+    if after is not None:
+        named = select(Checkpoint.step).where(Checkpoint.id == after, Checkpoint.job_id == job.id)
+        step = (await session.execute(named)).scalar_one_or_none()
+        if step is None:
+            raise InvalidRequest(
+                f"No checkpoint {after!r:.120} in this job.", code="checkpoint_not_found", param="after"
+            )
+        query = query.where(Checkpoint.step < step)
+    return list((await session.execute(query)).scalars())
+
+
+async def find_attempts(session: AsyncSession, job: Job) -> list[Attempt]:
+    """Every attempt, oldest first."""
+    return list(
+        (await session.execute(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.epoch))).scalars()
+    )

@@ -1,0 +1,25 @@
+"""`GET /v1/fine_tuning/jobs/{id}/metrics`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from service.auth import Member
+from service.deps import Session
+from service.jobs import store as jobs
+from service.metrics import store
+from service.pages import listing
+
+router = APIRouter(tags=["fine-tuning jobs"])
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/metrics")
+async def list_metrics(
+    job_id: str,
+    caller: Member,
+    session: Session,
+    after_step: Annotated[int, Query(ge=-1, le=2**53)] = -1,
+) -> dict[str, Any]:
+    """One point per step behind `after_step`; where attempts overlap, the newest wins."""
+    job = await jobs.find(session, job_id, project=caller.project)
+    return listing(await store.find_points(session, job.id, after_step=after_step))

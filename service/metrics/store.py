@@ -1,0 +1,46 @@
+"""Queries about metric points."""
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.metrics.points import Point, merge
+from service.tables import Attempt, MetricChunk
+from tuning.messages import MetricChunk as Shipped
+
+
+async def find_points(session: AsyncSession, job_id: str, *, after_step: int = -1) -> list[Point]:
+    """The job's points behind `after_step`, one per step."""
+    query = (
+        select(MetricChunk.epoch, MetricChunk.points)
+        .where(MetricChunk.job_id == job_id, MetricChunk.last_step > after_step)
+        .order_by(MetricChunk.epoch, MetricChunk.start_offset)
+    )
+    rows = await session.execute(query)
+    points = merge((epoch, point) for epoch, chunk in rows for point in chunk)
+    return [point for point in points if point["step"] > after_step]
+
+
+async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, points: list[Point]) -> list[Point]:
+    """Store a chunk and return the points that are new. A replay adds nothing.
+
+    A worker that never heard our answer may read on and send a longer chunk from the same offset: the longer one
+    replaces the shorter, and only its tail is new.
+    """
+    values = {
+        "end_offset": shipped.end_offset,
+        "last_step": max((int(point["step"]) for point in points), default=-1),
+        "points": points,
+    }
+    row = insert(MetricChunk).values(
+        attempt_id=attempt.id, start_offset=shipped.start_offset, job_id=attempt.job_id, epoch=attempt.epoch, **values
+    )
+    inserted = await session.execute(row.on_conflict_do_nothing().returning(MetricChunk.start_offset))
+    if inserted.scalar_one_or_none() is not None:
+        return points
+    stored = await session.get_one(MetricChunk, (attempt.id, shipped.start_offset))
+    if shipped.end_offset <= stored.end_offset:
+        return []
+    fresh = points[len(stored.points) :]
+    stored.end_offset, stored.last_step, stored.points = shipped.end_offset, int(values["last_step"]), points
+    return fresh

@@ -1,0 +1,96 @@
+"""Registering and deleting models."""
+
+import hashlib
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import blob_rows
+from service.auth import Caller
+from service.models import store
+from service.models.names import check_base_name, check_file_name
+from service.models.schemas import RegisterModel
+from service.tables import Model
+from tuning.errors import Forbidden, InvalidRequest, NotFound
+from tuning.messages import FileRef
+from tuning.shape import ModelShape
+
+_UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
+
+
+async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model, list[str]]:
+    """Record a base model and say which of its files are still missing. Sending the same set again is harmless.
+
+    Raises:
+        InvalidRequest: the set is not a model we can train, or the name already means other files.
+    """
+    check_base_name(request.name)
+    _check_files(request.files)
+    ModelShape.from_config(request.config)
+    digest = digest_of(request.files)
+    missing = await blob_rows.missing(session, request.files)
+    status = "incomplete" if missing else "ready"
+    row = insert(Model).values(
+        name=request.name,
+        kind="base",
+        status="incomplete",
+        digest=digest,
+        config=request.config,
+        files=_dumped(request.files),
+    )
+    await session.execute(row.on_conflict_do_nothing())
+    model = await store.lock(session, request.name)
+    if model is None or model.kind != "base" or (model.digest != digest and model.status == "ready"):
+        message = f"A different model is already registered as {request.name!r}."
+        raise InvalidRequest(
+            message, code="model_exists", param="name", hint="Delete it first, or choose another name."
+        )
+    model.digest, model.files, model.config = digest, _dumped(request.files), request.config
+    model.status = status
+    await session.flush()
+    return model, missing
+
+
+async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
+    """Forget a model that nothing needs.
+
+    Raises:
+        NotFound: there is none.
+        Forbidden: it is a base model and the caller is no admin.
+        InvalidRequest: an unfinished job or a fine-tuned model needs it.
+    """
+    model = await store.lock(session, name)
+    if model is None or model.project not in (None, caller.project):
+        raise NotFound(f"The model {name!r} does not exist.", code="model_not_found", param="model")
+    if model.kind == "base" and caller.role != "admin":
+        raise Forbidden("Base models are shared: only an admin deletes them.")
+    if jobs := await store.count_open_jobs(session, name):
+        raise InvalidRequest(f"{jobs} unfinished jobs need {name!r}.", code="model_in_use", param="model")
+    if models := await store.count_descendants(session, name):
+        raise InvalidRequest(f"{models} fine-tuned models stand on {name!r}.", code="model_in_use", param="model")
+    await session.delete(model)
+
+
+def digest_of(files: tuple[FileRef, ...]) -> str:
+    """One hash for a set of files, whatever their order."""
+    lines = sorted(f"{file.sha256} {file.bytes} {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _check_files(files: tuple[FileRef, ...]) -> None:
+    names = [check_file_name(file.name) for file in files]
+    if len(set(names)) != len(names):
+        raise InvalidRequest("Two files of the set have the same name.", param="files")
+    for name in names:
+        if name.endswith(_UNSAFE_ENDINGS):
+            message = f"{name} may hold code. Weights must be safetensors."
+            raise InvalidRequest(
+                message, code="unsafe_file", param="files", hint="`tunesmith models add` converts them."
+            )
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        message = "A model needs config.json and at least one .safetensors file."
+        raise InvalidRequest(message, code="incomplete_model", param="files")
+
+
+def _dumped(files: tuple[FileRef, ...]) -> list[dict[str, object]]:
+    return [file.model_dump() for file in files]

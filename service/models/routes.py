@@ -1,0 +1,72 @@
+"""`/v1/models` and `/v1/blobs`: list and look at models; admins register them and send their bytes."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+
+from service import blob_rows
+from service.auth import Admin, Member
+from service.blobs import check_name
+from service.bodies import documented, json_body
+from service.deps import BlobsDep, DatabaseDep, Session
+from service.models import registry, store
+from service.models.schemas import RegisterModel
+from service.pages import listing
+from service.tables import Model
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+
+@router.get("/models")
+async def list_models(caller: Member, session: Session) -> dict[str, Any]:
+    """Base models and the project's fine-tuned ones."""
+    return listing([_model_object(model) for model in await store.find_many(session, project=caller.project)])
+
+
+@router.get("/models/{name:path}")
+async def retrieve_model(name: str, caller: Member, session: Session) -> dict[str, Any]:
+    """One model."""
+    return _model_object(await store.find(session, name, project=caller.project))
+
+
+@router.post("/models", openapi_extra=documented(RegisterModel))
+async def register_model(
+    request: Annotated[RegisterModel, json_body(RegisterModel)], _caller: Admin, session: Session
+) -> dict[str, Any]:
+    """Register a base model; `tunesmith.missing` names the blobs to send before sending this again."""
+    model, missing = await registry.register(session, request)
+    return _model_object(model, missing=missing)
+
+
+@router.delete("/models/{name:path}")
+async def delete_model(name: str, caller: Member, session: Session) -> dict[str, Any]:
+    """Delete a model that nothing needs any more."""
+    await registry.delete(session, name, caller=caller)
+    return {"id": name, "object": "model", "deleted": True}
+
+
+@router.put("/blobs/{sha256}", status_code=204)
+async def put_blob(sha256: str, request: Request, _caller: Admin, database: DatabaseDep, blobs: BlobsDep) -> Response:
+    """Send the bytes of a model's file; they are verified against the name."""
+    length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
+    async with database.transaction() as session:
+        await blob_rows.record(session, sha256=sha256, length_bytes=length_bytes)
+    return Response(status_code=204)
+
+
+def _model_object(model: Model, *, missing: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.created_at.timestamp()),
+        "owned_by": model.project or "tunesmith",
+        "tunesmith": {
+            "kind": model.kind,
+            "status": model.status,
+            "digest": model.digest,
+            "base_model": model.base_model,
+            "job_id": model.job_id,
+            "files": model.files,
+            "missing": missing or [],
+        },
+    }

@@ -1,0 +1,75 @@
+"""Queries about models."""
+
+import difflib
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.tables import Job, Model
+from tuning.errors import InvalidRequest, NotFound
+from tuning.state import FINAL_STATES
+
+
+async def find(session: AsyncSession, name: str, *, project: str) -> Model:
+    """A model that this project can see.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    query = select(Model).where(Model.name == name, _visible(project))
+    model = (await session.execute(query)).scalar_one_or_none()
+    if model is None:
+        raise NotFound(f"The model {name!r} does not exist.", code="model_not_found", param="model")
+    return model
+
+
+async def find_ready(session: AsyncSession, name: str, *, project: str) -> Model:
+    """A model that a job can start from. Locked against deletion until the transaction ends.
+
+    Raises:
+        InvalidRequest: there is none; the hint names the nearest ones.
+    """
+    query = select(Model).where(Model.name == name, _visible(project)).with_for_update(read=True, key_share=True)
+    model = (await session.execute(query)).scalar_one_or_none()
+    if model is not None and model.status == "ready":
+        return model
+    if model is not None:
+        message = f"The model {name!r} is registered, but not all of its files have been uploaded."
+        raise InvalidRequest(message, code="model_not_ready", param="model")
+    names = [known.name for known in await find_many(session, project=project)]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = (
+        f"Did you mean {', '.join(near)}?" if near else f"Known models: {', '.join(sorted(names)[:10]) or 'none yet'}."
+    )
+    raise InvalidRequest(
+        f"The model {name!r:.140} does not exist. {hint}", code="model_not_found", param="model", hint=hint
+    )
+
+
+async def find_many(session: AsyncSession, *, project: str) -> list[Model]:
+    """All models that are ready and that this project can see, the newest first."""
+    query = (
+        select(Model).where(Model.status == "ready", _visible(project)).order_by(Model.created_at.desc(), Model.name)
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def lock(session: AsyncSession, name: str) -> Model | None:
+    """The row of that name, whoever may see it, locked."""
+    return (await session.execute(select(Model).where(Model.name == name).with_for_update())).scalar_one_or_none()
+
+
+async def count_open_jobs(session: AsyncSession, name: str) -> int:
+    """Jobs that still need the model."""
+    final = [state.value for state in FINAL_STATES]
+    query = select(func.count()).where(Job.spec["model"].astext == name, Job.state.not_in(final))
+    return (await session.execute(query)).scalar_one()
+
+
+async def count_descendants(session: AsyncSession, name: str) -> int:
+    """Fine-tuned models that stand on it."""
+    return (await session.execute(select(func.count()).where(Model.base_model == name))).scalar_one()
+
+
+def _visible(project: str) -> ColumnElement[bool]:
+    return or_(Model.project.is_(None), Model.project == project)

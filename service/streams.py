@@ -1,0 +1,53 @@
+"""Sending stored bytes: whole, or the range that was asked for."""
+
+import re
+from collections.abc import AsyncIterator
+
+from fastapi.responses import Response, StreamingResponse
+
+from service.blobs import BlobStore
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def send_blob(
+    blobs: BlobStore, sha256: str, *, length_bytes: int, range_header: str | None, filename: str | None = None
+) -> Response:
+    """Answer with the bytes of a blob. Nothing from the database is held while they flow."""
+    headers = {"accept-ranges": "bytes", "etag": f'"{sha256}"', "x-content-type-options": "nosniff"}
+    if filename is not None:
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", filename)
+        headers["content-disposition"] = f'attachment; filename="{safe}"'
+    span = _span(range_header, length_bytes=length_bytes)
+    if span is None:
+        return Response(status_code=416, headers={"content-range": f"bytes */{length_bytes}"})
+    start, end = span
+    headers["content-length"] = str(end - start)
+    if range_header:
+        headers["content-range"] = f"bytes {start}-{end - 1}/{length_bytes}"
+    return StreamingResponse(
+        _chunks(blobs, sha256, start=start, end=end),
+        status_code=206 if range_header else 200,
+        headers=headers,
+        media_type="application/octet-stream",
+    )
+
+
+async def _chunks(blobs: BlobStore, sha256: str, *, start: int, end: int) -> AsyncIterator[bytes]:
+    async for chunk in blobs.read(sha256, start=start, end=end):
+        yield chunk
+
+
+def _span(header: str | None, *, length_bytes: int) -> tuple[int, int] | None:
+    """The half-open range of bytes; None when it lies outside. Several ranges at once are not offered."""
+    if header is None:
+        return 0, length_bytes
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, length_bytes - int(last)), length_bytes
+    else:
+        start, end = int(first), min(length_bytes, int(last) + 1) if last else length_bytes
+    return (start, end) if start < end else None

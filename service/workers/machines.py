@@ -1,0 +1,87 @@
+"""Which machines could take a job, and why not when none can."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from service.tables import WorkerNode
+from tuning.errors import InvalidRequest
+from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts, JobSpec
+from tuning.plan import Plan
+from tuning.planner import choose
+from tuning.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hardware of a worker as far as a decision needs it."""
+
+    worker_class: str
+    hardware: HardwareProfile
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the planner asks about a job."""
+
+    spec: JobSpec
+    dataset: DatasetFacts
+    shape: ModelShape
+
+    @classmethod
+    def of(cls, *, spec: dict[str, Any], dataset: dict[str, Any], config: dict[str, Any]) -> "Wanted":
+        """From the columns of a job and its model."""
+        return cls(
+            spec=JobSpec.model_validate(spec),
+            dataset=DatasetFacts.model_validate(dataset),
+            shape=ModelShape.from_config(config),
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The classes that could take the job, and a sentence when there is none."""
+
+    classes: tuple[str, ...]
+    reason: str | None
+
+
+def current(worker: WorkerNode) -> Machine:
+    """As it is now when it is idle; what a running attempt occupies will be free again, so a busy one counts as at rest."""
+    facts = worker.hardware if worker.busy_slots else worker.hardware_now
+    return Machine(worker.worker_class, HardwareProfile.model_validate(facts))
+
+
+def emptied(worker: WorkerNode) -> Machine:
+    """As it could be at best: all of its memory free."""
+    hardware = HardwareProfile.model_validate(worker.hardware)
+    gpus = tuple(gpu.model_copy(update={"memory_free_bytes": gpu.memory_total_bytes}) for gpu in hardware.gpus)
+    cpu = hardware.cpu.model_copy(update={"memory_free_bytes": hardware.cpu.memory_total_bytes})
+    return Machine(worker.worker_class, hardware.model_copy(update={"gpus": gpus, "cpu": cpu}))
+
+
+def find_fit(wanted: Wanted, machines: Iterable[Machine]) -> Fit:
+    """Ask the planner about each machine."""
+    classes: dict[str, None] = {}
+    refusals: dict[str, str] = {}
+    for machine in machines:
+        refusal = plan_on(wanted, machine.hardware)
+        if isinstance(refusal, str):
+            refusals[machine.worker_class] = refusal
+        else:
+            classes[machine.worker_class] = None
+    if classes:
+        return Fit(tuple(classes), None)
+    if not refusals:
+        return Fit((), "No worker is connected. The job starts as soon as one is.")
+    return Fit((), " ".join(f"{worker_class}: {text}" for worker_class, text in sorted(refusals.items())))
+
+
+def plan_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | str:
+    """The plan for this hardware, or why there is none."""
+    try:
+        decision = choose(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset, hardware=hardware)
+    except InvalidRequest as error:
+        return error.message
+    return decision if isinstance(decision, Plan) else decision.text

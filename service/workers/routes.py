@@ -1,0 +1,71 @@
+"""`/internal/workers` for workers, `/v1/workers` for people."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+
+from service.attempts.ending import Policy
+from service.auth import Admin, Worker
+from service.bodies import documented, json_body
+from service.deps import Session, SettingsDep
+from service.pages import listing
+from service.tables import Attempt, WorkerNode
+from service.workers import registry, store
+from tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered
+
+router = APIRouter(tags=["workers"])
+
+
+@router.post("/internal/workers", openapi_extra=documented(RegisterWorker))
+async def register_worker(
+    request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
+    _caller: Worker,
+    session: Session,
+    settings: SettingsDep,
+) -> WorkerRegistered:
+    """A worker process has started."""
+    worker = await registry.register(session, request, policy=Policy.of(settings))
+    return WorkerRegistered(
+        worker_class=worker.worker_class,
+        heartbeat_interval_seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+    )
+
+
+@router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, openapi_extra=documented(WorkerHeartbeat))
+async def worker_heartbeat(
+    worker_id: str,
+    report: Annotated[WorkerHeartbeat, json_body(WorkerHeartbeat, strict=False)],
+    _caller: Worker,
+    session: Session,
+) -> Response:
+    """A worker process lives."""
+    await registry.beat(session, worker_id, report)
+    return Response(status_code=204)
+
+
+@router.get("/v1/workers")
+async def list_workers(_caller: Admin, session: Session, settings: SettingsDep) -> dict[str, Any]:
+    """Live workers, their hardware and what they work on."""
+    workers = await store.find_live(session, silence=settings.worker_silence)
+    attempts = await store.open_attempts(session, [worker.id for worker in workers])
+    return listing([_worker_object(worker, attempts) for worker in workers])
+
+
+def _worker_object(worker: WorkerNode, attempts: list[Attempt]) -> dict[str, Any]:
+    jobs = [attempt.job_id for attempt in attempts if attempt.worker_id == worker.id]
+    return {
+        "id": worker.id,
+        "object": "tunesmith.worker",
+        "hostname": worker.hostname,
+        "version": worker.version,
+        "worker_class": worker.worker_class,
+        "hardware": worker.hardware_now,
+        "slots": worker.slots,
+        "busy_slots": worker.busy_slots,
+        "draining": worker.draining,
+        "job": jobs[0] if jobs else None,
+        "jobs": jobs,
+        "registered_at": int(worker.registered_at.timestamp()),
+        "last_seen_at": int(worker.last_seen_at.timestamp()),
+    }
