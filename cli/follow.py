@@ -25,6 +25,9 @@ class View(Protocol):
     def point(self, point: Json) -> None:
         """One new metric point."""
 
+    def line(self, text: str) -> None:
+        """Anything else worth a line."""
+
     def lost(self, reason: str) -> None:
         """The service stopped answering."""
 

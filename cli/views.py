@@ -56,6 +56,9 @@ class _Story:
         if valid_loss is not None and (self._best_valid_loss is None or valid_loss < self._best_valid_loss):
             self._best_valid_loss = valid_loss
 
+    def line(self, text: str) -> None:
+        self._tell(text)
+
     def lost(self, reason: str) -> None:
         self._tell(f"{' ' * 12}{reason} Waiting for it to come back; the job itself goes on.")
 

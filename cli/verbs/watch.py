@@ -117,6 +117,9 @@ class _LogView:
     def point(self, point: Json) -> None:
         """Metrics have events of their own."""
 
+    def line(self, text: str) -> None:
+        output.note(text)
+
     def lost(self, reason: str) -> None:
         output.note(f"{reason} Waiting for it to come back; the job itself goes on.")
 
