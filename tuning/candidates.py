@@ -5,18 +5,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tuning.activations import Checkpointing
 from tuning.hardware import Gpu, HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
-from tuning.memory import Constants, Setup, estimate, total
+from tuning.memory import Constants, Setup, estimate, total, trainable_parameters
 from tuning.plan import Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
 from tuning.throughput import Workload, predict
 
+ZeroStage = Literal[0, 1, 2, 3]
 Attention = Literal["flash_attention_3", "flash_attention_2", "flex", "sdpa"]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
 CPU_TOKENS = (1024, 512)
+LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "full")
+FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
+LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
+QLORA_STAGES: tuple[ZeroStage, ...] = (0,)
 CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
 
@@ -98,39 +104,33 @@ class _Search:
 
     def best(self) -> Candidate:
         blocked = _blocked(self.method, self.hardware)
-        smallest: tuple[int, Setup, int] | None = None
+        smallest: tuple[int, Setup] | None = None
         for family in self._families():
-            fitting = []
-            for setup in family:
-                budget, peak = self._budget(setup.world_size), self._peak(setup)
-                if peak <= budget:
-                    fitting.append(setup)
-                if smallest is None or peak - budget < smallest[0]:
-                    smallest = (peak - budget, setup, budget)
-            if fitting and blocked is None:
-                return self._candidate(self._fastest(fitting))
-        assert smallest is not None  # noqa: S101  every family has at least one setup
+            least = replace(family, checkpointing="full", tokens_per_micro_step=self.max_sequence_length)
+            deficit = self._peak(least) - self._budget(least.world_size)
+            if deficit <= 0 and blocked is None:
+                return self._candidate(self._fastest(family))
+            if smallest is None or deficit < smallest[0]:
+                smallest = (deficit, least)
+        assert smallest is not None  # noqa: S101  there is always at least one family
         return self._candidate(smallest[1], blocked=blocked)
 
-    def _families(self) -> Iterator[list[Setup]]:
-        """Settings in the order of their cost; the first family with one that fits is the one to use."""
-        for world_size in self._world_sizes():
+    def _families(self) -> Iterator[Setup]:
+        """Ways to lay out the run in the order of their cost; the first that fits with any micro-step is the one."""
+        base = self._base()
+        worlds = self._world_sizes()
+        for world_size in worlds:
             for stage in self._zero_stages(world_size):
-                for optimizer in ("adamw", "adamw_8bit"):
-                    if optimizer == "adamw_8bit" and not self._has_8bit_optimizer():
-                        continue
-                    yield [
-                        replace(
-                            self._base(),
-                            world_size=world_size,
-                            zero_stage=stage,
-                            optimizer=optimizer,
-                            tokens_per_micro_step=tokens,
-                            checkpointing=checkpointing,
-                        )
-                        for checkpointing in ("none", "selective", "full")
-                        for tokens in self._token_budgets(world_size)
-                    ]
+                yield replace(base, world_size=world_size, zero_stage=stage)
+        if self.method is not Method.FULL:
+            return
+        if "bitsandbytes" in self.hardware.installed:
+            yield replace(base, optimizer="adamw_8bit")
+        if self._can_offload():
+            for world_size in worlds:
+                yield replace(
+                    base, world_size=world_size, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True
+                )
 
     def _base(self) -> Setup:
         return Setup(
@@ -143,23 +143,28 @@ class _Search:
             dropout=self.lora.dropout,
             double_quantization=self.method is Method.QLORA,
             preference_pairs=self.spec.objective is Objective.DPO,
+            fused_attention=_has_fused_attention(self.hardware),
+            longest_row_tokens=self.max_sequence_length,
             constants=self.corrections.constants,
         )
 
     def _world_sizes(self) -> list[int]:
         """All GPUs first; then fewer, because a GPU with less free memory must not spoil the others."""
-        most = max(1, len(self.hardware.gpus))
-        if self.method is not Method.FULL:
-            most = min(most, self.batch.rows_per_step)
-        return sorted({most, 1}, reverse=self.spec.goal is not Goal.COST)
+        free = sorted((gpu.memory_free_bytes for gpu in self.hardware.gpus), reverse=True)
+        drops = {count for count in range(1, len(free)) if free[count] < free[count - 1]}
+        return sorted({max(1, len(free)), 1} | drops, reverse=self.spec.goal is not Goal.COST)
 
-    def _zero_stages(self, world_size: int) -> tuple[Literal[0, 1, 2, 3], ...]:
-        if self.method is Method.FULL and world_size > 1:
-            return (1, 2, 3)
-        return (0,)
+    def _zero_stages(self, world_size: int) -> tuple[ZeroStage, ...]:
+        """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
+        if world_size == 1 or "deepspeed" not in self.hardware.installed:
+            return (0,)
+        return {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: QLORA_STAGES}[self.method]
 
-    def _has_8bit_optimizer(self) -> bool:
-        return self.method is Method.FULL and "bitsandbytes" in self.hardware.installed
+    def _can_offload(self) -> bool:
+        """Moments and masters in host memory: the last resort, about ten times slower."""
+        moments = trainable_parameters(self.shape, self._base()) * 12
+        room = moments <= self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE
+        return bool(self.hardware.gpus) and "deepspeed" in self.hardware.installed and room
 
     def _token_budgets(self, world_size: int) -> tuple[int, ...]:
         """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""
@@ -179,8 +184,17 @@ class _Search:
     def _peak(self, setup: Setup) -> int:
         return int(total(self.shape, setup) * (self.corrections.memory or 1.0))
 
-    def _fastest(self, setups: list[Setup]) -> Setup:
-        return min(setups, key=lambda setup: (self._time(setup).seconds, self._peak(setup)))
+    def _fastest(self, family: Setup) -> Setup:
+        """Of all micro-steps and amounts of recomputation that fit, the soonest done."""
+        budget = self._budget(family.world_size)
+        fitting: list[Setup] = []
+        for tokens in self._token_budgets(family.world_size):
+            for checkpointing in LEAST_RECOMPUTATION_FIRST:
+                setup = replace(family, checkpointing=checkpointing, tokens_per_micro_step=tokens)
+                if self._peak(setup) <= budget:
+                    fitting.append(setup)
+                    break
+        return min(fitting, key=lambda setup: (self._time(setup).seconds, self._peak(setup)))
 
     def _time(self, setup: Setup) -> TimeEstimate:
         return predict(
@@ -227,6 +241,11 @@ def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
     if not hardware.gpus:
         return "bf16" if hardware.cpu.bf16 else "fp32"
     return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
+
+
+def _has_fused_attention(hardware: HardwareProfile) -> bool:
+    """PyTorch's kernels that keep no scores and take grouped heads need compute capability 8.0."""
+    return all(gpu.compute_capability >= (8, 0) for gpu in hardware.gpus)
 
 
 def _attention(hardware: HardwareProfile) -> Attention:

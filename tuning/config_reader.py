@@ -51,6 +51,13 @@ class ConfigReader:
             raise _invalid(field, f"is {value!r}; it must be true or false")
         return value
 
+    def word(self, field: str, *, default: str) -> str:
+        """A name, such as that of an activation function."""
+        value = self._config.get(field) or default
+        if not isinstance(value, str):
+            raise _invalid(field, f"is {value!r}; it must be a name")
+        return value
+
     def indices(self, field: str) -> tuple[int, ...]:
         """A list of layer numbers, empty when absent."""
         value = self._config.get(field) or []

@@ -43,18 +43,27 @@ def _qwen3(reader: ConfigReader) -> dict[str, Any]:
 
 def _gemma(reader: ConfigReader) -> dict[str, Any]:
     bias = reader.flag("attention_bias", default=False)
-    return _decoder(reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True)
+    return _decoder(reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True, norm="gemma")
 
 
 def _gemma2(reader: ConfigReader) -> dict[str, Any]:
     bias = reader.flag("attention_bias", default=False)
-    return _decoder(reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True, layer_norms=4)
+    return _decoder(
+        reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True, layer_norms=4, norm="gemma"
+    )
 
 
 def _gemma3(reader: ConfigReader) -> dict[str, Any]:
     bias = reader.flag("attention_bias", default=False)
     return _decoder(
-        reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True, layer_norms=4, query_key_norm=True
+        reader,
+        qkv_bias=bias,
+        output_bias=bias,
+        default_head_dim=256,
+        tied=True,
+        layer_norms=4,
+        query_key_norm=True,
+        norm="gemma",
     )
 
 
@@ -69,6 +78,7 @@ def _decoder(
     tied: bool = False,
     layer_norms: int = 2,
     query_key_norm: bool = False,
+    norm: str = "rms",
 ) -> dict[str, Any]:
     sizes = _attention(reader, default_head_dim=default_head_dim, default_key_value_heads=default_key_value_heads)
     width = reader.positive("intermediate_size")
@@ -80,7 +90,8 @@ def _decoder(
     return _common(reader, sizes, width=width, tied=tied) | {
         "linears": linears,
         "norm_parameters": norms,
-        "layer_norms": layer_norms,
+        "norm": norm,
+        "norm_inputs": layer_norms,
         "query_key_norm": query_key_norm,
     }
 
@@ -97,10 +108,11 @@ def _phi(reader: ConfigReader) -> dict[str, Any]:
     return _common(reader, sizes, width=width, tied=False) | {
         "linears": linears,
         "norm_parameters": layers * (2 * hidden + (4 * sizes.head_dim if query_key_norm else 0)) + 2 * hidden,
-        "layer_norms": 1,
+        "norm_inputs": 1,
         "query_key_norm": query_key_norm,
+        "shared_norm_output": True,
         "norm": "layer",
-        "gated_mlp": False,
+        "activation_tensors": _activation_tensors(reader, "hidden_act", default="gelu_new"),
         "head_bias": True,
     }
 
@@ -118,6 +130,7 @@ def _phi3(reader: ConfigReader) -> dict[str, Any]:
     return _common(reader, sizes, width=width, tied=False) | {
         "linears": linears,
         "norm_parameters": (2 * layers + 1) * hidden,
+        "fused_qkv": "rotated",
     }
 
 
@@ -140,7 +153,8 @@ def _gpt2(reader: ConfigReader) -> dict[str, Any]:
         "norm_parameters": (4 * layers + 2) * hidden,
         "position_parameters": context * hidden,
         "norm": "layer",
-        "gated_mlp": False,
+        "fused_qkv": "split",
+        "activation_tensors": _activation_tensors(reader, "activation_function", default="gelu_new"),
     }
 
 
@@ -165,7 +179,9 @@ def _gpt_neox(reader: ConfigReader) -> dict[str, Any]:
         "linears": linears,
         "norm_parameters": (4 * layers + 2) * hidden,
         "norm": "layer",
-        "gated_mlp": False,
+        "norm_inputs": 1 if reader.flag("use_parallel_residual", default=True) else 2,
+        "fused_qkv": "rotated",
+        "activation_tensors": _activation_tensors(reader, "hidden_act", default="gelu"),
     }
 
 
@@ -226,6 +242,11 @@ def _qwen_moe(
         "norm_parameters": norms,
         "query_key_norm": query_key_norm,
     }
+
+
+def _activation_tensors(reader: ConfigReader, field: str, *, default: str) -> int:
+    """Written out in Python, the tanh form of GELU keeps four tensors; a fused function keeps its input."""
+    return 4 if reader.word(field, default=default) in ("gelu_new", "gelu_fast", "quick_gelu") else 1
 
 
 def _attention(

@@ -3,20 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tuning.activations import layer_bytes_per_token, recompute_bytes_per_token, stored_bytes_per_token
+from tuning.activations import (
+    Checkpointing,
+    Graph,
+    backward_bytes_per_token,
+    outside_bytes_per_token,
+    recomputed_bytes_per_token,
+    stored_bytes_per_token,
+)
 from tuning.hardware import GIB
 from tuning.job import Method
 from tuning.linears import Targets
 from tuning.plan import MemoryEstimate
 from tuning.shape import ModelShape
 
-Checkpointing = Literal["none", "selective", "full"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 
-# Tokens whose logits exist at once: head and loss run in chunks, on supervised tokens only.
-LOGITS_CHUNK_TOKENS = 1024
-# bf16 logits 2, fp32 copy 4, fp32 softmax kept for the backward 4, its gradient in bf16 2.
-LOGITS_BYTES_PER_ENTRY = 12
+# Head and loss run in chunks of so many bytes of fp32 logits, on supervised tokens only; four times as many tokens when
+# the head's weight learns, because adding up its gradient has a fixed cost.
+LOGITS_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+SMALLEST_LOGITS_CHUNK_TOKENS = 64
 # NF4 with blocks of 64: 4 bits and an fp32 scale a block; double quantisation makes the scale 8 bits and adds an fp32
 # scale per 256 blocks (QLoRA, arXiv 2305.14314, section 3).
 NF4_BITS = 4 + 32 / 64
@@ -54,13 +60,27 @@ class Setup:
     zero_stage: Literal[0, 1, 2, 3] = 0
     world_size: int = 1
     offload_optimizer: bool = False
-    preference_pairs: bool = False  # DPO reads every row twice and needs the reference's view of it
+    preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
+    fused_attention: bool = True
+    longest_row_tokens: int = 0  # matters only without a fused kernel
     constants: Constants = START_CONSTANTS
 
     @property
     def compute_bytes(self) -> int:
         """Width of one activation."""
         return 4 if self.precision == "fp32" else 2
+
+    @property
+    def graph(self) -> Graph:
+        """What autograd sees."""
+        return Graph(
+            full=self.method is Method.FULL,
+            width=self.compute_bytes,
+            rank=self.rank,
+            targets=self.targets,
+            dropout=self.dropout,
+            mask_bytes=4 if self.device == "cpu" else 1,
+        )
 
 
 def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEstimate:
@@ -135,36 +155,39 @@ def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
 
 
 def _saved_activations(shape: ModelShape, setup: Setup) -> int:
-    per_token = stored_bytes_per_token(
-        shape,
-        checkpointing=setup.checkpointing,
-        full=setup.method is Method.FULL,
-        targets=setup.targets,
-        rank=setup.rank,
-        dropout=setup.dropout,
-        width=setup.compute_bytes,
-    )
-    return per_token * _tokens(setup)
+    graph = setup.graph
+    per_token = stored_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    return int(_tokens(setup) * (per_token + outside_bytes_per_token(shape, graph) + _scores(shape, setup)))
+
+
+def _scores(shape: ModelShape, setup: Setup) -> int:
+    """Without a fused attention kernel every layer keeps its scores: fp32 and rounded, a head and earlier token."""
+    if setup.fused_attention:
+        return 0
+    layers = 1 if setup.checkpointing == "full" else shape.layers
+    return layers * shape.heads * setup.longest_row_tokens * (4 + setup.compute_bytes)
 
 
 def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
     """What comes and goes, by name; only the largest is at the peak."""
-    tokens = _tokens(setup)
-    backward = tokens * layer_bytes_per_token(shape, width=setup.compute_bytes)
-    if setup.checkpointing != "none":
-        backward += tokens * recompute_bytes_per_token(
-            shape,
-            checkpointing=setup.checkpointing,
-            full=setup.method is Method.FULL,
-            targets=setup.targets,
-            rank=setup.rank,
-            dropout=setup.dropout,
-            width=setup.compute_bytes,
-        )
+    tokens, graph, width = _tokens(setup), setup.graph, setup.compute_bytes
+    per_token = backward_bytes_per_token(shape, graph)
+    per_token += recomputed_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    backward = int(tokens * per_token)
     if setup.method is Method.QLORA:
-        backward += shape.largest_linear * setup.compute_bytes
-    chunk = min(LOGITS_CHUNK_TOKENS, tokens)
-    return {"layer_backward": backward, "logits": chunk * shape.vocab_size * LOGITS_BYTES_PER_ENTRY}
+        backward += shape.largest_linear * width
+    if setup.method is Method.FULL:
+        backward += shape.largest_linear * (width + 4)  # one gradient, as computed and widened for the master
+    return {"layer_backward": backward, "logits": _logits(shape, setup)}
+
+
+def _logits(shape: ModelShape, setup: Setup) -> int:
+    """One chunk's logits and their fp32 log-softmax; the head's own gradient, added up in fp32, when it learns."""
+    full = setup.method is Method.FULL
+    chunk = max(SMALLEST_LOGITS_CHUNK_TOKENS, LOGITS_CHUNK_BYTES[setup.device] // (4 * shape.vocab_size))
+    chunk = min(_tokens(setup), chunk * (4 if full else 1))
+    entries = chunk * shape.vocab_size * (setup.compute_bytes + (8 if setup.preference_pairs else 4))
+    return entries + (shape.vocab_size * shape.hidden_size * (4 + setup.compute_bytes) if full else 0)
 
 
 def _tokens(setup: Setup) -> int:

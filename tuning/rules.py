@@ -9,7 +9,7 @@ from tuning.job import DatasetFacts, Goal, JobSpec, Method
 from tuning.plan import Alternative, Reason
 from tuning.units import duration, gib
 
-NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA bf16", Method.QLORA: "QLoRA"}
+NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
 SMALL_DATA_ROWS_FOR_QUALITY = 5_000
 LARGE_DATA_ROWS = 50_000
@@ -42,6 +42,8 @@ def decide(
 ) -> Decision:
     """Apply the rules in order; the first that speaks decides."""
     fitting = {method: candidate for method, candidate in candidates.items() if candidate.fits}
+    if spec.method == "auto" and len(fitting) > 1 and _offloads(candidates[Method.FULL]):
+        fitting.pop(Method.FULL, None)  # ten times slower than any other way that fits
     where = hardware.gpus[0].name if hardware.gpus else "machine"
     if spec.method != "auto" and spec.method not in fitting:
         return _refuse(candidates, methods=[spec.method], where=where, rule="forced-method")
@@ -60,7 +62,7 @@ def decide(
 def _forced(situation: Situation) -> tuple[Method, str] | None:
     if situation.spec.method == "auto":
         return None
-    return situation.spec.method, f"{NAMES[situation.spec.method]} as asked"
+    return situation.spec.method, f"{NAMES[situation.spec.method]} was asked for"
 
 
 def _only_one_fits(situation: Situation) -> tuple[Method, str] | None:
@@ -171,12 +173,25 @@ def _alternatives(
     )
 
 
+def _offloads(candidate: Candidate) -> bool:
+    return candidate.setup.offload_optimizer
+
+
 def _rejection(candidate: Candidate, chosen: Candidate, why: str, where: str) -> str:
     if not candidate.fits:
         return f"{_shortage(candidate, where)}."
-    needs = f"{NAMES[candidate.method]} fits too ({gib(candidate.memory.total_bytes)}"
+    if _offloads(candidate):
+        spent = duration(candidate.time.seconds)
+        return f"{_name(candidate)} fits only with its optimizer in host memory, which takes {spent}."
+    needs = f"{_name(candidate)} fits too ({gib(candidate.memory.total_bytes)}"
     times = f"{duration(candidate.time.seconds)} against {duration(chosen.time.seconds)}"
     return f"{needs}, {times}), but {why}."
+
+
+def _name(candidate: Candidate) -> str:
+    """With the precision where it tells LoRA from QLoRA."""
+    precision = f" {candidate.setup.precision}" if candidate.method is Method.LORA else ""
+    return f"{NAMES[candidate.method]}{precision}"
 
 
 def _shortage(candidate: Candidate, where: str) -> str:
@@ -184,7 +199,7 @@ def _shortage(candidate: Candidate, where: str) -> str:
         return candidate.blocked
     memory = candidate.memory
     needed, free = gib(memory.total_bytes), gib(memory.budget_bytes)
-    return f"{NAMES[candidate.method]} needs {needed}, {free} are free on this {where}"
+    return f"{_name(candidate)} needs {needed}, {free} are free on this {where}"
 
 
 def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], where: str, rule: str) -> Decision:

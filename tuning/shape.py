@@ -29,10 +29,12 @@ class ModelShape(Value):
     tied_head: bool
     linears: tuple[Linear, ...]
     norm_parameters: int
-    norm: Literal["rms", "layer"] = "rms"
-    layer_norms: int = 2  # on the residual path of one layer
+    norm: Literal["rms", "gemma", "layer"] = "rms"
+    norm_inputs: int = 2  # different tensors that the norms of one layer read
     query_key_norm: bool = False
-    gated_mlp: bool = True
+    shared_norm_output: bool = False  # attention and MLP read the output of one norm
+    fused_qkv: Literal["no", "split", "rotated"] = "no"  # one projection; are q and k rotated into tensors of their own
+    activation_tensors: int = 3  # of the MLP's width, kept by its activation function and gate
     position_parameters: int = 0
     head_bias: bool = False
 
@@ -56,6 +58,10 @@ class ModelShape(Value):
                 hint=f"Known families: {', '.join(sorted(families.READERS))}.",
             )
         return cls(family=family, **families.READERS[family](reader))
+
+    def __hash__(self) -> int:
+        """Cheap, because memory formulas are remembered by shape; equal shapes have equal counts."""
+        return hash((self.family, self.hidden_size, self.layers, self.parameters))
 
     @cached_property
     def linear_weights(self) -> int:
