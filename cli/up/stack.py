@@ -18,7 +18,7 @@ from cli.embedded.locks import read_holder
 from cli.embedded.postgres import PostgresServer
 from cli.embedded.process import Command, spawn, stop, tail, wait_until
 from cli.embedded.valkey import ValkeyServer
-from cli.up import strays
+from cli.up import logs, strays
 from cli.up.address import local_url
 from cli.up.environment import base, program
 from cli.up.layout import Layout
@@ -27,7 +27,7 @@ from cli.up.supervisor import Service, Supervisor
 _SERVER_START_SECONDS = 60.0
 _API_START_SECONDS = 60.0
 _ONE_SHOT_SECONDS = 120.0
-_DRAIN_SECONDS = 120.0  # a worker checkpoints its run at the next step, which on a slow machine takes a while
+_DRAIN_SECONDS = 130.0  # a little more than a worker gives its run to checkpoint before it kills it
 _STRAY_GRACE_SECONDS = 10.0
 
 
@@ -65,6 +65,7 @@ class Stack:
     def migrate(self) -> None:
         """Bring the database to this version's schema. Raises ServerFailed with the end of the log."""
         log = self._layout.log("migrate")
+        logs.rotate(log)
         self._finish(self._one_shot("tunesmith-service", "migrate", log=log), what="The migration", log=log)
 
     def mint_keys(self) -> None:
@@ -202,7 +203,7 @@ class Stack:
             process.communicate()
             raise ServerFailed(f"{what} took longer than {_ONE_SHOT_SECONDS:.0f} s.", hint=f"see {log}") from None
         if process.returncode != 0:
-            raise ServerFailed(f"{what} failed:\n{tail(log)}", hint=f"the whole story is in {log}")
+            raise ServerFailed(f"{what} failed:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}")
         return output.decode()
 
     def _explain_api(self, log: Path) -> EmbeddedError:
@@ -269,4 +270,4 @@ def _answers(url: str, path: str) -> bool:
 
 
 def _ended(name: str, log: Path) -> ServerFailed:
-    return ServerFailed(f"The {name} ended at once; its last words:\n{tail(log)}", hint=f"the whole story is in {log}")
+    return ServerFailed(f"The {name} ended at once; its last words:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}")

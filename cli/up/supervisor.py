@@ -24,7 +24,7 @@ def _nothing() -> None:
 
 
 def _explain(log: Path) -> EmbeddedError:
-    return ServerFailed(f"It ended at once; its last words:\n{tail(log)}", hint=f"the whole story is in {log}")
+    return ServerFailed(f"It ended at once; its last words:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}")
 
 
 @dataclass(frozen=True, kw_only=True)

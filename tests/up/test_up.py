@@ -55,14 +55,13 @@ class Up:
         return self.process.wait(STOPPED_SECONDS)
 
     def pids(self) -> dict[str, int]:
-        """The stack's own processes by the last word of their command line that tells them apart."""
+        """The stack's own processes. The two servers overwrite their environment, so their pid files tell."""
         found = {}
         for pid in strays.find(self.data_dir):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-            for name in ("serve", "keeper", "valkey"):
-                if name in words and os.getsid(pid) == pid:
-                    found[name] = pid
-        found["postgres"] = int((self.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            found |= {name: pid for name in ("serve", "keeper") if name.encode() in words}
+        for name, path in {"postgres": "data/postmaster.pid", "valkey": "valkey.pid"}.items():
+            found[name] = int((self.data_dir / name / path).read_text().split()[0])
         return found
 
 
@@ -217,7 +216,7 @@ def test_a_killed_up_takes_its_children_along_and_the_next_one_works(home: Path)
 
 def test_ctrl_c_while_it_starts_leaves_nothing(home: Path) -> None:
     up = Up(home / "impatient")
-    assert wait_until(lambda: (up.data_dir / "postgres" / "data").exists(), timeout_seconds=30)
+    assert wait_until((up.data_dir / "postgres" / "data").exists, timeout_seconds=30)
     assert up.stop() == 130
     assert "nothing is lost" in up.said
     assert wait_until(lambda: not strays.find(up.data_dir), timeout_seconds=5)
