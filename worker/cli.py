@@ -1,0 +1,65 @@
+"""`tunesmith-worker`: run a worker on this host, or show what it would offer."""
+
+import argparse
+import sys
+
+from pydantic import ValidationError
+
+from tuning.errors import TunesmithError
+from worker.logs import configure_logs
+from worker.probe import probe
+from worker.settings import ProbeSettings, WorkerSettings
+from worker.slots import hardware_of_slot
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        sys.exit(_run(parsed.name) if parsed.command == "run" else _probe())
+    except ValidationError as error:
+        sys.exit(_explain_settings(error))
+    except (TunesmithError, ValueError) as error:
+        hint = getattr(error, "hint", None)
+        print(f"tunesmith-worker: {error}{' ' + hint if hint else ''}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tunesmith-worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="register at the service and work until SIGTERM")
+    run.add_argument("--name", help="how the worker is shown; the host's name unless given")
+    commands.add_parser("probe", help="print the hardware of one slot as JSON")
+    return parser
+
+
+def _run(name: str | None) -> int:
+    settings = WorkerSettings()
+    configure_logs(settings.log_format)
+    from worker.host import Host  # noqa: PLC0415 - Celery is not needed to probe
+
+    return Host(settings, name=name).run()
+
+
+def _probe() -> int:
+    settings = ProbeSettings()
+    host = probe(disk=settings.work_dir, cpu_memory_gib=settings.cpu_memory_gib)
+    print(hardware_of_slot(host, index=0, count=settings.slots).model_dump_json(indent=2))
+    return 0
+
+
+def _explain_settings(error: ValidationError) -> int:
+    """One line to a variable that is missing or wrong; never its value, which may be a secret."""
+    for problem in error.errors(include_input=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "?"
+        variable = field if field.isupper() else f"TUNESMITH_{field.upper()}"
+        print(f"tunesmith-worker: {variable}: {problem['msg']}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    main()

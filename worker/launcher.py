@@ -1,0 +1,142 @@
+"""Starts a trainer as a process group of its own that cannot outlive this worker, and stops it by a ladder."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.plan import Plan
+from worker.processes import RUN_MARK, kill_tree, record_trainer, terminate_group
+from worker.rundir import RunDirectory
+from worker.slots import Slot
+from worker.trainer_log import TrainerLog
+
+POLL_SECONDS = 0.1
+KILL_WAIT_SECONDS = 30.0
+LIFELINE_FD = 0  # standard input: it reaches every rank through launchers that close all other descriptors
+
+# The trainer gets these of the worker's environment and nothing else: no worker key, no broker, no cloud credentials.
+_INHERITED = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH",
+    "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+)  # fmt: skip
+_INHERITED_PREFIXES = ("NCCL_",)
+
+
+@dataclass
+class Trainer:
+    """A running trainer. The worker holds the only write end of its lifeline."""
+
+    process: subprocess.Popen[bytes]
+    run: RunDirectory
+    log: TrainerLog
+    record: Path
+    lifeline: int
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative when a signal ended it."""
+        return self.process.poll()
+
+    def stop(self, *, grace_seconds: float, terminate_seconds: float, check: Callable[[], bool]) -> int:
+        """Stop file, then SIGTERM, then SIGKILL of the whole tree; each rung waits for the one before.
+
+        `check` returning True skips what is left of a wait: something more urgent has come up.
+        """
+        self.run.stop.touch()
+        if not self._gone_within(grace_seconds, check):
+            terminate_group(self.process.pid)
+            self._gone_within(terminate_seconds, check)
+        return self.end()
+
+    def end(self) -> int:
+        """Leave no process of the tree alive, close the log and the lifeline, and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: the kernel does not let go of the process; its slot stays taken.
+        """
+        kill_tree(self.process.pid, run_dir=self.run.root, wait_seconds=KILL_WAIT_SECONDS)
+        code = self.process.wait(timeout=KILL_WAIT_SECONDS)
+        self.log.close()
+        if self.lifeline >= 0:
+            os.close(self.lifeline)
+            self.lifeline = -1
+        self.record.unlink(missing_ok=True)
+        return code
+
+    def _gone_within(self, seconds: float, check: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.exit_code is None:
+            if time.monotonic() > deadline or check():
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+
+def launch(
+    run: RunDirectory,
+    plan: Plan,
+    *,
+    slot: Slot,
+    cores: int,
+    devices: tuple[str, ...],
+    records: Path,
+    log_cap_bytes: int,
+) -> Trainer:
+    """Start the trainer of a prepared run directory on the devices of a slot, whose locks its tree inherits."""
+    command = trainer_command(run.root, world_size=plan.world_size)
+    environment = trainer_environment(os.environ, run_dir=run.root, cores=cores, devices=devices)
+    lifeline_read, lifeline_write = os.pipe()
+    output_read, output_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=lifeline_read,
+            stdout=output_write,
+            stderr=output_write,
+            env=environment,
+            cwd=run.root,
+            pass_fds=slot.descriptors,
+            start_new_session=True,
+        )
+    finally:
+        os.close(lifeline_read)
+        os.close(output_write)
+    record = record_trainer(records, name=run.root.name, pid=process.pid, run_dir=run.root)
+    log = TrainerLog(run.log, cap_bytes=log_cap_bytes)
+    log.follow(output_read)
+    return Trainer(process=process, run=run, log=log, record=record, lifeline=lifeline_write)
+
+
+def trainer_command(run_dir: Path, *, world_size: int) -> list[str]:
+    """The argument list. Several processes start through torchrun, which gives each its rank."""
+    module = ["-m", "worker.train", str(run_dir)]
+    if world_size == 1:
+        return [sys.executable, "-P", *module]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+    return [sys.executable, "-P", *torchrun, *module]
+
+
+def trainer_environment(
+    inherited: Mapping[str, str], *, run_dir: Path, cores: int, devices: tuple[str, ...]
+) -> dict[str, str]:
+    """Build the trainer's environment from an allow-list. An empty `devices` means: no GPU."""
+    kept = {
+        name: value for name, value in inherited.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    return kept | {
+        RUN_MARK: str(run_dir),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(devices),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(cores),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+    }

@@ -1,0 +1,42 @@
+"""What an operator sets for a worker, read from the environment."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+
+
+class WorkerSettings(BaseSettings):
+    """One field per environment variable, named `TUNESMITH_<FIELD>` unless an alias says otherwise.
+
+    Raises:
+        pydantic.ValidationError: a variable is missing or has a value that cannot be used.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TUNESMITH_", extra="ignore")
+
+    url: str
+    worker_key: SecretStr
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    work_dir: Path
+    slots: int = Field(default=1, ge=1, le=64)
+    cpu_memory_gib: float | None = Field(default=None, gt=0)  # what the CPU slots offer together, at most
+    grace_seconds: float = Field(default=120, gt=0)  # from SIGTERM to the end of the worker process
+    cancel_grace_seconds: float = Field(default=10, gt=0)  # from a user's cancel to SIGKILL
+    slot_wait_seconds: float = Field(default=30, ge=0)  # how long a slot may take to become free after its last user
+    outage_patience_seconds: float = Field(default=6 * 3600, gt=0)  # how long a finished run waits for the service
+    log_cap_bytes: int = Field(default=32 * MIB, ge=64 * 1024)
+    kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
+    log_format: str = Field(default="json", pattern="^(json|console)$")
+
+
+class ProbeSettings(BaseSettings):
+    """The part of the settings that `probe` needs, so that it runs without a service."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNESMITH_", extra="ignore")
+
+    work_dir: Path = Path()
+    slots: int = Field(default=1, ge=1, le=64)
+    cpu_memory_gib: float | None = Field(default=None, gt=0)

@@ -1,0 +1,25 @@
+"""The wake-up: ask the service for work until none fits. A lost, doubled or forged message is harmless."""
+
+from typing import Any
+
+import structlog
+from celery import shared_task
+from pydantic import ValidationError
+
+from tuning.messages import WAKE_TASK, Wake
+from worker.station import Station
+
+log = structlog.get_logger(__name__)
+
+
+@shared_task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
+def wake(**payload: Any) -> None:
+    """Validate the payload, then claim and run, one attempt after another, while a slot and work can be had."""
+    try:
+        Wake.model_validate(payload)
+    except ValidationError:
+        log.warning("wake.malformed", keys=sorted(payload)[:8])
+        return
+    station = Station.from_environment()
+    while station.run_next():
+        pass
