@@ -123,25 +123,30 @@ def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
 
 
 def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
-    """What stays for the whole run. Trainable parameters are fp32 with fp32 gradients: bf16 ones lose small updates."""
-    trainable, shards = trainable_parameters(shape, setup), setup.world_size
+    """What stays for the whole run."""
     full = setup.method is Method.FULL
-    moments = 2 if setup.optimizer == "adamw_8bit" else 8
-    masters = trainable * (4 + moments)
-    gradients = trainable * 4
-    items = {
-        "weights": weight_bytes(shape, setup) // (shards if setup.zero_stage == 3 else 1),
-        "gradients": gradients // (shards if setup.zero_stage >= 2 else 1),
-    }
-    if full and setup.precision == "fp32":
-        masters -= trainable * 4  # the fp32 weights are the masters
-    if setup.offload_optimizer:
-        masters = 0
-    name = "optimizer" if full else "adapters_and_optimizer"
-    items[name] = masters // (shards if setup.zero_stage >= 1 else 1)
+    items = {"weights": weight_bytes(shape, setup) // (setup.world_size if setup.zero_stage == 3 else 1)}
+    gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
+    trainable = trainable_parameters(shape, setup)
+    items["gradients"] = int(trainable * gradients)
+    items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states)
     if setup.zero_stage:
         items["zero_buckets"] = _zero_buckets(shape, setup)
     return items
+
+
+def _learning_bytes(setup: Setup) -> tuple[float, float]:
+    """Per trainable parameter: an fp32 gradient; an fp32 master (16-bit ones lose small updates) and two moments."""
+    weights_are_masters = setup.method is Method.FULL and setup.precision == "fp32"
+    moments = 2 if setup.optimizer == "adamw_8bit" else 8
+    return 4, moments + (0 if weights_are_masters else 4)
+
+
+def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
+    """As DeepSpeed counts: 16-bit gradients, whole until stage 2; fp32 master, gradient and moments, shared out."""
+    shards = setup.world_size
+    gradients = setup.compute_bytes / (shards if setup.zero_stage >= 2 else 1)
+    return gradients, 0 if setup.offload_optimizer else 16 / shards
 
 
 def _zero_buckets(shape: ModelShape, setup: Setup) -> int:

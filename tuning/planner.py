@@ -11,6 +11,7 @@ from tuning.recipe import (
     evaluation_interval,
     warmup_steps,
 )
+from tuning.remedies import remedy
 from tuning.rules import decide
 from tuning.shape import ModelShape
 from tuning.units import duration, gib
@@ -37,15 +38,17 @@ def choose(
     refusal = impossible(spec=spec, shape=shape, dataset=dataset)
     if refusal is not None:
         return refusal
-    candidates = {
-        method: best_candidate(
-            method, spec=spec, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections
+
+    def candidate(asked: JobSpec, method: Method) -> Candidate:
+        return best_candidate(
+            method, spec=asked, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections
         )
-        for method in Method
-    }
+
+    candidates = {method: candidate(spec, method) for method in Method}
     decision = decide(candidates, spec=spec, dataset=dataset, hardware=hardware)
     if decision.method is None:
-        return Refusal(reasons=decision.reasons, alternatives=decision.alternatives)
+        way_out = remedy(candidates, spec=spec, retry=candidate)
+        return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
     chosen = candidates[decision.method]
     return _plan(chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, hardware=hardware)
 

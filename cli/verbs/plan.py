@@ -1,0 +1,240 @@
+"""The verb `plan`: what would run on which hardware, for how long and why, without a running service."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import output
+from cli.exit_codes import ExitCode
+from cli.verbs.options import Listed, ListFormat
+from cli.verbs.submit import GoalChoice, MethodChoice
+
+if TYPE_CHECKING:
+    from tuning.job import DatasetFacts, JobSpec
+    from tuning.plan import Plan, Refusal
+    from tuning.shape import ModelShape
+
+_ROWS = 2_000
+_TOKENS_PER_ROW = 500
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command."""
+    app.command(rich_help_panel="Jobs")(plan)
+
+
+def plan(
+    model: Annotated[str | None, typer.Option(help="A well-known model, such as llama-3.1-8b.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Any model, by its config.json.")
+    ] = None,
+    on: Annotated[str | None, typer.Option(metavar="HARDWARE", help="Such as 1xRTX4090,8xA100-80G.")] = None,
+    method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
+    goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The JSONL file to train on; its rows are counted.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help=f"Rows, of {_TOKENS_PER_ROW} tokens each, without a file.")
+    ] = None,
+    seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, max=512, help="Rank of the adapter.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Money for an hour of one GPU.")] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")
+    ] = False,
+    form: Listed = ListFormat.TABLE,
+) -> None:
+    """Say what would run: method, memory, time and why, on hardware you name. Exit code 7 when nothing fits."""
+    shape = _shape(model, config)
+    if table:
+        _memory_tables(model or str(config), shape, form=form)
+        return
+    if on is None:
+        raise typer.BadParameter("Name the hardware, such as 1xRTX4090,8xA100-80G.", param_hint="--on")
+    dataset = _dataset(data, rows=rows, longest=seq_length, shape=shape)
+    spec = _spec(model or str(config), method=method, goal=goal, seq_length=seq_length, rank=rank)
+    answers = {name: _choose(name, spec=spec, shape=shape, dataset=dataset) for name in _machines(on)}
+    if form is ListFormat.JSON:
+        output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
+    else:
+        _print(answers, shape=shape, dataset=dataset, price=price)
+    if not any(_is_plan(answer) for answer in answers.values()):
+        raise typer.Exit(int(ExitCode.REJECTED))
+
+
+def _shape(model: str | None, config: Path | None) -> "ModelShape":
+    from tuning.catalogue import find_shape
+    from tuning.errors import InvalidRequest
+    from tuning.shape import ModelShape
+
+    if (model is None) == (config is None):
+        raise typer.BadParameter("Give either --model or --config.", param_hint="--model")
+    if model is not None:
+        return find_shape(model)
+    assert config is not None  # noqa: S101  the check above
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidRequest(f"{config.name} is not JSON: {error}.", param="config") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"{config.name} holds no JSON object.", param="config")
+    return ModelShape.from_config(fields)
+
+
+def _dataset(data: Path | None, *, rows: int | None, longest: int | None, shape: "ModelShape") -> "DatasetFacts":
+    if data is not None and rows is not None:
+        raise typer.BadParameter("Give either --data or --rows.", param_hint="--rows")
+    from tuning.job import DatasetFacts
+
+    if data is not None:
+        return _counted(data)
+    number = rows or _ROWS
+    per_row = min(_TOKENS_PER_ROW, shape.context_length, longest or _TOKENS_PER_ROW)
+    return DatasetFacts(
+        rows=number,
+        tokens=number * per_row,
+        longest_row_tokens=min(longest or 4 * per_row, shape.context_length),
+        supervised_tokens=max(1, number * per_row // 2),
+        tokens_are_exact=True,
+    )
+
+
+def _counted(data: Path) -> "DatasetFacts":
+    from tuning.errors import InvalidTrainingFile
+    from tuning.rows import RowChecker
+
+    checker = RowChecker()
+    with data.open("rb") as file:
+        while piece := file.read(1 << 20):
+            checker.feed(piece)
+    report = checker.finish()
+    if report.problem_count:
+        raise InvalidTrainingFile(f"{data.name}: {report.summary}", param="data")
+    return report.facts()
+
+
+def _spec(name: str, *, method: MethodChoice, goal: GoalChoice, seq_length: int | None, rank: int | None) -> "JobSpec":
+    from tuning.job import JobSpec
+
+    fields: dict[str, Any] = {"model": name, "method": method.value, "goal": goal.value, "seed": 0}
+    if seq_length is not None:
+        fields["max_seq_length"] = seq_length
+    if rank is not None:
+        fields["lora"] = {"rank": rank}
+    return JobSpec.model_validate(fields)
+
+
+def _machines(on: str) -> list[str]:
+    names = [name.strip() for name in on.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("Name the hardware, such as 1xRTX4090.", param_hint="--on")
+    return names
+
+
+def _choose(name: str, *, spec: "JobSpec", shape: "ModelShape", dataset: "DatasetFacts") -> "Plan | Refusal":
+    from tuning.gpus import what_if
+    from tuning.planner import choose
+
+    return choose(spec=spec, shape=shape, dataset=dataset, hardware=what_if(name))
+
+
+def _print(
+    answers: "dict[str, Plan | Refusal]", *, shape: "ModelShape", dataset: "DatasetFacts", price: float | None
+) -> None:
+    from tuning.units import count
+
+    output.note(
+        f"{shape.family}, {count(shape.parameters)} parameters; {dataset.rows:,} rows, {count(dataset.tokens)} tokens "
+        f"({count(dataset.supervised_tokens)} trained on), longest {dataset.longest_row_tokens:,}"
+    )
+    columns = [
+        "HARDWARE",
+        "METHOD",
+        "FITS",
+        "PEAK / FREE GIB",
+        "TIME",
+        "GPU HOURS",
+        *(["COST"] if price else []),
+        "WHY",
+    ]
+    output.table(columns, [_row(name, answer, price=price) for name, answer in answers.items()])
+    for name, answer in answers.items():
+        output.note()
+        output.note(output.bold(name))
+        for reason in answer.reasons:
+            output.note(f"  {reason.rule.ljust(16)}  {reason.text}")
+        for alternative in answer.alternatives:
+            output.note(f"  {('not ' + alternative.method).ljust(16)}  {alternative.rejected_because}")
+
+
+def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
+    from tuning.plan import Plan
+
+    money = [""] if price else []
+    if not isinstance(answer, Plan):
+        return [name, "", "no", _peak_of_refusal(answer), "", "", *money, answer.reasons[0].text]
+    memory, time = answer.memory, answer.time
+    if price:
+        money = [f"{_gpu_hours(answer) * price:,.2f}"]
+    span = f"{output.duration(time.seconds_low)} - {output.duration(time.seconds_high)}"
+    peak = f"{memory.total_bytes / 2**30:.1f} / {memory.budget_bytes / 2**30:.1f}"
+    return [name, _method_text(answer), "yes", peak, span, f"{_gpu_hours(answer):.2f}", *money, answer.reasons[0].text]
+
+
+def _peak_of_refusal(answer: "Refusal") -> str:
+    peaks = [alternative.peak_bytes for alternative in answer.alternatives]
+    return f"{min(peaks) / 2**30:.1f}+" if peaks else ""
+
+
+def _method_text(answer: "Plan") -> str:
+    words = [answer.method.value]
+    if answer.zero_stage:
+        words.append(f"zero-{answer.zero_stage}")
+    if answer.optimizer == "adamw_8bit":
+        words.append("8-bit-adam")
+    if answer.offload_optimizer:
+        words.append("offload")
+    return " ".join(words)
+
+
+def _gpu_hours(answer: "Plan") -> float:
+    return answer.time.seconds * answer.world_size / 3600
+
+
+def _is_plan(answer: "Plan | Refusal") -> bool:
+    from tuning.plan import Plan
+
+    return isinstance(answer, Plan)
+
+
+def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dict[str, Any]:
+    from tuning.plan import Plan
+
+    body = {"hardware": name, "fits": isinstance(answer, Plan)}
+    if not isinstance(answer, Plan):
+        return body | {"refusal": answer.model_dump(mode="json")}
+    hours = _gpu_hours(answer)
+    cost = {"cost": round(hours * price, 2)} if price else {}
+    return body | {"gpu_hours": hours, **cost, "plan": answer.model_dump(mode="json")}
+
+
+def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
+    from tuning.job import Method
+    from tuning.tables import smallest_machine, training_memory
+
+    rows = []
+    for method in Method:
+        smallest = smallest_machine(shape, method)
+        layout = _method_text(smallest.plan) if smallest else ""
+        machine = smallest.machine if smallest else "more than 32xB200"
+        rows.append((method.value, training_memory(shape, method), machine, layout))
+    if form is ListFormat.JSON:
+        keys = ("method", "peak_bytes_on_one_gpu", "smallest_machine", "layout")
+        output.as_json({"model": name, "methods": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    output.note(f"{name}: one GPU, 2,048 tokens a micro-step, full recomputation, rank 16")
+    columns = ("METHOD", "PEAK GIB", "SMALLEST MACHINE", "LAYOUT")
+    output.table(columns, [(row[0], f"{row[1] / 2**30:.1f}", row[2], row[3]) for row in rows])
