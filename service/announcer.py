@@ -1,4 +1,4 @@
-"""Ringing workers through Celery: "there may be work for hardware of your class". The only module that speaks Celery."""
+"""Ringing workers: "there may be work for hardware of your class". The only module that speaks Celery."""
 
 from typing import Protocol
 

@@ -29,7 +29,7 @@ class BlobStore:
         return cls(from_url(url))
 
     async def write_stream(self, sha256: str, stream: AsyncIterator[bytes]) -> int:
-        """Store a stream under its promised hash and return its length; a stream that breaks the promise leaves nothing.
+        """Store a stream under its promised hash and return its length; one that breaks the promise leaves nothing.
 
         Raises:
             InvalidRequest: the bytes do not have that hash.

@@ -135,7 +135,7 @@ def _database(url: str, *, pool_size: int) -> Database:
 
 def _settings() -> Settings:
     try:
-        return Settings()  # type: ignore[call-arg]
+        return Settings()
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
             typer.echo(f"error: setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}", err=True)

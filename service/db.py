@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 
 def driver_url(database_url: str) -> URL:
-    """Turn a libpq URL (`postgresql://host/db`, `postgresql:///db?host=/socket/dir`) into SQLAlchemy's for psycopg 3."""
+    """Turn a libpq URL (`postgresql://host/db`, `postgresql:///db?host=/dir`) into SQLAlchemy's for psycopg 3."""
     return make_url(database_url).set(drivername="postgresql+psycopg")
 
 
@@ -32,11 +32,15 @@ def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float
 
 
 class Database:
-    """Hands out sessions. Application code never commits: `transaction` does, once, at its end."""
+    """Hands out sessions. Application code never commits: `transaction` does, once, at its end.
+
+    A query does not flush what is pending: a finished job must reach the database in one statement, state and all,
+    because the database refuses any change after it. What must be seen by a query is flushed by name.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

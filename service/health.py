@@ -1,6 +1,7 @@
 """`/healthz`: this process lives. `/readyz`: what it needs is there."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -22,7 +23,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep) -> Response:
-    """503 with the reason while the database, its schema or the object store is not usable. The broker is only reported."""
+    """503 with the reason while database, schema or object store is not usable. The broker is only reported."""
     checks = {
         "database": await _ask(_schema_problem(database, head=request.app.state.schema_head)),
         "store": await _ask(_store_problem(blobs)),
@@ -33,9 +34,9 @@ async def readyz(request: Request, database: DatabaseDep, blobs: BlobsDep, annou
     return JSONResponse(body, status_code=200 if ready else 503)
 
 
-async def _ask(question: "asyncio.Future[str] | object") -> str:
+async def _ask(question: Awaitable[str]) -> str:
     try:
-        return str(await asyncio.wait_for(question, _PATIENCE_SECONDS))  # type: ignore[arg-type]
+        return str(await asyncio.wait_for(question, _PATIENCE_SECONDS))
     except TimeoutError:
         return f"no answer in {_PATIENCE_SECONDS} s"
     except Exception as error:  # whatever is wrong with it, it is not ready
@@ -45,11 +46,9 @@ async def _ask(question: "asyncio.Future[str] | object") -> str:
 async def _schema_problem(database: DatabaseDep, *, head: str) -> str:
     async with database.transaction() as session:
         current = await (await session.connection()).run_sync(migrate.current)
-    return (
-        "ok"
-        if current == head
-        else f"schema is at {current}, this program needs {head}: run `tunesmith-service migrate`"
-    )
+    if current == head:
+        return "ok"
+    return f"the schema is at {current}, this program needs {head}: run `tunesmith-service migrate`"
 
 
 async def _store_problem(blobs: BlobsDep) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
@@ -187,7 +187,7 @@ def _is_idle(worker: WorkerNode) -> bool:
     return worker.busy_slots < worker.slots and not worker.draining
 
 
-def _not_rung_since(at: datetime) -> object:
+def _not_rung_since(at: datetime) -> ColumnElement[bool]:
     return func.coalesce(WorkerNode.rung_at, text("'-infinity'")) < at - timedelta(seconds=_RING_AGAIN_SECONDS)
 
 

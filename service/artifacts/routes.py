@@ -24,7 +24,7 @@ async def list_artifacts(job_id: str, caller: Member, session: Session) -> dict[
 
 @router.get("/artifacts/{artifact_id}/files/{name:path}")
 async def artifact_file(
-    request: Request, artifact_id: str, name: str, caller: Member, session: Session, blobs: BlobsDep
+    request: Request, *, artifact_id: str, name: str, caller: Member, session: Session, blobs: BlobsDep
 ) -> Response:
     """The bytes of one file. Range works."""
     file = await store.find_file(session, artifact_id, name, project=caller.project)

@@ -1,6 +1,6 @@
 """How an attempt ends, and what that means for its job: one place for requeue, retry, poison, cancel and pause.
 
-Every function here is called with the job's row locked. The job's new state is set last, in the same flush as everything
+Every function here is called with the job's row locked. The job's new state is set last, in the same flush as all
 else about it, because the database refuses any later change to a finished job.
 """
 
@@ -65,7 +65,7 @@ def settle(
     at: datetime,
     policy: Policy,
 ) -> None:
-    """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, this one included."""
+    """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, with this one."""
     if outcome in _FREE_OF_CHARGE:
         job.attempts_used -= 1
     job.phase = None

@@ -1,7 +1,7 @@
 """Who may write about an attempt: the holder of its lease token, for as long as the job is this attempt's.
 
-Every write locks the job's row first and then looks at the epoch, so that a takeover is either before the whole write or
-after it. A lease that has run out but was not taken over may still be renewed: the token is fenced, not the clock.
+Every write locks the job's row first and then looks at the epoch, so that a takeover is before the whole write or after
+it. A lease that has run out but was not taken over may still be renewed: the token is fenced, not the clock.
 """
 
 from dataclasses import dataclass
@@ -66,6 +66,5 @@ async def _checked(request: Request, attempt_id: str, database: DatabaseDep) -> 
         return await hold(session, await authenticate(session, attempt_id, bearer(request)))
 
 
-Authenticated = Annotated[Attempt, Depends(_authenticated)]
 Fenced = Annotated[Held, Depends(_held)]
 FencedNow = Annotated[Held, Depends(_checked)]

@@ -121,5 +121,5 @@ async def _register(session: AsyncSession, job: Job, artifact: Artifact) -> Mode
         job_id=job.id,
     )
     session.add(model)
-    await session.flush([model])
+    await session.flush()
     return model

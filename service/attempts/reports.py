@@ -77,7 +77,7 @@ async def metric_chunk(session: AsyncSession, held: Held, chunk: MetricChunk) ->
     if chunk.end_offset <= chunk.start_offset:
         raise InvalidRequest("end_offset must lie behind start_offset.", param="end_offset")
     clean = [storable(point) for point in chunk.points]
-    if any(point.get("step") is None or not 0 <= point["step"] < 2**53 for point in clean):
+    if not all(_has_step(point) for point in clean):
         raise InvalidRequest("Every point needs a step.", param="points")
     job = held.job
     for point in await metrics.add_chunk(session, held.attempt, chunk, clean):
@@ -142,6 +142,11 @@ async def readable_file(session: AsyncSession, held: Held, sha256: str) -> FileR
                 if file["sha256"] == sha256:
                     return FileRef.model_validate(file)
     return await _data_file(session, job, sha256)
+
+
+def _has_step(point: dict[str, float | int | None]) -> bool:
+    step = point.get("step")
+    return step is not None and 0 <= step < 2**53
 
 
 async def _data_file(session: AsyncSession, job: Job, sha256: str) -> FileRef | None:

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 
 from service import blob_rows
-from service.attempts import finish as finishing
 from service.attempts import fencing, reports
+from service.attempts import finish as finishing
 from service.attempts.claim import LeaseTerms, claim
 from service.attempts.ending import Policy
-from service.attempts.fencing import Authenticated, Fenced, FencedNow
+from service.attempts.fencing import Fenced, FencedNow
 from service.auth import Worker, bearer
 from service.blobs import check_name
 from service.bodies import documented, json_body
@@ -79,7 +79,7 @@ async def attempt_metrics(
 
 @router.put("/attempts/{attempt_id}/blobs/{sha256}", status_code=204)
 async def put_attempt_blob(
-    request: Request, attempt_id: str, sha256: str, _held: FencedNow, database: DatabaseDep, blobs: BlobsDep
+    request: Request, *, attempt_id: str, sha256: str, _held: FencedNow, database: DatabaseDep, blobs: BlobsDep
 ) -> Response:
     """Bytes, verified against their name. The lease is checked before and after, and no lock is held in between."""
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
@@ -119,6 +119,7 @@ async def attempt_artifact(
 @router.post("/attempts/{attempt_id}/finish", status_code=204, openapi_extra=documented(FinishReport))
 async def finish_attempt(
     report: Annotated[FinishReport, _body(FinishReport)],
+    *,
     request: Request,
     attempt_id: str,
     database: DatabaseDep,

@@ -1,4 +1,4 @@
-"""Taking a file in: check its rows and hash its bytes in one pass, store them, keep the file whatever the check says."""
+"""Taking a file in: check its rows and hash its bytes in one pass, store them, keep it whatever the check says."""
 
 import hashlib
 from dataclasses import dataclass

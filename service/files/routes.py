@@ -47,6 +47,7 @@ async def create_file(request: Request, caller: Member, database: DatabaseDep, b
 @router.get("")
 async def list_files(
     caller: Member,
+    *,
     session: Session,
     purpose: str | None = None,
     after: str | None = None,

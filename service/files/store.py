@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.tables import File
@@ -42,5 +42,5 @@ async def find_many(
     return list((await session.execute(query)).scalars())
 
 
-def _alive() -> tuple[object, ...]:
+def _alive() -> tuple[ColumnElement[bool], ...]:
     return File.deleted_at.is_(None), or_(File.expires_at.is_(None), File.expires_at > func.now())

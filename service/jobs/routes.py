@@ -29,6 +29,7 @@ _POLL_SECONDS = 0.25
 @router.post("", openapi_extra=documented(JobCreate))
 async def create_job(
     request: Annotated[JobCreate, json_body(JobCreate)],
+    *,
     caller: Member,
     session: Session,
     settings: SettingsDep,
@@ -84,7 +85,7 @@ async def retrieve_job(
     if_none_match: Annotated[str | None, Header()] = None,
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
-    """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that answer back for up to so many seconds."""
+    """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
     deadline = time.monotonic() + wait
     while True:
         async with database.transaction() as session:
@@ -119,6 +120,7 @@ async def resume_job(job_id: str, caller: Member, session: Session) -> dict[str,
 @router.get("/{job_id}/events")
 async def list_events(
     job_id: str,
+    *,
     caller: Member,
     session: Session,
     after: str | None = None,

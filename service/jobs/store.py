@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Float, cast, extract, func, select
+from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.tables import Attempt, Checkpoint, Event, Job
@@ -65,10 +65,10 @@ async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[st
     place = func.row_number().over(order_by=queue_order()).label("place")
     line = select(Job.id, place).where(Job.state == JobState.QUEUED).subquery()
     rows = await session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(wanted)))
-    return {job_id: position for job_id, position in rows}
+    return {row.id: row.place for row in rows}
 
 
-def queue_order() -> list[ColumnElement[Any]]:
+def queue_order() -> tuple[SQLColumnExpression[Any], ...]:
     """Who is next: aged priority, then projects that run fewer attempts, then the longest wait."""
     waited_seconds = cast(extract("epoch", func.now() - Job.queued_at), Float)
     running = Job.__table__.alias("running")
@@ -78,12 +78,12 @@ def queue_order() -> list[ColumnElement[Any]]:
         .where(running.c.project == Job.project, running.c.state == JobState.RUNNING)
         .scalar_subquery()
     )
-    return [
+    return (
         (Job.priority + func.floor(waited_seconds / _SECONDS_PER_PRIORITY)).desc(),
         of_project,
         Job.queued_at,
         Job.id,
-    ]
+    )
 
 
 async def find_events(

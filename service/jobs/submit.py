@@ -79,6 +79,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     fit = await _fit(session, wanted, silence=submission.worker_silence)
     job = _job(submission, job_id=job_id, spec=spec, dataset=dataset)
     session.add(job)
+    await session.flush()
     _record(session, job, model=model, fit=fit, at=await now(session))
     await session.flush()
     return job
@@ -106,7 +107,7 @@ async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id:
 
 
 async def _claim_key(session: AsyncSession, submission: Submission, *, key: str, job_id: str) -> Job | None:
-    """Insert the key for this job, or return the job that has it. A copy in flight makes the insert wait for its end."""
+    """Insert the key for this job, or return the job that has it. The insert waits for a copy that is in flight."""
     if not 1 <= len(key) <= 255:
         raise InvalidRequest("An Idempotency-Key has 1 to 255 characters.", param="Idempotency-Key")
     project, sha256 = submission.caller.project, submission.sha256

@@ -27,11 +27,8 @@ async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, p
     A worker that never heard our answer may read on and send a longer chunk from the same offset: the longer one
     replaces the shorter, and only its tail is new.
     """
-    values = {
-        "end_offset": shipped.end_offset,
-        "last_step": max((int(point["step"]) for point in points), default=-1),
-        "points": points,
-    }
+    last_step = max((int(point["step"]) for point in points), default=-1)
+    values = {"end_offset": shipped.end_offset, "last_step": last_step, "points": points}
     row = insert(MetricChunk).values(
         attempt_id=attempt.id, start_offset=shipped.start_offset, job_id=attempt.job_id, epoch=attempt.epoch, **values
     )
@@ -42,5 +39,5 @@ async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, p
     if shipped.end_offset <= stored.end_offset:
         return []
     fresh = points[len(stored.points) :]
-    stored.end_offset, stored.last_step, stored.points = shipped.end_offset, int(values["last_step"]), points
+    stored.end_offset, stored.last_step, stored.points = shipped.end_offset, last_step, points
     return fresh

@@ -48,7 +48,7 @@ class Fit:
 
 
 def current(worker: WorkerNode) -> Machine:
-    """As it is now when it is idle; what a running attempt occupies will be free again, so a busy one counts as at rest."""
+    """An idle worker as it is now, a busy one as it is at rest: what its attempt occupies will be free again."""
     facts = worker.hardware if worker.busy_slots else worker.hardware_now
     return Machine(worker.worker_class, HardwareProfile.model_validate(facts))
 

@@ -1,7 +1,7 @@
 """Workers introduce themselves and say that they live."""
 
 from sqlalchemy import func
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.attempts.ending import Policy, lose
@@ -66,7 +66,7 @@ async def _locked(session: AsyncSession, worker_id: str) -> WorkerNode:
     return worker
 
 
-def _upsert(request: RegisterWorker) -> object:
+def _upsert(request: RegisterWorker) -> Insert:
     hardware = request.hardware.model_dump(mode="json")
     facts = {
         "incarnation": request.incarnation,

@@ -1,0 +1,358 @@
+"""The control plane as tests drive it: a live API on a migrated database, and what a worker says to it."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from openai import OpenAI
+from psycopg import sql
+
+from cli.embedded.postgres import PostgresServer
+from service import logs
+from service.announcer import announcer_for
+from service.app import create_app
+from service.db import Database, create_engine
+from service.keeper import Keeper
+from service.keys.secrets import sha256_of
+from service.settings import Settings
+from service.tables import Row
+from tuning.base import Value
+from tuning.errors import Failure
+from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tuning.messages import (
+    AttemptHeartbeat,
+    Claim,
+    ClaimRequest,
+    FileRef,
+    FinishReport,
+    RegisterWorker,
+    WorkerHeartbeat,
+)
+from tuning.state import Outcome, Phase
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+TINY_CONFIG: Json = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+}
+CPU = HardwareProfile(
+    cpu=Cpu(model="test", cores=2, memory_total_bytes=16 * GIB, memory_free_bytes=12 * GIB),
+    installed={"torch": "2.13.0", "bitsandbytes": "0.50.2"},
+    disk_free_bytes=100 * GIB,
+)
+SMALL_CPU = CPU.model_copy(
+    update={"cpu": Cpu(model="test", cores=1, memory_total_bytes=GIB // 4, memory_free_bytes=GIB // 8)}
+)
+ONE_GPU = CPU.model_copy(
+    update={
+        "gpus": (
+            Gpu(
+                index=0,
+                name="NVIDIA A10G",
+                memory_total_bytes=22 * GIB,
+                memory_free_bytes=21 * GIB,
+                compute_capability=(8, 6),
+            ),
+        )
+    }
+)
+
+
+def chat_rows(count: int = 20) -> bytes:
+    """A good training file."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i} + 1?"}, {"role": "assistant", "content": str(i + 1)}]}
+        for i in range(count)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class ControlPlane:
+    """A live API, its database, and a key of every kind."""
+
+    url: str
+    settings: Settings
+    app: Any
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def http(self, key: str = "member") -> httpx.Client:
+        """A plain client with the named key, or with a bare token."""
+        token = self.keys.get(key, key)
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {token}"}, timeout=30)
+
+    def openai(self, key: str = "member", *, max_retries: int = 0) -> OpenAI:
+        """An unmodified client of the API."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.keys[key], max_retries=max_retries)
+
+    def request(self, method: str, path: str, *, key: str = "member", **options: Any) -> httpx.Response:
+        with self.http(key) as client:
+            return client.request(method, path, **options)
+
+    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+        with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement, values)  # type: ignore[call-overload]
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def snapshot(self) -> dict[str, list[str]]:
+        """Every row of every table as text, but for when keys were last used."""
+        tables = [table.name for table in Row.metadata.sorted_tables if table.name != "api_keys"]
+        return {name: [row[0] for row in self.sql(f"SELECT t::text FROM {name} t ORDER BY 1")] for name in tables}
+
+    def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        """Run a use case against the same database, in an event loop of its own."""
+
+        async def inside() -> T:
+            database = Database(create_engine(self.settings.database_url, pool_size=2, pool_wait_seconds=5))
+            try:
+                return await work(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(inside())
+
+    def keep(self, work: Callable[[Keeper], Awaitable[T]]) -> T:
+        """Run one of the keeper's chores."""
+        announcer = announcer_for(self.settings.redis_url)
+        return self.run(lambda database: work(Keeper(self.settings, database=database, announcer=announcer)))
+
+    def upload(self, data: bytes | None = None, *, key: str = "member", name: str = "rows.jsonl") -> str:
+        """A training file; returns its id."""
+        body = data if data is not None else chat_rows()
+        response = self.request(
+            "POST", "/v1/files", key=key, data={"purpose": "fine-tune"}, files={"file": (name, body)}
+        )
+        assert response.status_code == 200, response.text
+        return str(response.json()["id"])
+
+    def add_model(self, name: str = "tiny-llama", *, config: Json | None = None) -> str:
+        """A registered base model; its weights are a few bytes, because only a worker reads them."""
+        contents = {"config.json": json.dumps(config or TINY_CONFIG).encode(), "model.safetensors": name.encode()}
+        files = [FileRef(name=n, sha256=sha256(d), bytes=len(d)).model_dump() for n, d in contents.items()]
+        body = {"name": name, "files": files, "config": config or TINY_CONFIG}
+        with self.http("admin") as client:
+            for digest in client.post("/v1/models", json=body).json()["tunesmith"]["missing"]:
+                data = next(d for d in contents.values() if sha256(d) == digest)
+                client.put(f"/v1/blobs/{digest}", content=data).raise_for_status()
+            assert client.post("/v1/models", json=body).json()["tunesmith"]["status"] == "ready"
+        return name
+
+    def create_job(self, *, key: str = "member", **fields: Any) -> Json:
+        """A waiting job."""
+        body = {
+            "model": "tiny-llama",
+            "training_file": fields.pop("training_file", None) or self.upload(key=key),
+            **fields,
+        }
+        response = self.request("POST", "/v1/fine_tuning/jobs", key=key, json=body)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def job(self, job_id: str, *, key: str = "member") -> Json:
+        return dict(self.request("GET", f"/v1/fine_tuning/jobs/{job_id}", key=key).json())
+
+    def messages(self, job_id: str) -> list[str]:
+        """The job's history, oldest first."""
+        response = self.request("GET", f"/v1/fine_tuning/jobs/{job_id}/events?order=asc&limit=1000")
+        return [event["message"] for event in response.json()["data"]]
+
+    def worker(self, worker_id: str = "worker-1", *, hardware: HardwareProfile = CPU) -> "WorkerSide":
+        """A registered worker."""
+        worker = WorkerSide(self, worker_id, hardware=hardware)
+        worker.register()
+        return worker
+
+    def claimed(self, worker_id: str = "worker-1", **fields: Any) -> "AttemptSide":
+        """A job in the hands of a worker."""
+        worker = self.worker(worker_id)
+        self.create_job(**fields)
+        attempt = worker.claim()
+        assert attempt is not None
+        return attempt
+
+    def expire_leases(self) -> None:
+        """Let time pass: every open lease has run out."""
+        self.sql("UPDATE attempts SET lease_expires_at = now() - interval '1 second' WHERE ended_at IS NULL")
+
+
+class WorkerSide:
+    """What a worker process says."""
+
+    def __init__(self, plane: ControlPlane, worker_id: str, *, hardware: HardwareProfile) -> None:
+        self.plane = plane
+        self.id = worker_id
+        self.hardware = hardware
+        self.incarnation = secrets.token_hex(4)
+
+    def register(self) -> Json:
+        request = RegisterWorker(
+            worker_id=self.id, incarnation=self.incarnation, hostname="h", version="0", hardware=self.hardware
+        )
+        response = self._post("/internal/workers", request)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def beat(self, *, busy_slots: int = 0, draining: bool = False) -> httpx.Response:
+        report = WorkerHeartbeat(
+            incarnation=self.incarnation, hardware=self.hardware, busy_slots=busy_slots, draining=draining
+        )
+        return self._post(f"/internal/workers/{self.id}/heartbeat", report)
+
+    def ask(self) -> httpx.Response:
+        request = ClaimRequest(worker_id=self.id, incarnation=self.incarnation, hardware=self.hardware)
+        return self._post("/internal/claims", request)
+
+    def claim(self) -> "AttemptSide | None":
+        response = self.ask()
+        assert response.status_code in (200, 204), response.text
+        return AttemptSide(self.plane, Claim.model_validate_json(response.content)) if response.content else None
+
+    def _post(self, path: str, body: Value) -> httpx.Response:
+        return self.plane.request("POST", path, key="worker", content=body.model_dump_json())
+
+
+class AttemptSide:
+    """What a worker says about one attempt, with the lease token."""
+
+    def __init__(self, plane: ControlPlane, claim: Claim) -> None:
+        self.plane = plane
+        self.claim = claim
+        self.job_id = claim.job_id
+
+    def post(self, name: str, body: Value | Json) -> httpx.Response:
+        content = body.model_dump_json() if isinstance(body, Value) else json.dumps(body)
+        return self.plane.request("POST", self.path(name), key=self.claim.lease_token, content=content)
+
+    def path(self, name: str) -> str:
+        return f"/internal/attempts/{self.claim.attempt_id}/{name}"
+
+    def put(self, data: bytes, *, name: str = "file") -> FileRef:
+        file = FileRef(name=name, sha256=sha256(data), bytes=len(data))
+        response = self.plane.request(
+            "PUT", self.path(f"blobs/{file.sha256}"), key=self.claim.lease_token, content=data
+        )
+        assert response.status_code == 204, response.text
+        return file
+
+    def get(self, digest: str, **headers: str) -> httpx.Response:
+        return self.plane.request("GET", self.path(f"blobs/{digest}"), key=self.claim.lease_token, headers=headers)
+
+    def heartbeat(self, *, step: int | None = None, phase: Phase = Phase.TRAINING) -> httpx.Response:
+        return self.post("heartbeat", AttemptHeartbeat(phase=phase, step=step, total_steps=96, eta_seconds=30.0))
+
+    def metrics(self, points: list[Json], *, start: int = 0, end: int | None = None) -> httpx.Response:
+        return self.post("metrics", {"start_offset": start, "end_offset": end or start + 100, "points": points})
+
+    def checkpoint(self, step: int) -> httpx.Response:
+        manifest = self.put(f"manifest {step}".encode(), name="manifest.json")
+        body = {
+            "step": step,
+            "manifest_sha256": manifest.sha256,
+            "files": [manifest.model_dump()],
+            "metrics": {"valid_loss": 1.5},
+        }
+        return self.post("checkpoints", body)
+
+    def artifact(self, kind: str = "adapter") -> httpx.Response:
+        file = self.put(f"weights of {self.claim.attempt_id}".encode(), name="adapter_model.safetensors")
+        return self.post("artifacts", {"kind": kind, "files": [file.model_dump()]})
+
+    def finish(self, outcome: Outcome, *, failure: Failure | None = None) -> httpx.Response:
+        report = FinishReport(outcome=outcome, failure=failure, trained_tokens=1234, result={"steps": 96})
+        return self.post("finish", report)
+
+    def succeed(self) -> None:
+        assert self.artifact().status_code == 204
+        response = self.finish(Outcome.SUCCEEDED)
+        assert response.status_code == 204, response.text
+
+
+@pytest.fixture(scope="session")
+def live_control_plane(
+    postgres_server: PostgresServer, redis_url: str, _migrated: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """One API for all tests of the control plane, on a database that nobody else uses."""
+    name = f"control_{secrets.token_hex(4)}"
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(_migrated))
+    with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as connection:
+        connection.execute(create)
+    store: Path = tmp_path_factory.mktemp("store")
+    settings = Settings(
+        database_url=postgres_server.url(name),
+        redis_url=redis_url,
+        store=f"file://{store}",
+        pool_size=20,
+        pool_wait_seconds=20,
+        max_upload_bytes=64 * 1024**2,
+    )
+    logs.configure(log_format="console", level="warning")
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield ControlPlane(url=f"http://127.0.0.1:{port}", settings=settings, app=app)
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def plane(live_control_plane: ControlPlane) -> ControlPlane:
+    """The live API over empty tables, with fresh keys and no model."""
+    names = ", ".join(table.name for table in Row.metadata.sorted_tables)
+    live_control_plane.sql(f"TRUNCATE {names} CASCADE")
+    roles = {
+        "admin": ("admin", "acme"),
+        "member": ("member", "acme"),
+        "worker": ("worker", "acme"),
+        "stranger": ("admin", "other"),
+    }
+    live_control_plane.keys = {}
+    for name, (role, project) in roles.items():
+        key = live_control_plane.keys[name] = f"ts-{secrets.token_urlsafe(32)}"
+        live_control_plane.sql(
+            "INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES (%s, %s, %s, %s, %s, %s)",
+            f"key-{name}",
+            name,
+            role,
+            project,
+            sha256_of(key),
+            key[-4:],
+        )
+    return live_control_plane
+
+
+@pytest.fixture
+def control_plane(plane: ControlPlane) -> ControlPlane:
+    """The same with the model `tiny-llama` ready."""
+    plane.add_model()
+    return plane
