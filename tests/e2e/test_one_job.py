@@ -1,0 +1,27 @@
+"""One job from upload to artifact, through the `openai` client and real processes."""
+
+from tests.e2e.stack import Stack, sha256
+
+
+def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stack) -> None:
+    worker = stack.start_worker()
+    job_id = stack.submit()
+    job = stack.wait_for_status(job_id, "succeeded")
+
+    assert job["tunesmith"]["method"] == "lora"
+    assert job["trained_tokens"] > 0
+    assert job["fine_tuned_model"].startswith("ft:tiny-llama:")
+    assert [point["step"] for point in stack.metrics(job_id)][-1] == job["tunesmith"]["plan"]["total_steps"]
+    with stack.openai() as client:
+        messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
+    assert any("started" in message for message in messages)
+
+    artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
+    assert {"adapter", "log"} <= set(artifacts)
+    names = [file["name"] for file in artifacts["adapter"]["files"]]
+    assert "adapter_model.safetensors" in names
+    with stack.http() as client:
+        for file in artifacts["adapter"]["files"]:
+            content = client.get(f"/v1/artifacts/{artifacts['adapter']['id']}/files/{file['name']}").content
+            assert (sha256(content), len(content)) == (file["sha256"], file["bytes"])
+    assert worker.trainers() == []
