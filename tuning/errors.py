@@ -12,8 +12,8 @@ TunesmithError
 ├── Conflict                  the same request is in flight            409
 └── JobFailure                why a run ended badly; stored on the job, never an HTTP status
 
-Errors cross process boundaries as (code, message, param, hint, category, retryable), see `Failure`. They stay picklable because
-task queues pickle exceptions.
+Errors cross process boundaries as (code, message, param, hint, category, retryable), see `Failure`. They stay picklable
+because task queues pickle exceptions.
 """
 
 from enum import StrEnum
@@ -64,7 +64,9 @@ class TunesmithError(Exception):
         return (_rebuild, (type(self), self.message, self.code, self.param, self.hint))
 
 
-def _rebuild(kind: type[TunesmithError], message: str, code: str, param: str | None, hint: str | None) -> TunesmithError:
+def _rebuild(
+    kind: type[TunesmithError], message: str, code: str, param: str | None, hint: str | None
+) -> TunesmithError:
     error = kind.__new__(kind)
     TunesmithError.__init__(error, message, code=code, param=param, hint=hint)
     return error

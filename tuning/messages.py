@@ -1,8 +1,8 @@
 """The wire between the service and its workers: every body of every `/internal` route, and the wake-up task.
 
-All of these are JSON. A worker authenticates with its worker key to register, to beat and to claim; after a claim, every
-call about the attempt carries the attempt's lease token as the bearer and is fenced by the epoch inside it: when
-another attempt owns the job the service answers 409 `lease_lost`, and the worker kills its tree and writes nothing more.
+All of these are JSON. A worker authenticates with its worker key to register, to beat and to claim; after a claim,
+every call about the attempt carries the attempt's lease token as the bearer and is fenced by the epoch inside it: when
+another attempt owns the job the service answers 409 `lease_lost`, and the worker kills its tree and writes no more.
 
     POST /internal/workers                        RegisterWorker     -> WorkerRegistered
     POST /internal/workers/{id}/heartbeat         WorkerHeartbeat    -> 204
@@ -52,7 +52,7 @@ class FileRef(Value):
 
 
 class RegisterWorker(Value):
-    """Sent once when the worker process starts. A new incarnation of the same worker ends its earlier attempts at once."""
+    """Sent once when the worker process starts. A new incarnation of a worker ends its earlier attempts at once."""
 
     worker_id: str
     incarnation: str
@@ -156,7 +156,7 @@ class EventReport(Value):
 
 
 class MetricChunk(Value):
-    """Metric points read from metrics.jsonl between two byte offsets. (attempt, start) names it, so replays are harmless."""
+    """Metric points read from metrics.jsonl between two byte offsets. (attempt, start) names it: replays are harmless."""
 
     start_offset: int = Field(ge=0)
     end_offset: int = Field(gt=0)

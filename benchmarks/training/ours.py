@@ -1,0 +1,102 @@
+"""Our engine on the same rows: `python -m worker.train` in a process of its own. Prints one JSON line like the peers.
+
+python -m benchmarks.training.ours WORKLOAD_DIR [--method lora|full] [--rows-per-step 8]
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tuning.plan import Plan
+from tuning.planner import choose
+from tuning.shape import ModelShape
+from worker.probe import probe
+from worker.rundir import RunDirectory, TrainRequest
+
+
+def plan_for(workload: Path, *, method: str, rows_per_step: int) -> tuple[JobSpec, DatasetFacts, Plan]:
+    """The planner's own plan for this machine, with batch, rate and epochs fixed to the peers'."""
+    lengths = [json.loads(line) for line in (workload / "tokens.jsonl").open()]
+    tokens = [len(row["input_ids"]) for row in lengths]
+    dataset = DatasetFacts(
+        rows=len(tokens),
+        tokens=sum(tokens),
+        longest_row_tokens=max(tokens),
+        supervised_tokens=sum(sum(row["completion_mask"]) for row in lengths),
+        tokens_are_exact=True,
+    )
+    spec = JobSpec(
+        model="workload",
+        method=Method(method),
+        lora=LoraOptions(rank=16, alpha=32),
+        hyperparameters={"n_epochs": 1, "batch_size": rows_per_step},
+        learning_rate=2e-4 if method == "lora" else 2e-5,
+        seed=0,
+    )
+    shape = ModelShape.from_config(json.loads((workload / "model" / "config.json").read_text()))
+    plan = choose(spec=spec, shape=shape, dataset=dataset, hardware=probe(disk=workload))
+    assert isinstance(plan, Plan), plan
+    steps = plan.total_steps
+    quiet = {"evaluation_interval_steps": steps, "checkpoint_interval_steps": steps, "warmup_steps": 0}
+    return spec, dataset, plan.model_copy(update=quiet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("--method", choices=("lora", "full"), default="lora")
+    parser.add_argument("--rows-per-step", type=int, default=8)
+    arguments = parser.parse_args()
+    workload = arguments.workload.resolve()
+    spec, dataset, plan = plan_for(workload, method=arguments.method, rows_per_step=arguments.rows_per_step)
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix="tunesmith-bench-")))
+    run.create(
+        TrainRequest(
+            job_id="bench",
+            attempt_id="bench",
+            spec=spec,
+            plan=plan,
+            dataset=dataset,
+            model_dir=str(workload / "model"),
+            training_file=str(workload / "rows.jsonl"),
+        )
+    )
+    started = time.perf_counter()
+    with run.log.open("wb") as log:
+        subprocess.run([sys.executable, "-m", "worker.train", str(run.root)], stdout=log, stderr=log, check=True)
+    points = [json.loads(line) for line in run.metrics.open()]
+    points = [point for point in points if point.get("train_loss") is not None]
+    result = run.read_result()
+    assert result is not None
+    trained = [0] + [int(point["trained_tokens"]) for point in points]
+    tokens = [later - earlier for earlier, later in pairwise(trained)]
+    print(
+        json.dumps(
+            {
+                "side": "tunesmith",
+                "step_tokens": tokens,
+                "step_supervised": [int(point["supervised_tokens"]) for point in points],
+                "step_seconds": [
+                    round(count / point["tokens_per_second"], 3) for count, point in zip(tokens, points, strict=True)
+                ],
+                "losses": [point["train_loss"] for point in points],
+                "gradient_norms": [point["grad_norm"] for point in points],
+                "trainable_parameters": plan.lora.trainable_parameters if plan.lora else 0,
+                "peak_rss_mib": (result.peak_memory_bytes or 0) // 2**20,
+                "wall_seconds": round(time.perf_counter() - started, 1),
+                "plan": {"precision": plan.precision, "tokens_per_micro_step": plan.tokens_per_micro_step},
+            }
+        )
+    )
+    shutil.rmtree(run.root)
+
+
+if __name__ == "__main__":
+    main()

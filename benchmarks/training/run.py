@@ -1,0 +1,189 @@
+"""Our engine against TRL on one machine: an environment and a fresh process per side, interleaved A-B-B-A, medians.
+
+    make bench-training            or   python -m benchmarks.training.run [--method lora|full] [--repeats 2]
+
+A figure is non-padding tokens per second over all optimizer steps but the first. The run is void, and says so, when a
+gate fails: the sides saw different numbers of tokens, a gradient norm was zero, trainable parameters differ, or the
+mean losses differ by more than 1 %.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+PEER_PACKAGES = (
+    "torch==2.13.0",
+    "trl==1.16.0",
+    "transformers==5.23.0",
+    "peft==0.21.2",
+    "accelerate==1.15.0",
+    "datasets==5.2.0",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--method", choices=("lora", "full"), default="lora")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each side")
+    parser.add_argument("--peers", default="default,best")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench-training")
+    arguments = parser.parse_args()
+    workload = arguments.folder / "workload"
+    if not (workload / "tokens.jsonl").exists():
+        subprocess.run([sys.executable, "-m", "benchmarks.training.workload", str(workload)], check=True, cwd=ROOT)
+    peer_python = ensure_peer(arguments.folder / "peer-environment")
+    sides = ["tunesmith", *(f"trl-{name}" for name in arguments.peers.split(","))]
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for repeat in range(arguments.repeats):
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            print(f"{side}, run {repeat + 1} of {arguments.repeats} ...", file=sys.stderr, flush=True)
+            results[side].append(measure(side, workload, method=arguments.method, peer_python=peer_python))
+    rate = matmul_gflops()
+    report = summarise(results, matmul_gflops_per_second=rate, method=arguments.method)
+    (arguments.folder / f"report-{arguments.method}.json").write_text(json.dumps(report, indent=2))
+    print(render(report))
+    return 0 if not report["void_because"] else 1
+
+
+def ensure_peer(folder: Path) -> Path:
+    """The peer's own virtual environment, built once."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def measure(side: str, workload: Path, *, method: str, peer_python: Path) -> dict[str, Any]:
+    """One fresh process; the last line it prints is the result."""
+    if side == "tunesmith":
+        command = [sys.executable, "-m", "benchmarks.training.ours", str(workload), "--method", method]
+    else:
+        settings = side.removeprefix("trl-")
+        output = str(workload.parent / "trl-output")
+        command = [
+            str(peer_python),
+            str(HERE / "peer_trl.py"),
+            str(workload),
+            "--settings",
+            settings,
+            "--method",
+            method,
+            "--output",
+            output,
+        ]
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**result, "process_seconds": round(time.perf_counter() - started, 1)}
+
+
+def tokens_per_second(result: dict[str, Any]) -> float:
+    """Non-padding tokens over time, the first step left out: it carries one-time costs on both sides."""
+    pairs = list(zip(result["step_tokens"], result["step_seconds"], strict=False))[1:]
+    return sum(tokens for tokens, _ in pairs) / sum(seconds for _, seconds in pairs)
+
+
+def matmul_gflops() -> float:
+    """bf16 GEMM at the model's own MLP shape: the ceiling for both sides. Billions of floating-point operations per second."""
+    code = (
+        "import time,torch;a=torch.randn(1024,576).bfloat16();b=torch.randn(1536,576).bfloat16();"
+        "f=lambda:torch.nn.functional.linear(a,b);[f() for _ in range(20)];t=time.perf_counter();[f() for _ in range(300)];"
+        "print(300*2*1024*576*1536/(time.perf_counter()-t)/1e9)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def summarise(
+    results: dict[str, list[dict[str, Any]]], *, matmul_gflops_per_second: float, method: str
+) -> dict[str, Any]:
+    """Medians, ranges, ratios and the gates."""
+    from importlib import metadata
+
+    ours = results["tunesmith"]
+    speeds = {side: [tokens_per_second(run) for run in runs] for side, runs in results.items()}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "method": method,
+        "matmul_gflops": round(matmul_gflops_per_second),
+        "sides": {
+            side: {
+                "tokens_per_second": [round(min(v), 1), round(statistics.median(v), 1), round(max(v), 1)],
+                "peak_rss_mib": statistics.median(run["peak_rss_mib"] for run in results[side]),
+                "process_seconds": statistics.median(run["process_seconds"] for run in results[side]),
+                "ratio": round(statistics.median(speeds["tunesmith"]) / statistics.median(v), 2),
+            }
+            for side, v in speeds.items()
+        },
+        "void_because": [
+            problem for side, runs in results.items() for run in runs for problem in gates(side, run, ours[0])
+        ],
+    }
+
+
+def gates(side: str, run: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Reasons not to believe this run."""
+    problems = []
+    if sum(run["step_tokens"]) != sum(ours["step_tokens"]):
+        problems.append(f"{side}: {sum(run['step_tokens'])} tokens, ours {sum(ours['step_tokens'])}")
+    if min(run["gradient_norms"]) <= 0:
+        problems.append(f"{side}: a gradient norm was zero")
+    if ours["trainable_parameters"] and run["trainable_parameters"] != ours["trainable_parameters"]:
+        problems.append(
+            f"{side}: {run['trainable_parameters']} trainable parameters, ours {ours['trainable_parameters']}"
+        )
+    theirs, mine = mean_loss(run), mean_loss(ours)
+    if abs(theirs - mine) > 0.01 * mine:
+        problems.append(f"{side}: mean loss {theirs:.4f}, ours {mine:.4f}")
+    return problems
+
+
+def mean_loss(run: dict[str, Any]) -> float:
+    """Per supervised token over the whole run."""
+    weights = run["step_supervised"]
+    return sum(loss * weight for loss, weight in zip(run["losses"], weights, strict=True)) / sum(weights)
+
+
+def render(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['date']}  {report['machine']}  bf16 matmul {report['matmul_gflops']} GFLOP/s  method {report['method']}",
+        f"{'side':14} {'tokens/s (min median max)':30} {'peak RSS MiB':>13} {'process s':>10} {'ours / it':>10}",
+    ]
+    for side, row in report["sides"].items():
+        low, median, high = row["tokens_per_second"]
+        lines.append(
+            f"{side:14} {low:9} {median:9} {high:9}  {row['peak_rss_mib']:13.0f} {row['process_seconds']:10} {row['ratio']:10}"
+        )
+    lines += [f"VOID: {problem}" for problem in report["void_because"]] or ["all gates passed"]
+    return "\n".join(lines)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
