@@ -34,7 +34,7 @@ def up(
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also run a worker on this machine.")] = True,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C: database, queue, API, keeper and one worker."""
-    layout = Layout((data_dir or default_data_dir()).expanduser().absolute())
+    layout = Layout((data_dir or default_data_dir()).expanduser().resolve())
     try:
         _run(layout, host=host, port=port, worker=worker)
     except StopRequested:
@@ -51,7 +51,7 @@ def doctor(data_dir: DataDir = None) -> None:
     """Look at this machine and this installation, and say what to do about what is wrong."""
     from cli.doctor import examine, show
 
-    raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().absolute(), environment=os.environ)))
+    raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().resolve(), environment=os.environ)))
 
 
 def _run(layout: Layout, *, host: str, port: int, worker: bool) -> None:
@@ -104,7 +104,7 @@ def _start(layout: Layout, *, lock: DirectoryLock, supervisor: Supervisor, host:
 
 
 def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
-    option = "" if layout.root == default_data_dir().expanduser().absolute() else f" --data-dir {layout.root}"
+    option = "" if layout.root == default_data_dir().expanduser().resolve() else f" --data-dir {layout.root}"
     note(f"  API        {bold(f'{stack.url}/v1')}")
     note(f"  dashboard  {stack.url}/")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from cli.connection import Connection, read_connection, write_connection, write_secret
 from cli.embedded.diagnosis import postgres_failure, valkey_failure
 from cli.embedded.errors import EmbeddedError, PortTaken, ServerFailed
-from cli.embedded.locks import read_holder
+from cli.embedded.locks import DirectoryLock, read_holder
 from cli.embedded.postgres import PostgresServer
 from cli.embedded.process import Command, spawn, stop, tail, wait_until
 from cli.embedded.valkey import ValkeyServer
@@ -232,13 +232,26 @@ def running_stack(
         try:
             yield _wait_for(process, data_dir=data_dir, log=log, timeout_seconds=timeout_seconds)
         finally:
-            stop(process, first=signal.SIGTERM, grace_seconds=_DRAIN_SECONDS)
-            strays.end(data_dir, grace_seconds=_STRAY_GRACE_SECONDS)
+            stop(process, first=signal.SIGTERM, grace_seconds=_DRAIN_SECONDS + 30)
+            _sweep(data_dir)
 
 
 def clean_up_after_an_earlier_run(data_dir: Path) -> int:
     """End whatever a killed `up` left running. Call with the lock held. Returns how many processes there were."""
     return strays.end(data_dir, grace_seconds=_STRAY_GRACE_SECONDS)
+
+
+def _sweep(data_dir: Path) -> None:
+    """End what is left, unless the directory belongs to another `up`, which is then why ours did not run."""
+    lock = DirectoryLock(data_dir)
+    if read_holder(data_dir) is None:  # never ran there, or ended by itself with everything swept
+        return
+    try:
+        lock.acquire()
+    except EmbeddedError:
+        return
+    clean_up_after_an_earlier_run(data_dir)
+    lock.release()
 
 
 def _up_command(data_dir: Path, *, port: int, worker: bool, environment: Mapping[str, str]) -> Command:
@@ -270,4 +283,6 @@ def _answers(url: str, path: str) -> bool:
 
 
 def _ended(name: str, log: Path) -> ServerFailed:
-    return ServerFailed(f"The {name} ended at once; its last words:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}")
+    return ServerFailed(
+        f"The {name} ended at once; its last words:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}"
+    )

@@ -8,17 +8,21 @@ from pathlib import Path
 from cli.embedded.process import alive, wait_until
 
 MARK = "TUNESMITH_STACK"
+RUN_MARK = "TUNESMITH_RUN_DIR"  # what a worker gives its trainers, which get nothing else of its environment
 
 
 def find(data_dir: Path) -> list[int]:
     """Every process started for the stack in `data_dir`, however deep, whatever its session. Needs /proc."""
-    wanted = f"{MARK}={data_dir.resolve()}".encode()
+    root = data_dir.resolve()
+    mark, run_mark = os.fsencode(f"{MARK}={root}"), os.fsencode(f"{RUN_MARK}={root}/")
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # gone in the meantime, or another user's
-            if wanted in (entry / "environ").read_bytes().split(b"\0") and alive(int(entry.name)):
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            ours = mark in variables or any(variable.startswith(run_mark) for variable in variables)
+            if ours and alive(int(entry.name)):
                 found.append(int(entry.name))
     return found
 

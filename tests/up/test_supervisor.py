@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from cli.embedded.errors import ServerFailed
 from cli.embedded.process import Command, alive, wait_until
-from cli.up import logs
+from cli.up import logs, supervisor
 from cli.up.signals import StopRequested, StopSignals
 from cli.up.supervisor import Service, Supervisor
 
@@ -124,6 +126,18 @@ def test_a_child_that_does_not_stop_is_killed_after_its_grace(bench: Bench) -> N
     assert pid is not None
     assert not alive(pid)
     assert any("killing it" in line for line in bench.told)
+
+
+def test_a_second_request_to_stop_cuts_the_grace_short(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_HURRY_SECONDS", 0.3)
+    bench.start(bench.service("draining", IGNORES_SIGTERM, grace_seconds=60))
+    os.kill(os.getpid(), signal.SIGINT)
+    second_request = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    second_request.start()
+    begun = time.monotonic()
+    bench.supervisor.stop_all()
+    second_request.join()
+    assert 0.5 < time.monotonic() - begun < 20
 
 
 def test_a_log_keeps_its_older_versions_and_has_a_bound(tmp_path: Path) -> None:

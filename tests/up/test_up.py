@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,14 @@ import psycopg
 import pytest
 
 from cli.connection import Connection, read_connection
+from cli.doctor import Level, examine
+from cli.embedded.errors import ServerFailed
 from cli.embedded.locks import read_holder
 from cli.embedded.process import alive, wait_until
 from cli.up import strays
+from cli.up.stack import running_stack
 
+_TELLING = {"serve": b"serve", "keeper": b"keeper", "worker": b"run"}
 READY_SECONDS = 60
 STOPPED_SECONDS = 60
 
@@ -59,7 +62,8 @@ class Up:
         found = {}
         for pid in strays.find(self.data_dir):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            found |= {name: pid for name in ("serve", "keeper") if name.encode() in words}
+            if os.getsid(pid) == pid:
+                found |= {name: pid for name, word in _TELLING.items() if word in words}
         for name, path in {"postgres": "data/postmaster.pid", "valkey": "valkey.pid"}.items():
             found[name] = int((self.data_dir / name / path).read_text().split()[0])
         return found
@@ -79,8 +83,8 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(home: Path) -> Iterator[Up]:
-    """One stack without a worker that the tests of this module share; each leaves it healthy."""
-    up = Up(home / "shared", "--no-worker")
+    """One whole stack that the tests of this module share; each leaves it healthy."""
+    up = Up(home / "shared")
     up.wait_ready()
     yield up
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -99,6 +103,11 @@ def _answers(connection: Connection) -> bool:
         return _models(connection).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _stored_keys(up: Up) -> list[str]:
+    with psycopg.connect(f"postgresql:///tunesmith?host={up.data_dir}/postgres/socket&user=tunesmith") as database:
+        return [key_id for (key_id,) in database.execute("SELECT id FROM api_keys ORDER BY id")]
 
 
 def _nothing_left(data_dir: Path, pids: dict[str, int]) -> bool:
@@ -139,7 +148,7 @@ def test_a_second_up_in_the_same_directory_names_the_first(running: Up) -> None:
     assert _answers(connection)
 
 
-@pytest.mark.parametrize("name", ["serve", "keeper", "valkey", "postgres"])
+@pytest.mark.parametrize("name", ["serve", "keeper", "worker", "valkey", "postgres"])
 def test_each_process_is_started_again_when_it_is_killed(running: Up, name: str) -> None:
     connection = running.wait_ready()
     before = running.pids()
@@ -152,6 +161,38 @@ def test_each_process_is_started_again_when_it_is_killed(running: Up, name: str)
 
     assert wait_until(replaced, timeout_seconds=30), running.said
     assert "starting it again" in running.said
+
+
+def test_the_doctor_finds_the_service_and_its_worker(running: Up) -> None:
+    connection = running.wait_ready()
+
+    def worker_is_seen() -> bool:
+        return next(f for f in examine(running.data_dir) if f.subject == "workers").level is Level.OK
+
+    assert wait_until(worker_is_seen, timeout_seconds=30), (running.data_dir / "logs" / "worker.log").read_text()
+    found = {finding.subject: finding for finding in examine(running.data_dir)}
+    assert connection.base_url.removesuffix("/v1") in found["service"].text
+    assert found["postgres"].level is found["valkey"].level is Level.OK
+    assert f"process {running.process.pid}" in found["up"].text
+    assert connection.api_key not in str(found)
+
+
+def test_a_caller_in_python_gets_a_running_stack_and_a_reason_when_it_cannot(running: Up, home: Path) -> None:
+    with running_stack(home / "called", worker=False) as connection:
+        assert _models(connection).status_code == 200
+    assert not strays.find(home / "called")
+    with pytest.raises(ServerFailed, match=f"process {running.process.pid}"), running_stack(running.data_dir):
+        pass
+    assert running.process.poll() is None
+    assert _answers(running.wait_ready())
+
+
+def test_the_doctor_tells_what_is_missing_when_nothing_runs(home: Path) -> None:
+    nothing = {"TUNESMITH_PG_BIN": str(home), "TUNESMITH_DATA_DIR": str(home / "none")}
+    found = {finding.subject: finding for finding in examine(home / "none", environment=nothing)}
+    assert found["postgres"].level is Level.FAIL
+    assert found["service"].level is Level.WARN
+    assert "tunesmith up" in found["service"].next_step
 
 
 def test_a_taken_port_is_an_error_with_a_way_out(home: Path) -> None:
@@ -175,43 +216,30 @@ def test_a_folder_of_somebody_else_is_left_alone(home: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["chapter-1.txt"]
 
 
-def test_rows_and_keys_are_there_after_a_stop_and_a_start_and_nothing_runs_in_between(home: Path) -> None:
-    first = Up(home / "twice")
-    connection = first.wait_ready()
-    pids = first.pids()
-    url = f"postgresql:///tunesmith?host={first.data_dir}/postgres/socket&user=tunesmith"
-    with psycopg.connect(url) as database:
-        count = database.execute("SELECT count(*) FROM api_keys").fetchone()
+def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home: Path) -> None:
+    first = Up(home / "kept", "--no-worker")
+    connection, pids = first.wait_ready(), first.pids()
+    keys = _stored_keys(first)
     assert first.stop(signal.SIGINT) == 0, first.said
     assert _nothing_left(first.data_dir, pids), strays.find(first.data_dir)
     assert read_connection(first.data_dir) is None
-    second = Up(home / "twice", "--no-worker")
-    again = second.wait_ready()
+
+    second = Up(home / "kept")
+    again, pids = second.wait_ready(), second.pids()
     assert again.api_key == connection.api_key
     assert _models(again).status_code == 200
-    with psycopg.connect(url) as database:
-        assert database.execute("SELECT count(*) FROM api_keys").fetchone() == count
-    pids = second.pids()
-    assert second.stop(signal.SIGTERM) == 0, second.said
-    assert _nothing_left(second.data_dir, pids)
+    assert _stored_keys(second) == keys
+    second.process.kill()
+    second.process.wait()
 
-
-def test_a_killed_up_takes_its_children_along_and_the_next_one_works(home: Path) -> None:
-    first = Up(home / "killed")
-    connection = first.wait_ready()
-    pids = first.pids()
-    first.process.kill()
-    first.process.wait()
-    begun = time.monotonic()
-    second = Up(home / "killed", "--no-worker")
-    again = second.wait_ready()
-    print(f"up again after kill -9 in {time.monotonic() - begun:.1f} s")
+    third = Up(home / "kept", "--no-worker")
+    again = third.wait_ready()
     assert not any(map(alive, pids.values()))
-    assert again.api_key == connection.api_key
     assert _models(again).status_code == 200
-    pids = second.pids()
-    second.stop()
-    assert _nothing_left(second.data_dir, pids)
+    assert _stored_keys(third) == keys
+    pids = third.pids()
+    assert third.stop(signal.SIGTERM) == 0, third.said
+    assert _nothing_left(third.data_dir, pids)
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(home: Path) -> None:
