@@ -12,6 +12,7 @@ from cli.progress import PLAIN_INTERVAL_SECONDS
 Json = dict[str, Any]
 
 _BAR_WIDTH = 24
+_LONGEST_MESSAGE_CHARACTERS = 150
 
 
 @contextmanager
@@ -33,7 +34,7 @@ class _Story:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._headline = ""
+        self._told_headlines: list[str] = []
         self._newest: Json = {}
         self._best_valid_loss: float | None = None
         self.job_now: Json = {}
@@ -41,14 +42,16 @@ class _Story:
     def job(self, job: Json) -> None:
         self.job_now = job
         headline = headline_of(job)
-        if headline != self._headline:
-            self._headline = headline
+        if self._told_headlines and self._told_headlines[0].split()[0] != headline.split()[0]:
+            self._told_headlines = []  # another state; within one, evaluating and training alternate many times
+        if headline not in self._told_headlines:
+            self._told_headlines.append(headline)
             self._tell(headline)
 
     def event(self, event: Json) -> None:
         if event.get("type") != "metrics":
             level = "" if event["level"] == "info" else f"{event['level']}: "
-            self._tell(f"{' ' * 12}{level}{event['message']}")
+            self._tell(f"{' ' * 12}{level}{_clipped(event['message'])}")
 
     def point(self, point: Json) -> None:
         self._newest = {**self._newest, **{name: value for name, value in point.items() if value is not None}}
@@ -156,6 +159,12 @@ def _queue_text(ours: Json) -> str:
 def _phase_text(ours: Json) -> str:
     marks = ["cancelling" if ours.get("cancel_requested") else "", ours.get("method") or "", ours.get("phase") or ""]
     return "  ".join(mark for mark in marks if mark)
+
+
+def _clipped(message: str) -> str:
+    """One line of bounded length; `tunesmith logs` has the rest."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST_MESSAGE_CHARACTERS else f"{line[: _LONGEST_MESSAGE_CHARACTERS - 3]}..."
 
 
 def _thousands(number: float) -> str:

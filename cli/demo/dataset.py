@@ -110,7 +110,16 @@ def _example(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], *, 
         return None
     if not SHORTEST_SOURCE_CHARACTERS <= len(source) <= LONGEST_SOURCE_CHARACTERS or answer in source:
         return None
-    return Example(module=module, name=node.name, source=source, answer=answer)
+    return Example(module=module, name=node.name, source=source, answer=answer) if _parses(source) else None
+
+
+def _parses(source: str) -> bool:
+    """A text literal that starts at the margin keeps a method from being dedented."""
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _source_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:

@@ -5,12 +5,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cli import output
 from cli.client import Client
-from cli.connection import Connection, default_data_dir
+from cli.connection import Connection, default_data_dir, find_connection
 from cli.demo import compare, dataset, model, training
 from cli.download import pull_artifacts
 from cli.exit_codes import ExitCode, for_job
@@ -36,11 +37,17 @@ class Script:
     held_out_rows: int = 32
     epochs: int = 1
     batch_size: int = 8
+    max_seq_length: int | None = None
 
     @property
     def hyperparameters(self) -> Json:
         """What the job asks for; everything else is left to the planner."""
         return {"n_epochs": self.epochs, "batch_size": self.batch_size}
+
+    @property
+    def options(self) -> Json:
+        """What is ours in the request."""
+        return {"max_seq_length": self.max_seq_length} if self.max_seq_length else {}
 
 
 QUICK = Script(training_rows=96, held_out_rows=16)
@@ -84,7 +91,7 @@ def _tell_between_servers(script: Script, *, data_dir: Path, base_model: Callabl
         with waiting("start them"):
             connection = stack.enter_context(running_stack(data_dir, port=0))
         output.note(f"API at {connection.base_url}")
-        client = stack.enter_context(Client(find=lambda: connection))
+        client = stack.enter_context(Client(find=partial(find_connection, data_dir=data_dir)))
         training.cancel_unfinished(client)
         stack.callback(_cancel_quietly, client)
         return _Demo(script, data_dir=data_dir, connection=connection, client=client).tell(base_model)
@@ -134,6 +141,7 @@ class _Demo:
             training_file=dataset.write_jsonl(self._folder / "train.jsonl", split.training),
             validation_file=dataset.write_jsonl(self._folder / "held-out.jsonl", split.held_out),
             hyperparameters=self._script.hyperparameters,
+            options=self._script.options,
         )
         output.note(f"{job_id}\n")
         return job_id

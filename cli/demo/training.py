@@ -41,7 +41,13 @@ def require_openai() -> None:
 
 
 def create_job(
-    connection: Connection, *, model: str, training_file: Path, validation_file: Path, hyperparameters: Json
+    connection: Connection,
+    *,
+    model: str,
+    training_file: Path,
+    validation_file: Path,
+    hyperparameters: Json,
+    options: Json,
 ) -> str:
     """Upload both files and create the job with nothing but the `openai` client; returns the job's id."""
     from openai import OpenAI
@@ -61,6 +67,7 @@ def create_job(
         seed=SEED,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type]
         metadata={"made_by": "tunesmith demo", "task": SYSTEM_PROMPT[:60]},
+        extra_body={"tunesmith": options},
     )
     return job.id
 

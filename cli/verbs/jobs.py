@@ -82,7 +82,8 @@ def _newest(client: Any, *, limit: int, state: str | None) -> list[dict[str, Any
 def _row(job: dict[str, Any]) -> tuple[object, ...]:
     ours = job.get("tunesmith") or {}
     progress = ours.get("progress") or {}
-    steps = f"{progress.get('step') or 0}/{progress['total_steps']}" if progress.get("total_steps") else None
+    is_unfinished = job["status"] in ("queued", "running", "paused") and progress.get("total_steps")
+    steps = f"{progress.get('step') or 0}/{progress['total_steps']}" if is_unfinished else None
     result = job.get("fine_tuned_model") or (job.get("error") or {}).get("code")
     method, created = ours.get("method"), output.moment(job["created_at"])
     return (job["id"], job["status"], job["model"], method, steps, created, result)

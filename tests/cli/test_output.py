@@ -1,0 +1,60 @@
+"""What is printed, where, and in which words."""
+
+import io
+import json
+
+import pytest
+
+from cli import output
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_interactive_and_a_pipe_is_not() -> None:
+    assert output.is_interactive(Terminal(), environment={})
+    assert not output.is_interactive(io.StringIO(), environment={})
+
+
+@pytest.mark.parametrize("environment", [{"CI": "true"}, {"CI": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_of_a_pipeline_is_not_interactive(environment: dict[str, str]) -> None:
+    assert not output.is_interactive(Terminal(), environment=environment)
+
+
+def test_no_color_is_obeyed() -> None:
+    assert output.has_color(Terminal(), environment={})
+    assert not output.has_color(Terminal(), environment={"NO_COLOR": "1"})
+
+
+def test_data_goes_to_stdout_and_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    output.data("ftjob-1")
+    output.note("progress")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("ftjob-1\n", "progress\n")
+
+
+def test_json_is_json_with_its_own_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    output.as_json({"name": "Übung"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"name": "Übung"}
+    assert "Übung" in printed
+
+
+def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("ID", "NAME"), [("a", "x" * 300), ("longer", None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["ID      NAME", "a       " + "x" * 300, "longer  -"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.24, "8.2 s"), (42, "42 s"), (460, "7m 40s"), (59.7, "1m 00s"), (18_600, "5h 10m")]
+)
+def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (161_000_000, "161.0 MB"), (2e12, "2.0 TB")])
+def test_a_size_has_a_decimal_unit(count: float, text: str) -> None:
+    assert output.size(count) == text
