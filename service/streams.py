@@ -16,7 +16,7 @@ def send_blob(
     """Answer with the bytes of a blob. Nothing from the database is held while they flow."""
     headers = {"accept-ranges": "bytes", "etag": f'"{sha256}"', "x-content-type-options": "nosniff"}
     if filename is not None:
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", filename)
+        safe = re.sub(r"[^A-Za-z0-9._-]|\.{2,}", "_", filename)[-128:].lstrip("._") or "file"
         headers["content-disposition"] = f'attachment; filename="{safe}"'
     span = _span(range_header, length_bytes=length_bytes)
     if span is None:

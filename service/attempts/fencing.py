@@ -60,11 +60,19 @@ async def _held(attempt: Annotated[Attempt, Depends(_authenticated)], session: S
     return await hold(session, attempt)
 
 
+async def _authenticated_now(request: Request, attempt_id: str, database: DatabaseDep) -> None:
+    async with database.transaction() as session:
+        await authenticate(session, attempt_id, bearer(request))
+
+
 async def _checked(request: Request, attempt_id: str, database: DatabaseDep) -> Held:
     """The same test in a transaction of its own, for routes that move bytes and must not hold a lock meanwhile."""
     async with database.transaction() as session:
         return await hold(session, await authenticate(session, attempt_id, bearer(request)))
 
 
+# Routes ask for these in order: whose token it is, then the body, and only then the lock, which waits for no slow sender.
+Known = Annotated[Attempt, Depends(_authenticated)]
+KnownNow = Annotated[None, Depends(_authenticated_now)]
 Fenced = Annotated[Held, Depends(_held)]
 FencedNow = Annotated[Held, Depends(_checked)]

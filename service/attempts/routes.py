@@ -9,7 +9,7 @@ from service.attempts import fencing, reports
 from service.attempts import finish as finishing
 from service.attempts.claim import LeaseTerms, claim
 from service.attempts.ending import Policy
-from service.attempts.fencing import Fenced, FencedNow
+from service.attempts.fencing import Fenced, FencedNow, Known, KnownNow
 from service.auth import Worker, bearer
 from service.blobs import check_name
 from service.bodies import documented, json_body
@@ -39,7 +39,7 @@ def _body(model: type[Any]) -> Any:
 
 @router.post("/claims", openapi_extra=documented(ClaimRequest), response_model=None)
 async def claim_job(
-    request: Annotated[ClaimRequest, _body(ClaimRequest)], _caller: Worker, session: Session, settings: SettingsDep
+    _caller: Worker, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: Session, settings: SettingsDep
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
     terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds)
@@ -48,21 +48,29 @@ async def claim_job(
 
 @router.post("/attempts/{attempt_id}/heartbeat", openapi_extra=documented(AttemptHeartbeat))
 async def attempt_heartbeat(
-    beat: Annotated[AttemptHeartbeat, _body(AttemptHeartbeat)], held: Fenced, session: Session, settings: SettingsDep
+    _known: Known,
+    beat: Annotated[AttemptHeartbeat, _body(AttemptHeartbeat)],
+    held: Fenced,
+    session: Session,
+    settings: SettingsDep,
 ) -> HeartbeatReply:
     """Extend the lease."""
     return await reports.heartbeat(session, held, beat, lease_seconds=settings.lease_seconds)
 
 
 @router.post("/attempts/{attempt_id}/phase", status_code=204, openapi_extra=documented(PhaseReport))
-async def attempt_phase(report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced, session: Session) -> Response:
+async def attempt_phase(
+    _known: Known, report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced, session: Session
+) -> Response:
     """A phase was reached."""
     reports.phase(session, held, report)
     return Response(status_code=204)
 
 
 @router.post("/attempts/{attempt_id}/events", status_code=204, openapi_extra=documented(EventReport))
-async def attempt_event(report: Annotated[EventReport, _body(EventReport)], held: Fenced, session: Session) -> Response:
+async def attempt_event(
+    _known: Known, report: Annotated[EventReport, _body(EventReport)], held: Fenced, session: Session
+) -> Response:
     """A line for the job's history."""
     reports.event(session, held, report)
     return Response(status_code=204)
@@ -70,7 +78,7 @@ async def attempt_event(report: Annotated[EventReport, _body(EventReport)], held
 
 @router.post("/attempts/{attempt_id}/metrics", status_code=204, openapi_extra=documented(MetricChunk))
 async def attempt_metrics(
-    chunk: Annotated[MetricChunk, _body(MetricChunk)], held: Fenced, session: Session
+    _known: Known, chunk: Annotated[MetricChunk, _body(MetricChunk)], held: Fenced, session: Session
 ) -> Response:
     """Metric points."""
     await reports.metric_chunk(session, held, chunk)
@@ -100,7 +108,7 @@ async def get_attempt_blob(request: Request, sha256: str, held: Fenced, session:
 
 @router.post("/attempts/{attempt_id}/checkpoints", status_code=204, openapi_extra=documented(CheckpointReport))
 async def attempt_checkpoint(
-    report: Annotated[CheckpointReport, _body(CheckpointReport)], held: Fenced, session: Session
+    _known: Known, report: Annotated[CheckpointReport, _body(CheckpointReport)], held: Fenced, session: Session
 ) -> Response:
     """A checkpoint whose files are all in the store."""
     await reports.checkpoint(session, held, report)
@@ -109,7 +117,7 @@ async def attempt_checkpoint(
 
 @router.post("/attempts/{attempt_id}/artifacts", status_code=204, openapi_extra=documented(ArtifactReport))
 async def attempt_artifact(
-    report: Annotated[ArtifactReport, _body(ArtifactReport)], held: Fenced, session: Session
+    _known: Known, report: Annotated[ArtifactReport, _body(ArtifactReport)], held: Fenced, session: Session
 ) -> Response:
     """A result whose files are all in the store."""
     await reports.artifact(session, held, report)
@@ -118,9 +126,10 @@ async def attempt_artifact(
 
 @router.post("/attempts/{attempt_id}/finish", status_code=204, openapi_extra=documented(FinishReport))
 async def finish_attempt(
-    report: Annotated[FinishReport, _body(FinishReport)],
-    *,
     request: Request,
+    *,
+    _known: KnownNow,
+    report: Annotated[FinishReport, _body(FinishReport)],
     attempt_id: str,
     database: DatabaseDep,
     blobs: BlobsDep,

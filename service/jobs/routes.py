@@ -28,9 +28,9 @@ _POLL_SECONDS = 0.25
 
 @router.post("", openapi_extra=documented(JobCreate))
 async def create_job(
-    request: Annotated[JobCreate, json_body(JobCreate)],
-    *,
     caller: Member,
+    *,
+    request: Annotated[JobCreate, json_body(JobCreate)],
     session: Session,
     settings: SettingsDep,
     database: DatabaseDep,

@@ -31,7 +31,7 @@ async def retrieve_model(name: str, caller: Member, session: Session) -> dict[st
 
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
-    request: Annotated[RegisterModel, json_body(RegisterModel)], _caller: Admin, session: Session
+    _caller: Admin, request: Annotated[RegisterModel, json_body(RegisterModel)], session: Session
 ) -> dict[str, Any]:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again."""
     model, missing = await registry.register(session, request)

@@ -18,8 +18,8 @@ router = APIRouter(tags=["workers"])
 
 @router.post("/internal/workers", openapi_extra=documented(RegisterWorker))
 async def register_worker(
-    request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
     _caller: Worker,
+    request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
     session: Session,
     settings: SettingsDep,
 ) -> WorkerRegistered:
@@ -35,8 +35,8 @@ async def register_worker(
 @router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, openapi_extra=documented(WorkerHeartbeat))
 async def worker_heartbeat(
     worker_id: str,
-    report: Annotated[WorkerHeartbeat, json_body(WorkerHeartbeat, strict=False)],
     _caller: Worker,
+    report: Annotated[WorkerHeartbeat, json_body(WorkerHeartbeat, strict=False)],
     session: Session,
 ) -> Response:
     """A worker process lives."""

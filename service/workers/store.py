@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.tables import Attempt, WorkerNode
@@ -20,7 +21,7 @@ async def find_known(session: AsyncSession, *, within: timedelta) -> list[Worker
         select(WorkerNode)
         .where(WorkerNode.last_seen_at > func.now() - within)
         .order_by(WorkerNode.worker_class, WorkerNode.last_seen_at.desc())
-        .distinct(WorkerNode.worker_class)
+        .ext(distinct_on(WorkerNode.worker_class))
     )
     return list((await session.execute(query)).scalars())
 
