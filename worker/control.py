@@ -67,6 +67,9 @@ class AttemptControl(Protocol):
     def finish(self, report: FinishReport) -> None:
         """The attempt's last word."""
 
+    def close(self) -> None:
+        """Close the connections; also those of its patient views."""
+
 
 class ControlPlane(Protocol):
     """What the worker itself says to the service."""
@@ -82,6 +85,9 @@ class ControlPlane(Protocol):
 
     def attempt(self, claim: Claim) -> AttemptControl:
         """The view of one attempt, with its lease token."""
+
+    def close(self) -> None:
+        """Close the connections; not those of attempts."""
 
 
 class HttpControlPlane:
@@ -114,6 +120,10 @@ class HttpControlPlane:
             attempt_id=claim.attempt_id,
             outage_patience_seconds=self._outage_patience_seconds,
         )
+
+    def close(self) -> None:
+        """See `ControlPlane`."""
+        self._client.close()
 
 
 class HttpAttemptControl:
@@ -171,6 +181,11 @@ class HttpAttemptControl:
     def finish(self, report: FinishReport) -> None:
         """See `AttemptControl`."""
         self._post("finish", report)
+
+    def close(self) -> None:
+        """See `AttemptControl`."""
+        self._client.close()
+        self._blob_client.close()
 
     def download(self, file: FileRef, target: Path) -> None:
         """See `AttemptControl`."""

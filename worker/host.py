@@ -6,11 +6,13 @@ import signal
 import threading
 import time
 import uuid
+import warnings
 from importlib.metadata import version
 from typing import Any
 
 import structlog
 from celery import signals
+from celery.exceptions import SecurityWarning
 
 from tuning.hardware import HardwareProfile
 from tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
@@ -129,6 +131,8 @@ class Host:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _serve(self, queue: str) -> None:
+        # Celery fears pickled messages for a worker that is root; this one takes JSON and runs no code from a message.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         app = create_app(self._settings.redis_url.get_secret_value(), queue=queue)
         app.Worker(
             hostname=f"{self._name}@tunesmith",

@@ -24,7 +24,7 @@ _INHERITED = (
     "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "NVIDIA_VISIBLE_DEVICES",
     "NVIDIA_DRIVER_CAPABILITIES",
 )  # fmt: skip
-_INHERITED_PREFIXES = ("NCCL_",)
+_INHERITED_PREFIXES = ("NCCL_", "OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 @dataclass
@@ -88,8 +88,26 @@ def launch(
     log_cap_bytes: int,
 ) -> Trainer:
     """Start the trainer of a prepared run directory on the devices of a slot, whose locks its tree inherits."""
-    command = trainer_command(run.root, world_size=plan.world_size)
-    environment = trainer_environment(os.environ, run_dir=run.root, cores=cores, devices=devices)
+    return start(
+        trainer_command(run.root, world_size=plan.world_size),
+        run,
+        environment=trainer_environment(os.environ, run_dir=run.root, cores=cores, devices=devices),
+        slot=slot,
+        records=records,
+        log_cap_bytes=log_cap_bytes,
+    )
+
+
+def start(
+    command: list[str],
+    run: RunDirectory,
+    *,
+    environment: Mapping[str, str],
+    slot: Slot,
+    records: Path,
+    log_cap_bytes: int,
+) -> Trainer:
+    """Start any command as the trainer of a run directory, in a session of its own."""
     lifeline_read, lifeline_write = os.pipe()
     output_read, output_write = os.pipe()
     try:

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from contextlib import closing
 
 import structlog
 
@@ -39,6 +40,10 @@ class Station:
         )
         return cls(settings=settings, control=control)
 
+    def close(self) -> None:
+        """Close the connection to the service."""
+        self._control.close()
+
     def run_next(self) -> bool:
         """Claim and run one attempt. False when no slot is free, nothing fits, or the worker is on its way out."""
         if self._work.drain_deadline() is not None:
@@ -62,12 +67,13 @@ class Station:
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
         surroundings = Surroundings(work=self._work, settings=self._settings, slot=slot, hardware=hardware)
-        attempt = Attempt(claim, control=self._control.attempt(claim), surroundings=surroundings, log=attempt_log)
-        try:
-            attempt.run()
-        except subprocess.TimeoutExpired:  # the kernel will not let go of a process: its lock keeps the slot taken
-            attempt_log.exception("slot.unhealthy", slot=slot.index)
-            return False
+        with closing(self._control.attempt(claim)) as control:
+            attempt = Attempt(claim, control=control, surroundings=surroundings, log=attempt_log)
+            try:
+                attempt.run()
+            except subprocess.TimeoutExpired:  # the kernel keeps a process: it keeps its lock, so the slot stays taken
+                attempt_log.exception("slot.unhealthy", slot=slot.index)
+                return False
         self._work.remove_old_runs(keep=self._settings.kept_runs)
         return True
 

@@ -1,14 +1,14 @@
-"""One installation for all end-to-end tests of a module."""
+"""One installation for all end-to-end tests; each test has workers of its own."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from cli.embedded.postgres import PostgresServer
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, Worker
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(
     tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, _migrated: str, redis_url: str
 ) -> Iterator[Stack]:
@@ -22,3 +22,12 @@ def stack(
             yield installation
         finally:
             installation.stop()
+
+
+@pytest.fixture
+def worker(stack: Stack) -> Iterator[Worker]:
+    """The only worker of the installation."""
+    started = stack.start_worker()
+    yield started
+    stack.cancel_everything()
+    started.kill()

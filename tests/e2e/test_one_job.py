@@ -1,10 +1,13 @@
 """One job from upload to artifact, through the `openai` client and real processes."""
 
-from tests.e2e.stack import Stack, sha256
+import pytest
+
+from tests.e2e.stack import Stack, Worker, eventually, sha256
+
+pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stack) -> None:
-    worker = stack.start_worker()
+def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stack, worker: Worker) -> None:
     job_id = stack.submit()
     job = stack.wait_for_status(job_id, "succeeded")
 
@@ -25,3 +28,18 @@ def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stac
             content = client.get(f"/v1/artifacts/{artifacts['adapter']['id']}/files/{file['name']}").content
             assert (sha256(content), len(content)) == (file["sha256"], file["bytes"])
     assert worker.trainers() == []
+
+
+def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Stack) -> None:
+    small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05")
+    try:
+        job_id = stack.submit(method="auto")
+        job = eventually(
+            lambda: found if (found := stack.job(job_id))["tunesmith"]["waiting_reason"] else None, what="a reason"
+        )
+        assert job["status"] == "queued"
+        assert "GiB" in job["tunesmith"]["waiting_reason"]
+        with stack.openai() as client:
+            assert client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
+    finally:
+        small.kill()

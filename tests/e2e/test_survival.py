@@ -1,0 +1,91 @@
+"""Whatever is killed in the middle of a run, the job finishes from its checkpoint and nothing stays behind."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.stack import Stack, Worker, eventually, trainers_below
+
+EPOCHS = 12  # 120 steps with a checkpoint after each quarter
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def test_a_job_survives_the_sigkill_of_its_trainer(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit(epochs=EPOCHS)
+    worker.freeze(job_id, when=has_checkpoint)
+    stack.wait_for_checkpoint(job_id)
+    for trainer in worker.trainers():
+        trainer.kill()
+    job = stack.wait_for_status(job_id, "succeeded")
+
+    first, second = stack.attempts(job_id)
+    assert (first["outcome"], second["outcome"]) == ("failed", "succeeded")
+    assert first["failure"]["category"] == "worker_lost"
+    assert "SIGKILL" in first["failure"]["message"]
+    assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
+
+
+def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit(epochs=EPOCHS)
+    worker.freeze(job_id, when=has_checkpoint)
+    stack.wait_for_checkpoint(job_id)
+    worker.thaw()
+    worker.kill()
+    eventually(lambda: not worker.trainers(), seconds=10, what="the end of the orphaned trainer")
+    successor = stack.start_worker(work_dir=worker.work_dir)
+    try:
+        job = stack.wait_for_status(job_id, "succeeded")
+        assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["lost", "succeeded"]
+        assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
+    finally:
+        successor.kill()
+
+
+def test_a_cancelled_run_leaves_no_process(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit(epochs=50)
+    eventually(lambda: stack.metrics(job_id), what="a first step")
+    with stack.openai() as client:
+        client.fine_tuning.jobs.cancel(job_id)
+    stack.wait_for_status(job_id, "cancelled")
+
+    assert trainers_below(stack.root) == []
+    assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["cancelled"]
+
+
+def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit(epochs=EPOCHS)
+    worker.freeze(job_id, when=has_metrics)
+    worker.thaw()
+    started = time.monotonic()
+    assert worker.terminate() == 0
+    assert time.monotonic() - started < 30, "the grace"
+    assert not psutil.pid_exists(worker.process.pid)
+    assert worker.trainers() == []
+    assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["preempted"]
+
+    successor = stack.start_worker()  # on another machine, as far as the service can tell
+    try:
+        job = stack.wait_for_status(job_id, "succeeded")
+        assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
+    finally:
+        successor.kill()
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any(run.glob("checkpoints/step-*"))
+
+
+def has_metrics(run: Path) -> bool:
+    return (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
+
+
+def assert_resumed(stack: Stack, job_id: str, *, total_steps: int) -> None:
+    """The second attempt went on where a checkpoint was, and together they recorded every step once."""
+    first_attempt, second_attempt = stack.first_steps(job_id)
+    assert first_attempt <= 1
+    assert second_attempt > 1
+    steps = [point["step"] for point in stack.metrics(job_id) if point["step"] > 0]
+    assert steps == list(range(1, total_steps + 1))

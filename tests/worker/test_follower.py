@@ -1,0 +1,154 @@
+"""What the trainer writes arrives completely, once, in order, and late rather than never."""
+
+import json
+from pathlib import Path
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.worker.scripted_service import Reply, ScriptedService
+from tuning.errors import LeaseLost
+from tuning.state import Phase
+from worker.control import HttpAttemptControl
+from worker.directives import Directive, Directives
+from worker.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
+from worker.progress import Progress
+from worker.retry import Unavailable
+from worker.rundir import RunDirectory, append_line, write_atomically
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(total_steps=10)
+
+
+@pytest.fixture
+def follower(run: RunDirectory, control: HttpAttemptControl, progress: Progress, log: FilteringBoundLogger) -> Follower:
+    directives = Directives(drain_deadline=lambda: None)
+    return Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.02)
+
+
+def points(service: ScriptedService) -> list[dict[str, object]]:
+    return [point for request in service.to("/metrics") for point in request.json["points"]]
+
+
+def test_points_arrive_in_order_with_their_byte_offsets(
+    run: RunDirectory, follower: Follower, service: ScriptedService, progress: Progress
+) -> None:
+    append_line(run.metrics, {"step": 1, "train_loss": 2.5, "eta_seconds": 9.0})
+    follower.ship()
+    append_line(run.metrics, {"step": 2, "train_loss": 2.25, "eta_seconds": 8.0})
+    follower.ship()
+    first, second = (request.json for request in service.to("/metrics"))
+    assert (first["start_offset"], first["end_offset"]) == (0, second["start_offset"])
+    assert second["end_offset"] == run.metrics.stat().st_size
+    assert [point["step"] for point in points(service)] == [1, 2]
+    assert (progress.beat().step, progress.beat().eta_seconds) == (2, 8.0)
+
+
+def test_a_half_written_line_waits_for_its_end(run: RunDirectory, follower: Follower, service: ScriptedService) -> None:
+    run.metrics.write_bytes(b'{"step": 1}\n{"ste')
+    follower.ship()
+    assert [point["step"] for point in points(service)] == [1]
+    with run.metrics.open("ab") as file:
+        file.write(b'p": 2}\n')
+    follower.ship()
+    assert [point["step"] for point in points(service)] == [1, 2]
+
+
+def test_numbers_that_json_cannot_hold_become_null(
+    run: RunDirectory, follower: Follower, service: ScriptedService
+) -> None:
+    append_line(run.metrics, {"step": 1, "train_loss": float("nan"), "grad_norm": float("inf"), "note": "text"})
+    follower.ship()
+    assert points(service) == [{"step": 1, "train_loss": None, "grad_norm": None}]
+
+
+def test_damaged_lines_are_passed_over(run: RunDirectory, follower: Follower, service: ScriptedService) -> None:
+    run.metrics.write_bytes(b'\x00\x00garbage\n[1]\n{"step": 3}\n')
+    follower.ship()
+    assert points(service) == [{"step": 3}]
+
+
+def test_nothing_is_lost_while_the_service_is_away(
+    run: RunDirectory, follower: Follower, service: ScriptedService
+) -> None:
+    service.script("/metrics", *[Reply.error(503, "service_unavailable")] * 2)
+    for step in range(1, 4):
+        append_line(run.metrics, {"step": step})
+        if step < 3:
+            with pytest.raises(Unavailable):
+                follower.ship()
+    follower.ship()
+    assert service.to("/metrics")[-1].json["start_offset"] == 0
+    assert [point["step"] for point in service.to("/metrics")[-1].json["points"]] == [1, 2, 3]
+
+
+def test_a_new_follower_goes_on_where_the_last_one_was(
+    run: RunDirectory, follower: Follower, service: ScriptedService, control: HttpAttemptControl,
+    progress: Progress, log: FilteringBoundLogger,
+) -> None:  # fmt: skip
+    append_line(run.metrics, {"step": 1})
+    follower.ship()
+    append_line(run.metrics, {"step": 2})
+    directives = Directives(drain_deadline=lambda: None)
+    Follower(run, control, progress=progress, directives=directives, log=log).ship()
+    assert [point["step"] for point in points(service)] == [1, 2]
+
+
+def test_batches_are_bounded(run: RunDirectory, follower: Follower, service: ScriptedService) -> None:
+    line = json.dumps({"step": 1, "train_loss": 1.0}) + "\n"
+    run.metrics.write_text(line * (3 * BATCH_BYTES // len(line)))
+    follower.ship()
+    assert len(service.to("/metrics")) >= 3
+    assert all(len(request.body) < 2 * BATCH_BYTES for request in service.to("/metrics"))
+
+
+def test_phases_and_events_are_told(
+    run: RunDirectory, follower: Follower, service: ScriptedService, progress: Progress
+) -> None:
+    write_atomically(run.phase, "canary")
+    append_line(run.events, {"level": "warn", "message": "One row was cut.", "data": {"row": 3}})
+    append_line(run.events, {"level": "shout", "message": "Odd."})
+    follower.ship()
+    follower.ship()
+    assert [request.json["phase"] for request in service.to("/phase")] == ["canary"]
+    assert [request.json["message"] for request in service.to("/events")] == ["One row was cut.", "Odd."]
+    assert progress.beat().phase is Phase.CANARY
+
+
+def test_one_refused_record_does_not_hold_up_the_rest(
+    run: RunDirectory, follower: Follower, service: ScriptedService
+) -> None:
+    service.script("/events", Reply.error(400, "invalid_request"))
+    append_line(run.events, {"level": "info", "message": "first"})
+    append_line(run.events, {"level": "info", "message": "second"})
+    follower.ship()
+    assert [request.json["message"] for request in service.to("/events")] == ["first", "second"]
+
+
+def test_a_lost_lease_ends_the_following_and_is_told(
+    run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
+) -> None:
+    service.otherwise = lambda _request: Reply.error(409, "lease_lost")
+    directives = Directives(drain_deadline=lambda: None)
+    follower = Follower(
+        run, control, progress=Progress(total_steps=1), directives=directives, log=log, interval_seconds=0.02
+    )
+    append_line(run.metrics, {"step": 1})
+    follower.start()
+    follower._thread.join(10)
+    assert directives.current() is Directive.LEASE_LOST
+    with pytest.raises(LeaseLost):
+        follower.flush(control)
+
+
+def test_a_line_longer_than_any_we_write_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"x" * (LONGEST_LINE_BYTES + BATCH_BYTES + 5) + b'\n{"step": 1}\n')
+    offset, seen = 0, []
+    for _ in range(40):
+        lines, offset = read_lines(path, offset)
+        seen += lines
+    assert seen[-1] == b'{"step": 1}\n'
+    assert offset == path.stat().st_size

@@ -1,0 +1,75 @@
+"""Every way a trainer can end has one outcome, and a failure says who can do something about it."""
+
+import pytest
+
+from tuning.errors import Category, Failure
+from tuning.state import Outcome
+from worker.directives import Directive
+from worker.rundir import EXIT_FAILED, EXIT_STOPPED, TrainResult
+from worker.verdict import Ending, judge
+
+DONE = TrainResult(output_kind="adapter", steps=3)
+
+
+def ending(exit_code: int, **facts: object) -> Ending:
+    return Ending(**{"exit_code": exit_code, "result": None, "log_tail": "last words", **facts})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "outcome"),
+    [
+        (Directive.CANCEL, Outcome.CANCELLED),
+        (Directive.PAUSE, Outcome.PAUSED),
+        (Directive.DRAIN, Outcome.PREEMPTED),
+        (None, Outcome.PREEMPTED),
+    ],
+)
+def test_a_trainer_that_stopped_on_request_ends_as_it_was_told(told: Directive | None, outcome: Outcome) -> None:
+    assert judge(ending(EXIT_STOPPED, told=told)) == (outcome, None)
+
+
+@pytest.mark.parametrize("told", [Directive.PAUSE, Directive.DRAIN, None])
+def test_a_run_that_finished_all_its_work_has_succeeded_whatever_it_was_told(told: Directive | None) -> None:
+    assert judge(ending(0, result=DONE, told=told)) == (Outcome.SUCCEEDED, None)
+
+
+def test_a_cancelled_run_never_succeeds() -> None:
+    assert judge(ending(0, result=DONE, told=Directive.CANCEL)) == (Outcome.CANCELLED, None)
+
+
+def test_a_drained_trainer_that_had_to_be_killed_is_preempted_too() -> None:
+    assert judge(ending(-9, told=Directive.DRAIN)) == (Outcome.PREEMPTED, None)
+
+
+def test_the_trainers_own_failure_is_kept_and_gets_the_end_of_the_log() -> None:
+    own = Failure(code="bad_rows", message="Row 3.", category=Category.USER_ERROR)
+    outcome, failure = judge(ending(EXIT_FAILED, result=TrainResult(failure=own)))
+    assert outcome is Outcome.FAILED
+    assert failure == own.model_copy(update={"log_tail": "last words"})
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "category"),
+    [
+        ({"exit_code": -9}, "trainer_killed", Category.WORKER_LOST),
+        ({"exit_code": -9, "out_of_memory_kills": 1}, "out_of_memory", Category.OUT_OF_MEMORY),
+        ({"exit_code": -11}, "trainer_killed", Category.WORKER_LOST),
+        ({"exit_code": 1, "log_tail": "OSError: [Errno 28] No space left on device"}, "disk_full", Category.DISK_FULL),
+        ({"exit_code": 1, "log_tail": "torch.OutOfMemoryError: CUDA"}, "out_of_memory", Category.OUT_OF_MEMORY),
+        ({"exit_code": 1}, "trainer_crashed", Category.INTERNAL),
+        ({"exit_code": 0}, "trainer_crashed", Category.INTERNAL),
+    ],
+)  # fmt: skip
+def test_an_end_without_a_result_is_explained(facts: dict[str, object], code: str, category: Category) -> None:
+    outcome, failure = judge(ending(**facts))  # type: ignore[arg-type]
+    assert outcome is Outcome.FAILED
+    assert failure is not None
+    assert (failure.code, failure.category, failure.retryable) == (code, category, True)
+    assert failure.log_tail
+
+
+def test_the_signal_is_named() -> None:
+    _, failure = judge(ending(-9))
+    assert failure is not None
+    assert "SIGKILL" in failure.message
+    assert "memory" in (failure.hint or "")
