@@ -52,7 +52,7 @@ def download(client: httpx.Client, path: str, file: FileRef, target: Path, *, ch
 
 def _fetch(client: httpx.Client, path: str, partial: IO[bytes], check: Callable[[], None]) -> None:
     start = partial.tell()
-    headers = {"range": f"bytes={start}-"} if start else {}
+    headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
     try:
         with client.stream("GET", path, headers=headers) as response:
             if response.status_code == 416:  # there is nothing after `start`: everything is here already
@@ -62,7 +62,7 @@ def _fetch(client: httpx.Client, path: str, partial: IO[bytes], check: Callable[
             raise_for(response)
             if response.status_code != 206:
                 partial.truncate(0)
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 check()
                 partial.write(chunk)
     except httpx.TransportError as error:

@@ -1,0 +1,170 @@
+"""A checkpoint is used only when every byte is what was registered; otherwise the one before it is."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.worker.conftest import ref
+from tests.worker.scripted_service import Reply, Request, ScriptedService
+from tuning.messages import CheckpointRef
+from worker.blobs import sha256_of
+from worker.checkpoints import CheckpointUploader, CorruptCheckpoint, describe, find_resumable, verify
+from worker.control import HttpAttemptControl
+from worker.directives import Directive, Directives
+from worker.rundir import CheckpointManifest, RunDirectory, checkpoint_name, write_atomically
+
+
+def make_checkpoint(folder: Path, *, step: int) -> CheckpointRef:
+    """A checkpoint as the trainer writes it."""
+    home = folder / checkpoint_name(step)
+    home.mkdir(parents=True)
+    files = {}
+    for name in ("adapter.safetensors", "state.json"):
+        (home / name).write_bytes(f"{name} after {step} steps".encode() * 50)
+        described = ref(name, (home / name).read_bytes())
+        files[name] = {"bytes": described.bytes, "sha256": described.sha256}
+    write_atomically(home / "manifest.json", CheckpointManifest(step=step, files=files).model_dump_json())
+    report = describe(home)
+    return CheckpointRef(step=step, manifest_sha256=report.manifest_sha256, files=report.files)
+
+
+def serve(folder: Path, service: ScriptedService) -> None:
+    """Let the service have every file below a folder as a blob."""
+    blobs = {sha256_of(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def answer(request: Request) -> Reply:
+        content = blobs.get(request.path.rpartition("/")[2])
+        if request.method != "GET":
+            return Reply()
+        return Reply.error(404, "blob_not_found") if content is None else Reply(200, content)
+
+    service.otherwise = answer
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
+def test_a_damaged_checkpoint_never_verifies(tmp_path: Path, damage: str) -> None:
+    choice = make_checkpoint(tmp_path, step=4)
+    folder = tmp_path / checkpoint_name(4)
+    state = folder / "state.json"
+    if damage == "truncate":
+        state.write_bytes(state.read_bytes()[:-1])
+    elif damage == "flip":
+        state.write_bytes(b"X" + state.read_bytes()[1:])
+    elif damage == "delete":
+        state.unlink()
+    else:
+        (folder / "manifest.json").write_text("{}")
+    with pytest.raises(CorruptCheckpoint):
+        verify(folder, manifest_sha256=choice.manifest_sha256)
+
+
+def test_a_manifest_that_points_out_of_its_folder_never_verifies(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, step=4)
+    manifest = tmp_path / checkpoint_name(4) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("state.json", "../secret"))
+    with pytest.raises(CorruptCheckpoint, match="relative"):
+        verify(manifest.parent)
+
+
+def test_a_copy_on_this_host_is_used_without_fetching(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    earlier = tmp_path / "earlier"
+    choice = make_checkpoint(earlier / "checkpoints", step=4)
+    found = find_resumable((choice,), earlier_runs=[earlier], target=tmp_path / "resume", control=control)
+    assert found == earlier / "checkpoints" / checkpoint_name(4)
+    assert service.requests == []
+
+
+def test_a_damaged_copy_on_this_host_is_replaced_from_the_store(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    earlier = tmp_path / "earlier"
+    choice = make_checkpoint(earlier / "checkpoints", step=4)
+    serve(tmp_path, service)
+    (earlier / "checkpoints" / checkpoint_name(4) / "state.json").write_bytes(b"torn")
+    found = find_resumable((choice,), earlier_runs=[earlier], target=tmp_path / "resume", control=control)
+    assert found == tmp_path / "resume" / checkpoint_name(4)
+    verify(found, manifest_sha256=choice.manifest_sha256)
+
+
+def test_an_older_checkpoint_steps_in_and_the_history_says_so(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    older = make_checkpoint(tmp_path / "store", step=4)
+    newer = make_checkpoint(tmp_path / "store", step=8)
+    shutil.rmtree(tmp_path / "store" / checkpoint_name(8))
+    serve(tmp_path / "store", service)
+    found = find_resumable((newer, older), earlier_runs=[], target=tmp_path / "resume", control=control)
+    assert found == tmp_path / "resume" / checkpoint_name(4)
+    (event,) = service.to("/events")
+    assert event.json["level"] == "warn"
+    assert "step 8" in event.json["message"]
+
+
+def test_without_a_usable_checkpoint_training_starts_at_the_beginning(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    choice = make_checkpoint(tmp_path / "store", step=4)
+    service.otherwise = lambda request: Reply() if request.method == "POST" else Reply.error(404, "blob_not_found")
+    assert find_resumable((choice,), earlier_runs=[], target=tmp_path / "resume", control=control) is None
+
+
+@pytest.fixture
+def uploader(run: RunDirectory, control: HttpAttemptControl, log: FilteringBoundLogger) -> CheckpointUploader:
+    directives = Directives(drain_deadline=lambda: None)
+    return CheckpointUploader(run.checkpoints, control, directives=directives, log=log, interval_seconds=0.02)
+
+
+def test_a_checkpoint_is_registered_after_all_its_files_are_sent(
+    run: RunDirectory, uploader: CheckpointUploader, service: ScriptedService
+) -> None:
+    registered = threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/checkpoints"):
+            registered.set()
+        return Reply()
+
+    service.otherwise = answer
+    choice = make_checkpoint(run.checkpoints, step=4)
+    uploader.start()
+    assert registered.wait(10)
+    uploader.stop()
+    assert [request.method for request in service.requests] == ["PUT", "PUT", "PUT", "POST"]
+    report = service.requests[-1].json
+    assert (report["step"], report["manifest_sha256"]) == (4, choice.manifest_sha256)
+    assert {file["name"] for file in report["files"]} == {"adapter.safetensors", "state.json", "manifest.json"}
+
+
+def test_only_the_newest_of_several_waiting_checkpoints_is_sent(
+    run: RunDirectory, uploader: CheckpointUploader, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    for step in (1, 2, 3):
+        make_checkpoint(run.checkpoints, step=step)
+    uploader.flush(control)
+    uploader.flush(control)
+    assert [request.json["step"] for request in service.to("/checkpoints")] == [3]
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(
+    run: RunDirectory, uploader: CheckpointUploader, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    (run.checkpoints / checkpoint_name(9)).mkdir()
+    uploader.flush(control)
+    assert service.requests == []
+
+
+def test_a_lost_lease_stops_the_uploads(
+    run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
+) -> None:
+    service.otherwise = lambda _request: Reply.error(409, "lease_lost")
+    directives = Directives(drain_deadline=lambda: None)
+    uploader = CheckpointUploader(run.checkpoints, control, directives=directives, log=log, interval_seconds=0.02)
+    make_checkpoint(run.checkpoints, step=1)
+    uploader.start()
+    uploader._thread.join(10)
+    assert directives.current() is Directive.LEASE_LOST

@@ -1,0 +1,108 @@
+"""The lease is kept while the service answers, wishes ride back, and silence alone never ends a run."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.worker.scripted_service import Reply, ScriptedService
+from tuning.errors import LeaseLost
+from tuning.state import Phase
+from worker.control import HttpAttemptControl
+from worker.directives import Directive, Directives, Halted, OutOfTime
+from worker.heartbeat import Heartbeat
+from worker.progress import Progress
+
+NOTHING = Reply.json({"cancel": False, "pause": False})
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def directives() -> Directives:
+    return Directives(drain_deadline=lambda: None)
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(total_steps=7)
+
+
+@pytest.fixture
+def heartbeat(
+    control: HttpAttemptControl, directives: Directives, progress: Progress, log: FilteringBoundLogger
+) -> Iterator[Heartbeat]:
+    beating = Heartbeat(control, progress=progress, directives=directives, interval_seconds=0.02, log=log)
+    yield beating
+    beating.stop()
+
+
+def test_heartbeats_carry_where_the_run_is(heartbeat: Heartbeat, service: ScriptedService, progress: Progress) -> None:
+    service.otherwise = lambda _request: NOTHING
+    progress.reached(Phase.TRAINING)
+    progress.stepped({"step": 3, "eta_seconds": 12.5, "train_loss": 1.0})
+    heartbeat.start()
+    wait_until(lambda: len(service.to("/heartbeat")) >= 2)
+    assert service.requests[0].json == {"phase": "training", "step": 3, "total_steps": 7, "eta_seconds": 12.5}
+
+
+@pytest.mark.parametrize("wish", [Directive.CANCEL, Directive.PAUSE])
+def test_what_the_user_wants_rides_back(
+    wish: Directive, heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+) -> None:
+    service.otherwise = lambda _request: Reply.json({"cancel": wish == "cancel", "pause": wish == "pause"})
+    heartbeat.start()
+    wait_until(directives.current)
+    assert directives.current() is wish
+    with pytest.raises(Halted):
+        directives.check_before_training()
+    directives.check_while_handing_over()
+
+
+def test_a_service_that_is_away_changes_nothing_and_is_found_again(
+    heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+) -> None:
+    service.script(
+        "/heartbeat", *[Reply.error(503, "service_unavailable")] * 3, Reply.error(401, "invalid_lease_token")
+    )
+    service.otherwise = lambda _request: NOTHING
+    heartbeat.start()
+    wait_until(lambda: len(service.to("/heartbeat")) >= 6)
+    assert directives.current() is None
+
+
+def test_a_lost_lease_ends_the_beating_and_everything_else(
+    heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+) -> None:
+    service.otherwise = lambda _request: Reply.error(409, "lease_lost")
+    heartbeat.start()
+    wait_until(directives.current)
+    assert directives.current() is Directive.LEASE_LOST
+    for check in (directives.check_before_training, directives.check_while_handing_over):
+        with pytest.raises(LeaseLost):
+            check()
+    heartbeat.stop()
+    assert len(service.requests) == 1
+
+
+def test_the_more_urgent_directive_counts() -> None:
+    directives = Directives(drain_deadline=lambda: 100.0, clock=lambda: 99.0)
+    assert directives.current() is Directive.DRAIN
+    for directive in (Directive.PAUSE, Directive.CANCEL, Directive.LEASE_LOST):
+        directives.tell(directive)
+        assert directives.current() is directive
+
+
+def test_the_end_of_the_grace_ends_the_handing_over() -> None:
+    now = [99.0]
+    directives = Directives(drain_deadline=lambda: 100.0, clock=lambda: now[0])
+    directives.check_while_handing_over()
+    now[0] = 100.5
+    with pytest.raises(OutOfTime):
+        directives.check_while_handing_over()

@@ -1,0 +1,83 @@
+"""The probe tells what this process may really use, on hosts with and without GPUs, inside and outside containers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuning.hardware import GIB, HardwareProfile
+from worker.cgroup import CgroupLimits, out_of_memory_kills, read_limits
+from worker.probe import probe
+
+
+def test_the_probe_of_this_host_is_plausible(tmp_path: Path) -> None:
+    found = probe(disk=tmp_path / "not" / "made" / "yet")
+    assert 1 <= found.cpu.cores <= len(os.sched_getaffinity(0))
+    assert 0 < found.cpu.memory_free_bytes <= found.cpu.memory_total_bytes
+    assert found.disk_free_bytes > 0
+    assert "torch" in found.installed
+
+
+def test_the_memory_that_a_worker_offers_can_be_capped(tmp_path: Path) -> None:
+    found = probe(disk=tmp_path, cpu_memory_gib=0.5)
+    assert found.cpu.memory_total_bytes == GIB // 2
+    assert found.cpu.memory_free_bytes <= GIB // 2
+
+
+def test_the_command_prints_a_profile_without_any_settings_and_without_torch() -> None:
+    script = "import sys; from worker.cli import main\ntry: main(['probe'])\nfinally: assert 'torch' not in sys.modules"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert HardwareProfile.model_validate(json.loads(printed.stdout)).worker_class
+
+
+def cgroup(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/system/worker\n")
+    return tmp_path / "proc"
+
+
+def test_the_tightest_limit_on_the_way_up_counts(tmp_path: Path, proc: Path) -> None:
+    mount = tmp_path / "cgroup"
+    cgroup(
+        mount,
+        cgroup_dot_controllers="cpu memory",
+        system__memory_dot_max=str(4 * GIB),
+        system__cpu_dot_max="max 100000",
+        system__worker__memory_dot_max="max",
+        system__worker__cpu_dot_max="150000 100000",
+        system__worker__memory_dot_current=str(3 * GIB),
+        system__worker__memory_dot_stat=f"anon 1\ninactive_file {GIB}\n",
+        system__worker__memory_dot_events="low 0\noom_kill 2\n",
+    )
+    expected = CgroupLimits(cores=1.5, memory_bytes=4 * GIB, memory_used_bytes=2 * GIB)
+    assert read_limits(mount=mount, proc=proc) == expected
+    assert out_of_memory_kills(mount=mount, proc=proc) == 2
+
+
+def test_version_one_limits_are_read_too(tmp_path: Path, proc: Path) -> None:
+    mount = tmp_path / "cgroup"
+    cgroup(
+        mount,
+        memory__memory_dot_limit_in_bytes=str(2 * GIB),
+        memory__memory_dot_usage_in_bytes=str(GIB),
+        cpu__cpu_dot_cfs_quota_us="200000",
+        cpu__cpu_dot_cfs_period_us="100000",
+    )
+    limits = read_limits(mount=mount, proc=proc)
+    assert limits == CgroupLimits(cores=2.0, memory_bytes=2 * GIB, memory_used_bytes=GIB)
+
+
+def test_a_host_without_control_groups_has_no_limits(tmp_path: Path, proc: Path) -> None:
+    assert read_limits(mount=tmp_path / "nothing", proc=proc) == CgroupLimits()
+    assert out_of_memory_kills(mount=tmp_path / "nothing", proc=proc) == 0

@@ -1,0 +1,121 @@
+"""The worker's folder has one owner, lasting names, and no path that a user chose."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from worker.scrub import scrub
+from worker.workdir import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
+
+SESSION = Session(worker_id="w", incarnation="i", worker_class="cpu", name="n")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkDirectory:
+    directory = WorkDirectory(tmp_path / "work")
+    directory.create()
+    return directory
+
+
+def test_a_second_worker_on_the_same_folder_is_told_who_has_it(work: WorkDirectory) -> None:
+    with work.lock(), pytest.raises(WorkDirectoryInUse, match=f"process {os.getpid()}") as refusal:
+        WorkDirectory(work.root).lock()
+    assert refusal.value.param == "TUNESMITH_WORK_DIR"
+    work.lock().close()
+
+
+def test_the_command_refuses_a_folder_in_use_in_one_line(work: WorkDirectory) -> None:
+    settings = {
+        "TUNESMITH_URL": "http://127.0.0.1:9",
+        "TUNESMITH_WORKER_KEY": "ts-x",
+        "REDIS_URL": "redis://127.0.0.1:9",
+        "TUNESMITH_WORK_DIR": str(work.root),
+    }
+    with work.lock():
+        command = [sys.executable, "-m", "worker.cli", "run"]
+        ended = subprocess.run(
+            command, check=False, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60
+        )
+    assert ended.returncode == 1
+    assert "in use by another worker" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_settings_that_are_missing_are_named_without_values(tmp_path: Path) -> None:
+    environment = {**os.environ, "TUNESMITH_SLOTS": "ts-secret-in-the-wrong-place"}
+    command = [sys.executable, "-m", "worker.cli", "run"]
+    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "REDIS_URL: Field required" in ended.stderr
+    assert "TUNESMITH_SLOTS" in ended.stderr
+    assert "ts-secret" not in ended.stderr
+
+
+def test_the_worker_keeps_its_name_over_restarts(work: WorkDirectory) -> None:
+    assert work.worker_id() == WorkDirectory(work.root).worker_id()
+
+
+def test_a_drain_has_one_deadline_and_ends_with_the_next_start(work: WorkDirectory) -> None:
+    work.start_session(SESSION)
+    assert work.drain_deadline() is None
+    work.start_draining(100)
+    first = work.drain_deadline()
+    assert first is not None
+    assert first > time.time() + 50
+    work.start_draining(1)
+    assert work.drain_deadline() == first
+    work.start_session(SESSION)
+    assert work.drain_deadline() is None
+    assert work.session() == SESSION
+
+
+def test_old_runs_go_except_the_newest_few_and_those_that_run(work: WorkDirectory) -> None:
+    for number in range(5):
+        root = work.run_root(job_id=f"job-{number}", attempt_id=f"attempt-{number}")
+        root.mkdir(parents=True)
+        os.utime(root, (1000 + number, 1000 + number))
+    (work.trainers / "attempt-0.json").touch()
+    work.remove_old_runs(keep=2)
+    assert {root.name for root in work.runs.glob("*/*")} == {"attempt-0", "attempt-3", "attempt-4"}
+    assert {job.name for job in work.runs.iterdir()} == {"job-0", "job-3", "job-4"}
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a\\b", "a\0b", "a/."])
+def test_names_that_leave_their_folder_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="relative"):
+        inside(Path("/root"), name)
+
+
+@pytest.mark.parametrize("text", ["", "..", "a/b", ".hidden", "a b", "x" * 200])
+def test_identifiers_that_could_be_paths_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="identifier"):
+        identifier(text)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_abcdefghijklmnopqrstuvwxyz",
+        "Authorization: Bearer abc.def-123456789",
+        "redis://user:hunter22@host/0",
+        "lease-0123456789abcdefABCDEF_-xyz",
+        "AKIAABCDEFGHIJKLMNOP",
+        '{"api_key": "0123456789"}',
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(secret: str) -> None:
+    text = scrub(f"before {secret} after")
+    assert "[hidden]" in text
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    assert not any(part in text for part in ("abcdefghij", "123456789", "hunter22", "ABCDEFGHIJ"))
+
+
+def test_ordinary_log_lines_stay_as_they_are() -> None:
+    line = "step 12/300 loss 1.25, 1142 tokens, tokenizer: BPE, /models/llama-3.1-8b/model-00001-of-00002.safetensors"
+    assert scrub(line) == line
+    assert scrub("key is sesame", ("sesame",)) == "key is [hidden]"
