@@ -41,7 +41,7 @@ def _renderer(log_format: str) -> list[Any]:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
-    # Plain traces: the richer ones show local variables, which may be keys, and took 18 s for one error of the database.
+    # Plain traces: richer ones show local variables, which may be keys, and one database error took them 18 s.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )

@@ -105,7 +105,9 @@ class ControlPlane:
         """A plain client with the named key, or with a bare token."""
         token = self.keys.get(key, key)
         headers = {"authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False)  # plain HTTP: spare the TLS set-up
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=30, verify=False
+        )  # plain HTTP: spare the TLS set-up
 
     def openai(self, key: str = "member", *, max_retries: int = 0) -> OpenAI:
         """An unmodified client of the API."""
@@ -329,8 +331,10 @@ def live_control_plane(
 @pytest.fixture
 def plane(live_control_plane: ControlPlane) -> ControlPlane:
     """The live API over empty tables, with fresh keys and no model."""
-    names = ", ".join(table.name for table in Row.metadata.sorted_tables)
-    live_control_plane.sql(f"TRUNCATE {names} CASCADE")
+    # Deleting a few rows is much quicker than TRUNCATE, which makes new files for every table and index.
+    deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
+    with psycopg.connect(live_control_plane.settings.database_url) as connection:
+        connection.execute(f"SET session_replication_role = replica; {deletes}")  # type: ignore[call-overload]
     roles = {
         "admin": ("admin", "acme"),
         "member": ("member", "acme"),

@@ -2,7 +2,7 @@
 
 Formats (keys in brackets are optional):
 
-    chat        {"messages": [{"role", "content", [name, weight, tool_calls, tool_call_id]}], [tools, parallel_tool_calls]}
+    chat        {"messages": [{role, content, [name, weight, tool_calls, tool_call_id]}], [tools, parallel_tool_calls]}
     completion  {"prompt": str, "completion": str}
     text        {"text": str}
     preference  {"input": {"messages", ...}, "preferred_output": [message], "non_preferred_output": [message]}
@@ -43,7 +43,7 @@ class RowFacts(NamedTuple):
     has_weights: bool = False
 
 
-class BadRow(ValueError):  # noqa: N818 - reads as what it is: a row, not an error of ours
+class BadRow(ValueError):
     """A row that cannot be trained on; its text is the reason."""
 
 

@@ -71,7 +71,7 @@ async def _checked(request: Request, attempt_id: str, database: DatabaseDep) -> 
         return await hold(session, await authenticate(session, attempt_id, bearer(request)))
 
 
-# Routes ask for these in order: whose token it is, then the body, and only then the lock, which waits for no slow sender.
+# Routes ask in this order: whose token it is, then the body, and only then the lock, which waits for no slow sender.
 Known = Annotated[Attempt, Depends(_authenticated)]
 KnownNow = Annotated[None, Depends(_authenticated_now)]
 Fenced = Annotated[Held, Depends(_held)]

@@ -49,7 +49,7 @@ async def heartbeat(
     return HeartbeatReply(cancel=job.cancel_requested_at is not None, pause=job.pause_requested_at is not None)
 
 
-def phase(session: AsyncSession, held: Held, report: PhaseReport) -> None:
+def phase(held: Held, report: PhaseReport) -> None:
     """A phase was reached, perhaps with a plan that the worker's last look at free memory changed."""
     job, attempt = held.job, held.attempt
     attempt.phase = job.phase = report.phase
@@ -59,8 +59,6 @@ def phase(session: AsyncSession, held: Held, report: PhaseReport) -> None:
     if plan != attempt.plan:
         attempt.plan = job.plan = plan
         job.total_steps = report.plan.total_steps
-        reasons = " ".join(reason.text for reason in report.plan.reasons)
-        events.append(session, job, f"The worker changed the plan: {report.plan.method}. {reasons}"[:2000])
 
 
 def event(session: AsyncSession, held: Held, report: EventReport) -> None:

@@ -59,11 +59,9 @@ async def attempt_heartbeat(
 
 
 @router.post("/attempts/{attempt_id}/phase", status_code=204, openapi_extra=documented(PhaseReport))
-async def attempt_phase(
-    _known: Known, report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced, session: Session
-) -> Response:
+async def attempt_phase(_known: Known, report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced) -> Response:
     """A phase was reached."""
-    reports.phase(session, held, report)
+    reports.phase(held, report)
     return Response(status_code=204)
 
 

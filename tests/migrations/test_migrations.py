@@ -13,7 +13,8 @@ from tuning.state import FINAL_STATES, TRANSITIONS, JobState
 _SEED = """
 INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES ('k', 'k', 'member', 'p', 'x', 'x');
 INSERT INTO blobs (sha256, bytes) VALUES ('b', 1);
-INSERT INTO files (id, project, purpose, filename, bytes, blob_sha256, status) VALUES ('f', 'p', 'fine-tune', 'f', 1, 'b', 'processed');
+INSERT INTO files (id, project, purpose, filename, bytes, blob_sha256, status)
+VALUES ('f', 'p', 'fine-tune', 'f', 1, 'b', 'processed');
 INSERT INTO workers (id, incarnation, hostname, version, worker_class, hardware, hardware_now, slots)
 VALUES ('w', 'i', 'h', '0', 'c', '{}', '{}', 1);
 """
@@ -109,8 +110,8 @@ def test_a_finished_job_never_changes(connection: psycopg.Connection, state: Job
 def test_a_job_has_one_open_attempt_at_most_and_an_ended_one_never_changes(connection: psycopg.Connection) -> None:
     insert_job(connection, "j", JobState.RUNNING)
     insert = (
-        "INSERT INTO attempts (id, job_id, epoch, worker_id, incarnation, worker_class, lease_token_sha256, lease_expires_at,"
-        " phase, plan) VALUES (%s, 'j', %s, 'w', 'i', 'c', 't', now(), 'claimed', '{}')"
+        "INSERT INTO attempts (id, job_id, epoch, worker_id, incarnation, worker_class, lease_token_sha256,"
+        " lease_expires_at, phase, plan) VALUES (%s, 'j', %s, 'w', 'i', 'c', 't', now(), 'claimed', '{}')"
     )
     connection.execute(insert, ("a1", 1))
     with pytest.raises(psycopg.errors.UniqueViolation):

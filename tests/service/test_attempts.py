@@ -99,14 +99,13 @@ class TestReports:
         assert attempt.post("events", {"message": "a\x00b", "data": {"k\x00": float("inf")}}).status_code == 204
         assert control_plane.messages(attempt.job_id)[-1] == "a\ufffdb"
 
-    def test_a_changed_plan_is_shown_and_told(self, control_plane: ControlPlane) -> None:
+    def test_a_changed_plan_is_shown(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         plan = attempt.claim.plan.model_copy(update={"tokens_per_micro_step": 17})
         body = {"phase": Phase.CANARY, "plan": plan.model_dump(mode="json")}
         assert attempt.post("phase", body).status_code == 204
         ours = control_plane.job(attempt.job_id)["tunesmith"]
         assert (ours["phase"], ours["plan"]["tokens_per_micro_step"]) == ("canary", 17)
-        assert any("changed the plan" in message for message in control_plane.messages(attempt.job_id))
 
     def test_checkpoints_and_artifacts_need_all_their_bytes_in_the_store(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()

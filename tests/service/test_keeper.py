@@ -1,0 +1,231 @@
+"""The keeper: lost workers, lost wake-ups, and restarts of what it stands on."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from service.keeper import Brake, Keeper
+from tests.control_plane import ONE_GPU, ControlPlane
+from tuning.messages import wake_queue
+
+CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
+
+
+def redis(plane: ControlPlane) -> "Redis[bytes]":
+    return Redis(unix_socket_path=str(plane.settings.redis_url).removeprefix("redis+socket://").split("?")[0])
+
+
+def rings(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
+    """Empty the queue and count what was in it."""
+    with redis(plane) as client:
+        count = int(client.llen(queue))  # type: ignore[arg-type]
+        client.delete(queue)
+    return count
+
+
+def ring(plane: ControlPlane) -> set[str]:
+    return plane.keep(lambda keeper: keeper.ring_for_waiting_jobs())
+
+
+def until(condition: Any, *, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+class TestLostWorkers:
+    def test_an_expired_lease_ends_the_attempt_and_requeues_the_job(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        control_plane.expire_leases()
+        assert control_plane.keep(lambda keeper: keeper.end_expired_leases()) == 1
+        assert control_plane.job(attempt.job_id)["status"] == "queued"
+        assert control_plane.sql("SELECT outcome FROM attempts") == [("lost",)]
+        assert "has not been heard of for 60 s" in control_plane.messages(attempt.job_id)[-1]
+        assert attempt.heartbeat().status_code == 409
+
+    def test_a_renewed_lease_is_left_alone(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        control_plane.expire_leases()
+        attempt.heartbeat()
+        assert control_plane.keep(lambda keeper: keeper.end_expired_leases()) == 0
+
+    def test_a_job_that_loses_every_worker_fails_after_its_last_attempt(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        for number in range(4):
+            control_plane.expire_leases()
+            control_plane.keep(lambda keeper: keeper.end_expired_leases())
+            if number < 3:
+                assert control_plane.worker(f"w{number}").claim() is not None
+        job = control_plane.job(attempt.job_id)
+        assert (job["status"], job["error"]["code"]) == ("failed", "worker_lost")
+
+    def test_a_cancelled_job_whose_worker_is_lost_is_cancelled(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        control_plane.request("POST", f"/v1/fine_tuning/jobs/{attempt.job_id}/cancel")
+        control_plane.expire_leases()
+        control_plane.keep(lambda keeper: keeper.end_expired_leases())
+        assert control_plane.job(attempt.job_id)["status"] == "cancelled"
+
+    def test_the_first_sweep_of_a_new_keeper_ends_no_lease(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        control_plane.expire_leases()
+        control_plane.keep(lambda keeper: keeper.sweep())
+        assert control_plane.job(attempt.job_id)["status"] == "running"
+
+
+class TestBrake:
+    def brake(self) -> tuple[Brake, list[float]]:
+        clock = [1000.0]
+        return Brake(60, 10, clock=lambda: clock[0]), clock
+
+    def test_it_holds_for_one_lease_after_the_start(self) -> None:
+        brake, clock = self.brake()
+        for moment in (1000.0, 1030.0, 1059.0):
+            clock[0] = moment
+            brake.saw_database(up_seconds=1e6)
+            assert not brake.released
+        clock[0] = 1060.0
+        assert brake.released
+
+    def sweeping(self) -> tuple[Brake, list[float]]:
+        """A brake that has been let go after a minute of sweeps."""
+        brake, clock = self.brake()
+        for moment in range(1000, 1070, 5):
+            clock[0] = float(moment)
+            brake.saw_database(up_seconds=1e6)
+        assert brake.released
+        return brake, clock
+
+    def test_it_holds_again_after_an_outage(self) -> None:
+        brake, clock = self.sweeping()
+        clock[0] += 5
+        brake.missed_database()
+        clock[0] += 5
+        brake.saw_database(up_seconds=1e6)
+        assert not brake.released
+        clock[0] += 60
+        assert brake.released
+
+    def test_it_holds_again_after_a_restart_between_two_sweeps(self) -> None:
+        brake, clock = self.sweeping()
+        clock[0] += 5
+        brake.saw_database(up_seconds=2)
+        clock[0] += 57
+        assert not brake.released
+        clock[0] += 1
+        assert brake.released
+
+    def test_it_holds_again_when_the_keeper_itself_was_asleep(self) -> None:
+        brake, clock = self.sweeping()
+        clock[0] += 300
+        brake.saw_database(up_seconds=1e6)
+        assert not brake.released
+
+
+class TestRinging:
+    def test_a_submit_rings_the_classes_that_fit(self, control_plane: ControlPlane) -> None:
+        control_plane.worker()
+        rings(control_plane)
+        control_plane.create_job()
+        until(lambda: control_plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)])
+        assert rings(control_plane) == 1
+
+    def test_a_lost_wake_up_is_rung_again_but_not_all_the_time(self, control_plane: ControlPlane) -> None:
+        control_plane.create_job()
+        control_plane.worker()
+        rings(control_plane)
+        assert ring(control_plane) == {"cpu-2-cores-16gib"}
+        assert ring(control_plane) == set()
+        control_plane.sql("UPDATE workers SET rung_at = now() - interval '16 seconds'")
+        assert ring(control_plane) == {"cpu-2-cores-16gib"}
+        assert rings(control_plane) == 2
+
+    def test_busy_draining_silent_and_unfit_workers_are_not_rung(self, control_plane: ControlPlane) -> None:
+        control_plane.create_job(tunesmith={"method": "qlora"})
+        worker = control_plane.worker()
+        worker.beat(busy_slots=1)
+        assert ring(control_plane) == set()
+        worker.beat(draining=True)
+        assert ring(control_plane) == set()
+        worker.beat()
+        control_plane.sql("UPDATE workers SET last_seen_at = now() - interval '5 minutes'")
+        assert ring(control_plane) == set()
+        worker.beat()
+        assert ring(control_plane) == {"cpu-2-cores-16gib"}
+
+    def test_a_reason_to_wait_is_told_once_and_taken_back_when_a_worker_comes(
+        self, control_plane: ControlPlane
+    ) -> None:
+        job_id = control_plane.create_job()["id"]
+        for _ in range(3):
+            ring(control_plane)
+        assert sum(message.startswith("Waiting:") for message in control_plane.messages(job_id)) == 1
+        control_plane.worker("gpu", hardware=ONE_GPU)
+        ring(control_plane)
+        assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] is None
+
+    def test_what_the_api_could_not_deliver_the_keeper_delivers(self, control_plane: ControlPlane) -> None:
+        rings(control_plane, "wake.some-class")
+        control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "some-class"}')""")
+        control_plane.keep(lambda keeper: keeper.sweep())
+        assert rings(control_plane, "wake.some-class") == 1
+        control_plane.keep(lambda keeper: keeper.sweep())
+        assert rings(control_plane, "wake.some-class") == 0
+
+
+def test_a_sweep_that_fails_does_not_end_the_keeper(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps = 0
+
+    async def run(keeper: Keeper) -> None:
+        stop = asyncio.Event()
+
+        async def broken() -> None:
+            nonlocal sweeps
+            sweeps += 1
+            if sweeps == 3:
+                stop.set()
+            raise RuntimeError("odd row")
+
+        monkeypatch.setattr(keeper, "sweep", broken)
+        monkeypatch.setattr(keeper, "_settings", control_plane.settings.model_copy(update={"keeper_seconds": 0.01}))
+        await keeper.run(stop)
+
+    control_plane.keep(run)
+    assert sweeps == 3
+
+
+def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: ControlPlane, tmp_path: Path) -> None:
+    settings = control_plane.settings
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": str(settings.redis_url),
+        "TUNESMITH_STORE": settings.store,
+        "TUNESMITH_KEEPER_SECONDS": "0.1",
+        "TUNESMITH_LOG_FORMAT": "json",
+    }
+    control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "process"}')""")
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", "from service.cli import main; main()", "keeper"]
+        process = subprocess.Popen(command, env=environment, stderr=output)
+    try:
+        until(lambda: rings(control_plane, "wake.process") == 1, seconds=40)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert '"event": "keeper.stopped"' in log.read_text()
+    assert settings.database_url not in log.read_text()

@@ -1,0 +1,128 @@
+"""Readiness, the command line, and outages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from cli.embedded.postgres import PostgresServer
+from service.announcer import CeleryAnnouncer
+from service.app import create_app
+from service.cli import app as command_line
+from service.keys.secrets import sha256_of
+from service.settings import Settings
+from tests.control_plane import ControlPlane
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., httpx.Response]:
+    """Ask an application of this test's own."""
+
+    def ask(path: str, **changes: str) -> httpx.Response:
+        settings = Settings(**{"store": f"file://{tmp_path}/store", **changes})  # type: ignore[arg-type]
+        app = create_app(settings)
+
+        async def run() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+                response = await client.get(path, headers={"authorization": "Bearer ts-x"})
+            await app.state.database.close()
+            return response
+
+        import asyncio
+
+        return asyncio.run(run())
+
+    return ask
+
+
+class TestReadiness:
+    def test_it_is_ready_with_everything_there(self, control_plane: ControlPlane) -> None:
+        response = control_plane.request("GET", "/readyz")
+        assert (response.status_code, response.json()["checks"]) == (
+            200,
+            {"database": "ok", "store": "ok", "broker": "ok"},
+        )
+        assert control_plane.request("GET", "/healthz").json() == {"status": "ok"}
+
+    def test_a_database_that_is_not_migrated_is_named(
+        self, ask: Callable[..., httpx.Response], empty_database_url: str
+    ) -> None:
+        response = ask("/readyz", database_url=empty_database_url)
+        assert response.status_code == 503
+        assert "tunesmith-service migrate" in response.json()["checks"]["database"]
+
+    def test_a_database_that_is_away_is_503_everywhere_and_the_process_lives(
+        self, ask: Callable[..., httpx.Response]
+    ) -> None:
+        away = "postgresql:///none?host=/nowhere&user=x"
+        assert ask("/readyz", database_url=away).status_code == 503
+        assert ask("/healthz", database_url=away).status_code == 200
+        response = ask("/v1/models", database_url=away)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "service_unavailable")
+        assert response.headers["retry-after"] == "1"
+
+    def test_a_broker_that_is_away_is_reported_and_costs_nothing_else(
+        self, ask: Callable[..., httpx.Response], fresh_database_url: str
+    ) -> None:
+        response = ask("/readyz", database_url=fresh_database_url, redis_url="redis+socket:///nowhere/valkey.sock")
+        assert response.status_code == 200
+        assert response.json()["checks"]["broker"].startswith("away")
+
+
+def test_ringing_without_a_broker_says_no_and_does_not_raise() -> None:
+    assert CeleryAnnouncer("redis+socket:///nowhere/valkey.sock").ring("some-class") is False
+
+
+def test_the_api_goes_on_after_the_database_dropped_every_connection(control_plane: ControlPlane) -> None:
+    assert control_plane.request("GET", "/v1/models").status_code == 200
+    control_plane.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert control_plane.request("GET", "/v1/models").status_code == 200
+
+
+class TestCommandLine:
+    def run(self, url: str, *arguments: str) -> str:
+        result = CliRunner().invoke(command_line, list(arguments), env={"DATABASE_URL": url})
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    def test_keys_are_made_shown_once_listed_and_revoked(self, fresh_database_url: str) -> None:
+        key = self.run(fresh_database_url, "keys", "create", "--name", "ci", "--role", "worker", "--project", "acme")
+        assert key.startswith("ts-")
+        assert len(key) > 40
+        listed = self.run(fresh_database_url, "keys", "list")
+        assert key not in listed
+        assert "acme" in listed
+        self.run(fresh_database_url, "keys", "revoke", listed.split()[0])
+        assert "revoked" in self.run(fresh_database_url, "keys", "list")
+        with psycopg.connect(fresh_database_url) as connection:
+            assert connection.execute("SELECT key_sha256 FROM api_keys").fetchone() == (sha256_of(key),)
+
+    def test_migrate_works_on_an_empty_and_on_a_new_database(self, empty_database_url: str) -> None:
+        for _ in range(2):
+            self.run(empty_database_url, "migrate")
+        self.run(empty_database_url, "keys", "list")
+
+    def test_missing_settings_are_named(self) -> None:
+        result = CliRunner().invoke(command_line, ["serve"], env={"DATABASE_URL": "", "TUNESMITH_STORE": None})
+        assert result.exit_code == 2
+        assert "store" in result.output
+
+
+def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., httpx.Response], tmp_path: Path) -> None:
+    from service.migrate import upgrade
+
+    root = tmp_path / "pg"
+    root.mkdir()
+    with PostgresServer(root, log=root / "log", durable=False) as server:
+        url = server.url("postgres")
+        upgrade(url)
+        assert ask("/readyz", database_url=url).status_code == 200
+    assert ask("/readyz", database_url=url).status_code == 503
+    with PostgresServer(root, log=root / "log", durable=False):
+        assert ask("/readyz", database_url=url).status_code == 200
