@@ -8,7 +8,7 @@ from typing import Literal
 from tuning.activations import Checkpointing
 from tuning.hardware import Gpu, HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
-from tuning.memory import Constants, Setup, estimate, total, trainable_parameters
+from tuning.memory import Constants, Setup, estimate, has_fused_passes, total, trainable_parameters
 from tuning.plan import Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
@@ -143,6 +143,9 @@ class _Search:
             dropout=self.lora.dropout,
             double_quantization=self.method is Method.QLORA,
             preference_pairs=self.spec.objective is Objective.DPO,
+            fused_passes=has_fused_passes(
+                self.shape, method=self.method, dropout=self.lora.dropout, use_dora=self.lora.use_dora
+            ),
             fused_attention=_has_fused_attention(self.hardware),
             longest_row_tokens=self.max_sequence_length,
             constants=self.corrections.constants,

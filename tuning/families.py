@@ -188,8 +188,8 @@ def _gpt_neox(reader: ConfigReader) -> dict[str, Any]:
 def _mixtral(reader: ConfigReader) -> dict[str, Any]:
     sizes = _attention(reader, default_key_value_heads=8)
     width = reader.positive("intermediate_size")
-    experts = reader.positive("num_local_experts", most=100_000)
-    active = reader.positive("num_experts_per_tok", most=experts)
+    experts = reader.positive("num_local_experts", "num_experts", default=8, most=100_000)
+    active = reader.positive("num_experts_per_tok", default=2, most=experts)
     linears = (
         *_separate_attention(sizes),
         *_experts(sizes.hidden, width, experts=experts, active=active, layers=sizes.layers),
@@ -201,7 +201,7 @@ def _mixtral(reader: ConfigReader) -> dict[str, Any]:
 
 
 def _qwen2_moe(reader: ConfigReader) -> dict[str, Any]:
-    return _qwen_moe(reader, qkv_bias=reader.flag("qkv_bias", default=True), shared_expert=True)
+    return _qwen_moe(reader, qkv_bias=reader.flag("qkv_bias", default=True), shared_expert=True, default_active=4)
 
 
 def _qwen3_moe(reader: ConfigReader) -> dict[str, Any]:
@@ -215,13 +215,14 @@ def _qwen_moe(
     qkv_bias: bool,
     output_bias: bool = False,
     shared_expert: bool = False,
+    default_active: int = 8,
     query_key_norm: bool = False,
 ) -> dict[str, Any]:
     sizes = _attention(reader)
     hidden, layers = sizes.hidden, sizes.layers
     expert_width = reader.positive("moe_intermediate_size")
     experts = reader.positive("num_experts", "num_local_experts", most=100_000)
-    active = reader.positive("num_experts_per_tok", most=experts)
+    active = reader.positive("num_experts_per_tok", default=default_active, most=experts)
     step = reader.positive("decoder_sparse_step", default=1)
     dense_only = reader.indices("mlp_only_layers")
     sparse = sum(1 for layer in range(layers) if layer not in dense_only and (layer + 1) % step == 0)

@@ -9,8 +9,16 @@ from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.plan import TimeEstimate
 from tuning.shape import ModelShape
 
-# Share of the data sheet's rate that whole training steps reach; published runs lie at 0.33-0.57 on one GPU.
-GPU_UTILIZATION = 0.42
+# Share of the data sheet's rate that whole training steps reach: published single-GPU runs lie at 0.33-0.43 on an H100,
+# 0.57 on an A100 and 0.6 on an RTX 4090. The largest GPUs are the hardest to keep busy.
+GPU_UTILIZATION = 0.48
+LARGE_GPU_UTILIZATION = 0.40
+LARGE_GPU_TFLOPS = 500
+# An RTX 4090 trains an 8B model with recomputation at 3,083 tokens/s with LoRA and 2,413 with QLoRA, 4,096 tokens a
+# micro-step: expanding a 4-bit weight costs as much time as moving so many bytes at 70 % of the bandwidth.
+DEQUANTIZATION_BYTES = 12.4
+# fp32 adapters multiply outside the 16-bit tensor cores.
+ADAPTER_FLOPS_FACTOR = 6
 # Whole LoRA steps of a 12-layer model with packed rows reach 92 (bf16) and 53 (fp32) GFLOP/s per core; matmuls alone
 # reach 130-200 and 40-71.
 CPU_BF16_FLOPS_PER_CORE = 90e9
@@ -52,7 +60,7 @@ def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float,
     layers = 2 * shape.active_linear_weights * (passes + recomputed)
     attention = 4 * shape.query_size * shape.layers * attended_tokens * (3 + recomputed)
     head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
-    adapters = 0 if full else 6 * trainable_parameters(shape, setup)
+    adapters = 0 if full else 6 * ADAPTER_FLOPS_FACTOR * trainable_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
     return layers + attention + head + adapters + reference
 
@@ -119,13 +127,13 @@ def _cpu_seconds(
 def _gpu_seconds(
     shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: float, micro_steps: int, tokens: float
 ) -> float:
-    rate = gpu.matmul_tflops * 1e12 * GPU_UTILIZATION * tokens / (tokens + GPU_HALF_RATE_TOKENS)
+    utilization = LARGE_GPU_UTILIZATION if gpu.matmul_tflops > LARGE_GPU_TFLOPS else GPU_UTILIZATION
+    rate = gpu.matmul_tflops * 1e12 * utilization * tokens / (tokens + GPU_HALF_RATE_TOKENS)
     bandwidth = gpu.bandwidth_gb_per_second * 1e9 * 0.7
     overhead = shape.layers * GPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
     if setup.method is Method.QLORA:
-        # Each use reads 4-bit weights, writes 16-bit ones and the matmul reads them: 2 uses, 3 with recomputation.
         uses = 3 if setup.checkpointing == "full" else 2
-        overhead += uses * shape.quantizable_weights * 4.5 / bandwidth
+        overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / bandwidth
     moved = trainable_parameters(shape, setup) * 28 / (setup.world_size if setup.zero_stage else 1)
     optimizer = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else bandwidth)
     return operations / rate + micro_steps * overhead + optimizer + _communication(shape, setup, gpu, micro_steps)

@@ -1,0 +1,129 @@
+"""The recipe rules: each number and the reason for it."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
+from tuning.catalogue import find_shape
+from tuning.job import Method
+from tuning.recipe import choose_batch, choose_learning_rate, choose_lora, choose_rank, choose_sequence_length
+
+# The guide's rank table: rows, supervised tokens a row (simple or complex), lowest and highest rank.
+RANK_TABLE = [
+    (800, 100, 4, 8),
+    (800, 900, 8, 16),
+    (5_000, 100, 8, 16),
+    (5_000, 900, 16, 32),
+    (50_000, 100, 32, 64),
+    (50_000, 900, 32, 64),
+    (500_000, 100, 64, 128),
+]
+
+
+def _rank(rows: int, supervised_per_row: int, *, model: str = "llama-3.1-70b", **changes: Any) -> int:
+    dataset = data(rows, tokens_per_row=2 * supervised_per_row)
+    return choose_rank(spec(**changes), dataset, find_shape(model))[0]
+
+
+@pytest.mark.parametrize(("rows", "supervised", "low", "high"), RANK_TABLE)
+def test_rank_follows_the_guide_where_the_adapter_holds_the_data(
+    rows: int, supervised: int, low: int, high: int
+) -> None:
+    assert low <= _rank(rows, supervised) <= high
+
+
+def test_rank_rises_until_the_adapter_holds_the_data() -> None:
+    rank, reason = choose_rank(spec(), data(9_000, tokens_per_row=1000), find_shape("smollm2-135m"))
+    assert rank == 16 or reason.text.count("raised")
+    assert find_shape("smollm2-135m").adapter_parameters(rank=rank, targets="all-linear") >= 4_500_000
+
+
+def test_rank_says_when_even_the_largest_is_short() -> None:
+    rank, reason = choose_rank(spec(), data(900_000), find_shape("smollm2-135m"))
+    assert rank == 128
+    assert "even rank 128" in reason.text
+
+
+def test_a_given_rank_is_kept() -> None:
+    assert _rank(100, 100, lora={"rank": 3}) == 3
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 8), (8, 16), (16, 32), (32, 32), (64, 32), (128, 32)])
+def test_alpha_is_twice_the_rank_and_then_held(rank: int, alpha: float) -> None:
+    assert choose_lora(spec(lora={"rank": rank}), data(), TINY)[0].alpha == alpha
+
+
+def test_rslora_keeps_the_scale_of_plain_lora() -> None:
+    lora, _ = choose_lora(spec(lora={"rank": 64, "use_rslora": True}), data(), TINY)
+    assert lora.alpha / 64**0.5 == pytest.approx(32 / 64)
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [("llama-3.1-8b", 2.86e-4), ("llama-3.2-1b", 4.9e-4), ("llama-3.1-70b", 1.66e-4), ("qwen3-8b", 4.7e-4)],
+)
+def test_learning_rate_follows_the_published_formula(model: str, rate: float) -> None:
+    chosen, reason = choose_learning_rate(spec(), find_shape(model), method=Method.LORA, rows_per_step=128)
+    assert chosen == pytest.approx(rate, rel=0.01)
+    assert "sqrt(128/128)" in reason.text
+
+
+def test_full_fine_tuning_learns_at_a_tenth_of_the_rate() -> None:
+    shape = find_shape("llama-3.1-8b")
+    lora, _ = choose_learning_rate(spec(), shape, method=Method.LORA, rows_per_step=32)
+    full, _ = choose_learning_rate(spec(), shape, method=Method.FULL, rows_per_step=32)
+    assert full == pytest.approx(lora / 10)
+
+
+def test_the_multiplier_scales_what_the_rules_choose() -> None:
+    shape = find_shape("llama-3.1-8b")
+    plain, _ = choose_learning_rate(spec(), shape, method=Method.LORA, rows_per_step=32)
+    asked = spec(hyperparameters={"learning_rate_multiplier": 0.5})
+    scaled, reason = choose_learning_rate(asked, shape, method=Method.LORA, rows_per_step=32)
+    assert scaled == pytest.approx(plain / 2)
+    assert "x 0.5 as asked" in reason.text
+
+
+def test_a_given_learning_rate_is_kept() -> None:
+    chosen, _ = choose_learning_rate(spec(learning_rate=1e-5), TINY, method=Method.LORA, rows_per_step=1)
+    assert chosen == 1e-5
+
+
+@pytest.mark.parametrize("rows", [40, 250, 1_000, 8_412, 60_000])
+def test_a_run_has_at_least_a_hundred_steps_where_the_data_allows_it(rows: int) -> None:
+    batch = choose_batch(spec(), data(rows), method=Method.LORA)
+    assert batch.total_steps == -(-rows // batch.rows_per_step) * batch.epochs
+    assert 1 <= batch.epochs <= 3
+    assert 1 <= batch.rows_per_step <= 64
+    assert batch.total_steps >= 100
+
+
+def test_given_epochs_and_batch_are_kept() -> None:
+    asked = spec(hyperparameters={"n_epochs": 7, "batch_size": 5})
+    batch = choose_batch(asked, data(101), method=Method.LORA)
+    assert (batch.epochs, batch.rows_per_step, batch.total_steps) == (7, 5, 21 * 7)
+
+
+def test_rows_are_as_long_as_the_longest() -> None:
+    shape = find_shape("llama-3.1-8b")
+    assert choose_sequence_length(spec(), data(longest=2310), shape)[0] == 2368
+    estimated = data(longest=2310).model_copy(update={"tokens_are_exact": False})
+    assert choose_sequence_length(spec(), estimated, shape)[0] == 2944
+
+
+def test_rows_are_no_longer_than_the_model_was_built_for() -> None:
+    length, reason = choose_sequence_length(spec(), data(longest=5000), find_shape("llama-2-7b"))
+    assert length == 4096
+    assert "longer rows are cut" in reason.text
+
+
+def test_checkpoints_and_evaluations_are_spread_over_the_run() -> None:
+    chosen = plan("smollm2-135m", cpu(), dataset=data(250, tokens_per_row=100, longest=300))
+    assert chosen.total_steps // chosen.checkpoint_interval_steps >= 3
+    assert 4 <= chosen.total_steps // chosen.evaluation_interval_steps <= 10
+
+
+def test_every_automatic_number_has_a_reason() -> None:
+    named = {reason.rule for reason in plan("llama-3.1-8b", "1xA10G").reasons}
+    assert {"rank", "alpha", "targets", "learning-rate", "epochs", "batch", "sequence-length"} <= named
