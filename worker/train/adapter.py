@@ -5,6 +5,7 @@ Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA 
 
 import difflib
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -43,7 +44,9 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, continue_from: Path | 
         use_dora=lora.use_dora,
         init_lora_weights="pissa_niter_16" if lora.init == "pissa" else True,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names it is about to drop
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
 def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:

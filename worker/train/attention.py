@@ -5,7 +5,7 @@ are prepared once per batch and travel through the model as a keyword argument; 
 during the forward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from worker.train.blocked_attention import blocked_attention
 from worker.train.failures import user_error
 
 PACKED = "packed"
@@ -35,8 +36,12 @@ class Segments:
         return cls(lengths=tuple(lengths), cumulative=bounds, longest=max(lengths))
 
 
+# query [tokens, heads, head size], key and value [tokens, key-value heads, head size] -> [tokens, heads, head size]
+Kernel = Callable[..., torch.Tensor]
+
+
 def register() -> None:
-    """Make `PACKED` known to transformers. No mask function is registered beside it, so no dense mask is ever built."""
+    """Make `PACKED` known to transformers. No mask function stands beside it, so no dense mask is ever built."""
     ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
 
 
@@ -70,26 +75,111 @@ def packed_attention(
             hint="Choose a model of the Llama, Qwen, Mistral or Phi families.",
             param="model",
         )
-    parts = [
-        _causal(q, k, v, scaling=scaling, sliding_window=sliding_window)
-        for q, k, v in zip(*(states.split(segments.lengths, dim=2) for states in (query, key, value)), strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    parts = (states[0].transpose(0, 1) for states in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return segment_attention(*parts, segments=segments, scale=scale, window=sliding_window)[None], None
 
 
-def _causal(
+def segment_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     *,
-    scaling: float | None,
-    sliding_window: int | None,
+    segments: Segments,
+    scale: float,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """One segment. The window matters only where the segment is longer than it."""
-    length = query.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if sliding_window is None or length <= sliding_window:
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    distance = torch.arange(length, device=query.device)[:, None] - torch.arange(length, device=query.device)
-    visible = (distance >= 0) & (distance < sliding_window)
-    return scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling, enable_gqa=grouped)
+    """Causal attention within each segment, over tokens in their packed order.
+
+    Args:
+        query: [tokens, heads, head size]; key, value: [tokens, key-value heads, head size].
+        window: how many tokens back a token sees, itself included; None is all of its segment.
+    """
+    if window is not None and segments.longest <= window:
+        window = None
+    kernel = choose_kernel(query.device, query.dtype, window)
+    return kernel(query, key, value, segments=segments, scale=scale, window=window)
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, window: int | None) -> Kernel:
+    """The fastest kernel that is right here: FlashAttention on 16-bit CUDA, blocks on a CPU, SDPA per segment elsewhere."""
+    if device.type == "cpu":
+        return _blocked if window is None else _per_segment
+    if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0):
+        return _flash
+    return _per_segment
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    segments: Segments,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """The FlashAttention that PyTorch carries (Ampere and newer), which takes the segments' bounds as they are."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds, longest = segments.cumulative, segments.longest
+    behind = -1 if window is None else window - 1
+    output: torch.Tensor = varlen_attn(  # type: ignore[assignment]  # one tensor unless auxiliary outputs are asked for
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(behind, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output
+
+
+def _blocked(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    segments: Segments,
+    scale: float,
+    window: int | None,  # noqa: ARG001 - never set here
+) -> torch.Tensor:
+    return blocked_attention(query, key, value, lengths=segments.lengths, scale=scale)
+
+
+def _per_segment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    segments: Segments,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """PyTorch's own attention, one call per segment."""
+    split = (states.transpose(0, 1)[None].split(segments.lengths, dim=2) for states in (query, key, value))
+    parts = [
+        scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_window_mask(q.shape[2], window, q.device),
+            is_causal=window is None,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        for q, k, v in zip(*split, strict=True)
+    ]
+    return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    if window is None:
+        return None
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < window)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tuning.plan import Plan
 from worker.train import attention
@@ -64,7 +65,9 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
     missing = sorted(report["missing_keys"]) + [str(item[0]) for item in report["mismatched_keys"]]
     if missing:
         raise _broken(folder, f"{len(missing)} weights are missing or of another shape, the first is {missing[0]}")
-    if not plan.quantization:
+    if plan.quantization:
+        _keep_differentiable(model)
+    else:
         model.to(device)
     model.config.use_cache = False
     return model
@@ -89,12 +92,10 @@ def check_vocabulary(model: PreTrainedModel, rows: Rows) -> None:
 
 def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
     """Recompute in the backward pass: `full` each layer, `selective` the inside of each MLP, `none` nothing."""
-    if mode == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    elif mode == "selective":
-        for name, module in model.named_modules():
-            if name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe"):
-                _recompute(module)
+    for name, module in list(model.named_modules()):
+        is_mlp = name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe")
+        if (mode == "full" and isinstance(module, GradientCheckpointingLayer)) or (mode == "selective" and is_mlp):
+            _recompute(module)
 
 
 class Learner(nn.Module):
@@ -166,11 +167,23 @@ def _quantization(plan: Plan) -> Any:
     )
 
 
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """On a CPU with AVX-512 BF16 the first evaluation would repack 4-bit weights for a kernel that has no gradient.
+
+    From then on every layer below the last would learn nothing, with a warning as the only sign.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _recompute(module: nn.Module) -> None:
     forward = module.forward
 
-    def recomputed(*inputs: Any) -> Any:
-        return checkpoint(forward, *inputs, use_reentrant=False) if torch.is_grad_enabled() else forward(*inputs)
+    def recomputed(*inputs: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled():
+            return checkpoint(forward, *inputs, use_reentrant=False, **named)
+        return forward(*inputs, **named)
 
     module.forward = recomputed
 

@@ -1,0 +1,170 @@
+"""Packing changes no number: the same loss and the same gradients as row after row through the plain model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+from worker.train.adapter import attach_adapter
+from worker.train.attention import Segments, segment_attention
+from worker.train.data import Rows, load_rows
+from worker.train.fusing import fuse
+from worker.train.model import Learner, enable_checkpointing, load_model, load_tokenizer
+from worker.train.objectives import supervised
+from worker.train.packing import epoch_order, pack, plan_micro_steps, rows_of_step, share_among
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    file = runs.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", runs.chat_rows(9))
+    return load_rows(file, tokenizer=load_tokenizer(folder), objective="supervised", max_sequence_length=256)
+
+
+def reference(model: torch.nn.Module, rows: Rows) -> torch.Tensor:
+    """Mean loss over all supervised tokens by the model's own forward pass, one row at a time, no packing."""
+    total, count = torch.zeros(()), 0
+    for row in range(len(rows)):
+        ((ids, marks),) = rows.sequences(row)
+        tokens = torch.from_numpy(ids.astype("int64"))
+        labels = torch.where(torch.from_numpy(marks), tokens, torch.tensor(-100))
+        logits = model(input_ids=tokens[None]).logits[0, :-1].float()
+        total = total + torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")
+        count += int((labels[1:] != -100).sum())
+    return total / count
+
+
+def packed(learner: Learner, rows: Rows, *, token_budget: int) -> torch.Tensor:
+    total = torch.zeros(())
+    for chosen in plan_micro_steps(range(len(rows)), rows.lengths(), token_budget=token_budget):
+        total = total + supervised().sums(learner, pack(chosen, rows, device=CPU)).loss
+    return total / int(rows.supervised_counts().sum())
+
+
+def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("token_budget", [64, 1000])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+def test_packed_full_fine_tuning_has_the_loss_and_gradients_of_single_rows(
+    folder: Path, rows: Rows, token_budget: int, checkpointing: str
+) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model = load_model(folder, plan=runs.plan(method="full"), device=CPU)
+    enable_checkpointing(model, checkpointing)
+    model.train()
+
+    expected = reference(plain, rows)
+    loss = packed(Learner(model), rows, token_budget=token_budget)
+
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    wanted, got = gradients(plain, expected), gradients(model, loss)
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"target_modules": "attention"}, {"use_rslora": True}, {"target_modules": ("v_proj", "down_proj")}]
+)
+def test_fused_passes_have_the_loss_and_gradients_of_the_libraries_own(folder: Path, rows: Rows, changes: dict) -> None:
+    plan = runs.plan(lora=runs.lora(**changes))
+
+    def adapted() -> torch.nn.Module:
+        model = attach_adapter(load_model(folder, plan=plan, device=CPU), plan.lora, continue_from=None, seed=3)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():  # B starts at zero, which would hide the gradient of A
+            for name, value in model.named_parameters():
+                if "lora_B" in name:
+                    value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
+        return model
+
+    plain, fused = adapted(), adapted()
+    done = fuse(fused)
+    assert done == {"norms": 5, "mlps": 2, "attentions": 2}
+
+    expected = packed(Learner(plain), rows, token_budget=100)
+    loss = packed(Learner(fused), rows, token_budget=100)
+
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    wanted, got = gradients(plain, expected), gradients(fused, loss)
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        assert value.abs().max() > 0
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.1}, {"use_dora": True}])
+def test_adapters_that_the_fused_passes_do_not_compute_keep_their_own(folder: Path, changes: dict) -> None:
+    plan = runs.plan(lora=runs.lora(**changes))
+    model = attach_adapter(load_model(folder, plan=plan, device=CPU), plan.lora, continue_from=None, seed=3)
+    assert fuse(model) == {"norms": 5}
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+def test_attention_never_looks_into_another_segment(window: int | None, heads: tuple[int, int]) -> None:
+    lengths, (queries, keys) = [1, 300, 17, 128], heads
+    generator = torch.Generator().manual_seed(0)
+    total = sum(lengths)
+    query = torch.randn(total, queries, 16, generator=generator, requires_grad=True)
+    key, value = (torch.randn(total, keys, 16, generator=generator, requires_grad=True) for _ in range(2))
+    upstream = torch.randn(total, queries, 16, generator=generator)
+
+    places = torch.arange(total)
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    distance = places[:, None] - places
+    visible = (owner[:, None] == owner) & (distance >= 0) & (distance < (window or total))
+    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(queries // keys, 1)) * 0.25
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    expected = torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(queries // keys, 1))
+
+    segments = Segments.of(lengths, device=CPU)
+    result = segment_attention(query, key, value, segments=segments, scale=0.25, window=window)
+
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    wanted = torch.autograd.grad(expected, (query, key, value), upstream)
+    got = torch.autograd.grad(result, (query, key, value), upstream)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_best_fit_fills_micro_steps_up_to_the_budget_and_loses_no_row(rows: Rows) -> None:
+    lengths = rows.lengths()
+    budget = int(lengths.max()) + 5
+    bins = plan_micro_steps(range(len(rows)), lengths, token_budget=budget)
+    assert sorted(row for chosen in bins for row in chosen) == list(range(len(rows)))
+    loads = [int(lengths[chosen].sum()) for chosen in bins]
+    assert max(loads) <= budget
+    assert all(first + second > budget for first, second in zip(loads, loads[1:], strict=False))
+
+
+def test_a_row_beyond_the_budget_stands_alone(rows: Rows) -> None:
+    bins = plan_micro_steps(range(len(rows)), rows.lengths(), token_budget=10)
+    assert all(len(chosen) == 1 for chosen in bins)
+
+
+def test_processes_share_all_rows_once(rows: Rows) -> None:
+    bins = plan_micro_steps(range(len(rows)), rows.lengths(), token_budget=40)
+    shares = share_among(bins, rows.lengths(), processes=2)
+    assert sorted(row for share in shares for chosen in share for row in chosen) == list(range(len(rows)))
+
+
+def test_each_epoch_sees_every_row_once_in_an_order_of_its_own() -> None:
+    first = [row for step in (1, 2, 3) for row in rows_of_step(step, rows=10, rows_per_step=4, seed=1)]
+    second = [row for step in (4, 5, 6) for row in rows_of_step(step, rows=10, rows_per_step=4, seed=1)]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert first == epoch_order(10, seed=1, epoch=0)
