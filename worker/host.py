@@ -21,7 +21,7 @@ from worker.control import HttpControlPlane
 from worker.presence import Presence
 from worker.probe import probe
 from worker.processes import end_leftovers
-from worker.retry import Patience
+from worker.retry import Patience, Unavailable
 from worker.settings import WorkerSettings
 from worker.slots import Slots, hardware_of_slot, slots_of
 from worker.workdir import Session, WorkDirectory
@@ -76,7 +76,7 @@ class Host:
             hardware=self._slot_hardware(),
             slots=self._settings.slots,
         )
-        return self._control.register(request, Patience(seconds=_FOREVER_SECONDS))
+        return self._control.register(request, Patience(seconds=_FOREVER_SECONDS, note=_note_waiting))
 
     def _start_session(self, registered: WorkerRegistered) -> None:
         session = Session(
@@ -145,3 +145,7 @@ class Host:
             without_heartbeat=True,
             quiet=True,
         ).start()
+
+
+def _note_waiting(unavailable: Unavailable) -> None:
+    log.warning("worker.waiting_for_service", reason=str(unavailable))

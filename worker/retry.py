@@ -33,6 +33,7 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = field(default=random.random)
+    note: Callable[[Unavailable], None] = lambda _unavailable: None  # told of each failed try
 
     def call(self, attempt: Callable[[], Answer]) -> Answer:
         """Return the first answer.
@@ -49,6 +50,7 @@ class Patience:
             except Unavailable as unavailable:
                 if self.clock() + pause > deadline:
                     raise
+                self.note(unavailable)
                 self._rest(unavailable.pause_seconds or pause * (0.5 + self.jitter()))
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -17,7 +17,7 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TUNESMITH_", extra="ignore")
 
-    url: str
+    url: str = Field(pattern=r"^https?://")
     worker_key: SecretStr
     redis_url: SecretStr = Field(validation_alias="REDIS_URL")
     work_dir: Path

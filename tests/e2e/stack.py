@@ -109,10 +109,18 @@ class Stack:
 
     def start(self) -> None:
         """Start everything but workers."""
-        port = self.url.rpartition(":")[2]
-        self._spawn("api", [BIN / "tunesmith-service", "serve", "--port", port])
         self._spawn("keeper", [BIN / "tunesmith-service", "keeper"])
-        eventually(self._is_ready, seconds=30, what="the API")
+        self.start_api()
+
+    def start_api(self) -> None:
+        """Start the API at its address."""
+        self._api = self._spawn("api", [BIN / "tunesmith-service", "serve", "--port", self.url.rpartition(":")[2]])
+        eventually(self._is_ready, what="the API")
+
+    def kill_api(self) -> None:
+        """SIGKILL to the API."""
+        self._api.kill()
+        self._api.wait()
 
     def stop(self) -> None:
         """End every process that was started here, and whatever trainers are left."""

@@ -74,6 +74,22 @@ def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Stack, worker: Wo
         successor.kill()
 
 
+def test_a_run_goes_on_while_the_service_is_away_and_nothing_it_measured_is_lost(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit(epochs=EPOCHS)
+    worker.freeze(job_id, when=has_metrics)
+    stack.kill_api()
+    worker.thaw()
+    worker.freeze(job_id, when=has_checkpoint)  # the trainer went on without a service
+    stack.start_api()
+    worker.thaw()
+    job = stack.wait_for_status(job_id, "succeeded")
+
+    assert recorded_steps(stack, job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
+    with stack.openai() as client:
+        points = client.fine_tuning.jobs.checkpoints.list(job_id).data
+    assert points
+
+
 def has_checkpoint(run: Path) -> bool:
     return any(run.glob("checkpoints/step-*"))
 
@@ -87,5 +103,8 @@ def assert_resumed(stack: Stack, job_id: str, *, total_steps: int) -> None:
     first_attempt, second_attempt = stack.first_steps(job_id)
     assert first_attempt <= 1
     assert second_attempt > 1
-    steps = [point["step"] for point in stack.metrics(job_id) if point["step"] > 0]
-    assert steps == list(range(1, total_steps + 1))
+    assert recorded_steps(stack, job_id) == list(range(1, total_steps + 1))
+
+
+def recorded_steps(stack: Stack, job_id: str) -> list[int]:
+    return [point["step"] for point in stack.metrics(job_id) if point["step"] > 0]

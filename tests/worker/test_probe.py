@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from tuning.hardware import GIB, HardwareProfile
@@ -81,3 +83,67 @@ def test_version_one_limits_are_read_too(tmp_path: Path, proc: Path) -> None:
 def test_a_host_without_control_groups_has_no_limits(tmp_path: Path, proc: Path) -> None:
     assert read_limits(mount=tmp_path / "nothing", proc=proc) == CgroupLimits()
     assert out_of_memory_kills(mount=tmp_path / "nothing", proc=proc) == 0
+
+
+class Driver:
+    """What NVML says on a host with two cards, one of them without the optional features."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [name for name in vars(Driver) if not name.startswith("_")]
+        for name in answers:
+            monkeypatch.setattr(pynvml, f"nvml{name}", getattr(self, name))
+
+    def Init(self) -> None: ...  # noqa: N802
+    def Shutdown(self) -> None: ...  # noqa: N802
+
+    def SystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.65"
+
+    def DeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def DeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def DeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(total=24 * GIB, free=23 * GIB)
+
+    def DeviceGetCudaComputeCapability(self, _handle: int) -> tuple[int, int]:  # noqa: N802
+        return 8, 6
+
+    def DeviceGetName(self, _handle: int) -> str:  # noqa: N802
+        return "NVIDIA A10G"
+
+    def DeviceGetNvLinkState(self, handle: int, _link: int) -> int:  # noqa: N802
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return int(pynvml.NVML_FEATURE_ENABLED)
+
+    def DeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return int(pynvml.NVML_DEVICE_MIG_DISABLE), 0
+
+    def DeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return f"GPU-{handle}0a1b2c3"
+
+
+def test_cards_are_described_as_the_driver_reports_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Driver(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = probe(disk=tmp_path)
+    assert found.worker_class == "2x-nvidia-a10g-24gib"
+    assert found.driver == "580.65"
+    assert [(gpu.index, gpu.nvlink, gpu.mig, gpu.bf16) for gpu in found.gpus] == [
+        (0, True, False, True),
+        (1, False, False, True),
+    ]
+
+
+@pytest.mark.parametrize(("visible", "indices"), [("1", [1]), ("GPU-00a1", [0]), ("", []), ("1,0", [0, 1])])
+def test_cards_that_the_operator_hides_are_not_offered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, indices: list[int]
+) -> None:
+    Driver(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.index for gpu in probe(disk=tmp_path).gpus] == indices

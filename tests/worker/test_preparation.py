@@ -1,0 +1,118 @@
+"""Before a trainer starts: room on the disk, verified inputs, and a plan that fits the memory of the moment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.typing import FilteringBoundLogger
+
+from tests.worker.conftest import ref
+from tests.worker.scripted_service import Reply, Request, ScriptedService
+from tuning.errors import Category, JobFailure
+from tuning.hardware import GIB, Cpu, HardwareProfile
+from tuning.job import DatasetFacts, JobSpec
+from tuning.messages import BaseModelRef, Claim, FileRef
+from tuning.plan import Plan
+from tuning.planner import choose
+from tuning.shape import ModelShape
+from worker.control import HttpAttemptControl
+from worker.preparation import Prepared, prepare
+from worker.workdir import WorkDirectory
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+}  # fmt: skip
+CONTENTS = {"config.json": json.dumps(CONFIG).encode(), "rows.jsonl": b'{"messages": []}\n'}
+SPEC = JobSpec(model="tiny", seed=1)
+DATASET = DatasetFacts(rows=50, tokens=2000, longest_row_tokens=60, supervised_tokens=500)
+
+
+def host(*, free_bytes: int = 8 * GIB) -> HardwareProfile:
+    return HardwareProfile(
+        cpu=Cpu(model="test", cores=2, memory_total_bytes=8 * GIB, memory_free_bytes=free_bytes), disk_free_bytes=GIB
+    )
+
+
+def claim(*, plan: Plan | None = None, model_files: tuple[FileRef, ...] | None = None) -> Claim:
+    chosen = choose(spec=SPEC, shape=ModelShape.from_config(CONFIG), dataset=DATASET, hardware=host())
+    assert isinstance(chosen, Plan)
+    return Claim(
+        job_id="job-1",
+        attempt_id="attempt-1",
+        attempt_number=1,
+        epoch=1,
+        lease_token="lease-token",
+        lease_seconds=60,
+        heartbeat_interval_seconds=10,
+        spec=SPEC,
+        plan=plan or chosen,
+        dataset=DATASET,
+        base_model=BaseModelRef(
+            name="tiny", digest="d", files=model_files or (ref("config.json", CONTENTS["config.json"]),)
+        ),
+        training_file=ref("../../rows.jsonl", CONTENTS["rows.jsonl"]),
+    )
+
+
+@pytest.fixture
+def preparing(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
+) -> Callable[..., Prepared]:
+    blobs = {ref(name, content).sha256: content for name, content in CONTENTS.items()}
+
+    def answer(request: Request) -> Reply:
+        return Reply(200, blobs[request.path.rpartition("/")[2]]) if request.method == "GET" else Reply()
+
+    service.otherwise = answer
+    work = WorkDirectory(tmp_path / "work")
+    work.create()
+    return lambda claimed, hardware: prepare(claimed, hardware=hardware, work=work, control=control, log=log)
+
+
+def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing: Callable[..., Prepared]) -> None:
+    claimed = claim()
+    prepared = preparing(claimed, host())
+    request = prepared.run.request()
+    assert request == prepared.request
+    assert request.plan == claimed.plan
+    assert Path(request.training_file) == prepared.run.root / "data" / "training.jsonl"
+    assert Path(request.training_file).read_bytes() == CONTENTS["rows.jsonl"]
+    assert (Path(request.model_dir) / "config.json").exists()
+    assert request.resume_from is None
+
+
+def test_the_plan_is_kept_while_only_free_memory_differs(
+    preparing: Callable[..., Prepared], service: ScriptedService
+) -> None:
+    claimed = claim()
+    assert preparing(claimed, host(free_bytes=7 * GIB)).request.plan == claimed.plan
+    assert [request.json["plan"] for request in service.to("/phase")] == [None]
+
+
+def test_a_plan_that_changed_is_reported_and_used(preparing: Callable[..., Prepared], service: ScriptedService) -> None:
+    usual = claim().plan
+    stale = claim(plan=usual.model_copy(update={"tokens_per_micro_step": usual.tokens_per_micro_step + 1}))
+    assert preparing(stale, host()).request.plan.tokens_per_micro_step == usual.tokens_per_micro_step
+    assert service.to("/phase")[-1].json["plan"]["tokens_per_micro_step"] == usual.tokens_per_micro_step
+    assert service.to("/events")
+
+
+def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Callable[..., Prepared]) -> None:
+    with pytest.raises(JobFailure) as refusal:
+        preparing(claim(), host(free_bytes=10 * 1024**2))
+    failure = refusal.value.failure
+    assert (failure.code, failure.category, failure.retryable) == ("does_not_fit_now", Category.TRANSIENT, True)
+    assert "GiB" in failure.message
+
+
+def test_a_run_that_the_disk_cannot_hold_fetches_nothing(
+    preparing: Callable[..., Prepared], service: ScriptedService
+) -> None:
+    giant = ref("weights.safetensors", b"w").model_copy(update={"bytes": 1 << 50})
+    with pytest.raises(JobFailure) as refusal:
+        preparing(claim(model_files=(giant,)), host())
+    assert refusal.value.failure.category is Category.DISK_FULL
+    assert "GiB are free" in refusal.value.failure.message
+    assert not any(request.method == "GET" for request in service.requests)

@@ -1,0 +1,32 @@
+"""A wake-up is only a hint: nothing in one can hurt, and the pool that takes it stays small."""
+
+import subprocess
+import sys
+
+import pytest
+
+from worker.app import create_app
+from worker.tasks import wake
+
+
+@pytest.mark.parametrize("payload", [{}, {"job_id": "x"}, {"worker_class": 3}, {"worker_class": "cpu", "run": "rm"}])
+def test_a_malformed_wake_up_does_nothing(payload: dict[str, object]) -> None:
+    assert wake(**payload) is None
+
+
+def test_messages_are_json_and_acknowledged_early() -> None:
+    conf = create_app("memory://", queue="wake.test").conf
+    assert conf.accept_content == ["json"]
+    assert not conf.task_acks_late
+    assert conf.task_ignore_result
+    assert conf.worker_disable_prefetch
+    assert not conf.worker_enable_remote_control
+    assert conf.broker_connection_max_retries is None
+
+
+def test_the_worker_around_the_trainer_never_imports_torch() -> None:
+    script = (
+        "import sys, worker.cli, worker.host, worker.tasks\n"
+        "assert not {'torch', 'transformers', 'fastapi', 'sqlalchemy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
