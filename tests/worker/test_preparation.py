@@ -22,7 +22,8 @@ from worker.workdir import WorkDirectory
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 512, "max_position_embeddings": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
 CONTENTS = {"config.json": json.dumps(CONFIG).encode(), "rows.jsonl": b'{"messages": []}\n'}
 SPEC = JobSpec(model="tiny", seed=1)
