@@ -17,12 +17,14 @@ LARGE_GPU_TFLOPS = 500
 # An RTX 4090 trains an 8B model with recomputation at 3,083 tokens/s with LoRA and 2,413 with QLoRA, 4,096 tokens a
 # micro-step: expanding a 4-bit weight costs as much time as moving so many bytes at 70 % of the bandwidth.
 DEQUANTIZATION_BYTES = 12.4
-# fp32 adapters multiply outside the 16-bit tensor cores.
-ADAPTER_FLOPS_FACTOR = 6
-# Whole LoRA steps of a 12-layer model with packed rows reach 92 (bf16) and 53 (fp32) GFLOP/s per core; matmuls alone
-# reach 130-200 and 40-71.
-CPU_BF16_FLOPS_PER_CORE = 90e9
+# Adapters that are not fused multiply in fp32, outside the 16-bit tensor cores.
+FP32_ADAPTER_FLOPS_FACTOR = 6
+# Whole LoRA steps of a 135M model with packed rows reach 120 GFLOP/s per core in bf16, and 53 in fp32; matmuls alone
+# reach 130-200 and 40-71 on the same processor (AVX-512 BF16, no AMX).
+CPU_BF16_FLOPS_PER_CORE = 110e9
 CPU_FP32_FLOPS_PER_CORE = 50e9
+# bitsandbytes expands NF4 on a CPU this slowly: a QLoRA step of a 135M model took 15 s where LoRA took 1.1.
+CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE = 8e6
 # Python and launch time that arithmetic cannot hide, per layer and micro-step, forward and backward together.
 GPU_LAYER_OVERHEAD_SECONDS = 0.0012
 CPU_LAYER_OVERHEAD_SECONDS = 0.0025
@@ -60,7 +62,9 @@ def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float,
     layers = 2 * shape.active_linear_weights * (passes + recomputed)
     attention = 4 * shape.query_size * shape.layers * attended_tokens * (3 + recomputed)
     head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
-    adapters = 0 if full else 6 * ADAPTER_FLOPS_FACTOR * trainable_parameters(shape, setup)
+    slow_adapters = setup.device == "cuda" and not setup.fused_passes
+    per_parameter = 6 * (FP32_ADAPTER_FLOPS_FACTOR if slow_adapters else 1)
+    adapters = 0 if full else per_parameter * trainable_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
     return layers + attention + head + adapters + reference
 
@@ -117,8 +121,8 @@ def _cpu_seconds(
     rate = per_core * cores * tokens / (tokens + CPU_HALF_RATE_TOKENS)
     dequantization = 0.0
     if setup.method is Method.QLORA:
-        # Expanding 4-bit weights reaches about 0.4 G weights a second and core, forward and again backward.
-        dequantization = 2 * shape.quantizable_weights / (0.4e9 * cores)
+        uses = 3 if setup.checkpointing == "full" else 2
+        dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
     overhead = shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS + dequantization
     optimizer = trainable_parameters(shape, setup) * 28 / 8e9
     return operations / rate + micro_steps * overhead + optimizer
