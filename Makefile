@@ -29,7 +29,11 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 
 .PHONY: test
 test: $(STAMP) ## all tests that belong in every run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not chaos"
+
+.PHONY: chaos
+chaos: $(STAMP) ## kill everything at random for a few minutes
+	$(BIN)/python -m pytest -m chaos -s tests/chaos
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and the import contracts

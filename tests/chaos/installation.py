@@ -53,6 +53,37 @@ def eventually(look: Callable[[], Found | None], *, seconds: float, what: Callab
         time.sleep(0.1)
 
 
+class Machine:
+    """A worker with everything below it, which can stand still as a whole, as a paused virtual machine does."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def freeze(self) -> list[int]:
+        """SIGSTOP to every process of the machine; returns their pids, parents first."""
+        pids = [self._process.pid]
+        pids += [child.pid for child in psutil.Process(self._process.pid).children(recursive=True)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
+
+    def thaw(self, pids: list[int]) -> None:
+        """SIGCONT to what was frozen."""
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def said(self, text: str) -> bool:
+        """Whether its log has a text."""
+        return text in self._log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        return self._process.wait(60)
+
+
 class Installation:
     """Everything that one `tunesmith up` runs, in a data directory of its own."""
 
@@ -74,6 +105,23 @@ class Installation:
         eventually(lambda: self._is_ready() or self._process_ended(), seconds=90, what=self.logs)
         self._connection = read_connection(self.data_dir)
         assert self._connection is not None, self.logs()
+
+    def start_worker(self, name: str, *, work_dir: Path | None = None) -> "Machine":
+        """Another worker of the installation, as on a machine of its own; ends with the installation."""
+        environment = {
+            **os.environ,
+            **self._settings,
+            strays.MARK: str(self.data_dir.resolve()),
+            "TUNESMITH_URL": self.connection.base_url.removesuffix("/v1"),
+            "TUNESMITH_WORKER_KEY": (self.data_dir / "keys" / "worker.key").read_text().strip(),
+            "TUNESMITH_WORK_DIR": str(work_dir or self.data_dir / f"work-{name}"),
+            "REDIS_URL": f"redis+socket://{self.data_dir}/valkey/socket/valkey.sock",
+        }
+        log = self.data_dir / "logs" / f"{name}.log"
+        command = [Path(sys.executable).with_name("tunesmith-worker"), "run", "--name", name]
+        with log.open("ab") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        return Machine(process, log)
 
     def press_ctrl_c(self) -> int:
         """What a person does at the end; returns the exit code."""

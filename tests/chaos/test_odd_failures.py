@@ -1,0 +1,123 @@
+"""What is rarer than a kill: a machine that stands still and comes back, a queue that forgets, a disk that is full."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.chaos.installation import Installation, eventually, installation, short_folder
+from tests.chaos.test_kill_everything import assert_history_is_gapless
+
+MIB = 1024**2
+LONG_EPOCHS = 30  # 1,500 steps
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Installation]:
+    """Without a worker: each test starts the machines it is about."""
+    with short_folder() as folder, installation(folder, "--no-worker", TUNESMITH_LEASE_SECONDS="4") as running:
+        yield running
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_jobs_that_wait_start_although_the_queue_was_flushed(up: Installation) -> None:
+    jobs = [up.submit(rows=8, epochs=1), up.submit(rows=8, epochs=1)]
+    flush(up)
+    machine = up.start_worker("flushed")
+    flush(up)
+    assert [up.wait_for_end(job_id, seconds=90)["status"] for job_id in jobs] == ["succeeded", "succeeded"]
+    assert machine.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> None:
+    stale = up.start_worker("stale")
+    job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
+    up.wait_for_checkpoint(job_id)
+    frozen, stale_trainers = stale.freeze(), up.trainers()
+    assert stale_trainers
+    successor = up.start_worker("successor")
+    up.wait_for_resumption(job_id, attempt=2)
+    written = chunks_of_attempt(up, job_id, attempt=1)
+    stale.thaw(frozen)
+
+    eventually(lambda: stale.said("attempt.lease_lost"), seconds=30, what=lambda: f"the fence\n{up.logs()}")
+    eventually(lambda: not set(stale_trainers) & set(up.trainers()), seconds=30, what=lambda: f"its end\n{up.logs()}")
+    assert chunks_of_attempt(up, job_id, attempt=1) == written
+    job = up.wait_for_end(job_id, seconds=200)
+    assert job["status"] == "succeeded"
+    assert [attempt["outcome"] for attempt in up.attempts(job_id)] == ["lost", "succeeded"]
+    assert up.steps(job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
+    assert_history_is_gapless(up, job_id)
+    assert [stale.stop(), successor.stop()] == [0, 0]
+
+
+@pytest.mark.timeout(300)
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
+    up: Installation, small_disk: Path
+) -> None:
+    machine = up.start_worker("cramped", work_dir=small_disk)
+    job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
+    up.wait_for_checkpoint(job_id)
+    filler = fill(small_disk)
+    job = up.wait_for_end(job_id, seconds=120)
+
+    assert job["status"] == "failed"
+    assert job["error"]["code"] == "disk_full", f"{job['error']}\n{up.logs()}"
+    first = up.attempts(job_id)[0]
+    assert first["failure"]["code"] == "disk_full", first["failure"]
+    assert_checkpoints_are_whole(up, job_id)
+    filler.unlink()
+    assert up.wait_for_end(up.submit(rows=8, epochs=1), seconds=90)["status"] == "succeeded"
+    assert machine.stop() == 0
+
+
+def flush(up: Installation) -> None:
+    with redis.Redis(unix_socket_path=str(up.data_dir / "valkey" / "socket" / "valkey.sock")) as valkey:
+        assert valkey.flushall()
+
+
+def chunks_of_attempt(up: Installation, job_id: str, *, attempt: int) -> int:
+    query = "SELECT count(*) FROM metric_chunks WHERE job_id = %s AND epoch = %s"
+    return int(up.query(query, job_id, attempt)[0][0])
+
+
+def fill(folder: Path) -> Path:
+    """Take every byte that is free."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        size = MIB
+        while size:
+            try:
+                file.write(b"x" * size)
+            except OSError:
+                size //= 2
+    return filler
+
+
+def assert_checkpoints_are_whole(up: Installation, job_id: str) -> None:
+    """Every file of every registered checkpoint is in the store under its hash, with its length."""
+    registered = [files for (files,) in up.query("SELECT files FROM checkpoints WHERE job_id = %s", job_id)]
+    assert registered
+    stored = {path.name: path for path in (up.data_dir / "store").rglob("*") if path.is_file()}
+    for files in registered:
+        for file in files:
+            assert stored[file["sha256"]].stat().st_size == file["bytes"]
