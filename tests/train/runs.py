@@ -98,7 +98,7 @@ def make_run(
     return directory
 
 
-def start(directory: RunDirectory, **environment: str) -> subprocess.Popen[bytes]:
+def start(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """The real command, in a process group of its own, with its output in log.txt."""
     with directory.log.open("ab") as log:
         return subprocess.Popen(
@@ -107,7 +107,8 @@ def start(directory: RunDirectory, **environment: str) -> subprocess.Popen[bytes
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            pass_fds=pass_fds,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
 

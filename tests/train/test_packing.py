@@ -1,5 +1,6 @@
 """Packing changes no number: the same loss and the same gradients as row after row through the plain model."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_best_fit_fills_micro_steps_up_to_the_budget_and_loses_no_row(rows: Rows
     assert sorted(row for chosen in bins for row in chosen) == list(range(len(rows)))
     loads = [int(lengths[chosen].sum()) for chosen in bins]
     assert max(loads) <= budget
-    assert all(first + second > budget for first, second in zip(loads, loads[1:], strict=False))
+    assert all(first + second > budget for first, second in pairwise(loads))
 
 
 def test_a_row_beyond_the_budget_stands_alone(rows: Rows) -> None:

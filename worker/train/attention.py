@@ -102,7 +102,7 @@ def segment_attention(
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, window: int | None) -> Kernel:
-    """The fastest kernel that is right here: FlashAttention on 16-bit CUDA, blocks on a CPU, SDPA per segment elsewhere."""
+    """The fastest kernel that is right here: FlashAttention on 16-bit CUDA, blocks on a CPU, else SDPA by segment."""
     if device.type == "cpu":
         return _blocked if window is None else _per_segment
     if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0):

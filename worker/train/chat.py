@@ -25,6 +25,9 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 
+STAND_IN = "\u2063stand-in for a turn\u2063"
+
+
 @dataclass(frozen=True)
 class MarkedText:
     """Text and the character spans [start, end) that are supervised."""
@@ -64,26 +67,20 @@ class ChatRenderer:
         prepared = self._prepare(messages, tools=tools)
         text = self._render(prepared, tools=tools)
         spans: list[Span] = []
-        position = 0
         added = len(prepared) - len(messages)  # a system message that lists the tools
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            start, end = self._turn(prepared, index + added, text=text, tools=tools, search_from=position)
-            position = end
+            start, end = self._turn(prepared, index + added, text=text, tools=tools)
             if message.get("weight", 1) != 0 and end > start:
                 spans.append((start, end))
         return MarkedText(text, tuple(spans))
 
-    def _turn(
-        self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None, search_from: int
-    ) -> Span:
-        by_prefix = self._turn_by_prefix(messages, index, text=text, tools=tools)
-        if by_prefix is not None:
-            return by_prefix
-        by_content = self._turn_by_content(str(messages[index].get("content") or ""), text, search_from)
-        if by_content is not None:
-            return by_content
+    def _turn(self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None) -> Span:
+        for search in (self._turn_by_prefix, self._turn_by_stand_in):
+            span = search(messages, index, text=text, tools=tools)
+            if span is not None:
+                return span
         raise user_error(
             "chat_template_unsupported",
             f"The model's chat template does not show where assistant message {index} begins and ends.",
@@ -99,22 +96,23 @@ class ChatRenderer:
             through = text
             if index + 1 < len(messages):
                 through = self._render(messages[: index + 1], tools=tools)
-        except Exception:  # a template may refuse a conversation that is cut short; the search by content still works
+        except Exception:  # a template may refuse a conversation that is cut short; a stand-in still works
             return None
         if not through.startswith(before) or not text.startswith(through):
             return None
         return len(before), self._without_space_after_end_token(text, len(before), len(through))
 
-    def _turn_by_content(self, content: str, text: str, search_from: int) -> Span | None:
-        """For templates that rewrite earlier turns: find the words and the special token that closes them."""
-        content = content.strip()
-        start = text.find(content, search_from) if content else -1
-        if start < 0:
+    def _turn_by_stand_in(
+        self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None
+    ) -> Span | None:
+        """For templates that rewrite earlier turns: put a stand-in in the turn's place and see what stays around it."""
+        changed = [*messages[:index], {**messages[index], "content": STAND_IN}, *messages[index + 1 :]]
+        before, found, after = self._render(changed, tools=tools).partition(STAND_IN)
+        if not found or not text.startswith(before) or not text.endswith(after) or len(before + after) > len(text):
             return None
-        end = start + len(content)
-        rest = text[end:].lstrip()
-        closing = next((token for token in self._special_tokens if rest.startswith(token)), "")
-        return start, len(text) - len(rest) + len(closing) if closing else end
+        closing = next((token for token in self._special_tokens if after.lstrip().startswith(token)), "")
+        end = len(text) - len(after)
+        return len(before), len(text) - len(after.lstrip()) + len(closing) if closing else end
 
     def _without_space_after_end_token(self, text: str, start: int, end: int) -> int:
         """Many templates put a line break after the end-of-turn token; the model never has to write it."""

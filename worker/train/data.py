@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from worker.train.chat import ChatRenderer, MarkedText
 from worker.train.failures import user_error
 
+# Pieces of one sequence are tokenised apart: a prompt must get the tokens it will have when the model is used.
+Sequence = tuple[MarkedText, ...]
 TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call
 
 
@@ -65,7 +67,7 @@ def load_rows(path: Path, *, tokenizer: PreTrainedTokenizerBase, objective: str,
     renderer = ChatRenderer(tokenizer)
     builder = _Builder(sequences_per_row=2 if objective == "dpo" else 1, max_sequence_length=max_sequence_length)
     numbers: list[int] = []
-    texts: list[MarkedText] = []
+    texts: list[Sequence] = []
     for number, row in _read(path):
         numbers.append(number)
         texts.extend(_marked_texts(row, number, renderer=renderer, tokenizer=tokenizer, objective=objective))
@@ -102,7 +104,7 @@ def _marked_texts(
     renderer: ChatRenderer,
     tokenizer: PreTrainedTokenizerBase,
     objective: str,
-) -> list[MarkedText]:
+) -> list[Sequence]:
     is_pair = "preferred_output" in row
     if is_pair != (objective == "dpo"):
         kind = "a preference pair" if is_pair else "not a preference pair"
@@ -112,12 +114,10 @@ def _marked_texts(
         if is_pair:
             return _pair(row, renderer)
         if "messages" in row:
-            return [renderer.mark(row["messages"], tools=row.get("tools"))]
+            return [(renderer.mark(row["messages"], tools=row.get("tools")),)]
         if "prompt" in row:
-            prompt, completion = begin + str(row["prompt"]), str(row["completion"]) + end
-            return [MarkedText(prompt + completion, ((len(prompt), len(prompt) + len(completion)),))]
-        text = begin + str(row["text"]) + end
-        return [MarkedText(text, ((0, len(text)),))]
+            return [(MarkedText(begin + str(row["prompt"]), ()), _taught(str(row["completion"]) + end))]
+        return [(_taught(begin + str(row["text"]) + end),)]
     except (KeyError, TypeError, AttributeError) as error:
         raise _bad_row(number, f"lacks or misuses {error}") from error
 
@@ -128,26 +128,36 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
 
 
-def _pair(row: dict[str, Any], renderer: ChatRenderer) -> list[MarkedText]:
+def _taught(text: str) -> MarkedText:
+    return MarkedText(text, ((0, len(text)),))
+
+
+def _pair(row: dict[str, Any], renderer: ChatRenderer) -> list[Sequence]:
     """The preferred conversation, then the other. Only the outputs are supervised, not assistant turns of the input."""
     context = [{**message, "weight": 0} for message in row["input"]["messages"]]
     tools = row["input"].get("tools")
-    return [renderer.mark(context + row[key], tools=tools) for key in ("preferred_output", "non_preferred_output")]
+    return [(renderer.mark(context + row[key], tools=tools),) for key in ("preferred_output", "non_preferred_output")]
 
 
-def _tokenize(texts: list[MarkedText], tokenizer: PreTrainedTokenizerBase) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token ids, int32, and for each whether it begins within a supervised span, bool."""
+def _tokenize(sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Token ids, int32, and for each whether it is supervised, bool, of each sequence."""
+    pieces = [piece for sequence in sequences for piece in sequence]
     encoded = tokenizer(
-        [text.text for text in texts],
+        [piece.text for piece in pieces],
         add_special_tokens=False,
         return_offsets_mapping=True,
         return_attention_mask=False,
         return_token_type_ids=False,
     )
-    return [
-        (np.asarray(ids, dtype=np.int32), _marks(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), text.spans))
-        for ids, offsets, text in zip(encoded["input_ids"], encoded["offset_mapping"], texts, strict=True)
-    ]
+    tokenized = iter(
+        (np.asarray(ids, dtype=np.int32), _marks(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), piece.spans))
+        for ids, offsets, piece in zip(encoded["input_ids"], encoded["offset_mapping"], pieces, strict=True)
+    )
+    joined = []
+    for sequence in sequences:
+        ids, marks = zip(*(next(tokenized) for _ in sequence), strict=True)
+        joined.append((np.concatenate(ids), np.concatenate(marks)))
+    return joined
 
 
 def _marks(offsets: np.ndarray, spans: tuple[tuple[int, int], ...]) -> np.ndarray:

@@ -72,8 +72,8 @@ class MasterOptimizer:
         """Optimizer state tensors by `<index>.<field>`, not copied."""
         return {
             f"{index}.{field}": value
-            for index, state in self._optimizer.state_dict()["state"].items()
-            for field, value in state.items()
+            for index, master in enumerate(self.masters.values())
+            for field, value in self._optimizer.state[master].items()
             if isinstance(value, torch.Tensor)
         }
 
@@ -81,8 +81,8 @@ class MasterOptimizer:
         """Optimizer state that is not a tensor, by the same names."""
         return {
             f"{index}.{field}": value
-            for index, state in self._optimizer.state_dict()["state"].items()
-            for field, value in state.items()
+            for index, master in enumerate(self.masters.values())
+            for field, value in self._optimizer.state[master].items()
             if not isinstance(value, torch.Tensor)
         }
 
@@ -90,12 +90,12 @@ class MasterOptimizer:
         """Restore the state that `save_state` wrote; the masters' values are the caller's to restore first."""
         values: dict[str, Any] = dict(load_file(folder / TENSORS))
         values.update(json.loads((folder / SCALARS).read_text(encoding="utf-8")))
-        state: dict[int, dict[str, Any]] = {}
+        masters = list(self.masters.values())
         for key, value in values.items():
             index, field = key.split(".", 1)
-            state.setdefault(int(index), {})[field] = value
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+            master = masters[int(index)]
+            kept = value.to(master.device) if isinstance(value, torch.Tensor) else value
+            self._optimizer.state[master][field] = kept
         self.refresh_mirrors()
 
     def _master_of(self, parameter: nn.Parameter) -> nn.Parameter:

@@ -128,6 +128,7 @@ def _result(run: Run, progress: Progress) -> TrainResult:
         tokens_per_second=progress.trained_tokens / seconds if seconds else None,
         peak_memory_bytes=peak_memory_bytes(run.device),
         training_seconds=seconds,
+        tokens_per_micro_step=progress.token_budget // run.rows.sequences_per_row or None,
     )
 
 
