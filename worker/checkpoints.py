@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -98,7 +99,11 @@ def describe(folder: Path) -> CheckpointReport:
 
 
 class CheckpointUploader:
-    """Sends new checkpoints in the background. When several wait, only the newest goes: the others are already old."""
+    """Sends new checkpoints in the background. When several wait, only the newest goes: the others are already old.
+
+    `recorded` tells the last step whose metrics the service has. A checkpoint waits for its own: were it registered
+    first and the machine lost then, the next attempt would go on behind steps that nobody ever reported.
+    """
 
     def __init__(
         self,
@@ -107,9 +112,11 @@ class CheckpointUploader:
         *,
         directives: Directives,
         log: FilteringBoundLogger,
+        recorded: Callable[[], float] = lambda: float("inf"),
         interval_seconds: float = 0.5,
     ) -> None:
         self._folder = folder
+        self._recorded = recorded
         self._control = control
         self._directives = directives
         self._log = log
@@ -133,7 +140,7 @@ class CheckpointUploader:
         Raises:
             LeaseLost, Unavailable, and what the control's check raises.
         """
-        newest = self._newest()
+        newest = self._newest(up_to_step=float("inf"))
         if newest is not None:
             self._send(newest, control)
 
@@ -141,7 +148,7 @@ class CheckpointUploader:
         control = self._control.patiently(self._check)
         while not self._stopped.wait(self._interval_seconds):
             try:
-                newest = self._newest()
+                newest = self._newest(up_to_step=self._recorded())
                 if newest is not None:
                     self._send(newest, control)
             except LeaseLost:
@@ -152,8 +159,9 @@ class CheckpointUploader:
             except (Unavailable, TunesmithError) as error:
                 self._log.warning("checkpoint.waiting", reason=str(error))
 
-    def _newest(self) -> Path | None:
-        folders = sorted(path for path in self._folder.glob("step-*") if path.name > self._sent)
+    def _newest(self, *, up_to_step: float) -> Path | None:
+        unsent = sorted(path for path in self._folder.glob("step-*") if path.name > self._sent)
+        folders = [path for path in unsent if int(path.name.removeprefix("step-")) <= up_to_step]
         return folders[-1] if folders else None
 
     def _send(self, folder: Path, control: AttemptControl) -> None:

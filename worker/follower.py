@@ -59,8 +59,14 @@ class Follower:
         self._offsets_path = run.root / "shipped.json"
         self._offsets = _load(self._offsets_path)
         self._phase: Phase | None = None
+        self._recorded_step = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    @property
+    def recorded_step(self) -> float:
+        """The last step whose metrics this attempt has handed over."""
+        return self._recorded_step
 
     def start(self) -> None:
         """Begin to follow."""
@@ -129,6 +135,7 @@ class Follower:
             self._progress.stepped(points[-1])
             chunk = MetricChunk(start_offset=start, end_offset=end, points=points)
             self._send(partial(self._control.metrics, chunk))
+            self._recorded_step = points[-1].get("step") or self._recorded_step
         self._advance(metrics=end)
         return end > start
 

@@ -124,7 +124,13 @@ class Attempt:
         """Run the trainer to its end, once more from the start when the plan no longer suits the checkpoint."""
         run = prepared.run
         follower = Follower(run, self._control, progress=self._progress, directives=self._directives, log=self._log)
-        uploader = CheckpointUploader(run.checkpoints, self._control, directives=self._directives, log=self._log)
+        uploader = CheckpointUploader(
+            run.checkpoints,
+            self._control,
+            directives=self._directives,
+            log=self._log,
+            recorded=lambda: follower.recorded_step,
+        )
         follower.start()
         uploader.start()
         try:

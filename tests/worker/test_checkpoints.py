@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,29 @@ def test_a_checkpoint_is_registered_after_all_its_files_are_sent(
     report = service.requests[-1].json
     assert (report["step"], report["manifest_sha256"]) == (4, choice.manifest_sha256)
     assert {file["name"] for file in report["files"]} == {"adapter.safetensors", "state.json", "manifest.json"}
+
+
+def test_a_checkpoint_waits_until_the_metrics_of_its_step_are_handed_over(
+    run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
+) -> None:
+    asked: list[int] = []
+
+    def recorded() -> float:
+        asked.append(len(service.to("/checkpoints")))
+        return 4 if len(asked) < 20 else 8
+
+    directives = Directives(drain_deadline=lambda: None)
+    uploader = CheckpointUploader(
+        run.checkpoints, control, directives=directives, log=log, recorded=recorded, interval_seconds=0.01
+    )
+    make_checkpoint(run.checkpoints, step=8)
+    uploader.start()
+    deadline = time.monotonic() + 10
+    while not service.to("/checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    uploader.stop()
+    assert asked[:20] == [0] * 20
+    assert [request.json["step"] for request in service.to("/checkpoints")] == [8]
 
 
 def test_only_the_newest_of_several_waiting_checkpoints_is_sent(
