@@ -19,6 +19,8 @@ from service.attempts.ending import Policy, lose
 from service.db import Database, now
 from service.jobs import store as jobs
 from service.jobs.waiting import note_reason
+from service.plans import lessons
+from service.plans.lessons import Lessons
 from service.settings import Settings
 from service.tables import Attempt, Job, Model, WorkerNode
 from service.workers import store as workers
@@ -117,9 +119,10 @@ class Keeper:
         async with self._database.transaction() as session:
             waiting = await attempts.find_waiting(session, limit=_BATCH)
             live = await workers.find_live(session, silence=self._settings.worker_silence)
+            learned = await lessons.learn(session) if waiting else lessons.NONE
         if not waiting:
             return set()
-        fits = await run_in_threadpool(_find_fits, waiting, [current(worker) for worker in live])
+        fits = await run_in_threadpool(_find_fits, waiting, [current(worker) for worker in live], learned)
         await self._note_reasons(waiting, fits)
         wanted = {worker_class for fit in fits.values() for worker_class in fit.classes}
         ringing = await self._due_to_ring(wanted & {worker.worker_class for worker in live if _is_idle(worker)})
@@ -171,14 +174,16 @@ class Keeper:
         self._pruned_at = time.monotonic()
 
 
-def _find_fits(waiting: list[tuple[Job, Model]], machines: list[Machine]) -> dict[str, Fit]:
+def _find_fits(waiting: list[tuple[Job, Model]], machines: list[Machine], learned: Lessons) -> dict[str, Fit]:
     """By job. Jobs that differ only in their seed, such as a sweep over seeds, are planned once."""
     known: dict[str, Fit] = {}
     fits = {}
     for job, model in waiting:
         key = f"{model.digest} {job.dataset} { {**job.spec, 'seed': 0} }"
         if key not in known:
-            known[key] = find_fit(Wanted.of(spec=job.spec, dataset=job.dataset, config=model.config), machines)
+            corrections = learned.about(model)
+            wanted = Wanted.of(spec=job.spec, dataset=job.dataset, config=model.config, corrections=corrections)
+            known[key] = find_fit(wanted, machines)
         fits[job.id] = known[key]
     return fits
 

@@ -210,6 +210,9 @@ class _Search:
 
     def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
         memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
+        time = self._time(setup)
+        if self.corrections.speed is not None:
+            time = time.model_copy(update={"measured_correction": self.corrections.speed})
         extra = self._peak(setup) - memory.total_bytes
         if extra:
             items = memory.items | {"measured_correction": extra}
@@ -222,7 +225,7 @@ class _Search:
             max_sequence_length=self.max_sequence_length,
             attention=self.attention,
             memory=memory,
-            time=self._time(setup),
+            time=time,
             reasons=self.reasons,
             blocked=blocked,
         )

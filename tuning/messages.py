@@ -23,9 +23,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tuning.base import Value
+from tuning.candidates import Corrections
 from tuning.errors import Failure
 from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
+from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.plan import Plan
 from tuning.state import Outcome, Phase
 
@@ -106,7 +107,10 @@ class CheckpointRef(Value):
 
 
 class Claim(Value):
-    """One attempt, handed to one worker. `resume` is newest first; the first that verifies is used."""
+    """One attempt, handed to one worker. `resume` is newest first; the first that verifies is used.
+
+    `corrections` is what `plan` was predicted with, so that the worker's own last look decides by the same numbers.
+    """
 
     job_id: str
     attempt_id: str
@@ -117,6 +121,7 @@ class Claim(Value):
     heartbeat_interval_seconds: float
     spec: JobSpec
     plan: Plan
+    corrections: dict[Method, Corrections] = {}
     dataset: DatasetFacts
     base_model: BaseModelRef
     training_file: FileRef

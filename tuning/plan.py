@@ -27,12 +27,16 @@ class MemoryEstimate(Value):
 
 
 class TimeEstimate(Value):
-    """Predicted speed and duration of the training steps, with a range that admits what is not known."""
+    """Predicted speed and duration of the training steps, with a range that admits what is not known.
+
+    `measured_correction` is the measured over predicted speed of earlier runs that the numbers already include.
+    """
 
     tokens_per_second: float
     seconds: float
     seconds_low: float
     seconds_high: float
+    measured_correction: float = 1.0
 
 
 class Lora(Value):
@@ -86,6 +90,7 @@ class Plan(Value):
     total_steps: int
     evaluation_interval_steps: int
     checkpoint_interval_steps: int
+    early_stopping_patience: int = 0  # evaluations without a better validation loss; 0: train to the end
     seed: int
     memory: MemoryEstimate
     time: TimeEstimate

@@ -1,5 +1,7 @@
 """Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
 
+from collections.abc import Mapping
+
 from tuning.candidates import Candidate, Corrections, best_candidate
 from tuning.checks import check_hardware, impossible
 from tuning.hardware import HardwareProfile
@@ -25,11 +27,12 @@ def choose(
     shape: ModelShape,
     dataset: DatasetFacts,
     hardware: HardwareProfile,
-    corrections: Corrections = NO_CORRECTIONS,
+    corrections: Corrections | Mapping[Method, Corrections] = NO_CORRECTIONS,
 ) -> Plan | Refusal:
     """Decide everything about one run, or refuse with the numbers that forbid it. A pure function, under 5 ms.
 
-    `corrections` holds measured over predicted ratios of earlier runs on this hardware.
+    `corrections` holds measured over predicted ratios of earlier runs on this hardware, one for all methods or by
+    method; a method without any is predicted by the formulas alone.
 
     Raises:
         InvalidRequest: the hardware or the data cannot be what they claim (negative memory, no rows).
@@ -41,7 +44,14 @@ def choose(
 
     def candidate(asked: JobSpec, method: Method) -> Candidate:
         return best_candidate(
-            method, spec=asked, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections
+            method,
+            spec=asked,
+            shape=shape,
+            dataset=dataset,
+            hardware=hardware,
+            corrections=corrections
+            if isinstance(corrections, Corrections)
+            else corrections.get(method, NO_CORRECTIONS),
         )
 
     candidates = {method: candidate(spec, method) for method in Method}

@@ -95,7 +95,13 @@ def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, contro
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     try:
         shape = ModelShape.from_config(config)
-        decision = choose(spec=claim.spec, shape=shape, dataset=claim.dataset, hardware=hardware)
+        decision = choose(
+            spec=claim.spec,
+            shape=shape,
+            dataset=claim.dataset,
+            hardware=hardware,
+            corrections=claim.corrections,
+        )
     except InvalidRequest as error:
         raise JobFailure(_unplannable(error)) from error
     if isinstance(decision, Refusal):

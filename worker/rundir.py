@@ -57,6 +57,7 @@ class TrainResult(Value):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     training_seconds: float | None = None
+    tokens_per_micro_step: int | None = None  # fewer than the plan's when memory ran out on the way
 
 
 class CheckpointManifest(Value):

@@ -12,10 +12,12 @@ from service.db import now
 from service.ids import new_id
 from service.jobs.moves import move
 from service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
+from service.plans import lessons
 from service.tables import Attempt, Job, Model
 from service.workers import registry
 from service.workers.machines import Wanted, plan_on
-from tuning.job import DatasetFacts, JobSpec
+from tuning.candidates import Corrections
+from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tuning.plan import Plan
 from tuning.state import JobTransition, Phase
@@ -40,22 +42,33 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
     worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
     at = await now(session)
     worker.last_seen_at = at
-    for waiting, model in await store.find_waiting(session, limit=_LONGEST_WALK):
-        wanted = Wanted.of(spec=waiting.spec, dataset=waiting.dataset, config=model.config)
+    line = await store.find_waiting(session, limit=_LONGEST_WALK)
+    learned = await lessons.learn(session, worker_class=request.hardware.worker_class) if line else lessons.NONE
+    for waiting, model in line:
+        wanted = Wanted.of(
+            spec=waiting.spec, dataset=waiting.dataset, config=model.config, corrections=learned.about(model)
+        )
         plan = await run_in_threadpool(plan_on, wanted, request.hardware)
         if isinstance(plan, str):
             continue
         job = await store.lock_waiting(session, waiting.id)
         if job is not None:  # otherwise another worker was faster, or the user cancelled
-            return await _start(session, job, model, plan, request=request, terms=terms, at=at)
+            choice = _Choice(plan, corrections=dict(wanted.corrections_on(request.hardware)))
+            return await _start(session, job, model, choice, request=request, terms=terms, at=at)
     return None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    plan: Plan
+    corrections: dict[Method, Corrections]  # what the plan was predicted with
 
 
 async def _start(
     session: AsyncSession,
     job: Job,
     model: Model,
-    plan: Plan,
+    choice: _Choice,
     *,
     request: ClaimRequest,
     terms: LeaseTerms,
@@ -72,10 +85,10 @@ async def _start(
         lease_token_sha256=sha256_of(token),
         lease_expires_at=at + timedelta(seconds=terms.lease_seconds),
         phase=Phase.CLAIMED,
-        plan=plan.model_dump(mode="json"),
+        plan=choice.plan.model_dump(mode="json"),
     )
     session.add(attempt)
-    _take(session, job, attempt, plan, at=at)
+    _take(session, job, attempt, choice.plan, at=at)
     await session.flush()
     return Claim(
         job_id=job.id,
@@ -86,7 +99,8 @@ async def _start(
         lease_seconds=terms.lease_seconds,
         heartbeat_interval_seconds=terms.heartbeat_interval_seconds,
         spec=JobSpec.model_validate(job.spec),
-        plan=plan,
+        plan=choice.plan,
+        corrections=choice.corrections,
         dataset=DatasetFacts.model_validate(job.dataset),
         base_model=await _base_model(session, model),
         training_file=await store.file_ref(session, job.training_file),

@@ -61,11 +61,10 @@ class TunesmithOptions(Body):
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
 
-class JobCreate(Body):
-    """`POST /v1/fine_tuning/jobs`."""
+class JobRequest(Body):
+    """A job as asked for, whether to be made or only to be planned."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    training_file: Annotated[str, Field(min_length=1, max_length=256)]
     validation_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
@@ -125,3 +124,9 @@ class JobCreate(Body):
         if self.method and self.method.supervised:
             return self.method.supervised.hyperparameters
         return self.hyperparameters or SupervisedHyperparameters()
+
+
+class JobCreate(JobRequest):
+    """`POST /v1/fine_tuning/jobs`."""
+
+    training_file: Annotated[str, Field(min_length=1, max_length=256)]

@@ -70,20 +70,20 @@ async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[st
 
 def queue_order() -> tuple[SQLColumnExpression[Any], ...]:
     """Who is next: aged priority, then projects that run fewer attempts, then the longest wait."""
+    return aged_priority().desc(), running_of(Job.project), Job.queued_at, Job.id
+
+
+def aged_priority() -> SQLColumnExpression[Any]:
+    """The priority of a waiting job, raised by the time that it has waited."""
     waited_seconds = cast(extract("epoch", func.now() - Job.queued_at), Float)
+    return Job.priority + func.floor(waited_seconds / _SECONDS_PER_PRIORITY)
+
+
+def running_of(project: SQLColumnExpression[str] | str) -> SQLColumnExpression[int]:
+    """How many jobs of a project run."""
     running = Job.__table__.alias("running")
-    of_project = (
-        select(func.count())
-        .select_from(running)
-        .where(running.c.project == Job.project, running.c.state == JobState.RUNNING)
-        .scalar_subquery()
-    )
-    return (
-        (Job.priority + func.floor(waited_seconds / _SECONDS_PER_PRIORITY)).desc(),
-        of_project,
-        Job.queued_at,
-        Job.id,
-    )
+    query = select(func.count()).select_from(running)
+    return query.where(running.c.project == project, running.c.state == JobState.RUNNING).scalar_subquery()
 
 
 async def find_events(

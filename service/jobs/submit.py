@@ -13,21 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service import events, outbox
 from service.auth import Caller
 from service.db import now
-from service.files import store as files
-from service.files.intake import TRAINING_PURPOSE
 from service.ids import new_id
 from service.jobs import store
+from service.jobs.asking import read
 from service.jobs.moves import move
 from service.jobs.schemas import JobCreate
 from service.jobs.waiting import note_reason
-from service.models import store as models
-from service.tables import File, IdempotencyKey, Job, Model
+from service.tables import IdempotencyKey, Job, Model
 from service.workers import machines
 from service.workers import store as workers
-from tuning.checks import impossible
-from tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
-from tuning.job import DatasetFacts, JobSpec, Objective
-from tuning.rows import RowReport
+from tuning.errors import DoesNotFit, InvalidRequest
+from tuning.job import DatasetFacts, JobSpec
 from tuning.state import JobState, JobTransition
 
 _RETRY_WINDOW = timedelta(minutes=10)
@@ -65,22 +61,18 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     job_id = new_id("ftjob")
     if earlier := await _earlier_job(session, submission, job_id=job_id):
         return earlier
-    request, project = submission.request, submission.caller.project
-    model = await models.find_ready(session, request.model, project=project)
-    spec = request.to_spec(seed=submission.seed)
-    training = await _training_file(session, request.training_file, "training_file", spec=spec, project=project)
-    validation = None
-    if request.validation_file is not None:
-        validation = await _training_file(
-            session, request.validation_file, "validation_file", spec=spec, project=project
-        )
-    dataset = _facts(training, validation)
-    wanted = machines.Wanted.of(spec=spec.model_dump(), dataset=dataset.model_dump(), config=model.config)
-    fit = await _fit(session, wanted, silence=submission.worker_silence)
-    job = _job(submission, job_id=job_id, spec=spec, dataset=dataset)
+    asked = await read(
+        session,
+        submission.request,
+        training_file=submission.request.training_file,
+        project=submission.caller.project,
+        seed=submission.seed,
+    )
+    fit = await _fit(session, asked.wanted, silence=submission.worker_silence)
+    job = _job(submission, job_id=job_id, spec=asked.wanted.spec, dataset=asked.wanted.dataset)
     session.add(job)
     await session.flush()
-    _record(session, job, model=model, fit=fit, at=await now(session))
+    _record(session, job, model=asked.model, fit=fit, at=await now(session))
     await session.flush()
     return job
 
@@ -128,35 +120,7 @@ async def _claim_key(session: AsyncSession, submission: Submission, *, key: str,
     return await store.find(session, stored.job_id, project=project)
 
 
-async def _training_file(session: AsyncSession, file_id: str, param: str, *, spec: JobSpec, project: str) -> File:
-    try:
-        file = await files.find(session, file_id, project=project)
-    except NotFound:
-        raise InvalidRequest(f"The file {file_id!r} does not exist.", code="file_not_found", param=param) from None
-    if file.purpose != TRAINING_PURPOSE:
-        message = f"The file {file_id} has purpose {file.purpose!r}; it must be {TRAINING_PURPOSE!r}."
-        raise InvalidTrainingFile(message, code="invalid_file_purpose", param=param)
-    if file.status == "error":
-        raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
-    report = _report(file)
-    if report.kind != (spec.objective if spec.objective is Objective.DPO else "supervised"):
-        wanted = "preference pairs" if spec.objective is Objective.DPO else "chat, prompt and completion, or text"
-        message = f"Method {spec.objective.value!r} needs {wanted}; {file_id} holds {report.format} rows."
-        raise InvalidTrainingFile(message, param=param)
-    return file
-
-
-def _facts(training: File, validation: File | None) -> DatasetFacts:
-    return _report(training).facts(validation_rows=_report(validation).rows if validation else 0)
-
-
-def _report(file: File) -> RowReport:
-    return RowReport.model_validate({key: value for key, value in (file.report or {}).items() if key != "kind"})
-
-
 async def _fit(session: AsyncSession, wanted: machines.Wanted, *, silence: timedelta) -> machines.Fit:
-    if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
-        raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
     fit = machines.find_fit(
         wanted, [machines.current(worker) for worker in await workers.find_live(session, silence=silence)]
     )
@@ -167,12 +131,6 @@ async def _fit(session: AsyncSession, wanted: machines.Wanted, *, silence: timed
         hint = "Let the method be 'auto', or connect a worker with more memory first."
         raise DoesNotFit(f"No worker known here could do this. {best.reason}", param="tunesmith.method", hint=hint)
     return fit
-
-
-def _blamed(rule: str) -> str:
-    return {"data": "training_file", "context-length": "tunesmith.max_seq_length"}.get(
-        rule, "tunesmith.lora.target_modules"
-    )
 
 
 def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: DatasetFacts) -> Job:

@@ -5,6 +5,7 @@ from typing import Any
 
 from service.models.names import checkpoint_name, fine_tuned_name
 from service.tables import Attempt, Checkpoint, Job
+from tuning.measured import run_of
 from tuning.state import JobState
 
 
@@ -86,6 +87,7 @@ def _ours(job: Job, *, queue_position: int | None) -> dict[str, Any]:
         "method": job.plan["method"] if job.plan else spec["method"],
         "goal": spec["goal"],
         "plan": job.plan,
+        "measured": _measured(job),
         "attempts": job.epoch,
         "progress": {"step": job.step, "total_steps": job.total_steps, "eta_seconds": job.eta_seconds},
         "cancel_requested": job.cancel_requested_at is not None,
@@ -95,6 +97,19 @@ def _ours(job: Job, *, queue_position: int | None) -> dict[str, Any]:
         "dataset": job.dataset,
         "result": job.result,
         "failure": _failure(job),
+    }
+
+
+def _measured(job: Job) -> dict[str, Any] | None:
+    """What the run measured, and what of the plan's peak it could see: a GPU's context is not in a trainer's view."""
+    if job.plan is None or job.result is None:
+        return None
+    run = run_of(job.plan, job.result)
+    return {
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "predicted_peak_memory_bytes": run.predicted_peak_bytes,
+        "tokens_per_second": run.tokens_per_second,
+        "training_seconds": run.training_seconds,
     }
 
 

@@ -1,14 +1,15 @@
 """Which machines could take a job, and why not when none can."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from service.tables import WorkerNode
+from tuning.candidates import Corrections
 from tuning.errors import InvalidRequest
 from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
-from tuning.plan import Plan
+from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.plan import Plan, Reason, Refusal
 from tuning.planner import choose
 from tuning.shape import ModelShape
 
@@ -23,20 +24,33 @@ class Machine:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the planner asks about a job."""
+    """What the planner asks about a job. `corrections` by worker class: what earlier runs of its model measured."""
 
     spec: JobSpec
     dataset: DatasetFacts
     shape: ModelShape
+    corrections: Mapping[str, Mapping[Method, Corrections]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, *, spec: dict[str, Any], dataset: dict[str, Any], config: dict[str, Any]) -> "Wanted":
+    def of(
+        cls,
+        *,
+        spec: dict[str, Any],
+        dataset: dict[str, Any],
+        config: dict[str, Any],
+        corrections: Mapping[str, Mapping[Method, Corrections]],
+    ) -> "Wanted":
         """From the columns of a job and its model."""
         return cls(
             spec=JobSpec.model_validate(spec),
             dataset=DatasetFacts.model_validate(dataset),
             shape=ModelShape.from_config(config),
+            corrections=corrections,
         )
+
+    def corrections_on(self, hardware: HardwareProfile) -> Mapping[Method, Corrections]:
+        """What was measured on machines of this kind."""
+        return self.corrections.get(hardware.worker_class, {})
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,19 @@ def find_fit(wanted: Wanted, machines: Iterable[Machine]) -> Fit:
 
 def plan_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | str:
     """The plan for this hardware, or why there is none."""
-    try:
-        decision = choose(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset, hardware=hardware)
-    except InvalidRequest as error:
-        return error.message
+    decision = decide_on(wanted, hardware)
     return decision if isinstance(decision, Plan) else decision.text
+
+
+def decide_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | Refusal:
+    """The same with every number of a refusal."""
+    try:
+        return choose(
+            spec=wanted.spec,
+            shape=wanted.shape,
+            dataset=wanted.dataset,
+            hardware=hardware,
+            corrections=wanted.corrections_on(hardware),
+        )
+    except InvalidRequest as error:
+        return Refusal(reasons=(Reason(rule="impossible", text=error.message),))

@@ -1,0 +1,82 @@
+"""The dry run of a job: everything that creating one checks, and what each class of worker would do. Makes nothing."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
+
+from service.db import now
+from service.jobs.asking import Asked, read, suited
+from service.models import store as models
+from service.plans import fleet, lessons, store
+from service.plans.schemas import PlanRequest
+from service.workers import store as workers
+from service.workers.machines import Wanted
+from tuning.errors import InvalidRequest
+from tuning.gpus import what_if
+from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts
+from tuning.shape import ModelShape
+
+_LINE_LOOKED_AT = (
+    50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them
+)
+_SEED = 0  # a job that names no seed gets a random one, and nothing else in a plan depends on it
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would happen to a job."""
+
+    dataset: DatasetFacts
+    answers: list[fleet.Answer]
+    chosen: str | None
+
+
+async def forecast(session: AsyncSession, request: PlanRequest, *, project: str, silence: timedelta) -> Forecast:
+    """Plan the job on every class of live worker, and on the machines that the request imagines.
+
+    Raises:
+        InvalidRequest: as creating the job would, or an imagined machine is unknown.
+        DoesNotFit: no hardware whatever could do it.
+    """
+    request.check()
+    machines = {name: _imagine(name) for name in request.tunesmith.on}
+    asked = await _ask(session, request, project=project)
+    live = await workers.find_live(session, silence=silence)
+    remaining = await store.remaining_seconds(session, [worker.id for worker in live], at=await now(session))
+    line, count = await store.find_ahead(
+        session, project=project, priority=request.tunesmith.priority, limit=_LINE_LOOKED_AT
+    )
+    learned = await lessons.learn(session) if line else lessons.NONE
+
+    def decide() -> list[fleet.Answer]:
+        ahead = [
+            Wanted.of(spec=job.spec, dataset=job.dataset, config=model.config, corrections=learned.about(model))
+            for job, model in line
+        ]
+        groups = fleet.classes_of(live, remaining)
+        found = fleet.answers(groups, asked.wanted, remaining=remaining, ahead=ahead, unseen=count - len(line))
+        return found + [fleet.imagined(name, asked.wanted, machine=machines.__getitem__) for name in machines]
+
+    found = await run_in_threadpool(decide)
+    return Forecast(asked.wanted.dataset, found, fleet.chosen(found))
+
+
+async def _ask(session: AsyncSession, request: PlanRequest, *, project: str) -> Asked:
+    if request.training_file is not None:
+        return await read(session, request, training_file=request.training_file, project=project, seed=_SEED)
+    model = await models.find_ready(session, request.model, project=project)
+    facts = request.facts(ModelShape.from_config(model.config))
+    return await suited(session, model, spec=request.to_spec(seed=_SEED), dataset=facts)
+
+
+def _imagine(name: str) -> HardwareProfile:
+    try:
+        return what_if(name)
+    except InvalidRequest as error:
+        hint = f" {error.hint}" if error.hint else ""
+        raise InvalidRequest(
+            f"{error.message}{hint}", code=error.code, param="tunesmith.on", hint=error.hint
+        ) from error

@@ -1,0 +1,50 @@
+"""`/v1/fine_tuning/plans`: what would happen to a job, and how right earlier predictions were."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from service.auth import Member
+from service.bodies import documented, json_body
+from service.deps import Session, SettingsDep
+from service.pages import listing
+from service.plans import store
+from service.plans.planning import forecast
+from service.plans.schemas import PlanRequest
+from service.plans.views import accuracy_object, plan_object
+from tuning.measured import run_of
+
+router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
+
+
+@router.post("", openapi_extra=documented(PlanRequest))
+async def plan_job(
+    caller: Member,
+    request: Annotated[PlanRequest, json_body(PlanRequest)],
+    session: Session,
+    settings: SettingsDep,
+) -> dict[str, Any]:
+    """What each class of worker would do with this job, and when. Nothing is stored."""
+    found = await forecast(session, request, project=caller.project, silence=settings.worker_silence)
+    return plan_object(found)
+
+
+@router.get("/accuracy")
+async def list_accuracy(
+    caller: Member, session: Session, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Predicted beside measured for the project's finished runs, newest first."""
+    rows = await store.find_measured(session, project=caller.project, limit=limit)
+    return listing(
+        [
+            accuracy_object(
+                run_of(row.plan, row.result),
+                attempt_id=row.id,
+                job_id=row.job_id,
+                worker_class=row.worker_class,
+                model=row.model,
+                ended_at=int(row.ended_at.timestamp()),
+            )
+            for row in rows
+        ]
+    )

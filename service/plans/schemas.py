@@ -1,0 +1,73 @@
+"""The body of a plan's request: a job's own body, with hardware and data that need not be here yet."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from service.jobs.schemas import Body, JobRequest, TunesmithOptions
+from tuning.assumptions import assumed_dataset
+from tuning.errors import InvalidRequest
+from tuning.job import DatasetFacts
+from tuning.shape import ModelShape
+
+_Count = Annotated[int, Field(ge=1, le=2**53)]
+
+
+class CountedData(Body):
+    """What a check of a training file counted elsewhere, so that the file need not be sent."""
+
+    rows: _Count
+    validation_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    tokens: _Count
+    longest_row_tokens: _Count
+    supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]
+
+
+class PlanOptions(TunesmithOptions):
+    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file."""
+
+    on: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = []
+    rows: _Count | None = None
+    tokens_per_row: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    dataset: CountedData | None = None
+
+
+class PlanRequest(JobRequest):
+    """`POST /v1/fine_tuning/plans`."""
+
+    training_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    tunesmith: PlanOptions = PlanOptions()
+
+    def check(self) -> None:
+        """Refuse what one field allows and another forbids.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        super().check()
+        ours = self.tunesmith
+        sources = {
+            "training_file": self.training_file,
+            "tunesmith.rows": ours.rows,
+            "tunesmith.dataset": ours.dataset,
+        }
+        given = [name for name, value in sources.items() if value is not None]
+        if not given:
+            message = "Missing required parameter: 'training_file'."
+            hint = "A plan can do without a file: give tunesmith.rows, or the counts of one as tunesmith.dataset."
+            raise InvalidRequest(message, code="missing_required_parameter", param="training_file", hint=hint)
+        if len(given) > 1:
+            message = f"'{given[0]}' and '{given[1]}' both say what the data is: send one of them."
+            raise InvalidRequest(message, code="invalid_value", param=given[1])
+        if ours.tokens_per_row is not None and ours.rows is None:
+            message = "'tunesmith.tokens_per_row' belongs to 'tunesmith.rows'."
+            raise InvalidRequest(message, code="invalid_value", param="tunesmith.tokens_per_row")
+
+    def facts(self, shape: ModelShape) -> DatasetFacts:
+        """The data when there is no file."""
+        ours = self.tunesmith
+        if ours.dataset is not None:
+            return DatasetFacts(**ours.dataset.model_dump())
+        assert ours.rows is not None  # noqa: S101  `check` demands one of the three
+        longest = None if ours.max_seq_length == "auto" else ours.max_seq_length
+        return assumed_dataset(shape, rows=ours.rows, tokens_per_row=ours.tokens_per_row, longest_row_tokens=longest)

@@ -1,0 +1,88 @@
+"""A forecast and the record of earlier ones as the API shows them."""
+
+from typing import Any
+
+from service.plans.fleet import Answer
+from service.plans.planning import Forecast
+from tuning.candidates import CPU_USABLE_SHARE
+from tuning.hardware import HardwareProfile
+from tuning.measured import Run
+from tuning.plan import Plan, Refusal
+
+
+def plan_object(forecast: Forecast) -> dict[str, Any]:
+    """One entry for every class of live worker, then one for every imagined machine."""
+    return {
+        "object": "fine_tuning.plan",
+        "dataset": forecast.dataset.model_dump(mode="json"),
+        "data": [_entry(answer) for answer in forecast.answers],
+        "chosen": forecast.chosen,
+    }
+
+
+def accuracy_object(run: Run, *, attempt_id: str, job_id: str, worker_class: str, model: str, ended_at: int) -> Any:
+    """Predicted beside measured for one finished run. An error of 0.1 means 10 % more than predicted."""
+    return {
+        "object": "tunesmith.plan_accuracy",
+        "id": attempt_id,
+        "job": job_id,
+        "finished_at": ended_at,
+        "worker_class": worker_class,
+        "model": model,
+        "method": run.method,
+        "predicted_peak_bytes": run.predicted_peak_bytes,
+        "measured_peak_bytes": run.peak_memory_bytes,
+        "peak_error": _error(run.peak_memory_bytes, run.predicted_peak_bytes),
+        "predicted_tokens_per_second": run.time.tokens_per_second,
+        "measured_tokens_per_second": run.tokens_per_second,
+        "speed_error": _error(run.tokens_per_second, run.time.tokens_per_second),
+        "predicted_seconds": run.time.seconds,
+        "predicted_seconds_low": run.time.seconds_low,
+        "predicted_seconds_high": run.time.seconds_high,
+        "measured_seconds": run.training_seconds,
+    }
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    decision = answer.decision
+    return {
+        "worker_class": answer.name,
+        "workers": answer.workers,
+        "idle": answer.idle,
+        "what_if": not answer.workers,
+        "fits": isinstance(decision, Plan),
+        "expected_start_seconds": answer.starts_in_seconds,
+        "reasons": [reason.model_dump() for reason in decision.reasons],
+        "alternatives": [other.model_dump(mode="json") for other in decision.alternatives],
+        **(_fitting(decision) if isinstance(decision, Plan) else _refused(decision, answer.hardware)),
+    }
+
+
+def _fitting(plan: Plan) -> dict[str, Any]:
+    return {
+        "plan": plan.model_dump(mode="json"),
+        "refusal": None,
+        "predicted_peak_bytes": plan.memory.total_bytes,
+        "free_bytes": plan.memory.budget_bytes,
+        "seconds": plan.time.seconds,
+        "seconds_low": plan.time.seconds_low,
+        "seconds_high": plan.time.seconds_high,
+    }
+
+
+def _refused(refusal: Refusal, hardware: HardwareProfile) -> dict[str, Any]:
+    """The peak is that of the smallest way that does not fit either."""
+    gpus = [gpu.memory_free_bytes for gpu in hardware.gpus]
+    return {
+        "plan": None,
+        "refusal": refusal.text,
+        "predicted_peak_bytes": min((other.peak_bytes for other in refusal.alternatives), default=None),
+        "free_bytes": max(gpus) if gpus else int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE),
+        "seconds": None,
+        "seconds_low": None,
+        "seconds_high": None,
+    }
+
+
+def _error(measured: float | None, predicted: float) -> float | None:
+    return measured / predicted - 1 if measured is not None and predicted > 0 else None
