@@ -46,7 +46,7 @@ class UndisturbedRun:
     def wait(self, *, seconds: float) -> Path:
         """The folder of the finished adapter."""
         assert self._process.wait(seconds) == 0, self._run.log.read_text()
-        return self._run.output / "adapter"
+        return self._run.output
 
 
 def _copy_data(request: TrainRequest, folder: Path) -> dict[str, str]:
