@@ -1,0 +1,1 @@
+"""Predicted memory against what the trainer really allocates."""

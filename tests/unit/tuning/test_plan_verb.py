@@ -1,0 +1,85 @@
+"""`tunesmith plan`, asked about hardware that is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from cli.verbs import plan as verb
+from tuning.catalogue import CONFIGS
+from tuning.errors import InvalidRequest, InvalidTrainingFile
+
+
+def run(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(verb.plan)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_it_answers_for_every_machine_named() -> None:
+    result = run("--model", "llama-3.1-8b", "--on", "1xRTX4090,8xA100-80G", "-o", "json")
+    answers = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert [answer["hardware"] for answer in answers] == ["1xRTX4090", "8xA100-80G"]
+    assert all(answer["fits"] and answer["plan"]["reasons"] for answer in answers)
+
+
+def test_the_table_shows_peak_time_and_cost() -> None:
+    result = run("--model", "llama-3.1-8b", "--on", "1xA10G", "--price", "1.2")
+    header, row = result.stdout.splitlines()[:2]
+    assert "PEAK / FREE GIB" in header
+    assert "COST" in header
+    assert row.startswith("1xA10G")
+    assert "/ 22.5" in row
+
+
+def test_nothing_that_fits_is_exit_code_7_with_the_numbers() -> None:
+    result = run("--model", "llama-3.1-70b", "--on", "RTX4090")
+    assert result.exit_code == 7
+    assert "24.0 GiB are free on this RTX 4090" in result.output
+
+
+def test_the_guides_tables_for_one_model() -> None:
+    result = run("--model", "llama-2-7b", "--table", "-o", "json")
+    methods = {row["method"]: row for row in json.loads(result.stdout)["methods"]}
+    assert methods["qlora"]["smallest_machine"] == "1xRTX3080"
+
+
+def test_any_model_by_its_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIGS["qwen3-0.6b"]))
+    assert run("--config", str(config), "--on", "T4").exit_code == 0
+    config.write_text("[]")
+    assert isinstance(run("--config", str(config), "--on", "T4").exception, InvalidRequest)
+
+
+def test_the_rows_of_a_file_are_counted(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    line = json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]})
+    rows.write_text(f"{line}\n" * 12)
+    result = run("--model", "smollm2-135m", "--on", "T4", "--data", str(rows))
+    assert result.exit_code == 0, result.output
+    assert "12 rows" in result.output
+    rows.write_text(f"{line}\nnot json\n")
+    assert isinstance(run("--model", "smollm2-135m", "--on", "T4", "--data", str(rows)).exception, InvalidTrainingFile)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--on", "T4"),
+        ("--model", "gpt2"),
+        ("--model", "gpt2", "--on", ","),
+        ("--model", "gpt2", "--on", "T4", "--method", "magic"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_an_unknown_gpu_gets_near_matches() -> None:
+    error = run("--model", "gpt2", "--on", "1xRTX4091").exception
+    assert isinstance(error, InvalidRequest)
+    assert "RTX 4090" in str(error.hint)
