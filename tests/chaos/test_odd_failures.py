@@ -11,6 +11,8 @@ import redis
 from tests.chaos.installation import Installation, eventually, installation, short_folder
 from tests.chaos.test_kill_everything import assert_history_is_gapless
 
+pytestmark = pytest.mark.chaos
+
 MIB = 1024**2
 LONG_EPOCHS = 30  # 1,500 steps
 
