@@ -4,8 +4,8 @@ Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA 
 """
 
 import difflib
-import json
 import warnings
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -42,7 +42,6 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, continue_from: Path | 
         target_modules=target_modules(model, lora),
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
-        init_lora_weights="pissa_niter_16" if lora.init == "pissa" else True,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names it is about to drop
@@ -77,12 +76,17 @@ def file_key(name: str) -> str:
     return name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector").replace(f".{ADAPTER}", "")
 
 
-def config_text(model: PeftModel, *, base_name: str) -> str:
-    """adapter_config.json of the adapter as it stands; `base_name` rather than a folder of this host."""
+def config_of(model: PeftModel, *, base_name: str) -> dict[str, object]:
+    """What adapter_config.json holds for the adapter as it stands; `base_name` rather than a folder of this host."""
     config = model.peft_config[ADAPTER].to_dict()
     config.update(inference_mode=True, base_model_name_or_path=base_name)
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    return json.dumps(plain, indent=2, sort_keys=True, default=str)
+    return {name: _plain(value) for name, value in config.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, set):
+        return sorted(value)
+    return value.value if isinstance(value, Enum) else value
 
 
 def _continued(model: PreTrainedModel, folder: Path) -> PeftModel:

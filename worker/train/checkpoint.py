@@ -24,6 +24,7 @@ from tuning.errors import Category, Failure, JobFailure
 from worker.rundir import CheckpointManifest, checkpoint_name, write_atomically
 from worker.train import optimizer as optimizer_state
 from worker.train.optimizer import MasterOptimizer
+from worker.train.run import Run
 
 KEEP = 3
 STATE, RANDOM, MANIFEST = "state.json", "random.safetensors", "manifest.json"
@@ -37,6 +38,7 @@ class Progress:
     trained_tokens: int = 0
     supervised_tokens: int = 0
     token_budget: int = 0
+    loss_scale: float = 0.0
     training_seconds: float = 0.0
     first_valid_loss: float | None = None
     last_valid_loss: float | None = None
@@ -58,7 +60,8 @@ class Snapshot:
     random_tensors: dict[str, torch.Tensor]
     python_random: list[Any]
     progress: dict[str, Any]
-    extra_files: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -73,7 +76,8 @@ def take_snapshot(
     training_seconds: float,
     weights_file: str,
     file_key: Callable[[str], str],
-    extra_files: dict[str, str],
+    texts: dict[str, str],
+    tensors: dict[str, dict[str, torch.Tensor]],
 ) -> Snapshot:
     """Copy the state of a run between two steps. `file_key` gives each weight its name in the file."""
     _, internal, gauss = random.getstate()
@@ -85,7 +89,8 @@ def take_snapshot(
         random_tensors=_random_tensors(),
         python_random=[list(internal), gauss],
         progress={**asdict(progress), "training_seconds": training_seconds},
-        extra_files=extra_files,
+        texts=texts,
+        tensors=tensors,
     )
 
 
@@ -100,10 +105,10 @@ class CheckpointWriter:
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def write(self, snapshot: Snapshot, *, metrics: dict[str, float]) -> None:
-        """Start writing; waits first for the one before."""
+    def write(self, snapshot: Snapshot, *, metrics: dict[str, float], keep: str | None = None) -> None:
+        """Start writing; waits first for the one before. The checkpoint named `keep` outlives its turn."""
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(snapshot, metrics), name="checkpoint")
+        self._thread = threading.Thread(target=self._run, args=(snapshot, metrics, keep), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -119,10 +124,10 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def _run(self, snapshot: Snapshot, metrics: dict[str, float]) -> None:
+    def _run(self, snapshot: Snapshot, metrics: dict[str, float], keep: str | None) -> None:
         try:
             write_checkpoint(self._folder, snapshot, metrics=metrics, versions=self._versions)
-            _remove_old(self._folder)
+            _remove_old(self._folder, keep=keep)
         except BaseException as error:
             self._error = error
 
@@ -198,6 +203,12 @@ def load_progress(folder: Path) -> Progress:
     return Progress(**state["progress"])
 
 
+def resume_folder(run: Run) -> Path | None:
+    """The checkpoint the worker named, or else the newest whole one of the run directory, or None to begin afresh."""
+    named = run.request.resume_from
+    return Path(named) if named else newest_whole(run.directory.checkpoints)
+
+
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint under `folder` that passes `verify`."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
@@ -233,8 +244,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     save_file(snapshot.random_tensors, folder / RANDOM)
     state = {"progress": snapshot.progress, "python_random": snapshot.python_random}
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for name, text in snapshot.extra_files.items():
+    for name, text in snapshot.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for name, tensors in snapshot.tensors.items():
+        save_file(tensors, folder / name)
 
 
 def _seal(file: Path) -> dict[str, str | int]:
@@ -251,9 +264,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_old(folder: Path) -> None:
+def _remove_old(folder: Path, *, keep: str | None) -> None:
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old.name != keep:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,7 @@ class Rows:
     sequences_per_row: int = 1
     truncated: int = 0
     unsupervised: int = 0
+    reference: np.ndarray | None = None  # fp32 [rows, 2]: log-probabilities of a pair under the model as it started
 
     def __len__(self) -> int:
         return len(self.line_numbers)

@@ -3,7 +3,7 @@
 from worker.train.checkpoint import Progress
 from worker.train.loop import WeightFile, fit
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from worker.train.objectives import supervised
+from worker.train.objectives import objective_of
 from worker.train.output import save_model
 from worker.train.run import Run
 
@@ -16,6 +16,8 @@ def train(run: Run) -> Progress:
     check_vocabulary(model, run.rows)
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    progress = fit(run, Learner(model), objective=supervised(), weight_file=WeightFile(MASTERS_FILE))
+    learner = Learner(model)
+    run, objective = objective_of(run, learner)
+    progress = fit(run, learner, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     save_model(run, model, progress=progress)
     return progress

@@ -27,7 +27,7 @@ def fuse(model: nn.Module) -> dict[str, int]:
     done: Counter[str] = Counter()
     for module in model.modules():
         kind = type(module).__name__
-        if kind in NORM and not module.weight.requires_grad:  # type: ignore[union-attr]
+        if kind in NORM and not module.weight.requires_grad:
             _replace(module, _norm_forward(module))
             done["norms"] += 1
         elif (

@@ -7,12 +7,10 @@ checkpoint therefore continues as the undisturbed run would have, on a CPU to th
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.distributed
 
 from tuning.errors import Category, Failure, JobFailure
 from tuning.state import Phase
@@ -21,16 +19,14 @@ from worker.train import checkpoint as checkpoints
 from worker.train.checkpoint import CheckpointWriter, Progress
 from worker.train.data import Rows
 from worker.train.evaluate import evaluate
-from worker.train.failures import is_out_of_memory
+from worker.train.gradients import GradientSource, StepSums
 from worker.train.model import Learner
 from worker.train.objectives import Objective
 from worker.train.optimizer import MasterOptimizer
-from worker.train.packing import PackedBatch, pack, plan_micro_steps, rows_of_step, share_among, steps_per_epoch
+from worker.train.packing import rows_of_step, steps_per_epoch
 from worker.train.recorder import Pace, peak_memory_bytes
 from worker.train.run import Run
 from worker.train.schedule import learning_rate_at
-
-MAX_HALVINGS = 4
 
 
 class Stopped(Exception):
@@ -39,21 +35,16 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class WeightFile:
-    """How a method names its trainable weights in a checkpoint, and what small files it adds."""
+    """How a method names its trainable weights in a checkpoint, and what other files it adds, by their names."""
 
     name: str
     key: Callable[[str], str] = str
-    extra: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class StepSums:
-    """Sums over the global batch of one optimizer step; `loss` is already divided by the batch's units."""
-
-    loss: float
-    correct: int
-    supervised_tokens: int
-    tokens: int
+    def with_tensors(self, name: str, values: dict[str, torch.Tensor]) -> "WeightFile":
+        """The same with one more file."""
+        return replace(self, tensors={**self.tensors, name: values})
 
 
 def fit(run: Run, learner: Learner, *, objective: Objective, weight_file: WeightFile) -> Progress:
@@ -76,14 +67,12 @@ class _Fit:
     def __init__(self, run: Run, learner: Learner, *, objective: Objective, weight_file: WeightFile) -> None:
         self._run, self._plan, self._learner, self._objective = run, run.plan, learner, objective
         self._weight_file = weight_file
-        self._lengths = run.rows.lengths()
-        self._supervised = run.rows.supervised_counts()
         self._total = total_steps(run)
         self._masters = MasterOptimizer(learner.trainable(), plan=run.plan)
         self._writer = CheckpointWriter(run.directory.checkpoints, versions=run.versions)
         self._pace = Pace()
-        self._progress = Progress(token_budget=self._first_budget())
-        self._resume()
+        self._progress = self._resumed() or Progress()
+        self._gradients = GradientSource(run, learner, self._masters, objective=objective, progress=self._progress)
 
     @property
     def step(self) -> int:
@@ -96,13 +85,14 @@ class _Fit:
         if self.step == 0:
             self._record_start()
         self._run.recorder.phase(Phase.TRAINING)
-        while self.step < self._total:
+        while self.step < self._total and not self._has_stalled():
             self._one_step()
             if self._stop_requested() and self.step < self._total:
                 self._checkpoint()
                 self._writer.wait()
                 raise Stopped
         self._writer.wait()
+        self._restore_best()
         self._progress.training_seconds += self._pace.training_seconds
         return self._progress
 
@@ -112,92 +102,28 @@ class _Fit:
         chosen = rows_of_step(
             step, rows=len(self._run.rows), rows_per_step=self._plan.rows_per_step, seed=self._plan.seed
         )
-        sums = self._gradients(chosen)
-        self._reduce_gradients()
-        norm = float(self._masters.clip(self._plan.max_gradient_norm))
-        self._require_finite(step, chosen, loss=sums.loss, norm=norm)
+        sums = self._gradients.compute(chosen)
+        if not sums.is_finite:
+            raise self._not_finite(step, chosen, sums)
         rate = learning_rate_at(step, plan=self._plan, total_steps=self._total)
         self._masters.step(learning_rate=rate)
         speed = self._pace.end(tokens=sums.tokens)
         self._advance(step, sums)
-        point = self._point(step, sums, rate=rate, norm=norm, speed=speed)
+        point = self._point(step, sums, rate=rate, speed=speed)
+        is_best = False
         if self._run.validation_rows is not None and self._is_evaluation(step):
             point.update(self._evaluate(self._run.validation_rows))
+            is_best = self._progress.best_step == step and self._plan.early_stopping_patience > 0
         self._run.recorder.metrics(**point)
-        if self._is_checkpoint(step):
+        if is_best or self._is_checkpoint(step):
             self._checkpoint()
 
-    def _gradients(self, chosen: list[int]) -> StepSums:
-        """Gradients of the step's mean loss; without memory for it, the same rows in micro-steps of half the tokens."""
-        state = checkpoints.random_state()
-        while True:
-            try:
-                return self._accumulate(chosen)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._halve_budget():
-                    raise
-            self._masters.clear()
-            if self._run.device.type == "cuda":
-                torch.cuda.empty_cache()
-            checkpoints.restore_random_state(state)
-
-    def _accumulate(self, chosen: list[int]) -> StepSums:
-        micro_steps = plan_micro_steps(chosen, self._lengths, token_budget=self._progress.token_budget)
-        shares = share_among(micro_steps, self._lengths, processes=self._run.processes)
-        supervised = int(self._supervised[chosen].sum())
-        units = supervised if self._objective.per_token else len(chosen)
-        loss = torch.zeros((), dtype=torch.float32, device=self._run.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self._run.device)
-        for rows in shares[self._run.rank]:
-            sums = self._objective.sums(self._learner, self._pack(rows))
-            (sums.loss / units).backward()
-            loss += sums.loss.detach() / units
-            correct += sums.correct
-        if self._run.processes > 1:
-            torch.distributed.all_reduce(loss)
-            torch.distributed.all_reduce(correct)
-        tokens = int(self._lengths[chosen].sum())
-        return StepSums(loss=float(loss), correct=int(correct), supervised_tokens=supervised, tokens=tokens)
-
-    def _pack(self, rows: list[int]) -> PackedBatch:
-        return pack(rows, self._run.rows, device=self._run.device)
-
-    def _reduce_gradients(self) -> None:
-        """Sum over processes: each divided by the global batch's units, so the sum is the mean's gradient."""
-        if self._run.processes == 1:
-            return
-        for master in self._masters.masters.values():
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-            torch.distributed.all_reduce(master.grad)
-
-    def _halve_budget(self) -> bool:
-        longest = int(self._lengths.max())
-        smallest = max(longest, self._first_budget() >> MAX_HALVINGS)
-        if self._progress.token_budget <= smallest:
-            return False
-        self._progress.token_budget = max(smallest, self._progress.token_budget // 2)
-        budget = self._progress.token_budget
-        self._run.recorder.event(
-            f"Memory ran out at step {self.step + 1}; going on with {budget} tokens per micro-step, which changes "
-            "the speed but not the result.",
-            level="warn",
-            tokens_per_micro_step=budget,
-            step=self.step + 1,
-        )
-        return True
-
-    def _first_budget(self) -> int:
-        return self._plan.tokens_per_micro_step * self._run.rows.sequences_per_row
-
-    def _require_finite(self, step: int, chosen: list[int], *, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
+    def _not_finite(self, step: int, chosen: list[int], sums: StepSums) -> JobFailure:
         self._writer.wait()
         lines = [int(self._run.rows.line_numbers[row]) for row in chosen[:8]]
         kept = self._progress.last_good_checkpoint or "none yet"
-        what = "loss" if not math.isfinite(loss) else "gradient norm"
-        raise JobFailure(
+        what = "gradient norm" if math.isfinite(sums.loss) else "loss"
+        return JobFailure(
             Failure(
                 code="loss_is_not_finite",
                 message=(
@@ -217,16 +143,16 @@ class _Fit:
         self._progress.supervised_tokens += sums.supervised_tokens
         self._progress.last_train_loss = sums.loss
 
-    def _point(self, step: int, sums: StepSums, *, rate: float, norm: float, speed: float) -> dict[str, Any]:
+    def _point(self, step: int, sums: StepSums, *, rate: float, speed: float) -> dict[str, Any]:
         per_epoch = steps_per_epoch(len(self._run.rows), rows_per_step=self._plan.rows_per_step)
         return {
             "step": step,
             "total_steps": self._total,
             "epoch": step / per_epoch,
             "train_loss": sums.loss,
-            "train_mean_token_accuracy": sums.correct / max(1, sums.supervised_tokens),
+            f"train_{self._objective.accuracy}": sums.correct / max(1, sums.units),
             "learning_rate": rate,
-            "grad_norm": norm,
+            "grad_norm": sums.norm,
             "tokens_per_second": speed,
             "supervised_tokens": self._progress.supervised_tokens,
             "trained_tokens": self._progress.trained_tokens,
@@ -262,7 +188,10 @@ class _Fit:
             progress.first_valid_loss = result.loss
         if progress.best_valid_loss is None or result.loss < progress.best_valid_loss:
             progress.best_valid_loss, progress.best_step = result.loss, progress.step
-        return {"valid_loss": result.loss, "valid_mean_token_accuracy": result.accuracy}
+            progress.evaluations_since_best = 0
+        else:
+            progress.evaluations_since_best += 1
+        return {"valid_loss": result.loss, f"valid_{self._objective.accuracy}": result.accuracy}
 
     def _is_evaluation(self, step: int) -> bool:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total
@@ -282,27 +211,59 @@ class _Fit:
             training_seconds=elapsed,
             weights_file=self._weight_file.name,
             file_key=self._weight_file.key,
-            extra_files=self._weight_file.extra,
+            texts=self._weight_file.texts,
+            tensors=self._weight_file.tensors,
         )
         measured = {"train_loss": self._progress.last_train_loss, "valid_loss": self._progress.last_valid_loss}
-        self._writer.write(snapshot, metrics={name: value for name, value in measured.items() if value is not None})
+        self._writer.write(
+            snapshot,
+            metrics={name: value for name, value in measured.items() if value is not None},
+            keep=checkpoint_name(self._progress.best_step) if self._plan.early_stopping_patience else None,
+        )
 
     def _stop_requested(self) -> bool:
         return self._run.directory.stop.exists()
 
-    def _resume(self) -> None:
-        """Continue from the checkpoint the worker named, or else from the newest whole one of this run directory."""
-        named = self._run.request.resume_from
-        folder = Path(named) if named else checkpoints.newest_whole(self._run.directory.checkpoints)
-        if folder is None:
+    def _has_stalled(self) -> bool:
+        """Whether validation has not improved for as many evaluations as the plan is willing to wait."""
+        patience = self._plan.early_stopping_patience
+        if not patience or self._progress.evaluations_since_best < patience:
+            return False
+        self._run.recorder.event(
+            f"Stopped early at step {self.step} of {self._total}: the validation loss was best at step "
+            f"{self._progress.best_step} ({self._progress.best_valid_loss:.4f}).",
+            step=self.step,
+            best_step=self._progress.best_step,
+        )
+        return True
+
+    def _restore_best(self) -> None:
+        """Under early stopping the result is the best weights seen, not the last."""
+        best = self._run.directory.checkpoints / checkpoint_name(self._progress.best_step)
+        if not self._plan.early_stopping_patience or self._progress.best_step in (0, self.step):
             return
+        if not best.is_dir():
+            self._run.recorder.event("The best weights were made on another worker; these are the last.", level="warn")
+            return
+        checkpoints.verify(best)
+        checkpoints.load_weights(
+            best, self._masters, weights_file=self._weight_file.name, file_key=self._weight_file.key
+        )
+        self._masters.refresh_mirrors()
+        self._progress.last_valid_loss = self._progress.best_valid_loss
+
+    def _resumed(self) -> Progress | None:
+        folder = checkpoints.resume_folder(self._run)
+        if folder is None:
+            return None
         manifest = checkpoints.verify(folder)
         checkpoints.load_weights(
             folder, self._masters, weights_file=self._weight_file.name, file_key=self._weight_file.key
         )
         self._masters.load(folder)
-        self._progress = checkpoints.load_progress(folder)
-        self._progress.last_good_checkpoint = folder.name
+        progress = checkpoints.load_progress(folder)
+        progress.last_good_checkpoint = folder.name
         self._run.recorder.event(
             f"Continuing from the checkpoint of step {manifest.step} of {self._total}.", step=manifest.step
         )
+        return progress

@@ -1,28 +1,53 @@
 """LoRA: the base is frozen in the compute dtype, low-rank adapters learn in fp32."""
 
-from worker.train.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_text, file_key
-from worker.train.checkpoint import Progress
+import json
+
+from peft import PeftModel
+
+from tuning.plan import Lora
+from worker.train.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
+from worker.train.checkpoint import Progress, resume_folder
 from worker.train.fusing import describe, fuse
 from worker.train.loop import WeightFile, fit
+from worker.train.merge import write_merged_model
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from worker.train.objectives import supervised
+from worker.train.objectives import objective_of
 from worker.train.output import save_adapter
+from worker.train.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
 from worker.train.run import Run
 
 
 def train(run: Run) -> Progress:
-    """Load the base, put an adapter on it, train it, write it to the run's output."""
-    plan = run.plan
-    if plan.lora is None:
-        raise ValueError("a plan for an adapter names its numbers")
+    """Load the base, put an adapter on it, train it, write it to the run's output, merged too if the job asks."""
+    plan, lora = run.plan, _numbers(run)
     base = load_model(run.model_folder, plan=plan, device=run.device)
     check_vocabulary(base, run.rows)
-    model = attach_adapter(base, plan.lora, continue_from=run.adapter_folder, seed=plan.seed)
-    config = config_text(model, base_name=run.request.spec.model)
+    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed)
+    config = config_of(model, base_name=run.request.spec.model)
+    weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
+    if lora.init == "pissa" and run.adapter_folder is None:
+        initial = start_from_principal_components(model, resume_folder=resume_folder(run))
+        weights = weights.with_tensors(INITIAL_FILE, initial)
     fused = fuse(model)
-    enable_checkpointing(base, plan.activation_checkpointing)
     run.recorder.event(describe(fused), level="debug", **fused)
-    weights = WeightFile(WEIGHTS_FILE, key=file_key, extra={CONFIG_FILE: config})
-    progress = fit(run, Learner(model), objective=supervised(), weight_file=weights)
-    save_adapter(run, adapter_tensors(model), config=config, progress=progress)
+    enable_checkpointing(base, plan.activation_checkpointing)
+    learner = Learner(model)
+    scored, objective = objective_of(run, learner)
+    progress = fit(scored, learner, objective=objective, weight_file=weights)
+    _save(run, model, config, weights, progress)
+    if run.request.spec.merge and run.is_main:
+        write_merged_model(run, learner)
     return progress
+
+
+def _save(run: Run, model: PeftModel, config: dict[str, object], weights: WeightFile, progress: Progress) -> None:
+    tensors = adapter_tensors(model)
+    if INITIAL_FILE in weights.tensors:
+        tensors, config = as_plain_adapter(tensors, weights.tensors[INITIAL_FILE], config)
+    save_adapter(run, tensors, config=config, progress=progress)
+
+
+def _numbers(run: Run) -> Lora:
+    if run.plan.lora is None:
+        raise ValueError("a plan for an adapter names its numbers")
+    return run.plan.lora

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -46,6 +47,13 @@ class MasterOptimizer:
         if max_norm:
             torch.nn.utils.clip_grads_with_norm_(self.masters.values(), max_norm, norm)
         return norm
+
+    def sum_over_processes(self) -> None:
+        """Add up the gradients of all processes, in the same order in each."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            torch.distributed.all_reduce(master.grad)
 
     def step(self, *, learning_rate: float) -> None:
         """One update, copied to the mirrors; gradients are cleared."""

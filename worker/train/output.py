@@ -18,11 +18,11 @@ from worker.train.checkpoint import Progress, sha256_of
 from worker.train.run import Run
 
 
-def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: str, progress: Progress) -> None:
+def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str, object], progress: Progress) -> None:
     """Write an adapter in PEFT's format."""
     folder = _begin(run)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     _finish(run, folder, progress=progress)
 
 

@@ -33,6 +33,7 @@ class PackedBatch:
     target_sequences: torch.Tensor
     segments: Segments
     rows: tuple[int, ...]
+    reference: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -114,6 +115,7 @@ def pack(chosen: Sequence[int], rows: Rows, *, device: torch.device) -> PackedBa
         target_sequences=_on(device, sequences),
         segments=Segments.of(lengths, device=device),
         rows=tuple(chosen),
+        reference=None if rows.reference is None else torch.from_numpy(rows.reference[list(chosen)]).to(device),
     )
 
 
