@@ -28,6 +28,7 @@ def describe(job: Json) -> Iterator[str]:
     if plan := ours.get("plan"):
         yield ""
         yield from describe_plan(plan)
+        yield from _measured(ours.get("measured") or {}, plan)
     if job["status"] == "failed":
         yield ""
         yield from describe_failure(job)
@@ -79,6 +80,19 @@ def _decisions(plan: Json) -> Iterator[str]:
         f"  time      {output.duration(time['seconds_low'])} to {output.duration(time['seconds_high'])} of training, "
         f"about {time['tokens_per_second']:,.0f} tokens/s"
     )
+
+
+def _measured(measured: Json, plan: Json) -> Iterator[str]:
+    """What the plan predicted beside what the run measured. On a GPU only the allocator's part can be measured."""
+    peak, speed = measured.get("peak_memory_bytes"), measured.get("tokens_per_second")
+    seconds, time = measured.get("training_seconds"), plan["time"]
+    if peak is not None:
+        yield f"measured    memory: predicted {_gib(measured['predicted_peak_memory_bytes'])}, measured {_gib(peak)}"
+    if speed is not None:
+        yield f"            speed: predicted {time['tokens_per_second']:,.0f} tokens/s, measured {speed:,.0f}"
+    if seconds is not None:
+        low, high = output.duration(time["seconds_low"]), output.duration(time["seconds_high"])
+        yield f"            training: predicted {low} to {high}, measured {output.duration(seconds)}"
 
 
 def _gib(count_bytes: float) -> str:

@@ -1,4 +1,4 @@
-"""The verb `plan`: what would run on which hardware, for how long and why, without a running service."""
+"""The verb `plan`: what would run for how long and why, on the live workers, or on any hardware without a service."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from tuning.plan import Plan, Refusal
     from tuning.shape import ModelShape
 
-_ROWS = 2_000
-_TOKENS_PER_ROW = 500
-
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command."""
@@ -26,18 +23,26 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    model: Annotated[str | None, typer.Option(help="A well-known model, such as llama-3.1-8b.")] = None,
+    training: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A JSONL file, whose rows are only counted here; or a file id.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model of the service; with --on any well-known one, such as llama-3.1-8b.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Any model, by its config.json.")
     ] = None,
-    on: Annotated[str | None, typer.Option(metavar="HARDWARE", help="Such as 1xRTX4090,8xA100-80G.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="HARDWARE", help="Instead of the live workers: 1xRTX4090,8xA100-80G. Needs no service."),
+    ] = None,
     method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
     goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
     data: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The JSONL file to train on; its rows are counted.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Another way to name the file.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help=f"Rows, of {_TOKENS_PER_ROW} tokens each, without a file.")
+        int | None, typer.Option(min=1, max=2**53, help="Rows, of 500 tokens each, without a file.")
     ] = None,
     seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, max=512, help="Rank of the adapter.")] = None,
@@ -45,16 +50,26 @@ def plan(
     table: Annotated[
         bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")
     ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Predicted beside measured for the runs that have finished.")
+    ] = False,
     form: Listed = ListFormat.TABLE,
 ) -> None:
-    """Say what would run: method, memory, time and why, on hardware you name. Exit code 7 when nothing fits."""
+    """Say what would run: method, memory, time and why; creates no job. Exit code 7 when nothing fits."""
+    if accuracy:
+        _accuracy(form=form)
+        return
+    source = _source(training, data, rows=rows)
+    if on is None and not table:
+        options = _options(method=method, goal=goal, seq_length=seq_length, rank=rank)
+        _on_the_fleet(model, source, rows=rows, options=options, price=price, form=form)
+        return
     shape = _shape(model, config)
     if table:
         _memory_tables(model or str(config), shape, form=form)
         return
-    if on is None:
-        raise typer.BadParameter("Name the hardware, such as 1xRTX4090,8xA100-80G.", param_hint="--on")
-    dataset = _dataset(data, rows=rows, longest=seq_length, shape=shape)
+    assert on is not None  # noqa: S101  without it, the fleet has answered
+    dataset = _dataset(source, rows=rows, longest=seq_length, shape=shape)
     spec = _spec(model or str(config), method=method, goal=goal, seq_length=seq_length, rank=rank)
     answers = {name: _choose(name, spec=spec, shape=shape, dataset=dataset) for name in _machines(on)}
     if form is ListFormat.JSON:
@@ -84,36 +99,74 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
     return ModelShape.from_config(fields)
 
 
-def _dataset(data: Path | None, *, rows: int | None, longest: int | None, shape: "ModelShape") -> "DatasetFacts":
-    if data is not None and rows is not None:
-        raise typer.BadParameter("Give either --data or --rows.", param_hint="--rows")
-    from tuning.job import DatasetFacts
+def _source(training: str | None, data: Path | None, *, rows: int | None) -> str | None:
+    from cli.fleet_plan import is_file_id
 
-    if data is not None:
-        return _counted(data)
-    number = rows or _ROWS
-    per_row = min(_TOKENS_PER_ROW, shape.context_length, longest or _TOKENS_PER_ROW)
-    return DatasetFacts(
-        rows=number,
-        tokens=number * per_row,
-        longest_row_tokens=min(longest or 4 * per_row, shape.context_length),
-        supervised_tokens=max(1, number * per_row // 2),
-        tokens_are_exact=True,
-    )
+    if training is not None and data is not None:
+        raise typer.BadParameter("Name the file once: as FILE or with --data.", param_hint="--data")
+    source = training if data is None else str(data)
+    if source is not None and rows is not None:
+        raise typer.BadParameter("Give either a file or --rows.", param_hint="--rows")
+    if source is not None and not Path(source).is_file() and not is_file_id(source):
+        raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint="FILE")
+    return source
 
 
-def _counted(data: Path) -> "DatasetFacts":
-    from tuning.errors import InvalidTrainingFile
-    from tuning.rows import RowChecker
+def _options(*, method: MethodChoice, goal: GoalChoice, seq_length: int | None, rank: int | None) -> dict[str, Any]:
+    wanted = {"max_seq_length": seq_length, "lora": None if rank is None else {"rank": rank}}
+    return {"method": method.value, "goal": goal.value} | {key: value for key, value in wanted.items() if value}
 
-    checker = RowChecker()
-    with data.open("rb") as file:
-        while piece := file.read(1 << 20):
-            checker.feed(piece)
-    report = checker.finish()
-    if report.problem_count:
-        raise InvalidTrainingFile(f"{data.name}: {report.summary}", param="data")
-    return report.facts()
+
+def _on_the_fleet(
+    model: str | None,
+    source: str | None,
+    *,
+    rows: int | None,
+    options: dict[str, Any],
+    price: float | None,
+    form: ListFormat,
+) -> None:
+    if model is None:
+        message = "Name a model of the service; one that is not there needs --on too."
+        raise typer.BadParameter(message, param_hint="--model")
+    if source is None and rows is None:
+        message = "Say what to train on, FILE or --rows; or name hardware, such as 1xRTX4090, with --on."
+        raise typer.BadParameter(message, param_hint="FILE")
+    from cli.client import Client
+    from cli.fleet_plan import request_for, show
+
+    body = request_for(source, model=model, rows=rows, options=options)
+    with Client() as client:
+        answer = client.plan(body)
+    if form is ListFormat.JSON:
+        output.as_json(answer)
+    else:
+        show(answer, price=price)
+    if not any(entry["fits"] for entry in answer["data"]):
+        raise typer.Exit(int(ExitCode.REJECTED))
+
+
+def _accuracy(*, form: ListFormat) -> None:
+    from cli.client import Client
+    from cli.fleet_plan import show_accuracy
+
+    with Client() as client:
+        pairs = client.plan_accuracy()
+    if form is ListFormat.JSON:
+        output.as_json(pairs)
+    else:
+        show_accuracy(pairs)
+
+
+def _dataset(source: str | None, *, rows: int | None, longest: int | None, shape: "ModelShape") -> "DatasetFacts":
+    from cli.fleet_plan import check_rows
+    from tuning.assumptions import ROWS, assumed_dataset
+
+    if source is None:
+        return assumed_dataset(shape, rows=rows or ROWS, longest_row_tokens=longest)
+    if not Path(source).is_file():
+        raise typer.BadParameter("With --on the file must be here: no service is asked.", param_hint="FILE")
+    return check_rows(Path(source)).facts()
 
 
 def _spec(name: str, *, method: MethodChoice, goal: GoalChoice, seq_length: int | None, rank: int | None) -> "JobSpec":

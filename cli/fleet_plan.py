@@ -1,0 +1,184 @@
+"""Planning on the workers that are there: what is asked of the service, and its answer as a table."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import output
+
+if TYPE_CHECKING:
+    from tuning.rows import RowReport
+
+Json = dict[str, Any]
+
+_GIB = 1024**3
+_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
+
+
+def check_rows(path: Path) -> "RowReport":
+    """Count the rows of a training file, in bounded memory.
+
+    Raises:
+        InvalidTrainingFile: with the lines that cannot be trained on.
+    """
+    from tuning.errors import InvalidTrainingFile
+    from tuning.rows import RowChecker
+
+    checker = RowChecker()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            checker.feed(piece)
+    report = checker.finish()
+    if report.problem_count:
+        raise InvalidTrainingFile(f"{path.name}: {report.summary}", param="training_file")
+    return report
+
+
+def is_file_id(source: str) -> bool:
+    """Whether this names a file that the service has, rather than one here."""
+    return _FILE_ID.fullmatch(source) is not None and not Path(source).exists()
+
+
+def request_for(source: str | None, *, model: str, rows: int | None, options: Json) -> Json:
+    """The body of the request. A local file is counted here, and only the counts are sent.
+
+    Raises:
+        InvalidTrainingFile: with the lines that cannot be trained on.
+    """
+    if source is None:
+        return {"model": model, "tunesmith": {**options, "rows": rows}}
+    if is_file_id(source):
+        return {"model": model, "training_file": source, "tunesmith": options}
+    report = check_rows(Path(source))
+    output.note(describe_rows(Path(source).name, report))
+    counts = report.facts().model_dump(exclude={"tokens_are_exact"})
+    objective = {"method": {"type": "dpo"}} if report.kind == "dpo" else {}
+    return {"model": model, **objective, "tunesmith": {**options, "dataset": counts}}
+
+
+def describe_rows(name: str, report: "RowReport") -> str:
+    """`support.jsonl  8,412 rows, chat, 3.90M tokens (2.60M trained on), longest 2,310, 0 bad`."""
+    from tuning.units import count
+
+    return (
+        f"{name}  {report.rows:,} rows, {report.format}, {count(report.tokens)} tokens "
+        f"({count(report.supervised_tokens)} trained on), longest {report.longest_row_tokens:,}, "
+        f"{report.problem_count} bad"
+    )
+
+
+def show(answer: Json, *, price: float | None) -> None:
+    """The table of the fleet on stdout; the recipe and the reasons beside it."""
+    if not answer["data"]:
+        output.note("No worker is connected; start one, or name hardware with --on.")
+        return
+    money = ("COST",) if price else ()
+    columns = ("FLEET", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "STARTS", *money, "WHY")
+    output.table(columns, [_row(entry, price=price) for entry in answer["data"]])
+    entries = [entry for entry in answer["data"] if entry["fits"]]
+    recommended = next((entry for entry in entries if entry["worker_class"] == answer["chosen"]), None)
+    if recommended is None:
+        for entry in answer["data"]:
+            output.note(f"\n{output.bold(entry['worker_class'])}\n  {entry['refusal']}")
+        return
+    output.note(f"\nrecipe  {recipe(recommended['plan'])}")
+    for reason in recommended["reasons"]:
+        output.note(f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}")
+    for other in recommended["alternatives"]:
+        output.note(f"  not {other['method']:<6}  {other['rejected_because']}")
+
+
+def recipe(plan: Json) -> str:
+    """`rank 16, alpha 32, all-linear, lr 2.9e-04, 3 epochs, 64 rows per step, 8,192 tokens per micro-step`."""
+    return ", ".join(
+        (
+            *_adapter_words(plan.get("lora")),
+            f"lr {plan['learning_rate']:.2g}",
+            f"{plan['epochs']} epoch{'' if plan['epochs'] == 1 else 's'}",
+            f"{plan['rows_per_step']} rows per step",
+            f"{plan['tokens_per_micro_step']:,} tokens per micro-step",
+        )
+    )
+
+
+def show_accuracy(pairs: Sequence[Json]) -> None:
+    """One line for each finished run: predicted, measured, and by how much they differ."""
+    if not pairs:
+        output.note("No run of this project has finished yet.")
+        return
+    columns = (
+        "JOB",
+        "WORKER CLASS",
+        "MODEL",
+        "METHOD",
+        "PEAK GIB",
+        "MEASURED",
+        "ERROR",
+        "TOKENS/S",
+        "MEASURED",
+        "ERROR",
+    )
+    output.table(columns, [_pair(pair) for pair in pairs])
+    for name, key in (("peak memory", "peak_error"), ("speed", "speed_error")):
+        if errors := sorted(abs(pair[key]) for pair in pairs if pair[key] is not None):
+            output.note(f"{name}: median error {errors[len(errors) // 2]:.0%}, largest {errors[-1]:.0%}")
+
+
+def _row(entry: Json, *, price: float | None) -> list[str]:
+    plan = entry["plan"]
+    if plan is None:
+        money = [""] if price else []
+        why = entry["reasons"][0]["text"] if entry["reasons"] else entry["refusal"]
+        return [entry["worker_class"], "", "no", _peak_text(entry), "", "", *money, why]
+    hours = entry["seconds"] * plan["world_size"] / 3600
+    span = f"{output.duration(entry['seconds_low'])} - {output.duration(entry['seconds_high'])}"
+    return [
+        entry["worker_class"],
+        plan["method"],
+        "yes",
+        _peak_text(entry),
+        span,
+        _start_text(entry["expected_start_seconds"]),
+        *([f"{hours * price:,.2f}"] if price else []),
+        entry["reasons"][0]["text"],
+    ]
+
+
+def _peak_text(entry: Json) -> str:
+    peak = entry["predicted_peak_bytes"]
+    return f"{f'{peak / _GIB:.1f}' if peak else '?'} / {entry['free_bytes'] / _GIB:.1f}"
+
+
+def _start_text(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return "now" if seconds == 0 else f"~{output.duration(seconds)}"
+
+
+def _adapter_words(lora: Json | None) -> Iterator[str]:
+    if lora is None:
+        return
+    targets = lora["target_modules"]
+    yield f"rank {lora['rank']}"
+    yield f"alpha {lora['alpha']:g}"
+    yield targets if isinstance(targets, str) else "+".join(targets)
+
+
+def _pair(pair: Json) -> list[object]:
+    return [
+        pair["job"],
+        pair["worker_class"],
+        pair["model"],
+        pair["method"],
+        f"{pair['predicted_peak_bytes'] / _GIB:.2f}",
+        None if pair["measured_peak_bytes"] is None else f"{pair['measured_peak_bytes'] / _GIB:.2f}",
+        _percent(pair["peak_error"]),
+        f"{pair['predicted_tokens_per_second']:,.0f}",
+        None if pair["measured_tokens_per_second"] is None else f"{pair['measured_tokens_per_second']:,.0f}",
+        _percent(pair["speed_error"]),
+    ]
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:+.0%}"
