@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.verbs import artifacts, demo, files, jobs, models, server, submit, watch, workers
+from cli.verbs import artifacts, demo, files, jobs, models, plan, server, submit, watch, workers
 
 app = typer.Typer(
     name="tunesmith",
@@ -14,16 +14,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (server, demo, submit, jobs, watch, files, workers):
+for group in (server, demo, submit, plan, jobs, watch, files, workers):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; every error leaves as one message and one exit code."""
     try:
-        app()
+        app(args=arguments)
     except BrokenPipeError:
         _leave_the_pipe()
         return 141  # what a shell reports for SIGPIPE

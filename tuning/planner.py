@@ -6,7 +6,7 @@ from tuning.candidates import Candidate, Corrections, best_candidate
 from tuning.checks import check_hardware, impossible
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
-from tuning.plan import Alternative, Plan, Reason, Refusal
+from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
 from tuning.recipe import (
     checkpoint_interval,
     choose_learning_rate,
@@ -120,5 +120,17 @@ def _summary(candidate: Candidate, hardware: HardwareProfile) -> Reason:
         text=(
             f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on this {where}; "
             f"{time.tokens_per_second:,.0f} tokens/s, {duration(time.seconds_low)} to {duration(time.seconds_high)}."
+            f"{_learned(memory, time)}"
         ),
+    )
+
+
+def _learned(memory: MemoryEstimate, time: TimeEstimate) -> str:
+    """What earlier runs changed about the prediction."""
+    extra = memory.items.get("measured_correction", 0)
+    ratio = memory.total_bytes / max(1, memory.total_bytes - extra)
+    if not extra and time.measured_correction == 1:
+        return ""
+    return (
+        f" Corrected by what earlier runs here measured: memory x {ratio:.2f}, speed x {time.measured_correction:.2f}."
     )

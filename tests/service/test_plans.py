@@ -8,7 +8,9 @@ import pytest
 from service.plans.forecast import expected_starts
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, AttemptSide, ControlPlane, chat_rows
 from tuning.hardware import GIB
+from tuning.measured import visible_peak_bytes
 from tuning.messages import Claim, FinishReport
+from tuning.plan import MemoryEstimate
 from tuning.state import Outcome
 
 Json = dict[str, Any]
@@ -198,6 +200,7 @@ def test_the_next_prediction_moves_to_what_the_last_run_measured(control_plane: 
     assert planned["plan"] == claimed.plan.model_dump(mode="json")
     assert claimed.plan.memory.total_bytes == pytest.approx(first.memory.total_bytes * 1.25, rel=1e-3)
     assert claimed.plan.time.tokens_per_second == pytest.approx(first.time.tokens_per_second * 0.5, rel=1e-3)
+    assert "earlier runs here measured: memory x 1.25, speed x 0.50" in claimed.plan.reasons[-1].text
     correction = Claim.model_validate_json(claimed.model_dump_json()).corrections[claimed.plan.method]
     assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.5))
 
@@ -209,6 +212,13 @@ def test_a_right_prediction_stays_as_it_is_however_often_it_is_confirmed(control
     (entry,) = plans(control_plane, training_file=control_plane.upload())["data"]
     assert entry["predicted_peak_bytes"] == pytest.approx(expected.memory.total_bytes, rel=1e-3)
     assert entry["plan"]["time"]["tokens_per_second"] == pytest.approx(expected.time.tokens_per_second, rel=1e-3)
+
+
+def test_on_a_gpu_only_what_the_allocator_sees_is_compared() -> None:
+    items = {"weights": 900, "measured_correction": 250, "slack": 50, "context": 50}
+    memory = MemoryEstimate(items=items, total_bytes=1250, budget_bytes=2000)
+    assert visible_peak_bytes(memory, device="cpu") == 1250
+    assert visible_peak_bytes(memory, device="cuda") == 1125  # the weights, corrected like the whole
 
 
 def test_an_absurd_measurement_moves_a_prediction_only_within_bounds(control_plane: ControlPlane) -> None:

@@ -9,9 +9,10 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
+from tuning.candidates import Corrections
 from tuning.errors import Category, JobFailure
 from tuning.hardware import GIB, Cpu, HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
+from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.messages import BaseModelRef, Claim, FileRef
 from tuning.plan import Plan
 from tuning.planner import choose
@@ -98,6 +99,13 @@ def test_a_plan_that_changed_is_reported_and_used(preparing: Callable[..., Prepa
     assert preparing(stale, host()).request.plan.tokens_per_micro_step == usual.tokens_per_micro_step
     assert service.to("/phase")[-1].json["plan"]["tokens_per_micro_step"] == usual.tokens_per_micro_step
     assert service.to("/events")
+
+
+def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callable[..., Prepared]) -> None:
+    learned = {method: Corrections(memory=1000.0) for method in Method}
+    with pytest.raises(JobFailure) as refusal:
+        preparing(claim().model_copy(update={"corrections": learned}), host())
+    assert refusal.value.failure.code == "does_not_fit_now"
 
 
 def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Callable[..., Prepared]) -> None:
