@@ -25,6 +25,7 @@ from cli.up import strays
 
 MODEL = "tiny-llama"
 SERVICES = ("api", "keeper", "worker", "valkey", "postgres")
+PATIENCE_SECONDS = 240.0  # generous: a deadline is only for what never happens, and test machines are busy
 FINAL = {"succeeded", "failed", "cancelled"}
 SHORT_INTERVALS = {
     "TUNESMITH_LEASE_SECONDS": "12",  # longer than a restart of any part on a busy machine
@@ -77,6 +78,11 @@ class Machine:
         """Whether its log has a text."""
         return text in self._log.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """SIGKILL to the worker itself, frozen or not."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         if self._process.poll() is None:
@@ -94,6 +100,7 @@ class Installation:
         self._connection: Connection | None = None
         self._client: httpx.Client | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._machines: list[Machine] = []
 
     def start(self, *options: str) -> None:
         """Run it, and wait until it says that it is ready."""
@@ -121,7 +128,8 @@ class Installation:
         command = [Path(sys.executable).with_name("tunesmith-worker"), "run", "--name", name]
         with log.open("ab") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-        return Machine(process, log)
+        self._machines.append(Machine(process, log))
+        return self._machines[-1]
 
     def press_ctrl_c(self) -> int:
         """What a person does at the end; returns the exit code."""
@@ -133,6 +141,8 @@ class Installation:
         """Leave nothing behind, however the test went."""
         if self._client is not None:
             self._client.close()
+        for machine in self._machines:
+            machine.kill()
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.press_ctrl_c()
@@ -175,7 +185,7 @@ class Installation:
                     found.append(process.pid)
         return sorted(found)
 
-    def replace(self, part: str, *, seconds: float = 60) -> None:
+    def replace(self, part: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """SIGKILL to the part's main process; wait for another one and for a service that answers again."""
         killed = eventually(lambda: self.pid(part), seconds=seconds, what=lambda: f"a {part} to kill\n{self.logs()}")
         begun = time.monotonic()
@@ -250,11 +260,11 @@ class Installation:
     def last_step(self, job_id: str) -> int:
         return max(self.steps(job_id), default=0)
 
-    def wait_for_step(self, job_id: str, step: int, *, seconds: float = 90) -> None:
+    def wait_for_step(self, job_id: str, step: int, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait for a recorded step at or beyond `step`."""
         self._eventually_of(job_id, lambda: self.last_step(job_id) >= step, seconds=seconds, what=f"step {step}")
 
-    def wait_for_resumption(self, job_id: str, *, attempt: int, seconds: float = 90) -> None:
+    def wait_for_resumption(self, job_id: str, *, attempt: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until the attempt with this number has recorded a step, which must lie behind a checkpoint."""
 
         def first_step() -> int | None:
@@ -265,7 +275,7 @@ class Installation:
         self._eventually_of(job_id, lambda: first_step() is not None, seconds=seconds, what=what)
         assert (first_step() or 0) > 1, f"attempt {attempt} began at the start\n{self.logs()}"
 
-    def wait_for_checkpoint(self, job_id: str, *, seconds: float = 90) -> None:
+    def wait_for_checkpoint(self, job_id: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until a checkpoint is registered."""
         path = f"/v1/fine_tuning/jobs/{job_id}/checkpoints"
         self._eventually_of(job_id, lambda: bool(self.get(path)["data"]), seconds=seconds, what="a checkpoint")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chaos.installation import Installation, eventually, installation, short_folder
+from tests.chaos.installation import PATIENCE_SECONDS, Installation, eventually, installation, short_folder
 from tests.chaos.test_kill_everything import assert_history_is_gapless
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 MIB = 1024**2
 LONG_EPOCHS = 30  # 1,500 steps
@@ -45,11 +45,13 @@ def test_jobs_that_wait_start_although_the_queue_was_flushed(up: Installation) -
     flush(up)
     machine = up.start_worker("flushed")
     flush(up)
-    assert [up.wait_for_end(job_id, seconds=90)["status"] for job_id in jobs] == ["succeeded", "succeeded"]
+    assert [up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)["status"] for job_id in jobs] == [
+        "succeeded",
+        "succeeded",
+    ]
     assert machine.stop() == 0
 
 
-@pytest.mark.timeout(300)
 def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> None:
     stale = up.start_worker("stale")
     job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
@@ -61,10 +63,10 @@ def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> N
     written = chunks_of_attempt(up, job_id, attempt=1)
     stale.thaw(frozen)
 
-    eventually(lambda: stale.said("attempt.lease_lost"), seconds=30, what=lambda: f"the fence\n{up.logs()}")
+    eventually(lambda: stale.said("attempt.lease_lost"), seconds=60, what=lambda: f"the fence\n{up.logs()}")
     eventually(lambda: not set(stale_trainers) & set(up.trainers()), seconds=30, what=lambda: f"its end\n{up.logs()}")
     assert chunks_of_attempt(up, job_id, attempt=1) == written
-    job = up.wait_for_end(job_id, seconds=200)
+    job = up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)
     assert job["status"] == "succeeded"
     assert [attempt["outcome"] for attempt in up.attempts(job_id)] == ["lost", "succeeded"]
     assert up.steps(job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
@@ -72,7 +74,6 @@ def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> N
     assert [stale.stop(), successor.stop()] == [0, 0]
 
 
-@pytest.mark.timeout(300)
 def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
     up: Installation, small_disk: Path
 ) -> None:
@@ -80,7 +81,7 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
     job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
     up.wait_for_checkpoint(job_id)
     filler = fill(small_disk)
-    job = up.wait_for_end(job_id, seconds=120)
+    job = up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)
 
     assert job["status"] == "failed"
     assert job["error"]["code"] == "disk_full", f"{job['error']}\n{up.logs()}"
@@ -88,7 +89,7 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
     assert first["failure"]["code"] == "disk_full", first["failure"]
     assert_checkpoints_are_whole(up, job_id)
     filler.unlink()
-    assert up.wait_for_end(up.submit(rows=8, epochs=1), seconds=90)["status"] == "succeeded"
+    assert up.wait_for_end(up.submit(rows=8, epochs=1), seconds=PATIENCE_SECONDS)["status"] == "succeeded"
     assert machine.stop() == 0
 
 
