@@ -72,7 +72,12 @@ class _Story:
     def progress(self) -> str:
         if self.job_now.get("status") != "running" or not self._newest:
             return ""
-        return progress_line(self.job_now, self._newest, best_valid_loss=self._best_valid_loss)
+        return progress_line(self._newest, best_valid_loss=self._best_valid_loss)
+
+    @property
+    def share_done(self) -> float:
+        total_steps = self._newest.get("total_steps")
+        return min(1.0, self._newest["step"] / total_steps) if total_steps else 0.0
 
 
 class PlainView(_Story):
@@ -110,7 +115,7 @@ class LiveView(_Story):
         from rich.text import Text
 
         line = self.progress
-        self._live.update(Text(f"  {bar(job)}  {line}" if line else "", no_wrap=True, overflow="ellipsis"))
+        self._live.update(Text(f"  {bar(self.share_done)}  {line}" if line else "", no_wrap=True, overflow="ellipsis"))
 
 
 def headline_of(job: Json) -> str:
@@ -127,26 +132,23 @@ def headline_of(job: Json) -> str:
     return f"{output.state(status)}  {detail}".rstrip()
 
 
-def progress_line(job: Json, point: Json, *, best_valid_loss: float | None = None) -> str:
+def progress_line(point: Json, *, best_valid_loss: float | None = None) -> str:
     """`312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s`, with what is known so far."""
-    progress = (job.get("tunesmith") or {}).get("progress") or {}
-    parts = [f"{point.get('step', 0)}/{progress.get('total_steps') or '?'}"]
+    parts = [f"{point.get('step', 0)}/{point.get('total_steps') or '?'}"]
     if (loss := point.get("train_loss")) is not None:
         parts.append(f"loss {loss:.3f}")
     if (valid_loss := point.get("valid_loss")) is not None:
         parts.append(f"valid {valid_loss:.3f}" + (" (best)" if valid_loss == best_valid_loss else ""))
     if speed := point.get("tokens_per_second"):
         parts.append(f"{_thousands(speed)} tok/s")
-    if (eta_seconds := progress.get("eta_seconds")) is not None:
+    if (eta_seconds := point.get("eta_seconds")) is not None:
         parts.append(f"eta {output.duration(eta_seconds)}")
     return "  ".join(parts)
 
 
-def bar(job: Json) -> str:
-    """The share of steps done, as 24 blocks."""
-    progress = (job.get("tunesmith") or {}).get("progress") or {}
-    total = progress.get("total_steps") or 0
-    done = round(_BAR_WIDTH * min(1.0, (progress.get("step") or 0) / total)) if total else 0
+def bar(share: float) -> str:
+    """A share from 0 to 1 as 24 blocks."""
+    done = round(_BAR_WIDTH * share)
     return "█" * done + "░" * (_BAR_WIDTH - done)
 
 

@@ -17,6 +17,7 @@ SYSTEM_PROMPT = "Say in one line what the function does, as its docstring would.
 SHORTEST_SOURCE_CHARACTERS, LONGEST_SOURCE_CHARACTERS = 80, 360
 SHORTEST_ANSWER_CHARACTERS, LONGEST_ANSWER_CHARACTERS = 18, 90
 MOST_PER_MODULE = 12  # so that no large package becomes the whole dataset
+MOST_HELD_OUT_PER_MODULE = 4
 
 _NOT_THE_LIBRARY = frozenset(
     {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo", "site-packages", "dist-packages"}
@@ -61,9 +62,11 @@ def build(*, training_rows: int, held_out_rows: int, library: Path | None = None
     Raises:
         ValueError: the library has too few functions with docstrings.
     """
-    examples = _capped(_unique(harvest(library or Path(sysconfig.get_paths()["stdlib"]))))
+    examples = _capped(_unique(harvest(library or Path(sysconfig.get_paths()["stdlib"]))), most=MOST_PER_MODULE)
     held_out_modules = _choose_modules(examples, rows=held_out_rows)
-    held_out = [example for example in examples if example.top_level in held_out_modules]
+    held_out = _capped(
+        (example for example in examples if example.top_level in held_out_modules), most=MOST_HELD_OUT_PER_MODULE
+    )
     training = [example for example in examples if example.top_level not in held_out_modules]
     if len(training) < training_rows or len(held_out) < held_out_rows:
         raise ValueError(f"only {len(training)} + {len(held_out)} functions found in the library")
@@ -140,12 +143,12 @@ def _unique(examples: Iterable[Example]) -> Iterator[Example]:
             yield example
 
 
-def _capped(examples: Iterable[Example]) -> list[Example]:
+def _capped(examples: Iterable[Example], *, most: int) -> list[Example]:
     count: dict[str, int] = {}
     kept = []
     for example in examples:
         count[example.top_level] = count.get(example.top_level, 0) + 1
-        if count[example.top_level] <= MOST_PER_MODULE:
+        if count[example.top_level] <= most:
             kept.append(example)
     return kept
 
@@ -158,7 +161,7 @@ def _choose_modules(examples: list[Example], *, rows: int) -> set[str]:
         if held >= rows:
             break
         chosen.add(module)
-        held += sum(example.top_level == module for example in examples)
+        held += min(MOST_HELD_OUT_PER_MODULE, sum(example.top_level == module for example in examples))
     return chosen
 
 

@@ -1,0 +1,126 @@
+"""The whole service as `tunesmith up` runs it, and the command as a user runs it."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+
+from cli.connection import Connection
+from cli.main import main
+from cli.up.stack import running_stack
+from tests.tiny_model import build_tiny_model
+
+MODEL = "tiny-llama"
+TUNESMITH = Path(sys.executable).parent / "tunesmith"
+
+
+class Ended(NamedTuple):
+    """What a run of the command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A short path, so that the sockets lie in the data directory as they do for a user."""
+    folder = Path(f"/tmp/ts-{uuid.uuid4().hex[:8]}")
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def environment(home: Path) -> dict[str, str]:
+    """What a shell has in which `tunesmith up` ran."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "GITHUB_"))}
+    return {
+        **kept,
+        "PATH": f"{TUNESMITH.parent}:{os.environ['PATH']}",
+        "TUNESMITH_DATA_DIR": str(home / "data"),
+        "TUNESMITH_CACHE_DIR": str(home / "cache"),
+        "OMP_NUM_THREADS": "2",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real weights."""
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def service(home: Path, environment: dict[str, str], tiny_model: Path) -> Iterator[Connection]:
+    """One running installation with one worker and the tiny model, for all tests of the command."""
+    with running_stack(home / "data", environment=environment) as connection:
+        command = [str(TUNESMITH), "models", "add", MODEL, "--path", str(tiny_model)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def run(environment: dict[str, str]) -> Run:
+    """Run the command in this process and return what it said; `env` adds variables."""
+
+    def run(*words: object, env: dict[str, str] | None = None) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        everything = {**environment, **(env or {})}
+        with (
+            mock.patch.dict(os.environ, everything, clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                code: object = main([str(word) for word in words])
+            except SystemExit as leaving:
+                code = leaving.code
+        return Ended(int(str(code)), out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a training file that no other test has."""
+
+    def write(count: int, *, name: str = "rows.jsonl") -> Path:
+        salt = uuid.uuid4().hex[:6]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(_row(number, salt)) + "\n" for number in range(count)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def long_job(service: Connection, run: Run, rows: Callable[..., Path]) -> Iterator[str]:
+    """A job that would run for hours, cancelled afterwards."""
+    submitted = run("submit", rows(256), "--model", MODEL, "--epochs", "50", "--batch-size", "1", "-o", "id")
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+    yield job_id
+    run("cancel", job_id)
+    run("watch", job_id)
+
+
+def _row(number: int, salt: str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"What is {number} plus one? {salt}"},
+            {"role": "assistant", "content": f"It is {number + 1}."},
+        ]
+    }

@@ -1,0 +1,142 @@
+"""Patience with a service that restarts, and no patience where a repeat could do harm."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from cli.client import Client, ServiceError, Unreachable
+from cli.connection import Connection, NotConnected
+
+FIRST = Connection(base_url="http://first/v1", api_key="key-1")
+SECOND = Connection(base_url="http://second/v1", api_key="key-2")
+JOB = {"id": "ftjob-1", "status": "queued"}
+
+
+def client_of(
+    answer: Callable[[httpx.Request], httpx.Response], *, find: Callable[[], Connection] = lambda: FIRST
+) -> Client:
+    return Client(find=find, sleep=lambda _: None, transport=httpx.MockTransport(answer))
+
+
+def test_a_get_is_repeated_until_the_service_is_back() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(503) if len(seen) < 3 else httpx.Response(200, json=JOB)
+
+    with client_of(answer) as client:
+        assert client.job("ftjob-1") == JOB
+    assert len(seen) == 3
+
+
+def test_a_service_that_moved_is_found_again() -> None:
+    connections = iter([FIRST, SECOND])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "first":
+            raise httpx.ConnectError("refused")
+        assert request.headers["authorization"] == "Bearer key-2"
+        return httpx.Response(200, json=JOB)
+
+    with client_of(answer, find=lambda: next(connections)) as client:
+        assert client.job("ftjob-1") == JOB
+
+
+def test_a_connection_file_that_is_away_for_a_moment_is_no_end() -> None:
+    looks = 0
+
+    def find() -> Connection:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise NotConnected("away")
+        return FIRST if looks == 1 else SECOND
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "first":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json=JOB)
+
+    with client_of(answer, find=find) as client:
+        assert client.job("ftjob-1") == JOB
+
+
+def test_what_may_have_been_done_is_not_done_again() -> None:
+    seen = 0
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal seen
+        seen += 1
+        raise httpx.ReadTimeout("too slow")
+
+    with client_of(answer) as client, pytest.raises(Unreachable):
+        client.act_on_job("ftjob-1", "cancel")
+    assert seen == 1
+
+
+def test_a_create_is_repeated_under_one_key() -> None:
+    keys: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) == 1:
+            raise httpx.ReadTimeout("too slow")
+        return httpx.Response(200, json=JOB)
+
+    with client_of(answer) as client:
+        assert client.create_job({"model": "m"}, idempotency_key="nightly") == JOB
+    assert keys == ["nightly", "nightly"]
+
+
+def test_an_error_object_becomes_an_error_with_all_it_says() -> None:
+    body = {"error": {"message": "no", "code": "invalid_value", "param": "seed", "hint": "use 0 or more"}}
+    answer = httpx.Response(400, json=body, headers={"x-request-id": "req-1"})
+    with client_of(lambda _: answer) as client, pytest.raises(ServiceError) as caught:
+        client.job("ftjob-1")
+    error = caught.value
+    assert (error.code, error.param, error.hint) == ("invalid_value", "seed", "use 0 or more")
+    assert (error.http_status, error.request_id) == (400, "req-1")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"detail": "x"}'])
+def test_an_error_of_another_shape_is_still_an_error(body: bytes) -> None:
+    with client_of(lambda _: httpx.Response(418, content=body)) as client, pytest.raises(ServiceError) as caught:
+        client.job("ftjob-1")
+    assert "418" in caught.value.message
+
+
+def test_a_page_that_is_not_json_is_no_service() -> None:
+    with client_of(lambda _: httpx.Response(200, text="<html>")) as client, pytest.raises(ServiceError, match="JSON"):
+        client.job("ftjob-1")
+
+
+def test_an_id_cannot_become_another_path() -> None:
+    paths: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path.decode())
+        return httpx.Response(200, json=JOB)
+
+    with client_of(answer) as client:
+        client.job("../../models")
+    assert paths == ["/v1/fine_tuning/jobs/..%2F..%2Fmodels"]
+
+
+def test_events_are_read_back_to_the_last_known_one_and_told_in_order() -> None:
+    pages = {None: ["e5", "e4"], "e4": ["e3", "e2"], "e2": ["e1"]}
+    asked: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        after = request.url.params.get("after")
+        asked.append(after)
+        data = [{"id": name} for name in pages[after]]
+        return httpx.Response(200, json={"data": data, "has_more": after != "e2"})
+
+    with client_of(answer) as client:
+        everything = client.events_since("ftjob-1")
+        fresh = client.events_since("ftjob-1", seen=frozenset({"e1", "e2", "e3"}))
+    assert [event["id"] for event in everything] == ["e1", "e2", "e3", "e4", "e5"]
+    assert [event["id"] for event in fresh] == ["e4", "e5"]
+    assert asked == [None, "e4", "e2", None, "e4"]

@@ -1,0 +1,267 @@
+"""The command against the real service: what it prints, what it writes, and what it exits with."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.connection import Connection
+from cli.up import strays
+from tests.cli.conftest import MODEL, TUNESMITH, Run
+
+pytestmark = pytest.mark.timeout(240)
+
+Rows = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def finished_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A job that was submitted, followed and succeeded."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]}
+    path.write_text("".join(json.dumps(row) + "\n" for _ in range(16)))
+    words = ("submit", path, "--validation", path, "--model", MODEL, "--epochs", "1", "--batch-size", "4")
+    ended = run(*words, "--seed", "1", "--suffix", "greeting", "--metadata", "team=search", "--follow")
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_a_followed_job_prints_its_id_as_data_and_its_story_as_progress(run: Run, finished_job: str) -> None:
+    assert finished_job.startswith("ftjob-")
+    again = run("watch", finished_job)
+    assert again.returncode == 0
+    assert again.stdout == ""
+    assert "succeeded" in again.stderr
+    assert "valid" in again.stderr
+    assert f"tunesmith artifacts pull {finished_job}" in again.stderr
+
+
+def test_get_shows_the_plan_with_its_reasons(run: Run, finished_job: str) -> None:
+    shown = run("get", finished_job).stdout
+    assert "because" in shown
+    assert "not full" in shown
+    job = json.loads(run("get", finished_job, "-o", "json").stdout)
+    assert (job["seed"], job["metadata"]) == (1, {"team": "search"})
+    assert ":greeting:" in job["fine_tuned_model"]
+
+
+def test_ls_shows_jobs_by_state(run: Run, finished_job: str) -> None:
+    assert finished_job in run("ls", "--state", "succeeded").stdout
+    assert finished_job not in run("ls", "--state", "paused").stdout
+    assert run("ls", "--state", "happy").returncode == 2
+    assert finished_job in [job["id"] for job in json.loads(run("ls", "-o", "json").stdout)]
+
+
+def test_logs_and_events_tell_the_history_from_the_beginning(run: Run, finished_job: str) -> None:
+    lines = run("logs", finished_job).stdout.splitlines()
+    assert "Created fine-tuning job" in lines[0]
+    assert "successfully completed" in lines[-1]
+    events = json.loads(run("events", finished_job, "-o", "json").stdout)
+    assert len(events) == len(lines)
+    assert run("logs", "-f", finished_job).returncode == 0
+
+
+def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_path: Path) -> None:
+    artifacts = json.loads(run("artifacts", "ls", finished_job, "-o", "json").stdout)
+    pulled = run("artifacts", "pull", finished_job, "--output", tmp_path / "out", "--kind", "adapter")
+    assert pulled.returncode == 0, pulled.stderr
+    promised = {
+        str(tmp_path / "out" / "adapter" / file["name"]): file["sha256"]
+        for artifact in artifacts
+        if artifact["kind"] == "adapter"
+        for file in artifact["files"]
+    }
+    assert {name: sha256(Path(name)) for name in pulled.stdout.splitlines()} == promised
+    assert list((tmp_path / "out").rglob(".*")) == []  # nothing is left aside
+
+
+def test_a_damaged_file_is_pulled_again(run: Run, finished_job: str, tmp_path: Path) -> None:
+    run("artifacts", "pull", finished_job, "--output", tmp_path)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    whole = sha256(weights)
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    assert run("artifacts", "pull", finished_job, "--output", tmp_path).returncode == 0
+    assert sha256(weights) == whole
+
+
+def test_a_model_that_is_there_is_not_sent_again(run: Run, service: Connection, tiny_model: Path) -> None:
+    again = run("models", "add", MODEL, "--path", tiny_model)
+    assert (again.returncode, again.stdout.strip()) == (0, MODEL)
+    assert "send" not in again.stderr
+    models = {
+        model["id"]: model["tunesmith"]["status"] for model in json.loads(run("models", "ls", "-o", "json").stdout)
+    }
+    assert models[MODEL] == "ready"
+
+
+def test_a_model_can_be_added_and_removed(run: Run, service: Connection, tiny_model: Path) -> None:
+    assert run("models", "add", "other", "--path", tiny_model).returncode == 0
+    assert run("models", "rm", "other").returncode == 0
+    assert "other" not in run("models", "ls").stdout.split()
+
+
+def test_a_broken_model_folder_is_refused_before_anything_is_sent(
+    run: Run, service: Connection, tmp_path: Path
+) -> None:
+    refused = run("models", "add", "broken", "--path", tmp_path)
+    assert refused.returncode == 7
+    assert "config.json" in refused.stderr
+    assert "broken" not in run("models", "ls").stdout.split()
+
+
+def test_a_file_that_is_no_gguf_is_refused(run: Run, service: Connection, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"not this")
+    refused = run("models", "add", "broken", "--gguf", tmp_path / "model.gguf")
+    assert refused.returncode == 7
+    assert "GGUF" in refused.stderr
+
+
+def test_models_add_wants_exactly_one_source(run: Run) -> None:
+    assert run("models", "add", "x").returncode == 2
+    assert run("models", "add", "x", "--path", ".", "--hub", "a/b").returncode == 2
+
+
+def test_a_bad_line_is_named_and_nothing_is_submitted(run: Run, service: Connection, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user", "content": "no answer"}]}\n')
+    refused = run("submit", bad, "--model", MODEL)
+    assert refused.returncode == 7
+    assert refused.stdout == ""
+    assert "line 1" in refused.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--model", "nobody-knows-it"), 7, "model"),
+        (("--model", MODEL, "--epochs", "0"), 7, "n_epochs"),
+        (("--model", MODEL, "--rank", "0"), 7, "rank"),
+        (("--model", MODEL, "--method", "magic"), 2, "--method"),
+        (("--model", MODEL, "--timeout", "soon"), 2, "length of time"),
+        (("--model", MODEL, "--metadata", "no-equals"), 2, "KEY=VALUE"),
+        ((), 2, "--model"),
+    ],
+)
+def test_a_wrong_submit_names_the_field(
+    run: Run, service: Connection, rows: Rows, words: tuple[str, ...], code: int, told: str
+) -> None:
+    refused = run("submit", rows(12), *words)
+    assert refused.returncode == code
+    assert told in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_file_that_is_not_here_is_a_usage_error(run: Run, service: Connection) -> None:
+    assert run("submit", "nowhere.jsonl", "--model", MODEL).returncode == 2
+
+
+def test_the_same_key_finds_the_same_job_and_sends_the_file_once(run: Run, service: Connection, rows: Rows) -> None:
+    path = rows(12)
+    words = (
+        "submit",
+        path,
+        "--model",
+        MODEL,
+        "--epochs",
+        "1",
+        "--seed",
+        "3",
+        "--idempotency-key",
+        "nightly-1",
+        "-o",
+        "id",
+    )
+    first, second = run(*words), run(*words)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert first.stdout == second.stdout
+    assert "upload" in first.stderr
+    assert "upload" not in second.stderr
+    run("cancel", first.stdout.strip())
+
+
+def test_a_wait_that_is_over_leaves_the_job_running(run: Run, long_job: str) -> None:
+    waited = run("watch", long_job, "--timeout", "1s")
+    assert waited.returncode == 5
+    assert "goes on" in waited.stderr
+
+
+def test_a_cancelled_job_has_its_own_exit_code(run: Run, long_job: str) -> None:
+    assert run("cancel", long_job).returncode == 0
+    assert run("watch", long_job).returncode == 4
+
+
+def test_a_finished_job_cannot_be_cancelled(run: Run, finished_job: str) -> None:
+    refused = run("cancel", finished_job)
+    assert refused.returncode == 7
+    assert "succeeded" in refused.stderr
+
+
+def test_control_c_detaches_and_says_how_to_come_back(
+    run: Run, long_job: str, environment: dict[str, str], home: Path
+) -> None:
+    watching = subprocess.Popen([TUNESMITH, "watch", long_job], env=environment, stderr=subprocess.PIPE, text=True)
+    assert watching.stderr is not None
+    watching.stderr.readline()  # it has begun to follow
+    watching.send_signal(signal.SIGINT)
+    told = watching.communicate(timeout=30)[1]
+    assert watching.returncode == 130
+    assert f"tunesmith watch {long_job}" in told
+    assert f"tunesmith cancel {long_job}" in told
+    assert json.loads(run("get", long_job, "-o", "json").stdout)["status"] in ("queued", "running")
+
+
+def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: dict[str, str], home: Path) -> None:
+    watching = subprocess.Popen([TUNESMITH, "watch", long_job], env=environment, stderr=subprocess.PIPE, text=True)
+    assert watching.stderr is not None
+    watching.stderr.readline()
+    os.kill(api_process(home / "data"), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while run("get", long_job).returncode != 0:
+        assert time.monotonic() < deadline, "the API did not come back"
+    assert watching.poll() is None
+    run("cancel", long_job)
+    watching.communicate(timeout=60)
+    assert watching.returncode == 4
+
+
+def test_an_unknown_job_is_not_found(run: Run, service: Connection) -> None:
+    for verb in ("get", "watch", "logs", "events", "cancel"):
+        assert run(verb, "ftjob-nobody").returncode == 10
+
+
+def test_a_wrong_key_is_told_from_a_silent_server(run: Run, service: Connection) -> None:
+    wrong = {"TUNESMITH_URL": service.base_url, "TUNESMITH_API_KEY": "ts-wrong"}
+    assert run("ls", env=wrong).returncode == 8
+    silent = run("ls", env={"TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_API_KEY": "x"})
+    assert silent.returncode == 9
+    assert "tunesmith up" in silent.stderr
+
+
+def test_env_prints_what_the_openai_client_reads(run: Run, service: Connection) -> None:
+    exports = run("env").stdout.splitlines()
+    assert f"export OPENAI_BASE_URL={service.base_url}" in exports
+    assert f"export OPENAI_API_KEY={service.api_key}" in exports
+
+
+def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:
+    assert "cores" in run("workers").stdout
+
+
+def api_process(data_dir: Path) -> int:
+    """The process that serves the API of the installation in `data_dir`."""
+    (found,) = [pid for pid in strays.find(data_dir) if b"serve" in command_of(pid) and os.getsid(pid) == pid]
+    return found
+
+
+def command_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,119 @@
+"""Following tells everything once, in order, and ends when the job or the time does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cli.client import Client, ServiceError, Unreachable
+from cli.follow import follow
+from cli.views import PlainView, bar, progress_line
+
+Json = dict[str, Any]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Script(Client):
+    """A service that says what the script says, one state per poll."""
+
+    def __init__(self, *states: str | Exception, points: Callable[[int], list[Json]] = lambda _: []) -> None:
+        self._states = list(states)
+        self._points = points
+        self.polls = -1
+
+    def job(self, job_id: str) -> Json:
+        self.polls += 1
+        state = self._states[min(max(self.polls - 1, 0), len(self._states) - 1)]
+        if self.polls and isinstance(state, Exception):
+            raise state
+        return {"id": job_id, "status": state, "tunesmith": {"phase": "training"}}
+
+    def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[Json]:
+        events = [
+            {"id": f"e{n}", "level": "info", "type": "message", "message": f"event {n}"} for n in range(self.polls)
+        ]
+        return [event for event in events if event["id"] not in seen]
+
+    def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[Json]:
+        return [point for point in self._points(self.polls) if after_step is None or point["step"] > after_step]
+
+
+def told_by(script: Script, *, clock: Clock, timeout_seconds: float | None = None) -> tuple[list[str], Any]:
+    told: list[str] = []
+    view = PlainView(tell=told.append, clock=clock)
+    followed = follow(script, "ftjob-1", view=view, timeout_seconds=timeout_seconds, clock=clock, sleep=clock.sleep)
+    return [line.strip() for line in told], followed
+
+
+def test_each_change_is_told_once() -> None:
+    told, followed = told_by(Script("queued", "queued", "running", "running", "succeeded"), clock=Clock())
+    assert followed.is_finished
+    states = [line.split()[0] for line in told if not line.startswith("event")]
+    assert states == ["queued", "running", "succeeded"]
+    assert [line for line in told if line.startswith("event")] == [f"event {n}" for n in range(5)]
+
+
+def test_a_restart_of_the_service_is_told_and_sat_out() -> None:
+    away = Unreachable("No answer.")
+    told, followed = told_by(Script("running", away, away, "running", "succeeded"), clock=Clock())
+    assert followed.is_finished
+    assert [line for line in told if "Waiting" in line or "again" in line] == [
+        "No answer. Waiting for it to come back; the job itself goes on.",
+        "The service answers again.",
+    ]
+
+
+def test_a_job_that_vanished_ends_the_following() -> None:
+    with pytest.raises(ServiceError):
+        told_by(Script("running", ServiceError("gone", http_status=404)), clock=Clock())
+
+
+def test_the_timeout_ends_it_even_when_nothing_answers() -> None:
+    clock = Clock()
+    _, followed = told_by(Script("running", Unreachable("No answer.")), clock=clock, timeout_seconds=20)
+    assert not followed.is_finished
+    assert 20 <= clock.now <= 22
+
+
+def test_a_log_sees_progress_at_most_every_30_seconds() -> None:
+    def points(poll: int) -> list[Json]:
+        return [{"step": step, "total_steps": 200, "train_loss": 2.0} for step in range(1, poll + 1)]
+
+    script = Script(*["running"] * 100, "succeeded", points=points)
+    told, followed = told_by(script, clock=Clock())
+    assert len([line for line in told if "/200" in line]) == 3
+    assert len(followed.points) == 101
+
+
+def test_a_validation_loss_that_comes_later_belongs_to_its_step() -> None:
+    def points(poll: int) -> list[Json]:
+        late = {"valid_loss": 1.5} if poll >= 3 else {}
+        return [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.9, **late}]
+
+    _, followed = told_by(Script("running", "running", "running", "succeeded", points=points), clock=Clock())
+    assert followed.points == [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.9, "valid_loss": 1.5}]
+
+
+def test_a_progress_line_shows_what_is_known() -> None:
+    point = {"step": 312, "total_steps": 396, "train_loss": 1.1239, "valid_loss": 1.187, "tokens_per_second": 21_400}
+    assert (
+        progress_line({**point, "eta_seconds": 460}, best_valid_loss=1.187)
+        == "312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s"
+    )
+    assert progress_line({"step": 0}) == "0/?"
+
+
+def test_a_bar_is_empty_at_first_and_full_at_the_end() -> None:
+    assert (bar(0.0), bar(0.5), bar(1.0)) == ("░" * 24, "█" * 12 + "░" * 12, "█" * 24)
