@@ -161,7 +161,7 @@ class EventReport(Value):
 
 
 class MetricChunk(Value):
-    """Metric points read from metrics.jsonl between two byte offsets. (attempt, start) names it: replays are harmless."""
+    """Metric points of metrics.jsonl between two byte offsets. (attempt, start) names it: replays are harmless."""
 
     start_offset: int = Field(ge=0)
     end_offset: int = Field(gt=0)
