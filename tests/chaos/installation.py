@@ -125,7 +125,7 @@ class Installation:
             "REDIS_URL": f"redis+socket://{self.data_dir}/valkey/socket/valkey.sock",
         }
         log = self.data_dir / "logs" / f"{name}.log"
-        command = [Path(sys.executable).with_name("tunesmith-worker"), "run", "--name", name]
+        command = [str(Path(sys.executable).with_name("tunesmith-worker")), "run", "--name", name]
         with log.open("ab") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
         self._machines.append(Machine(process, log))
@@ -293,7 +293,7 @@ class Installation:
         """Ask the database itself, past the service."""
         url = f"postgresql:///tunesmith?host={self._socket_folder()}&user=tunesmith"
         with psycopg.connect(url) as connection:
-            return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(statement, values).fetchall()
 
     def logs(self) -> str:
         """The end of everything that was printed, for a failing test to show."""
