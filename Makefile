@@ -47,6 +47,14 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: bench-training
+bench-training: $(STAMP) ## our engine against TRL on this machine (about an hour on 2 cores; builds the peer's own environment)
+	$(BIN)/python -m benchmarks.training.run
+
+.PHONY: bench-memory
+bench-memory: $(STAMP) ## four memory estimators against counted tensors
+	$(BIN)/python -m benchmarks.memory
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

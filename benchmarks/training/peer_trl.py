@@ -3,7 +3,8 @@
     PEER_PYTHON peer_trl.py WORKLOAD_DIR --settings default|best --method lora|full
 
 `default` is what a user gets who writes SFTTrainer(model, dataset, peft_config); `best` is what helps on a CPU: bf16
-weights, rows grouped by length, no recomputation. Batch, learning rate, rank, targets and clipping are those of the other side.
+weights, rows grouped by length, no recomputation. Batch, learning rate, rank, targets and clipping are those of the
+other side.
 """
 
 import argparse

@@ -103,10 +103,10 @@ def tokens_per_second(result: dict[str, Any]) -> float:
 
 
 def matmul_gflops() -> float:
-    """bf16 GEMM at the model's own MLP shape: the ceiling for both sides. Billions of floating-point operations per second."""
+    """bf16 GEMM at the model's own MLP shape, the ceiling for both sides, in billions of operations per second."""
     code = (
         "import time,torch;a=torch.randn(1024,576).bfloat16();b=torch.randn(1536,576).bfloat16();"
-        "f=lambda:torch.nn.functional.linear(a,b);[f() for _ in range(20)];t=time.perf_counter();[f() for _ in range(300)];"
+        "f=lambda n:[torch.nn.functional.linear(a,b) for _ in range(n)];f(20);t=time.perf_counter();f(300);"
         "print(300*2*1024*576*1536/(time.perf_counter()-t)/1e9)"
     )
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -166,13 +166,15 @@ def mean_loss(run: dict[str, Any]) -> float:
 
 def render(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['date']}  {report['machine']}  bf16 matmul {report['matmul_gflops']} GFLOP/s  method {report['method']}",
+        f"{report['date']}  {report['machine']}  method {report['method']}",
+        f"bf16 matmul {report['matmul_gflops']} GFLOP/s",
         f"{'side':14} {'tokens/s (min median max)':30} {'peak RSS MiB':>13} {'process s':>10} {'ours / it':>10}",
     ]
     for side, row in report["sides"].items():
         low, median, high = row["tokens_per_second"]
         lines.append(
-            f"{side:14} {low:9} {median:9} {high:9}  {row['peak_rss_mib']:13.0f} {row['process_seconds']:10} {row['ratio']:10}"
+            f"{side:14} {low:9} {median:9} {high:9}  {row['peak_rss_mib']:13.0f} "
+            f"{row['process_seconds']:10} {row['ratio']:10}"
         )
     lines += [f"VOID: {problem}" for problem in report["void_because"]] or ["all gates passed"]
     return "\n".join(lines)
