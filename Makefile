@@ -32,7 +32,7 @@ test: $(STAMP) ## all tests that belong in every run
 	$(BIN)/python -m pytest -m "not chaos"
 
 .PHONY: chaos
-chaos: $(STAMP) ## kill everything at random for a few minutes
+chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes
 	$(BIN)/python -m pytest -m chaos -s tests/chaos
 
 .PHONY: lint

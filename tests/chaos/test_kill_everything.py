@@ -20,7 +20,8 @@ def up() -> Iterator[Installation]:
         yield running
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
 def test_a_job_outlives_the_kill_of_every_part_and_its_adapter_has_the_bytes_of_an_undisturbed_run(
     up: Installation, tmp_path: Path
 ) -> None:
