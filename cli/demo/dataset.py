@@ -59,18 +59,25 @@ class Split:
 def build(*, training_rows: int, held_out_rows: int, library: Path | None = None) -> Split:
     """The split of the standard library of this Python, or of the folder `library`.
 
+    Whole top-level modules go to one side, held out first, in the order of their names' hashes; files are read only
+    until both sides are full.
+
     Raises:
         ValueError: the library has too few functions with docstrings.
     """
-    examples = _capped(_unique(harvest(library or Path(sysconfig.get_paths()["stdlib"]))), most=MOST_PER_MODULE)
-    held_out_modules = _choose_modules(examples, rows=held_out_rows)
-    held_out = _capped(
-        (example for example in examples if example.top_level in held_out_modules), most=MOST_HELD_OUT_PER_MODULE
-    )
-    training = [example for example in examples if example.top_level not in held_out_modules]
+    held_out: list[Example] = []
+    training: list[Example] = []
+    seen: set[str] = set()
+    for files in _modules(library or Path(sysconfig.get_paths()["stdlib"])):
+        if len(held_out) < held_out_rows:
+            held_out += _take(files, seen, most=min(MOST_HELD_OUT_PER_MODULE, held_out_rows - len(held_out)))
+        elif len(training) < training_rows:
+            training += _take(files, seen, most=min(MOST_PER_MODULE, training_rows - len(training)))
+        else:
+            break
     if len(training) < training_rows or len(held_out) < held_out_rows:
         raise ValueError(f"only {len(training)} + {len(held_out)} functions found in the library")
-    return Split(tuple(training[:training_rows]), tuple(held_out[:held_out_rows]))
+    return Split(tuple(training), tuple(held_out))
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> Path:
@@ -79,14 +86,6 @@ def write_jsonl(path: Path, examples: Iterable[Example]) -> Path:
     lines = (json.dumps(example.row(), ensure_ascii=False) + "\n" for example in examples)
     path.write_text("".join(lines), encoding="utf-8")
     return path
-
-
-def harvest(library: Path) -> Iterator[Example]:
-    """Every suitable function below the folder, file by file in the order of names."""
-    for path in sorted(library.rglob("*.py")):
-        inside = path.relative_to(library)
-        if _NOT_THE_LIBRARY.isdisjoint(inside.parts):
-            yield from from_file(path, module=_module_name(inside))
 
 
 def from_file(path: Path, *, module: str) -> Iterator[Example]:
@@ -133,36 +132,27 @@ def _source_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, line
     return textwrap.dedent("\n".join(kept)).rstrip()
 
 
-def _unique(examples: Iterable[Example]) -> Iterator[Example]:
-    """The first of each source and of each answer, whitespace and case aside, in a shuffled but fixed order."""
-    seen: set[str] = set()
+def _modules(library: Path) -> list[list[tuple[Path, str]]]:
+    """The files of each top-level module with their dotted names, in a shuffled but fixed order of modules."""
+    modules: dict[str, list[tuple[Path, str]]] = {}
+    for path in sorted(library.rglob("*.py")):
+        inside = path.relative_to(library)
+        if _NOT_THE_LIBRARY.isdisjoint(inside.parts):
+            name = _module_name(inside)
+            modules.setdefault(name.partition(".")[0], []).append((path, name))
+    return [modules[name] for name in sorted(modules, key=_digest)]
+
+
+def _take(files: list[tuple[Path, str]], seen: set[str], *, most: int) -> list[Example]:
+    """Up to `most` functions whose source and answer are in nobody's hands yet, whitespace and case aside."""
+    examples = (example for path, module in files for example in from_file(path, module=module))
+    taken: list[Example] = []
     for example in sorted(examples, key=_rank):
         keys = {_normal(example.source), _normal(example.answer)}
-        if seen.isdisjoint(keys):
+        if len(taken) < most and seen.isdisjoint(keys):
             seen |= keys
-            yield example
-
-
-def _capped(examples: Iterable[Example], *, most: int) -> list[Example]:
-    count: dict[str, int] = {}
-    kept = []
-    for example in examples:
-        count[example.top_level] = count.get(example.top_level, 0) + 1
-        if count[example.top_level] <= most:
-            kept.append(example)
-    return kept
-
-
-def _choose_modules(examples: list[Example], *, rows: int) -> set[str]:
-    """Top-level modules in the order of their hash until they hold enough rows."""
-    chosen: set[str] = set()
-    held = 0
-    for module in sorted({example.top_level for example in examples}, key=_digest):
-        if held >= rows:
-            break
-        chosen.add(module)
-        held += min(MOST_HELD_OUT_PER_MODULE, sum(example.top_level == module for example in examples))
-    return chosen
+            taken.append(example)
+    return taken
 
 
 def _module_name(inside: Path) -> str:

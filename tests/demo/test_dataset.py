@@ -68,7 +68,17 @@ def test_tests_and_broken_files_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "inside.py").write_text(function("never", "Never look at the tests of the library."))
     (tmp_path / "broken.py").write_text("def (")
-    assert {example.module for example in dataset.harvest(tmp_path)} == {"one", "two", "package", "package.inner"}
+    found = dataset.build(training_rows=2, held_out_rows=1, library=tmp_path)
+    assert {example.name for example in [*found.training, *found.held_out]}.isdisjoint({"never", "broken"})
+    with pytest.raises(ValueError, match="found"):
+        dataset.build(training_rows=4, held_out_rows=1, library=tmp_path)
+
+
+def test_one_source_on_two_places_is_taken_once(tmp_path: Path) -> None:
+    for name in ("one.py", "two.py", "three.py"):
+        (tmp_path / name).write_text(function("same", "Do the very same thing."))
+    with pytest.raises(ValueError, match=r"only 0 \+ 1 functions"):
+        dataset.build(training_rows=1, held_out_rows=1, library=tmp_path)
 
 
 def write_library(folder: Path) -> None:
