@@ -25,6 +25,8 @@ def _no_foreign_settings() -> None:
             del os.environ[name]
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)
+    # Tests run trainers beside servers on few cores: see `worker.launcher` on threads that spin while they wait.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @pytest.fixture(scope="session")
