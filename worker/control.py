@@ -25,7 +25,7 @@ from tuning.messages import (
 )
 from worker.blobs import download, upload
 from worker.retry import Patience, never_stop
-from worker.wire import send
+from worker.wire import read_answer, send
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -101,7 +101,7 @@ class HttpControlPlane:
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """See `ControlPlane`."""
         response = patience.call(lambda: send(self._client, "POST", "/internal/workers", **_json(request)))
-        return WorkerRegistered.model_validate_json(response.content)
+        return read_answer(WorkerRegistered, response.content)
 
     def worker_heartbeat(self, worker_id: str, beat: WorkerHeartbeat) -> None:
         """See `ControlPlane`."""
@@ -110,7 +110,7 @@ class HttpControlPlane:
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `ControlPlane`. Asked once: an answer that got lost must not be followed by a second claim at once."""
         response = send(self._client, "POST", "/internal/claims", **_json(request))
-        return Claim.model_validate_json(response.content) if response.content else None
+        return read_answer(Claim, response.content) if response.content else None
 
     def attempt(self, claim: Claim) -> AttemptControl:
         """See `ControlPlane`."""
@@ -156,7 +156,7 @@ class HttpAttemptControl:
 
     def heartbeat(self, beat: AttemptHeartbeat) -> HeartbeatReply:
         """See `AttemptControl`."""
-        return HeartbeatReply.model_validate_json(self._post("heartbeat", beat).content)
+        return read_answer(HeartbeatReply, self._post("heartbeat", beat).content)
 
     def phase(self, report: PhaseReport) -> None:
         """See `AttemptControl`."""

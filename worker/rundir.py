@@ -13,6 +13,7 @@
 A trainer can be run by hand: `python -m worker.train RUN_DIR`.
 """
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -127,10 +128,17 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line in a single write, so that a follower never reads a torn line that later changes."""
-    line = json.dumps(record, separators=(",", ":"), allow_nan=True) + "\n"
+    """Append one JSON line in a single write, so that a follower never reads a torn line that later changes.
+
+    Raises:
+        OSError: the line could not be written whole; what was written of it has been taken back.
+    """
+    line = (json.dumps(record, separators=(",", ":"), allow_nan=True) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) < len(line):  # a nearly full disk takes a part
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)

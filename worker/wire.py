@@ -1,11 +1,14 @@
 """One HTTP call to the service, with every way it can go wrong turned into an answer, a wait, or an error of ours."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
+from tuning.base import Value
 from tuning.errors import Conflict, Forbidden, InvalidRequest, LeaseLost, NotFound, TunesmithError, Unauthenticated
 from worker.retry import Unavailable
+
+Answer = TypeVar("Answer", bound=Value)
 
 _BY_STATUS: dict[int, type[TunesmithError]] = {
     401: Unauthenticated,
@@ -29,6 +32,11 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
         raise Unavailable(f"{type(error).__name__}: {error}") from error
     raise_for(response)
     return response
+
+
+def read_answer(kind: type[Answer], content: bytes) -> Answer:
+    """Read an answer of the service, which may be newer than this worker: what it added is no reason to lose a job."""
+    return kind.model_validate_json(content, extra="ignore")
 
 
 def raise_for(response: httpx.Response) -> None:

@@ -19,6 +19,7 @@ from tuning.planner import choose
 from tuning.shape import ModelShape
 from worker.control import HttpAttemptControl
 from worker.preparation import Prepared, prepare
+from worker.wire import read_answer
 from worker.workdir import WorkDirectory
 
 CONFIG = {
@@ -125,3 +126,11 @@ def test_a_run_that_the_disk_cannot_hold_fetches_nothing(
     assert refusal.value.failure.category is Category.DISK_FULL
     assert "GiB are free" in refusal.value.failure.message
     assert not any(request.method == "GET" for request in service.requests)
+
+
+def test_what_a_newer_service_adds_deep_inside_a_claim_is_ignored() -> None:
+    given = claim()
+    answer = given.model_dump(mode="json")
+    answer["plan"]["memory"]["added_in_a_later_version"] = 1
+
+    assert read_answer(Claim, json.dumps(answer).encode()) == given
