@@ -19,5 +19,6 @@ def train(run: Run) -> Progress:
     learner = Learner(model)
     run, objective = objective_of(run, learner)
     progress = fit(run, learner, objective=objective, weight_file=WeightFile(MASTERS_FILE))
-    save_model(run, model, progress=progress)
+    if run.is_main:
+        save_model(run, model, progress=progress)
     return progress

@@ -222,7 +222,8 @@ class _Fit:
         )
 
     def _stop_requested(self) -> bool:
-        return self._run.directory.stop.exists()
+        """Agreed among processes: the file may appear between two looks at it, and all must leave at the same step."""
+        return self._run.agree(self._run.directory.stop.exists())
 
     def _has_stalled(self) -> bool:
         """Whether validation has not improved for as many evaluations as the plan is willing to wait."""

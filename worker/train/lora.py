@@ -34,9 +34,10 @@ def train(run: Run) -> Progress:
     learner = Learner(model)
     scored, objective = objective_of(run, learner)
     progress = fit(scored, learner, objective=objective, weight_file=weights)
-    _save(run, model, config, weights, progress)
-    if run.request.spec.merge and run.is_main:
-        write_merged_model(run, learner)
+    if run.is_main:
+        _save(run, model, config, weights, progress)
+        if run.request.spec.merge:
+            write_merged_model(run, learner)
     return progress
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
 from tuning.plan import Plan
@@ -41,6 +42,14 @@ class Run:
     def adapter_folder(self) -> Path | None:
         """The adapter to continue from."""
         return Path(self.request.adapter_dir) if self.request.adapter_dir else None
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any process has the wish; all processes get the same answer."""
+        if self.processes == 1:
+            return wish
+        votes = torch.tensor([int(wish)], device=self.device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+        return bool(votes.item())
 
     @property
     def is_main(self) -> bool:

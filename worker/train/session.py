@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
@@ -19,7 +20,7 @@ from tuning.state import Phase
 from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainRequest, TrainResult
 from worker.train.checkpoint import Progress
 from worker.train.data import Rows, load_rows
-from worker.train.failures import failure_of
+from worker.train.failures import failure_of, user_error
 from worker.train.loop import Stopped
 from worker.train.model import load_tokenizer, read_config
 from worker.train.recorder import Recorder, peak_memory_bytes
@@ -41,13 +42,21 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
         traceback.print_exc()
         failure = failure_of(error, step=_last_step(directory))
         return _fail(directory, recorder, failure)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     if run.is_main:
         directory.write_result(_result(run, progress))
     return 0
 
 
 def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
-    """Devices, seeds, tokenizer and tokenised rows."""
+    """Devices, seeds, tokenizer and tokenised rows.
+
+    Raises:
+        JobFailure: the plan asks for what this trainer cannot do, or data or tokenizer cannot be used.
+    """
+    _refuse_sharding(request)
     accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no")
     disable_progress_bar()
     _limit_threads(request.plan.device)
@@ -88,6 +97,17 @@ def _method(run: Run) -> "_Method":
 
 class _Method(Protocol):
     def train(self, run: Run) -> Progress: ...
+
+
+def _refuse_sharding(request: TrainRequest) -> None:
+    """Better to say so than to train without the sharding that the plan's memory relies on."""
+    if request.plan.zero_stage or request.plan.offload_optimizer:
+        raise user_error(
+            "sharding_not_available",
+            f"This trainer cannot shard (ZeRO stage {request.plan.zero_stage}) yet.",
+            hint="Choose lora or qlora, or a GPU that holds the whole job.",
+            param="method",
+        )
 
 
 def _limit_threads(device: str) -> None:

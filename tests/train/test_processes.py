@@ -1,0 +1,57 @@
+"""Several processes train together what one would have trained alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+from worker.rundir import EXIT_FAILED
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    # Small micro-steps, so that a step has several and an uneven number of them per process.
+    plan = runs.plan(method=method, tokens_per_micro_step=64, learning_rate=1e-3)
+    alone = runs.make_run(tmp_path / "alone", model=model, plan=plan, validation=runs.chat_rows(4, offset=40))
+    assert runs.train_here(alone) == 0
+
+    shared = plan.model_copy(update={"world_size": 2})
+    together = runs.make_run(tmp_path / "two", model=model, plan=shared, validation=runs.chat_rows(4, offset=40))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "-m", "worker.train", str(together.root)],
+        cwd=runs.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+    file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    wanted, got = load_file(alone.output / file), load_file(together.output / file)
+    for name, value in wanted.items():
+        assert (got[name] - value).abs().max() < 2e-4, name
+    points = [runs.metrics(directory) for directory in (alone, together)]
+    assert [point["step"] for point in points[1]] == [0, 1, 2, 3, 4, 5, 6]
+    for one, two in zip(*points, strict=True):
+        compared = {"train_loss", "grad_norm", "valid_loss", "trained_tokens", "supervised_tokens"} & set(one)
+        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-3)
+
+
+def test_a_plan_that_shards_is_refused_rather_than_trained_without(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(method="full", zero_stage=2))
+    assert runs.train_here(directory) == EXIT_FAILED
+    result = directory.read_result()
+    assert result is not None
+    assert result.failure is not None
+    assert result.failure.code == "sharding_not_available"
