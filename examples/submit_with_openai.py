@@ -1,6 +1,7 @@
 """Fine-tune with the unmodified `openai` client. First, in a shell: eval "$(tunesmith env)"."""
 
 import time
+
 from openai import OpenAI
 
 client = OpenAI()

