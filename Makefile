@@ -29,7 +29,7 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 
 .PHONY: test
 test: $(STAMP) ## all tests that belong in every run
-	$(BIN)/python -m pytest -m "not chaos"
+	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --durations=10
 
 .PHONY: chaos
 chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes

@@ -110,7 +110,7 @@ def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, h
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
     note(f"  logs       {layout.logs}\n")
     note(f'  go on      eval "$(tunesmith env{option})"   {dim("# sets OPENAI_BASE_URL and OPENAI_API_KEY")}')
-    note("             tunesmith submit job.yaml --follow")
+    note("             tunesmith submit DATA.jsonl --model NAME --follow")
     note("             tunesmith ls")
     note(f"  stop       Ctrl-C {dim('(jobs, files and models stay)')}\n")
     if not is_loopback(host):
