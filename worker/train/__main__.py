@@ -10,8 +10,8 @@ from pathlib import Path
 
 from worker.rundir import RunDirectory, TrainRequest
 from worker.train import (
+    environment,  # noqa: F401 - before torch
     lifeline,
-    offline,  # noqa: F401 - before transformers
 )
 
 

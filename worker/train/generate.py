@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.train import offline  # noqa: F401 - before transformers
+from worker.train import environment  # noqa: F401 - before torch
 
 PROMPTS_AT_ONCE = 8
 

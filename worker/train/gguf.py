@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from worker.train import offline  # noqa: F401 - before transformers
+from worker.train import environment  # noqa: F401 - before torch
 
 
 def main(arguments: list[str] | None = None) -> int:
