@@ -40,8 +40,7 @@ def describe_plan(plan: Json) -> Iterator[str]:
     for reason in plan.get("reasons", ()):
         yield f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}"
     for other in plan.get("alternatives", ()):
-        peak = f", peak {_gib(other['peak_bytes'])}" if other.get("peak_bytes") else ""
-        yield f"  not {other['method']:<6}  {other['rejected_because']}{output.dim(peak)}"
+        yield f"  not {other['method']:<6}{other['rejected_because']}"
 
 
 def describe_failure(job: Json) -> Iterator[str]:

@@ -25,7 +25,7 @@ def _no_foreign_settings() -> None:
             del os.environ[name]
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)
-    # Tests run trainers beside servers on few cores: see `worker.launcher` on threads that spin while they wait.
+    # Tests run trainers beside servers on few cores: `worker.train.environment` says why waiting threads must sleep.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 

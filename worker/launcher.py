@@ -146,10 +146,7 @@ def trainer_environment(
     kept = {
         name: value for name, value in inherited.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
-    # A CPU trainer shares its cores with servers and other programs. Threads that spin while they wait for each other
-    # then starve everybody: three small trainers on two cores did 30 times more work with passive waiting.
-    waiting = {} if devices else {"OMP_WAIT_POLICY": "PASSIVE"}
-    return {**waiting, **kept} | {
+    return kept | {
         RUN_MARK: str(run_dir),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
