@@ -106,7 +106,6 @@ def _start(layout: Layout, *, lock: DirectoryLock, supervisor: Supervisor, host:
 def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
     option = "" if layout.root == default_data_dir().expanduser().resolve() else f" --data-dir {layout.root}"
     note(f"  API        {bold(f'{stack.url}/v1')}")
-    note(f"  dashboard  {stack.url}/")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
     note(f"  logs       {layout.logs}\n")
     note(f'  go on      eval "$(tunesmith env{option})"   {dim("# sets OPENAI_BASE_URL and OPENAI_API_KEY")}')
