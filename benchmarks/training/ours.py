@@ -77,12 +77,13 @@ def main() -> None:
     assert result is not None
     trained = [0] + [int(point["trained_tokens"]) for point in points]
     tokens = [later - earlier for earlier, later in pairwise(trained)]
+    supervised = [later - earlier for earlier, later in pairwise([0] + [int(p["supervised_tokens"]) for p in points])]
     print(
         json.dumps(
             {
                 "side": "tunesmith",
                 "step_tokens": tokens,
-                "step_supervised": [int(point["supervised_tokens"]) for point in points],
+                "step_supervised": supervised,
                 "step_seconds": [
                     round(count / point["tokens_per_second"], 3) for count, point in zip(tokens, points, strict=True)
                 ],
