@@ -58,7 +58,9 @@ class TrainResult(Value):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     training_seconds: float | None = None
-    tokens_per_micro_step: int | None = None  # fewer than the plan's when memory ran out on the way
+    # Fewer tokens, or more recomputation, than the plan's when memory ran out on the way.
+    tokens_per_micro_step: int | None = None
+    activation_checkpointing: str | None = None
 
 
 class CheckpointManifest(Value):

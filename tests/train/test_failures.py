@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.errors import Category, Failure
 from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train import checkpoint, gradients
+from worker.train import checkpoint
 from worker.train.checkpoint import newest_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -108,44 +107,3 @@ def test_a_full_disk_is_the_machines_fault_and_keeps_the_last_checkpoint(
     assert newest is not None
     assert newest.name == "step-00000002"
     assert not list(directory.checkpoints.glob(".step*"))
-
-
-def out_of_memory_above(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that holds micro-steps of at most so many tokens."""
-    pack = gradients.pack
-
-    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
-        batch = pack(*args, **named)
-        if batch.tokens > tokens:
-            torch.rand(3)  # a random number drawn in vain, as dropout would before memory ends
-            raise torch.OutOfMemoryError("out of memory")
-        return batch
-
-    monkeypatch.setattr(gradients, "pack", pack_if_it_fits)
-
-
-def test_lack_of_memory_halves_the_micro_step_and_changes_no_loss(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = runs.plan(tokens_per_micro_step=400)
-    roomy = runs.make_run(tmp_path / "roomy", model=model, plan=plan)
-    assert runs.train_here(roomy) == 0
-    out_of_memory_above(120, monkeypatch)
-    tight = runs.make_run(tmp_path / "tight", model=model, plan=plan)
-    assert runs.train_here(tight) == 0
-
-    losses = [[point["train_loss"] for point in runs.metrics(directory)] for directory in (roomy, tight)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    rungs = [event for event in runs.events(tight) if event["data"].get("tokens_per_micro_step")]
-    assert [rung["data"]["tokens_per_micro_step"] for rung in rungs] == [200, 100]
-    result = tight.read_result()
-    assert result is not None
-    assert result.tokens_per_micro_step == 100
-
-
-def test_lack_of_memory_that_no_smaller_step_cures_is_reported_as_such(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out_of_memory_above(5, monkeypatch)
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
-    assert (told.code, told.category, told.retryable) == ("out_of_memory", Category.OUT_OF_MEMORY, True)

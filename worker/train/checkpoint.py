@@ -38,6 +38,7 @@ class Progress:
     trained_tokens: int = 0
     supervised_tokens: int = 0
     token_budget: int = 0
+    activation_checkpointing: str = ""
     loss_scale: float = 0.0
     training_seconds: float = 0.0
     first_valid_loss: float | None = None

@@ -20,6 +20,7 @@ from worker.train.checkpoint import CheckpointWriter, Progress
 from worker.train.data import Rows
 from worker.train.evaluate import evaluate
 from worker.train.gradients import GradientSource, StepSums
+from worker.train.memory_ladder import MemoryLadder
 from worker.train.model import Learner
 from worker.train.objectives import Objective
 from worker.train.optimizer import MasterOptimizer
@@ -72,7 +73,10 @@ class _Fit:
         self._writer = CheckpointWriter(run.directory.checkpoints, versions=run.versions)
         self._pace = Pace()
         self._progress = self._resumed() or Progress()
-        self._gradients = GradientSource(run, learner, self._masters, objective=objective, progress=self._progress)
+        self._ladder = MemoryLadder(run, learner, progress=self._progress)
+        self._gradients = GradientSource(
+            run, learner, self._masters, objective=objective, progress=self._progress, ladder=self._ladder
+        )
 
     @property
     def step(self) -> int:
@@ -174,12 +178,17 @@ class _Fit:
 
     def _evaluate(self, rows: Rows) -> dict[str, float]:
         self._run.recorder.phase(Phase.EVALUATING)
-        result = evaluate(
-            self._learner,
-            rows,
-            objective=self._objective,
-            token_budget=self._progress.token_budget,
-            device=self._run.device,
+        result = self._ladder.fit(
+            lambda: evaluate(
+                self._learner,
+                rows,
+                objective=self._objective,
+                token_budget=self._progress.token_budget,
+                device=self._run.device,
+            ),
+            doing=f"while evaluating after step {self.step}",
+            learns=False,
+            undo=self._learner.train,  # an evaluation that was cut off has left dropout off
         )
         self._run.recorder.phase(Phase.TRAINING)
         progress = self._progress

@@ -91,7 +91,13 @@ def check_vocabulary(model: PreTrainedModel, rows: Rows) -> None:
 
 
 def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
-    """Recompute in the backward pass: `full` each layer, `selective` the inside of each MLP, `none` nothing."""
+    """Recompute in the backward pass: `full` each layer, `selective` the inside of each MLP, `none` nothing.
+
+    May be called again with another mode at any time, also after the fused passes have taken their places.
+    """
+    for module in model.modules():
+        if (forward := getattr(module.forward, "without_recomputing", None)) is not None:
+            module.forward = forward
     for name, module in list(model.named_modules()):
         is_mlp = name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe")
         if (mode == "full" and isinstance(module, GradientCheckpointingLayer)) or (mode == "selective" and is_mlp):
@@ -185,6 +191,7 @@ def _recompute(module: nn.Module) -> None:
             return checkpoint(forward, *inputs, use_reentrant=False, **named)
         return forward(*inputs, **named)
 
+    recomputed.without_recomputing = forward  # type: ignore[attr-defined]
     module.forward = recomputed
 
 

@@ -149,6 +149,7 @@ def _result(run: Run, progress: Progress) -> TrainResult:
         peak_memory_bytes=peak_memory_bytes(run.device),
         training_seconds=seconds,
         tokens_per_micro_step=progress.token_budget // run.rows.sequences_per_row or None,
+        activation_checkpointing=progress.activation_checkpointing or None,
     )
 
 
