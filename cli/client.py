@@ -88,9 +88,9 @@ class Client:
         """What each class of worker would do with a job; makes none."""
         return self._json("POST", "/fine_tuning/plans", json=body, is_repeatable=True)
 
-    def plan_accuracy(self, *, limit: int = 100) -> list[Json]:
-        """Predicted beside measured for finished runs, newest first."""
-        return cast("list[Json]", self._json("GET", "/fine_tuning/plans/accuracy", params={"limit": limit})["data"])
+    def plan_accuracy(self, *, limit: int = 100) -> Json:
+        """Predicted beside measured for finished runs, newest first, in `data`; the current errors in `kinds`."""
+        return self._json("GET", "/fine_tuning/plans/accuracy", params={"limit": limit})
 
     def list_jobs(self, *, limit: int = 20, after: str | None = None) -> Json:
         """One page, newest first: `{"data", "has_more"}`."""

@@ -1,7 +1,7 @@
 """Planning on the workers that are there: what is asked of the service, and its answer as a table."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +73,10 @@ def show(answer: Json, *, price: float | None) -> None:
     if not answer["data"]:
         output.note("No worker is connected; start one, or name hardware with --on.")
         return
-    money = ("COST",) if price else ()
+    shows_cost = price is not None or any(entry.get("cost") is not None for entry in answer["data"])
+    money = ("COST",) if shows_cost else ()
     columns = ("FLEET", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "STARTS", *money, "WHY")
-    output.table(columns, [_row(entry, price=price) for entry in answer["data"]])
+    output.table(columns, [_row(entry, price=price, shows_cost=shows_cost) for entry in answer["data"]])
     entries = [entry for entry in answer["data"] if entry["fits"]]
     recommended = next((entry for entry in entries if entry["worker_class"] == answer["chosen"]), None)
     if recommended is None:
@@ -102,36 +103,12 @@ def recipe(plan: Json) -> str:
     )
 
 
-def show_accuracy(pairs: Sequence[Json]) -> None:
-    """One line for each finished run: predicted, measured, and by how much they differ."""
-    if not pairs:
-        output.note("No run of this project has finished yet.")
-        return
-    columns = (
-        "JOB",
-        "WORKER CLASS",
-        "MODEL",
-        "METHOD",
-        "PEAK GIB",
-        "MEASURED",
-        "ERROR",
-        "TOKENS/S",
-        "MEASURED",
-        "ERROR",
-    )
-    output.table(columns, [_pair(pair) for pair in pairs])
-    for name, key in (("peak memory", "peak_error"), ("speed", "speed_error")):
-        if errors := sorted(abs(pair[key]) for pair in pairs if pair[key] is not None):
-            output.note(f"{name}: median error {errors[len(errors) // 2]:.0%}, largest {errors[-1]:.0%}")
-
-
-def _row(entry: Json, *, price: float | None) -> list[str]:
+def _row(entry: Json, *, price: float | None, shows_cost: bool) -> list[str]:
     plan = entry["plan"]
     if plan is None:
-        money = [""] if price else []
+        money = [""] if shows_cost else []
         why = entry["reasons"][0]["text"] if entry["reasons"] else entry["refusal"]
         return [entry["worker_class"], "", "no", _peak_text(entry), "", "", *money, why]
-    hours = entry["seconds"] * plan["world_size"] / 3600
     span = f"{output.duration(entry['seconds_low'])} - {output.duration(entry['seconds_high'])}"
     return [
         entry["worker_class"],
@@ -140,9 +117,15 @@ def _row(entry: Json, *, price: float | None) -> list[str]:
         _peak_text(entry),
         span,
         _start_text(entry["expected_start_seconds"]),
-        *([f"{hours * price:,.2f}"] if price else []),
+        *([_cost_text(entry, price=price)] if shows_cost else []),
         entry["reasons"][0]["text"],
     ]
+
+
+def _cost_text(entry: Json, *, price: float | None) -> str:
+    """By the price given here, else by the service's own."""
+    cost = entry["gpu_hours"] * price if price is not None else entry.get("cost")
+    return "" if cost is None else f"{cost:,.2f}"
 
 
 def _peak_text(entry: Json) -> str:
@@ -163,22 +146,3 @@ def _adapter_words(lora: Json | None) -> Iterator[str]:
     yield f"rank {lora['rank']}"
     yield f"alpha {lora['alpha']:g}"
     yield targets if isinstance(targets, str) else "+".join(targets)
-
-
-def _pair(pair: Json) -> list[object]:
-    return [
-        pair["job"],
-        pair["worker_class"],
-        pair["model"],
-        pair["method"],
-        f"{pair['predicted_peak_bytes'] / _GIB:.2f}",
-        None if pair["measured_peak_bytes"] is None else f"{pair['measured_peak_bytes'] / _GIB:.2f}",
-        _percent(pair["peak_error"]),
-        f"{pair['predicted_tokens_per_second']:,.0f}",
-        None if pair["measured_tokens_per_second"] is None else f"{pair['measured_tokens_per_second']:,.0f}",
-        _percent(pair["speed_error"]),
-    ]
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{share:+.0%}"

@@ -94,5 +94,5 @@ def _internal_error(request_id: str) -> JSONResponse:
 
 
 def _log(scope: Scope, *, status: int, milliseconds: float) -> None:
-    write = log.debug if scope["path"] in ("/healthz", "/readyz") else log.info
+    write = log.debug if scope["path"] in ("/healthz", "/readyz", "/metrics") else log.info
     write("request.handled", method=scope["method"], path=scope["path"], status=status, milliseconds=milliseconds)

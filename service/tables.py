@@ -220,6 +220,7 @@ class Attempt(Row):
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     failure: Mapped[Json | None]
+    canary: Mapped[Json | None]  # what one micro-step before training measured
     result: Mapped[Json | None]
 
 

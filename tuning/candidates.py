@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tuning.activations import Checkpointing
+from tuning.corrections import Corrections, Ratios
 from tuning.hardware import Gpu, HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
-from tuning.memory import Constants, Setup, estimate, has_fused_passes, total, trainable_parameters
+from tuning.kernels import kernels_label
+from tuning.memory import Setup, estimate, has_fused_passes, total, trainable_parameters
 from tuning.plan import Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
@@ -27,15 +29,6 @@ CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
 
 @dataclass(frozen=True, slots=True)
-class Corrections:
-    """Measured over predicted ratios from earlier runs of this kind, and the constants that a worker measured."""
-
-    memory: float | None = None
-    speed: float | None = None
-    constants: Constants = field(default_factory=Constants)
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to run the job. When `fits` is false it is the smallest way, and `blocked` may say why none exists."""
 
@@ -48,6 +41,7 @@ class Candidate:
     memory: MemoryEstimate
     time: TimeEstimate
     reasons: tuple[Reason, ...]
+    correction_basis: str = ""
     blocked: str | None = None
 
     @property
@@ -106,7 +100,7 @@ class _Search:
         blocked = _blocked(self.method, self.hardware)
         smallest: tuple[int, Setup] | None = None
         for family in self._families():
-            least = replace(family, checkpointing="full", tokens_per_micro_step=self.max_sequence_length)
+            least = self._least(family)
             deficit = self._peak(least) - self._budget(least.world_size)
             if deficit <= 0 and blocked is None:
                 return self._candidate(self._fastest(family))
@@ -184,8 +178,27 @@ class _Search:
             return int(self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
         return richest(self.hardware.gpus, world_size)[-1].memory_free_bytes
 
+    def _ratios(self, setup: Setup) -> Ratios:
+        """What runs with these kernels measured, else with any."""
+        kernels = kernels_label(
+            attention=self.attention,
+            checkpointing=setup.checkpointing,
+            optimizer=setup.optimizer,
+            fused_passes=setup.fused_passes,
+            zero_stage=setup.zero_stage,
+            offload=setup.offload_optimizer,
+        )
+        return self.corrections.of(kernels)
+
     def _peak(self, setup: Setup) -> int:
-        return int(total(self.shape, setup) * (self.corrections.memory or 1.0))
+        return int(total(self.shape, setup) * (self._ratios(setup).memory or 1.0))
+
+    def _least(self, family: Setup) -> Setup:
+        """The settings with the smallest peak: full recomputation, unless measurements say that another needs less."""
+        smallest = replace(family, checkpointing="full", tokens_per_micro_step=self.max_sequence_length)
+        if not self.corrections.by_kernels:
+            return smallest
+        return min((replace(smallest, checkpointing=some) for some in LEAST_RECOMPUTATION_FIRST), key=self._peak)
 
     def _fastest(self, family: Setup) -> Setup:
         """Of all micro-steps and amounts of recomputation that fit, the soonest done."""
@@ -205,14 +218,15 @@ class _Search:
             setup,
             workload=self.workload,
             hardware=self.hardware,
-            correction=self.corrections.speed,
+            correction=self._ratios(setup).speed,
         )
 
     def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
         memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
         time = self._time(setup)
-        if self.corrections.speed is not None:
-            time = time.model_copy(update={"measured_correction": self.corrections.speed})
+        ratios = self._ratios(setup)
+        if ratios.speed is not None:
+            time = time.model_copy(update={"measured_correction": ratios.speed})
         extra = self._peak(setup) - memory.total_bytes
         if extra:
             items = memory.items | {"measured_correction": extra}
@@ -227,6 +241,7 @@ class _Search:
             memory=memory,
             time=time,
             reasons=self.reasons,
+            correction_basis=ratios.basis,
             blocked=blocked,
         )
 

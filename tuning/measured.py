@@ -1,27 +1,42 @@
-"""What finished runs teach the next prediction: measured over predicted, by method, as a bounded median."""
+"""What measurements teach the next prediction: measured over predicted, by method and kernels, safe against odd ones.
 
-from collections.abc import Iterable
-from statistics import median
+Finished runs and canaries count, a run as much as three canaries. A ratio is a weighted median of the newest, within
+bounds that are narrow while few have spoken. Memory is predicted lower than the formulas say only when several whole
+runs agree: a plan that asks for too much waits longer, one that asks for too little dies.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tuning.base import Value
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections, Ratios
 from tuning.job import Method
+from tuning.kernels import kernels_label
 from tuning.plan import MemoryEstimate, TimeEstimate
 
-LATEST_RUNS = 5  # the median of so few follows an upgrade within days and ignores one odd run
+LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
+RUN_WEIGHT, CANARY_WEIGHT = 3, 1
+ENOUGH = 3  # measurements that must stand together before a ratio may go far, or memory below the formulas
+AGREEMENT = 1.15  # the largest of several memory ratios over the smallest, when they agree
 # A ratio outside these says that something else was measured: a shared machine, a swapped process.
 MEMORY_BOUNDS = (0.6, 1.8)
 SPEED_BOUNDS = (0.05, 10.0)
+SPEED_BOUNDS_OF_FEW = (0.25, 4.0)
 # Torch counts what its allocator hands out: neither the context nor the holes are among it.
 _UNSEEN_BY_THE_ALLOCATOR = ("context", "slack")
 
 
 class Run(Value):
-    """A finished run beside its plan. Whatever was not measured is None."""
+    """A finished run, or the canary of any, beside its plan. Whatever was not measured is None.
+
+    A canary's speed is that of a micro-step alone, and is held against the same.
+    """
 
     method: Method
     device: str
+    kernels: str = ""
+    is_canary: bool = False
     memory: MemoryEstimate
     time: TimeEstimate
     planned_tokens_per_micro_step: int
@@ -34,6 +49,11 @@ class Run(Value):
     def predicted_peak_bytes(self) -> int:
         """The part of the predicted peak that the trainer can measure, with the correction it was predicted with."""
         return visible_peak_bytes(self.memory, device=self.device)
+
+    @property
+    def predicted_tokens_per_second(self) -> float | None:
+        """What the measured speed is held against, with the correction it was predicted with."""
+        return self.time.micro_step_tokens_per_second if self.is_canary else self.time.tokens_per_second
 
     @property
     def memory_ratio(self) -> float | None:
@@ -51,8 +71,10 @@ class Run(Value):
     @property
     def speed_ratio(self) -> float | None:
         """Measured over what the formulas alone predicted."""
-        formula = self.time.tokens_per_second / self.time.measured_correction
-        return self.tokens_per_second / formula if self.tokens_per_second and formula > 0 else None
+        predicted, corrected = self.predicted_tokens_per_second, self.time.measured_correction
+        if not self.tokens_per_second or not predicted or predicted <= 0 or corrected <= 0:
+            return None
+        return self.tokens_per_second * corrected / predicted
 
     @property
     def _has_shrunk(self) -> bool:
@@ -70,11 +92,13 @@ def visible_peak_bytes(memory: MemoryEstimate, *, device: str) -> int:
     return max(1, int((formula - unseen) * memory.total_bytes / max(formula, 1)))
 
 
-def run_of(plan: dict[str, Any], result: dict[str, Any]) -> Run:
-    """From a stored plan and the stored report of how the run ended; numbers that make no sense count as missing."""
+def run_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: bool = False) -> Run:
+    """From a stored plan and the stored report of a run's end, or of its canary; numbers without sense are missing."""
     return Run(
         method=plan["method"],
         device=plan["device"],
+        kernels=kernels_of(plan),
+        is_canary=is_canary,
         memory=MemoryEstimate.model_validate(plan["memory"]),
         time=TimeEstimate.model_validate(plan["time"]),
         planned_tokens_per_micro_step=plan["tokens_per_micro_step"],
@@ -85,23 +109,91 @@ def run_of(plan: dict[str, Any], result: dict[str, Any]) -> Run:
     )
 
 
+def kernels_of(plan: Mapping[str, Any]) -> str:
+    """The label of a stored plan's kernels."""
+    return kernels_label(
+        attention=plan["attention"],
+        checkpointing=plan["activation_checkpointing"],
+        optimizer=plan["optimizer"],
+        fused_passes=plan.get("fused_passes", False),
+        zero_stage=plan.get("zero_stage", 0),
+        offload=plan.get("offload_optimizer", False),
+    )
+
+
 def corrections_from(runs: Iterable[Run]) -> dict[Method, Corrections]:
-    """What to multiply the next prediction with. `runs` are of one model on one kind of machine, the newest first."""
+    """What to multiply the next prediction with. `runs` are of one model on one kind of machine, the newest first.
+
+    Kernels get ratios of their own from a whole run, or from three canaries; else the ratios of their method hold.
+    """
     by_method: dict[Method, list[Run]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
-    return {
-        method: Corrections(
-            memory=_bounded_median([run.memory_ratio for run in group], MEMORY_BOUNDS),
-            speed=_bounded_median([run.speed_ratio for run in group], SPEED_BOUNDS),
-        )
-        for method, group in by_method.items()
+    return {method: _corrections(group) for method, group in by_method.items()}
+
+
+def _corrections(runs: Sequence[Run]) -> Corrections:
+    by_kernels: dict[str, list[Run]] = {}
+    for run in runs:
+        by_kernels.setdefault(run.kernels, []).append(run)
+    coarse = _ratios(runs, of="this model and method")
+    fine = {
+        kernels: _ratios(group, of=f"this model and method with {kernels}")
+        for kernels, group in by_kernels.items()
+        if sum(_weight(run) for run in group) >= RUN_WEIGHT
     }
+    return Corrections(memory=coarse.memory, speed=coarse.speed, basis=coarse.basis, by_kernels=fine)
 
 
-def _bounded_median(ratios: list[float | None], bounds: tuple[float, float]) -> float | None:
-    known = [ratio for ratio in ratios if ratio is not None][:LATEST_RUNS]
-    return min(max(median(known), bounds[0]), bounds[1]) if known else None
+def _ratios(runs: Sequence[Run], *, of: str) -> Ratios:
+    newest = [*_newest(runs, canaries=False), *_newest(runs, canaries=True)]
+    return Ratios(memory=_memory(newest), speed=_speed(newest), basis=f"{_counted(newest)} of {of}")
+
+
+def _newest(runs: Sequence[Run], *, canaries: bool) -> list[Run]:
+    return [run for run in runs if run.is_canary is canaries][:LATEST_RUNS]
+
+
+def _memory(runs: Sequence[Run]) -> float | None:
+    """Upwards the median; downwards only as far as the highest of several whole runs that agree."""
+    known = [(run.memory_ratio, _weight(run)) for run in runs if run.memory_ratio is not None]
+    if not known:
+        return None
+    ratio = _weighted_median(known)
+    whole = [run.memory_ratio for run in runs if run.memory_ratio is not None and not run.is_canary]
+    if ratio < 1:
+        agree = len(whole) >= ENOUGH and max(whole) <= AGREEMENT * min(whole)
+        ratio = min(1.0, max(whole)) if agree else 1.0
+    return _bounded(ratio, MEMORY_BOUNDS)
+
+
+def _speed(runs: Sequence[Run]) -> float | None:
+    known = [(run.speed_ratio, _weight(run)) for run in runs if run.speed_ratio is not None]
+    if not known:
+        return None
+    return _bounded(_weighted_median(known), SPEED_BOUNDS if len(known) >= ENOUGH else SPEED_BOUNDS_OF_FEW)
+
+
+def _weight(run: Run) -> int:
+    return CANARY_WEIGHT if run.is_canary else RUN_WEIGHT
+
+
+def _weighted_median(values: Sequence[tuple[float, int]]) -> float:
+    """Of two values in the middle the less surprising one, so that of two runs the odd one has no say."""
+    spread_out = sorted(value for value, weight in values for _ in range(weight))
+    low, high = spread_out[(len(spread_out) - 1) // 2], spread_out[len(spread_out) // 2]
+    return min(low, high, key=lambda value: abs(math.log(value)) if value > 0 else math.inf)
+
+
+def _bounded(ratio: float, bounds: tuple[float, float]) -> float:
+    return min(max(ratio, bounds[0]), bounds[1])
+
+
+def _counted(runs: Sequence[Run]) -> str:
+    """`2 runs and 1 canary step`."""
+    canaries = sum(run.is_canary for run in runs)
+    counts = {"run": len(runs) - canaries, "canary step": canaries}
+    return " and ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items() if number)
 
 
 def _positive(value: Any) -> float | None:

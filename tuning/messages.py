@@ -10,6 +10,7 @@ another attempt owns the job the service answers 409 `lease_lost`, and the worke
     POST /internal/attempts/{id}/heartbeat        AttemptHeartbeat   -> HeartbeatReply
     POST /internal/attempts/{id}/phase            PhaseReport        -> 204
     POST /internal/attempts/{id}/events           EventReport        -> 204
+    POST /internal/attempts/{id}/canary           CanaryReport       -> 204 (replays are harmless)
     POST /internal/attempts/{id}/metrics          MetricChunk        -> 204 (replays are harmless)
     PUT  /internal/attempts/{id}/blobs/{sha256}   raw bytes          -> 204 (verified against the name)
     GET  /internal/attempts/{id}/blobs/{sha256}   -> raw bytes (Range works); only blobs this job may read
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tuning.base import Value
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections
 from tuning.errors import Failure
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method
@@ -158,6 +159,26 @@ class EventReport(Value):
     level: Literal["info", "warn", "error"] = "info"
     message: str
     data: dict[str, Any] | None = None
+
+
+class CanaryReport(Value):
+    """One real micro-step, forward and backward, before the first optimizer step; ratios are measured over predicted.
+
+    The peak counts the optimizer's state as if it existed already. `tokens_per_micro_step` is fewer than the plan's
+    when memory ran out. Predictions are None, and so are their ratios, where the plan made none.
+    """
+
+    tokens: int = Field(gt=0)
+    longest_row_tokens: int = Field(gt=0)
+    tokens_per_micro_step: int = Field(gt=0)
+    seconds: float = Field(gt=0)
+    tokens_per_second: float = Field(gt=0)
+    predicted_tokens_per_second: float | None = None
+    speed_ratio: float | None = None
+    peak_memory_bytes: int = Field(gt=0)
+    predicted_peak_bytes: int | None = None
+    memory_ratio: float | None = None
+    expected_seconds: float | None = None  # of all training steps, at the measured speed
 
 
 class MetricChunk(Value):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from tuning.base import Value
 from tuning.job import Method
+from tuning.kernels import kernels_label
 
 
 class Reason(Value):
@@ -30,6 +31,7 @@ class TimeEstimate(Value):
     """Predicted speed and duration of the training steps, with a range that admits what is not known.
 
     `measured_correction` is the measured over predicted speed of earlier runs that the numbers already include.
+    `micro_step_tokens_per_second` is the speed of a full micro-step alone, without the optimizer: what a canary shows.
     """
 
     tokens_per_second: float
@@ -37,6 +39,7 @@ class TimeEstimate(Value):
     seconds_low: float
     seconds_high: float
     measured_correction: float = 1.0
+    micro_step_tokens_per_second: float | None = None
 
 
 class Lora(Value):
@@ -75,6 +78,7 @@ class Plan(Value):
     lora: Lora | None = None
     activation_checkpointing: Literal["none", "selective", "full"]
     optimizer: Literal["adamw", "adamw_8bit"]
+    fused_passes: bool = False  # the trainer's own forward and backward passes
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: bool = False
     learning_rate: float
@@ -96,6 +100,18 @@ class Plan(Value):
     time: TimeEstimate
     reasons: tuple[Reason, ...]
     alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def kernels(self) -> str:
+        """What its measurements are kept under."""
+        return kernels_label(
+            attention=self.attention,
+            checkpointing=self.activation_checkpointing,
+            optimizer=self.optimizer,
+            fused_passes=self.fused_passes,
+            zero_stage=self.zero_stage,
+            offload=self.offload_optimizer,
+        )
 
 
 class Refusal(Value):

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from tuning.candidates import Candidate, Corrections, best_candidate
+from tuning.candidates import Candidate, best_candidate
 from tuning.checks import check_hardware, impossible
+from tuning.corrections import Corrections
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
 from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
@@ -89,6 +90,7 @@ def _plan(
         lora=None if full else candidate.lora,
         activation_checkpointing=setup.checkpointing,
         optimizer=setup.optimizer,
+        fused_passes=setup.fused_passes,
         zero_stage=setup.zero_stage,
         offload_optimizer=setup.offload_optimizer,
         learning_rate=rate,
@@ -120,17 +122,19 @@ def _summary(candidate: Candidate, hardware: HardwareProfile) -> Reason:
         text=(
             f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on this {where}; "
             f"{time.tokens_per_second:,.0f} tokens/s, {duration(time.seconds_low)} to {duration(time.seconds_high)}."
-            f"{_learned(memory, time)}"
+            f"{_learned(memory, time, basis=candidate.correction_basis)}"
         ),
     )
 
 
-def _learned(memory: MemoryEstimate, time: TimeEstimate) -> str:
-    """What earlier runs changed about the prediction."""
+def _learned(memory: MemoryEstimate, time: TimeEstimate, *, basis: str) -> str:
+    """What earlier measurements changed about the prediction, and which they were."""
     extra = memory.items.get("measured_correction", 0)
     ratio = memory.total_bytes / max(1, memory.total_bytes - extra)
     if not extra and time.measured_correction == 1:
         return ""
+    resting_on = f" ({basis})" if basis else ""
     return (
-        f" Corrected by what earlier runs here measured: memory x {ratio:.2f}, speed x {time.measured_correction:.2f}."
+        f" Corrected by what earlier runs here measured: memory x {ratio:.2f}, speed x {time.measured_correction:.2f}"
+        f"{resting_on}."
     )

@@ -19,10 +19,14 @@ LARGE_GPU_TFLOPS = 500
 DEQUANTIZATION_BYTES = 12.4
 # Adapters that are not fused multiply in fp32, outside the 16-bit tensor cores.
 FP32_ADAPTER_FLOPS_FACTOR = 6
-# Whole LoRA steps of a 135M model with packed rows reach 120 GFLOP/s per core in bf16, and 53 in fp32; matmuls alone
-# reach 130-200 and 40-71 on the same processor (AVX-512 BF16, no AMX).
-CPU_BF16_FLOPS_PER_CORE = 110e9
-CPU_FP32_FLOPS_PER_CORE = 50e9
+# Large matrix products on one core of an EPYC with AVX-512 BF16 and no AMX (`worker.train.rates`).
+CPU_BF16_MATMUL_FLOPS_PER_CORE = 210e9
+CPU_FP32_MATMUL_FLOPS_PER_CORE = 92e9
+# There a LoRA micro-step of 928 tokens of a 135M model spent 2.9 s in the products of its layers, which is 0.75 of that
+# rate, and 1.75 s in everything else (attention, copies, activation functions, softmax): 30 ns for each token, layer
+# and element of hidden state and MLP. Two cores took 1.5 s and 0.97 s.
+CPU_MATMUL_SHARE = 0.75
+CPU_SECONDS_PER_ELEMENT_AND_CORE = 30e-9
 # bitsandbytes expands NF4 on a CPU this slowly: a QLoRA step of a 135M model took 15 s where LoRA took 1.1.
 CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE = 8e6
 # Python and launch time that arithmetic cannot hide, per layer and micro-step, forward and backward together.
@@ -33,6 +37,8 @@ MICRO_STEP_OVERHEAD_SECONDS = 0.004
 GPU_HALF_RATE_TOKENS = 350
 CPU_HALF_RATE_TOKENS = 12
 OFFLOAD_GB_PER_SECOND = 6.0
+OPTIMIZER_BYTES = 28  # a parameter: its gradient, master and two moments read, all but the gradient written
+CPU_BYTES_PER_SECOND = 8e9
 UNCERTAINTY = 0.35  # of a prediction that no run on this hardware has corrected
 CALIBRATED_UNCERTAINTY = 0.12
 
@@ -74,81 +80,86 @@ def predict(
 ) -> TimeEstimate:
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
     tokens_per_step = max(1.0, workload.mean_row_tokens * workload.rows_per_step)
-    seconds_per_step = _seconds_per_step(shape, setup, workload=workload, hardware=hardware)
-    seconds_per_step /= correction or 1.0
+    own_tokens = max(1.0, tokens_per_step / setup.world_size)
+    micro_steps = max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
+    speed = correction or 1.0
+
+    def micro_step_seconds(tokens: float) -> float:
+        return _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware) / speed
+
+    update_seconds = _update_seconds(shape, setup, hardware=hardware) / speed
+    seconds_per_step = micro_steps * micro_step_seconds(own_tokens / micro_steps) + update_seconds
     seconds = seconds_per_step * workload.total_steps
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
+    full = setup.tokens_per_micro_step
     return TimeEstimate(
         tokens_per_second=tokens_per_step / seconds_per_step,
         seconds=seconds,
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
+        micro_step_tokens_per_second=full / micro_step_seconds(full),
     )
 
 
-def _seconds_per_step(shape: ModelShape, setup: Setup, *, workload: Workload, hardware: HardwareProfile) -> float:
-    tokens = max(1.0, workload.mean_row_tokens * workload.rows_per_step / setup.world_size)
-    micro_steps = max(1, -(-int(tokens) // setup.tokens_per_micro_step))
-    tokens_per_micro_step = tokens / micro_steps
-    operations = flops_per_token(
+def _micro_step_seconds(
+    shape: ModelShape, setup: Setup, *, tokens: float, workload: Workload, hardware: HardwareProfile
+) -> float:
+    """Forward and backward over so many tokens on one device."""
+    operations = tokens * flops_per_token(
         shape, setup, supervised_share=workload.supervised_share, attended_tokens=workload.mean_row_tokens / 2
     )
     if setup.preference_pairs:
         operations *= 2
     if setup.device == "cpu":
-        return _cpu_seconds(
-            shape,
-            setup,
-            cores=hardware.cpu.cores,
-            operations=operations * tokens,
-            micro_steps=micro_steps,
-            tokens=tokens_per_micro_step,
-        )
-    return _gpu_seconds(
-        shape,
-        setup,
-        gpu=rates_of(hardware.gpus[0]),
-        operations=operations * tokens,
-        micro_steps=micro_steps,
-        tokens=tokens_per_micro_step,
+        return _cpu_seconds(shape, setup, cores=hardware.cpu.cores, operations=operations, tokens=tokens)
+    return _gpu_seconds(shape, setup, gpu=rates_of(hardware.gpus[0]), operations=operations, tokens=tokens)
+
+
+def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:
+    """Products at a share of the rate of large ones, and the rest by the elements that it touches."""
+    half = setup.precision == "bf16"
+    per_core = CPU_BF16_MATMUL_FLOPS_PER_CORE if half else CPU_FP32_MATMUL_FLOPS_PER_CORE
+    rate = per_core * CPU_MATMUL_SHARE * cores * tokens / (tokens + CPU_HALF_RATE_TOKENS)
+    touched = (
+        tokens * (2 if setup.preference_pairs else 1) * shape.layers * (shape.hidden_size + shape.intermediate_size)
     )
-
-
-def _cpu_seconds(
-    shape: ModelShape, setup: Setup, *, cores: int, operations: float, micro_steps: int, tokens: float
-) -> float:
-    per_core = CPU_BF16_FLOPS_PER_CORE if setup.precision == "bf16" else CPU_FP32_FLOPS_PER_CORE
-    rate = per_core * cores * tokens / (tokens + CPU_HALF_RATE_TOKENS)
+    elementwise = touched * CPU_SECONDS_PER_ELEMENT_AND_CORE / cores
     dequantization = 0.0
     if setup.method is Method.QLORA:
         uses = 3 if setup.checkpointing == "full" else 2
         dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
-    overhead = shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS + dequantization
-    optimizer = trainable_parameters(shape, setup) * 28 / 8e9
-    return operations / rate + micro_steps * overhead + optimizer
+    overhead = shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
+    return operations / rate + elementwise + overhead + dequantization
 
 
-def _gpu_seconds(
-    shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: float, micro_steps: int, tokens: float
-) -> float:
+def _gpu_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: float, tokens: float) -> float:
     utilization = LARGE_GPU_UTILIZATION if gpu.matmul_tflops > LARGE_GPU_TFLOPS else GPU_UTILIZATION
     rate = gpu.matmul_tflops * 1e12 * utilization * tokens / (tokens + GPU_HALF_RATE_TOKENS)
-    bandwidth = gpu.bandwidth_gb_per_second * 1e9 * 0.7
     overhead = shape.layers * GPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
     if setup.method is Method.QLORA:
         uses = 3 if setup.checkpointing == "full" else 2
-        overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / bandwidth
-    moved = trainable_parameters(shape, setup) * 28 / (setup.world_size if setup.zero_stage else 1)
-    optimizer = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else bandwidth)
-    return operations / rate + micro_steps * overhead + optimizer + _communication(shape, setup, gpu, micro_steps)
+        overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / _bandwidth(gpu)
+    if setup.zero_stage == 3 and setup.world_size > 1:  # the weights are gathered twice
+        overhead += 2 * weight_bytes(shape, setup) / _link(gpu)
+    return operations / rate + overhead
 
 
-def _communication(shape: ModelShape, setup: Setup, gpu: KnownGpu, micro_steps: int) -> float:
-    """A ring moves twice the gradients once a step; stage 3 also gathers the weights twice a micro-step."""
-    if setup.world_size == 1:
-        return 0.0
-    link = gpu.link_gb_per_second * 1e9 * 0.6
-    seconds = 2 * trainable_parameters(shape, setup) * setup.compute_bytes / link
-    if setup.zero_stage == 3:
-        seconds += 2 * weight_bytes(shape, setup) * micro_steps / link
+def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile) -> float:
+    """The optimizer, and before it a ring that moves twice the gradients."""
+    trainable = trainable_parameters(shape, setup)
+    if setup.device == "cpu":
+        return trainable * OPTIMIZER_BYTES / CPU_BYTES_PER_SECOND
+    gpu = rates_of(hardware.gpus[0])
+    moved = trainable * OPTIMIZER_BYTES / (setup.world_size if setup.zero_stage else 1)
+    seconds = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else _bandwidth(gpu))
+    if setup.world_size > 1:
+        seconds += 2 * trainable * setup.compute_bytes / _link(gpu)
     return seconds
+
+
+def _bandwidth(gpu: KnownGpu) -> float:
+    return gpu.bandwidth_gb_per_second * 1e9 * 0.7
+
+
+def _link(gpu: KnownGpu) -> float:
+    return gpu.link_gb_per_second * 1e9 * 0.6

@@ -10,6 +10,7 @@ from tuning.base import Value
 from tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
+    CanaryReport,
     CheckpointReport,
     Claim,
     ClaimRequest,
@@ -48,6 +49,9 @@ class AttemptControl(Protocol):
 
     def event(self, report: EventReport) -> None:
         """Add a line to the job's history."""
+
+    def canary(self, report: CanaryReport) -> None:
+        """Tell what one micro-step before training measured; replays are harmless."""
 
     def metrics(self, chunk: MetricChunk) -> None:
         """Hand over metric points; replays are harmless."""
@@ -165,6 +169,10 @@ class HttpAttemptControl:
     def event(self, report: EventReport) -> None:
         """See `AttemptControl`."""
         self._post("events", report)
+
+    def canary(self, report: CanaryReport) -> None:
+        """See `AttemptControl`."""
+        self._post("canary", report)
 
     def metrics(self, chunk: MetricChunk) -> None:
         """See `AttemptControl`."""

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from tuning.base import Value
-from tuning.errors import InvalidRequest, LeaseLost, TunesmithError
-from tuning.messages import EventReport, MetricChunk, PhaseReport
+from tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
+from tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
 from tuning.state import Phase
 from worker.control import AttemptControl
 from worker.directives import Directive, Directives
@@ -31,10 +31,11 @@ LONGEST_LINE_BYTES = 1024**2
 
 
 class Shipped(Value):
-    """How far each file has been handed over, in bytes; lies in the run directory as `shipped.json`."""
+    """How far each file has been handed over, in bytes or at all; lies in the run directory as `shipped.json`."""
 
     metrics: int = 0
     events: int = 0
+    canary: bool = False
 
 
 class Follower:
@@ -87,8 +88,9 @@ class Follower:
         self.ship()
 
     def ship(self) -> None:
-        """Hand over what is there now: the phase first, then whole lines of events and metrics."""
+        """Hand over what is there now: the phase first, the canary, then whole lines of events and metrics."""
         self._ship_phase()
+        self._ship_canary()
         while self._ship_events():
             pass
         while self._ship_metrics():
@@ -115,6 +117,17 @@ class Follower:
         self._progress.reached(phase)
         self._control.phase(PhaseReport(phase=phase))
         self._phase = phase
+
+    def _ship_canary(self) -> None:
+        if self._offsets.canary or not self._run.canary.exists():
+            return
+        try:
+            report = CanaryReport.model_validate_json(self._run.canary.read_bytes())
+            self._send(partial(self._control.canary, report))
+            self._progress.expected(report.expected_seconds)
+        except (ValidationError, NotFound) as error:  # not what the trainer writes, or an older service
+            self._log.warning("canary.not_reported", reason=type(error).__name__)
+        self._advance(canary=True)
 
     def _ship_events(self) -> bool:
         start = self._offsets.events
@@ -146,7 +159,7 @@ class Follower:
         except InvalidRequest as error:
             self._log.warning("record.refused", reason=str(error))
 
-    def _advance(self, **offsets: int) -> None:
+    def _advance(self, **offsets: int | bool) -> None:
         moved = self._offsets.model_copy(update=offsets)
         if moved != self._offsets:
             self._offsets = moved

@@ -26,6 +26,11 @@ class Progress:
         }
         self._update(**{key: value for key, value in known.items() if value is not None})
 
+    def expected(self, seconds: float | None) -> None:
+        """How long the canary lets all steps expect to take, until a step has been done."""
+        if seconds is not None and self.beat().step is None:
+            self._update(eta_seconds=seconds)
+
     def beat(self) -> AttemptHeartbeat:
         """The heartbeat to send now."""
         with self._lock:

@@ -4,6 +4,7 @@
     metrics.jsonl    one MetricPoint-like object per line, appended by the trainer, whole lines only
     events.jsonl     one {"level", "message", "data"} object per line: what a person should know
     phase            the trainer's current phase, replaced atomically
+    canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
     output/          the result: adapter/ or model/, tokenizer, card
     log.txt          stdout and stderr of the trainer's process tree
@@ -82,6 +83,7 @@ class RunDirectory:
         self.metrics = root / "metrics.jsonl"
         self.events = root / "events.jsonl"
         self.phase = root / "phase"
+        self.canary = root / "canary.json"
         self.checkpoints = root / "checkpoints"
         self.output = root / "output"
         self.log = root / "log.txt"

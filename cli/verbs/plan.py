@@ -147,15 +147,15 @@ def _on_the_fleet(
 
 
 def _accuracy(*, form: ListFormat) -> None:
+    from cli.accuracy import show_accuracy
     from cli.client import Client
-    from cli.fleet_plan import show_accuracy
 
     with Client() as client:
-        pairs = client.plan_accuracy()
+        answer = client.plan_accuracy()
     if form is ListFormat.JSON:
-        output.as_json(pairs)
+        output.as_json(answer)
     else:
-        show_accuracy(pairs)
+        show_accuracy(answer)
 
 
 def _dataset(source: str | None, *, rows: int | None, longest: int | None, shape: "ModelShape") -> "DatasetFacts":

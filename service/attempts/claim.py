@@ -16,7 +16,7 @@ from service.plans import lessons
 from service.tables import Attempt, Job, Model
 from service.workers import registry
 from service.workers.machines import Wanted, plan_on
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tuning.plan import Plan

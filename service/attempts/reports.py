@@ -20,6 +20,7 @@ from tuning.errors import InvalidRequest
 from tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
+    CanaryReport,
     CheckpointReport,
     EventReport,
     FileRef,
@@ -64,6 +65,11 @@ def phase(held: Held, report: PhaseReport) -> None:
 def event(session: AsyncSession, held: Held, report: EventReport) -> None:
     """One line for the job's history."""
     events.append(session, held.job, report.message[:_LONGEST_MESSAGE], level=report.level, data=report.data)
+
+
+def canary(held: Held, report: CanaryReport) -> None:
+    """What one micro-step before training measured; a replay says the same again."""
+    held.attempt.canary = storable(report.model_dump(mode="json", exclude_none=True))
 
 
 async def metric_chunk(session: AsyncSession, held: Held, chunk: MetricChunk) -> None:

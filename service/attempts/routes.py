@@ -19,6 +19,7 @@ from tuning.errors import NotFound
 from tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
+    CanaryReport,
     CheckpointReport,
     Claim,
     ClaimRequest,
@@ -71,6 +72,13 @@ async def attempt_event(
 ) -> Response:
     """A line for the job's history."""
     reports.event(session, held, report)
+    return Response(status_code=204)
+
+
+@router.post("/attempts/{attempt_id}/canary", status_code=204, openapi_extra=documented(CanaryReport))
+async def attempt_canary(_known: Known, report: Annotated[CanaryReport, _body(CanaryReport)], held: Fenced) -> Response:
+    """What one micro-step before training measured."""
+    reports.canary(held, report)
     return Response(status_code=204)
 
 

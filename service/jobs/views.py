@@ -52,6 +52,7 @@ def attempt_object(attempt: Attempt) -> dict[str, Any]:
         "ended_at": _seconds(attempt.ended_at),
         "outcome": attempt.outcome,
         "failure": attempt.failure,
+        "canary": attempt.canary,
         "result": attempt.result,
     }
 

@@ -1,19 +1,22 @@
-"""What finished runs measured, as corrections for the next prediction, by worker class and model."""
+"""What runs and their canaries measured, as corrections for the next prediction, by worker class and model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.tables import Attempt, Job, Model
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections
 from tuning.job import Method
 from tuning.measured import LATEST_RUNS, Run, corrections_from, run_of
 from tuning.state import Outcome
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
+_KERNEL_FIELDS = (
+    "method", "attention", "activation_checkpointing", "optimizer", "fused_passes", "zero_stage", "offload_optimizer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,31 +35,40 @@ NONE = Lessons()
 
 
 async def learn(session: AsyncSession, *, worker_class: str | None = None) -> Lessons:
-    """From the newest runs that succeeded, on machines of one class or on all."""
+    """From the newest runs that succeeded and the newest canaries, on machines of one class or on all."""
     runs: dict[tuple[str, str], list[Run]] = {}
     for row in await session.execute(_query(worker_class)):
-        run = run_of(row.plan, row.result)
-        if row.epoch > 1:  # its speed is that of several attempts, perhaps on other machines
-            run = run.model_copy(update={"tokens_per_second": None})
-        runs.setdefault((row.worker_class, row.model), []).append(run)
+        runs.setdefault((row.worker_class, row.model), []).extend(_measured(row))
     return Lessons({kind: corrections_from(group) for kind, group in runs.items()})
 
 
+def _measured(row: Row[Any]) -> Iterator[Run]:
+    """The run, and its canary where there was no whole run to measure it better."""
+    if row.succeeded:
+        run = run_of(row.plan, row.result)
+        if row.epoch > 1:  # its speed is that of several attempts, perhaps on other machines
+            run = run.model_copy(update={"tokens_per_second": None})
+        yield run
+    if row.canary is not None and (row.epoch > 1 or not row.succeeded):
+        yield run_of(row.plan, row.canary, is_canary=True)
+
+
 def _query(worker_class: str | None) -> Select[Any]:
-    """The newest few successes of each kind, the newest first."""
+    """The newest few successes and the newest few other canaries of each kind, the newest first."""
     newest = select(Attempt.id).order_by(Attempt.id.desc()).limit(_LOOKED_AT).subquery()
     root = func.coalesce(Model.base_model, Model.name)
-    kind = (Attempt.worker_class, root, Attempt.plan["method"].astext)
+    succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
+    kind = (Attempt.worker_class, root, succeeded, *(Attempt.plan[name].astext for name in _KERNEL_FIELDS))
     place = func.row_number().over(partition_by=kind, order_by=Attempt.id.desc()).label("place")
-    ended = (
-        select(Attempt.id, Attempt.worker_class, Attempt.epoch, Attempt.plan, Attempt.result)
-        .add_columns(root.label("model"), place)
+    measured = (
+        select(Attempt.id, Attempt.worker_class, Attempt.epoch, Attempt.plan, Attempt.result, Attempt.canary)
+        .add_columns(root.label("model"), succeeded.label("succeeded"), place)
         .join(newest, newest.c.id == Attempt.id)
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.name == Job.spec["model"].astext)
-        .where(Attempt.outcome == Outcome.SUCCEEDED, Attempt.result.is_not(None))
+        .where(or_(succeeded, Attempt.canary.is_not(None)))
     )
     if worker_class is not None:
-        ended = ended.where(Attempt.worker_class == worker_class)
-    runs = ended.subquery()
+        measured = measured.where(Attempt.worker_class == worker_class)
+    runs = measured.subquery()
     return select(runs).where(runs.c.place <= LATEST_RUNS).order_by(runs.c.id.desc())

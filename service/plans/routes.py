@@ -9,9 +9,11 @@ from service.bodies import documented, json_body
 from service.deps import Session, SettingsDep
 from service.pages import listing
 from service.plans import store
+from service.plans.accuracy import current_errors, measured_in
 from service.plans.planning import forecast
+from service.plans.prices import Prices
 from service.plans.schemas import PlanRequest
-from service.plans.views import accuracy_object, plan_object
+from service.plans.views import accuracy_object, error_object, plan_object
 from tuning.measured import run_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
@@ -26,25 +28,25 @@ async def plan_job(
 ) -> dict[str, Any]:
     """What each class of worker would do with this job, and when. Nothing is stored."""
     found = await forecast(session, request, project=caller.project, silence=settings.worker_silence)
-    return plan_object(found)
+    return plan_object(found, prices=Prices(settings.gpu_hour_prices))
 
 
 @router.get("/accuracy")
 async def list_accuracy(
     caller: Member, session: Session, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> dict[str, Any]:
-    """Predicted beside measured for the project's finished runs, newest first."""
+    """Predicted beside measured for the project's finished runs, newest first, and what that comes to by kind."""
     rows = await store.find_measured(session, project=caller.project, limit=limit)
-    return listing(
-        [
-            accuracy_object(
-                run_of(row.plan, row.result),
-                attempt_id=row.id,
-                job_id=row.job_id,
-                worker_class=row.worker_class,
-                model=row.model,
-                ended_at=int(row.ended_at.timestamp()),
-            )
-            for row in rows
-        ]
-    )
+    runs = [
+        accuracy_object(
+            run_of(row.plan, row.result),
+            attempt_id=row.id,
+            job_id=row.job_id,
+            worker_class=row.worker_class,
+            model=row.model,
+            ended_at=int(row.at.timestamp()),
+        )
+        for row in rows
+        if row.succeeded
+    ]
+    return {**listing(runs), "kinds": [error_object(error) for error in current_errors(measured_in(rows))]}

@@ -55,22 +55,27 @@ async def remaining_seconds(session: AsyncSession, worker_ids: list[str], *, at:
     return found
 
 
-async def find_measured(session: AsyncSession, *, project: str, limit: int) -> list[Row[Any]]:
-    """The newest successful attempts of a project: their ids, class, model, plan and result."""
+async def find_measured(session: AsyncSession, *, project: str | None, limit: int) -> list[Row[Any]]:
+    """The newest attempts, of a project or of all, that have a result or a canary; `succeeded` tells which."""
+    succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
     query = (
         select(
             Attempt.id,
             Attempt.job_id,
             Attempt.epoch,
             Attempt.worker_class,
-            Attempt.ended_at,
+            func.coalesce(Attempt.ended_at, Attempt.started_at).label("at"),
             Attempt.plan,
             Attempt.result,
+            Attempt.canary,
             Job.spec["model"].astext.label("model"),
+            succeeded.label("succeeded"),
         )
         .join(Job, Job.id == Attempt.job_id)
-        .where(Job.project == project, Attempt.outcome == Outcome.SUCCEEDED, Attempt.result.is_not(None))
+        .where(or_(succeeded, Attempt.canary.is_not(None)))
         .order_by(Attempt.id.desc())
         .limit(limit)
     )
+    if project is not None:
+        query = query.where(Job.project == project)
     return list(await session.execute(query))

@@ -2,20 +2,22 @@
 
 from typing import Any
 
+from service.plans.accuracy import Error, memory_error, time_error
 from service.plans.fleet import Answer
 from service.plans.planning import Forecast
+from service.plans.prices import Prices, gpu_hours
 from tuning.candidates import CPU_USABLE_SHARE
 from tuning.hardware import HardwareProfile
 from tuning.measured import Run
 from tuning.plan import Plan, Refusal
 
 
-def plan_object(forecast: Forecast) -> dict[str, Any]:
+def plan_object(forecast: Forecast, *, prices: Prices) -> dict[str, Any]:
     """One entry for every class of live worker, then one for every imagined machine."""
     return {
         "object": "fine_tuning.plan",
         "dataset": forecast.dataset.model_dump(mode="json"),
-        "data": [_entry(answer) for answer in forecast.answers],
+        "data": [_entry(answer, prices=prices) for answer in forecast.answers],
         "chosen": forecast.chosen,
     }
 
@@ -30,12 +32,14 @@ def accuracy_object(run: Run, *, attempt_id: str, job_id: str, worker_class: str
         "worker_class": worker_class,
         "model": model,
         "method": run.method,
+        "kernels": run.kernels,
         "predicted_peak_bytes": run.predicted_peak_bytes,
         "measured_peak_bytes": run.peak_memory_bytes,
-        "peak_error": _error(run.peak_memory_bytes, run.predicted_peak_bytes),
+        "peak_error": memory_error(run),
         "predicted_tokens_per_second": run.time.tokens_per_second,
         "measured_tokens_per_second": run.tokens_per_second,
         "speed_error": _error(run.tokens_per_second, run.time.tokens_per_second),
+        "time_error": time_error(run),
         "predicted_seconds": run.time.seconds,
         "predicted_seconds_low": run.time.seconds_low,
         "predicted_seconds_high": run.time.seconds_high,
@@ -43,7 +47,22 @@ def accuracy_object(run: Run, *, attempt_id: str, job_id: str, worker_class: str
     }
 
 
-def _entry(answer: Answer) -> dict[str, Any]:
+def error_object(error: Error) -> dict[str, Any]:
+    """How right predictions of one kind are now."""
+    return {
+        "worker_class": error.kind.worker_class,
+        "model": error.kind.model,
+        "method": error.kind.method,
+        "kernels": error.kind.kernels,
+        "runs": error.runs,
+        "canaries": error.canaries,
+        "memory_error": error.memory,
+        "time_error": error.time,
+        "newest_at": error.newest_at,
+    }
+
+
+def _entry(answer: Answer, *, prices: Prices) -> dict[str, Any]:
     decision = answer.decision
     return {
         "worker_class": answer.name,
@@ -54,11 +73,15 @@ def _entry(answer: Answer) -> dict[str, Any]:
         "expected_start_seconds": answer.starts_in_seconds,
         "reasons": [reason.model_dump() for reason in decision.reasons],
         "alternatives": [other.model_dump(mode="json") for other in decision.alternatives],
-        **(_fitting(decision) if isinstance(decision, Plan) else _refused(decision, answer.hardware)),
+        **(
+            _fitting(decision, cost=prices.cost(decision, worker_class=answer.name))
+            if isinstance(decision, Plan)
+            else _refused(decision, answer.hardware)
+        ),
     }
 
 
-def _fitting(plan: Plan) -> dict[str, Any]:
+def _fitting(plan: Plan, *, cost: float | None) -> dict[str, Any]:
     return {
         "plan": plan.model_dump(mode="json"),
         "refusal": None,
@@ -67,6 +90,8 @@ def _fitting(plan: Plan) -> dict[str, Any]:
         "seconds": plan.time.seconds,
         "seconds_low": plan.time.seconds_low,
         "seconds_high": plan.time.seconds_high,
+        "gpu_hours": gpu_hours(plan),
+        "cost": cost,
     }
 
 
@@ -81,6 +106,8 @@ def _refused(refusal: Refusal, hardware: HardwareProfile) -> dict[str, Any]:
         "seconds": None,
         "seconds_low": None,
         "seconds_high": None,
+        "gpu_hours": None,
+        "cost": None,
     }
 
 

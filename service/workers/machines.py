@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.tables import WorkerNode
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections
 from tuning.errors import InvalidRequest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method

@@ -79,3 +79,5 @@ def test_get_and_accuracy_show_predicted_beside_measured(control_plane: ControlP
     assert attempt.job_id in accuracy.stdout
     assert "+25%" in accuracy.stdout
     assert "-50%" in accuracy.stdout
+    assert "TIME ERROR" in accuracy.stdout
+    assert attempt.claim.plan.kernels in accuracy.stdout

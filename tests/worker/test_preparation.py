@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from tuning.candidates import Corrections
+from tuning.corrections import Corrections
 from tuning.errors import Category, JobFailure
 from tuning.hardware import GIB, Cpu, HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method

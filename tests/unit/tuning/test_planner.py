@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import TINY, answer, cpu, data, plan, rules, spec
-from tuning.candidates import Corrections
 from tuning.catalogue import find_shape
+from tuning.corrections import Corrections
 from tuning.errors import InvalidRequest
 from tuning.gpus import what_if
 from tuning.hardware import GIB, HardwareProfile

@@ -1,0 +1,19 @@
+"""`GET /metrics` for Prometheus."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.concurrency import run_in_threadpool
+
+from service.auth import Admin
+from service.deps import Session, SettingsDep
+from service.monitoring.exposition import exposition
+from service.monitoring.store import observe
+
+router = APIRouter(tags=["monitoring"])
+
+
+@router.get("/metrics")
+async def prometheus_metrics(_caller: Admin, session: Session, settings: SettingsDep) -> Response:
+    """Jobs, workers, waiting and prediction errors over all projects; an admin's key is the bearer token."""
+    seen = await observe(session, silence=settings.worker_silence)
+    return Response(await run_in_threadpool(exposition, seen), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,0 +1,84 @@
+"""What monitoring counts, asked of the database: every copy of the API gives the same answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.plans import store as plans
+from service.plans.accuracy import Measured, measured_in
+from service.tables import Attempt, Job
+from service.workers import store as workers
+from tuning.state import JobState
+
+_RUNS_LOOKED_AT = 500  # the newest of all projects
+_STARTS_WITHIN = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds in the queue: of the job that has waited longest, and of those that started within the last hour."""
+
+    oldest: float
+    median: float | None
+    ninety_fifth: float | None
+    starts: int
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Everything that is exposed. `workers` by (class, what it does)."""
+
+    jobs: dict[str, int]
+    workers: dict[tuple[str, str], int]
+    waits: Waits
+    measured: Sequence[Measured]
+
+
+async def observe(session: AsyncSession, *, silence: timedelta) -> Observations:
+    """Count. Workers silent for longer than `silence` are gone."""
+    rows = await plans.find_measured(session, project=None, limit=_RUNS_LOOKED_AT)
+    return Observations(
+        jobs=await _jobs_by_state(session),
+        workers=await _workers(session, silence=silence),
+        waits=await _waits(session),
+        measured=list(measured_in(rows)),
+    )
+
+
+async def _jobs_by_state(session: AsyncSession) -> dict[str, int]:
+    counts = await session.execute(select(Job.state, func.count()).group_by(Job.state))
+    return {state.value: 0 for state in JobState} | {str(state): int(number) for state, number in counts}
+
+
+async def _workers(session: AsyncSession, *, silence: timedelta) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for worker in await workers.find_live(session, silence=silence):
+        doing = "draining" if worker.draining else "busy" if worker.busy_slots >= worker.slots else "idle"
+        key = (worker.worker_class, doing)
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+async def _waits(session: AsyncSession) -> Waits:
+    oldest = func.extract("epoch", func.now() - func.min(func.greatest(Job.queued_at, Job.not_before)))
+    waiting = select(func.coalesce(oldest, 0)).where(Job.state == JobState.QUEUED, Job.not_before <= func.now())
+    waited = func.extract("epoch", Attempt.started_at - Job.queued_at)
+    started = (
+        select(
+            func.percentile_cont(0.5).within_group(waited),
+            func.percentile_cont(0.95).within_group(waited),
+            func.count(),
+        )
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Attempt.epoch == 1, Attempt.started_at > func.now() - _STARTS_WITHIN, Job.queued_at.is_not(None))
+    )
+    median, ninety_fifth, starts = (await session.execute(started)).one()
+    return Waits(
+        oldest=float((await session.execute(waiting)).scalar_one()),
+        median=None if median is None else float(median),
+        ninety_fifth=None if ninety_fifth is None else float(ninety_fifth),
+        starts=starts,
+    )

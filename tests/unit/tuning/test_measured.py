@@ -1,0 +1,153 @@
+"""What measurements teach: the finest kind that is known, and no odd machine, however wrong, spoils a plan."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.tuning.cases import cpu, data, plan, spec
+from tuning.candidates import LEAST_RECOMPUTATION_FIRST
+from tuning.catalogue import find_shape
+from tuning.corrections import Corrections, Ratios
+from tuning.job import Method
+from tuning.kernels import kernels_label
+from tuning.measured import MEMORY_BOUNDS, SPEED_BOUNDS, SPEED_BOUNDS_OF_FEW, Run, corrections_from, run_of
+from tuning.plan import MemoryEstimate, Plan, TimeEstimate
+from tuning.planner import choose
+
+PREDICTED_BYTES, PREDICTED_SPEED, MICRO_STEP_SPEED = 1_000_000, 100.0, 120.0
+ratios = st.floats(min_value=1e-3, max_value=1e3)
+close_to_one = st.floats(min_value=0.95, max_value=1.05)
+
+
+def run(memory: float | None = None, speed: float | None = None, **changes: Any) -> Run:
+    """A run that took so many times the predicted memory and had so many times the predicted speed."""
+    is_canary = changes.get("is_canary", False)
+    values: dict[str, Any] = {
+        "method": Method.LORA,
+        "device": "cpu",
+        "kernels": "sdpa/recompute-none/adamw/fused",
+        "memory": MemoryEstimate(
+            items={"weights": PREDICTED_BYTES}, total_bytes=PREDICTED_BYTES, budget_bytes=2 * PREDICTED_BYTES
+        ),
+        "time": TimeEstimate(
+            tokens_per_second=PREDICTED_SPEED,
+            seconds=1,
+            seconds_low=1,
+            seconds_high=1,
+            micro_step_tokens_per_second=MICRO_STEP_SPEED,
+        ),
+        "planned_tokens_per_micro_step": 512,
+        "peak_memory_bytes": None if memory is None else max(1, round(PREDICTED_BYTES * memory)),
+        "tokens_per_second": None if speed is None else speed * (MICRO_STEP_SPEED if is_canary else PREDICTED_SPEED),
+    }
+    return Run(**{**values, **changes})
+
+
+def learned(runs: list[Run], *, kernels: str = "sdpa/recompute-none/adamw/fused") -> Ratios:
+    return corrections_from(runs)[Method.LORA].of(kernels)
+
+
+def test_a_canary_is_held_against_a_micro_step_and_a_run_against_whole_steps() -> None:
+    assert run(speed=0.5).speed_ratio == pytest.approx(0.5)
+    assert run(speed=0.5, is_canary=True).speed_ratio == pytest.approx(0.5)
+
+
+def test_a_whole_run_outweighs_two_canaries_and_three_canaries_outweigh_none() -> None:
+    canaries = [run(1.5, 0.5, is_canary=True) for _ in range(2)]
+    assert learned([*canaries, run(1.1, 0.9)]).speed == pytest.approx(0.9)
+    assert learned(canaries).speed == pytest.approx(0.5)
+
+
+def test_the_kernels_own_runs_are_used_and_those_of_the_method_where_it_has_none() -> None:
+    here, elsewhere = "sdpa/recompute-none/adamw/fused", "sdpa/recompute-full/adamw/fused"
+    runs = [run(1.2, 0.9), run(1.6, 0.5, kernels=elsewhere), run(1.6, 0.5, kernels=elsewhere)]
+    assert learned(runs, kernels=here).memory == pytest.approx(1.2)
+    assert learned(runs, kernels=elsewhere).memory == pytest.approx(1.6)
+    unknown = learned(runs, kernels="sdpa/recompute-selective/adamw/fused")
+    assert unknown.memory == pytest.approx(1.6)
+    assert unknown.basis == "3 runs of this model and method"
+    assert learned(runs, kernels=here).basis == f"1 run of this model and method with {here}"
+
+
+def test_one_canary_is_too_little_to_set_kernels_apart() -> None:
+    runs = [run(1.7, 0.3, is_canary=True), *(run(1.1, 0.9, kernels="other") for _ in range(3))]
+    assert learned(runs).speed == pytest.approx(0.9)
+    assert learned(runs).basis == "3 runs and 1 canary step of this model and method"
+
+
+@given(st.lists(ratios, min_size=1, max_size=12), st.lists(ratios, min_size=1, max_size=12))
+def test_no_measurement_moves_a_prediction_out_of_bounds(memory: list[float], speed: list[float]) -> None:
+    runs = [run(more, faster) for more, faster in zip(memory, speed, strict=False)]
+    found = learned(runs)
+    assert found.memory is not None
+    assert found.speed is not None
+    assert MEMORY_BOUNDS[0] <= found.memory <= MEMORY_BOUNDS[1]
+    bounds = SPEED_BOUNDS if len(runs) >= 3 else SPEED_BOUNDS_OF_FEW
+    assert bounds[0] <= found.speed <= bounds[1]
+
+
+@given(st.lists(close_to_one, min_size=3, max_size=3), ratios, ratios, st.permutations(range(5)))
+def test_two_odd_runs_of_five_change_no_prediction_by_more_than_the_good_ones_differ(
+    good: list[float], odd: float, odder: float, order: list[int]
+) -> None:
+    values = [*good, odd, odder]
+    found = learned([run(values[index], values[index]) for index in order])
+    assert found.speed is not None
+    assert min(good) <= found.speed <= max(good)
+    assert found.memory is not None
+    assert found.memory <= max(*good, 1.0) + 1e-5  # bytes are whole
+
+
+@given(st.lists(ratios, min_size=1, max_size=5), st.integers(min_value=0, max_value=20))
+def test_canaries_and_runs_that_disagree_never_lower_the_memory(memory: list[float], canaries: int) -> None:
+    runs = [run(value) for value in memory] + [run(0.5, is_canary=True) for _ in range(canaries)]
+    found = learned(runs).memory
+    assert found is not None
+    if found < 1:
+        newest = memory[:5]
+        assert len(newest) >= 3
+        assert max(newest) <= 1.15 * min(newest) * 1.01
+        assert found >= min(max(newest), 1.0) * 0.999 or found == MEMORY_BOUNDS[0]
+
+
+def test_three_runs_that_agree_lower_it_to_the_highest_of_them() -> None:
+    assert learned([run(0.80), run(0.82), run(0.79)]).memory == pytest.approx(0.82)
+    assert learned([run(0.80), run(0.82)]).memory == 1
+
+
+def test_of_two_runs_the_surprising_one_has_no_say() -> None:
+    assert learned([run(1.0, 0.05), run(1.0, 0.9)]).speed == pytest.approx(0.9)
+
+
+def labels() -> list[str]:
+    return [
+        kernels_label(attention="sdpa", checkpointing=mode, optimizer="adamw", fused_passes=True)
+        for mode in LEAST_RECOMPUTATION_FIRST
+    ]
+
+
+@given(st.lists(st.tuples(st.floats(0.6, 1.8), st.floats(0.05, 10)), min_size=3, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_whatever_was_learned_by_kernels_the_chosen_plan_fits_and_says_so(found: list[tuple[float, float]]) -> None:
+    by_kernels = {label: Ratios(memory, speed, "1 run") for label, (memory, speed) in zip(labels(), found, strict=True)}
+    decision = choose(
+        spec=spec(),
+        shape=find_shape("smollm2-135m"),
+        dataset=data(500, tokens_per_row=100, longest=200),
+        hardware=cpu(free_gib=3),
+        corrections=Corrections(by_kernels=by_kernels),
+    )
+    assert isinstance(decision, Plan)
+    assert decision.memory.total_bytes <= decision.memory.budget_bytes
+    assert sum(decision.memory.items.values()) == decision.memory.total_bytes
+    if decision.method is Method.LORA:
+        assert decision.time.measured_correction == by_kernels[decision.kernels].speed
+        assert "(1 run)" in decision.reasons[-1].text
+
+
+def test_a_stored_plan_has_the_label_that_the_planner_looks_up() -> None:
+    chosen = plan("smollm2-135m", cpu())
+    stored = run_of(chosen.model_dump(mode="json"), {"peak_memory_bytes": 1})
+    assert stored.kernels == chosen.kernels == "sdpa/recompute-none/adamw/fused"

@@ -1,0 +1,30 @@
+"""What earlier measurements change about a prediction, by method and, where known, by the kernels that ran."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tuning.memory import Constants
+
+
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Measured over predicted; None where nothing is known. `basis` says in words which measurements it rests on."""
+
+    memory: float | None = None
+    speed: float | None = None
+    basis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Ratios of one method on one kind of hardware, finer ones by `Plan.kernels`, and a worker's own constants."""
+
+    memory: float | None = None
+    speed: float | None = None
+    basis: str = ""
+    by_kernels: Mapping[str, Ratios] = field(default_factory=dict)
+    constants: Constants = field(default_factory=Constants)
+
+    def of(self, kernels: str) -> Ratios:
+        """The finest that is known."""
+        return self.by_kernels.get(kernels) or Ratios(self.memory, self.speed, self.basis)
