@@ -131,8 +131,8 @@ def test_every_rung_is_told_and_the_run_ends_with_the_losses_and_weights_of_a_ro
     assert (result.tokens_per_micro_step, result.activation_checkpointing) == (LONGEST, "full")
     told = [event["message"] for event in runs.events(tight) if event["level"] == "warn"]
     assert told[0] == (
-        "Memory ran out at step 1; going on with 95 tokens per micro-step instead of 190, which changes the speed but "
-        "not the result."
+        "Memory ran out at the canary step before training; going on with 95 tokens per micro-step instead of 190, "
+        "which changes the speed but not the result."
     )
     assert "going on with selective activation checkpointing instead of none" in told[3]
 
@@ -170,9 +170,9 @@ def test_memory_that_not_even_the_last_rung_fits_ends_the_run_with_numbers_and_a
     assert told is not None
     assert (told.code, told.category, told.retryable) == ("out_of_memory", Category.OUT_OF_MEMORY, True)
     assert told.message == (
-        "Memory ran out at step 1 with everything given up that could be: 29 tokens per micro-step (the longest row "
-        "has 29), full activation checkpointing. The last request was for 2.50 GiB. The plan predicted 3.0 GiB of "
-        "4.0 GiB free."
+        "Memory ran out at the canary step before training with everything given up that could be: 29 tokens per "
+        "micro-step (the longest row has 29), full activation checkpointing. The last request was for 2.50 GiB. The "
+        "plan predicted 3.0 GiB of 4.0 GiB free."
     )
     assert "max_seq_length" in str(told.hint)
     assert "qlora" in str(told.hint)

@@ -48,6 +48,7 @@ class Progress:
     evaluations_since_best: int = 0
     last_train_loss: float | None = None
     last_good_checkpoint: str | None = None
+    canary_of: str | None = None  # the launch settings that a canary has tried
 
 
 @dataclass(frozen=True)

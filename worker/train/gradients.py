@@ -5,6 +5,7 @@ lower on the ladder of `worker.train.memory_ladder`.
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,16 @@ class GradientSource:
             if sums.is_finite or not self._halve_loss_scale():
                 return sums
             undo()
+
+    def time_micro_step(self, rows: list[int]) -> float:
+        """Seconds of forward and backward over rows as one micro-step; their gradients stay in the masters."""
+        began = time.perf_counter()
+        batch = pack(rows, self._run.rows, device=self._run.device)
+        loss = self._objective.sums(self._learner, batch).loss
+        (loss * (self._progress.loss_scale / max(1, self._objective.units(batch)))).backward()
+        if self._run.device.type == "cuda":
+            torch.cuda.synchronize(self._run.device)
+        return time.perf_counter() - began
 
     def _own_share(self, chosen: list[int]) -> torch.Tensor:
         """Gradients of this process's micro-steps, added up; returns its summed loss and hits, fp64 [2]."""

@@ -15,6 +15,7 @@ import torch
 from tuning.errors import Category, Failure, JobFailure
 from tuning.state import Phase
 from worker.rundir import checkpoint_name
+from worker.train import canary
 from worker.train import checkpoint as checkpoints
 from worker.train.checkpoint import CheckpointWriter, Progress
 from worker.train.data import Rows
@@ -86,6 +87,7 @@ class _Fit:
     def run_to_end(self) -> Progress:
         """All remaining steps."""
         self._learner.train()
+        self._rehearse()
         if self.step == 0:
             self._record_start()
         self._run.recorder.phase(Phase.TRAINING)
@@ -99,6 +101,24 @@ class _Fit:
         self._restore_best()
         self._progress.training_seconds += self._pace.training_seconds
         return self._progress
+
+    def _rehearse(self) -> None:
+        """A canary first, unless the checkpoint says that one has tried these settings."""
+        settings = canary.settings_of(self._plan)
+        if self._progress.canary_of == settings:
+            return
+        self._run.recorder.phase(Phase.CANARY)
+        canary.rehearse(
+            canary.Stage(
+                run=self._run,
+                gradients=self._gradients,
+                ladder=self._ladder,
+                masters=self._masters,
+                progress=self._progress,
+                total_steps=self._total,
+            )
+        )
+        self._progress.canary_of = settings
 
     def _one_step(self) -> None:
         self._pace.begin()
@@ -188,7 +208,7 @@ class _Fit:
             ),
             doing=f"while evaluating after step {self.step}",
             learns=False,
-            undo=self._learner.train,  # an evaluation that was cut off has left dropout off
+            undo=self._learn_on,
         )
         self._run.recorder.phase(Phase.TRAINING)
         progress = self._progress
@@ -201,6 +221,10 @@ class _Fit:
         else:
             progress.evaluations_since_best += 1
         return {"valid_loss": result.loss, f"valid_{self._objective.accuracy}": result.accuracy}
+
+    def _learn_on(self) -> None:
+        """An evaluation that was cut off has left dropout off."""
+        self._learner.train()
 
     def _is_evaluation(self, step: int) -> bool:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total

@@ -1,0 +1,143 @@
+"""The canary tries the heaviest micro-step of the run before training, and leaves nothing behind but its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+from tuning.messages import CanaryReport
+from tuning.plan import MemoryEstimate, TimeEstimate
+from worker.rundir import EXIT_FAILED, RunDirectory
+from worker.train import canary, gradients, loop
+from worker.train.checkpoint import sha256_of
+from worker.train.packing import plan_micro_steps, rows_of_step
+
+MEMORY = MemoryEstimate(items={"weights": 2**30}, total_bytes=2**30, budget_bytes=2**34)
+TIME = TimeEstimate(
+    tokens_per_second=500, seconds=100, seconds_low=90, seconds_high=120, micro_step_tokens_per_second=1000
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def reports(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [event for event in runs.events(directory) if event["message"].startswith("Canary step")]
+
+
+def trained(directory: RunDirectory) -> RunDirectory:
+    assert runs.train_here(directory) == 0, directory.events.read_text()
+    return directory
+
+
+def test_it_measures_the_heaviest_micro_step_and_says_what_was_predicted(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(memory=MEMORY, time=TIME, total_steps=6, checkpoint_interval_steps=100)
+    directory = trained(runs.make_run(tmp_path, model=model, plan=plan))
+    report = CanaryReport.model_validate_json(directory.canary.read_bytes())
+    (event,) = reports(directory)
+    assert event["data"] == json.loads(directory.canary.read_text()) == report.model_dump()
+    assert 0 < report.tokens <= 256
+    assert report.tokens_per_second == pytest.approx(report.tokens / report.seconds)
+    assert report.speed_ratio == pytest.approx(report.tokens_per_second / 1000)
+    assert report.memory_ratio == pytest.approx(report.peak_memory_bytes / 2**30)
+    assert report.expected_seconds == pytest.approx(100 / report.speed_ratio)
+    assert "predicted 1.0 GiB" in event["message"]
+    assert "predicted 1,000" in event["message"]
+
+
+def test_it_changes_no_bit_of_the_result(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = runs.plan(precision="bf16", lora=runs.lora(dropout=0.2), checkpoint_interval_steps=100)
+    with_canary = trained(runs.make_run(tmp_path / "with", model=model, plan=plan))
+    monkeypatch.setattr(loop._Fit, "_rehearse", lambda _self: None)
+    without = trained(runs.make_run(tmp_path / "without", model=model, plan=plan))
+    assert with_canary.canary.exists()
+    assert not without.canary.exists()
+    name = "adapter_model.safetensors"
+    assert sha256_of(with_canary.output / name) == sha256_of(without.output / name)
+    losses = [[point["train_loss"] for point in runs.metrics(one)] for one in (with_canary, without)]
+    assert losses[0] == losses[1]
+
+
+def test_a_resumed_run_needs_no_second_one_unless_its_settings_are_others(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(checkpoint_interval_steps=1, total_steps=4)
+    directory = runs.make_run(tmp_path, model=model, plan=plan)
+    directory.stop.touch()
+    runs.train_here(directory)
+    runs.train_here(directory)
+    assert len(reports(directory)) == 1
+    smaller = directory.request().model_copy(update={"plan": plan.model_copy(update={"tokens_per_micro_step": 128})})
+    directory.create(smaller)
+    runs.train_here(directory)
+    assert len(reports(directory)) == 2
+
+
+def test_lack_of_memory_shows_before_the_first_step_and_takes_the_same_ladder(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory_above(120, monkeypatch)
+    directory = trained(runs.make_run(tmp_path, model=model, plan=runs.plan(tokens_per_micro_step=400)))
+    rungs = [event for event in runs.events(directory) if "Memory ran out" in event["message"]]
+    assert [rung["data"]["tokens_per_micro_step"] for rung in rungs] == [200, 100]
+    assert all("at the canary step" in rung["message"] for rung in rungs)
+    (report,) = reports(directory)
+    assert report["data"]["tokens_per_micro_step"] == 100
+    assert report["data"]["tokens"] <= 120
+
+
+def test_a_job_that_cannot_fit_fails_before_anything_was_trained(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory_above(5, monkeypatch)
+    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(), validation=runs.chat_rows(3))
+    assert runs.train_here(directory) == EXIT_FAILED
+    result = directory.read_result()
+    assert result is not None
+    assert result.failure is not None
+    assert result.failure.code == "out_of_memory"
+    assert "at the canary step before training" in result.failure.message
+    assert not directory.metrics.exists()
+    assert directory.phase.read_text() == "canary"
+
+
+def test_the_heaviest_micro_step_of_all_epochs_is_found() -> None:
+    random = np.random.default_rng(0)
+    for case in range(20):
+        lengths = random.integers(5, 200, size=50)
+        plan = runs.plan(rows_per_step=4, epochs=3, seed=case)
+        budget, steps = 300, 39
+        seen = [
+            int(lengths[rows].sum())
+            for step in range(1, steps + 1)
+            for rows in plan_micro_steps(
+                rows_of_step(step, rows=50, rows_per_step=4, seed=case), lengths, token_budget=budget
+            )
+        ]
+        found = canary.largest_micro_step(lengths, plan, token_budget=budget, total_steps=steps)
+        assert int(lengths[found].sum()) in seen
+        assert int(lengths[found].sum()) >= min(max(seen), canary.FULL_ENOUGH * budget)
+
+
+def test_a_row_beyond_the_budget_stands_alone_and_is_the_heaviest() -> None:
+    lengths = np.array([10, 20, 500, 30])
+    assert canary.largest_micro_step(lengths, runs.plan(), token_budget=64, total_steps=1) == [2]
+
+
+def out_of_memory_above(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that holds micro-steps of at most so many tokens."""
+    pack = gradients.pack
+
+    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
+        batch = pack(*args, **named)
+        if batch.tokens > tokens:
+            torch.rand(3)
+            raise torch.OutOfMemoryError("out of memory")
+        return batch
+
+    monkeypatch.setattr(gradients, "pack", pack_if_it_fits)
