@@ -8,6 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.scripted_service import Reply, ScriptedService
 from tuning.errors import LeaseLost
+from tuning.messages import CanaryReport
 from tuning.state import Phase
 from worker.control import HttpAttemptControl
 from worker.directives import Directive, Directives
@@ -115,6 +116,44 @@ def test_phases_and_events_are_told(
     assert [request.json["phase"] for request in service.to("/phase")] == ["canary"]
     assert [request.json["message"] for request in service.to("/events")] == ["One row was cut.", "Odd."]
     assert progress.beat().phase is Phase.CANARY
+
+
+CANARY = CanaryReport(
+    tokens=500,
+    longest_row_tokens=90,
+    tokens_per_micro_step=512,
+    seconds=2,
+    tokens_per_second=250,
+    peak_memory_bytes=10**9,
+    expected_seconds=80,
+)
+
+
+def test_the_canary_is_told_once_and_estimates_until_the_first_step(
+    run: RunDirectory, follower: Follower, service: ScriptedService, progress: Progress
+) -> None:
+    write_atomically(run.canary, CANARY.model_dump_json())
+    follower.ship()
+    follower.ship()
+    (told,) = service.to("/canary")
+    assert CanaryReport.model_validate(told.json) == CANARY
+    assert (progress.beat().step, progress.beat().eta_seconds) == (None, 80)
+    append_line(run.metrics, {"step": 1, "eta_seconds": 60.0})
+    follower.ship()
+    assert (progress.beat().step, progress.beat().eta_seconds) == (1, 60)
+
+
+@pytest.mark.parametrize("obstacle", ["an older service", "a damaged file"])
+def test_a_canary_that_cannot_be_told_holds_nothing_up(
+    run: RunDirectory, follower: Follower, service: ScriptedService, obstacle: str
+) -> None:
+    service.script("/canary", Reply.error(404, "not_found"))
+    write_atomically(run.canary, CANARY.model_dump_json() if obstacle == "an older service" else "{")
+    append_line(run.metrics, {"step": 1})
+    follower.ship()
+    follower.ship()
+    assert len(service.to("/canary")) == (obstacle == "an older service")
+    assert [point["step"] for point in points(service)] == [1]
 
 
 def test_one_refused_record_does_not_hold_up_the_rest(
