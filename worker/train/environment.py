@@ -2,7 +2,7 @@
 
 import os
 
-# A thread that waits for its next product spins a few microseconds, then sleeps. LoRA on a 135M model, two cores, tokens/s
+# A thread that waits for its next product spins a little, then sleeps. LoRA on a 135M model, two cores, tokens/s
 # alone and of each of two at once: never spinning 267 and 206, 1,000 turns 355 and 180, 3,000 turns 371 and 135, the
 # library's default of 300,000 turns 359 and 43.
 if "OMP_WAIT_POLICY" not in os.environ:

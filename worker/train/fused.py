@@ -38,41 +38,62 @@ class Site:
 
 @dataclass
 class Multiplied:
-    """What one site's product leaves behind for its backward pass, adapters already in the compute dtype."""
+    """What the products of one input leave behind for their backward pass, adapters side by side in the compute dtype.
 
-    site: Site
-    down: torch.Tensor | None
-    up: torch.Tensor | None
-    narrow: torch.Tensor | None  # x A', [tokens, rank]
+    down: [sum of ranks, in]; ups: [out, rank] each; narrow: scale x A', [tokens, sum of ranks]. None without adapters.
+    """
+
+    sites: Sequence[Site]
+    adapted: list[Site]
+    down: torch.Tensor | None = None
+    ups: Sequence[torch.Tensor] = ()
+    narrow: torch.Tensor | None = None
+
+    @property
+    def ranks(self) -> list[int]:
+        """Of the sites that have an adapter."""
+        return [up.shape[1] for up in self.ups]
 
 
-def multiply(x: torch.Tensor, site: Site) -> tuple[torch.Tensor, Multiplied]:
-    """y [tokens, out] for x [tokens, in]."""
-    bias = site.base.bias
-    y = torch.nn.functional.linear(x, site.weight(x.dtype), bias)  # type: ignore[arg-type]
-    if site.down is None or site.up is None:
-        return y, Multiplied(site, None, None, None)
-    down, up = site.down.to(x.dtype), site.up.to(x.dtype)
-    narrow = x @ down.T
-    y.addmm_(narrow, up.T, alpha=site.scale)
-    return y, Multiplied(site, down, up, narrow)
+def multiply(x: torch.Tensor, sites: Sequence[Site]) -> tuple[list[torch.Tensor], Multiplied]:
+    """y [tokens, out] of every site for one x [tokens, in]; all adapters read x in one product, alone each is too thin."""
+    outputs = [torch.nn.functional.linear(x, site.weight(x.dtype), site.base.bias) for site in sites]  # type: ignore[arg-type]
+    done = Multiplied(sites, [site for site in sites if site.down is not None])
+    if done.adapted:
+        done.down = torch.cat([site.down for site in done.adapted]).to(x.dtype)  # type: ignore[misc]
+        done.ups = [site.up.to(x.dtype) for site in done.adapted]  # type: ignore[union-attr]
+        done.narrow = _scale(x @ done.down.T, done)
+        thin = iter(zip(done.narrow.split(done.ranks, dim=1), done.ups, strict=True))
+        for site, y in zip(sites, outputs, strict=True):
+            if site.down is not None:
+                narrow, up = next(thin)
+                y.addmm_(narrow, up.T)
+    return outputs, done
 
 
 def multiply_backward(
-    grad: torch.Tensor, x: torch.Tensor, done: Multiplied, *, into: torch.Tensor | None, wants_input: bool = True
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """(dx, dA, dB) for dy = `grad`; dx is added to `into` where that is given."""
+    grads: Sequence[torch.Tensor], x: torch.Tensor, done: Multiplied, *, wants_input: bool = True
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    """(dx, [dA, dB of each site]) for dy of every site."""
+    grad_input: torch.Tensor | None = None
     if wants_input:
-        weight = done.site.weight(grad.dtype)
-        into = grad @ weight if into is None else into.addmm_(grad, weight)
-    if done.down is None or done.up is None or done.narrow is None:
-        return into, None, None
-    grad_narrow = (grad @ done.up).mul_(done.site.scale)
-    if into is not None:
-        into.addmm_(grad_narrow, done.down)
-    grad_down = grad_narrow.T @ x
-    grad_up = (grad.T @ done.narrow).mul_(done.site.scale)
-    return into, grad_down, grad_up
+        for grad, site in zip(grads, done.sites, strict=True):
+            weight = site.weight(grad.dtype)
+            grad_input = grad @ weight if grad_input is None else grad_input.addmm_(grad, weight)
+    factors: list[torch.Tensor | None] = [None] * (2 * len(done.sites))
+    if done.down is None or done.narrow is None:
+        return grad_input, factors
+    places = [place for place, site in enumerate(done.sites) if site.down is not None]
+    thin = torch.cat([grads[place] @ up for place, up in zip(places, done.ups, strict=True)], dim=1)
+    grad_narrow = _scale(thin, done)
+    if grad_input is not None:
+        grad_input.addmm_(grad_narrow, done.down)
+    grad_downs = (grad_narrow.T @ x).split(done.ranks)
+    for place, grad_down, narrow in zip(places, grad_downs, done.narrow.split(done.ranks, dim=1), strict=True):
+        site = done.sites[place]
+        factors[2 * place] = _as_master(grad_down, site.down)
+        factors[2 * place + 1] = _as_master(grads[place].T @ narrow, site.up)
+    return grad_input, factors
 
 
 class _Projections(torch.autograd.Function):
@@ -81,7 +102,7 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sites: Sequence[Site], *_: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """The trailing arguments are the sites' adapters, named so that autograd sees them."""
-        outputs, ctx.done = zip(*(multiply(x, site) for site in sites), strict=True)
+        outputs, ctx.done = multiply(x, sites)
         ctx.save_for_backward(x)
         return tuple(outputs)
 
@@ -89,13 +110,7 @@ class _Projections(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Tensors:
         """One sum of input gradients, each adapter's two gradients."""
         (x,) = ctx.saved_tensors
-        grad_input: torch.Tensor | None = None
-        factors: list[torch.Tensor | None] = []
-        for grad, done in zip(grads, ctx.done, strict=True):
-            grad_input, grad_down, grad_up = multiply_backward(
-                grad, x, done, into=grad_input, wants_input=ctx.needs_input_grad[0]
-            )
-            factors += [_as_master(grad_down, done.site.down), _as_master(grad_up, done.site.up)]
+        grad_input, factors = multiply_backward(grads, x, ctx.done, wants_input=ctx.needs_input_grad[0])
         return grad_input, None, *factors
 
 
@@ -105,30 +120,26 @@ class _GatedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sites: Sequence[Site], *_: torch.Tensor | None) -> torch.Tensor:
         """`sites` are gate, up and down."""
-        gate, gate_done = multiply(x, sites[0])
-        up, up_done = multiply(x, sites[1])
-        y, down_done = multiply(torch.nn.functional.silu(gate).mul_(up), sites[2])
+        (gate, up), wide_done = multiply(x, sites[:2])
+        (y,), down_done = multiply(torch.nn.functional.silu(gate).mul_(up), sites[2:])
         ctx.save_for_backward(x, gate, up)
-        ctx.done = gate_done, up_done, down_done
+        ctx.done = wide_done, down_done
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
         """The product of gate and up is rebuilt for the gradient of the down adapter."""
         x, gate, up = ctx.saved_tensors
-        gate_done, up_done, down_done = ctx.done
+        wide_done, down_done = ctx.done
         active = torch.nn.functional.silu(gate)
-        grad_product, *down_factors = multiply_backward(grad, active * up, down_done, into=None)
+        grad_product, down_factors = multiply_backward([grad], active * up, down_done)
         assert grad_product is not None  # noqa: S101 - for the type checker
         grad_up = active.mul_(grad_product)
         grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
-        grad_input, *up_factors = multiply_backward(grad_up, x, up_done, into=None, wants_input=ctx.needs_input_grad[0])
-        grad_input, *gate_factors = multiply_backward(
-            grad_gate, x, gate_done, into=grad_input, wants_input=ctx.needs_input_grad[0]
+        grad_input, wide_factors = multiply_backward(
+            [grad_gate, grad_up], x, wide_done, wants_input=ctx.needs_input_grad[0]
         )
-        factors = [*gate_factors, *up_factors, *down_factors]
-        masters = [master for done in ctx.done for master in (done.site.down, done.site.up)]
-        return grad_input, None, *map(_as_master, factors, masters)
+        return grad_input, None, *wide_factors, *down_factors
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -202,6 +213,13 @@ def _turn(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, directio
 
 def _factors(sites: Sequence[Site]) -> list[nn.Parameter | None]:
     return [factor for site in sites for factor in (site.down, site.up)]
+
+
+def _scale(narrow: torch.Tensor, done: Multiplied) -> torch.Tensor:
+    """Each site's columns times its scale, in place."""
+    for part, site in zip(narrow.split(done.ranks, dim=1), done.adapted, strict=True):
+        part.mul_(site.scale)
+    return narrow
 
 
 def _as_master(grad: torch.Tensor | None, master: torch.Tensor | None) -> torch.Tensor | None:
