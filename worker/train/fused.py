@@ -56,7 +56,7 @@ class Multiplied:
 
 
 def multiply(x: torch.Tensor, sites: Sequence[Site]) -> tuple[list[torch.Tensor], Multiplied]:
-    """y [tokens, out] of every site for one x [tokens, in]; all adapters read x in one product, alone each is too thin."""
+    """y [tokens, out] of every site for one x [tokens, in]; all adapters share one product: each alone is too thin."""
     outputs = [torch.nn.functional.linear(x, site.weight(x.dtype), site.base.bias) for site in sites]  # type: ignore[arg-type]
     done = Multiplied(sites, [site for site in sites if site.down is not None])
     if done.adapted:
