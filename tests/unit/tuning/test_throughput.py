@@ -8,8 +8,8 @@ from tuning.catalogue import find_shape
 from tuning.corrections import Corrections
 from tuning.job import Method
 
-# `python -m benchmarks.training.ours WORKLOAD` on two idle cores of an EPYC with AVX-512 BF16, 2026-11-22: tokens a second
-# over all steps of 8 rows, LoRA rank 16, of the benchmark's rows and of rows as short as the demo's.
+# `python -m benchmarks.training.ours WORKLOAD` on two idle cores of an EPYC with AVX-512 BF16, 2026-11-22: tokens a
+# second over all steps of 8 rows, LoRA rank 16, of the benchmark's rows and of rows as short as the demo's.
 BENCHMARK_ROWS = data(64, tokens_per_row=191, longest=950, supervised=0.41)
 SHORT_ROWS = data(96, tokens_per_row=100, longest=160, supervised=0.15)
 MEASURED = [(BENCHMARK_ROWS, 359), (SHORT_ROWS, 380)]
