@@ -207,6 +207,8 @@ class Attempt:
             upload_output(run, ending.result, self._handing_over)
         elif outcome is not Outcome.CANCELLED:
             uploader.flush(self._handing_over)
+            if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
+                upload_output(run, ending.result, self._handing_over)
         upload_log(run, self._handing_over, secrets=self._around.secrets)
         return _report(outcome, failure, ending.result)
 

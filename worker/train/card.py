@@ -1,17 +1,19 @@
 """The model card: what was trained, on what, how, and how well, for a person and for model hubs."""
 
+from typing import Any
+
 from worker.train.checkpoint import Progress
 from worker.train.run import Run
 
 
-def model_card(run: Run, progress: Progress) -> str:
-    """README.md of the result, with the YAML head that PEFT and hubs read."""
+def model_card(run: Run, progress: Progress, *, merged: dict[str, Any] | None = None) -> str:
+    """README.md of the result, with the YAML head that PEFT and hubs read. `merged` is the check of a merged model."""
     plan, spec = run.plan, run.request.spec
     is_adapter = plan.lora is not None
     head = ["---", f"base_model: {spec.model}", f"library_name: {'peft' if is_adapter else 'transformers'}"]
     head += ["pipeline_tag: text-generation", "tags:", f"- {plan.method.value}", f"- {plan.objective}", "---"]
     lines = [*head, "", f"# {spec.model}, fine-tuned", "", f"Made by Tunesmith, job `{run.request.job_id}`.", ""]
-    lines += ["## Results", "", "| | |", "|---|---|", *_rows(_results(progress)), ""]
+    lines += ["## Results", "", "| | |", "|---|---|", *_rows(_results(progress) | _merged(merged)), ""]
     lines += ["## Data", "", "| | |", "|---|---|", *_rows(_data(run, progress)), ""]
     lines += ["## Plan", "", "| | |", "|---|---|", *_rows(_plan(run)), ""]
     lines += ["Why this plan:", "", *(f"- {reason.text}" for reason in plan.reasons), ""]
@@ -27,6 +29,14 @@ def _results(progress: Progress) -> dict[str, object]:
         "optimizer steps": progress.step,
         "training time": f"{progress.training_seconds:.0f} s",
     }
+
+
+def _merged(merged: dict[str, Any] | None) -> dict[str, object]:
+    if merged is None:
+        return {}
+    difference, tolerance = merged["mean_difference_nats"], merged["tolerance_nats"]
+    text = f"{difference:.2g} nats per token from base + adapter on {merged['tokens_compared']} held-out tokens"
+    return {"merged model": f"{text}, tolerance {tolerance:g}"}
 
 
 def _data(run: Run, progress: Progress) -> dict[str, object]:
@@ -48,7 +58,7 @@ def _plan(run: Run) -> dict[str, object]:
         "learning rate": f"{plan.learning_rate:.3g}, {plan.schedule}, {plan.warmup_steps} steps of warm-up",
         "epochs": plan.epochs,
         "rows per step": plan.rows_per_step,
-        "longest sequence": plan.max_sequence_length,
+        "longest sequence": f"{plan.max_sequence_length} tokens, longer rows: {plan.on_long_row}",
         "seed": plan.seed,
     }
     if plan.lora is not None:

@@ -5,7 +5,9 @@ held-out tokens: rounding a merged weight to 16 bits moves them a little; a wron
 """
 
 import gc
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,8 +25,10 @@ ROWS_COMPARED = 32
 MEAN_TOLERANCE = {"bf16": 0.05, "fp16": 0.01, "fp32": 1e-4}  # nats per token, mean absolute difference
 
 
-def write_merged_model(run: Run, trained: Learner) -> None:
+def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     """Write output/merged, a plain model folder; memory of the trained model is given back first.
+
+    Returns what was compared: `mean_difference_nats`, `tolerance_nats` and `tokens_compared`.
 
     Raises:
         JobFailure: `merged_model_differs`, with the difference measured.
@@ -44,7 +48,7 @@ def write_merged_model(run: Run, trained: Learner) -> None:
     gc.collect()
     plain = load_model(folder, plan=run.plan.model_copy(update={"quantization": None}), device=run.device)
     got = _log_probabilities(Learner(plain.eval()), run, rows)
-    _compare(run, wanted, got, folder)
+    return _compare(run, wanted, got, folder)
 
 
 def _base(run: Run) -> PreTrainedModel:
@@ -63,24 +67,31 @@ def _log_probabilities(learner: Learner, run: Run, rows: Rows) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _compare(run: Run, wanted: torch.Tensor, got: torch.Tensor, folder: Path) -> None:
+def _compare(run: Run, wanted: torch.Tensor, got: torch.Tensor, folder: Path) -> dict[str, Any]:
     difference = float((wanted - got).abs().mean())
     tolerance = MEAN_TOLERANCE[run.plan.precision]
+    facts: dict[str, Any] = {
+        "mean_difference_nats": difference,
+        "tolerance_nats": tolerance,
+        "tokens_compared": len(wanted),
+    }
     if difference <= tolerance:
         run.recorder.event(
             f"The merged model agrees with base and adapter: {difference:.2g} nats per token apart on "
             f"{len(wanted)} held-out tokens (tolerance {tolerance:g}).",
-            mean_difference_nats=difference,
+            **facts,
         )
-        return
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+        return facts
+    shutil.rmtree(folder)
     raise JobFailure(
         Failure(
             code="merged_model_differs",
-            message=f"The merged model differs from base and adapter by {difference:.3g} nats per token.",
+            message=(
+                f"The merged model is not published: it differs from base and adapter by {difference:.3g} nats per "
+                f"token on {len(wanted)} held-out tokens, {tolerance:g} are tolerated."
+            ),
+            param="tunesmith.merge",
             category=Category.INTERNAL,
-            hint="The adapter itself is complete; use it without merging.",
+            hint="The adapter itself is complete and among the job's artifacts: use it without merging.",
         )
     )

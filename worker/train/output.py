@@ -1,9 +1,7 @@
 """The result folder: weights, tokenizer, chat template, model card, and a manifest to repeat the run from."""
 
 import json
-import platform
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from tuning.state import Phase
+from worker.rundir import write_atomically
 from worker.train.adapter import CONFIG_FILE, WEIGHTS_FILE
 from worker.train.card import model_card
-from worker.train.checkpoint import Progress, sha256_of
+from worker.train.checkpoint import Progress
+from worker.train.manifest import MANIFEST, manifest
 from worker.train.run import Run
 
 
@@ -34,6 +34,14 @@ def save_model(run: Run, model: PreTrainedModel, *, progress: Progress) -> None:
     _finish(run, folder, progress=progress)
 
 
+def describe(run: Run, *, progress: Progress, merged: dict[str, Any] | None = None) -> None:
+    """Write the model card, and the manifest last: a result folder that has one is complete."""
+    folder = run.directory.output
+    (folder / "README.md").write_text(model_card(run, progress, merged=merged), encoding="utf-8")
+    content = manifest(run, folder, progress=progress, merged=merged)
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=2, sort_keys=True))
+
+
 def _begin(run: Run) -> Path:
     run.recorder.phase(Phase.EXPORTING)
     folder = run.directory.output
@@ -44,37 +52,4 @@ def _begin(run: Run) -> Path:
 
 def _finish(run: Run, folder: Path, *, progress: Progress) -> None:
     run.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(run, progress), encoding="utf-8")
-    manifest = _manifest(run, folder, progress)
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _manifest(run: Run, folder: Path, progress: Progress) -> dict[str, Any]:
-    request = run.request
-    data = {"training_file": request.training_file, "validation_file": request.validation_file}
-    return {
-        "job_id": request.job_id,
-        "spec": request.spec.model_dump(mode="json"),
-        "plan": request.plan.model_dump(mode="json"),
-        "seed": request.plan.seed,
-        "data": {name: sha256_of(Path(path)) for name, path in data.items() if path},
-        "base_model": _hashes(run.model_folder),
-        "continued_from": _hashes(run.adapter_folder) if run.adapter_folder else None,
-        "versions": run.versions,
-        "hardware": {
-            "machine": platform.machine(),
-            "device": _device_name(run.device),
-            "threads": torch.get_num_threads(),
-        },
-        "progress": asdict(progress),
-        "files": _hashes(folder),
-    }
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files directly in a folder."""
-    return {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.is_file()}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    describe(run, progress=progress)
