@@ -97,7 +97,7 @@ class _Search:
         )
 
     def best(self) -> Candidate:
-        blocked = _blocked(self.method, self.hardware)
+        blocked = _blocked(self.method, self.hardware, spec=self.spec)
         smallest: tuple[int, Setup] | None = None
         for family in self._families():
             least = self._least(family)
@@ -251,8 +251,10 @@ def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
     return tuple(sorted(gpus, key=lambda gpu: (-gpu.memory_free_bytes, gpu.index))[:number])
 
 
-def _blocked(method: Method, hardware: HardwareProfile) -> str | None:
-    """Why this method cannot run on the machine at all, whatever its memory."""
+def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
+    """Why this method cannot run the job on the machine at all, whatever its memory."""
+    if method is Method.FULL and spec.continues_adapter:
+        return "the job continues an adapter, which full fine-tuning would throw away"
     if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
         return "QLoRA needs bitsandbytes, which is not installed on this worker"
     return None

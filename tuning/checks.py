@@ -1,5 +1,7 @@
 """What must be true before planning makes sense."""
 
+import difflib
+
 from tuning.errors import InvalidRequest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method
@@ -21,6 +23,29 @@ def check_hardware(hardware: HardwareProfile) -> None:
     _check_memory(cpu.memory_free_bytes, cpu.memory_total_bytes, param="hardware.cpu.memory_free_bytes")
     if cpu.cores < 1:
         raise _absurd("hardware.cpu.cores", f"{cpu.cores} cores cannot train anything.")
+
+
+def check_targets(spec: JobSpec, shape: ModelShape) -> None:
+    """Every module that the job names for an adapter exists in the model.
+
+    Raises:
+        InvalidRequest: `no_such_target_modules`, with the names that come near.
+    """
+    targets = spec.lora.target_modules
+    if isinstance(targets, str) or spec.method is Method.FULL:
+        return
+    known = [linear.name for linear in shape.linears if linear.module]
+    wrong = [target for target in targets if not shape.targets((target,))]
+    if not wrong and targets:
+        return
+    near = [name for target in wrong for name in difflib.get_close_matches(target, known, n=2, cutoff=0.5)]
+    guess = f"Did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
+    raise InvalidRequest(
+        f"No linear module of this model is called {', '.join(map(repr, wrong))}." if wrong else "The list is empty.",
+        code="no_such_target_modules",
+        param="tunesmith.lora.target_modules",
+        hint=f"{guess}This model has {', '.join(known)}.",
+    )
 
 
 def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Refusal | None:

@@ -8,6 +8,7 @@ from pydantic import Field
 from tuning.base import Value
 
 Auto = Literal["auto"]
+OnLongRow = Literal["truncate", "refuse"]  # what to do with a row of more tokens than max_seq_length
 
 
 class Method(StrEnum):
@@ -65,8 +66,10 @@ class JobSpec(Value):
     goal: Goal = Goal.BALANCED
     lora: LoraOptions = LoraOptions()
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    on_long_row: OnLongRow = "truncate"
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
     merge: bool = False
+    continues_adapter: bool = False  # `model` is an adapter: it is trained on, not thrown away
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
 
 

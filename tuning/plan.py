@@ -3,7 +3,7 @@
 from typing import Literal
 
 from tuning.base import Value
-from tuning.job import Method
+from tuning.job import Method, OnLongRow
 from tuning.kernels import kernels_label
 
 
@@ -90,6 +90,7 @@ class Plan(Value):
     epochs: int
     rows_per_step: int  # the global batch: one optimizer step sees this many rows
     max_sequence_length: int
+    on_long_row: OnLongRow = "truncate"
     tokens_per_micro_step: int  # packed rows of one forward and backward hold at most this many tokens
     total_steps: int
     evaluation_interval_steps: int

@@ -102,6 +102,7 @@ def _plan(
         epochs=batch.epochs,
         rows_per_step=batch.rows_per_step,
         max_sequence_length=candidate.max_sequence_length,
+        on_long_row=spec.on_long_row,
         tokens_per_micro_step=setup.tokens_per_micro_step,
         total_steps=batch.total_steps,
         evaluation_interval_steps=evaluation_interval(batch.total_steps),

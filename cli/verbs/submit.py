@@ -36,6 +36,13 @@ class GoalChoice(StrEnum):
     COST = "cost"
 
 
+class LongRowChoice(StrEnum):
+    """The values of --on-long-row."""
+
+    TRUNCATE = "truncate"
+    REFUSE = "refuse"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the command."""
     app.command(rich_help_panel="Jobs")(submit)
@@ -52,6 +59,9 @@ def submit(
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
+    on_long_row: Annotated[
+        LongRowChoice, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
+    ] = LongRowChoice.TRUNCATE,
     suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
     name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
@@ -73,7 +83,11 @@ def submit(
         n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier
     )
     ours = _present(
-        method=method.value, goal=goal.value, lora=_present(rank=rank) or None, max_seq_length=max_seq_length
+        method=method.value,
+        goal=goal.value,
+        lora=_present(rank=rank) or None,
+        max_seq_length=max_seq_length,
+        on_long_row=on_long_row.value,
     )
     wanted = _present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},

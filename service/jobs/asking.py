@@ -9,11 +9,13 @@ from service.files.intake import TRAINING_PURPOSE
 from service.jobs.schemas import JobRequest
 from service.models import store as models
 from service.plans import lessons
-from service.tables import File, Model
+from service.tables import File, Job, Model
 from service.workers.machines import Wanted
-from tuning.checks import impossible
+from tuning.checks import check_targets, impossible
+from tuning.continuing import continued
 from tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
 from tuning.job import DatasetFacts, JobSpec, Objective
+from tuning.plan import Lora
 from tuning.rows import RowReport
 from tuning.shape import ModelShape
 
@@ -34,7 +36,7 @@ async def read(session: AsyncSession, request: JobRequest, *, training_file: str
         DoesNotFit: no hardware whatever could do it.
     """
     model = await models.find_ready(session, request.model, project=project)
-    spec = request.to_spec(seed=seed)
+    spec = await spec_of(session, request, model=model, seed=seed)
     training = await _usable_file(session, training_file, "training_file", spec=spec, project=project)
     validation = None
     if request.validation_file is not None:
@@ -42,16 +44,31 @@ async def read(session: AsyncSession, request: JobRequest, *, training_file: str
     return await suited(session, model, spec=spec, dataset=_facts(training, validation))
 
 
+async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, seed: int) -> JobSpec:
+    """The job as the planner sees it. One that starts from an adapter keeps the adapter and its shape.
+
+    Raises:
+        InvalidRequest: it asks for a method or a shape that would throw the adapter away.
+    """
+    spec = request.to_spec(seed=seed)
+    if model.kind != "adapter":
+        return spec
+    maker = await session.get(Job, model.job_id) if model.job_id else None
+    numbers = (maker.plan or {}).get("lora") if maker is not None else None
+    return continued(spec, Lora.model_validate(numbers) if numbers else None)
+
+
 async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset: DatasetFacts) -> Asked:
     """The same for data of which only the counts are known.
 
     Raises:
+        InvalidRequest: an adapter is asked for on modules that the model does not have.
         DoesNotFit: no hardware whatever could do it.
     """
+    shape = ModelShape.from_config(model.config)
+    check_targets(spec, shape)
     learned = await lessons.learn(session)
-    wanted = Wanted(
-        spec=spec, dataset=dataset, shape=ModelShape.from_config(model.config), corrections=learned.about(model)
-    )
+    wanted = Wanted(spec=spec, dataset=dataset, shape=shape, corrections=learned.about(model))
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
     return Asked(model, wanted)
@@ -68,10 +85,15 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec:
     if file.status == "error":
         raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
     report = _report(file)
-    if report.kind != (spec.objective if spec.objective is Objective.DPO else "supervised"):
-        wanted = "preference pairs" if spec.objective is Objective.DPO else "chat, prompt and completion, or text"
-        message = f"Method {spec.objective.value!r} needs {wanted}; {file_id} holds {report.format} rows."
-        raise InvalidTrainingFile(message, param=param)
+    is_dpo = spec.objective is Objective.DPO
+    if report.kind != ("dpo" if is_dpo else "supervised"):
+        fitting = "supervised" if is_dpo else "dpo"
+        raise InvalidTrainingFile(
+            f"Line 1 of {file_id} is a {report.format} row, which method {spec.objective.value!r} cannot train on: it "
+            f"needs {'preference pairs' if is_dpo else 'chat, prompt and completion, or text'}.",
+            param=param,
+            hint=f'Send "method": {{"type": "{fitting}"}}, or a file of other rows.',
+        )
     return file
 
 

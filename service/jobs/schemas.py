@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tuning.errors import InvalidRequest
-from tuning.job import Auto, Goal, Hyperparameters, JobSpec, LoraOptions, Method, Objective
+from tuning.job import Auto, Goal, Hyperparameters, JobSpec, LoraOptions, Method, Objective, OnLongRow
 
 
 class Body(BaseModel):
@@ -56,6 +56,7 @@ class TunesmithOptions(Body):
     goal: Goal = Goal.BALANCED
     lora: LoraOptions = LoraOptions()
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    on_long_row: OnLongRow = "truncate"
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = "auto"
     merge: bool = False
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -113,6 +114,7 @@ class JobRequest(Body):
             goal=ours.goal,
             lora=ours.lora,
             max_seq_length=ours.max_seq_length,
+            on_long_row=ours.on_long_row,
             learning_rate=ours.learning_rate,
             merge=ours.merge,
             seed=self.seed if self.seed is not None else seed,

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from service.db import now
-from service.jobs.asking import Asked, read, suited
+from service.jobs.asking import Asked, read, spec_of, suited
 from service.models import store as models
 from service.plans import fleet, lessons, store
 from service.plans.schemas import PlanRequest
@@ -53,7 +53,13 @@ async def forecast(session: AsyncSession, request: PlanRequest, *, project: str,
 
     def decide() -> list[fleet.Answer]:
         ahead = [
-            Wanted.of(spec=job.spec, dataset=job.dataset, config=model.config, corrections=learned.about(model))
+            Wanted.of(
+                spec=job.spec,
+                dataset=job.dataset,
+                config=model.config,
+                corrections=learned.about(model),
+                pinned=job.pinned_plan,
+            )
             for job, model in line
         ]
         groups = fleet.classes_of(live, remaining)
@@ -69,7 +75,8 @@ async def _ask(session: AsyncSession, request: PlanRequest, *, project: str) -> 
         return await read(session, request, training_file=request.training_file, project=project, seed=_SEED)
     model = await models.find_ready(session, request.model, project=project)
     facts = request.facts(ModelShape.from_config(model.config))
-    return await suited(session, model, spec=request.to_spec(seed=_SEED), dataset=facts)
+    spec = await spec_of(session, request, model=model, seed=_SEED)
+    return await suited(session, model, spec=spec, dataset=facts)
 
 
 def _imagine(name: str) -> HardwareProfile:

@@ -4,28 +4,35 @@ Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA 
 """
 
 import difflib
+import json
 import warnings
 from enum import Enum
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from tuning.errors import InvalidRequest
+from tuning.errors import InvalidRequest, JobFailure
 from tuning.plan import Lora
 from tuning.shape import ModelShape
+from worker.train.checkpoint import sha256_of
 from worker.train.failures import user_error
+from worker.train.manifest import MANIFEST
 
 ADAPTER = "default"
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
-def attach_adapter(model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int) -> PeftModel:
+def attach_adapter(
+    model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int, model_folder: Path | None = None
+) -> PeftModel:
     """Freeze the base and put adapters on it: new ones, or those of `continue_from` to train on.
 
-    Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`.
+    Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`. `model_folder` is where the
+    base came from: an adapter to continue must have been trained over the same bytes.
 
     Raises:
         JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
@@ -33,7 +40,9 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, continue_from: Path | 
     model.requires_grad_(False)
     torch.manual_seed(seed)
     if continue_from is not None:
-        return _continued(model, continue_from)
+        if model_folder is not None:
+            _require_same_base(continue_from, model_folder=model_folder)
+        return _continued(model, lora, continue_from)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -89,16 +98,37 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
 
 
-def _continued(model: PreTrainedModel, folder: Path) -> PeftModel:
+def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> PeftModel:
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=True, local_files_only=True)
+        config = LoraConfig.from_pretrained(str(folder))
+        config.lora_dropout = lora.dropout  # not part of what was learned
+        adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True, local_files_only=True)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise user_error(
-            "adapter_of_another_base",
-            f"The adapter {folder.name} does not fit this base model.",
-            hint="Continue from an adapter that was trained on the same base model.",
-            param="model",
-        ) from error
+        raise _another_base("its shapes do not fit") from error
+    # A base of other depth lacks modules for some of the weights, or has more: PEFT passes over both in silence.
+    if set(load_file(folder / WEIGHTS_FILE)) != set(adapter_tensors(adapted)):
+        raise _another_base("it has weights for other modules")
+    return adapted
+
+
+def _require_same_base(folder: Path, *, model_folder: Path) -> None:
+    """By the hashes that the adapter's manifest holds; an adapter that came without one is judged by its shapes."""
+    if not (folder / MANIFEST).is_file():
+        return
+    recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("base_model", {})
+    weights = {name: sha256 for name, sha256 in recorded.items() if name.endswith(".safetensors")}
+    for name, sha256 in weights.items():
+        if not (model_folder / name).is_file() or sha256_of(model_folder / name) != sha256:
+            raise _another_base(f"it was trained over a {name} with sha256 {sha256[:12]}...")
+
+
+def _another_base(reason: str) -> JobFailure:
+    return user_error(
+        "adapter_of_another_base",
+        f"The adapter to continue from does not belong to this base model: {reason}.",
+        hint="Continue from an adapter that was trained on the same base model.",
+        param="model",
+    )
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

@@ -1,7 +1,8 @@
 """Training rows: from JSON lines to token ids with a mark on every token the model should learn to write.
 
 Four kinds of row, told apart by their keys: chat (`messages`), `prompt` and `completion`, plain `text`, and
-preference pairs (`input`, `preferred_output`, `non_preferred_output`), which become two sequences each.
+preference pairs (`input`, `preferred_output`, `non_preferred_output`, or `prompt`, `chosen`, `rejected`), which become
+two sequences each.
 """
 
 import json
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tuning.job import OnLongRow
 from worker.train.chat import ChatRenderer, MarkedText
 from worker.train.failures import user_error
 
 # Pieces of one sequence are tokenised apart: a prompt must get the tokens it will have when the model is used.
 Sequence = tuple[MarkedText, ...]
+SHOWN_LINES = 5
 TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call
 
 
@@ -59,59 +62,88 @@ class Rows:
         return np.add.reduceat(marks, self.offsets[:-1]).reshape(-1, self.sequences_per_row).sum(axis=1)
 
 
-def load_rows(path: Path, *, tokenizer: PreTrainedTokenizerBase, objective: str, max_sequence_length: int) -> Rows:
-    """Read, render and tokenise a file. Rows too long lose their end; rows left with nothing to learn are dropped.
+def load_rows(
+    path: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: str,
+    max_sequence_length: int,
+    on_long_row: OnLongRow = "truncate",
+    param: str = "training_file",
+) -> Rows:
+    """Read, render and tokenise a file; rows left with nothing to learn are dropped. `param` names it in errors.
+
+    A row too long loses its end, or is refused.
 
     Raises:
-        JobFailure: `invalid_training_file`, `no_supervised_tokens` or `chat_template_unsupported`.
+        JobFailure: `invalid_training_file`, `row_too_long`, `no_supervised_tokens` or `chat_template_unsupported`.
     """
     renderer = ChatRenderer(tokenizer)
     builder = _Builder(sequences_per_row=2 if objective == "dpo" else 1, max_sequence_length=max_sequence_length)
     numbers: list[int] = []
     texts: list[Sequence] = []
-    for number, row in _read(path):
+    for number, row in _read(path, param):
         numbers.append(number)
-        texts.extend(_marked_texts(row, number, renderer=renderer, tokenizer=tokenizer, objective=objective))
+        try:
+            texts.extend(_marked_texts(row, renderer=renderer, tokenizer=tokenizer, objective=objective))
+        except _Unusable as problem:
+            raise _bad_row(number, str(problem), param=param, hint=problem.hint) from problem
         if len(numbers) == TOKENIZE_AT_ONCE:
             builder.add(numbers, _tokenize(texts, tokenizer))
             numbers, texts = [], []
     if numbers:
         builder.add(numbers, _tokenize(texts, tokenizer))
+    if builder.too_long and on_long_row == "refuse":
+        raise _too_long(builder.too_long, limit=max_sequence_length, param=param)
     rows = builder.rows()
     if not len(rows):
         raise user_error(
             "no_supervised_tokens",
-            f"No row of the file has anything left to learn within {max_sequence_length} tokens.",
+            f"No row of the {param.replace('_', ' ')} has anything left to learn within {max_sequence_length} tokens.",
             hint="Give each row an assistant message with weight 1; raise max_seq_length if prompts push it out.",
-            param="training_file",
+            param=param,
         )
     return rows
 
 
-def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read(path: Path, param: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
                     yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except ValueError as error:
-                    raise _bad_row(number, "is not a JSON object in UTF-8") from error
+                    raise _bad_row(number, "is not a JSON object in UTF-8", param=param) from error
+
+
+class _Unusable(Exception):
+    """Why a row cannot be trained on, and what to do where that is more than correcting the line."""
+
+    def __init__(self, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 def _marked_texts(
     row: dict[str, Any],
-    number: int,
     *,
     renderer: ChatRenderer,
     tokenizer: PreTrainedTokenizerBase,
     objective: str,
 ) -> list[Sequence]:
-    is_pair = "preferred_output" in row
+    if not isinstance(row, dict):
+        raise _Unusable("is not a JSON object")
+    is_pair = "preferred_output" in row or "chosen" in row
     if is_pair != (objective == "dpo"):
-        kind = "a preference pair" if is_pair else "not a preference pair"
-        raise _bad_row(number, f"is {kind}, which the {objective} method cannot train on")
+        kind, fitting = ("a preference pair", "dpo") if is_pair else ("not a preference pair", "supervised")
+        raise _Unusable(
+            f"is {kind}, which method {objective!r} cannot train on",
+            hint=f'Create the job with method {{"type": "{fitting}"}}, or give it a file of other rows.',
+        )
     end, begin = str(tokenizer.eos_token or ""), _beginning(tokenizer)
     try:
+        if "chosen" in row:
+            return _chosen_and_rejected(row, renderer, begin=begin, end=end)
         if is_pair:
             return _pair(row, renderer)
         if "messages" in row:
@@ -120,7 +152,7 @@ def _marked_texts(
             return [(MarkedText(begin + str(row["prompt"]), ()), _taught(str(row["completion"]) + end))]
         return [(_taught(begin + str(row["text"]) + end),)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise _bad_row(number, f"lacks or misuses {error}") from error
+        raise _Unusable(f"lacks or misuses {error}") from error
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -138,6 +170,19 @@ def _pair(row: dict[str, Any], renderer: ChatRenderer) -> list[Sequence]:
     context = [{**message, "weight": 0} for message in row["input"]["messages"]]
     tools = row["input"].get("tools")
     return [(renderer.mark(context + row[key], tools=tools),) for key in ("preferred_output", "non_preferred_output")]
+
+
+def _chosen_and_rejected(row: dict[str, Any], renderer: ChatRenderer, *, begin: str, end: str) -> list[Sequence]:
+    """The same from `prompt`, `chosen` and `rejected`: plain text if all are, else turns of a conversation."""
+    answers = [row["chosen"], row["rejected"]]
+    if all(isinstance(part, str) for part in (row["prompt"], *answers)):
+        return [(MarkedText(begin + row["prompt"], ()), _taught(answer + end)) for answer in answers]
+    context = [{**message, "weight": 0} for message in _turns(row["prompt"], "user")]
+    return [(renderer.mark(context + _turns(answer, "assistant")),) for answer in answers]
+
+
+def _turns(value: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
 def _tokenize(sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -178,15 +223,17 @@ class _Builder:
         self._tokens: list[np.ndarray] = []
         self._marks: list[np.ndarray] = []
         self._line_numbers: list[int] = []
-        self._truncated = 0
         self._unsupervised = 0
+        self.too_long: list[tuple[int, int]] = []  # line number and tokens
 
     def add(self, line_numbers: list[int], sequences: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Keep the rows that still have a supervised token in each of their sequences after truncation."""
         per_row = self._sequences_per_row
         for index, number in enumerate(line_numbers):
             row = sequences[index * per_row : (index + 1) * per_row]
-            self._truncated += any(len(tokens) > self._limit for tokens, _ in row)
+            longest = max(len(tokens) for tokens, _ in row)
+            if longest > self._limit:
+                self.too_long.append((number, longest))
             cut = [(tokens[: self._limit], marks[: self._limit]) for tokens, marks in row]
             if not all(marks[1:].any() for _, marks in cut):
                 self._unsupervised += 1
@@ -205,15 +252,27 @@ class _Builder:
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
             line_numbers=np.asarray(self._line_numbers, dtype=np.int64),
             sequences_per_row=self._sequences_per_row,
-            truncated=self._truncated,
+            truncated=len(self.too_long),
             unsupervised=self._unsupervised,
         )
 
 
-def _bad_row(number: int, problem: str) -> Exception:
+def _too_long(rows: list[tuple[int, int]], *, limit: int, param: str) -> Exception:
+    shown = ", ".join(f"line {number} ({tokens} tokens)" for number, tokens in rows[:SHOWN_LINES])
+    more = f" and {len(rows) - SHOWN_LINES} more" if len(rows) > SHOWN_LINES else ""
+    longest = max(tokens for _, tokens in rows)
+    return user_error(
+        "row_too_long",
+        f"{len(rows)} rows of the {param.replace('_', ' ')} are longer than {limit} tokens: {shown}{more}.",
+        hint=f"Shorten them, raise max_seq_length to {longest}, or let them be cut with on_long_row 'truncate'.",
+        param=param,
+    )
+
+
+def _bad_row(number: int, problem: str, *, param: str, hint: str | None = None) -> Exception:
     return user_error(
         "invalid_training_file",
-        f"Line {number} {problem}.",
-        hint="Check the file with `tunesmith validate` and correct the line.",
-        param="training_file",
+        f"Line {number} of the {param.replace('_', ' ')} {problem}.",
+        hint=hint or "Correct the line and upload the file again.",
+        param=param,
     )

@@ -1,6 +1,7 @@
 """Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights."""
 
 from worker.train.checkpoint import Progress
+from worker.train.failures import user_error
 from worker.train.loop import WeightFile, fit
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.objectives import objective_of
@@ -11,9 +12,20 @@ MASTERS_FILE = "masters.safetensors"
 
 
 def train(run: Run) -> Progress:
-    """Load the model, train all of it, write it to the run's output."""
+    """Load the model, train all of it, write it to the run's output.
+
+    Raises:
+        JobFailure: `adapter_needs_lora`: an adapter to continue from would be thrown away.
+    """
+    if run.adapter_folder is not None:
+        raise user_error(
+            "adapter_needs_lora",
+            "Full fine-tuning cannot continue an adapter: what it has learned would be lost.",
+            hint="Use method lora or qlora, or start from the adapter's merged model.",
+            param="tunesmith.method",
+        )
     model = load_model(run.model_folder, plan=run.plan, device=run.device)
-    check_vocabulary(model, run.rows)
+    check_vocabulary(model, run.rows, run.validation_rows)
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
     learner = Learner(model)

@@ -7,12 +7,13 @@ from peft import PeftModel
 from tuning.plan import Lora
 from worker.train.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
 from worker.train.checkpoint import Progress, resume_folder
-from worker.train.fusing import describe, fuse
+from worker.train.fusing import describe as described
+from worker.train.fusing import fuse
 from worker.train.loop import WeightFile, fit
 from worker.train.merge import write_merged_model
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.objectives import objective_of
-from worker.train.output import save_adapter
+from worker.train.output import describe, save_adapter
 from worker.train.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
 from worker.train.run import Run
 
@@ -21,15 +22,15 @@ def train(run: Run) -> Progress:
     """Load the base, put an adapter on it, train it, write it to the run's output, merged too if the job asks."""
     plan, lora = run.plan, _numbers(run)
     base = load_model(run.model_folder, plan=plan, device=run.device)
-    check_vocabulary(base, run.rows)
-    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed)
+    check_vocabulary(base, run.rows, run.validation_rows)
+    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
     config = config_of(model, base_name=run.request.spec.model)
     weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
         initial = start_from_principal_components(model, resume_folder=resume_folder(run))
         weights = weights.with_tensors(INITIAL_FILE, initial)
     fused = fuse(model)
-    run.recorder.event(describe(fused), level="debug", **fused)
+    run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
     learner = Learner(model)
     scored, objective = objective_of(run, learner)
@@ -37,7 +38,7 @@ def train(run: Run) -> Progress:
     if run.is_main:
         _save(run, model, config, weights, progress)
         if run.request.spec.merge:
-            write_merged_model(run, learner)
+            describe(run, progress=progress, merged=write_merged_model(run, learner))
     return progress
 
 

@@ -73,14 +73,14 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
     return model
 
 
-def check_vocabulary(model: PreTrainedModel, rows: Rows) -> None:
-    """Every token id of the rows has an embedding.
+def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
+    """Every token id of the rows, and of those held out, has an embedding.
 
     Raises:
         JobFailure: `vocabulary_mismatch`.
     """
     known = model.get_input_embeddings().weight.shape[0]
-    highest = int(rows.tokens.max(initial=0))
+    highest = max(int(rows.tokens.max(initial=0)) for rows in sets if rows is not None)
     if highest >= known:
         raise user_error(
             "vocabulary_mismatch",

@@ -22,11 +22,12 @@ from worker.train.checkpoint import Progress
 from worker.train.data import Rows, load_rows
 from worker.train.failures import failure_of, user_error
 from worker.train.loop import Stopped
+from worker.train.manifest import MANIFEST
 from worker.train.model import load_tokenizer, read_config
 from worker.train.recorder import Recorder, peak_memory_bytes
 from worker.train.run import Run
 
-VERSIONED = ("accelerate", "bitsandbytes", "peft", "tokenizers", "torch", "transformers")
+VERSIONED = ("accelerate", "bitsandbytes", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 
 
 def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
@@ -41,7 +42,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
     except Exception as error:
         traceback.print_exc()
         failure = failure_of(error, step=_last_step(directory))
-        return _fail(directory, recorder, failure)
+        return _fail(request, directory, recorder, failure)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -66,12 +67,14 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     read_config(folder)
     tokenizer = load_tokenizer(folder)
 
-    def load(path: str) -> Rows:
+    def load(path: str, param: str) -> Rows:
         return load_rows(
             Path(path),
             tokenizer=tokenizer,
             objective=request.plan.objective,
             max_sequence_length=request.plan.max_sequence_length,
+            on_long_row=request.plan.on_long_row,
+            param=param,
         )
 
     run = Run(
@@ -79,8 +82,8 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         directory=directory,
         recorder=recorder,
         tokenizer=tokenizer,
-        rows=load(request.training_file),
-        validation_rows=load(request.validation_file) if request.validation_file else None,
+        rows=load(request.training_file, "training_file"),
+        validation_rows=load(request.validation_file, "validation_file") if request.validation_file else None,
         device=accelerator.device,
         versions=_versions(),
         rank=accelerator.process_index,
@@ -138,7 +141,7 @@ def _tell_about_data(run: Run) -> None:
 def _result(run: Run, progress: Progress) -> TrainResult:
     seconds = progress.training_seconds
     return TrainResult(
-        output_kind="adapter" if run.plan.lora is not None else "model",
+        output_kind=_output_kind(run.request),
         steps=progress.step,
         trained_tokens=progress.trained_tokens,
         supervised_tokens=progress.supervised_tokens,
@@ -153,10 +156,15 @@ def _result(run: Run, progress: Progress) -> TrainResult:
     )
 
 
-def _fail(directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
+def _fail(request: TrainRequest, directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
     recorder.event(failure.message, level="error", code=failure.code)
-    directory.write_result(TrainResult(failure=failure, steps=_last_step(directory)))
+    made = _output_kind(request) if (directory.output / MANIFEST).is_file() else None
+    directory.write_result(TrainResult(failure=failure, steps=_last_step(directory), output_kind=made))
     return EXIT_FAILED
+
+
+def _output_kind(request: TrainRequest) -> str:
+    return "adapter" if request.plan.lora is not None else "model"
 
 
 def _last_step(directory: RunDirectory) -> int:

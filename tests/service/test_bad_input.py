@@ -1,0 +1,117 @@
+"""What a job cannot be made of is refused when it is submitted: by code and field, with reason and next step."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.control_plane import ControlPlane
+from tests.service.test_reproduction import train
+
+PREFERENCES = json.dumps({"prompt": "hi", "chosen": "hello", "rejected": "no"}).encode() + b"\n"
+
+
+def refused(plane: ControlPlane, *, training_file: str | None = None, **fields: Any) -> Any:
+    body = {"model": "tiny-llama", "training_file": training_file or plane.upload(), **fields}
+    response = plane.request("POST", "/v1/fine_tuning/jobs", json=body)
+    assert response.status_code == 400, response.text
+    return response.json()["error"]
+
+
+def tuned(plane: ControlPlane, **lora: Any) -> str:
+    """The name of an adapter that a job made."""
+    job_id = train(plane.claimed(tunesmith={"method": "lora", "lora": {"rank": 4, **lora}}))
+    return str(plane.job(job_id)["fine_tuned_model"])
+
+
+def test_preference_rows_in_a_supervised_job_name_the_line_and_the_method_to_choose(
+    control_plane: ControlPlane,
+) -> None:
+    error = refused(control_plane, training_file=control_plane.upload(PREFERENCES * 9))
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert "Line 1 of file-" in error["message"]
+    assert '"type": "dpo"' in error["hint"]
+
+
+def test_conversations_in_a_preference_job_name_the_line_and_the_method_to_choose(control_plane: ControlPlane) -> None:
+    error = refused(control_plane, method={"type": "dpo"})
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert "Line 1 of file-" in error["message"]
+    assert '"type": "supervised"' in error["hint"]
+
+
+def test_a_validation_file_of_the_other_kind_is_blamed_by_its_own_name(control_plane: ControlPlane) -> None:
+    error = refused(control_plane, validation_file=control_plane.upload(PREFERENCES * 9))
+    assert error["param"] == "validation_file"
+
+
+@pytest.mark.parametrize("method", ["auto", "lora", "qlora"])
+def test_a_target_module_that_does_not_exist_is_answered_with_near_names(
+    control_plane: ControlPlane, method: str
+) -> None:
+    ours = {"method": method, "lora": {"target_modules": ["q_proj", "dwn_proj"]}}
+    error = refused(control_plane, tunesmith=ours)
+    assert (error["code"], error["param"]) == ("no_such_target_modules", "tunesmith.lora.target_modules")
+    assert "'dwn_proj'" in error["message"]
+    assert "'q_proj'" not in error["message"]
+    assert "Did you mean down_proj" in error["hint"]
+
+
+def test_what_to_do_with_long_rows_is_one_of_two_words(control_plane: ControlPlane) -> None:
+    assert refused(control_plane, tunesmith={"on_long_row": "cut"})["param"] == "tunesmith.on_long_row"
+    attempt = control_plane.claimed(tunesmith={"on_long_row": "refuse"})
+    assert attempt.claim.plan.on_long_row == "refuse"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x", "weight": 0}]},
+        {"prompt": "hi", "completion": ""},
+    ],
+)
+def test_a_file_with_nothing_to_learn_is_refused_by_its_first_line(
+    control_plane: ControlPlane, row: dict[str, Any]
+) -> None:
+    error = refused(control_plane, training_file=control_plane.upload(json.dumps(row).encode()))
+    assert error["code"] == "invalid_training_file"
+    assert "line 1" in error["message"]
+    assert "nothing to learn" in error["message"]
+
+
+def test_full_fine_tuning_does_not_throw_away_the_adapter_it_was_given(control_plane: ControlPlane) -> None:
+    name = tuned(control_plane)
+    error = refused(control_plane, model=name, tunesmith={"method": "full"})
+    assert (error["code"], error["param"]) == ("adapter_needs_lora", "tunesmith.method")
+    control_plane.create_job(model=name, tunesmith={"goal": "quality"})
+    attempt = control_plane.worker("worker-2").claim()
+    assert attempt is not None
+    assert attempt.claim.plan.method != "full"
+
+
+@pytest.mark.parametrize("change", [{"rank": 8}, {"alpha": 99}, {"use_dora": True}, {"target_modules": "attention"}])
+def test_a_job_that_continues_an_adapter_keeps_its_shape(control_plane: ControlPlane, change: dict[str, Any]) -> None:
+    name = tuned(control_plane, use_rslora=True)
+    error = refused(control_plane, model=name, tunesmith={"lora": change})
+    assert (error["code"], error["param"]) == ("adapter_shape_is_fixed", f"tunesmith.lora.{next(iter(change))}")
+    control_plane.create_job(model=name)
+    attempt = control_plane.worker("worker-2").claim()
+    assert attempt is not None
+    lora = attempt.claim.plan.lora
+    assert lora is not None
+    assert (lora.rank, lora.use_rslora) == (4, True)
+
+
+def test_no_other_base_can_take_its_place_under_an_adapter(control_plane: ControlPlane) -> None:
+    tuned(control_plane)
+    with control_plane.http("admin") as client:
+        assert client.delete("/v1/models/tiny-llama").json()["error"]["code"] == "model_in_use"
+        body = client.get("/v1/models/tiny-llama").json()
+        files = [
+            {"name": "config.json", "sha256": "0" * 64, "bytes": 1},
+            {"name": "model.safetensors", "sha256": "1" * 64, "bytes": 1},
+        ]
+        config = control_plane.sql("SELECT config FROM models WHERE name = 'tiny-llama'")[0][0]
+        answer = client.post("/v1/models", json={"name": body["id"], "files": files, "config": config})
+    assert answer.json()["error"]["code"] == "model_exists"

@@ -1,0 +1,148 @@
+"""Bad data and settings that only the trainer can see end the run by code and field, with reason and next step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+from tuning.errors import Category, Failure
+from worker.rundir import EXIT_FAILED, RunDirectory
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+LONG = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "one " * 60}]}
+PAIR = {"prompt": "one two ", "chosen": "two one", "rejected": "no"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def failure(directory: RunDirectory) -> Failure:
+    assert runs.train_here(directory) == EXIT_FAILED
+    result = directory.read_result()
+    assert result is not None
+    assert result.failure is not None
+    assert result.failure.category is Category.USER_ERROR
+    assert result.failure.hint
+    assert result.failure.param
+    return result.failure
+
+
+def test_long_rows_are_cut_and_counted_unless_the_job_says_otherwise(tmp_path: Path, model: Path) -> None:
+    rows = [LONG, *runs.chat_rows(8), LONG]
+    plan = runs.plan(max_sequence_length=48, epochs=1)
+    directory = runs.make_run(tmp_path, model=model, plan=plan, rows=rows)
+    assert runs.train_here(directory) == 0
+    told = next(event for event in runs.events(directory) if "rows_truncated" in event["data"])
+    assert (told["level"], told["data"]["rows_truncated"]) == ("warn", 2)
+    assert "| rows truncated | 2 |" in (directory.output / "README.md").read_text()
+
+
+def test_long_rows_are_refused_by_line_and_length_when_the_job_says_so(tmp_path: Path, model: Path) -> None:
+    rows = [LONG, *runs.chat_rows(8), LONG]
+    plan = runs.plan(max_sequence_length=48, on_long_row="refuse")
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan, rows=rows))
+    assert (told.code, told.param) == ("row_too_long", "training_file")
+    assert "2 rows of the training file are longer than 48 tokens: line 1 (" in told.message
+    assert "line 10 (" in told.message
+    assert "raise max_seq_length to" in str(told.hint)
+
+
+def test_a_validation_file_is_blamed_by_its_own_name(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(max_sequence_length=48, on_long_row="refuse")
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan, validation=[LONG]))
+    assert (told.code, told.param) == ("row_too_long", "validation_file")
+
+
+def test_rows_with_nothing_left_to_learn_end_the_run_before_it_begins(tmp_path: Path, model: Path) -> None:
+    prompt_only = {"messages": [{"role": "user", "content": "one " * 60}, {"role": "assistant", "content": "x"}]}
+    plan = runs.plan(max_sequence_length=32)
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan, rows=[prompt_only]))
+    assert (told.code, told.param) == ("no_supervised_tokens", "training_file")
+    assert "32 tokens" in told.message
+    assert "raise max_seq_length" in str(told.hint)
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "fitting"), [("supervised", PAIR, "dpo"), ("dpo", runs.chat_rows(1)[0], "supervised")]
+)
+def test_rows_of_the_other_objective_name_the_line_and_the_method_to_choose(
+    tmp_path: Path, model: Path, objective: str, row: dict[str, Any], fitting: str
+) -> None:
+    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan(objective=objective), rows=[row] * 3))
+    assert told.code == "invalid_training_file"
+    assert told.message.startswith("Line 1 of the training file")
+    assert f'"type": "{fitting}"' in str(told.hint)
+
+
+def test_a_loss_that_is_no_number_names_step_lines_and_last_good_checkpoint(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(
+        method="full", learning_rate=1e30, max_gradient_norm=0, warmup_steps=0, checkpoint_interval_steps=1
+    )
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan))
+    assert told.code == "loss_is_not_finite"
+    assert "at step 2" in told.message
+    assert "Lines of the training file" in told.message
+    assert "step-00000001" in told.message
+
+
+def test_target_modules_that_match_nothing_are_answered_with_near_names(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(lora=runs.lora(target_modules=("q_porj",)))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan))
+    assert told.code == "no_such_target_modules"
+    assert "Did you mean q_proj" in str(told.hint)
+
+
+def test_tokens_without_embeddings_are_found_before_training(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "model", vocabulary_size=512)
+    config = json.loads((model / "config.json").read_text())
+    small = load_file(model / "model.safetensors")
+    small["model.embed_tokens.weight"] = small["model.embed_tokens.weight"][:300].clone()
+    save_file(small, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": 300}))
+    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
+    assert told.code == "vocabulary_mismatch"
+
+
+def test_an_adapter_of_a_base_with_other_shapes_is_refused(tmp_path: Path, model: Path) -> None:
+    adapter = trained_adapter(tmp_path, build_tiny_model(tmp_path / "other", hidden_size=32))
+    told = continued(tmp_path, model, adapter, without_manifest=True)
+    assert "its shapes do not fit" in told.message
+
+
+def test_an_adapter_of_a_deeper_base_is_refused(tmp_path: Path, model: Path) -> None:
+    adapter = trained_adapter(tmp_path, build_tiny_model(tmp_path / "other", layers=3))
+    told = continued(tmp_path, model, adapter, without_manifest=True)
+    assert "weights for other modules" in told.message
+
+
+def test_an_adapter_of_a_base_with_other_weights_is_refused_by_their_hash(tmp_path: Path, model: Path) -> None:
+    adapter = trained_adapter(tmp_path, build_tiny_model(tmp_path / "other", seed=9))
+    told = continued(tmp_path, model, adapter)
+    assert "model.safetensors with sha256" in told.message
+
+
+def test_full_fine_tuning_does_not_throw_an_adapter_away(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(method="full")
+    told = failure(runs.make_run(tmp_path, model=model, plan=plan, adapter_dir=str(tmp_path)))
+    assert (told.code, told.param) == ("adapter_needs_lora", "tunesmith.method")
+
+
+def trained_adapter(root: Path, base: Path) -> Path:
+    directory = runs.make_run(root / "first", model=base, plan=runs.plan(epochs=1))
+    assert runs.train_here(directory) == 0
+    return directory.output
+
+
+def continued(root: Path, model: Path, adapter: Path, *, without_manifest: bool = False) -> Failure:
+    if without_manifest:
+        (adapter / "manifest.json").unlink()
+    told = failure(runs.make_run(root / "second", model=model, plan=runs.plan(), adapter_dir=str(adapter)))
+    assert (told.code, told.param) == ("adapter_of_another_base", "model")
+    return told
