@@ -104,6 +104,15 @@ class Client:
         """`cancel`, `pause` or `resume`; returns the job."""
         return self._json("POST", f"{_job_path(job_id)}/{action}")
 
+    def reproduce(self, job_id: str, *, idempotency_key: str) -> Json:
+        """Create a job that repeats another one exactly, once, however often the request has to be sent."""
+        headers = {"Idempotency-Key": idempotency_key}
+        return self._json("POST", f"{_job_path(job_id)}/reproduce", headers=headers, is_repeatable=True)
+
+    def reproduction(self, job_id: str) -> Json:
+        """Whether a job that repeats another gave the same result."""
+        return self._json("GET", f"{_job_path(job_id)}/reproduction")
+
     def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[Json]:
         """The events that are not in `seen`, oldest first. Pages back from the newest until it meets a known one."""
         fresh: list[Json] = []
@@ -201,7 +210,7 @@ class Client:
                     answer = self._http.request(
                         method, self._url(path), headers=self._headers(headers), **request, **body
                     )
-                if delay_seconds is None or not is_repeatable or answer.status_code not in _RETRIED_STATUSES:
+                if delay_seconds is None or not is_repeatable or not _may_pass(answer):
                     return _checked(answer)
             except Unreachable as error:
                 if delay_seconds is None or not (is_repeatable or _never_arrived(error)):
@@ -232,6 +241,10 @@ def _explained(connection: Connection) -> Iterator[None]:
             f"No answer from {connection.base_url}: {error or type(error).__name__}.",
             hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
         ) from error
+
+
+def _may_pass(answer: httpx.Response) -> bool:
+    return answer.status_code in _RETRIED_STATUSES and answer.headers.get("x-should-retry") != "false"
 
 
 def _never_arrived(error: Unreachable) -> bool:

@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     JOB_FAILED = 3
     JOB_CANCELLED = 4
     TIMED_OUT = 5  # --timeout was reached; the job goes on
-    GATE = 6  # the job succeeded, but its result is not good enough
+    GATE = 6  # the job succeeded, but its result is not good enough, or not the same as the one it repeats
     REJECTED = 7  # the request is invalid, or nothing could ever run it
     NOT_ALLOWED = 8  # no key, a wrong key, or a key that may not do this
     UNREACHABLE = 9

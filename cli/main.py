@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.verbs import artifacts, demo, files, jobs, models, plan, server, submit, watch, workers
+from cli.verbs import artifacts, demo, files, jobs, models, plan, reproduce, server, submit, watch, workers
 
 app = typer.Typer(
     name="tunesmith",
@@ -14,7 +14,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (server, demo, submit, plan, jobs, watch, files, workers):
+for group in (server, demo, submit, plan, jobs, reproduce, watch, files, workers):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")

@@ -19,6 +19,7 @@ from service.metrics.routes import router as metrics
 from service.models.routes import router as models
 from service.monitoring.routes import router as monitoring
 from service.plans.routes import router as plans
+from service.reproductions.routes import router as reproductions
 from service.settings import Settings
 from service.workers.routes import router as workers
 
@@ -34,7 +35,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.schema_head = migrate.head()
     errors.install(app)
-    for router in (health.router, monitoring, files, jobs, plans, metrics, artifacts, models, workers, attempts):
+    routers = (
+        health.router,
+        monitoring,
+        files,
+        jobs,
+        reproductions,
+        plans,
+        metrics,
+        artifacts,
+        models,
+        workers,
+        attempts,
+    )
+    for router in routers:
         app.include_router(router)
     app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
     return app

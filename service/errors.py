@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyEr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from tuning.errors import InvalidRequest, LeaseLost, TunesmithError
+from tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, TunesmithError
 
 log = structlog.get_logger(__name__)
 
@@ -43,9 +43,10 @@ def install(app: FastAPI) -> None:
 def error_response(error: TunesmithError) -> JSONResponse:
     """The response for one of our own errors, with the headers that tell a client whether to try again."""
     headers = {}
-    if error.http_status == 503 or (error.http_status == 409 and not isinstance(error, LeaseLost)):
+    is_final = isinstance(error, LeaseLost | CannotReproduce)
+    if error.http_status == 503 or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
-    if isinstance(error, LeaseLost):
+    if is_final:
         headers["x-should-retry"] = "false"
     body = _body(error.http_status, error.message, code=error.code, param=error.param, hint=error.hint)
     return JSONResponse(body, status_code=error.http_status, headers=headers)

@@ -179,10 +179,16 @@ def _find_fits(waiting: list[tuple[Job, Model]], machines: list[Machine], learne
     known: dict[str, Fit] = {}
     fits = {}
     for job, model in waiting:
-        key = f"{model.digest} {job.dataset} { {**job.spec, 'seed': 0} }"
+        key = f"{model.digest} {job.dataset} { {**job.spec, 'seed': 0} } {job.pinned_plan}"
         if key not in known:
             corrections = learned.about(model)
-            wanted = Wanted.of(spec=job.spec, dataset=job.dataset, config=model.config, corrections=corrections)
+            wanted = Wanted.of(
+                spec=job.spec,
+                dataset=job.dataset,
+                config=model.config,
+                corrections=corrections,
+                pinned=job.pinned_plan,
+            )
             known[key] = find_fit(wanted, machines)
         fits[job.id] = known[key]
     return fits

@@ -142,6 +142,7 @@ class Job(Row):
         CheckConstraint("(failure IS NOT NULL) = (state = 'failed')", name="failure_iff_failed"),
         CheckConstraint("(fine_tuned_model IS NOT NULL) = (state = 'succeeded')", name="model_iff_succeeded"),
         CheckConstraint("epoch >= 0 AND event_seq >= 0", name="counters"),
+        CheckConstraint("(reproduces IS NULL) = (pinned_plan IS NULL)", name="pinned_iff_reproduces"),
         Index("ix_jobs_project_id", "project", "id"),
         Index("ix_jobs_waiting", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
@@ -164,6 +165,8 @@ class Job(Row):
     suffix: Mapped[str | None]
     labels: Mapped[Json | None]  # the API's `metadata`, a name that SQLAlchemy keeps for itself
     priority: Mapped[int] = mapped_column(server_default=text("0"))
+    reproduces: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # the job whose plan is repeated
+    pinned_plan: Mapped[Json | None]
 
     attempts_used: Mapped[int] = mapped_column(server_default=text("0"))
     max_attempts: Mapped[int]

@@ -282,9 +282,30 @@ class AttemptSide:
         }
         return self.post("checkpoints", body)
 
-    def artifact(self, kind: str = "adapter") -> httpx.Response:
-        file = self.put(f"weights of {self.claim.attempt_id}".encode(), name="adapter_model.safetensors")
-        return self.post("artifacts", {"kind": kind, "files": [file.model_dump()]})
+    def artifact(self, kind: str = "adapter", *, weights: bytes | None = None, **manifest: Any) -> httpx.Response:
+        """Weights and the manifest that says what they were made of; `manifest` replaces parts of it."""
+        content = weights or f"weights of {self.claim.attempt_id}".encode()
+        file = self.put(content, name="adapter_model.safetensors")
+        made_of = json.dumps({**self.manifest({file.name: file.sha256}), **manifest}).encode()
+        files = [file.model_dump(), self.put(made_of, name="manifest.json").model_dump()]
+        return self.post("artifacts", {"kind": kind, "files": files})
+
+    def manifest(self, files: dict[str, str]) -> Json:
+        """As the trainer writes it."""
+        claim = self.claim
+        data = {"training_file": claim.training_file, "validation_file": claim.validation_file}
+        base = claim.base_model.base_files or claim.base_model.files
+        continued = claim.base_model.files if claim.base_model.base_files else ()
+        return {
+            "job_id": claim.job_id,
+            "plan": claim.plan.model_dump(mode="json"),
+            "seed": claim.plan.seed,
+            "data": {name: file.sha256 for name, file in data.items() if file},
+            "base_model": {file.name: file.sha256 for file in base},
+            "continued_from": {file.name: file.sha256 for file in continued} or None,
+            "versions": {"torch": "2.13.0"},
+            "files": files,
+        }
 
     def finish(self, outcome: Outcome, *, failure: Failure | None = None) -> httpx.Response:
         report = FinishReport(outcome=outcome, failure=failure, trained_tokens=1234, result={"steps": 96})

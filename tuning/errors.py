@@ -10,6 +10,7 @@ TunesmithError
 ├── Forbidden                                                          403
 ├── LeaseLost                 another attempt owns the job             409
 ├── Conflict                  the same request is in flight            409
+├── CannotReproduce           a run cannot be repeated as it was       409
 └── JobFailure                why a run ended badly; stored on the job, never an HTTP status
 
 Errors cross process boundaries as (code, message, param, hint, category, retryable), see `Failure`. They stay picklable
@@ -132,6 +133,13 @@ class Conflict(TunesmithError):
     """The same request is being handled right now."""
 
     code = "conflict"
+    http_status = 409
+
+
+class CannotReproduce(TunesmithError):
+    """Something that a finished run was made of is not as it was; asking again changes nothing."""
+
+    code = "cannot_reproduce"
     http_status = 409
 
 

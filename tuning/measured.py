@@ -41,6 +41,8 @@ class Run(Value):
     time: TimeEstimate
     planned_tokens_per_micro_step: int
     tokens_per_micro_step: int | None = None
+    planned_checkpointing: str = "none"
+    activation_checkpointing: str | None = None
     peak_memory_bytes: int | None = None
     tokens_per_second: float | None = None
     training_seconds: float | None = None
@@ -78,6 +80,8 @@ class Run(Value):
 
     @property
     def _has_shrunk(self) -> bool:
+        if (self.activation_checkpointing or self.planned_checkpointing) != self.planned_checkpointing:
+            return True
         return self.tokens_per_micro_step is not None and (
             self.tokens_per_micro_step < self.planned_tokens_per_micro_step
         )
@@ -103,6 +107,8 @@ def run_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: boo
         time=TimeEstimate.model_validate(plan["time"]),
         planned_tokens_per_micro_step=plan["tokens_per_micro_step"],
         tokens_per_micro_step=_whole(result.get("tokens_per_micro_step")),
+        planned_checkpointing=plan.get("activation_checkpointing", "none"),
+        activation_checkpointing=_word(result.get("activation_checkpointing")),
         peak_memory_bytes=_whole(result.get("peak_memory_bytes")),
         tokens_per_second=_positive(result.get("tokens_per_second")),
         training_seconds=_positive(result.get("training_seconds")),
@@ -194,6 +200,10 @@ def _counted(runs: Sequence[Run]) -> str:
     canaries = sum(run.is_canary for run in runs)
     counts = {"run": len(runs) - canaries, "canary step": canaries}
     return " and ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items() if number)
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _positive(value: Any) -> float | None:

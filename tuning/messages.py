@@ -111,6 +111,7 @@ class Claim(Value):
     """One attempt, handed to one worker. `resume` is newest first; the first that verifies is used.
 
     `corrections` is what `plan` was predicted with, so that the worker's own last look decides by the same numbers.
+    `is_plan_pinned` says that there is nothing to decide: the job repeats another one's plan.
     """
 
     job_id: str
@@ -122,6 +123,7 @@ class Claim(Value):
     heartbeat_interval_seconds: float
     spec: JobSpec
     plan: Plan
+    is_plan_pinned: bool = False
     corrections: dict[Method, Corrections] = {}
     dataset: DatasetFacts
     base_model: BaseModelRef

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tuning.hardware import HardwareProfile
 from tuning.messages import Claim, EventReport, PhaseReport
+from tuning.pinned import is_same_training, replay
 from tuning.plan import Plan, Refusal
 from tuning.planner import choose
 from tuning.shape import ModelShape
@@ -20,9 +21,6 @@ from worker.launcher import LIFELINE_FD
 from worker.models import ModelCache
 from worker.rundir import RunDirectory, TrainRequest
 from worker.workdir import WorkDirectory
-
-# What the trainer does not act on: a plan that differs only here is the same plan.
-_EXPLANATION = {"memory", "time", "reasons", "alternatives"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,15 @@ def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str
 
 
 def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, control: AttemptControl) -> Plan:
-    """Choose again with the memory that is free now. The service's plan stays unless a number to train by differs."""
+    """Choose again with the memory that is free now. The service's plan stays unless a number to train by differs.
+
+    A pinned plan is not chosen again: it runs as it stands, or not at all.
+    """
+    if claim.is_plan_pinned:
+        decision = replay(claim.plan, hardware=hardware)
+        if isinstance(decision, Refusal):
+            raise JobFailure(_does_not_fit_now(decision))
+        return decision
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     try:
         shape = ModelShape.from_config(config)
@@ -112,11 +118,6 @@ def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, contro
     message = "The plan changed because less or more memory is free on the worker than when the job was claimed."
     control.event(EventReport(message=message, data={"method": decision.method.value}))
     return decision
-
-
-def is_same_training(first: Plan, second: Plan) -> bool:
-    """Whether two plans tell the trainer the same."""
-    return first.model_dump(exclude=_EXPLANATION) == second.model_dump(exclude=_EXPLANATION)
 
 
 def _does_not_fit_now(refusal: Refusal) -> Failure:

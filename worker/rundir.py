@@ -46,7 +46,7 @@ class TrainRequest(Value):
 
 
 class TrainResult(Value):
-    """What the trainer says at its end. Either `failure` is set or the output folder is complete."""
+    """What the trainer says at its end. With a `failure` the output is complete only where `output_kind` is set too."""
 
     failure: Failure | None = None
     output_kind: str | None = None  # "adapter" or "model"

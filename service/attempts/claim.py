@@ -46,7 +46,11 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
     learned = await lessons.learn(session, worker_class=request.hardware.worker_class) if line else lessons.NONE
     for waiting, model in line:
         wanted = Wanted.of(
-            spec=waiting.spec, dataset=waiting.dataset, config=model.config, corrections=learned.about(model)
+            spec=waiting.spec,
+            dataset=waiting.dataset,
+            config=model.config,
+            corrections=learned.about(model),
+            pinned=waiting.pinned_plan,
         )
         plan = await run_in_threadpool(plan_on, wanted, request.hardware)
         if isinstance(plan, str):
@@ -100,6 +104,7 @@ async def _start(
         heartbeat_interval_seconds=terms.heartbeat_interval_seconds,
         spec=JobSpec.model_validate(job.spec),
         plan=choice.plan,
+        is_plan_pinned=job.pinned_plan is not None,
         corrections=choice.corrections,
         dataset=DatasetFacts.model_validate(job.dataset),
         base_model=await _base_model(session, model),

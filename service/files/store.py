@@ -22,6 +22,16 @@ async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
     return file
 
 
+async def find_with_bytes(session: AsyncSession, sha256: str, *, project: str) -> list[str]:
+    """Ids of the project's usable files that hold these bytes, the oldest first."""
+    query = (
+        select(File.id)
+        .where(File.project == project, File.blob_sha256 == sha256, File.status == "processed", *_alive())
+        .order_by(File.id)
+    )
+    return list((await session.execute(query)).scalars())
+
+
 async def find_many(
     session: AsyncSession,
     *,

@@ -68,41 +68,23 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
         project=submission.caller.project,
         seed=submission.seed,
     )
-    fit = await _fit(session, asked.wanted, silence=submission.worker_silence)
+    fit = await find_machines(session, asked.wanted, silence=submission.worker_silence)
     job = _job(submission, job_id=job_id, spec=asked.wanted.spec, dataset=asked.wanted.dataset)
     session.add(job)
     await session.flush()
-    _record(session, job, model=asked.model, fit=fit, at=await now(session))
+    record_start(session, job, model=asked.model, fit=fit, at=await now(session))
     await session.flush()
     return job
 
 
-async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id: str) -> Job | None:
-    if submission.idempotency_key is not None:
-        return await _claim_key(session, submission, key=submission.idempotency_key, job_id=job_id)
-    # Copies of one request meet here, so that a retry waits for a first try that is still on its way.
-    name = f"{submission.caller.key_id} {submission.sha256}"
-    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
-    if not submission.is_retry:
-        return None
-    query = (
-        select(Job)
-        .where(
-            Job.api_key_id == submission.caller.key_id,
-            Job.request_sha256 == submission.sha256,
-            Job.created_at > func.now() - _RETRY_WINDOW,
-        )
-        .order_by(Job.id.desc())
-        .limit(1)
-    )
-    return (await session.execute(query)).scalar_one_or_none()
+async def claim_key(session: AsyncSession, key: str, *, project: str, sha256: str, job_id: str) -> Job | None:
+    """Insert the key for this job, or return the job that has it. The insert waits for a copy that is in flight.
 
-
-async def _claim_key(session: AsyncSession, submission: Submission, *, key: str, job_id: str) -> Job | None:
-    """Insert the key for this job, or return the job that has it. The insert waits for a copy that is in flight."""
+    Raises:
+        InvalidRequest: the key is none, or was used for a request with another hash.
+    """
     if not 1 <= len(key) <= 255:
         raise InvalidRequest("An Idempotency-Key has 1 to 255 characters.", param="Idempotency-Key")
-    project, sha256 = submission.caller.project, submission.sha256
     await session.execute(
         text("DELETE FROM idempotency_keys WHERE project = :project AND key = :key AND expires_at < now()"),
         {"project": project, "key": key},
@@ -120,17 +102,59 @@ async def _claim_key(session: AsyncSession, submission: Submission, *, key: str,
     return await store.find(session, stored.job_id, project=project)
 
 
-async def _fit(session: AsyncSession, wanted: machines.Wanted, *, silence: timedelta) -> machines.Fit:
+async def find_machines(session: AsyncSession, wanted: machines.Wanted, *, silence: timedelta) -> machines.Fit:
+    """Which live machines could take the job, or why it waits.
+
+    Raises:
+        DoesNotFit: nothing about the way to train is left to us, and no machine known here could ever do it.
+    """
     fit = machines.find_fit(
         wanted, [machines.current(worker) for worker in await workers.find_live(session, silence=silence)]
     )
-    if fit.classes or wanted.spec.method == "auto":
+    if fit.classes or (wanted.spec.method == "auto" and wanted.pinned is None):
         return fit
     known = [machines.emptied(worker) for worker in await workers.find_known(session, within=_KNOWN_FOR)]
     if known and not (best := machines.find_fit(wanted, known)).classes:
         hint = "Let the method be 'auto', or connect a worker with more memory first."
         raise DoesNotFit(f"No worker known here could do this. {best.reason}", param="tunesmith.method", hint=hint)
     return fit
+
+
+def record_start(session: AsyncSession, job: Job, *, model: Model, fit: machines.Fit, at: datetime) -> None:
+    """The first events of a job, its place in the line and its wake-up."""
+    events.append(session, job, f"Created fine-tuning job: {job.id}", data={"model": model.name})
+    events.append(session, job, f"Validating training file: {job.training_file}")
+    events.append(session, job, "Files validated, moving job to queued state")
+    note_reason(session, job, fit.reason)
+    move(job, JobTransition.FILES_VALID, at=at)
+    outbox.wake_later(session, fit.classes)
+
+
+async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id: str) -> Job | None:
+    if submission.idempotency_key is not None:
+        return await claim_key(
+            session,
+            submission.idempotency_key,
+            project=submission.caller.project,
+            sha256=submission.sha256,
+            job_id=job_id,
+        )
+    # Copies of one request meet here, so that a retry waits for a first try that is still on its way.
+    name = f"{submission.caller.key_id} {submission.sha256}"
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    if not submission.is_retry:
+        return None
+    query = (
+        select(Job)
+        .where(
+            Job.api_key_id == submission.caller.key_id,
+            Job.request_sha256 == submission.sha256,
+            Job.created_at > func.now() - _RETRY_WINDOW,
+        )
+        .order_by(Job.id.desc())
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: DatasetFacts) -> Job:
@@ -155,12 +179,3 @@ def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: Dataset
 
 def _labels(request: JobCreate) -> dict[str, Any] | None:
     return dict(request.metadata) if request.metadata is not None else None
-
-
-def _record(session: AsyncSession, job: Job, *, model: Model, fit: machines.Fit, at: datetime) -> None:
-    events.append(session, job, f"Created fine-tuning job: {job.id}", data={"model": model.name})
-    events.append(session, job, f"Validating training file: {job.training_file}")
-    events.append(session, job, "Files validated, moving job to queued state")
-    note_reason(session, job, fit.reason)
-    move(job, JobTransition.FILES_VALID, at=at)
-    outbox.wake_later(session, fit.classes)

@@ -94,6 +94,7 @@ def _ours(job: Job, *, queue_position: int | None) -> dict[str, Any]:
         "cancel_requested": job.cancel_requested_at is not None,
         "pause_requested": job.pause_requested_at is not None,
         "priority": job.priority,
+        "reproduces": job.reproduces,
         "version": job.version,
         "dataset": job.dataset,
         "result": job.result,

@@ -9,6 +9,7 @@ from tuning.corrections import Corrections
 from tuning.errors import InvalidRequest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.pinned import replay
 from tuning.plan import Plan, Reason, Refusal
 from tuning.planner import choose
 from tuning.shape import ModelShape
@@ -24,12 +25,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the planner asks about a job. `corrections` by worker class: what earlier runs of its model measured."""
+    """What the planner asks about a job. `corrections` by worker class: what earlier runs of its model measured.
+
+    With a `pinned` plan there is nothing to choose, only whether a machine can run it.
+    """
 
     spec: JobSpec
     dataset: DatasetFacts
     shape: ModelShape
     corrections: Mapping[str, Mapping[Method, Corrections]] = field(default_factory=dict)
+    pinned: Plan | None = None
 
     @classmethod
     def of(
@@ -39,6 +44,7 @@ class Wanted:
         dataset: dict[str, Any],
         config: dict[str, Any],
         corrections: Mapping[str, Mapping[Method, Corrections]],
+        pinned: dict[str, Any] | None,
     ) -> "Wanted":
         """From the columns of a job and its model."""
         return cls(
@@ -46,6 +52,7 @@ class Wanted:
             dataset=DatasetFacts.model_validate(dataset),
             shape=ModelShape.from_config(config),
             corrections=corrections,
+            pinned=None if pinned is None else Plan.model_validate(pinned),
         )
 
     def corrections_on(self, hardware: HardwareProfile) -> Mapping[Method, Corrections]:
@@ -100,6 +107,8 @@ def plan_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | str:
 
 def decide_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | Refusal:
     """The same with every number of a refusal."""
+    if wanted.pinned is not None:
+        return replay(wanted.pinned, hardware=hardware)
     try:
         return choose(
             spec=wanted.spec,

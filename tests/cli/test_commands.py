@@ -51,6 +51,26 @@ def test_get_shows_the_plan_with_its_reasons(run: Run, finished_job: str) -> Non
     assert ":greeting:" in job["fine_tuned_model"]
 
 
+def test_a_repeated_job_is_identical_to_the_last_bit(run: Run, finished_job: str) -> None:
+    repeated = run("reproduce", finished_job, "-o", "json")
+    assert repeated.returncode == 0, repeated.stdout + repeated.stderr
+    found = json.loads(repeated.stdout)
+    assert (found["verdict"], found["reproduces"], found["differences"]) == ("identical", finished_job, [])
+    assert [file["name"] for file in found["weights"]] == ["adapter_model.safetensors"]
+    assert found["steps_compared"] == 5
+    second = json.loads(run("get", found["job_id"], "-o", "json").stdout)
+    first = json.loads(run("get", finished_job, "-o", "json").stdout)
+    assert second["tunesmith"]["plan"] == first["tunesmith"]["plan"]
+    assert second["metadata"] == {"reproduces": finished_job}
+    assert second["fine_tuned_model"] != first["fine_tuned_model"]
+
+
+def test_only_a_finished_job_can_be_repeated(run: Run, long_job: str) -> None:
+    refused = run("reproduce", long_job)
+    assert refused.returncode == 7
+    assert "nothing to compare with before it has succeeded" in refused.stderr
+
+
 def test_ls_shows_jobs_by_state(run: Run, finished_job: str) -> None:
     assert finished_job in run("ls", "--state", "succeeded").stdout
     assert finished_job not in run("ls", "--state", "paused").stdout

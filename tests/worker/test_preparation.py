@@ -102,6 +102,19 @@ def test_a_plan_that_changed_is_reported_and_used(preparing: Callable[..., Prepa
     assert service.to("/events")
 
 
+def test_a_pinned_plan_is_used_as_it_stands_or_not_at_all(
+    preparing: Callable[..., Prepared], service: ScriptedService
+) -> None:
+    usual = claim().plan
+    older = usual.model_copy(update={"tokens_per_micro_step": usual.tokens_per_micro_step + 1, "learning_rate": 1e-5})
+    pinned = claim(plan=older).model_copy(update={"is_plan_pinned": True})
+    assert preparing(pinned, host()).request.plan == older
+    assert not service.to("/events")
+    with pytest.raises(JobFailure) as refusal:
+        preparing(pinned, host(free_bytes=1024**2))
+    assert refusal.value.failure.code == "does_not_fit_now"
+
+
 def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callable[..., Prepared]) -> None:
     learned = {method: Corrections(memory=1000.0) for method in Method}
     with pytest.raises(JobFailure) as refusal:

@@ -1,0 +1,138 @@
+"""Creating a job that repeats another: same bytes of data and base, same seed, same plan, all of it checked first."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service import events
+from service.auth import Caller
+from service.db import now
+from service.files import store as files
+from service.ids import new_id
+from service.jobs.submit import claim_key, find_machines, record_start
+from service.models import store as models
+from service.reproductions.evidence import Manifest, succeeded
+from service.tables import Job, Model
+from service.workers.machines import Wanted
+from tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
+from tuning.state import JobState
+
+LABEL = "reproduces"  # in the job's metadata, where the API's own clients can see and filter it
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One request to repeat a job."""
+
+    job_id: str
+    caller: Caller
+    idempotency_key: str | None
+    max_attempts: int
+    worker_silence: timedelta
+
+    @property
+    def sha256(self) -> str:
+        """The same for the same request."""
+        return hashlib.sha256(f"reproduce {self.job_id}".encode()).hexdigest()
+
+
+async def create(session: AsyncSession, repetition: Repetition, *, manifest: Manifest) -> Job:
+    """Record the job, linked to the first, or find the one that an earlier copy of the request made.
+
+    Raises:
+        NotFound: no such job here.
+        CannotReproduce: with the field that is not as it was.
+    """
+    project = repetition.caller.project
+    first = await succeeded(session, repetition.job_id, project=project)
+    job_id = new_id("ftjob")
+    if (key := repetition.idempotency_key) is not None:
+        earlier = await claim_key(session, key, project=project, sha256=repetition.sha256, job_id=job_id)
+        if earlier is not None:
+            return earlier
+    model = await _same_model(session, first, manifest)
+    training_file = await _same_file(session, first, "training_file", manifest=manifest)
+    validation_file = await _same_file(session, first, "validation_file", manifest=manifest)
+    wanted = Wanted.of(
+        spec=first.spec, dataset=first.dataset, config=model.config, corrections={}, pinned=_plan(first, manifest)
+    )
+    try:
+        fit = await find_machines(session, wanted, silence=repetition.worker_silence)
+    except DoesNotFit as error:
+        hint = "Connect a worker like the first one, or train anew and let the planner choose."
+        raise CannotReproduce(error.message, code=error.code, param="plan", hint=hint) from error
+    job = Job(
+        id=job_id,
+        project=project,
+        api_key_id=repetition.caller.key_id,
+        request_sha256=repetition.sha256,
+        state=JobState.VALIDATING_FILES,
+        event_seq=0,
+        spec=first.spec,
+        dataset=first.dataset,
+        training_file=training_file,
+        validation_file=validation_file,
+        suffix=first.suffix,
+        labels={LABEL: first.id},
+        priority=first.priority,
+        max_attempts=repetition.max_attempts,
+        reproduces=first.id,
+        pinned_plan=first.plan,
+    )
+    session.add(job)
+    await session.flush()
+    events.append(session, job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
+    record_start(session, job, model=model, fit=fit, at=await now(session))
+    await session.flush()
+    return job
+
+
+def _plan(first: Job, manifest: Manifest) -> dict[str, object]:
+    """The plan on record, which must be the one that the result says it was made by."""
+    if first.plan is None or manifest.get("plan", {}).get("seed") != first.plan["seed"]:
+        message = f"The manifest of {first.id} is not that of the plan on record."
+        raise CannotReproduce(message, code="plan_unknown", param="plan", hint="Train anew and reproduce that job.")
+    return first.plan
+
+
+async def _same_model(session: AsyncSession, first: Job, manifest: Manifest) -> Model:
+    name = str(first.spec["model"])
+    try:
+        model = await models.find_ready(session, name, project=first.project)
+    except InvalidRequest:
+        message = f"The model {name!r} that {first.id} started from is gone."
+        hint = "Register the same files under the same name with `tunesmith models add`."
+        raise CannotReproduce(message, code="base_model_gone", param="model", hint=hint) from None
+    base = model if model.base_model is None or model.kind == "model" else await session.get(Model, model.base_model)
+    parts = [(base, manifest.get("base_model")), (model, manifest.get("continued_from"))]
+    for part, recorded in parts:
+        if part is not None and recorded is not None:
+            _require_same_bytes(part, recorded)
+    return model
+
+
+def _require_same_bytes(model: Model, recorded: dict[str, str]) -> None:
+    for file in model.files:
+        if file["name"] in recorded and recorded[file["name"]] != file["sha256"]:
+            message = (
+                f"{file['name']} of {model.name!r} has sha256 {file['sha256']}; the first run read "
+                f"{recorded[file['name']]}."
+            )
+            hint = "Register the files of the first run under that name again."
+            raise CannotReproduce(message, code="base_model_changed", param="model", hint=hint)
+
+
+async def _same_file(session: AsyncSession, first: Job, param: str, *, manifest: Manifest) -> str | None:
+    """A living file with the bytes of the first run: the same one, or another copy of them."""
+    recorded = manifest.get("data", {}).get(param)
+    file_id: str | None = getattr(first, param)
+    if file_id is None:
+        return None
+    alive = await files.find_with_bytes(session, recorded, project=first.project) if recorded else []
+    if alive:
+        return file_id if file_id in alive else alive[0]
+    message = f"No file of this project has the bytes that {first.id} read as its {param} (sha256 {recorded})."
+    hint = f"Upload them again: {file_id} was deleted, has expired or holds something else."
+    raise CannotReproduce(message, code="file_gone", param=param, hint=hint)

@@ -1,0 +1,50 @@
+"""`POST /v1/fine_tuning/jobs/{id}/reproduce` and `GET .../reproduction`: run it again, and say if it is the same."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Header
+
+from service import outbox
+from service.auth import Member
+from service.deps import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
+from service.jobs.views import job_object
+from service.reproductions.create import Repetition, create
+from service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from service.reproductions.verdict import judge
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
+
+
+@router.post("/{job_id}/reproduce")
+async def reproduce_job(
+    job_id: str,
+    caller: Member,
+    *,
+    database: DatabaseDep,
+    blobs: BlobsDep,
+    settings: SettingsDep,
+    announcer: AnnouncerDep,
+    background: BackgroundTasks,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> dict[str, Any]:
+    """Create a job that repeats this one with the same data, base, seed and plan. The plan is not chosen again."""
+    async with database.transaction() as session:
+        file = await manifest_file(session, await succeeded(session, job_id, project=caller.project))
+    manifest = await read_manifest(blobs, file)
+    repetition = Repetition(
+        job_id=job_id,
+        caller=caller,
+        idempotency_key=idempotency_key,
+        max_attempts=settings.max_attempts,
+        worker_silence=settings.worker_silence,
+    )
+    async with database.transaction() as session:
+        job = await create(session, repetition, manifest=manifest)
+    background.add_task(outbox.deliver_soon, database, announcer)
+    return job_object(job, queue_position=None)
+
+
+@router.get("/{job_id}/reproduction")
+async def reproduction(job_id: str, caller: Member, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+    """Whether the job gave the same bytes and numbers as the one that it repeats, and what about them differs."""
+    return await judge(database, blobs, job_id, project=caller.project)

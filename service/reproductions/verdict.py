@@ -1,0 +1,36 @@
+"""The verdict on a job that repeats another, from what both left in the store and the database."""
+
+from typing import Any
+
+from service.blobs import BlobStore
+from service.db import Database
+from service.metrics import store as metrics
+from service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tuning.errors import CannotReproduce
+from tuning.reproduction import compare
+
+
+async def judge(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:
+    """The comparison as the API shows it.
+
+    Raises:
+        NotFound: no such job here.
+        CannotReproduce: it repeats no other, or has no result yet.
+    """
+    async with database.transaction() as session:
+        second = await succeeded(session, job_id, project=project)
+        if second.reproduces is None:
+            message = f"{second.id} does not repeat another job."
+            hint = f"Repeat it first: POST /v1/fine_tuning/jobs/{second.id}/reproduce."
+            raise CannotReproduce(message, code="not_a_reproduction", param="id", hint=hint)
+        first = await succeeded(session, second.reproduces, project=project)
+        files = [await manifest_file(session, job) for job in (first, second)]
+        points = [await metrics.find_points(session, job.id) for job in (first, second)]
+    manifests = [await read_manifest(blobs, file) for file in files]
+    found = compare(*manifests, first_points=points[0], second_points=points[1])
+    return {
+        "object": "tunesmith.reproduction",
+        "job_id": second.id,
+        "reproduces": first.id,
+        **found.model_dump(mode="json"),
+    }
