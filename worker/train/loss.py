@@ -82,7 +82,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             slope = _cap(logits, softcap)
             log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             loss -= log_probabilities.gather(1, labels[chunk, None]).sum()
-            correct += (logits.argmax(dim=-1) == labels[chunk]).sum()
+            # argmax alone takes four times as long on a CPU in bf16.
+            correct += (logits.max(dim=-1).indices == labels[chunk]).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             grad_logits = _gradient(log_probabilities, labels[chunk], slope, out=logits)
