@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tuning.activations import Checkpointing
+from tuning.attention import choose_attention
 from tuning.corrections import Corrections, Ratios
 from tuning.hardware import Gpu, HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.kernels import kernels_label
 from tuning.memory import Setup, estimate, has_fused_passes, total, trainable_parameters
-from tuning.plan import Lora, MemoryEstimate, Reason, TimeEstimate
+from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
 from tuning.throughput import Workload, predict
 
 ZeroStage = Literal[0, 1, 2, 3]
-Attention = Literal["flash_attention_3", "flash_attention_2", "flex", "sdpa"]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
 CPU_TOKENS = (1024, 512)
@@ -82,10 +82,10 @@ class _Search:
         self.lora, lora_reasons = choose_lora(spec, dataset, shape)
         self.batch = choose_batch(spec, dataset, method=method)
         self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
-        self.attention = _attention(hardware)
         self.precision = _precision(hardware)
+        self.attention, attention_reason = choose_attention(hardware, shape, precision=self.precision)
         adapter = () if method is Method.FULL else lora_reasons
-        self.reasons = (*adapter, *self.batch.reasons, length_reason)
+        self.reasons = (*adapter, *self.batch.reasons, length_reason, attention_reason)
         row_tokens = dataset.tokens / dataset.rows
         self.workload = Workload(
             tokens_per_epoch=dataset.tokens,
@@ -269,14 +269,3 @@ def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
 def _has_fused_attention(hardware: HardwareProfile) -> bool:
     """PyTorch's kernels that keep no scores and take grouped heads need compute capability 8.0."""
     return all(gpu.compute_capability >= (8, 0) for gpu in hardware.gpus)
-
-
-def _attention(hardware: HardwareProfile) -> Attention:
-    if not hardware.gpus:
-        return "sdpa"
-    capability = min(gpu.compute_capability for gpu in hardware.gpus)
-    if "flash_attn_3" in hardware.installed and capability[0] == 9:
-        return "flash_attention_3"
-    if "flash_attn" in hardware.installed and capability >= (8, 0):
-        return "flash_attention_2"
-    return "sdpa"

@@ -46,7 +46,7 @@ class HardwareProfile(Value):
     gpus: tuple[Gpu, ...] = ()
     cpu: Cpu
     driver: str | None = None
-    installed: dict[str, str] = {}  # package -> version, for bitsandbytes, deepspeed, flash_attn, triton, torch
+    installed: dict[str, str] = {}  # package -> version, for those that the planner asks about
     disk_free_bytes: int = 0
 
     @property

@@ -6,6 +6,8 @@ from tuning.base import Value
 from tuning.job import Method, OnLongRow
 from tuning.kernels import kernels_label
 
+Attention = Literal["flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"]
+
 
 class Reason(Value):
     """One rule that took part in the decision, in a sentence a person understands."""
@@ -72,7 +74,7 @@ class Plan(Value):
     device: Literal["cuda", "cpu"]
     world_size: int = 1
     precision: Literal["bf16", "fp16", "fp32"]
-    attention: Literal["flash_attention_3", "flash_attention_2", "flex", "sdpa"]
+    attention: Attention
     quantization: Literal["nf4"] | None = None
     double_quantization: bool = False
     lora: Lora | None = None

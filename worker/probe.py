@@ -14,7 +14,17 @@ import pynvml
 from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
 from worker.cgroup import read_limits
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "flash_attn", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "flash_attn",
+    "flash_attn_3",
+    "triton",
+)
 
 
 def probe(*, disk: Path, cpu_memory_gib: float | None = None) -> HardwareProfile:

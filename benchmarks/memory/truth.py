@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -16,8 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tuning.plan import Lora
 from worker.train import attention
 from worker.train.adapter import attach_adapter
+from worker.train.attention_kernels import KERNELS
 from worker.train.fusing import fuse
 from worker.train.model import Learner, enable_checkpointing
+from worker.train.segments import Segments
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -93,13 +96,8 @@ def counted(module: nn.Module) -> Iterator[dict[int, int]]:
 @contextmanager
 def _flash_attention(device: str) -> Iterator[None]:
     """The meta device stands for a GPU, whose kernel it does not have: keep what that one keeps."""
-    original = attention.choose_kernel
-    if device == "meta":
-        attention.choose_kernel = lambda *_: _flash
-    try:
+    with patch.dict(KERNELS, {"sdpa": _flash} if device == "meta" else {}):
         yield
-    finally:
-        attention.choose_kernel = original
 
 
 def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -149,7 +147,7 @@ def _batch(case: Case) -> Any:
         target_positions=torch.arange(1, device=device),
         labels=torch.zeros(1, dtype=torch.long, device=device),
         target_sequences=torch.zeros(1, dtype=torch.long, device=device),
-        segments=attention.Segments.of([length] * case.segments, device=device),
+        segments=Segments.of([length] * case.segments, device=device),
         rows=(),
     )
 

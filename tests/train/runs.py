@@ -44,7 +44,7 @@ def plan(**changes: Any) -> Plan:
         "method": method,
         "device": "cpu",
         "precision": "fp32",
-        "attention": "sdpa",
+        "attention": "blocked",
         "lora": None if method is Method.FULL else lora(),
         "quantization": "nf4" if method is Method.QLORA else None,
         "double_quantization": method is Method.QLORA,

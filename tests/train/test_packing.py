@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.train.adapter import attach_adapter
-from worker.train.attention import Segments, segment_attention
 from worker.train.data import Rows, load_rows
 from worker.train.fusing import fuse
 from worker.train.model import Learner, enable_checkpointing, load_model, load_tokenizer
@@ -112,34 +111,6 @@ def test_adapters_that_the_fused_passes_do_not_compute_keep_their_own(folder: Pa
     plan = runs.plan(lora=runs.lora(**changes))
     model = attach_adapter(load_model(folder, plan=plan, device=CPU), plan.lora, continue_from=None, seed=3)
     assert fuse(model) == {"norms": 5}
-
-
-@pytest.mark.parametrize("window", [None, 40])
-@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
-def test_attention_never_looks_into_another_segment(window: int | None, heads: tuple[int, int]) -> None:
-    lengths, (queries, keys) = [1, 300, 17, 128], heads
-    generator = torch.Generator().manual_seed(0)
-    total = sum(lengths)
-    query = torch.randn(total, queries, 16, generator=generator, requires_grad=True)
-    key, value = (torch.randn(total, keys, 16, generator=generator, requires_grad=True) for _ in range(2))
-    upstream = torch.randn(total, queries, 16, generator=generator)
-
-    places = torch.arange(total)
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    distance = places[:, None] - places
-    visible = (owner[:, None] == owner) & (distance >= 0) & (distance < (window or total))
-    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(queries // keys, 1)) * 0.25
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
-    expected = torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(queries // keys, 1))
-
-    segments = Segments.of(lengths, device=CPU)
-    result = segment_attention(query, key, value, segments=segments, scale=0.25, window=window)
-
-    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
-    wanted = torch.autograd.grad(expected, (query, key, value), upstream)
-    got = torch.autograd.grad(result, (query, key, value), upstream)
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_best_fit_fills_micro_steps_up_to_the_budget_and_loses_no_row(rows: Rows) -> None:

@@ -28,7 +28,7 @@ def train(run: Run) -> Progress:
     check_vocabulary(model, run.rows, run.validation_rows)
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner = Learner(model)
+    learner = Learner(model, attention=run.attention)
     run, objective = objective_of(run, learner)
     progress = fit(run, learner, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if run.is_main:

@@ -32,7 +32,7 @@ def train(run: Run) -> Progress:
     fused = fuse(model)
     run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
-    learner = Learner(model)
+    learner = Learner(model, attention=run.attention)
     scored, objective = objective_of(run, learner)
     progress = fit(scored, learner, objective=objective, weight_file=weights)
     if run.is_main:

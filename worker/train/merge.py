@@ -39,7 +39,7 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     trained.model = torch.nn.Identity()
     gc.collect()
     adapted = PeftModel.from_pretrained(_base(run), run.directory.output, local_files_only=True)
-    wanted = _log_probabilities(Learner(adapted.eval()), run, rows)
+    wanted = _log_probabilities(Learner(adapted.eval(), attention=run.attention), run, rows)
     merged: PreTrainedModel = adapted.merge_and_unload()
     merged.config.use_cache = True
     merged.save_pretrained(folder)
@@ -47,7 +47,7 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     del adapted, merged
     gc.collect()
     plain = load_model(folder, plan=run.plan.model_copy(update={"quantization": None}), device=run.device)
-    got = _log_probabilities(Learner(plain.eval()), run, rows)
+    got = _log_probabilities(Learner(plain.eval(), attention=run.attention), run, rows)
     return _compare(run, wanted, got, folder)
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tuning.plan import Plan
+from tuning.plan import Attention, Plan
 from worker.train import attention
 from worker.train.data import Rows
 from worker.train.failures import user_error
@@ -107,17 +107,20 @@ def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
 class Learner(nn.Module):
     """A causal language model, perhaps with an adapter: packed batch in, hidden states that predict targets out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, attention: Attention | None = None) -> None:
+        """`attention` names the kernel; without it one that runs on any device of the batch's kind is used."""
         super().__init__()
         self.model = model
+        self._attention = attention
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Hidden states at the target positions: [targets, hidden size]."""
+        segments = batch.segments if self._attention is None else batch.segments.through(self._attention)
         states = self.causal_model.get_decoder()(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             use_cache=False,
-            segments=batch.segments,
+            segments=segments,
         ).last_hidden_state
         hidden = states[0].index_select(0, batch.target_positions)
         scale = self._logit_scale()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.train.attention import Segments
 from worker.train.data import Rows
+from worker.train.segments import Segments, to_device
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def pack(chosen: Sequence[int], rows: Rows, *, device: torch.device) -> PackedBa
         target_sequences=_on(device, sequences),
         segments=Segments.of(lengths, device=device),
         rows=tuple(chosen),
-        reference=None if rows.reference is None else torch.from_numpy(rows.reference[list(chosen)]).to(device),
+        reference=None if rows.reference is None else to_device(torch.from_numpy(rows.reference[list(chosen)]), device),
     )
 
 
 def _on(device: torch.device, arrays: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(arrays).astype(np.int64)).to(device, non_blocking=True)
+    return to_device(torch.from_numpy(np.concatenate(arrays).astype(np.int64)), device)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
-from tuning.plan import Plan
+from tuning.plan import Attention, Plan
 from worker.rundir import RunDirectory, TrainRequest
 from worker.train.data import Rows
 from worker.train.recorder import Recorder
@@ -25,6 +25,7 @@ class Run:
     validation_rows: Rows | None
     device: torch.device
     versions: dict[str, str]
+    attention: Attention  # the kernel that works here, which need not be the planned one
     rank: int = 0
     processes: int = 1
 

@@ -16,8 +16,10 @@ from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from tuning.errors import Failure
+from tuning.shape import ModelShape
 from tuning.state import Phase
 from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainRequest, TrainResult
+from worker.train.attention_choice import choose_attention
 from worker.train.checkpoint import Progress
 from worker.train.data import Rows, load_rows
 from worker.train.failures import failure_of, user_error
@@ -64,7 +66,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     set_seed(request.plan.seed)
     recorder = Recorder(directory, active=accelerator.is_main_process)
     folder = Path(request.model_dir)
-    read_config(folder)
+    shape = ModelShape.from_config(read_config(folder))
     tokenizer = load_tokenizer(folder)
 
     def load(path: str, param: str) -> Rows:
@@ -86,6 +88,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         validation_rows=load(request.validation_file, "validation_file") if request.validation_file else None,
         device=accelerator.device,
         versions=_versions(),
+        attention=choose_attention(request.plan, shape, device=accelerator.device, recorder=recorder),
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )

@@ -1,0 +1,82 @@
+"""The plan names the fastest attention kernel that every device can run, and says why not a faster one."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.tuning import cases
+from tuning.attention import CPU_LADDER, GPU_LADDER, NAMES, choose_attention, obstacle
+from tuning.catalogue import find_shape
+from tuning.gpus import EVERYTHING_INSTALLED, what_if
+from tuning.hardware import HardwareProfile
+
+FLASH = {"flash_attn": "2.8", "flash_attn_3": "3.0"}
+
+
+def machine(name: str, **installed: str) -> HardwareProfile:
+    return what_if(name).model_copy(update={"installed": EVERYTHING_INSTALLED | installed})
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "expected", "said"),
+    [
+        ("1xH100-80G", FLASH, "flash_attention_3", "Attention by FlashAttention 3."),
+        ("1xH100-80G", {"flash_attn": "2.8"}, "flash_attention_2", "needs the package flash_attn_3, which"),
+        ("1xA100-80G", FLASH, "flash_attention_2", "needs compute capability 9.0, this GPU has 8.0"),
+        ("1xB200", FLASH, "flash_attention_2", "needs compute capability 9.0, this GPU has 10.0"),
+        ("1xRTX4090", {}, "torch_flash", "needs the package flash_attn, which is not installed"),
+        ("1xT4", FLASH, "sdpa", "FlashAttention inside PyTorch needs compute capability 8.0, this GPU has 7.5"),
+    ],
+)  # fmt: skip
+def test_a_gpu_gets_the_fastest_kernel_that_it_can_run(
+    name: str, installed: dict[str, str], expected: str, said: str
+) -> None:
+    chosen, reason = choose_attention(machine(name, **installed), find_shape("llama-3.1-8b"), precision="bf16")
+    assert chosen == expected
+    assert said in reason.text
+
+
+def test_the_weakest_gpu_decides() -> None:
+    mixed = machine("1xH100-80G", **FLASH)
+    older = what_if("1xA100-80G").gpus[0].model_copy(update={"index": 1})
+    mixed = mixed.model_copy(update={"gpus": (*mixed.gpus, older)})
+    assert choose_attention(mixed, find_shape("llama-3.1-8b"), precision="bf16")[0] == "flash_attention_2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"head_size": 64}, None),
+        ({"head_size": 288}, "takes heads of up to 256 in steps of 8, this model has 288"),
+        ({"head_size": 36}, "takes heads of up to 256 in steps of 8, this model has 36"),
+        ({"precision": "fp32"}, "computes in 16 bits only"),
+        ({"capability": None}, "needs a GPU"),
+    ],
+)
+def test_what_flash_attention_cannot_compute_is_known_before_it_is_tried(
+    changes: dict[str, Any], expected: str | None
+) -> None:
+    facts = {"capability": (9, 0), "installed": FLASH, "precision": "bf16", "head_size": 128} | changes
+    for attention in ("flash_attention_3", "flash_attention_2", "torch_flash"):
+        assert obstacle(attention, **facts) == expected
+
+
+def test_large_heads_go_through_flex_where_it_can_be_compiled() -> None:
+    shape = find_shape("llama-3.1-8b").model_copy(update={"query_size": 32 * 320})
+    assert choose_attention(machine("1xA100-80G"), shape, precision="bf16")[0] == "flex"
+    bare = what_if("1xA100-80G").model_copy(update={"installed": {}})
+    assert choose_attention(bare, shape, precision="bf16")[0] == "sdpa"
+
+
+def test_the_plan_for_a_cpu_names_the_blocked_kernel_with_a_reason() -> None:
+    plan = cases.plan(cases.TINY, cases.cpu())
+    assert plan.attention == "blocked"
+    (reason,) = [reason for reason in plan.reasons if reason.rule == "attention"]
+    assert reason.text == "Attention by matrix products over blocks of queries."
+
+
+def test_the_last_of_each_ladder_runs_everywhere() -> None:
+    for capability in (None, (7, 0), (9, 0)):
+        for last in (GPU_LADDER[-1], CPU_LADDER[-1]):
+            assert obstacle(last, capability=capability, installed=(), precision="fp32", head_size=7) is None
+    assert set(NAMES) == {*GPU_LADDER, *CPU_LADDER}

@@ -1,0 +1,112 @@
+"""Which attention kernel a run uses, from facts about the machine and the model alone.
+
+The planner names one; the trainer tries it where it runs and takes the next of the same ladder when it fails there.
+"""
+
+from collections.abc import Collection
+
+from tuning.hardware import HardwareProfile
+from tuning.plan import Attention, Reason
+from tuning.shape import ModelShape
+
+Capability = tuple[int, int]
+
+# Fastest first. All compute the same: causal, within one segment, perhaps within a sliding window.
+GPU_LADDER: tuple[Attention, ...] = ("flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa")
+CPU_LADDER: tuple[Attention, ...] = ("blocked", "sdpa")
+NAMES: dict[Attention, str] = {
+    "flash_attention_3": "FlashAttention 3",
+    "flash_attention_2": "FlashAttention 2",
+    "torch_flash": "the FlashAttention inside PyTorch",
+    "flex": "FlexAttention",
+    "sdpa": "PyTorch's scaled_dot_product_attention, one segment at a time",
+    "blocked": "matrix products over blocks of queries",
+}
+NEEDED_PACKAGES: dict[Attention, str] = {
+    "flash_attention_3": "flash_attn_3",
+    "flash_attention_2": "flash_attn",
+    "flex": "triton",
+}
+MAX_FLASH_HEAD_SIZE = 256
+
+
+def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
+    """The fastest kernel that every device of this machine can run, and why the faster ones cannot."""
+    capabilities: list[Capability | None] = [gpu.compute_capability for gpu in hardware.gpus] or [None]
+    rejected: list[str] = []
+    for attention in ladder(on_gpu=bool(hardware.gpus)):
+        problems = (
+            obstacle(
+                attention,
+                capability=capability,
+                installed=hardware.installed,
+                precision=precision,
+                head_size=shape.query_size // shape.heads,
+            )
+            for capability in capabilities
+        )
+        problem = next((problem for problem in problems if problem), None)
+        if problem is None:
+            return attention, Reason(rule="attention", text=_sentence(attention, rejected))
+        rejected.append(f"{NAMES[attention]} {problem}")
+    raise AssertionError("the last of each ladder runs everywhere")
+
+
+def ladder(*, on_gpu: bool) -> tuple[Attention, ...]:
+    """The kernels for a device, fastest first; the last one always works."""
+    return GPU_LADDER if on_gpu else CPU_LADDER
+
+
+def obstacle(
+    attention: Attention,
+    *,
+    capability: Capability | None,
+    installed: Collection[str],
+    precision: str,
+    head_size: int,
+) -> str | None:
+    """Why `attention` cannot run on a device, to be read after its name; None if nothing is known against it.
+
+    Args:
+        capability: of the GPU; None is a CPU.
+        installed: names of packages.
+        precision: bf16, fp16 or fp32.
+    """
+    if attention == "sdpa":
+        return None
+    if attention == "blocked":
+        return None if capability is None else "is written for CPUs"
+    if capability is None:
+        return "needs a GPU"
+    missing = _missing(attention, capability=capability, installed=installed)
+    if missing is None and attention != "flex":
+        return _size_obstacle(precision=precision, head_size=head_size)
+    return missing
+
+
+def _missing(attention: Attention, *, capability: Capability, installed: Collection[str]) -> str | None:
+    package = NEEDED_PACKAGES.get(attention)
+    if package is not None and package not in installed:
+        return f"needs the package {package}, which is not installed"
+    if attention == "flash_attention_3" and capability[0] != 9:
+        return f"needs compute capability 9.0, this GPU has {_dotted(capability)}"
+    if capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {_dotted(capability)}"
+    return None
+
+
+def _size_obstacle(*, precision: str, head_size: int) -> str | None:
+    if precision == "fp32":
+        return "computes in 16 bits only"
+    if head_size > MAX_FLASH_HEAD_SIZE or head_size % 8:
+        return f"takes heads of up to {MAX_FLASH_HEAD_SIZE} in steps of 8, this model has {head_size}"
+    return None
+
+
+def _sentence(attention: Attention, rejected: list[str]) -> str:
+    chosen = f"Attention by {NAMES[attention]}"
+    return f"{chosen}: {'; '.join(rejected)}." if rejected else f"{chosen}."
+
+
+def _dotted(capability: Capability) -> str:
+    return ".".join(map(str, capability))
