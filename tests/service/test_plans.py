@@ -200,7 +200,7 @@ def test_the_next_prediction_moves_to_what_the_last_run_measured(control_plane: 
     assert planned["plan"] == claimed.plan.model_dump(mode="json")
     assert claimed.plan.memory.total_bytes == pytest.approx(first.memory.total_bytes * 1.25, rel=1e-3)
     assert claimed.plan.time.tokens_per_second == pytest.approx(first.time.tokens_per_second * 0.5, rel=1e-3)
-    told = "earlier runs here measured: memory x 1.25, speed x 0.50 (1 run of this model and method with sdpa/"
+    told = "earlier runs here measured: memory x 1.25, speed x 0.50 (1 run of this model and method with blocked/"
     assert told in claimed.plan.reasons[-1].text
     correction = Claim.model_validate_json(claimed.model_dump_json()).corrections[claimed.plan.method]
     assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.5))

@@ -17,6 +17,7 @@ from worker.train.checkpoint import Progress
 from worker.train.data import Rows, load_rows
 from worker.train.fusing import fuse
 from worker.train.gradients import GradientSource
+from worker.train.memory_ladder import MemoryLadder
 from worker.train.model import Learner, enable_checkpointing, load_model, load_tokenizer
 from worker.train.objectives import Objective, preference, supervised
 from worker.train.optimizer import MasterOptimizer
@@ -148,7 +149,9 @@ def reads_of_one_step(run: Any, trained: Learner, objective: Objective, root: Pa
         reference = np.zeros((len(run.rows), 2), dtype=np.float32)
         object.__setattr__(run, "rows", Rows(**{**vars(run.rows), "reference": reference}))
     masters = MasterOptimizer(trained.trainable(), plan=run.plan)
-    source = GradientSource(run, trained, masters, objective=objective, progress=Progress())
+    progress = Progress()
+    ladder = MemoryLadder(run, trained, progress=progress)
+    source = GradientSource(run, trained, masters, objective=objective, progress=progress, ladder=ladder)
     with Reads() as reads:
         assert source.compute(list(range(len(run.rows)))).is_finite
     return len(reads.found)
