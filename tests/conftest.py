@@ -25,6 +25,7 @@ def _no_foreign_settings() -> None:
             del os.environ[name]
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)
+    os.environ["TUNESMITH_MEASURE_CONSTANTS"] = "false"  # five seconds a worker; the tests that are about it ask for it
     # Tests run trainers beside servers on few cores: `worker.train.environment` says why waiting threads must sleep.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tuning.activations import Checkpointing
 from tuning.attention import choose_attention
+from tuning.constants import constants_of
 from tuning.corrections import Corrections, Ratios
 from tuning.hardware import Gpu, HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
@@ -142,7 +143,7 @@ class _Search:
             ),
             fused_attention=_has_fused_attention(self.hardware),
             longest_row_tokens=self.max_sequence_length,
-            constants=self.corrections.constants,
+            constants=constants_of(self.hardware),
         )
 
     def _world_sizes(self) -> list[int]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tuning.memory import Constants
-
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
@@ -17,13 +15,12 @@ class Ratios:
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """Ratios of one method on one kind of hardware, finer ones by `Plan.kernels`, and a worker's own constants."""
+    """Ratios of one method on one kind of hardware, and finer ones by `Plan.kernels`."""
 
     memory: float | None = None
     speed: float | None = None
     basis: str = ""
     by_kernels: Mapping[str, Ratios] = field(default_factory=dict)
-    constants: Constants = field(default_factory=Constants)
 
     def of(self, kernels: str) -> Ratios:
         """The finest that is known."""

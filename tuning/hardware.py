@@ -2,6 +2,8 @@
 
 import re
 
+from pydantic import Field
+
 from tuning.base import Value
 
 GIB = 1024**3
@@ -40,6 +42,18 @@ class Cpu(Value):
     bf16: bool = False  # AVX-512 BF16 or AMX: without it bf16 matmuls are emulated and slower than fp32
 
 
+class MachineConstants(Value):
+    """What no formula gives: measured once by a worker for its hardware and libraries. None: not measurable here."""
+
+    process_bytes: int = Field(gt=0)  # a trainer with its libraries imported and no model yet, resident
+    threads: int = Field(ge=1)  # of the matrix products
+    matmul_16bit_flops_per_second: float = Field(gt=0)  # on the device that trains; bf16 where it has it, else fp16
+    matmul_fp32_flops_per_second: float = Field(gt=0)
+    cuda_context_bytes: int | None = Field(default=None, ge=0)
+    cuda_workspace_bytes: int | None = Field(default=None, ge=0)
+    allocator_slack: float | None = Field(default=None, ge=0, le=1)  # reserved beyond allocated, as a share of it
+
+
 class HardwareProfile(Value):
     """What one worker offers to one attempt."""
 
@@ -48,6 +62,7 @@ class HardwareProfile(Value):
     driver: str | None = None
     installed: dict[str, str] = {}  # package -> version, for those that the planner asks about
     disk_free_bytes: int = 0
+    constants: MachineConstants | None = None
 
     @property
     def device(self) -> str:

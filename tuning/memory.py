@@ -11,7 +11,7 @@ from tuning.activations import (
     recomputed_bytes_per_token,
     stored_bytes_per_token,
 )
-from tuning.hardware import GIB
+from tuning.constants import START_CONSTANTS, Constants
 from tuning.job import Method
 from tuning.linears import Targets
 from tuning.plan import MemoryEstimate
@@ -29,22 +29,6 @@ NF4_BITS = 4 + 32 / 64
 NF4_DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ZERO_BUCKET_ELEMENTS = 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Constants:
-    """What no formula gives. A worker measures its own once; these are the start."""
-
-    cuda_context_bytes: int = int(0.6 * GIB)  # context and library handles, outside the allocator
-    cuda_workspace_bytes: int = 40 * 1024**2  # cuBLAS, one handle and stream
-    cpu_process_bytes: int = int(0.6 * GIB)  # interpreter, torch and transformers, measured resident
-    slack: float = 0.03  # what the allocator holds beyond what is asked, with expandable segments
-    # Resident memory of CPU steps of a 135M model grew by 0.60 MiB a token where autograd saves 0.40: kernels' scratch
-    # and holes in the heap come to half as much again.
-    cpu_activation_slack: float = 0.5
-
-
-START_CONSTANTS = Constants()
 
 
 @dataclass(frozen=True, slots=True)

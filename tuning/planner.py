@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from tuning.candidates import Candidate, best_candidate
 from tuning.checks import check_hardware, impossible
+from tuning.constants import explain_constants
 from tuning.corrections import Corrections
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
@@ -110,7 +111,13 @@ def _plan(
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=(*reasons, *candidate.reasons, rate_reason, _summary(candidate, hardware)),
+        reasons=(
+            *reasons,
+            *candidate.reasons,
+            rate_reason,
+            explain_constants(hardware, precision=setup.precision),
+            _summary(candidate, hardware),
+        ),
         alternatives=alternatives,
     )
 

@@ -19,12 +19,9 @@ LARGE_GPU_TFLOPS = 500
 DEQUANTIZATION_BYTES = 12.4
 # Adapters that are not fused multiply in fp32, outside the 16-bit tensor cores.
 FP32_ADAPTER_FLOPS_FACTOR = 6
-# Large matrix products on one core of an EPYC with AVX-512 BF16 and no AMX (`worker.train.rates`).
-CPU_BF16_MATMUL_FLOPS_PER_CORE = 210e9
-CPU_FP32_MATMUL_FLOPS_PER_CORE = 92e9
-# There a LoRA micro-step of 928 tokens of a 135M model spent 2.9 s in the products of its layers, which is 0.75 of that
-# rate, and 1.75 s in everything else (attention, copies, activation functions, softmax): 30 ns for each token, layer
-# and element of hidden state and MLP. Two cores took 1.5 s and 0.97 s.
+# There a LoRA micro-step of 928 tokens of a 135M model spent 2.9 s in the products of its layers, which is 0.75 of the
+# rate of large ones, and 1.75 s in everything else (attention, copies, activation functions, softmax): 30 ns for each
+# token, layer and element of hidden state and MLP. Two cores took 1.5 s and 0.97 s.
 CPU_MATMUL_SHARE = 0.75
 CPU_SECONDS_PER_ELEMENT_AND_CORE = 30e-9
 # bitsandbytes expands NF4 on a CPU this slowly: a QLoRA step of a 135M model took 15 s where LoRA took 1.1.
@@ -112,13 +109,14 @@ def _micro_step_seconds(
         operations *= 2
     if setup.device == "cpu":
         return _cpu_seconds(shape, setup, cores=hardware.cpu.cores, operations=operations, tokens=tokens)
-    return _gpu_seconds(shape, setup, gpu=rates_of(hardware.gpus[0]), operations=operations, tokens=tokens)
+    gpu = rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
+    return _gpu_seconds(shape, setup, gpu=gpu, operations=operations, tokens=tokens)
 
 
 def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:
     """Products at a share of the rate of large ones, and the rest by the elements that it touches."""
-    half = setup.precision == "bf16"
-    per_core = CPU_BF16_MATMUL_FLOPS_PER_CORE if half else CPU_FP32_MATMUL_FLOPS_PER_CORE
+    own = setup.constants
+    per_core = own.cpu_bf16_flops_per_core if setup.precision == "bf16" else own.cpu_fp32_flops_per_core
     rate = per_core * CPU_MATMUL_SHARE * cores * tokens / (tokens + CPU_HALF_RATE_TOKENS)
     touched = (
         tokens * (2 if setup.preference_pairs else 1) * shape.layers * (shape.hidden_size + shape.intermediate_size)

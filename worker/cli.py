@@ -6,10 +6,12 @@ import sys
 from pydantic import ValidationError
 
 from tuning.errors import TunesmithError
+from worker.constants import stored_constants
 from worker.logs import configure_logs
 from worker.probe import probe
 from worker.settings import ProbeSettings, WorkerSettings
 from worker.slots import hardware_of_slot
+from worker.workdir import WorkDirectory
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -48,7 +50,9 @@ def _run(name: str | None) -> int:
 def _probe() -> int:
     settings = ProbeSettings()
     host = probe(disk=settings.work_dir, cpu_memory_gib=settings.cpu_memory_gib)
-    print(hardware_of_slot(host, index=0, count=settings.slots).model_dump_json(indent=2))
+    slot = hardware_of_slot(host, index=0, count=settings.slots)
+    constants = stored_constants(WorkDirectory(settings.work_dir), slot)
+    print(slot.model_copy(update={"constants": constants}).model_dump_json(indent=2))
     return 0
 
 

@@ -14,9 +14,10 @@ import structlog
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from tuning.hardware import HardwareProfile
+from tuning.hardware import HardwareProfile, MachineConstants
 from tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
 from worker.app import create_app
+from worker.constants import measure_once
 from worker.control import HttpControlPlane
 from worker.presence import Presence
 from worker.probe import probe
@@ -46,6 +47,7 @@ class Host:
             outage_patience_seconds=settings.outage_patience_seconds,
         )
         self._slots: Slots | None = None
+        self._constants: MachineConstants | None = None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit code.
@@ -59,6 +61,7 @@ class Host:
             ended = end_leftovers(self._work.trainers, runs=self._work.runs)
             if ended:
                 log.warning("worker.leftovers_ended", pids=ended)
+            self._constants = self._measure_once()
             self._slots = slots_of(self._probe(), count=self._settings.slots, folder=self._work.slots)
             registered = self._register()
             self._start_session(registered)
@@ -66,6 +69,12 @@ class Host:
             self._drain_on_shutdown(presence)
             self._serve(wake_queue(registered.worker_class))
         return 0
+
+    def _measure_once(self) -> MachineConstants | None:
+        """Before anything can claim the devices; a few seconds at the first start, nothing at later ones."""
+        if not self._settings.measure_constants:
+            return None
+        return measure_once(self._work, self._slot_hardware())
 
     def _register(self) -> WorkerRegistered:
         request = RegisterWorker(
@@ -109,7 +118,8 @@ class Host:
 
     def _slot_hardware(self) -> HardwareProfile:
         """What one slot offers; slots are equal, so the first speaks for all."""
-        return hardware_of_slot(self._probe(), index=0, count=self._settings.slots)
+        slot = hardware_of_slot(self._probe(), index=0, count=self._settings.slots)
+        return slot.model_copy(update={"constants": self._constants})
 
     def _probe(self) -> HardwareProfile:
         return probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)

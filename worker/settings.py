@@ -27,6 +27,7 @@ class WorkerSettings(BaseSettings):
     cancel_grace_seconds: float = Field(default=10, gt=0)  # from a user's cancel to SIGKILL
     slot_wait_seconds: float = Field(default=30, ge=0)  # how long a slot may take to become free after its last user
     outage_patience_seconds: float = Field(default=6 * 3600, gt=0)  # how long a finished run waits for the service
+    measure_constants: bool = True  # at the first start with this hardware; else the planner's assumptions hold
     log_cap_bytes: int = Field(default=32 * MIB, ge=64 * 1024)
     kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
     log_format: str = Field(default="json", pattern="^(json|console)$")

@@ -9,6 +9,7 @@ import structlog
 from tuning.errors import TunesmithError
 from tuning.hardware import HardwareProfile
 from tuning.messages import Claim, ClaimRequest
+from worker.constants import stored_constants
 from worker.control import ControlPlane, HttpControlPlane
 from worker.probe import probe
 from worker.retry import Unavailable
@@ -55,9 +56,15 @@ class Station:
             log.warning("slot.none_free", slots=slots.count)
             return False
         try:
-            return self._run_on(slot, hardware_of_slot(host, index=slot.index, count=slots.count))
+            return self._run_on(slot, self._hardware(host, slot, slots.count))
         finally:
             slot.release()
+
+    def _hardware(self, host: HardwareProfile, slot: Slot, count: int) -> HardwareProfile:
+        """What the slot offers; slots are equal, so the constants that the first was measured for hold for all."""
+        first = hardware_of_slot(host, index=0, count=count)
+        constants = stored_constants(self._work, first) if self._settings.measure_constants else None
+        return hardware_of_slot(host, index=slot.index, count=count).model_copy(update={"constants": constants})
 
     def _run_on(self, slot: Slot, hardware: HardwareProfile) -> bool:
         claim = self._claim(self._work.session(), hardware)

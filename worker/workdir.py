@@ -4,6 +4,7 @@ lock              held by the worker's main process: one worker to a folder
 worker-id         made once, kept for ever: the same machine is the same worker after a restart
 session.json      this start of the worker, read by its pool processes
 draining          there while the worker is on its way out; holds the moment by which it must be gone
+constants.json    what this machine measured about itself
 slots/            lock files, one to a device
 trainers/         one record to a running trainer, so that a later start can end what an earlier one left
 runs/JOB/ATTEMPT/ run directories
@@ -50,6 +51,7 @@ class WorkDirectory:
         self.trainers = self.root / "trainers"
         self.runs = self.root / "runs"
         self.models = self.root / "models"
+        self.constants = self.root / "constants.json"
         self._session = self.root / "session.json"
         self._draining = self.root / "draining"
 

@@ -1,5 +1,7 @@
 """One job from upload to artifact, through the `openai` client and real processes."""
 
+import json
+
 import pytest
 
 from tests.e2e.stack import Stack, Worker, eventually, sha256
@@ -31,7 +33,7 @@ def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stac
 
 
 def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Stack) -> None:
-    small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05")
+    small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05", TUNESMITH_MEASURE_CONSTANTS="true")
     try:
         job_id = stack.submit(method="auto")
         # until the worker has registered, the reason is that there is none
@@ -39,6 +41,7 @@ def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Stack) -> None
             lambda: "GiB" in (stack.job(job_id)["tunesmith"]["waiting_reason"] or ""), what="a reason with numbers"
         )
         assert stack.job(job_id)["status"] == "queued"
+        assert json.loads((small.work_dir / "constants.json").read_text())["constants"]["process_bytes"] > 0
         with stack.openai() as client:
             assert client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
     finally:

@@ -7,7 +7,8 @@ import pytest
 
 from service.plans.forecast import expected_starts
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, AttemptSide, ControlPlane, chat_rows
-from tuning.hardware import GIB
+from tuning.constants import CPU_KERNELS_BYTES
+from tuning.hardware import GIB, MachineConstants
 from tuning.measured import visible_peak_bytes
 from tuning.messages import CanaryReport, Claim, FinishReport
 from tuning.plan import MemoryEstimate
@@ -82,6 +83,18 @@ def test_counts_of_a_file_give_the_plan_that_the_file_itself_gives(control_plane
         },
     )
     assert by_counts == by_file
+
+
+def test_what_a_worker_measured_about_itself_is_what_it_is_planned_with(control_plane: ControlPlane) -> None:
+    rates = {"matmul_16bit_flops_per_second": 1e12, "matmul_fp32_flops_per_second": 1e12}
+    own = MachineConstants(process_bytes=123_000_000, threads=CPU.cpu.cores, **rates)
+    worker = control_plane.worker(hardware=CPU.model_copy(update={"constants": own}))
+    job_id = control_plane.create_job()["id"]
+    attempt = worker.claim()
+    assert attempt is not None
+    assert attempt.claim.plan.memory.items["context"] == own.process_bytes + CPU_KERNELS_BYTES
+    reasons = control_plane.job(job_id)["tunesmith"]["plan"]["reasons"]
+    assert any(reason["text"].startswith("Measured on this worker") for reason in reasons)
 
 
 def test_planning_changes_nothing(control_plane: ControlPlane) -> None:

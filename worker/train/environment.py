@@ -12,3 +12,5 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Without it rows of many lengths leave holes that no later batch fills; the planner's slack supposes it.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
