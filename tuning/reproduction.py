@@ -10,7 +10,9 @@ from tuning.pinned import EXPLANATION
 Json = Mapping[str, Any]
 
 # What of a run's manifest must be equal before equal results can be expected; the rest is identity and outcome.
-CIRCUMSTANCES = ("data", "base_model", "continued_from", "seed", "plan", "resolved", "code", "versions", "hardware")
+CIRCUMSTANCES = (
+    "data", "base_model", "continued_from", "seed", "plan", "resolved", "attempts", "code", "versions", "hardware",
+)  # fmt: skip
 CURVE = ("train_loss", "valid_loss", "grad_norm")
 WEIGHTS = ".safetensors"
 
@@ -52,7 +54,11 @@ class Comparison(Value):
 
 
 def compare(first: Json, second: Json, *, first_points: Sequence[Json], second_points: Sequence[Json]) -> Comparison:
-    """Judge two runs by their manifests and their metric points, one point per step each."""
+    """Judge two runs by their manifests and their metric points, one point per step each.
+
+    A manifest may carry `attempts`, how many it took to finish: a run that was resumed on other hardware, or by another
+    plan, need not end like one that was not.
+    """
     weights = tuple(_weights(first.get("files", {}), second.get("files", {})))
     mine, other = ({int(point["step"]): point for point in points} for points in (first_points, second_points))
     largest = dict.fromkeys(CURVE, 0.0)

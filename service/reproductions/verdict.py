@@ -26,8 +26,13 @@ async def judge(database: Database, blobs: BlobStore, job_id: str, *, project: s
         first = await succeeded(session, second.reproduces, project=project)
         files = [await manifest_file(session, job) for job in (first, second)]
         points = [await metrics.find_points(session, job.id) for job in (first, second)]
-    manifests = [await read_manifest(blobs, file) for file in files]
-    found = compare(*manifests, first_points=points[0], second_points=points[1])
+    mine, other = [await read_manifest(blobs, file) for file in files]
+    found = compare(
+        {**mine, "attempts": first.epoch},
+        {**other, "attempts": second.epoch},
+        first_points=points[0],
+        second_points=points[1],
+    )
     return {
         "object": "tunesmith.reproduction",
         "job_id": second.id,

@@ -72,6 +72,18 @@ def test_the_service_judges_the_second_run_by_its_bytes_and_numbers(control_plan
     )
 
 
+def test_a_first_run_that_took_several_attempts_is_told(control_plane: ControlPlane) -> None:
+    lost = control_plane.claimed()
+    assert lost.finish(Outcome.PREEMPTED).status_code == 204
+    worker = control_plane.worker("worker-2")
+    first = train(worker.claim())
+    second = reproduce(control_plane, first).json()["id"]
+    assert train(worker.claim()) == second
+    found = control_plane.request("GET", f"/v1/fine_tuning/jobs/{second}/reproduction").json()
+    assert found["verdict"] == "identical"
+    assert found["differences"] == [{"what": "attempts", "first": 2, "second": 1}]
+
+
 def test_only_a_job_with_a_result_can_be_repeated(control_plane: ControlPlane) -> None:
     job_id = control_plane.create_job()["id"]
     assert error_of(reproduce(control_plane, job_id))["code"] == "job_not_finished"

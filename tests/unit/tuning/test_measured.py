@@ -121,6 +121,11 @@ def test_of_two_runs_the_surprising_one_has_no_say() -> None:
     assert learned([run(1.0, 0.05), run(1.0, 0.9)]).speed == pytest.approx(0.9)
 
 
+def test_a_run_that_had_to_recompute_more_needed_more_than_was_free() -> None:
+    assert run(0.5, activation_checkpointing="none").memory_ratio == pytest.approx(0.5)
+    assert run(0.5, activation_checkpointing="full").memory_ratio == pytest.approx(2.0)
+
+
 def labels() -> list[str]:
     return [
         kernels_label(attention="sdpa", checkpointing=mode, optimizer="adamw", fused_passes=True)
