@@ -1,7 +1,6 @@
 """The demo from beginning to end: servers, model, data, job, result, comparison, and a clean stop."""
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from cli.models.folder import inspect
 from cli.models.register import register
 from cli.models.sources import from_gguf
 from cli.progress import waiting
-from cli.trainer import PATIENT_THREADS
 from cli.up.stack import running_stack
 from cli.views import view_for_this_terminal
 
@@ -92,7 +90,7 @@ def _tell_between_servers(script: Script, *, data_dir: Path, base_model: Callabl
     with contextlib.ExitStack() as stack:
         _chapter(1, "Servers: PostgreSQL, Valkey, API, keeper, worker")
         with waiting("start them"):
-            connection = stack.enter_context(running_stack(data_dir, environment={**PATIENT_THREADS, **os.environ}))
+            connection = stack.enter_context(running_stack(data_dir))
         output.note(f"API at {connection.base_url}")
         client = stack.enter_context(Client(find=partial(find_connection, data_dir=data_dir)))
         training.cancel_unfinished(client)

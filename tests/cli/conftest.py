@@ -17,7 +17,6 @@ import pytest
 
 from cli.connection import Connection
 from cli.main import main
-from cli.trainer import PATIENT_THREADS
 from cli.up.stack import running_stack
 from tests.tiny_model import build_tiny_model
 
@@ -50,7 +49,6 @@ def environment(home: Path) -> dict[str, str]:
     """What a shell has in which `tunesmith up` ran."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "GITHUB_"))}
     return {
-        **PATIENT_THREADS,
         **kept,
         "PATH": f"{TUNESMITH.parent}:{os.environ['PATH']}",
         "TUNESMITH_DATA_DIR": str(home / "data"),

@@ -20,6 +20,11 @@ def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stac
     with stack.openai() as client:
         messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
     assert any("started" in message for message in messages)
+    assert any(message.startswith("Canary step") and "predicted" in message for message in messages)
+    (attempt,) = stack.get(f"/v1/fine_tuning/jobs/{job_id}/attempts")["data"]
+    assert attempt["canary"]["peak_memory_bytes"] > 0
+    assert attempt["canary"]["memory_ratio"] > 0
+    assert attempt["canary"]["expected_seconds"] > 0
 
     artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
     assert {"adapter", "log"} <= set(artifacts)
