@@ -140,7 +140,7 @@ def _learned(memory: MemoryEstimate, time: TimeEstimate, *, basis: str) -> str:
     extra = memory.items.get("measured_correction", 0)
     ratio = memory.total_bytes / max(1, memory.total_bytes - extra)
     if not extra and time.measured_correction == 1:
-        return ""
+        return f" Confirmed by what was measured here: {basis}." if basis else ""
     resting_on = f" ({basis})" if basis else ""
     return (
         f" Corrected by what earlier runs here measured: memory x {ratio:.2f}, speed x {time.measured_correction:.2f}"
