@@ -130,6 +130,10 @@ class Client:
         answer = self._json("GET", f"{_job_path(job_id)}/metrics", params=_present(after_step=after_step))
         return cast("list[Json]", answer["data"])
 
+    def samples(self, job_id: str) -> list[Json]:
+        """Held-out prompts with the model's answers at each evaluation."""
+        return cast("list[Json]", self._json("GET", f"{_job_path(job_id)}/samples")["data"])
+
     def artifacts(self, job_id: str) -> list[Json]:
         """Every result of the job with its files."""
         return cast("list[Json]", self._json("GET", f"{_job_path(job_id)}/artifacts")["data"])

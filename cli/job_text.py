@@ -1,5 +1,6 @@
 """One job in words: what was asked, what was decided and why, how it went, what to do next."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,25 @@ def describe_failure(job: Json) -> Iterator[str]:
         yield f"  log       {line}"
 
 
+def describe_samples(samples: list[Json]) -> Iterator[str]:
+    """For each prompt its end, the reference, and the answers from the first step to the last."""
+    for number, sample in enumerate(samples):
+        if number:
+            yield ""
+        yield output.bold(f"line {sample['line']} of the validation file", stream=sys.stdout)
+        yield from _quoted("prompt", sample["prompt_end"])
+        yield from _quoted("reference", sample["reference"])
+        for answer in sample["answers"]:
+            going_on = "" if answer["finished"] else " ..."
+            yield from _quoted(f"step {answer['step']}", (answer["answer"] or "(nothing)") + going_on)
+
+
+def _quoted(title: str, text: str) -> Iterator[str]:
+    """A title beside a text of perhaps several lines."""
+    for number, line in enumerate(text.splitlines() or [""]):
+        yield f"  {title if number == 0 else '':<11} {line}".rstrip()
+
+
 def _decisions(plan: Json) -> Iterator[str]:
     precision = plan["precision"] + (f" over {plan['quantization']}" if plan.get("quantization") else "")
     yield f"plan        {plan['method']} in {precision} on {plan['device']}, {plan['world_size']} process(es)"
@@ -73,6 +93,11 @@ def _decisions(plan: Json) -> Iterator[str]:
         f"learning rate {plan['learning_rate']:.3g} ({plan['schedule']}), "
         f"up to {plan['tokens_per_micro_step']:,} tokens at once"
     )
+    if patience := plan.get("early_stopping_patience"):
+        yield (
+            f"  stops     when {patience} evaluation(s) in a row are no better; "
+            f"evaluated every {plan['evaluation_interval_steps']} steps"
+        )
     memory, time = plan["memory"], plan["time"]
     yield f"  memory    {_gib(memory['total_bytes'])} predicted, {_gib(memory['budget_bytes'])} may be used"
     yield (
@@ -92,6 +117,10 @@ def _measured(measured: Json, plan: Json) -> Iterator[str]:
     if seconds is not None:
         low, high = output.duration(time["seconds_low"]), output.duration(time["seconds_high"])
         yield f"            training: predicted {low} to {high}, measured {output.duration(seconds)}"
+    if (mfu := measured.get("mfu")) is not None:
+        yield f"            MFU: {mfu:.1%} of what the device multiplies"
+    if (stall := measured.get("checkpoint_stall_seconds")) is not None and seconds:
+        yield f"            checkpoints: held training up for {output.duration(stall)}, {stall / seconds:.1%} of it"
 
 
 def _gib(count_bytes: float) -> str:

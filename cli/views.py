@@ -141,6 +141,8 @@ def progress_line(point: Json, *, best_valid_loss: float | None = None) -> str:
         parts.append(f"valid {valid_loss:.3f}" + (" (best)" if valid_loss == best_valid_loss else ""))
     if speed := point.get("tokens_per_second"):
         parts.append(f"{_thousands(speed)} tok/s")
+    if (mfu := point.get("mfu")) is not None:
+        parts.append(f"MFU {mfu:.0%}")
     if (eta_seconds := point.get("eta_seconds")) is not None:
         parts.append(f"eta {output.duration(eta_seconds)}")
     return "  ".join(parts)

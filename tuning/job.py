@@ -36,12 +36,18 @@ class Goal(StrEnum):
 
 
 class Hyperparameters(Value):
-    """The API's own knobs. `learning_rate_multiplier` scales the rate that the recipe rules choose."""
+    """The API's own knobs, and one more.
+
+    `learning_rate_multiplier` scales the rate that the recipe rules choose. `early_stopping_patience` is how many
+    evaluations in a row may pass without a lower validation loss before training stops and the best weights become the
+    result; `auto` trains to the end.
+    """
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
     beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+    early_stopping_patience: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
 
 
 class LoraOptions(Value):

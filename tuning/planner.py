@@ -11,6 +11,7 @@ from tuning.job import DatasetFacts, JobSpec, Method, Objective
 from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
 from tuning.recipe import (
     checkpoint_interval,
+    choose_early_stopping,
     choose_learning_rate,
     evaluation_interval,
     warmup_steps,
@@ -62,7 +63,9 @@ def choose(
         way_out = remedy(candidates, spec=spec, retry=candidate)
         return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
     chosen = candidates[decision.method]
-    return _plan(chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, hardware=hardware)
+    return _plan(
+        chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, dataset=dataset, hardware=hardware
+    )
 
 
 def _plan(
@@ -72,11 +75,13 @@ def _plan(
     *,
     spec: JobSpec,
     shape: ModelShape,
+    dataset: DatasetFacts,
     hardware: HardwareProfile,
 ) -> Plan:
     setup, batch = candidate.setup, candidate.batch
     full = setup.method is Method.FULL
     rate, rate_reason = choose_learning_rate(spec, shape, method=setup.method, rows_per_step=batch.rows_per_step)
+    patience, patience_reasons = choose_early_stopping(spec, dataset, total_steps=batch.total_steps)
     beta = spec.hyperparameters.beta
     seconds_per_step = candidate.time.seconds / batch.total_steps
     return Plan(
@@ -106,7 +111,8 @@ def _plan(
         on_long_row=spec.on_long_row,
         tokens_per_micro_step=setup.tokens_per_micro_step,
         total_steps=batch.total_steps,
-        evaluation_interval_steps=evaluation_interval(batch.total_steps),
+        evaluation_interval_steps=evaluation_interval(batch.total_steps, patience=patience),
+        early_stopping_patience=patience,
         checkpoint_interval_steps=checkpoint_interval(batch.total_steps, seconds_per_step=seconds_per_step),
         seed=spec.seed,
         memory=candidate.memory,
@@ -115,6 +121,7 @@ def _plan(
             *reasons,
             *candidate.reasons,
             rate_reason,
+            *patience_reasons,
             explain_constants(hardware, precision=setup.precision),
             _summary(candidate, hardware),
         ),

@@ -16,6 +16,7 @@ LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
 ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
 ESTIMATE_MARGIN = 1.25
+EVALUATIONS, MOST_EVALUATIONS = 6, 40
 ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
 
 
@@ -133,9 +134,26 @@ def warmup_steps(total_steps: int) -> int:
     return 0 if total_steps < 10 else min(100, math.ceil(total_steps * 0.05))
 
 
-def evaluation_interval(total_steps: int) -> int:
-    """About six evaluations a run."""
-    return max(1, round(total_steps / 6))
+def evaluation_interval(total_steps: int, *, patience: int = 0) -> int:
+    """About six evaluations a run; with early stopping four times its patience, at most forty, so that it can pay."""
+    evaluations = max(EVALUATIONS, min(4 * patience, MOST_EVALUATIONS))
+    return max(1, round(total_steps / evaluations))
+
+
+def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: int) -> tuple[int, tuple[Reason, ...]]:
+    """How many evaluations in a row may be worse than the best before training stops; 0 trains to the end."""
+    asked = spec.hyperparameters.early_stopping_patience
+    if asked == "auto":
+        return 0, ()
+    if not dataset.validation_rows:
+        text = f"Patience {asked} as asked has no effect: there are no validation rows."
+        return 0, (Reason(rule="early-stopping", text=text),)
+    interval = evaluation_interval(total_steps, patience=asked)
+    text = (
+        f"Stops when {asked} evaluation{'s' if asked > 1 else ''} in a row bring no lower validation loss, as asked; "
+        f"one every {interval:,} of {total_steps:,} steps. The result holds the best weights."
+    )
+    return asked, (Reason(rule="early-stopping", text=text),)
 
 
 def checkpoint_interval(total_steps: int, *, seconds_per_step: float) -> int:

@@ -1,8 +1,8 @@
 """The run directory: the whole interface between the worker and the trainer, in plain files.
 
     plan.json        TrainRequest: written by the worker, read once by the trainer
-    metrics.jsonl    one MetricPoint-like object per line, appended by the trainer, whole lines only
-    events.jsonl     one {"level", "message", "data"} object per line: what a person should know
+    metrics.jsonl    one object with the names of `tuning.metrics` per line, appended by the trainer, whole lines only
+    events.jsonl     one {"level", "message", "data"} object per line: what a person should know, sample answers too
     phase            the trainer's current phase, replaced atomically
     canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
@@ -59,6 +59,9 @@ class TrainResult(Value):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     training_seconds: float | None = None
+    checkpoint_stall_seconds: float | None = None  # that steps waited for checkpoints; beside `training_seconds`
+    mfu: float | None = None  # model FLOPs utilisation over the steps of this attempt, from 0 to 1
+    best_step: int | None = None  # under early stopping: the step whose weights are the result
     # Fewer tokens, or more recomputation, than the plan's when memory ran out on the way.
     tokens_per_micro_step: int | None = None
     activation_checkpointing: str | None = None

@@ -57,6 +57,12 @@ def submit(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; 1 to 50.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per optimizer step; 1 to 256.")] = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
+    early_stopping_patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many evaluations without a lower validation loss and keep the best weights; 1 to 50."
+        ),
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
     on_long_row: Annotated[
@@ -79,8 +85,13 @@ def submit(
     _require_source(training, "FILE")
     if validation is not None:
         _require_source(validation, "--validation")
+    elif early_stopping_patience is not None:
+        raise typer.BadParameter("It needs --validation FILE to measure on.", param_hint="--early-stopping-patience")
     hyperparameters = _present(
-        n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier
+        n_epochs=epochs,
+        batch_size=batch_size,
+        learning_rate_multiplier=learning_rate_multiplier,
+        early_stopping_patience=early_stopping_patience,
     )
     ours = _present(
         method=method.value,

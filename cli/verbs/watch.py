@@ -1,4 +1,4 @@
-"""Verbs that show a job as it goes: watch, logs, events. They exit with what became of the job."""
+"""Verbs that show a job as it goes: watch, logs, events, samples. They exit with what became of the job."""
 
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ _PANEL = "Jobs"
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    for verb in (watch, logs, events):
+    for verb in (watch, logs, events, samples):
         app.command(rich_help_panel=_PANEL)(verb)
 
 
@@ -66,6 +66,22 @@ def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
         return
     rows = [(output.moment(event["created_at"]), event["level"], event["type"], event["message"]) for event in found]
     output.table(("TIME", "LEVEL", "TYPE", "MESSAGE"), rows)
+
+
+def samples(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+    """Show how the answers to a few held-out prompts change from step to step."""
+    from cli.client import Client
+    from cli.job_text import describe_samples
+
+    with Client() as client:
+        found = client.samples(job_id)
+    if form is ListFormat.JSON:
+        output.as_json(found)
+        return
+    if not found:
+        output.note("no sample answers: they are taken at each evaluation of a job with a validation file")
+    for line in describe_samples(found):
+        output.data(line)
 
 
 def watch_to_the_end(

@@ -65,6 +65,7 @@ async def finish(
     artifact = await _trained(session, attempt) if succeeded else None
     failure = (report.failure or _UNEXPLAINED) if report.outcome is Outcome.FAILED else None
     attempt.result = storable(report.result)
+    await _note_last_step(session, held)
     close(attempt, report.outcome, failure=failure, at=at)
     if artifact is not None and result_file is not None:
         await _succeed(session, job, artifact, report, result_file=result_file)
@@ -73,6 +74,13 @@ async def finish(
     await session.flush()
     kills = await store.count_kills(session, job.id) if failure else 0
     settle(session, job, outcome=report.outcome, failure=failure, kills=kills, at=at, policy=policy)
+
+
+async def _note_last_step(session: AsyncSession, held: Held) -> None:
+    """The last heartbeat may be ten seconds and many steps old; every point was shipped before the last word."""
+    step = await metrics.last_step(session, held.attempt.id)
+    if step is not None and step >= 0:
+        held.attempt.step = held.job.step = step
 
 
 async def _trained(session: AsyncSession, attempt: Attempt) -> Artifact:

@@ -20,6 +20,7 @@ class SupervisedHyperparameters(Body):
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = "auto"
+    early_stopping_patience: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
 
 
 class DpoHyperparameters(SupervisedHyperparameters):
@@ -88,6 +89,7 @@ class JobRequest(Body):
         """
         if self.integrations:
             raise InvalidRequest("No integration is available here.", code="unsupported_value", param="integrations")
+        self._check_early_stopping()
         if self.method is None:
             return
         if self.method.type == "reinforcement":
@@ -118,6 +120,21 @@ class JobRequest(Body):
             learning_rate=ours.learning_rate,
             merge=ours.merge,
             seed=self.seed if self.seed is not None else seed,
+        )
+
+    def has_validation_rows(self) -> bool:
+        """Whether there is something held out to measure on."""
+        return self.validation_file is not None
+
+    def _check_early_stopping(self) -> None:
+        if self._chosen_hyperparameters().early_stopping_patience == "auto" or self.has_validation_rows():
+            return
+        where = f"method.{self.method.type}.hyperparameters" if self.method else "hyperparameters"
+        raise InvalidRequest(
+            f"'{where}.early_stopping_patience' needs a 'validation_file': it counts evaluations on held-out rows.",
+            code="missing_required_parameter",
+            param="validation_file",
+            hint="Send a validation_file (a tenth of the rows is plenty), or leave early_stopping_patience out.",
         )
 
     def _chosen_hyperparameters(self) -> SupervisedHyperparameters:

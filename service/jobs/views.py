@@ -112,6 +112,8 @@ def _measured(job: Job) -> dict[str, Any] | None:
         "predicted_peak_memory_bytes": run.predicted_peak_bytes,
         "tokens_per_second": run.tokens_per_second,
         "training_seconds": run.training_seconds,
+        "mfu": job.result.get("mfu"),
+        "checkpoint_stall_seconds": job.result.get("checkpoint_stall_seconds"),
     }
 
 
@@ -129,6 +131,8 @@ def _failure(job: Job) -> dict[str, Any] | None:
 
 def _hyperparameters(job: Job) -> dict[str, Any]:
     asked = dict(job.spec["hyperparameters"])
+    if asked.get("early_stopping_patience") == "auto":
+        del asked["early_stopping_patience"]  # ours, and not asked for: the API's object has no such field
     if job.spec["objective"] != "dpo":
         del asked["beta"]
     if job.plan is None:

@@ -26,8 +26,13 @@ def merge(points: Iterable[tuple[int, Point]]) -> list[Point]:
     for epoch, point in points:
         step = int(point["step"])
         known_epoch, known = by_step.get(step, (0, {}))
-        by_step[step] = (epoch, {**known, **point} if epoch == known_epoch else point)
+        by_step[step] = (epoch, _merged(known, point) if epoch == known_epoch else point)
     return [by_step[step][1] for step in sorted(by_step)]
+
+
+def _merged(known: Point, point: Point) -> Point:
+    """Null says that something was not measured, not that an earlier measurement is void."""
+    return {**known, **{name: value for name, value in point.items() if value is not None or name not in known}}
 
 
 def worth_an_event(point: Point, *, total_steps: int | None, after_step: int) -> bool:

@@ -1,4 +1,4 @@
-"""`GET /v1/fine_tuning/jobs/{id}/metrics`."""
+"""`GET /v1/fine_tuning/jobs/{id}/metrics` and `.../samples`: how training goes, in numbers and in words."""
 
 from typing import Annotated, Any
 
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from service.auth import Member
 from service.deps import Session
 from service.jobs import store as jobs
-from service.metrics import store
+from service.metrics import samples, store
 from service.pages import listing
 
 router = APIRouter(tags=["fine-tuning jobs"])
@@ -23,3 +23,10 @@ async def list_metrics(
     """One point per step behind `after_step`; where attempts overlap, the newest wins."""
     job = await jobs.find(session, job_id, project=caller.project)
     return listing(await store.find_points(session, job.id, after_step=after_step))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/samples")
+async def list_samples(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+    """A few held-out prompts, each with the reference and what the model answered at every evaluation."""
+    job = await jobs.find(session, job_id, project=caller.project)
+    return listing(samples.by_prompt(await store.find_sample_reports(session, job.id)))

@@ -1,11 +1,13 @@
-"""Queries about metric points."""
+"""Queries about metric points and sample answers."""
 
-from sqlalchemy import select
+from typing import Any
+
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.metrics.points import Point, merge
-from service.tables import Attempt, MetricChunk
+from service.tables import Attempt, Event, MetricChunk
 from tuning.messages import MetricChunk as Shipped
 
 
@@ -19,6 +21,18 @@ async def find_points(session: AsyncSession, job_id: str, *, after_step: int = -
     rows = await session.execute(query)
     points = merge((epoch, point) for epoch, chunk in rows for point in chunk)
     return [point for point in points if point["step"] > after_step]
+
+
+async def find_sample_reports(session: AsyncSession, job_id: str) -> list[dict[str, Any]]:
+    """The data of every event of the job that holds sample answers, oldest first."""
+    query = select(Event.data).where(Event.job_id == job_id, Event.data.has_key("samples")).order_by(Event.seq)
+    return [data for data in (await session.execute(query)).scalars() if data is not None]
+
+
+async def last_step(session: AsyncSession, attempt_id: str) -> int | None:
+    """The highest step that the attempt shipped a point of."""
+    query = select(func.max(MetricChunk.last_step)).where(MetricChunk.attempt_id == attempt_id)
+    return (await session.execute(query)).scalar_one()
 
 
 async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, points: list[Point]) -> list[Point]:

@@ -63,6 +63,11 @@ class PlanRequest(JobRequest):
             message = "'tunesmith.tokens_per_row' belongs to 'tunesmith.rows'."
             raise InvalidRequest(message, code="invalid_value", param="tunesmith.tokens_per_row")
 
+    def has_validation_rows(self) -> bool:
+        """A validation file, or held-out rows that were counted elsewhere."""
+        counted = self.tunesmith.dataset
+        return super().has_validation_rows() or (counted is not None and counted.validation_rows > 0)
+
     def facts(self, shape: ModelShape) -> DatasetFacts:
         """The data when there is no file."""
         ours = self.tunesmith

@@ -46,6 +46,8 @@ def test_get_shows_the_plan_with_its_reasons(run: Run, finished_job: str) -> Non
     shown = run("get", finished_job).stdout
     assert "because" in shown
     assert "not full" in shown
+    assert "MFU" in shown
+    assert "checkpoints: held training up for" in shown
     job = json.loads(run("get", finished_job, "-o", "json").stdout)
     assert (job["seed"], job["metadata"]) == (1, {"team": "search"})
     assert ":greeting:" in job["fine_tuned_model"]
@@ -85,6 +87,25 @@ def test_logs_and_events_tell_the_history_from_the_beginning(run: Run, finished_
     events = json.loads(run("events", finished_job, "-o", "json").stdout)
     assert len(events) == len(lines)
     assert run("logs", "-f", finished_job).returncode == 0
+
+
+def test_samples_show_how_the_answers_to_a_prompt_change(run: Run, finished_job: str) -> None:
+    found = json.loads(run("samples", finished_job, "-o", "json").stdout)
+    assert len(found) == 3
+    for sample in found:
+        assert sample["reference"] == "Hello."
+        assert [answer["step"] for answer in sample["answers"]] == [0, 1, 2, 3, 4]
+    shown = run("samples", finished_job).stdout
+    assert "of the validation file" in shown
+    assert "step 4" in shown
+
+
+def test_early_stopping_without_validation_is_refused_before_anything_is_sent(
+    run: Run, rows: Rows, service: Connection
+) -> None:
+    refused = run("submit", rows(8), "--model", MODEL, "--early-stopping-patience", "2")
+    assert refused.returncode == 2
+    assert "--validation" in refused.stderr
 
 
 def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_path: Path) -> None:
@@ -257,7 +278,7 @@ def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: d
 
 
 def test_an_unknown_job_is_not_found(run: Run, service: Connection) -> None:
-    for verb in ("get", "watch", "logs", "events", "cancel"):
+    for verb in ("get", "watch", "logs", "events", "samples", "cancel"):
         assert run(verb, "ftjob-nobody").returncode == 10
 
 

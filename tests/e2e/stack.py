@@ -194,6 +194,23 @@ class Stack:
             )
         return job.id
 
+    def submit_contradiction(self, *, epochs: int, patience: int) -> str:
+        """A job whose held-out answers contradict its training rows: the more it learns, the worse it gets."""
+        with self.openai() as client:
+            training = client.files.create(file=("train.jsonl", chat_rows(16)), purpose="fine-tune")
+            contradiction = chat_rows(4).replace(b"It is", b"France? No, Paris, not")
+            validation = client.files.create(file=("valid.jsonl", contradiction), purpose="fine-tune")
+            asked = {"n_epochs": epochs, "batch_size": 4, "early_stopping_patience": patience}
+            job = client.fine_tuning.jobs.create(
+                model=MODEL,
+                training_file=training.id,
+                validation_file=validation.id,
+                seed=1,
+                method={"type": "supervised", "supervised": {"hyperparameters": asked}},
+                extra_body={"tunesmith": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 0.05}},
+            )
+        return job.id
+
     def cancel_everything(self) -> None:
         """Leave no job behind that a later test's worker would take."""
         with self.openai() as client:

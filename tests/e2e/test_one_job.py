@@ -37,6 +37,26 @@ def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stac
     assert worker.trainers() == []
 
 
+def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(stack: Stack, worker: Worker) -> None:
+    job_id = stack.submit_contradiction(epochs=20, patience=2)
+    job = stack.wait_for_status(job_id, "succeeded")
+    ours, points = job["tunesmith"], stack.metrics(job_id)
+    losses = {point["step"]: point["valid_loss"] for point in points if point["step"] and point["valid_loss"]}
+    best = min(losses, key=losses.__getitem__)
+
+    assert job["hyperparameters"]["early_stopping_patience"] == ours["plan"]["early_stopping_patience"] == 2
+    assert ours["progress"]["step"] == ours["result"]["steps"] == points[-1]["step"] == max(losses)
+    assert (
+        ours["progress"]["step"] == best + 2 * ours["plan"]["evaluation_interval_steps"] < ours["plan"]["total_steps"]
+    )
+    assert (ours["result"]["best_step"], ours["result"]["final_valid_loss"]) == (best, losses[best])
+    with stack.openai() as client:
+        messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id, limit=100)]
+    assert any(f"The result holds the weights of step {best}" in message for message in messages)
+    samples = stack.get(f"/v1/fine_tuning/jobs/{job_id}/samples")["data"]
+    assert [answer["step"] for answer in samples[0]["answers"]] == [0, *losses]
+
+
 def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Stack) -> None:
     small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05", TUNESMITH_MEASURE_CONSTANTS="true")
     try:

@@ -197,6 +197,8 @@ def test_a_finished_job_shows_what_was_measured_beside_its_plan(control_plane: C
         "predicted_peak_memory_bytes": predicted,
         "tokens_per_second": ours["plan"]["time"]["tokens_per_second"] * 0.5,
         "training_seconds": 12.5,
+        "mfu": None,
+        "checkpoint_stall_seconds": None,
     }
     waiting = control_plane.create_job()
     assert waiting["tunesmith"]["measured"] is None

@@ -12,6 +12,7 @@ from peft import PeftModel
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.job import JobSpec
+from tuning.metrics import METRICS
 from worker.rundir import RunDirectory
 from worker.train.data import load_rows
 from worker.train.evaluate import evaluate
@@ -135,23 +136,6 @@ def test_preferences_raise_the_preferred_answer_above_the_other(tmp_path: Path, 
     assert points[-1]["valid_reward_accuracy"] == 1.0
 
 
-def test_training_stops_early_and_gives_back_the_best_weights(tmp_path: Path, model: Path) -> None:
-    # Held-out answers that contradict the training rows: the more is learned, the worse they get.
-    contradicting = [
-        {"messages": [row["messages"][0], {"role": "assistant", "content": "Paris France dog"}]}
-        for row in runs.chat_rows(6)
-    ]
-    plan = runs.plan(epochs=40, learning_rate=2e-2, evaluation_interval_steps=1, early_stopping_patience=3)
-    directory = runs.make_run(tmp_path, model=model, plan=plan, validation=contradicting)
-    assert runs.train_here(directory) == 0
-    points = runs.metrics(directory)
-    losses = {point["step"]: point["valid_loss"] for point in points}
-    best = min(losses, key=lambda step: losses[step])
-    assert points[-1]["step"] == best + 3 < points[-1]["total_steps"]
-    adapted = PeftModel.from_pretrained(load_model(model, plan=plan, device=CPU), directory.output)
-    assert validation_loss(adapted, model, tmp_path) == pytest.approx(losses[best], rel=1e-4)
-
-
 def test_the_result_can_be_read_by_a_person_and_repeated_by_a_machine(tmp_path: Path, model: Path) -> None:
     directory = train(tmp_path, model, plan=runs.plan())
     manifest = json.loads((directory.output / "manifest.json").read_text())
@@ -169,9 +153,12 @@ def test_each_step_has_one_line_of_metrics(tmp_path: Path, model: Path) -> None:
     directory = train(tmp_path, model, plan=runs.plan())
     points = runs.metrics(directory)
     assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 5, 6]
-    assert [point["step"] for point in points if "valid_loss" in point] == [0, 4, 6]
-    wanted = {"train_loss", "train_mean_token_accuracy", "learning_rate", "grad_norm", "tokens_per_second"}
-    wanted |= {"supervised_tokens", "trained_tokens", "eta_seconds", "memory_bytes", "epoch", "total_steps"}
-    assert all(wanted <= set(point) for point in points[1:])
+    assert [point["step"] for point in points if point["valid_loss"] is not None] == [0, 4, 6]
+    assert all(set(point) == set(METRICS) for point in points)
+    only_evaluated = {"valid_loss", "valid_mean_token_accuracy"}
+    for point in points[1:]:
+        missing = set() if point["step"] in (4, 6) else only_evaluated
+        assert {name for name, value in point.items() if value is None} == missing
     assert all(point["grad_norm"] > 0 for point in points[1:])
     assert points[-1]["eta_seconds"] == 0
+    assert all(0 < point["mfu"] < 1 for point in points[1:])

@@ -41,6 +41,7 @@ class Progress:
     activation_checkpointing: str = ""
     loss_scale: float = 0.0
     training_seconds: float = 0.0
+    checkpoint_stall_seconds: float = 0.0  # that training stood still to copy its state, or waited for the writer
     first_valid_loss: float | None = None
     last_valid_loss: float | None = None
     best_valid_loss: float | None = None
@@ -49,6 +50,7 @@ class Progress:
     last_train_loss: float | None = None
     last_good_checkpoint: str | None = None
     canary_of: str | None = None  # the launch settings that a canary has tried
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,29 +109,32 @@ class CheckpointWriter:
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def write(self, snapshot: Snapshot, *, metrics: dict[str, float], keep: str | None = None) -> None:
-        """Start writing; waits first for the one before. The checkpoint named `keep` outlives its turn."""
+    def write(self, snapshot: Snapshot, *, metrics: dict[str, float]) -> None:
+        """Start writing; waits first for the one before."""
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(snapshot, metrics, keep), name="checkpoint")
+        self._thread = threading.Thread(target=self._run, args=(snapshot, metrics), name="checkpoint")
         self._thread.start()
 
-    def wait(self) -> None:
-        """Return once the last snapshot is safely on disk.
+    def wait(self, *, at_most_seconds: float | None = None) -> bool:
+        """Return once the last snapshot is safely on disk, or false when the time is up.
 
         Raises:
             OSError: it could not be written, for example because the disk is full.
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(at_most_seconds)
+            if self._thread.is_alive():
+                return False
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        return True
 
-    def _run(self, snapshot: Snapshot, metrics: dict[str, float], keep: str | None) -> None:
+    def _run(self, snapshot: Snapshot, metrics: dict[str, float]) -> None:
         try:
             write_checkpoint(self._folder, snapshot, metrics=metrics, versions=self._versions)
-            _remove_old(self._folder, keep=keep)
+            _remove_old(self._folder)
         except BaseException as error:
             self._error = error
 
@@ -266,10 +271,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_old(folder: Path, *, keep: str | None) -> None:
+def _remove_old(folder: Path) -> None:
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        if old.name != keep:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

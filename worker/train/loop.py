@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from tuning.errors import Category, Failure, JobFailure
+from tuning.metrics import METRICS
 from tuning.state import Phase
 from worker.rundir import checkpoint_name
 from worker.train import canary
 from worker.train import checkpoint as checkpoints
+from worker.train.best import BestWeights
+from worker.train.cadence import CheckpointCadence
 from worker.train.checkpoint import CheckpointWriter, Progress
 from worker.train.data import Rows
 from worker.train.evaluate import evaluate
@@ -28,7 +31,9 @@ from worker.train.optimizer import MasterOptimizer
 from worker.train.packing import rows_of_step, steps_per_epoch
 from worker.train.recorder import Pace, peak_memory_bytes
 from worker.train.run import Run
+from worker.train.samples import Samples
 from worker.train.schedule import learning_rate_at
+from worker.train.utilization import Utilization
 
 
 class Stopped(Exception):
@@ -73,11 +78,16 @@ class _Fit:
         self._masters = MasterOptimizer(learner.trainable(), plan=run.plan)
         self._writer = CheckpointWriter(run.directory.checkpoints, versions=run.versions)
         self._pace = Pace()
+        self._best = BestWeights(self._masters, file_key=weight_file.key)
         self._progress = self._resumed() or Progress()
         self._ladder = MemoryLadder(run, learner, progress=self._progress)
         self._gradients = GradientSource(
             run, learner, self._masters, objective=objective, progress=self._progress, ladder=self._ladder
         )
+        self._seconds_before = self._progress.training_seconds
+        self._cadence = CheckpointCadence(run, self._writer, self._progress)
+        self._utilization = Utilization(run, learner)
+        self._samples = Samples(run)
 
     @property
     def step(self) -> int:
@@ -93,13 +103,14 @@ class _Fit:
         self._run.recorder.phase(Phase.TRAINING)
         while self.step < self._total and not self._has_stalled():
             self._one_step()
-            if self._stop_requested() and self.step < self._total:
+            if self._stop_requested() and self.step < self._total and not self._has_stalled():
                 self._checkpoint()
                 self._writer.wait()
                 raise Stopped
         self._writer.wait()
         self._restore_best()
-        self._progress.training_seconds += self._pace.training_seconds
+        self._progress.training_seconds = self._training_seconds()
+        self._progress.mfu = self._utilization.mean()
         return self._progress
 
     def _rehearse(self) -> None:
@@ -134,12 +145,11 @@ class _Fit:
         speed = self._pace.end(tokens=sums.tokens)
         self._advance(step, sums)
         point = self._point(step, sums, rate=rate, speed=speed)
-        is_best = False
+        point["mfu"] = self._utilization.of_step(chosen, sums, tokens_per_second=speed)
         if self._run.validation_rows is not None and self._is_evaluation(step):
             point.update(self._evaluate(self._run.validation_rows))
-            is_best = self._progress.best_step == step and self._plan.early_stopping_patience > 0
         self._run.recorder.metrics(**point)
-        if is_best or self._is_checkpoint(step):
+        if step == self._total or self._cadence.is_time(step, training_seconds=self._training_seconds()):
             self._checkpoint()
 
     def _not_finite(self, step: int, chosen: list[int], sums: StepSums) -> JobFailure:
@@ -170,6 +180,7 @@ class _Fit:
     def _point(self, step: int, sums: StepSums, *, rate: float, speed: float) -> dict[str, Any]:
         per_epoch = steps_per_epoch(len(self._run.rows), rows_per_step=self._plan.rows_per_step)
         return {
+            **dict.fromkeys(METRICS),
             "step": step,
             "total_steps": self._total,
             "epoch": step / per_epoch,
@@ -188,12 +199,9 @@ class _Fit:
     def _record_start(self) -> None:
         """What the untrained model does on the held-out rows: the number that training is measured against."""
         if self._run.validation_rows is not None:
+            start = {"step": 0, "total_steps": self._total, "epoch": 0.0, "time": time.time()}
             self._run.recorder.metrics(
-                step=0,
-                total_steps=self._total,
-                epoch=0.0,
-                **self._evaluate(self._run.validation_rows),
-                time=time.time(),
+                **{**dict.fromkeys(METRICS), **start, **self._evaluate(self._run.validation_rows)}
             )
 
     def _evaluate(self, rows: Rows) -> dict[str, float]:
@@ -210,17 +218,26 @@ class _Fit:
             learns=False,
             undo=self._learn_on,
         )
+        self._samples.record(self._learner, step=self.step)
         self._run.recorder.phase(Phase.TRAINING)
+        self._compare(result.loss)
+        return {"valid_loss": result.loss, f"valid_{self._objective.accuracy}": result.accuracy}
+
+    def _compare(self, valid_loss: float) -> None:
+        """With the best so far. The untrained model is what training is measured against, no result to go back to."""
         progress = self._progress
-        progress.last_valid_loss = result.loss
+        progress.last_valid_loss = valid_loss
         if progress.first_valid_loss is None:
-            progress.first_valid_loss = result.loss
-        if progress.best_valid_loss is None or result.loss < progress.best_valid_loss:
-            progress.best_valid_loss, progress.best_step = result.loss, progress.step
+            progress.first_valid_loss = valid_loss
+        if progress.step == 0:
+            return
+        if math.isfinite(valid_loss) and (progress.best_valid_loss is None or valid_loss < progress.best_valid_loss):
+            progress.best_valid_loss, progress.best_step = valid_loss, progress.step
             progress.evaluations_since_best = 0
+            if self._plan.early_stopping_patience:
+                self._best.keep()
         else:
             progress.evaluations_since_best += 1
-        return {"valid_loss": result.loss, f"valid_{self._objective.accuracy}": result.accuracy}
 
     def _learn_on(self) -> None:
         """An evaluation that was cut off has left dropout off."""
@@ -229,29 +246,30 @@ class _Fit:
     def _is_evaluation(self, step: int) -> bool:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total
 
-    def _is_checkpoint(self, step: int) -> bool:
-        return step % self._plan.checkpoint_interval_steps == 0 or step == self._total
+    def _training_seconds(self) -> float:
+        """Spent in steps, by this process and the ones whose checkpoint it went on from."""
+        return self._seconds_before + self._pace.training_seconds
 
     def _checkpoint(self) -> None:
         if not self._run.is_main:
             return
         self._writer.wait()
         self._progress.last_good_checkpoint = checkpoint_name(self.step)
-        elapsed = self._progress.training_seconds + self._pace.training_seconds
+        began = time.perf_counter()
         snapshot = checkpoints.take_snapshot(
             self._masters,
             self._progress,
-            training_seconds=elapsed,
+            training_seconds=self._training_seconds(),
             weights_file=self._weight_file.name,
             file_key=self._weight_file.key,
             texts=self._weight_file.texts,
-            tensors=self._weight_file.tensors,
+            tensors={**self._weight_file.tensors, **self._best.files()},
         )
+        self._cadence.note_copied(time.perf_counter() - began)
         measured = {"train_loss": self._progress.last_train_loss, "valid_loss": self._progress.last_valid_loss}
         self._writer.write(
             snapshot,
             metrics={name: value for name, value in measured.items() if value is not None},
-            keep=checkpoint_name(self._progress.best_step) if self._plan.early_stopping_patience else None,
         )
 
     def _stop_requested(self) -> bool:
@@ -261,30 +279,30 @@ class _Fit:
     def _has_stalled(self) -> bool:
         """Whether validation has not improved for as many evaluations as the plan is willing to wait."""
         patience = self._plan.early_stopping_patience
-        if not patience or self._progress.evaluations_since_best < patience:
-            return False
-        self._run.recorder.event(
-            f"Stopped early at step {self.step} of {self._total}: the validation loss was best at step "
-            f"{self._progress.best_step} ({self._progress.best_valid_loss:.4f}).",
-            step=self.step,
-            best_step=self._progress.best_step,
-        )
-        return True
+        return bool(patience) and self._progress.evaluations_since_best >= patience
 
     def _restore_best(self) -> None:
         """Under early stopping the result is the best weights seen, not the last."""
-        best = self._run.directory.checkpoints / checkpoint_name(self._progress.best_step)
-        if not self._plan.early_stopping_patience or self._progress.best_step in (0, self.step):
+        progress = self._progress
+        if not self._plan.early_stopping_patience or progress.best_valid_loss is None:
             return
-        if not best.is_dir():
-            self._run.recorder.event("The best weights were made on another worker; these are the last.", level="warn")
-            return
-        checkpoints.verify(best)
-        checkpoints.load_weights(
-            best, self._masters, weights_file=self._weight_file.name, file_key=self._weight_file.key
+        if self._has_stalled() and self.step < self._total:
+            told = f"Stopped early at step {self.step} of {self._total}"
+        else:
+            told = f"Trained all {self._total} steps"
+        if progress.first_valid_loss is not None and progress.best_valid_loss >= progress.first_valid_loss:
+            told += f"; no evaluation was better than the untrained model's ({progress.first_valid_loss:.4f})"
+        self._run.recorder.event(
+            f"{told}. The result holds the weights of step {progress.best_step}, whose validation loss was the lowest "
+            f"({progress.best_valid_loss:.4f}; at the end {progress.last_valid_loss:.4f}).",
+            step=self.step,
+            best_step=progress.best_step,
+            best_valid_loss=progress.best_valid_loss,
+            evaluations_since_best=progress.evaluations_since_best,
         )
-        self._masters.refresh_mirrors()
-        self._progress.last_valid_loss = self._progress.best_valid_loss
+        if progress.best_step != self.step:
+            self._best.restore()
+            progress.last_valid_loss = progress.best_valid_loss
 
     def _resumed(self) -> Progress | None:
         folder = checkpoints.resume_folder(self._run)
@@ -295,6 +313,7 @@ class _Fit:
             folder, self._masters, weights_file=self._weight_file.name, file_key=self._weight_file.key
         )
         self._masters.load(folder)
+        self._best.load(folder)
         progress = checkpoints.load_progress(folder)
         progress.last_good_checkpoint = folder.name
         self._run.recorder.event(

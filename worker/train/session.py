@@ -154,6 +154,9 @@ def _result(run: Run, progress: Progress) -> TrainResult:
         tokens_per_second=progress.trained_tokens / seconds if seconds else None,
         peak_memory_bytes=peak_memory_bytes(run.device),
         training_seconds=seconds,
+        checkpoint_stall_seconds=round(progress.checkpoint_stall_seconds, 3),
+        mfu=progress.mfu,
+        best_step=progress.best_step if run.plan.early_stopping_patience else None,
         tokens_per_micro_step=progress.token_budget // run.rows.sequences_per_row or None,
         activation_checkpointing=progress.activation_checkpointing or None,
     )

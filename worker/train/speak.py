@@ -21,9 +21,6 @@ class Speaker:
         self._model = model
         self._tokenizer = tokenizer
         self._renderer = ChatRenderer(tokenizer)
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
     def load(cls, folder: Path, *, adapter: Path | None, tokenizer: PreTrainedTokenizerBase) -> Speaker:
@@ -36,27 +33,37 @@ class Speaker:
             model = _with_adapter(model, adapter)
         return cls(model.eval(), tokenizer)
 
-    @torch.inference_mode()
     def answer(
         self, rows: Sequence[dict[str, Any]], *, max_new_tokens: int, without_adapter: bool = False
     ) -> list[dict[str, Any]]:
         """One {"text", "tokens", "finished"} per row; `finished` is false where `max_new_tokens` cut the answer off."""
-        encoded = self._tokenizer(
-            [self._prompt(row) for row in rows], add_special_tokens=False, padding=True, return_tensors="pt"
-        ).to(self._model.device)
+        prompts = self._tokenizer([self._prompt(row) for row in rows], add_special_tokens=False)["input_ids"]
         with self._model.disable_adapter() if without_adapter else contextlib.nullcontext():
-            written = self._model.generate(
-                input_ids=encoded["input_ids"],
-                attention_mask=encoded["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=self._ends(),
-                pad_token_id=self._tokenizer.pad_token_id,
-            )
-        return [self._answer(ids) for ids in written[:, encoded["input_ids"].shape[1] :].tolist()]
+            return self.go_on(prompts, max_new_tokens=max_new_tokens)
+
+    @torch.no_grad()  # not inference mode: what a model in training keeps of this pass may meet a gradient later
+    def go_on(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, max_seconds: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The same for prompts that are token ids already. No random number is drawn."""
+        length = max(map(len, prompts))
+        padding = self._padding()
+        ids = [[padding] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        written = self._model.generate(
+            input_ids=torch.tensor(ids, device=self._model.device),
+            attention_mask=torch.tensor(mask, device=self._model.device),
+            max_new_tokens=max_new_tokens,
+            max_time=max_seconds,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+            eos_token_id=self._ends(),
+            pad_token_id=padding,
+        )
+        return [self._answer(ids) for ids in written[:, length:].tolist()]
 
     def _prompt(self, row: dict[str, Any]) -> str:
         if "prompt" in row:
@@ -71,6 +78,10 @@ class Speaker:
         length = next((place for place, token in enumerate(ids) if token in ends), None)
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
         return {"text": text, "tokens": len(ids) if length is None else length, "finished": length is not None}
+
+    def _padding(self) -> int:
+        known = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
+        return next(token for token in known if token is not None)
 
     def _ends(self) -> list[int]:
         """Every token that the tokenizer or the model's generation settings call an end."""

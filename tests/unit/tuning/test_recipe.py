@@ -7,7 +7,15 @@ import pytest
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tuning.catalogue import find_shape
 from tuning.job import Method
-from tuning.recipe import choose_batch, choose_learning_rate, choose_lora, choose_rank, choose_sequence_length
+from tuning.recipe import (
+    choose_batch,
+    choose_early_stopping,
+    choose_learning_rate,
+    choose_lora,
+    choose_rank,
+    choose_sequence_length,
+    evaluation_interval,
+)
 
 # The guide's rank table: rows, supervised tokens a row (simple or complex), lowest and highest rank.
 RANK_TABLE = [
@@ -127,3 +135,19 @@ def test_checkpoints_and_evaluations_are_spread_over_the_run() -> None:
 def test_every_automatic_number_has_a_reason() -> None:
     named = {reason.rule for reason in plan("llama-3.1-8b", "1xA10G").reasons}
     assert {"rank", "alpha", "targets", "learning-rate", "epochs", "batch", "sequence-length"} <= named
+
+
+def test_early_stopping_is_off_unless_asked_for_and_needs_rows_to_measure_on() -> None:
+    asked = spec(hyperparameters={"early_stopping_patience": 3})
+    held_out = data().model_copy(update={"validation_rows": 50})
+    assert choose_early_stopping(spec(), held_out, total_steps=96) == (0, ())
+    patience, (reason,) = choose_early_stopping(asked, data(), total_steps=96)
+    assert (patience, "no validation rows" in reason.text) == (0, True)
+    patience, (reason,) = choose_early_stopping(asked, held_out, total_steps=96)
+    assert patience == 3
+    assert "3 evaluations in a row" in reason.text
+
+
+@pytest.mark.parametrize(("patience", "steps", "interval"), [(0, 96, 16), (1, 96, 16), (3, 96, 8), (20, 400, 10)])
+def test_early_stopping_looks_often_enough_to_pay(patience: int, steps: int, interval: int) -> None:
+    assert evaluation_interval(steps, patience=patience) == interval

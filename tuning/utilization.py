@@ -1,0 +1,42 @@
+"""Model FLOPs utilisation: how much of a device's rate a run turns into work that the training needs.
+
+Only needed work counts: no recomputation of activations, no padding, and the output head on supervised tokens alone.
+Frozen weights cost 4 operations a token (forward, and passing the gradient on), learning ones 6: counting 6 for all of
+them would flatter LoRA by half.
+"""
+
+from dataclasses import dataclass
+
+from tuning.gpus import UNKNOWN_GPU, rates_of
+from tuning.hardware import Gpu
+from tuning.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """One optimizer step over the global batch. `squared_lengths` sums the squared lengths of all sequences."""
+
+    tokens: int
+    supervised_tokens: int
+    squared_lengths: int
+
+
+def training_flops(shape: ModelShape, work: StepWork, *, adapter_parameters: int | None) -> float:
+    """Floating-point operations that one step needs; `adapter_parameters` is None when every weight learns.
+
+    A weight costs 2 forward, 2 to pass the gradient on and, if it learns, 2 for its own gradient. Causal attention
+    costs 2 x query size x length squared forward (two products over half the square) and twice that backward, in each
+    layer.
+    """
+    passes = 3 if adapter_parameters is None else 2
+    layers = 2 * passes * shape.active_linear_weights * work.tokens
+    head = 2 * passes * shape.vocab_size * shape.hidden_size * work.supervised_tokens
+    attention = 6 * shape.query_size * shape.layers * work.squared_lengths
+    adapters = 6 * (adapter_parameters or 0) * work.tokens
+    return float(layers + head + attention + adapters)
+
+
+def data_sheet_flops_per_second(gpu: Gpu) -> float | None:
+    """Dense 16-bit rate of a GPU that we have a data sheet of, without sparsity."""
+    known = rates_of(gpu)
+    return None if known is UNKNOWN_GPU else known.matmul_tflops * 1e12
