@@ -67,9 +67,11 @@ def _device_rate(run: Run) -> tuple[float, str]:
         known = data_sheet_flops_per_second(_gpu(run.device))
         if known is not None:
             return known, "the dense 16-bit rate on the data sheet of this GPU"
+    if run.device.type == "cpu" and dtype is torch.float16:
+        dtype = torch.float32  # no processor multiplies fp16 at a speed worth measuring: four products took 20 s
     if dtype not in _measured:
         _measured[dtype] = matmul_flops_per_second(dtype, device=run.device, seconds=MEASURING_SECONDS)
-    return _measured[dtype], f"what {run.plan.precision} matrix products reach here (measured)"
+    return _measured[dtype], f"what {str(dtype).removeprefix('torch.')} matrix products reach here (measured)"
 
 
 def _gpu(device: torch.device) -> Gpu:
