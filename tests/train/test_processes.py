@@ -40,6 +40,8 @@ def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str) -> 
     wanted, got = load_file(alone.output / file), load_file(together.output / file)
     for name, value in wanted.items():
         assert (got[name] - value).abs().max() < 2e-4, name
+    steps = [[e["data"]["step"] for e in runs.events(run) if "samples" in e["data"]] for run in (alone, together)]
+    assert steps == [[0, 4, 6]] * 2  # one process asks, the other waits for it
     points = [runs.metrics(directory) for directory in (alone, together)]
     assert [point["step"] for point in points[1]] == [0, 1, 2, 3, 4, 5, 6]
     for one, two in zip(*points, strict=True):
