@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.rundir import RunDirectory
+from worker.train import objectives
 from worker.train.adapter import attach_adapter
 from worker.train.data import Rows, load_rows
 from worker.train.loss import token_log_probabilities
@@ -18,6 +19,7 @@ from worker.train.model import Learner, load_model, load_tokenizer
 from worker.train.objectives import objective_of, preference, supervised
 from worker.train.packing import pack
 from worker.train.pissa import start_from_principal_components
+from worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CPU = torch.device("cpu")
@@ -180,12 +182,8 @@ def test_every_kind_of_row_is_learned(tmp_path: Path, model: Path, rows: list[di
 
 
 def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) -> None:
-    rows = rows_of(tmp_path, model, PAIRS, "dpo")
     directory = runs.make_run(tmp_path, model=model, plan=runs.plan(objective="dpo", beta=0.3), rows=PAIRS)
     learner = Learner(adapted(model))
-    scored = Rows(**{**rows.__dict__, "reference": None})
-    from worker.train.session import prepare
-
     run, objective = objective_of(prepare(directory.request(), directory), learner)
     with torch.no_grad():
         for name, value in learner.named_parameters():
@@ -199,7 +197,28 @@ def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) ->
         for beta, found in ((0.3, objective), (0.6, preference(beta=0.6))):
             expected = -torch.nn.functional.logsigmoid(beta * gap).sum()
             torch.testing.assert_close(found.sums(learner, batch).loss, expected)
-    assert len(scored) == 2
+
+
+def test_pairs_that_memory_cannot_hold_at_once_are_scored_in_smaller_pieces(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = runs.plan(objective="dpo", beta=0.3)
+    request = runs.make_run(tmp_path, model=model, plan=plan, rows=PAIRS * 4)
+    run, learner = prepare(request.request(), request), Learner(adapted(model))
+    wanted, _ = objective_of(run, learner)
+    tried: list[int] = []
+
+    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
+        batch = pack(*args, **named)
+        tried.append(batch.tokens)
+        if batch.tokens > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return batch
+
+    monkeypatch.setattr(objectives, "pack", pack_if_it_fits)
+    found, _ = objective_of(run, learner)
+    assert tried[0] > 60 >= tried[-1]
+    assert found.rows.reference == pytest.approx(wanted.rows.reference, rel=1e-5)
 
 
 def test_preferences_as_chosen_and_rejected_mean_the_same_as_the_apis_own(tmp_path: Path, model: Path) -> None:

@@ -1,5 +1,6 @@
 """What is minimised: cross-entropy on supervised tokens, or direct preference optimisation."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from worker.train.data import Rows
+from worker.train.failures import is_out_of_memory
 from worker.train.loss import LossSums, summed_cross_entropy, token_log_probabilities
 from worker.train.model import Learner
 from worker.train.packing import PackedBatch, pack, plan_micro_steps
@@ -79,10 +81,25 @@ def _log_probabilities(learner: Learner, batch: PackedBatch) -> torch.Tensor:
     return sums.index_add(0, batch.target_sequences, per_token).view(-1, 2)
 
 
-@torch.no_grad()
 def _with_reference(rows: Rows, *, learner: Learner, token_budget: int, device: torch.device) -> Rows:
+    """The rows with their scores; in smaller pieces each time memory runs out, down to the longest row alone."""
+    smallest = int(rows.lengths().max())
+    while True:
+        try:
+            return replace(rows, reference=_scored(rows, learner, token_budget=token_budget, device=device))
+        except (RuntimeError, MemoryError) as error:
+            if token_budget <= smallest or not is_out_of_memory(error):
+                raise
+        gc.collect()  # here, where no traceback holds the memory any more
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        token_budget = max(smallest, token_budget // 2)
+
+
+@torch.no_grad()
+def _scored(rows: Rows, learner: Learner, *, token_budget: int, device: torch.device) -> np.ndarray:
     learner.eval()
     reference = np.zeros((len(rows), 2), dtype=np.float32)
     for chosen in plan_micro_steps(range(len(rows)), rows.lengths(), token_budget=token_budget):
         reference[chosen] = _log_probabilities(learner, pack(chosen, rows, device=device)).cpu().numpy()
-    return replace(rows, reference=reference)
+    return reference
