@@ -259,3 +259,13 @@ def test_an_adapter_goes_on_with_its_own_rank_and_the_new_dropout(tmp_path: Path
     of_first = json.loads((first.output / "manifest.json").read_text())
     weights = "adapter_model.safetensors"
     assert manifest["continued_from"][weights] == of_first["files"][weights]
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_qlora_holds_its_base_in_four_bits_and_computes_in_the_planned_precision(model: Path, double: bool) -> None:
+    plan = runs.plan(method="qlora", precision="bf16", double_quantization=double)
+    layer = load_model(model, plan=plan, device=CPU).model.layers[0].mlp.up_proj
+    assert (layer.weight.quant_type, layer.weight.dtype) == ("nf4", torch.uint8)
+    assert layer.weight.quant_state.nested is double
+    assert layer.compute_dtype is torch.bfloat16
+    assert layer.weight.numel() == 64 * 128 // 2  # two weights a byte
