@@ -28,6 +28,18 @@ def chat_rows(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def preference_rows(count: int) -> list[dict[str, Any]]:
+    """Pairs in the same shape as OpenAI's: the rule of `chat_rows` is preferred to a flat no."""
+    return [
+        {
+            "input": {"messages": row["messages"][:1]},
+            "preferred_output": [row["messages"][1]],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+        for row in chat_rows(count)
+    ]
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -65,23 +65,12 @@ def learner(folder: Path, *, device: torch.device, method: str, attention: Atten
 
 
 def pairs_or_rows(folder: Path, root: Path, *, objective: str) -> Rows:
-    rows = runs.chat_rows(5) if objective == "supervised" else preference_rows(5)
+    rows = runs.chat_rows(5) if objective == "supervised" else runs.preference_rows(5)
     file = runs.write_rows(root / "rows.jsonl", rows)
     loaded = load_rows(file, tokenizer=load_tokenizer(folder), objective=objective, max_sequence_length=256)
     if objective == "supervised":
         return loaded
     return Rows(**{**vars(loaded), "reference": np.zeros((len(loaded), 2), dtype=np.float32)})
-
-
-def preference_rows(count: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "input": {"messages": row["messages"][:1]},
-            "preferred_output": [row["messages"][1]],
-            "non_preferred_output": [{"role": "assistant", "content": "no"}],
-        }
-        for row in runs.chat_rows(count)
-    ]
 
 
 OBJECTIVES = {"supervised": supervised(), "dpo": preference(beta=0.1)}
@@ -136,7 +125,7 @@ def test_a_step_reads_as_many_values_with_one_micro_step_as_with_many(
     counts = []
     for budget in (20, 1000):
         plan = runs.plan(objective=objective, beta=0.1, tokens_per_micro_step=budget)
-        rows = runs.chat_rows(8) if objective == "supervised" else preference_rows(8)
+        rows = runs.chat_rows(8) if objective == "supervised" else runs.preference_rows(8)
         directory = runs.make_run(tmp_path / str(budget), model=folder, plan=plan, rows=rows)
         run = prepare(directory.request(), directory)
         trained = learner(folder, device=CPU, method="fused lora", attention="blocked", checkpointing="none")

@@ -13,16 +13,18 @@ from tests.train import runs
 from worker.rundir import EXIT_FAILED
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "objective"), [("lora", "supervised"), ("full", "supervised"), ("lora", "dpo")])
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str, objective: str) -> None:
     model = build_tiny_model(tmp_path / "model")
     # Small micro-steps, so that a step has several and an uneven number of them per process.
-    plan = runs.plan(method=method, tokens_per_micro_step=64, learning_rate=1e-3)
-    alone = runs.make_run(tmp_path / "alone", model=model, plan=plan, validation=runs.chat_rows(4, offset=40))
+    plan = runs.plan(method=method, objective=objective, beta=0.1, tokens_per_micro_step=64, learning_rate=1e-3)
+    make_rows = runs.chat_rows if objective == "supervised" else runs.preference_rows
+    data = {"rows": make_rows(24), "validation": make_rows(4)}
+    alone = runs.make_run(tmp_path / "alone", model=model, plan=plan, **data)
     assert runs.train_here(alone) == 0
 
     shared = plan.model_copy(update={"world_size": 2})
-    together = runs.make_run(tmp_path / "two", model=model, plan=shared, validation=runs.chat_rows(4, offset=40))
+    together = runs.make_run(tmp_path / "two", model=model, plan=shared, **data)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
