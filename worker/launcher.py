@@ -91,7 +91,9 @@ def launch(
     return start(
         trainer_command(run.root, world_size=plan.world_size),
         run,
-        environment=trainer_environment(os.environ, run_dir=run.root, cores=cores, devices=devices),
+        environment=trainer_environment(
+            os.environ, run_dir=run.root, cores=max(1, cores // plan.world_size), devices=devices
+        ),
         slot=slot,
         records=records,
         log_cap_bytes=log_cap_bytes,
@@ -131,12 +133,10 @@ def start(
 
 
 def trainer_command(run_dir: Path, *, world_size: int) -> list[str]:
-    """The argument list. Several processes start through torchrun, which gives each its rank."""
-    module = ["-m", "worker.train", str(run_dir)]
+    """The argument list. Several processes start through torchrun, whose watch names the one that died first."""
     if world_size == 1:
-        return [sys.executable, "-P", *module]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-    return [sys.executable, "-P", *torchrun, *module]
+        return [sys.executable, "-P", "-m", "worker.train", str(run_dir)]
+    return [sys.executable, "-P", "-m", "worker.train.ranks", str(run_dir), "--processes", str(world_size)]
 
 
 def trainer_environment(

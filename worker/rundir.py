@@ -9,6 +9,7 @@
     output/          the result: adapter/ or model/, tokenizer, card
     log.txt          stdout and stderr of the trainer's process tree
     result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
+    ranks/           of several processes, the Failure of each that failed; the launcher makes one result of them
     stop             created by the worker: checkpoint at the next step and exit with EXIT_STOPPED
 
 A trainer can be run by hand: `python -m worker.train RUN_DIR`.
@@ -17,6 +18,7 @@ A trainer can be run by hand: `python -m worker.train RUN_DIR`.
 import errno
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,7 @@ class RunDirectory:
         self.log = root / "log.txt"
         self.result = root / "result.json"
         self.stop = root / "stop"
+        self.ranks = root / "ranks"
 
     def create(self, request: TrainRequest) -> None:
         """Make the folders and write plan.json."""
@@ -106,6 +109,24 @@ class RunDirectory:
     def write_result(self, result: TrainResult) -> None:
         """The trainer's last act."""
         write_atomically(self.result, result.model_dump_json(indent=2))
+
+    def write_rank_failure(self, rank: int, failure: Failure, *, processes: int) -> None:
+        """The last act of one process of several; the message gets its rank and this host."""
+        self.ranks.mkdir(exist_ok=True)
+        message = f"Process {rank} of {processes} on {socket.gethostname()}: {failure.message}"
+        named = failure.model_copy(update={"message": message})
+        write_atomically(self.ranks / f"{rank}.json", named.model_dump_json(indent=2))
+
+    def read_rank_failures(self) -> dict[int, Failure]:
+        """What is known of the ends of processes, by rank."""
+        return {int(path.stem): Failure.model_validate_json(path.read_bytes()) for path in self.ranks.glob("*.json")}
+
+    def last_step(self) -> int:
+        """The last optimizer step on record."""
+        if not self.metrics.exists():
+            return 0
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["step"]) if lines else 0
 
     def read_result(self) -> TrainResult | None:
         """None while there is no result, which after the exit of the trainer means that it was killed."""

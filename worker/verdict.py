@@ -15,6 +15,8 @@ _NO_MEMORY = re.compile(
     re.M | re.I,
 )
 
+_KILLED = "trainer_killed"
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -37,7 +39,8 @@ def judge(ending: Ending) -> tuple[Outcome, Failure | None]:
     if ending.exit_code == EXIT_STOPPED:
         return Outcome.PREEMPTED, None
     if result is not None and result.failure is not None:
-        return Outcome.FAILED, _with_tail(result.failure, ending.log_tail)
+        failure = _blame_memory(result.failure) if ending.out_of_memory_kills else result.failure
+        return Outcome.FAILED, _with_tail(failure, ending.log_tail)
     return Outcome.FAILED, _with_tail(_failure(ending), ending.log_tail)
 
 
@@ -47,10 +50,10 @@ def _failure(ending: Ending) -> Failure:
     if ending.exit_code == -signal.SIGKILL and ending.out_of_memory_kills:
         return _out_of_memory("The kernel killed the trainer (SIGKILL) because the memory of the worker ran out.")
     if ending.exit_code < 0:
-        return _killed(ending.exit_code)
+        return killed(ending.exit_code)
     if _NO_MEMORY.search(ending.log_tail):
         return _out_of_memory("The trainer ran out of memory.")
-    return _broken(ending.exit_code)
+    return crashed(ending.exit_code)
 
 
 def disk_full(message: str) -> Failure:
@@ -74,14 +77,15 @@ def _out_of_memory(message: str) -> Failure:
     )
 
 
-def _killed(exit_code: int) -> Failure:
+def killed(exit_code: int) -> Failure:
+    """A trainer, or one process of it, whose negative exit code is the signal that ended it."""
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
     hint = "The kernel does this when memory runs out; an operator may have done it too." if name == "SIGKILL" else None
     return Failure(
-        code="trainer_killed",
+        code=_KILLED,
         message=f"The trainer was ended by {name} before it had finished.",
         category=Category.WORKER_LOST,
         retryable=True,
@@ -89,7 +93,15 @@ def _killed(exit_code: int) -> Failure:
     )
 
 
-def _broken(exit_code: int) -> Failure:
+def _blame_memory(failure: Failure) -> Failure:
+    """One process of several was killed while the kernel was short of memory; which one is in the message."""
+    if failure.code != _KILLED or "SIGKILL" not in failure.message:
+        return failure
+    return _out_of_memory(f"{failure.message} The kernel did it because the memory of the worker ran out.")
+
+
+def crashed(exit_code: int) -> Failure:
+    """A trainer, or one process of it, that ended by itself without a word."""
     return Failure(
         code="trainer_crashed",
         message=f"The trainer exited with code {exit_code} and left no result.",

@@ -52,7 +52,7 @@ def saved_bytes(case: Case, *, layers: int) -> int:
     learner = build(case, layers=layers)
     batch = _batch(case)
     with counted(learner) as sizes, _flash_attention(case.device):
-        output = learner(batch)
+        output = learner.hidden_states(batch)
     return sum(sizes.values()) + _kept_beside_autograd(output)
 
 

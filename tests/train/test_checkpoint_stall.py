@@ -9,8 +9,8 @@ import pytest
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.rundir import RunDirectory
-from worker.train import cadence, checkpoint
-from worker.train.checkpoint import newest_whole, sha256_of, verify
+from worker.train import cadence, checkpoint_writer
+from worker.train.checkpoint import load_progress, newest_whole, sha256_of, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 WRITING_SECONDS = 0.4
@@ -30,14 +30,14 @@ def prepared(root: Path, model: Path, **changes: Any) -> RunDirectory:
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every file of tensors takes its time, and is then really written; returns the list of them."""
     written: list[Path] = []
-    save_file = checkpoint.save_file
+    save_file = checkpoint_writer.save_file
 
     def save_slowly(tensors: Any, path: Path, *args: Any) -> None:
-        time.sleep(WRITING_SECONDS / 2)  # two such files in a checkpoint
+        time.sleep(WRITING_SECONDS / 3)  # three such files in a checkpoint
         save_file(tensors, path, *args)
         written.append(path)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_slowly)
+    monkeypatch.setattr(checkpoint_writer, "save_file", save_slowly)
     monkeypatch.setattr(cadence, "STALL_GRACE_SECONDS", GRACE_SECONDS)
     return written
 
@@ -88,6 +88,6 @@ def test_a_run_that_goes_on_keeps_count_of_what_checkpoints_have_cost(tmp_path: 
         runs.train_here(directory)
         newest = newest_whole(directory.checkpoints)
         assert newest is not None
-        stalls.append(checkpoint.load_progress(newest).checkpoint_stall_seconds)
+        stalls.append(load_progress(newest).checkpoint_stall_seconds)
     assert stalls == sorted(stalls)
     assert stalls[0] < stalls[-1]

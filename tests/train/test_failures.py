@@ -11,7 +11,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.errors import Category, Failure
 from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train import checkpoint
+from worker.train import checkpoint_writer
 from worker.train.checkpoint import newest_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -53,14 +53,14 @@ def test_a_broken_model_folder_is_told_from_a_broken_program(tmp_path: Path, mod
 def test_a_full_disk_is_the_machines_fault_and_keeps_the_last_checkpoint(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint.save_file
+    write = checkpoint_writer.save_file
 
     def fill_up_at_step_four(tensors: Any, path: Path, *args: Any) -> None:
         if "00000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(tensors, path, *args)
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_up_at_step_four)
+    monkeypatch.setattr(checkpoint_writer, "save_file", fill_up_at_step_four)
     directory = runs.make_run(tmp_path, model=model, plan=runs.plan(checkpoint_interval_steps=2))
     told = failure(directory)
     assert (told.code, told.category, told.retryable) == ("disk_full", Category.DISK_FULL, True)

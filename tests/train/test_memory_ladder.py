@@ -60,10 +60,10 @@ class Memory:
         return tensor.detach()
 
     def limit(self, forward: Any) -> Any:
-        def limited(learner: Learner, batch: Any) -> torch.Tensor:
+        def limited(learner: Learner, *inputs: Any) -> Any:
             self._kept = 0
             with saved_tensors_hooks(self.keep, lambda kept: kept):
-                return forward(learner, batch)
+                return forward(learner, *inputs)
 
         return limited
 

@@ -191,7 +191,7 @@ def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) ->
                 value.normal_(std=0.1)
         batch = pack([0, 1], run.rows, device=CPU)
         assert batch.reference is not None
-        per_token = token_log_probabilities(learner(batch), batch.labels, learner.head)
+        per_token = learner(batch, token_log_probabilities)
         said = torch.zeros(4).index_add(0, batch.target_sequences, per_token).view(-1, 2) - batch.reference
         gap = said[:, 0] - said[:, 1]
         for beta, found in ((0.3, objective), (0.6, preference(beta=0.6))):

@@ -117,7 +117,7 @@ def predicted(learner: Learner, ids: list[int]) -> int:
         offsets=np.asarray([0, len(ids) + 1]),
         line_numbers=np.asarray([1]),
     )
-    hidden = learner(pack([0], rows, device=CPU))
+    hidden = learner.hidden_states(pack([0], rows, device=CPU))
     return int((hidden[-1] @ learner.head.weight.T).argmax())
 
 
@@ -131,12 +131,12 @@ def test_asking_changes_neither_random_numbers_nor_the_model(tmp_path: Path, mod
     learner.train()
     batch = pack([0, 1], run.rows, device=CPU)
     torch.manual_seed(3)
-    before = learner(batch)
+    before = learner.hidden_states(batch)
     torch.manual_seed(3)
     state = checkpoint.random_state()
     samples.Samples(run).record(learner, step=0)
     assert all(torch.equal(value, state[name]) for name, value in checkpoint.random_state().items())
-    after = learner(batch)
+    after = learner.hidden_states(batch)
     assert learner.training
     assert torch.equal(before, after)
     after.sum().backward()

@@ -144,9 +144,7 @@ def test_the_trainer_sees_no_secret_of_the_worker() -> None:
 
 def test_several_processes_start_through_torchrun() -> None:
     command = trainer_command(Path("/run"), world_size=4)
-    assert command[2:] == [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "worker.train", "/run",
-    ]  # fmt: skip
+    assert command[2:] == ["-m", "worker.train.ranks", "/run", "--processes", "4"]
     assert trainer_command(Path("/run"), world_size=1)[2:] == ["-m", "worker.train", "/run"]
 
 

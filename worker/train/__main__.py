@@ -20,17 +20,20 @@ def main() -> int:
     directory = RunDirectory(Path(sys.argv[1]).resolve())
     request = directory.request()
     lifeline.watch(request.lifeline_fd)
-    _hide_unused_quantisation(request)
+    _hide_unused_packages(request)
     signal.signal(signal.SIGTERM, lambda *_: directory.stop.touch())
     from worker.train.session import train_to_result
 
     return train_to_result(request, directory)
 
 
-def _hide_unused_quantisation(request: TrainRequest) -> None:
-    """The adapter library imports bitsandbytes if it is installed: a fifth of the start-up, for 4-bit work only."""
-    if request.plan.quantization is None and request.plan.optimizer != "adamw_8bit":
+def _hide_unused_packages(request: TrainRequest) -> None:
+    """Libraries import what is installed: bitsandbytes, a fifth of the start-up, for 4-bit work only; deepspeed."""
+    plan = request.plan
+    if plan.quantization is None and plan.optimizer != "adamw_8bit":
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's own way to say: not here
+    if not plan.zero_stage and not plan.offload_optimizer:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

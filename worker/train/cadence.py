@@ -8,7 +8,8 @@ Which steps are saved changes nothing about what a step computes: a resumed run 
 import time
 from collections.abc import Callable
 
-from worker.train.checkpoint import CheckpointWriter, Progress
+from worker.train.checkpoint import Progress
+from worker.train.checkpoint_writer import CheckpointWriter
 from worker.train.run import Run
 
 STALL_SHARE = 0.05
@@ -29,6 +30,8 @@ class CheckpointCadence:
         """Whether to take a checkpoint after this step. May wait for the writer, as far as the budget goes."""
         if not (self._is_overdue or step % self._interval_steps == 0):
             return False
+        if not self._run.is_main:
+            self._writer.wait(at_most_seconds=0)  # only to hear of what went wrong with this process's part
         if self._run.agree(self._run.is_main and self._writer_is_free(training_seconds)):
             self._is_overdue = False
             return True

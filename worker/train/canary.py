@@ -23,6 +23,7 @@ from worker.train.optimizer import MasterOptimizer
 from worker.train.packing import epoch_order, plan_micro_steps
 from worker.train.recorder import peak_memory_bytes
 from worker.train.run import Run
+from worker.train.zero import ShardedOptimizer
 
 STEPS_LAID_OUT = 16  # of an epoch, those with most tokens: laying out every step of a large file takes minutes
 FULL_ENOUGH = 0.98  # of the token budget: no later epoch can do better
@@ -40,7 +41,7 @@ class Stage:
     run: Run
     gradients: GradientSource
     ladder: MemoryLadder
-    masters: MasterOptimizer
+    masters: MasterOptimizer | ShardedOptimizer
     progress: Progress
     total_steps: int
 
@@ -123,9 +124,7 @@ def _reserve_moments(stage: Stage) -> torch.Tensor | None:
 
 def _moment_bytes(stage: Stage) -> int:
     """Optimizer state that does not exist yet."""
-    if stage.masters.tensors():
-        return 0
-    return sum(master.numel() for master in stage.masters.masters.values()) * MOMENT_BYTES[stage.run.plan.optimizer]
+    return stage.masters.elements_without_moments() * MOMENT_BYTES[stage.run.plan.optimizer]
 
 
 def _report(stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int) -> CanaryReport:

@@ -4,10 +4,15 @@ import errno
 import re
 
 import torch
+import torch.distributed
 
 from tuning.errors import Category, Failure, JobFailure, TunesmithError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I)
+
+_CONNECTION_LOST = re.compile(
+    r"NCCL|Connection (closed|reset|refused)|Broken pipe|pair closure|Timed out waiting", re.I
+)
 
 
 def user_error(code: str, message: str, *, hint: str, param: str | None = None) -> JobFailure:
@@ -46,12 +51,31 @@ def failure_of(error: BaseException, *, step: int) -> Failure:
         return _out_of_memory(step)
     if is_disk_full(error):
         return _disk_full(step)
+    if _is_process_lost(error):
+        return _process_lost(step)
     return Failure(
         code="internal_error",
         message=f"The trainer stopped at step {step} by an error of its own ({type(error).__name__}).",
         category=Category.INTERNAL,
         retryable=True,
         hint="The log of the attempt has the details; the job is tried again from its last checkpoint.",
+    )
+
+
+def _process_lost(step: int) -> Failure:
+    """What the processes that are left can say of a run that lost one."""
+    return Failure(
+        code="process_lost",
+        message=f"Another process of the run went away at step {step}.",
+        category=Category.WORKER_LOST,
+        retryable=True,
+        hint="The job is tried again from its last checkpoint.",
+    )
+
+
+def _is_process_lost(error: BaseException) -> bool:
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))
     )
 
 

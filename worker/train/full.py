@@ -1,12 +1,14 @@
-"""Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights."""
+"""Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
 
 from worker.train.checkpoint import Progress
 from worker.train.failures import user_error
-from worker.train.loop import WeightFile, fit
+from worker.train.learned import WeightFile
+from worker.train.loop import fit
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.objectives import objective_of
-from worker.train.output import save_model
+from worker.train.output import save_gathered_model, save_model
 from worker.train.run import Run
+from worker.train.zero import ShardedOptimizer, weights_shared_out, with_optimizer
 
 MASTERS_FILE = "masters.safetensors"
 
@@ -24,13 +26,16 @@ def train(run: Run) -> Progress:
             hint="Use method lora or qlora, or start from the adapter's merged model.",
             param="tunesmith.method",
         )
-    model = load_model(run.model_folder, plan=run.plan, device=run.device)
+    with weights_shared_out(run.plan):
+        model = load_model(run.model_folder, plan=run.plan, device=run.device)
     check_vocabulary(model, run.rows, run.validation_rows)
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner = Learner(model, attention=run.attention)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
     run, objective = objective_of(run, learner)
-    progress = fit(run, learner, objective=objective, weight_file=WeightFile(MASTERS_FILE))
-    if run.is_main:
+    progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
+    if isinstance(masters, ShardedOptimizer):
+        save_gathered_model(run, model, masters.gathered(), progress=progress)
+    elif run.is_main:
         save_model(run, model, progress=progress)
     return progress

@@ -19,6 +19,7 @@ from worker.train.objectives import Objective
 from worker.train.optimizer import MasterOptimizer
 from worker.train.packing import pack, plan_micro_steps, share_among
 from worker.train.run import Run
+from worker.train.zero import ShardedOptimizer
 
 FIRST_LOSS_SCALE = 2.0**15  # fp16 only; halved whenever a gradient overflows
 
@@ -47,7 +48,7 @@ class GradientSource:
         self,
         run: Run,
         learner: Learner,
-        masters: MasterOptimizer,
+        masters: MasterOptimizer | ShardedOptimizer,
         *,
         objective: Objective,
         progress: Progress,
@@ -82,11 +83,15 @@ class GradientSource:
             undo()
 
     def time_micro_step(self, rows: list[int]) -> float:
-        """Seconds of forward and backward over rows as one micro-step; their gradients stay in the masters."""
+        """Seconds of forward and backward over rows as one micro-step; the masters' gradients are to be cleared.
+
+        Where they are shared out they cannot be, and so add nothing.
+        """
+        scale = 0.0 if self._masters.lockstep else self._progress.loss_scale
         began = time.perf_counter()
         batch = pack(rows, self._run.rows, device=self._run.device)
         loss = self._objective.sums(self._learner, batch).loss
-        (loss * (self._progress.loss_scale / max(1, self._objective.units(batch)))).backward()
+        self._masters.backward(loss * (scale / max(1, self._objective.units(batch))), last=False)
         if self._run.device.type == "cuda":
             torch.cuda.synchronize(self._run.device)
         return time.perf_counter() - began
@@ -95,12 +100,16 @@ class GradientSource:
         """Gradients of this process's micro-steps, added up; returns its summed loss and hits, fp64 [2]."""
         micro_steps = plan_micro_steps(chosen, self._lengths, token_budget=self._progress.token_budget)
         shares = share_among(micro_steps, self._lengths, processes=self._run.processes)
-        units = self._units(chosen)
+        passes = shares[self._run.rank]
+        fillers = max(map(len, shares)) - len(passes) if self._masters.lockstep else 0
+        shortest = min(chosen, key=lambda row: (int(self._lengths[row]), row))
+        scale = self._progress.loss_scale / self._units(chosen)
         totals = torch.zeros(2, dtype=torch.float64, device=self._run.device)
-        for rows in shares[self._run.rank]:
+        for index, rows in enumerate(passes + [[shortest]] * fillers):
+            counts = float(index < len(passes))  # a pass that only keeps step with the others adds nothing
             sums = self._objective.sums(self._learner, pack(rows, self._run.rows, device=self._run.device))
-            (sums.loss * (self._progress.loss_scale / units)).backward()
-            totals += torch.stack([sums.loss.detach(), sums.correct]).to(totals)
+            self._masters.backward(sums.loss * (counts * scale), last=index + 1 == len(passes) + fillers)
+            totals += counts * torch.stack([sums.loss.detach(), sums.correct]).to(totals)
         return totals
 
     def _combined(self, chosen: list[int], totals: torch.Tensor) -> StepSums:

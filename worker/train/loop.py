@@ -6,24 +6,23 @@ checkpoint therefore continues as the undisturbed run would have, on a CPU to th
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from tuning.errors import Category, Failure, JobFailure
 from tuning.metrics import METRICS
 from tuning.state import Phase
 from worker.rundir import checkpoint_name
-from worker.train import canary
+from worker.train import canary, learned
 from worker.train import checkpoint as checkpoints
 from worker.train.best import BestWeights
 from worker.train.cadence import CheckpointCadence
-from worker.train.checkpoint import CheckpointWriter, Progress
+from worker.train.checkpoint import Progress
+from worker.train.checkpoint_writer import CheckpointWriter
 from worker.train.data import Rows
 from worker.train.evaluate import evaluate
 from worker.train.gradients import GradientSource, StepSums
+from worker.train.learned import WeightFile
 from worker.train.memory_ladder import MemoryLadder
 from worker.train.model import Learner
 from worker.train.objectives import Objective
@@ -34,34 +33,28 @@ from worker.train.run import Run
 from worker.train.samples import Samples
 from worker.train.schedule import learning_rate_at
 from worker.train.utilization import Utilization
+from worker.train.zero import ShardedOptimizer
 
 
 class Stopped(Exception):
     """The run was asked to stop and has a complete checkpoint."""
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """How a method names its trainable weights in a checkpoint, and what other files it adds, by their names."""
-
-    name: str
-    key: Callable[[str], str] = str
-    texts: dict[str, str] = field(default_factory=dict)
-    tensors: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-
-    def with_tensors(self, name: str, values: dict[str, torch.Tensor]) -> "WeightFile":
-        """The same with one more file."""
-        return replace(self, tensors={**self.tensors, name: values})
-
-
-def fit(run: Run, learner: Learner, *, objective: Objective, weight_file: WeightFile) -> Progress:
+def fit(
+    run: Run,
+    learner: Learner,
+    *,
+    masters: MasterOptimizer | ShardedOptimizer,
+    objective: Objective,
+    weight_file: WeightFile,
+) -> Progress:
     """Train until the last step; returns where the run ended.
 
     Raises:
         Stopped: on request, with a checkpoint of the step reached.
         JobFailure: `loss_is_not_finite`, `out_of_memory`, or a failure to write.
     """
-    return _Fit(run, learner, objective=objective, weight_file=weight_file).run_to_end()
+    return _Fit(run, learner, masters=masters, objective=objective, weight_file=weight_file).run_to_end()
 
 
 def total_steps(run: Run) -> int:
@@ -71,16 +64,26 @@ def total_steps(run: Run) -> int:
 
 
 class _Fit:
-    def __init__(self, run: Run, learner: Learner, *, objective: Objective, weight_file: WeightFile) -> None:
+    def __init__(
+        self,
+        run: Run,
+        learner: Learner,
+        *,
+        masters: MasterOptimizer | ShardedOptimizer,
+        objective: Objective,
+        weight_file: WeightFile,
+    ) -> None:
         self._run, self._plan, self._learner, self._objective = run, run.plan, learner, objective
         self._weight_file = weight_file
         self._total = total_steps(run)
-        self._masters = MasterOptimizer(learner.trainable(), plan=run.plan)
-        self._writer = CheckpointWriter(run.directory.checkpoints, versions=run.versions)
+        self._masters = masters
+        self._writer = CheckpointWriter(
+            run.directory.checkpoints, versions=run.versions, rank=run.rank, processes=run.processes
+        )
         self._pace = Pace()
-        self._best = BestWeights(self._masters, file_key=weight_file.key)
+        self._best = BestWeights(masters, file_key=weight_file.key, rank=run.rank)
         self._progress = self._resumed() or Progress()
-        self._ladder = MemoryLadder(run, learner, progress=self._progress)
+        self._ladder = MemoryLadder(run, learner, progress=self._progress, lockstep=masters.lockstep)
         self._gradients = GradientSource(
             run, learner, self._masters, objective=objective, progress=self._progress, ladder=self._ladder
         )
@@ -105,9 +108,9 @@ class _Fit:
             self._one_step()
             if self._stop_requested() and self.step < self._total and not self._has_stalled():
                 self._checkpoint()
-                self._writer.wait()
+                self._finish_checkpoint()
                 raise Stopped
-        self._writer.wait()
+        self._finish_checkpoint()
         self._restore_best()
         self._progress.training_seconds = self._training_seconds()
         self._progress.mfu = self._utilization.mean()
@@ -153,7 +156,7 @@ class _Fit:
             self._checkpoint()
 
     def _not_finite(self, step: int, chosen: list[int], sums: StepSums) -> JobFailure:
-        self._writer.wait()
+        self._finish_checkpoint()
         lines = [int(self._run.rows.line_numbers[row]) for row in chosen[:8]]
         kept = self._progress.last_good_checkpoint or "none yet"
         what = "gradient norm" if math.isfinite(sums.loss) else "loss"
@@ -251,19 +254,16 @@ class _Fit:
         return self._seconds_before + self._pace.training_seconds
 
     def _checkpoint(self) -> None:
-        if not self._run.is_main:
-            return
-        self._writer.wait()
+        self._finish_checkpoint()
         self._progress.last_good_checkpoint = checkpoint_name(self.step)
         began = time.perf_counter()
         snapshot = checkpoints.take_snapshot(
-            self._masters,
             self._progress,
+            rank=self._run.rank,
             training_seconds=self._training_seconds(),
-            weights_file=self._weight_file.name,
-            file_key=self._weight_file.key,
-            texts=self._weight_file.texts,
-            tensors={**self._weight_file.tensors, **self._best.files()},
+            tensors=learned.tensor_files(self._masters, self._weight_file, rank=self._run.rank),
+            unchanging={**(self._weight_file.tensors if self._run.is_main else {}), **self._best.files()},
+            texts=learned.text_files(self._masters, self._weight_file),
         )
         self._cadence.note_copied(time.perf_counter() - began)
         measured = {"train_loss": self._progress.last_train_loss, "valid_loss": self._progress.last_valid_loss}
@@ -271,6 +271,13 @@ class _Fit:
             snapshot,
             metrics={name: value for name, value in measured.items() if value is not None},
         )
+
+    def _finish_checkpoint(self) -> None:
+        """Wait for the one being written. The main process first learns that all live: it waits for their parts."""
+        if not self._run.is_main:
+            self._writer.wait()
+        self._run.agree(False)
+        self._writer.wait()
 
     def _stop_requested(self) -> bool:
         """Agreed among processes: the file may appear between two looks at it, and all must leave at the same step."""
@@ -308,15 +315,18 @@ class _Fit:
         folder = checkpoints.resume_folder(self._run)
         if folder is None:
             return None
-        manifest = checkpoints.verify(folder)
-        checkpoints.load_weights(
-            folder, self._masters, weights_file=self._weight_file.name, file_key=self._weight_file.key
-        )
-        self._masters.load(folder)
+        self._verify(folder)
+        learned.load(folder, self._masters, self._weight_file)
         self._best.load(folder)
-        progress = checkpoints.load_progress(folder)
+        progress = checkpoints.load_progress(folder, rank=self._run.rank)
         progress.last_good_checkpoint = folder.name
         self._run.recorder.event(
-            f"Continuing from the checkpoint of step {manifest.step} of {self._total}.", step=manifest.step
+            f"Continuing from the checkpoint of step {progress.step} of {self._total}.", step=progress.step
         )
         return progress
+
+    def _verify(self, folder: Path) -> None:
+        """Once for all processes: none reads before the main one has found every file whole."""
+        if self._run.is_main:
+            checkpoints.verify(folder)
+        self._run.agree(False)

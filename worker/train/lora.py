@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from peft import PeftModel
 
 from tuning.plan import Lora
@@ -9,19 +10,23 @@ from worker.train.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, att
 from worker.train.checkpoint import Progress, resume_folder
 from worker.train.fusing import describe as described
 from worker.train.fusing import fuse
-from worker.train.loop import WeightFile, fit
+from worker.train.learned import WeightFile
+from worker.train.loop import fit
 from worker.train.merge import write_merged_model
 from worker.train.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.objectives import objective_of
+from worker.train.optimizer import MasterOptimizer
 from worker.train.output import describe, save_adapter
 from worker.train.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
 from worker.train.run import Run
+from worker.train.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
 
 
 def train(run: Run) -> Progress:
     """Load the base, put an adapter on it, train it, write it to the run's output, merged too if the job asks."""
     plan, lora = run.plan, _numbers(run)
-    base = load_model(run.model_folder, plan=plan, device=run.device)
+    with weights_shared_out(plan):
+        base = load_model(run.model_folder, plan=plan, device=run.device)
     check_vocabulary(base, run.rows, run.validation_rows)
     model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
     config = config_of(model, base_name=run.request.spec.model)
@@ -29,21 +34,34 @@ def train(run: Run) -> Progress:
     if lora.init == "pissa" and run.adapter_folder is None:
         initial = start_from_principal_components(model, resume_folder=resume_folder(run))
         weights = weights.with_tensors(INITIAL_FILE, initial)
-    fused = fuse(model)
-    run.recorder.event(described(fused), level="debug", **fused)
+    if not is_sharded(plan):  # the fused passes read the weights of several modules at once
+        fused = fuse(model)
+        run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
-    learner = Learner(model, attention=run.attention)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
     scored, objective = objective_of(run, learner)
-    progress = fit(scored, learner, objective=objective, weight_file=weights)
+    progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
+    tensors = _tensors(model, masters)
     if run.is_main:
-        _save(run, model, config, weights, progress)
+        _save(run, tensors, config, weights, progress)
         if run.request.spec.merge:
             describe(run, progress=progress, merged=write_merged_model(run, learner))
     return progress
 
 
-def _save(run: Run, model: PeftModel, config: dict[str, object], weights: WeightFile, progress: Progress) -> None:
-    tensors = adapter_tensors(model)
+def _tensors(model: PeftModel, masters: MasterOptimizer | ShardedOptimizer) -> dict[str, torch.Tensor]:
+    if isinstance(masters, ShardedOptimizer):
+        return {file_key(name): master.cpu() for name, master, _ in masters.gathered()}
+    return adapter_tensors(model)
+
+
+def _save(
+    run: Run,
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, object],
+    weights: WeightFile,
+    progress: Progress,
+) -> None:
     if INITIAL_FILE in weights.tensors:
         tensors, config = as_plain_adapter(tensors, weights.tensors[INITIAL_FILE], config)
     save_adapter(run, tensors, config=config, progress=progress)

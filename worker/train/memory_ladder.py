@@ -30,8 +30,8 @@ Done = TypeVar("Done")
 class MemoryLadder:
     """Does work again with less memory until it fits or nothing is left to give up."""
 
-    def __init__(self, run: Run, learner: Learner, *, progress: Progress) -> None:
-        self._run, self._learner, self._progress = run, learner, progress
+    def __init__(self, run: Run, learner: Learner, *, progress: Progress, lockstep: bool = False) -> None:
+        self._run, self._learner, self._progress, self._lockstep = run, learner, progress, lockstep
         self._longest_row = int(np.max(run.rows.lengths()))
         self._smallest_budget = max(self._longest_row, first_budget(run) >> MAX_HALVINGS)
         progress.token_budget = progress.token_budget or first_budget(run)
@@ -46,8 +46,9 @@ class MemoryLadder:
     ) -> Done:
         """The result of `work`, which is started again after each lack of memory, `undo` before it.
 
-        Processes climb together: `work` must not wait for another one. `learns` says whether it keeps activations for
-        a backward pass, for otherwise recomputing them would save nothing.
+        Processes climb together: `work` must not wait for another one. Where it does, in `lockstep`, nobody climbs, for
+        those that wait cannot be called back. `learns` says whether it keeps activations for a backward pass, for
+        otherwise recomputing them would save nothing.
 
         Raises:
             JobFailure: `out_of_memory`, with what was given up and what is left to do.
@@ -59,6 +60,8 @@ class MemoryLadder:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self._lockstep:
+                    raise self._out_of_memory(f"Memory ran out {doing}, and a sharded step cannot be split.") from error
                 lack = str(error)  # not the error: its traceback would hold the memory
             if not self._run.agree(lack is not None):
                 return result
@@ -99,15 +102,18 @@ class MemoryLadder:
         memory, progress = self._run.plan.memory, self._progress
         asked = _ASKED_FOR.search(lack)
         wanted = f" The last request was for {asked[1]} {asked[2]}." if asked else ""
+        return self._out_of_memory(
+            f"Memory ran out {doing} with everything given up that could be: {progress.token_budget} tokens "
+            f"per micro-step (the longest row has {self._longest_row}), {progress.activation_checkpointing} "
+            f"activation checkpointing.{wanted} The plan predicted {gib(memory.total_bytes)} of "
+            f"{gib(memory.budget_bytes)} free."
+        )
+
+    def _out_of_memory(self, message: str) -> JobFailure:
         return JobFailure(
             Failure(
                 code="out_of_memory",
-                message=(
-                    f"Memory ran out {doing} with everything given up that could be: {progress.token_budget} tokens "
-                    f"per micro-step (the longest row has {self._longest_row}), {progress.activation_checkpointing} "
-                    f"activation checkpointing.{wanted} The plan predicted {gib(memory.total_bytes)} of "
-                    f"{gib(memory.budget_bytes)} free."
-                ),
+                message=message,
                 param="tunesmith.max_seq_length",
                 category=Category.OUT_OF_MEMORY,
                 retryable=True,

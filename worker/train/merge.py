@@ -63,7 +63,7 @@ def _log_probabilities(learner: Learner, run: Run, rows: Rows) -> torch.Tensor:
     parts = []
     for group in plan_micro_steps(chosen, rows.lengths(), token_budget=run.plan.tokens_per_micro_step):
         batch = pack(group, rows, device=run.device)
-        parts.append(token_log_probabilities(learner(batch), batch.labels, learner.head))
+        parts.append(learner(batch, token_log_probabilities))
     return torch.cat(parts)
 
 

@@ -1,6 +1,7 @@
 """The base model and its tokenizer from a local folder, and `Learner`: the model as the loop sees it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from worker.train.failures import user_error
 from worker.train.loss import Head
 from worker.train.packing import PackedBatch
 
+Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -79,7 +81,7 @@ def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
     Raises:
         JobFailure: `vocabulary_mismatch`.
     """
-    known = model.get_input_embeddings().weight.shape[0]
+    known = model.get_input_embeddings().num_embeddings
     highest = max(int(rows.tokens.max(initial=0)) for rows in sets if rows is not None)
     if highest >= known:
         raise user_error(
@@ -112,9 +114,17 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self._attention = attention
+        self.projection: nn.Module | None = None  # runs a judge where the head's weight is not simply at hand
 
-    def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """Hidden states at the target positions: [targets, hidden size]."""
+    def forward(self, batch: PackedBatch, judge: Judge) -> Any:
+        """What `judge` makes of the hidden states at the target positions, their labels and the head."""
+        hidden = self.hidden_states(batch)
+        if self.projection is not None:
+            return self.projection(judge, hidden, batch.labels)
+        return judge(hidden, batch.labels, self.head)
+
+    def hidden_states(self, batch: PackedBatch) -> torch.Tensor:
+        """Those that predict a target: [targets, hidden size]."""
         segments = batch.segments if self._attention is None else batch.segments.through(self._attention)
         states = self.causal_model.get_decoder()(
             input_ids=batch.input_ids,

@@ -63,7 +63,7 @@ def preference(*, beta: float) -> Objective:
 
 
 def _cross_entropy(learner: Learner, batch: PackedBatch) -> LossSums:
-    return summed_cross_entropy(learner(batch), batch.labels, learner.head)
+    return learner(batch, summed_cross_entropy)
 
 
 def _preference(learner: Learner, batch: PackedBatch, *, beta: float) -> LossSums:
@@ -76,7 +76,7 @@ def _preference(learner: Learner, batch: PackedBatch, *, beta: float) -> LossSum
 
 def _log_probabilities(learner: Learner, batch: PackedBatch) -> torch.Tensor:
     """Log-probability of both answers of each row: fp32 [rows, 2]."""
-    per_token = token_log_probabilities(learner(batch), batch.labels, learner.head)
+    per_token = learner(batch, token_log_probabilities)
     sums = torch.zeros(2 * len(batch.rows), dtype=torch.float32, device=per_token.device)
     return sums.index_add(0, batch.target_sequences, per_token).view(-1, 2)
 

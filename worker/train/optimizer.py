@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from tuning.plan import Plan
@@ -24,18 +24,18 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 class MasterOptimizer:
     """Owns the masters, their gradients and the optimizer state of one model's trainable parameters."""
 
+    lockstep = False  # processes meet once a step, whatever number of passes each of them runs
+
     def __init__(self, trainable: Iterable[tuple[str, nn.Parameter]], *, plan: Plan) -> None:
         self.masters: dict[str, nn.Parameter] = {}
         self._mirrors: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, parameter in trainable:
             self.masters[name] = self._master_of(parameter)
-        matrices = [master for master in self.masters.values() if master.ndim >= 2]
-        vectors = [master for master in self.masters.values() if master.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": plan.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self._optimizer = _adamw([group for group in groups if group["params"]], plan=plan)
+        self._optimizer = build_adamw(self.masters.values(), plan=plan)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:  # noqa: ARG002 - a sharded optimizer needs to know
+        """Add the gradient of one pass."""
+        loss.backward()
 
     def gradients(self) -> list[torch.Tensor]:
         """The fp32 gradients that exist, in a fixed order."""
@@ -85,6 +85,10 @@ class MasterOptimizer:
             if isinstance(value, torch.Tensor)
         }
 
+    def elements_without_moments(self) -> int:
+        """How many elements the first step will make moments for."""
+        return 0 if self.tensors() else sum(master.numel() for master in self.masters.values())
+
     def scalars(self) -> dict[str, Any]:
         """Optimizer state that is not a tensor, by the same names."""
         return {
@@ -95,7 +99,7 @@ class MasterOptimizer:
         }
 
     def load(self, folder: Path) -> None:
-        """Restore the state that `save_state` wrote; the masters' values are the caller's to restore first."""
+        """Restore `tensors` and `scalars`; the masters' values are the caller's to restore first."""
         values: dict[str, Any] = dict(load_file(folder / TENSORS))
         values.update(json.loads((folder / SCALARS).read_text(encoding="utf-8")))
         masters = list(self.masters.values())
@@ -115,10 +119,15 @@ class MasterOptimizer:
         return master
 
 
-def save_state(folder: Path, *, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
-    """Write optimizer state as safetensors and JSON."""
-    save_file(tensors, folder / TENSORS)
-    (folder / SCALARS).write_text(json.dumps(scalars), encoding="utf-8")
+def build_adamw(parameters: Iterable[nn.Parameter], *, plan: Plan) -> torch.optim.Optimizer:
+    """The plan's optimizer; what has one dimension (norms, biases) does not decay."""
+    groups: dict[float, list[nn.Parameter]] = {plan.weight_decay: [], 0.0: []}
+    for parameter in parameters:
+        is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ds_shape: whole, where it is shared out
+        groups[plan.weight_decay if is_matrix else 0.0].append(parameter)
+    return _adamw(
+        [{"params": members, "weight_decay": decay} for decay, members in groups.items() if members], plan=plan
+    )
 
 
 def _move_gradient(parameter: torch.Tensor, master: nn.Parameter) -> None:

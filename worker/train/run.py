@@ -52,6 +52,14 @@ class Run:
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
         return bool(votes.item())
 
+    def from_main(self, number: int) -> int:
+        """The main process's number, in all processes."""
+        if self.processes == 1:
+            return number
+        told = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return int(told.item())
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes."""

@@ -1,18 +1,19 @@
 """One run from request to result: devices, data, the plan's method, and every ending written down."""
 
+import contextlib
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from tuning.errors import Failure
@@ -22,14 +23,19 @@ from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainRequest,
 from worker.train.attention_choice import choose_attention
 from worker.train.checkpoint import Progress
 from worker.train.data import Rows, load_rows
-from worker.train.failures import failure_of, user_error
+from worker.train.failures import failure_of
 from worker.train.loop import Stopped
 from worker.train.manifest import MANIFEST
 from worker.train.model import load_tokenizer, read_config
 from worker.train.recorder import Recorder, peak_memory_bytes
 from worker.train.run import Run
+from worker.train.zero import check_available
 
-VERSIONED = ("accelerate", "bitsandbytes", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
+# The main process alone reads and hashes a checkpoint, which may be hundreds of gigabytes, while the others wait.
+PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
+VERSIONED = (
+    "accelerate", "bitsandbytes", "deepspeed", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 
 
 def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
@@ -40,11 +46,11 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
         run = prepare(request, directory)
         progress = _method(run).train(run)
     except Stopped:
-        return EXIT_STOPPED
+        # torchrun takes any other code than 0 for a failure and would kill those that are still writing
+        return 0 if _is_one_of_several() else EXIT_STOPPED
     except Exception as error:
         traceback.print_exc()
-        failure = failure_of(error, step=_last_step(directory))
-        return _fail(request, directory, recorder, failure)
+        return _fail(request, directory, recorder, failure_of(error, step=directory.last_step()))
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -59,8 +65,9 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     Raises:
         JobFailure: the plan asks for what this trainer cannot do, or data or tokenizer cannot be used.
     """
-    _refuse_sharding(request)
-    accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no")
+    check_available(request)
+    patience = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
+    accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
     disable_progress_bar()
     _limit_threads(request.plan.device)
     set_seed(request.plan.seed)
@@ -103,17 +110,6 @@ def _method(run: Run) -> "_Method":
 
 class _Method(Protocol):
     def train(self, run: Run) -> Progress: ...
-
-
-def _refuse_sharding(request: TrainRequest) -> None:
-    """Better to say so than to train without the sharding that the plan's memory relies on."""
-    if request.plan.zero_stage or request.plan.offload_optimizer:
-        raise user_error(
-            "sharding_not_available",
-            f"This trainer cannot shard (ZeRO stage {request.plan.zero_stage}) yet.",
-            hint="Choose lora or qlora, or a GPU that holds the whole job.",
-            param="method",
-        )
 
 
 def _limit_threads(device: str) -> None:
@@ -163,9 +159,13 @@ def _result(run: Run, progress: Progress) -> TrainResult:
 
 
 def _fail(request: TrainRequest, directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
+    if _is_one_of_several():  # the launcher knows which of several failed first
+        processes = int(os.environ["WORLD_SIZE"])
+        directory.write_rank_failure(int(os.environ["RANK"]), failure, processes=processes)
+        return EXIT_FAILED
     recorder.event(failure.message, level="error", code=failure.code)
     made = _output_kind(request) if (directory.output / MANIFEST).is_file() else None
-    directory.write_result(TrainResult(failure=failure, steps=_last_step(directory), output_kind=made))
+    directory.write_result(TrainResult(failure=failure, steps=directory.last_step(), output_kind=made))
     return EXIT_FAILED
 
 
@@ -173,13 +173,13 @@ def _output_kind(request: TrainRequest) -> str:
     return "adapter" if request.plan.lora is not None else "model"
 
 
-def _last_step(directory: RunDirectory) -> int:
-    """The last step on record."""
-    if not directory.metrics.exists():
-        return 0
-    lines = directory.metrics.read_text(encoding="utf-8").splitlines()
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONED}}
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # deepspeed is an extra
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -14,6 +14,7 @@ from worker.train.gradients import StepSums
 from worker.train.model import DTYPES, Learner, read_config
 from worker.train.rates import matmul_flops_per_second
 from worker.train.run import Run
+from worker.train.zero import whole_size
 
 MEASURING_SECONDS = 0.1
 _measured: dict[torch.dtype, float] = {}  # one process measures once, however many runs it is asked for
@@ -25,7 +26,7 @@ class Utilization:
     def __init__(self, run: Run, learner: Learner) -> None:
         self._shape = _shape(run)
         is_full = run.plan.method is Method.FULL
-        self._adapter_parameters = None if is_full else sum(value.numel() for _, value in learner.trainable())
+        self._adapter_parameters = None if is_full else sum(whole_size(value) for _, value in learner.trainable())
         lengths = np.diff(run.rows.offsets).reshape(-1, run.rows.sequences_per_row)
         self._squared_lengths = (lengths**2).sum(axis=1)
         per_device, source = _device_rate(run)

@@ -176,6 +176,12 @@ def test_cost_and_speed_never_cost_more_than_the_balance() -> None:
     assert cheap.time.seconds * cheap.world_size <= balanced.time.seconds * balanced.world_size
 
 
+def test_what_the_trainer_cannot_shard_is_not_planned_sharded() -> None:
+    assert plan("smollm2-135m", "4xT4", method="full").zero_stage == 0
+    assert plan("llama-2-70b", "4xA100-80G", method="lora").zero_stage == 3
+    assert isinstance(answer("llama-2-70b", "4xA100-80G", method="lora", merge=True), Refusal)
+
+
 def test_an_old_gpu_computes_in_fp16() -> None:
     assert plan("llama-3.2-1b", "1xT4").precision == "fp16"
 

@@ -1,0 +1,111 @@
+"""Runs of several processes one after another, forked from a warm one: importing takes longer than these runs train.
+
+Reads a list of `Job` from standard input as JSON, writes the exit codes of each to standard output.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+from worker.rundir import RunDirectory
+
+DEADLINE_SECONDS = 60
+
+
+class Job(TypedDict, total=False):
+    run: str
+    processes: int
+    kill_at_step: int  # SIGKILL to all as soon as this step is on record
+    tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
+
+
+def train_all(jobs: list[Job]) -> list[list[int]]:
+    """Exit codes of the processes of each job."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.gang"],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
+        cwd=Path(__file__).parents[2],
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    codes: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
+    return codes
+
+
+def main() -> None:
+    jobs: list[Job] = json.load(sys.stdin)
+    import deepspeed  # noqa: F401
+
+    from worker.train import full, lora, session  # noqa: F401
+
+    print(json.dumps([_codes(job) for job in jobs]))
+
+
+def _codes(job: Job) -> list[int]:
+    directory, processes = RunDirectory(Path(job["run"])), job.get("processes", 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [_fork(directory, job, rank, processes, port) for rank in range(processes)]
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    codes: dict[int, int] = {}
+    while len(codes) < processes:
+        for pid in started:
+            if pid not in codes and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(ended[1])
+        kill_at = job.get("kill_at_step")
+        if time.monotonic() > deadline or (kill_at and directory.last_step() >= kill_at):
+            for pid in set(started) - set(codes):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    return [codes[pid] for pid in started]
+
+
+def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: int) -> int:
+    if pid := os.fork():
+        return pid
+    code = 99
+    try:
+        log = os.open(directory.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if processes > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if "tokens_that_fit" in job and rank == processes - 1:
+            _end_memory_above(job["tokens_that_fit"])
+        from worker.train.session import train_to_result
+
+        code = train_to_result(directory.request(), directory)
+    finally:
+        os._exit(code)
+
+
+def _end_memory_above(tokens: int) -> None:
+    import torch
+
+    from worker.train import gradients
+
+    pack = gradients.pack
+
+    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
+        batch = pack(*args, **named)
+        if batch.tokens > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        return batch
+
+    gradients.pack = pack_if_it_fits
+
+
+if __name__ == "__main__":
+    main()
