@@ -88,3 +88,4 @@ class DatasetFacts(Value):
     longest_row_tokens: int
     supervised_tokens: int
     tokens_are_exact: bool = False
+    row_length_counts: tuple[int, ...] = ()  # rows by length, in the buckets of `tuning.lengths`; empty: not counted

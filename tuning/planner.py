@@ -60,7 +60,7 @@ def choose(
     candidates = {method: candidate(spec, method) for method in Method}
     decision = decide(candidates, spec=spec, dataset=dataset, hardware=hardware)
     if decision.method is None:
-        way_out = remedy(candidates, spec=spec, retry=candidate)
+        way_out = remedy(candidates, spec=spec, dataset=dataset, retry=candidate)
         return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
     chosen = candidates[decision.method]
     return _plan(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
+from tuning.lengths import percentile_tokens
 from tuning.plan import Lora, Reason
 from tuning.shape import ModelShape
 from tuning.units import count
@@ -17,6 +18,7 @@ ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha 
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
 ESTIMATE_MARGIN = 1.25
 EVALUATIONS, MOST_EVALUATIONS = 6, 40
+USUAL_SHARE = 0.99  # of the rows, whose greatest length the plan names beside that of the longest
 ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
 
 
@@ -124,6 +126,9 @@ def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelSha
     length = min(rounded, shape.context_length)
     margin = "" if dataset.tokens_are_exact else f" estimated, with {ESTIMATE_MARGIN - 1:.0%} in hand"
     text = f"Rows of up to {length:,} tokens: the longest has {longest:,}{margin}"
+    usual = percentile_tokens(dataset.row_length_counts, USUAL_SHARE)
+    if usual is not None and usual < longest:
+        text += f", {USUAL_SHARE:.0%} have at most {usual:,}"
     if rounded > shape.context_length:
         text += f"; the model was built for {shape.context_length:,}, longer rows are cut"
     return length, Reason(rule="sequence-length", text=text + ".")

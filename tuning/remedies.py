@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from tuning.candidates import Candidate
-from tuning.job import JobSpec, Method
+from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.lengths import share_within
 from tuning.plan import Reason
 from tuning.units import gib
 
@@ -11,7 +12,11 @@ SHORTEST_WORTH_OFFERING = 128
 
 
 def remedy(
-    candidates: dict[Method, Candidate], *, spec: JobSpec, retry: Callable[[JobSpec, Method], Candidate]
+    candidates: dict[Method, Candidate],
+    *,
+    spec: JobSpec,
+    dataset: DatasetFacts,
+    retry: Callable[[JobSpec, Method], Candidate],
 ) -> Reason:
     """Shorter rows that fit, else how much memory the least demanding way wants."""
     methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
@@ -23,7 +28,7 @@ def remedy(
                 return Reason(
                     rule="what-would-fit",
                     text=f"With max_seq_length {shorter:,} {method} fits: {gib(found.memory.total_bytes)} of "
-                    f"{gib(found.memory.budget_bytes)}.",
+                    f"{gib(found.memory.budget_bytes)}.{_kept(dataset, shorter)}",
                 )
     possible = [candidates[method] for method in methods if candidates[method].blocked is None]
     if not possible:
@@ -35,6 +40,13 @@ def remedy(
         text=f"{least.method} would fit on {devices} with {gib(least.memory.total_bytes)} free; shorter rows do not "
         f"help.",
     )
+
+
+def _kept(dataset: DatasetFacts, tokens: int) -> str:
+    """How many rows that length leaves whole."""
+    share = share_within(dataset.row_length_counts, tokens)
+    estimated = "" if dataset.tokens_are_exact else ", as far as their length is known"
+    return "" if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
 
 
 def _shorter_lengths(length: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from tuning.base import Value
 from tuning.job import DatasetFacts
+from tuning.lengths import BUCKETS, bucket_of
 from tuning.row_formats import BadRow, RowFacts, RowFormat, read_row
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
@@ -28,6 +29,7 @@ class RowReport(Value):
     tokens: int
     longest_row_tokens: int
     supervised_tokens: int
+    row_length_counts: tuple[int, ...] = ()  # in the buckets of `tuning.lengths`
     has_tools: bool = False
     has_weights: bool = False
     problem_count: int = 0
@@ -59,6 +61,7 @@ class RowReport(Value):
             tokens=self.tokens,
             longest_row_tokens=self.longest_row_tokens,
             supervised_tokens=self.supervised_tokens,
+            row_length_counts=self.row_length_counts,
         )
 
 
@@ -123,6 +126,7 @@ class _Counts:
         self.problem_count = 0
         self._problems: list[RowProblem] = []
         self._characters = self._tokens = self._longest = self._supervised = 0
+        self._lengths = [0] * BUCKETS
         self._has_tools = self._has_weights = False
 
     def accept(self, row: RowFacts) -> None:
@@ -134,6 +138,7 @@ class _Counts:
         self._characters += row.characters
         self._tokens += row.tokens
         self._longest = max(self._longest, row.longest)
+        self._lengths[bucket_of(row.longest)] += 1
         self._supervised += row.supervised_tokens
         self._has_tools |= row.has_tools
         self._has_weights |= row.has_weights
@@ -151,6 +156,7 @@ class _Counts:
             tokens=self._tokens,
             longest_row_tokens=self._longest,
             supervised_tokens=self._supervised,
+            row_length_counts=tuple(self._lengths),
             has_tools=self._has_tools,
             has_weights=self._has_weights,
             problem_count=self.problem_count,

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
 
 from tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tuning.hardware import HardwareProfile
+from tuning.job import DatasetFacts
 from tuning.messages import Claim, EventReport, PhaseReport
 from tuning.pinned import is_same_training, replay
 from tuning.plan import Plan, Refusal
@@ -63,11 +65,37 @@ def prepare(
         model_dir=str(model_dir),
         adapter_dir=str(adapter_dir) if adapter_dir else None,
         resume_from=str(resume_from) if resume_from else None,
+        cut_long_rows=not _may_lengthen(claim),
         lifeline_fd=LIFELINE_FD,
         **_fetch_data(claim, run.root / "data", control),
     )
     run.create(request)
     return Prepared(run=run, request=request)
+
+
+def prepare_longer(prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, control: AttemptControl) -> Prepared:
+    """The same run under a plan made from the exact lengths that the trainer counted, so that no row is cut.
+
+    Where longer rows do not fit, the plan stays, and the trainer may cut.
+    """
+    request, run = prepared.request, prepared.run
+    exact = run.read_dataset()
+    update: dict[str, Any] = {"cut_long_rows": True, "dataset": exact}
+    decision = _choose(claim, Path(request.model_dir), hardware, dataset=exact)
+    planned = request.plan.max_sequence_length
+    if isinstance(decision, Plan) and decision.max_sequence_length > planned:
+        update["plan"] = decision
+        control.phase(PhaseReport(phase=Phase.PREPARING, plan=decision))
+        outcome = f"The plan now takes rows of up to {decision.max_sequence_length:,}."
+    else:
+        why = f" {decision.text}" if isinstance(decision, Refusal) else ""
+        outcome = f"Longer rows do not fit here, so they are cut.{why}"
+    message = f"The longest row has {exact.longest_row_tokens:,} tokens where {planned:,} were planned for. {outcome}"
+    level: Literal["info", "warn"] = "info" if "plan" in update else "warn"
+    control.event(EventReport(level=level, message=message[:2000]))
+    run.result.unlink(missing_ok=True)
+    run.create(request.model_copy(update=update))
+    return Prepared(run=run, request=run.request())
 
 
 def _fetch_model(claim: Claim, cache: ModelCache, control: AttemptControl) -> tuple[Path, Path | None]:
@@ -98,18 +126,7 @@ def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, contro
         if isinstance(decision, Refusal):
             raise JobFailure(_does_not_fit_now(decision))
         return decision
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    try:
-        shape = ModelShape.from_config(config)
-        decision = choose(
-            spec=claim.spec,
-            shape=shape,
-            dataset=claim.dataset,
-            hardware=hardware,
-            corrections=claim.corrections,
-        )
-    except InvalidRequest as error:
-        raise JobFailure(_unplannable(error)) from error
+    decision = _choose(claim, model_dir, hardware, dataset=claim.dataset)
     if isinstance(decision, Refusal):
         raise JobFailure(_does_not_fit_now(decision))
     if is_same_training(decision, claim.plan):
@@ -118,6 +135,26 @@ def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, contro
     message = "The plan changed because less or more memory is free on the worker than when the job was claimed."
     control.event(EventReport(message=message, data={"method": decision.method.value}))
     return decision
+
+
+def _choose(claim: Claim, model_dir: Path, hardware: HardwareProfile, *, dataset: DatasetFacts) -> Plan | Refusal:
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    try:
+        return choose(
+            spec=claim.spec,
+            shape=ModelShape.from_config(config),
+            dataset=dataset,
+            hardware=hardware,
+            corrections=claim.corrections,
+        )
+    except InvalidRequest as error:
+        raise JobFailure(_unplannable(error)) from error
+
+
+def _may_lengthen(claim: Claim) -> bool:
+    """Whether the plan's row length is our own guess from estimated tokens."""
+    is_guess = claim.spec.max_seq_length == "auto" and not claim.dataset.tokens_are_exact
+    return is_guess and not claim.is_plan_pinned
 
 
 def _does_not_fit_now(refusal: Refusal) -> Failure:

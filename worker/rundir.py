@@ -29,6 +29,7 @@ from tuning.plan import Plan
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
+ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
 
 
 class TrainRequest(Value):
@@ -44,6 +45,7 @@ class TrainRequest(Value):
     training_file: str
     validation_file: str | None = None
     resume_from: str | None = None  # a checkpoint folder that has been verified
+    cut_long_rows: bool = True  # else the trainer ends with `ROWS_TOO_LONG`, so that the plan can be made anew
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
 
 
@@ -91,6 +93,7 @@ class RunDirectory:
         self.canary = root / "canary.json"
         self.checkpoints = root / "checkpoints"
         self.output = root / "output"
+        self.dataset = root / "dataset.json"
         self.log = root / "log.txt"
         self.result = root / "result.json"
         self.stop = root / "stop"
@@ -127,6 +130,18 @@ class RunDirectory:
             return 0
         lines = self.metrics.read_text(encoding="utf-8").splitlines()
         return int(json.loads(lines[-1])["step"]) if lines else 0
+
+    def write_dataset(self, facts: DatasetFacts) -> None:
+        """What the trainer counted, exactly."""
+        write_atomically(self.dataset, facts.model_dump_json(indent=2))
+
+    def read_dataset(self) -> DatasetFacts:
+        """The trainer's exact counts.
+
+        Raises:
+            FileNotFoundError: it has written none.
+        """
+        return DatasetFacts.model_validate_json(self.dataset.read_bytes())
 
     def read_result(self) -> TrainResult | None:
         """None while there is no result, which after the exit of the trainer means that it was killed."""

@@ -21,10 +21,10 @@ from worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
 from worker.follower import Follower
 from worker.heartbeat import Heartbeat
 from worker.launcher import POLL_SECONDS, Trainer, launch
-from worker.preparation import Prepared, prepare
+from worker.preparation import Prepared, prepare, prepare_longer
 from worker.progress import Progress
 from worker.retry import Unavailable
-from worker.rundir import RunDirectory, TrainResult
+from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
 from worker.settings import WorkerSettings
 from worker.slots import Slot
 from worker.trainer_log import log_tail
@@ -135,6 +135,9 @@ class Attempt:
         uploader.start()
         try:
             ending = self._train_once(prepared)
+            if _failed_with(ending, ROWS_TOO_LONG):
+                prepared = self._with_longer_rows(prepared)
+                ending = self._train_once(prepared)
             if _wants_fresh_start(ending, prepared):
                 ending = self._train_once(self._without_checkpoint(prepared))
         finally:
@@ -212,6 +215,14 @@ class Attempt:
         upload_log(run, self._handing_over, secrets=self._around.secrets)
         return _report(outcome, failure, ending.result)
 
+    def _with_longer_rows(self, prepared: Prepared) -> Prepared:
+        return prepare_longer(
+            prepared,
+            claim=self._claim,
+            hardware=self._around.hardware,
+            control=self._control.patiently(self._directives.check_before_training),
+        )
+
     def _without_checkpoint(self, prepared: Prepared) -> Prepared:
         message = "The checkpoint was made under another plan; training starts afresh."
         self._handing_over.event(EventReport(level="warn", message=message))
@@ -240,8 +251,12 @@ def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | Non
 
 
 def _wants_fresh_start(ending: Ending, prepared: Prepared) -> bool:
+    return _failed_with(ending, _OTHER_PLAN) and prepared.request.resume_from is not None
+
+
+def _failed_with(ending: Ending, code: str) -> bool:
     failure = ending.result.failure if ending.result else None
-    return failure is not None and failure.code == _OTHER_PLAN and prepared.request.resume_from is not None
+    return failure is not None and failure.code == code
 
 
 def _read_result(run: RunDirectory) -> TrainResult | None:

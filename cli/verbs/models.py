@@ -1,7 +1,7 @@
 """Verbs about models: models ls, add, rm."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,14 +14,18 @@ app = typer.Typer(no_args_is_help=True, help="Base models to start from, and wha
 @app.command()
 def ls(form: Listed = ListFormat.TABLE) -> None:
     """List base models and fine-tuned ones."""
-    from cli.client import Client
+    from cli.models.shapes import remembered
 
-    with Client() as client:
-        models = client.list_models()
+    own = remembered()
+    models = _models_of_the_service(or_nothing=bool(own))
+    known = {model["id"] for model in models}
     if form is ListFormat.JSON:
-        output.as_json(models)
+        output.as_json(
+            models + [{"id": name, "tunesmith": {"status": "shape_only"}} for name in own if name not in known]
+        )
         return
     rows = [(model["id"], model["owned_by"], _status(model), output.moment(model["created"])) for model in models]
+    rows += [(name, "this computer", "shape only", "") for name in own if name not in known]
     output.table(("NAME", "OWNER", "STATUS", "CREATED"), rows)
 
 
@@ -33,10 +37,16 @@ def add(
         Path | None, typer.Option(help="A GGUF file; it is converted once and kept in the cache.", dir_okay=False)
     ] = None,
     hub: Annotated[str | None, typer.Option(metavar="ID[@REVISION]", help="A repository of the model hub.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A config.json or its folder: only the shape, to plan with. Needs no service.")
+    ] = None,
 ) -> None:
-    """Register a base model from a folder, a GGUF file or the hub."""
-    if sum(source is not None for source in (path, gguf, hub)) != 1:
-        raise typer.BadParameter("give exactly one of --path, --gguf and --hub.")
+    """Register a base model from a folder, a GGUF file or the hub, or only its shape from a config.json."""
+    if sum(source is not None for source in (path, gguf, hub, config)) != 1:
+        raise typer.BadParameter("give exactly one of --path, --gguf, --hub and --config.")
+    if config is not None:
+        _add_shape(name, config)
+        return
     from cli.client import Client
     from cli.models import sources
     from cli.models.folder import inspect
@@ -59,12 +69,55 @@ def add(
 def rm(name: Annotated[str, typer.Argument()]) -> None:
     """Forget a model; jobs that already run keep their weights."""
     from cli.client import Client
+    from cli.connection import NotConnected
+    from cli.models import shapes
 
-    with Client() as client:
-        client.delete_model(name)
+    was_here = shapes.forget(name)
+    try:
+        with Client() as client:
+            client.delete_model(name)
+    except NotConnected:
+        if not was_here:
+            raise
     output.note(f"removed {name}")
+
+
+def _models_of_the_service(*, or_nothing: bool) -> list[dict[str, Any]]:
+    from cli.client import Client
+    from cli.connection import NotConnected
+
+    try:
+        with Client() as client:
+            return client.list_models()
+    except NotConnected:
+        if or_nothing:
+            return []
+        raise
+
+
+def _add_shape(name: str, path: Path) -> None:
+    """Kept here, and at the service when there is one."""
+    from cli.client import Client
+    from cli.connection import NotConnected
+    from cli.models import shapes
+    from tuning.shape import ModelShape
+    from tuning.units import count
+
+    config = shapes.read_config(path)
+    shape = ModelShape.from_config(config)
+    kept = shapes.remember(name, config)
+    try:
+        with Client() as client:
+            client.register_model({"name": name, "config": config})
+        where = "here and at the service"
+    except NotConnected:
+        where = "here; no service is known to tell"
+    output.note(f"{shape.family}, {count(shape.parameters)} parameters, known {where} ({kept}).")
+    output.note(f"try: tunesmith plan --model {name} --on 1xA100-80G")
+    output.data(name)
 
 
 def _status(model: dict[str, object]) -> object:
     ours = model.get("tunesmith")
-    return ours.get("status") if isinstance(ours, dict) else None
+    status = ours.get("status") if isinstance(ours, dict) else None
+    return "shape only" if status == "shape_only" else status

@@ -1,6 +1,5 @@
 """The verb `plan`: what would run for how long and why, on the live workers, or on any hardware without a service."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,7 @@ def plan(
         str | None, typer.Option(help="A model of the service; with --on any well-known one, such as llama-3.1-8b.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Any model, by its config.json.")
+        Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")
     ] = None,
     on: Annotated[
         str | None,
@@ -81,22 +80,17 @@ def plan(
 
 
 def _shape(model: str | None, config: Path | None) -> "ModelShape":
+    from cli.models.shapes import read_config, recall
     from tuning.catalogue import find_shape
-    from tuning.errors import InvalidRequest
     from tuning.shape import ModelShape
 
     if (model is None) == (config is None):
         raise typer.BadParameter("Give either --model or --config.", param_hint="--model")
-    if model is not None:
-        return find_shape(model)
-    assert config is not None  # noqa: S101  the check above
-    try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidRequest(f"{config.name} is not JSON: {error}.", param="config") from error
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"{config.name} holds no JSON object.", param="config")
-    return ModelShape.from_config(fields)
+    if config is not None:
+        return ModelShape.from_config(read_config(config))
+    assert model is not None  # noqa: S101  the check above
+    own = recall(model)
+    return find_shape(model) if own is None else ModelShape.from_config(own)
 
 
 def _source(training: str | None, data: Path | None, *, rows: int | None) -> str | None:

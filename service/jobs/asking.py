@@ -28,14 +28,25 @@ class Asked:
     wanted: Wanted
 
 
-async def read(session: AsyncSession, request: JobRequest, *, training_file: str, project: str, seed: int) -> Asked:
+async def read(
+    session: AsyncSession,
+    request: JobRequest,
+    *,
+    training_file: str,
+    project: str,
+    seed: int,
+    to_train: bool = True,
+) -> Asked:
     """Find and check everything that the request names. `seed` is used when it chose none.
+
+    A model of which only the shape is known will do unless the request is `to_train`.
 
     Raises:
         InvalidRequest: with the field that must change.
         DoesNotFit: no hardware whatever could do it.
     """
-    model = await models.find_ready(session, request.model, project=project)
+    find = models.find_ready if to_train else models.find_plannable
+    model = await find(session, request.model, project=project)
     spec = await spec_of(session, request, model=model, seed=seed)
     training = await _usable_file(session, training_file, "training_file", spec=spec, project=project)
     validation = None

@@ -21,31 +21,36 @@ _UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
 async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model, list[str]]:
     """Record a base model and say which of its files are still missing. Sending the same set again is harmless.
 
+    Without files only the shape is recorded: it can be planned with, and files may follow under the same name.
+
     Raises:
         InvalidRequest: the set is not a model we can train, or the name already means other files.
     """
     check_base_name(request.name)
-    _check_files(request.files)
+    files = request.files or ()
+    if files:
+        _check_files(files)
     ModelShape.from_config(request.config)
-    digest = digest_of(request.files)
-    missing = await blob_rows.missing(session, request.files)
-    status = "incomplete" if missing else "ready"
+    digest = digest_of(files)
+    missing = await blob_rows.missing(session, files)
+    status = "ready" if files and not missing else "incomplete"
     row = insert(Model).values(
         name=request.name,
         kind="base",
         status="incomplete",
         digest=digest,
         config=request.config,
-        files=_dumped(request.files),
+        files=_dumped(files),
     )
     await session.execute(row.on_conflict_do_nothing())
     model = await store.lock(session, request.name)
-    if model is None or model.kind != "base" or (model.digest != digest and model.status == "ready"):
+    loses_files = model is not None and bool(model.files) and not files
+    if model is None or model.kind != "base" or loses_files or (model.digest != digest and model.status == "ready"):
         message = f"A different model is already registered as {request.name!r}."
         raise InvalidRequest(
             message, code="model_exists", param="name", hint="Delete it first, or choose another name."
         )
-    model.digest, model.files, model.config = digest, _dumped(request.files), request.config
+    model.digest, model.files, model.config = digest, _dumped(files), request.config
     model.status = status
     await session.flush()
     return model, missing

@@ -62,7 +62,7 @@ def _model_object(model: Model, *, missing: list[str] | None = None) -> dict[str
         "owned_by": model.project or "tunesmith",
         "tunesmith": {
             "kind": model.kind,
-            "status": model.status,
+            "status": "shape_only" if store.has_only_a_shape(model) else model.status,
             "digest": model.digest,
             "base_model": model.base_model,
             "job_id": model.job_id,

@@ -29,9 +29,26 @@ async def find_ready(session: AsyncSession, name: str, *, project: str) -> Model
     Raises:
         InvalidRequest: there is none; the hint names the nearest ones.
     """
+    model = await find_plannable(session, name, project=project)
+    if model.status == "ready":
+        return model
+    raise InvalidRequest(
+        f"Of the model {name!r} only the shape is registered: it can be planned with, not trained.",
+        code="model_has_no_weights",
+        param="model",
+        hint=f"Register its weights under the same name: tunesmith models add {name} --path FOLDER.",
+    )
+
+
+async def find_plannable(session: AsyncSession, name: str, *, project: str) -> Model:
+    """A model whose shape is known, with weights or without. Locked against deletion until the transaction ends.
+
+    Raises:
+        InvalidRequest: there is none, or its files have not all come; the hint names the nearest ones.
+    """
     query = select(Model).where(Model.name == name, _visible(project)).with_for_update(read=True, key_share=True)
     model = (await session.execute(query)).scalar_one_or_none()
-    if model is not None and model.status == "ready":
+    if model is not None and (model.status == "ready" or has_only_a_shape(model)):
         return model
     if model is not None:
         message = f"The model {name!r} is registered, but not all of its files have been uploaded."
@@ -47,11 +64,15 @@ async def find_ready(session: AsyncSession, name: str, *, project: str) -> Model
 
 
 async def find_many(session: AsyncSession, *, project: str) -> list[Model]:
-    """All models that are ready and that this project can see, the newest first."""
-    query = (
-        select(Model).where(Model.status == "ready", _visible(project)).order_by(Model.created_at.desc(), Model.name)
-    )
+    """All models that are ready, or of which only the shape is known, that this project can see, the newest first."""
+    usable = or_(Model.status == "ready", func.jsonb_array_length(Model.files) == 0)
+    query = select(Model).where(usable, _visible(project)).order_by(Model.created_at.desc(), Model.name)
     return list((await session.execute(query)).scalars())
+
+
+def has_only_a_shape(model: Model) -> bool:
+    """Registered by its config alone."""
+    return not model.files
 
 
 async def lock(session: AsyncSession, name: str) -> Model | None:

@@ -72,8 +72,10 @@ async def forecast(session: AsyncSession, request: PlanRequest, *, project: str,
 
 async def _ask(session: AsyncSession, request: PlanRequest, *, project: str) -> Asked:
     if request.training_file is not None:
-        return await read(session, request, training_file=request.training_file, project=project, seed=_SEED)
-    model = await models.find_ready(session, request.model, project=project)
+        return await read(
+            session, request, training_file=request.training_file, project=project, seed=_SEED, to_train=False
+        )
+    model = await models.find_plannable(session, request.model, project=project)
     facts = request.facts(ModelShape.from_config(model.config))
     spec = await spec_of(session, request, model=model, seed=_SEED)
     return await suited(session, model, spec=spec, dataset=facts)

@@ -8,6 +8,7 @@ from service.jobs.schemas import Body, JobRequest, TunesmithOptions
 from tuning.assumptions import assumed_dataset
 from tuning.errors import InvalidRequest
 from tuning.job import DatasetFacts
+from tuning.lengths import BUCKETS
 from tuning.shape import ModelShape
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -21,6 +22,7 @@ class CountedData(Body):
     tokens: _Count
     longest_row_tokens: _Count
     supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]
+    row_length_counts: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Field(max_length=BUCKETS)] = []
 
 
 class PlanOptions(TunesmithOptions):
@@ -72,7 +74,7 @@ class PlanRequest(JobRequest):
         """The data when there is no file."""
         ours = self.tunesmith
         if ours.dataset is not None:
-            return DatasetFacts(**ours.dataset.model_dump())
+            return DatasetFacts.model_validate(ours.dataset.model_dump())
         assert ours.rows is not None  # noqa: S101  `check` demands one of the three
         longest = None if ours.max_seq_length == "auto" else ours.max_seq_length
         return assumed_dataset(shape, rows=ours.rows, tokens_per_row=ours.tokens_per_row, longest_row_tokens=longest)

@@ -97,6 +97,32 @@ def test_what_a_worker_measured_about_itself_is_what_it_is_planned_with(control_
     assert any(reason["text"].startswith("Measured on this worker") for reason in reasons)
 
 
+def test_a_model_known_by_its_shape_alone_is_planned_and_not_trained(control_plane: ControlPlane) -> None:
+    body = {"name": "big", "config": BIG_CONFIG}
+    answer = control_plane.request("POST", "/v1/models", key="admin", json=body)
+    assert (answer.status_code, answer.json()["tunesmith"]["status"]) == (200, "shape_only")
+    listed = {
+        model["id"]: model["tunesmith"]["status"] for model in control_plane.request("GET", "/v1/models").json()["data"]
+    }
+    assert listed["big"] == "shape_only"
+    on = plans(control_plane, model="big", tunesmith={"rows": 100, "on": ["8xH200"]})["data"][0]
+    assert on["fits"]
+    file_id = control_plane.upload()
+    assert plans(control_plane, model="big", training_file=file_id, tunesmith={"on": ["8xH200"]})["data"][0]["fits"]
+
+    refused = control_plane.request("POST", "/v1/fine_tuning/jobs", json={"model": "big", "training_file": file_id})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_has_no_weights")
+    assert "tunesmith models add big --path" in refused.json()["error"]["hint"]
+
+
+def test_weights_may_follow_a_shape_and_a_shape_never_replaces_weights(control_plane: ControlPlane) -> None:
+    control_plane.request("POST", "/v1/models", key="admin", json={"name": "later", "config": BIG_CONFIG})
+    control_plane.add_model("later")
+    assert control_plane.create_job(model="later")["status"] == "queued"
+    again = control_plane.request("POST", "/v1/models", key="admin", json={"name": "later", "config": BIG_CONFIG})
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "model_exists")
+
+
 def test_planning_changes_nothing(control_plane: ControlPlane) -> None:
     file = control_plane.upload()
     control_plane.worker()

@@ -18,7 +18,7 @@ from tuning.plan import Plan
 from tuning.planner import choose
 from tuning.shape import ModelShape
 from worker.control import HttpAttemptControl
-from worker.preparation import Prepared, prepare
+from worker.preparation import Prepared, prepare, prepare_longer
 from worker.wire import read_answer
 from worker.workdir import WorkDirectory
 
@@ -120,6 +120,49 @@ def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callabl
     with pytest.raises(JobFailure) as refusal:
         preparing(claim().model_copy(update={"corrections": learned}), host())
     assert refusal.value.failure.code == "does_not_fit_now"
+
+
+def test_exact_lengths_make_a_plan_that_cuts_no_row(
+    preparing: Callable[..., Prepared], service: ScriptedService, control: HttpAttemptControl
+) -> None:
+    claimed = claim()
+    prepared = preparing(claimed, host())
+    assert not prepared.request.cut_long_rows
+    exact = DATASET.model_copy(update={"longest_row_tokens": 900, "tokens": 4000, "tokens_are_exact": True})
+    prepared.run.write_dataset(exact)
+
+    longer = prepare_longer(prepared, claim=claimed, hardware=host(), control=control)
+    assert longer.request.plan.max_sequence_length == 960
+    assert longer.request.plan.tokens_per_micro_step >= 960
+    assert longer.request.cut_long_rows
+    assert longer.run.request() == longer.request
+    assert service.to("/phase")[-1].json["plan"]["max_sequence_length"] == 960
+    assert "900 tokens where 128 were planned" in service.to("/events")[-1].json["message"]
+
+
+def test_rows_that_do_not_fit_are_cut_as_planned_and_said_to_be(
+    preparing: Callable[..., Prepared], service: ScriptedService, control: HttpAttemptControl
+) -> None:
+    claimed = claim()
+    prepared = preparing(claimed, host())
+    prepared.run.write_dataset(DATASET.model_copy(update={"longest_row_tokens": 2000, "tokens_are_exact": True}))
+    tight = host(free_bytes=claimed.plan.memory.total_bytes)
+    cut = prepare_longer(prepared, claim=claimed, hardware=tight, control=control)
+    assert cut.request.plan == claimed.plan
+    assert cut.request.cut_long_rows
+    assert service.to("/events")[-1].json["level"] == "warn"
+    assert "so they are cut" in service.to("/events")[-1].json["message"]
+
+
+@pytest.mark.parametrize("why", ["asked", "exact", "pinned"])
+def test_a_length_that_is_no_guess_stands(preparing: Callable[..., Prepared], why: str) -> None:
+    claimed = claim()
+    changes: dict[str, object] = {
+        "asked": {"spec": SPEC.model_copy(update={"max_seq_length": 128})},
+        "exact": {"dataset": DATASET.model_copy(update={"tokens_are_exact": True})},
+        "pinned": {"is_plan_pinned": True},
+    }[why]
+    assert preparing(claimed.model_copy(update=changes), host()).request.cut_long_rows
 
 
 def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Callable[..., Prepared]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tuning.job import OnLongRow
+from tuning.job import DatasetFacts, OnLongRow
+from tuning.lengths import BUCKETS, bucket_of
 from worker.train.chat import ChatRenderer, MarkedText
 from worker.train.failures import user_error
 
@@ -104,6 +105,22 @@ def load_rows(
             param=param,
         )
     return rows
+
+
+def exact_facts(rows: Rows, *, planned: DatasetFacts) -> DatasetFacts:
+    """The counts that the plan was made from, from the tokens themselves."""
+    longest = np.diff(rows.offsets).reshape(-1, rows.sequences_per_row).max(axis=1)
+    counts = np.bincount([bucket_of(int(length)) for length in longest], minlength=BUCKETS)
+    return planned.model_copy(
+        update={
+            "rows": len(rows),
+            "tokens": int(rows.lengths().sum()),
+            "longest_row_tokens": int(longest.max()),
+            "supervised_tokens": int(rows.supervised_counts().sum()),
+            "tokens_are_exact": True,
+            "row_length_counts": tuple(int(count) for count in counts),
+        }
+    )
 
 
 def _read(path: Path, param: str) -> Iterator[tuple[int, dict[str, Any]]]:

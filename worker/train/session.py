@@ -19,11 +19,11 @@ from transformers.utils.logging import disable_progress_bar
 from tuning.errors import Failure
 from tuning.shape import ModelShape
 from tuning.state import Phase
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainRequest, TrainResult
+from worker.rundir import EXIT_FAILED, EXIT_STOPPED, ROWS_TOO_LONG, RunDirectory, TrainRequest, TrainResult
 from worker.train.attention_choice import choose_attention
 from worker.train.checkpoint import Progress
-from worker.train.data import Rows, load_rows
-from worker.train.failures import failure_of
+from worker.train.data import Rows, exact_facts, load_rows
+from worker.train.failures import failure_of, user_error
 from worker.train.loop import Stopped
 from worker.train.manifest import MANIFEST
 from worker.train.model import load_tokenizer, read_config
@@ -76,22 +76,30 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     shape = ModelShape.from_config(read_config(folder))
     tokenizer = load_tokenizer(folder)
 
-    def load(path: str, param: str) -> Rows:
+    def load(path: str, param: str, *, limit: int = request.plan.max_sequence_length) -> Rows:
         return load_rows(
             Path(path),
             tokenizer=tokenizer,
             objective=request.plan.objective,
-            max_sequence_length=request.plan.max_sequence_length,
+            max_sequence_length=limit,
             on_long_row=request.plan.on_long_row,
             param=param,
         )
 
+    planned = request.plan.max_sequence_length
+    rows = load(
+        request.training_file,
+        "training_file",
+        limit=planned if request.cut_long_rows else max(planned, shape.context_length),
+    )
+    if not request.cut_long_rows:
+        _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     run = Run(
         request=request,
         directory=directory,
         recorder=recorder,
         tokenizer=tokenizer,
-        rows=load(request.training_file, "training_file"),
+        rows=rows,
         validation_rows=load(request.validation_file, "validation_file") if request.validation_file else None,
         device=accelerator.device,
         versions=_versions(),
@@ -116,6 +124,25 @@ def _limit_threads(device: str) -> None:
     """As many threads as cores this process may use; more only make them wait for each other."""
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: RunDirectory, *, active: bool) -> None:
+    """A plan on estimated lengths would cut rows: leave the exact ones for a plan that does not.
+
+    Raises:
+        JobFailure: `rows_longer_than_planned`; the counts are in the run directory.
+    """
+    exact, planned = exact_facts(rows, planned=request.dataset), request.plan.max_sequence_length
+    if exact.longest_row_tokens <= planned:
+        return
+    if active:
+        directory.write_dataset(exact)
+    raise user_error(
+        ROWS_TOO_LONG,
+        f"The longest row has {exact.longest_row_tokens:,} tokens; the plan takes {planned:,}.",
+        hint="The worker plans again with the exact lengths.",
+        param="training_file",
+    )
 
 
 def _tell_about_data(run: Run) -> None:

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from cli.verbs import models
 from cli.verbs import plan as verb
 from tuning.catalogue import CONFIGS
 from tuning.errors import InvalidRequest, InvalidTrainingFile
@@ -83,3 +84,40 @@ def test_an_unknown_gpu_gets_near_matches() -> None:
     error = run("--model", "gpt2", "--on", "1xRTX4091").exception
     assert isinstance(error, InvalidRequest)
     assert "RTX 4090" in str(error.hint)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A computer where no service runs and nothing is known yet."""
+    monkeypatch.setenv("TUNESMITH_DATA_DIR", str(tmp_path / "data"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIGS["qwen3-8b"]))
+    return folder
+
+
+def on_models(*arguments: str) -> Result:
+    return CliRunner().invoke(models.app, list(arguments))
+
+
+def test_a_model_added_by_its_config_is_planned_by_its_name_without_any_service(alone: Path) -> None:
+    added = on_models("add", "acme/ours", "--config", str(alone))
+    assert added.exit_code == 0, added.output
+    planned = run("--model", "acme/ours", "--on", "1xH100", "-o", "json")
+    known = run("--model", "qwen3-8b", "--on", "1xH100", "-o", "json")
+    assert json.loads(planned.stdout)[0]["plan"]["memory"] == json.loads(known.stdout)[0]["plan"]["memory"]
+    assert "shape only" in on_models("ls").stdout
+    assert on_models("rm", "acme/ours").exit_code == 0
+    assert isinstance(run("--model", "acme/ours", "--on", "1xH100").exception, InvalidRequest)
+
+
+def test_a_config_that_cannot_be_read_is_not_remembered(alone: Path) -> None:
+    (alone / "config.json").write_text("{}")
+    assert isinstance(on_models("add", "ours", "--config", str(alone)).exception, InvalidRequest)
+    assert not list(alone.parent.glob("data/shapes/*"))
+
+
+@pytest.mark.parametrize("name", ["../../x", ".hidden", "", "x" * 200])
+def test_a_name_is_never_a_way_out_of_the_folder(alone: Path, name: str) -> None:
+    on_models("add", name, "--config", str(alone))
+    assert {path.parent for path in alone.parent.rglob("*.json")} <= {alone, alone.parent / "data" / "shapes"}
