@@ -5,12 +5,12 @@ and the modules of `transformers` 5 with PEFT adapters in fp32. `benchmarks/memo
 modules and the tests hold both within one per cent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from tuning.linears import Linear, Role, Targets, is_target
-from tuning.shape import ModelShape
+from tuning.shape import MEASURED_RANK, ModelShape
 
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -48,7 +48,18 @@ def recomputed_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing
 
 
 def layer_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
-    """Kept by one layer when nothing is recomputed."""
+    """Kept by one layer when nothing is recomputed.
+
+    Of a measured family the formulas only give what rank, targets, dropout and device change.
+    """
+    if shape.measured is None:
+        return _layer_formula(shape, graph)
+    as_measured = replace(graph, rank=MEASURED_RANK, targets="all-linear", dropout=0.0, device="cuda", fused=False)
+    change = _layer_formula(shape, graph) - _layer_formula(shape, as_measured)
+    return shape.measured.of(full=graph.full, width_bytes=graph.width) + change
+
+
+def _layer_formula(shape: ModelShape, graph: Graph) -> float:
     return _norms(shape, graph) + _attention(shape, graph) + _mlp(shape, graph) - _shared_input(shape, graph)
 
 

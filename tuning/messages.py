@@ -29,6 +29,7 @@ from tuning.errors import Failure
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.plan import Plan
+from tuning.shape import ModelShape
 from tuning.state import Outcome, Phase
 
 WAKE_TASK = "tunesmith.wake"
@@ -97,6 +98,7 @@ class BaseModelRef(Value):
     files: tuple[FileRef, ...]
     adapter_of: str | None = None  # set when `files` is an adapter; then `base_files` holds the model under it
     base_files: tuple[FileRef, ...] = ()
+    measured_shape: ModelShape | None = None  # of a family that the planner has no formulas for
 
 
 class CheckpointRef(Value):

@@ -3,11 +3,34 @@
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import Field, ValidationError
+
 from tuning import families
 from tuning.base import Value
 from tuning.config_reader import ConfigReader
 from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Targets, is_target
+
+MEASURED_SHAPE = "tunesmith_shape"  # key in a stored config: the shape of a family without formulas, as measured
+MEASURED_RANK = 16
+
+
+class MeasuredActivations(Value):
+    """Bytes that one layer saves for one token when nothing is recomputed, counted on the model itself.
+
+    Adapters are of `MEASURED_RANK` on all linear modules, without dropout, beside a fused attention kernel.
+    """
+
+    full_16bit: float = Field(gt=0)
+    full_32bit: float = Field(gt=0)
+    lora_16bit: float = Field(gt=0)
+    lora_32bit: float = Field(gt=0)
+
+    def of(self, *, full: bool, width_bytes: int) -> float:
+        """By what learns and the width of an activation."""
+        if full:
+            return self.full_16bit if width_bytes == 2 else self.full_32bit
+        return self.lora_16bit if width_bytes == 2 else self.lora_32bit
 
 
 class ModelShape(Value):
@@ -37,6 +60,7 @@ class ModelShape(Value):
     activation_tensors: int = 3  # of the MLP's width, kept by its activation function and gate
     position_parameters: int = 0
     head_bias: bool = False
+    measured: MeasuredActivations | None = None  # of a family that `tuning.families` does not know
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ModelShape":
@@ -50,12 +74,15 @@ class ModelShape(Value):
         text = reader.nested("text_config")
         if text is not None and family in families.MULTIMODAL:
             reader, family = text, families.MULTIMODAL[family]
+        if family not in families.READERS and MEASURED_SHAPE in config:
+            return _measured(config[MEASURED_SHAPE])
         if family not in families.READERS:
             raise InvalidRequest(
                 f"The model family {family!r} is not known to the planner.",
                 code="unknown_model_family",
                 param="config.model_type",
-                hint=f"Known families: {', '.join(sorted(families.READERS))}.",
+                hint="`tunesmith models add` measures its shape where the trainer's libraries are installed "
+                f"(pip install 'tunesmith[worker]'). Known families: {', '.join(sorted(families.READERS))}.",
             )
         return cls(family=family, **families.READERS[family](reader))
 
@@ -107,3 +134,21 @@ class ModelShape(Value):
     def adapter_parameters(self, *, rank: int, targets: Targets) -> int:
         """Trainable parameters of a LoRA adapter."""
         return sum(linear.adapter_parameters(rank) for linear in self.targets(targets))
+
+
+def is_known(config: dict[str, Any]) -> bool:
+    """Whether there are formulas for the family of this config, or it carries its measured shape."""
+    family = config.get("model_type")
+    return family in families.READERS or family in families.MULTIMODAL or MEASURED_SHAPE in config
+
+
+def _measured(stored: Any) -> ModelShape:
+    try:
+        return ModelShape.model_validate(stored)
+    except ValidationError as error:
+        raise InvalidRequest(
+            f"The measured shape in the model's config is broken: {error.errors()[0]['msg']}.",
+            code="invalid_model_config",
+            param=f"config.{MEASURED_SHAPE}",
+            hint="Register the model again with `tunesmith models add`.",
+        ) from None

@@ -65,6 +65,7 @@ def prepare(
         model_dir=str(model_dir),
         adapter_dir=str(adapter_dir) if adapter_dir else None,
         resume_from=str(resume_from) if resume_from else None,
+        measured_shape=claim.base_model.measured_shape,
         cut_long_rows=not _may_lengthen(claim),
         lifeline_fd=LIFELINE_FD,
         **_fetch_data(claim, run.root / "data", control),
@@ -142,7 +143,7 @@ def _choose(claim: Claim, model_dir: Path, hardware: HardwareProfile, *, dataset
     try:
         return choose(
             spec=claim.spec,
-            shape=ModelShape.from_config(config),
+            shape=claim.base_model.measured_shape or ModelShape.from_config(config),
             dataset=dataset,
             hardware=hardware,
             corrections=claim.corrections,

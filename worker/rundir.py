@@ -26,6 +26,7 @@ from tuning.base import Value
 from tuning.errors import Failure
 from tuning.job import DatasetFacts, JobSpec
 from tuning.plan import Plan
+from tuning.shape import ModelShape
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
@@ -45,6 +46,7 @@ class TrainRequest(Value):
     training_file: str
     validation_file: str | None = None
     resume_from: str | None = None  # a checkpoint folder that has been verified
+    measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
     cut_long_rows: bool = True  # else the trainer ends with `ROWS_TOO_LONG`, so that the plan can be made anew
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
 

@@ -100,10 +100,11 @@ def _add_shape(name: str, path: Path) -> None:
     from cli.client import Client
     from cli.connection import NotConnected
     from cli.models import shapes
+    from cli.models.measure import with_shape
     from tuning.shape import ModelShape
     from tuning.units import count
 
-    config = shapes.read_config(path)
+    config = with_shape(shapes.read_config(path))
     shape = ModelShape.from_config(config)
     kept = shapes.remember(name, config)
     try:

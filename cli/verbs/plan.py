@@ -80,6 +80,7 @@ def plan(
 
 
 def _shape(model: str | None, config: Path | None) -> "ModelShape":
+    from cli.models.measure import with_shape
     from cli.models.shapes import read_config, recall
     from tuning.catalogue import find_shape
     from tuning.shape import ModelShape
@@ -87,7 +88,7 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
     if (model is None) == (config is None):
         raise typer.BadParameter("Give either --model or --config.", param_hint="--model")
     if config is not None:
-        return ModelShape.from_config(read_config(config))
+        return ModelShape.from_config(with_shape(read_config(config)))
     assert model is not None  # noqa: S101  the check above
     own = recall(model)
     return find_shape(model) if own is None else ModelShape.from_config(own)

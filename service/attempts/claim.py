@@ -20,6 +20,7 @@ from tuning.corrections import Corrections
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tuning.plan import Plan
+from tuning.shape import MEASURED_SHAPE, ModelShape
 from tuning.state import JobTransition, Phase
 
 _LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds
@@ -132,11 +133,20 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
 async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
     files = _files(model)
     if model.kind != "adapter":
-        return BaseModelRef(name=model.name, digest=model.digest, files=files)
+        return BaseModelRef(name=model.name, digest=model.digest, files=files, measured_shape=_measured(model))
     base = await session.get_one(Model, model.base_model)
     return BaseModelRef(
-        name=model.name, digest=model.digest, files=files, adapter_of=base.name, base_files=_files(base)
+        name=model.name,
+        digest=model.digest,
+        files=files,
+        adapter_of=base.name,
+        base_files=_files(base),
+        measured_shape=_measured(model),
     )
+
+
+def _measured(model: Model) -> ModelShape | None:
+    return ModelShape.from_config(model.config) if MEASURED_SHAPE in model.config else None
 
 
 def _files(model: Model) -> tuple[FileRef, ...]:

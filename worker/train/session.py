@@ -73,7 +73,8 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     set_seed(request.plan.seed)
     recorder = Recorder(directory, active=accelerator.is_main_process)
     folder = Path(request.model_dir)
-    shape = ModelShape.from_config(read_config(folder))
+    config = read_config(folder)
+    shape = request.measured_shape or ModelShape.from_config(config)
     tokenizer = load_tokenizer(folder)
 
     def load(path: str, param: str, *, limit: int = request.plan.max_sequence_length) -> Rows:

@@ -130,7 +130,9 @@ def _kept_beside_autograd(output: torch.Tensor) -> int:
             continue
         seen.add(node)
         waiting.extend(following for following, _ in node.next_functions)
-        products = [done.narrow for done in getattr(node, "done", ()) if done.narrow is not None]
+        done = getattr(node, "done", ())
+        passes = done if isinstance(done, tuple) else (done,)
+        products = [each.narrow for each in passes if each.narrow is not None]
         total += sum(product.numel() * product.element_size() for product in products)
     return total
 
@@ -168,4 +170,4 @@ def _tensors(module: nn.Module) -> Iterable[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - meta tensors have no address

@@ -1,0 +1,90 @@
+"""Families without formulas: measured on the meta device, then planned like any other."""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cli.models.measure import with_shape
+from tests.unit.tuning.cases import plan
+from tuning.activations import Graph, layer_bytes_per_token
+from tuning.errors import InvalidRequest
+from tuning.shape import MEASURED_SHAPE, ModelShape
+from worker.train.counting import Case, layer_bytes
+from worker.train.shape import main, measure_shape
+
+SIZES = {
+    "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 7, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "vocab_size": 3000, "max_position_embeddings": 2048,
+}  # fmt: skip
+FAMILIES = ("olmo2", "cohere", "starcoder2")
+
+
+def config(family: str) -> dict[str, Any]:
+    return {"model_type": family, **SIZES}
+
+
+@cache
+def measured(family: str) -> ModelShape:
+    return measure_shape(config(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_measured_family_has_exactly_the_parameters_of_the_model(family: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config(family)))
+    assert measured(family).parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_its_memory_is_within_one_per_cent_at_another_depth_length_and_rank(family: str, method: str) -> None:
+    case = Case(config(family), method=method, tokens=384, rank=8)
+    truth = layer_bytes(case, shallow=3, deep=6) / 384
+    graph = Graph(full=method == "full", width=2, rank=8)
+    assert layer_bytes_per_token(measured(family), graph) == pytest.approx(truth, rel=0.01)
+
+
+def test_an_unknown_family_says_what_will_happen_and_a_stored_shape_plans() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        ModelShape.from_config(config("olmo2"))
+    assert refusal.value.code == "unknown_model_family"
+    assert refusal.value.hint is not None
+    assert "tunesmith models add" in refusal.value.hint
+
+    shape = measured("olmo2")
+    stored = json.loads(json.dumps(config("olmo2") | {MEASURED_SHAPE: shape.model_dump(mode="json")}))
+    assert ModelShape.from_config(stored) == shape
+    assert plan(ModelShape.from_config(stored), "1xRTX4090").memory.fits
+
+
+def test_a_broken_stored_shape_is_refused_by_its_key() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        ModelShape.from_config(config("olmo2") | {MEASURED_SHAPE: {"layers": -1}})
+    assert refusal.value.param == f"config.{MEASURED_SHAPE}"
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("no-such-family", "no-such-family"), ("stablelm", "nothing of packed rows")]
+)
+def test_a_family_that_cannot_be_measured_is_refused_with_a_reason(
+    family: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config(family)))
+    monkeypatch.setattr(sys, "argv", ["shape", str(tmp_path / "config.json")])
+    assert main() == 1
+    said = json.loads(capsys.readouterr().err.strip().splitlines()[-1])
+    assert said["code"] == "unknown_model_family"
+    assert reason in said["message"]
+
+
+def test_the_command_measures_a_family_that_it_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_DATA_DIR", str(tmp_path))
+    stored = with_shape(config("olmo2"))
+    assert ModelShape.from_config(stored) == measured("olmo2")
+    assert with_shape(stored) == stored
