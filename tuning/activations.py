@@ -64,9 +64,17 @@ def _layer_formula(shape: ModelShape, graph: Graph) -> float:
 
 
 @lru_cache(maxsize=2048)
-def outside_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
-    """Kept outside the layers: the last norm's input in fp32, its output, and the hidden states with their gradient."""
-    return shape.hidden_size * (4 + 3 * graph.width)
+def outside_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: Checkpointing) -> float:
+    """Kept outside the layers: by the last norm, the rotary angles, and the head's hidden states with their gradient.
+
+    Under adapters nothing before the first layer learns, so its first norm keeps nothing; recomputation hides that, and
+    keeps no angles.
+    """
+    kept = _last_norm(shape, graph) + 2 * graph.width * shape.hidden_size
+    if checkpointing == "full":
+        return kept
+    angles = 0 if shape.position_parameters else 2 * graph.width * shape.query_size // shape.heads
+    return kept + angles - (0 if graph.full else _last_norm(shape, graph))
 
 
 @lru_cache(maxsize=2048)
@@ -89,6 +97,17 @@ def _norms(shape: ModelShape, graph: Graph) -> float:
     normalised = 4 if shape.norm == "gemma" else graph.width
     each = (4 + (normalised if graph.full else 0)) * hidden + 4
     return shape.norm_inputs * each + _query_key_norms(shape, each=4 + (normalised if graph.full else 0))
+
+
+def _last_norm(shape: ModelShape, graph: Graph) -> float:
+    """As one norm of a layer."""
+    hidden = shape.hidden_size
+    if graph.fused:
+        return graph.width * hidden + 4
+    if shape.norm == "layer":
+        return graph.width * hidden + 2 * graph.width
+    normalised = 4 if shape.norm == "gemma" else graph.width
+    return (4 + (normalised if graph.full else 0)) * hidden + 4
 
 
 def _query_key_norms(shape: ModelShape, *, each: int) -> float:

@@ -160,7 +160,8 @@ def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
 def _saved_activations(shape: ModelShape, setup: Setup) -> int:
     graph = setup.graph
     per_token = stored_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
-    return int(_tokens(setup) * (per_token + outside_bytes_per_token(shape, graph) + _scores(shape, setup)))
+    per_token += outside_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    return int(_tokens(setup) * (per_token + _scores(shape, setup)))
 
 
 def _scores(shape: ModelShape, setup: Setup) -> int:

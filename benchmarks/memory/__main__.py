@@ -87,6 +87,7 @@ def _truth(model: str, method: Method, *, checkpointing: str, fused: bool) -> fl
     case = Case(config, method=kind, checkpointing=checkpointing, tokens=TOKENS, fused=fused)
     layers = config["num_hidden_layers"]
     activations = saved_bytes(case, layers=2) + (layers - 2) * layer_bytes(case, shallow=2, deep=3)
+    activations += 2 * TOKENS * config.get("hidden_size", 0) * 2  # hidden states for the head, and their gradient
     return _static(replace(case, checkpointing="none"), method, layers=layers) + activations
 
 
