@@ -25,7 +25,7 @@ class Constants:
     # Large matrix products a second on one core of an EPYC with AVX-512 BF16 and no AMX (`worker.train.rates`).
     cpu_bf16_flops_per_core: float = 210e9
     cpu_fp32_flops_per_core: float = 92e9
-    unknown_gpu_tflops: float = 60  # of a GPU that is in no table
+    unknown_gpu_tflops: float | None = None  # of a GPU that is in no table
 
 
 START_CONSTANTS = Constants()

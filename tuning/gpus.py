@@ -54,12 +54,12 @@ EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0
 WHAT_IF_CPU = Cpu(model="what-if", cores=16, memory_total_bytes=256 * GIB, memory_free_bytes=240 * GIB, bf16=True)
 
 
-def rates_of(gpu: Gpu, *, unknown_tflops: float = UNKNOWN_GPU.matmul_tflops) -> KnownGpu:
+def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
     """The data sheet of the GPU that a driver reports, matched by name and memory; a cautious guess for others."""
     wanted = _words(gpu.name)
     matches = [known for known in KNOWN_GPUS if _model_words(known) <= wanted]
     if not matches:
-        return UNKNOWN_GPU._replace(matmul_tflops=unknown_tflops)
+        return UNKNOWN_GPU if unknown_tflops is None else UNKNOWN_GPU._replace(matmul_tflops=unknown_tflops)
     most_specific = max(len(_model_words(known)) for known in matches)
     total_gib = gpu.memory_total_bytes / GIB
     return min(
