@@ -9,7 +9,8 @@ from tuning.activations import Checkpointing
 from tuning.attention import choose_attention
 from tuning.constants import constants_of
 from tuning.corrections import Corrections, Ratios
-from tuning.hardware import Gpu, HardwareProfile
+from tuning.devices import richest
+from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.kernels import kernels_label
 from tuning.memory import Setup, estimate, has_fused_passes, total, trainable_parameters
@@ -252,11 +253,6 @@ class _Search:
             correction_basis=ratios.basis,
             blocked=blocked,
         )
-
-
-def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
-    """The `number` GPUs with most free memory."""
-    return tuple(sorted(gpus, key=lambda gpu: (-gpu.memory_free_bytes, gpu.index))[:number])
 
 
 def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:

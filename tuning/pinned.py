@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from tuning.candidates import CPU_USABLE_SHARE, richest
+from tuning.candidates import CPU_USABLE_SHARE
+from tuning.devices import richest
 from tuning.hardware import HardwareProfile
 from tuning.plan import Plan, Reason, Refusal
 from tuning.units import gib

@@ -6,6 +6,7 @@ from tuning.candidates import Candidate, best_candidate
 from tuning.checks import check_hardware, impossible
 from tuning.constants import explain_constants
 from tuning.corrections import Corrections
+from tuning.devices import equal_devices
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
 from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
@@ -44,7 +45,24 @@ def choose(
     refusal = impossible(spec=spec, shape=shape, dataset=dataset)
     if refusal is not None:
         return refusal
+    first: Plan | Refusal | None = None
+    for kind in equal_devices(hardware):
+        decision = _choose_on_equals(kind, spec=spec, shape=shape, dataset=dataset, corrections=corrections)
+        if isinstance(decision, Plan):
+            return _say_which(decision, kind, of=hardware)
+        first = first or decision
+    assert first is not None  # noqa: S101  there is always a machine to try
+    return first
 
+
+def _choose_on_equals(
+    hardware: HardwareProfile,
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    dataset: DatasetFacts,
+    corrections: Corrections | Mapping[Method, Corrections],
+) -> Plan | Refusal:
     def candidate(asked: JobSpec, method: Method) -> Candidate:
         return best_candidate(
             method,
@@ -66,6 +84,15 @@ def choose(
     return _plan(
         chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, dataset=dataset, hardware=hardware
     )
+
+
+def _say_which(plan: Plan, kind: HardwareProfile, *, of: HardwareProfile) -> Plan:
+    if len(kind.gpus) == len(of.gpus):
+        return plan
+    text = (
+        f"Of {len(of.gpus)} unlike GPUs {len(kind.gpus)} x {kind.gpus[0].name}: the slowest would hold up the others."
+    )
+    return plan.model_copy(update={"reasons": (*plan.reasons, Reason(rule="devices", text=text))})
 
 
 def _plan(

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from tuning.devices import devices_of
 from tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
 from tuning.hardware import HardwareProfile
 from tuning.messages import Claim, EventReport, FinishReport, PhaseReport
+from tuning.plan import Plan
 from tuning.state import Outcome, Phase
 from worker.cgroup import out_of_memory_kills
 from worker.checkpoints import CheckpointUploader
@@ -46,10 +48,9 @@ class Surroundings:
     slot: Slot
     hardware: HardwareProfile  # of the slot, now
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The GPUs as CUDA names them."""
-        return tuple(gpu.uuid or str(gpu.index) for gpu in self.hardware.gpus)
+    def devices(self, plan: Plan) -> tuple[str, ...]:
+        """The GPUs that the plan is for, as CUDA names them."""
+        return tuple(gpu.uuid or str(gpu.index) for gpu in devices_of(plan, self.hardware))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -153,7 +154,7 @@ class Attempt:
             prepared.request.plan,
             slot=self._around.slot,
             cores=self._around.hardware.cpu.cores,
-            devices=self._around.devices,
+            devices=self._around.devices(prepared.request.plan),
             records=self._around.work.trainers,
             log_cap_bytes=self._around.settings.log_cap_bytes,
         )
