@@ -191,7 +191,8 @@ def _fail(request: TrainRequest, directory: RunDirectory, recorder: Recorder, fa
         processes = int(os.environ["WORLD_SIZE"])
         directory.write_rank_failure(int(os.environ["RANK"]), failure, processes=processes)
         return EXIT_FAILED
-    recorder.event(failure.message, level="error", code=failure.code)
+    level = "info" if failure.code == ROWS_TOO_LONG else "error"  # the worker goes on from there
+    recorder.event(failure.message, level=level, code=failure.code)
     made = _output_kind(request) if (directory.output / MANIFEST).is_file() else None
     directory.write_result(TrainResult(failure=failure, steps=directory.last_step(), output_kind=made))
     return EXIT_FAILED
