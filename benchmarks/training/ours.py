@@ -13,6 +13,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from tuning.utilization import StepWork, training_flops
+
 from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
 from tuning.plan import Plan
 from tuning.planner import choose
@@ -46,6 +48,19 @@ def plan_for(workload: Path, *, method: str, rows_per_step: int) -> tuple[JobSpe
     steps = plan.total_steps
     quiet = {"evaluation_interval_steps": steps, "checkpoint_interval_steps": steps, "warmup_steps": 0}
     return spec, dataset, plan.model_copy(update=quiet)
+
+
+def needed_flops(workload: Path, plan: Plan) -> float:
+    """Operations of one epoch that the training needs: no padding, no recomputation, the head on supervised tokens."""
+    rows = [json.loads(line) for line in (workload / "tokens.jsonl").open()]
+    lengths = [len(row["input_ids"]) for row in rows]
+    work = StepWork(
+        tokens=sum(lengths),
+        supervised_tokens=sum(sum(row["completion_mask"]) for row in rows),
+        squared_lengths=sum(length * length for length in lengths),
+    )
+    shape = ModelShape.from_config(json.loads((workload / "model" / "config.json").read_text()))
+    return training_flops(shape, work, adapter_parameters=plan.lora.trainable_parameters if plan.lora else None)
 
 
 def main() -> None:
@@ -89,6 +104,7 @@ def main() -> None:
                 ],
                 "losses": [point["train_loss"] for point in points],
                 "gradient_norms": [point["grad_norm"] for point in points],
+                "flops_per_token": needed_flops(workload, plan) / sum(tokens),
                 "trainable_parameters": plan.lora.trainable_parameters if plan.lora else 0,
                 "peak_rss_mib": (result.peak_memory_bytes or 0) // 2**20,
                 "wall_seconds": round(time.perf_counter() - started, 1),
