@@ -13,12 +13,11 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from tuning.utilization import StepWork, training_flops
-
 from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
 from tuning.plan import Plan
 from tuning.planner import choose
 from tuning.shape import ModelShape
+from tuning.utilization import StepWork, training_flops
 from worker.probe import probe
 from worker.rundir import RunDirectory, TrainRequest
 
