@@ -206,10 +206,11 @@ class ShardedOptimizer:
         if self._stage < 3:
             self._zero.update_lp_params()
             return
+        # As in DeepSpeed's own step: a weight that is still whole from the last pass would stay as it was.
+        self._zero._partition_all_parameters()  # noqa: SLF001
         for index in range(len(self._zero.fp16_groups)):
-            self._zero._reassign_or_swap_out_partitioned_parameters(index)  # noqa: SLF001 - what its step does
+            self._zero._reassign_or_swap_out_partitioned_parameters(index)  # noqa: SLF001
         if self._zero.persistent_parameters:
-            self._zero.persistent_parameters[0].partition(self._zero.persistent_parameters, has_been_updated=False)
             self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
 
     @torch.no_grad()
