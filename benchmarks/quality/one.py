@@ -37,9 +37,12 @@ def main() -> None:
 def run_once(folder: Path, name: str, *, seed: int) -> dict[str, Any]:
     """Train, score, clean up; the record of the run."""
     task = json.loads((folder / "task.json").read_text())
-    directory, facts = _prepare(folder, task, name, seed=seed)
+    lifeline, _ = held_open = os.pipe()  # the trainer ends when we do, however that happens
+    directory, facts = _prepare(folder, task, name, seed=seed, lifeline=lifeline)
     started = time.perf_counter()
-    result = _train(directory)
+    result = _train(directory, lifeline=lifeline)
+    for end in held_open:
+        os.close(end)
     seconds = time.perf_counter() - started
     scored = scores(folder, output=directory.output, four_bit=by_name(name).method is Method.QLORA)
     shutil.rmtree(directory.output)
@@ -68,7 +71,9 @@ def scores(folder: Path, *, output: Path | None, four_bit: bool) -> dict[str, An
     return answer
 
 
-def _prepare(folder: Path, task: dict[str, Any], name: str, *, seed: int) -> tuple[RunDirectory, dict[str, Any]]:
+def _prepare(
+    folder: Path, task: dict[str, Any], name: str, *, seed: int, lifeline: int
+) -> tuple[RunDirectory, dict[str, Any]]:
     """A fresh run directory, whatever an interrupted run has left there, and what its plan says."""
     root = folder / "runs" / f"{name}-seed{seed}"
     shutil.rmtree(root, ignore_errors=True)
@@ -86,6 +91,7 @@ def _prepare(folder: Path, task: dict[str, Any], name: str, *, seed: int) -> tup
             dataset=dataset,
             model_dir=task["model_dir"],
             training_file=str(folder / "training.jsonl"),
+            lifeline_fd=lifeline,
         )
     )
     return directory, {
@@ -98,10 +104,10 @@ def _prepare(folder: Path, task: dict[str, Any], name: str, *, seed: int) -> tup
     }
 
 
-def _train(directory: RunDirectory) -> TrainResult:
+def _train(directory: RunDirectory, *, lifeline: int) -> TrainResult:
     command = [sys.executable, "-m", "worker.train", str(directory.root)]
     with directory.log.open("wb") as log:
-        ended = subprocess.run(command, stdout=log, stderr=log, check=False, env=_environment())
+        ended = subprocess.run(command, stdout=log, stderr=log, check=False, env=_environment(), pass_fds=(lifeline,))
     result = directory.read_result()
     if ended.returncode or result is None or result.failure:
         why = result.failure.message if result and result.failure else f"it ended with code {ended.returncode}"

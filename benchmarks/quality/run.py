@@ -7,6 +7,7 @@ are missing. Runs are ordered by seed, so that after each third all configuratio
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,8 +60,13 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    if not arguments.render:
-        measure(folder, task, seeds=seeds, under=shlex.split(arguments.under))
+    try:
+        if not arguments.render:
+            with alone(folder) as lock:
+                measure(folder, task, seeds=seeds, under=shlex.split(arguments.under), lock=lock)
+    except KeyboardInterrupt:
+        print("Stopped; the run at hand is lost, the others are kept. Start again to go on.", file=sys.stderr)
+        return 130
     right = json.loads((folder / "held_out.json").read_text())["right"]
     print(render(task, finished(folder, task), right=right))
     return 0
@@ -96,7 +104,22 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return task
 
 
-def measure(folder: Path, task: dict[str, Any], *, seeds: list[int], under: list[str]) -> None:
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Holds the folder's lock and yields its descriptor. Runs inherit it: one that outlives us still keeps others out.
+
+    Raises:
+        SystemExit: another process works in the folder.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"A benchmark is at work in {folder}: wait for it, or give another --folder.") from None
+        yield file.fileno()
+
+
+def measure(folder: Path, task: dict[str, Any], *, seeds: list[int], under: list[str], lock: int) -> None:
     """Every run that is not there yet, each in a process of its own; a failure ends the benchmark, with its reason."""
     runs = [(name, 0) for name in BASES] + [(one.name, seed) for seed in seeds for one in CONFIGURATIONS]
     done = {(record["configuration"], record["seed"]) for record in finished(folder, task)}
@@ -107,7 +130,7 @@ def measure(folder: Path, task: dict[str, Any], *, seeds: list[int], under: list
         expected = f", about {elapsed / number * (len(missing) - number) / 60:.0f} min to go" if number else ""
         position = f"run {len(runs) - len(missing) + number + 1} of {len(runs)}"
         print(f"{position}: {name}, seed {seed} ({elapsed / 60:.0f} min so far{expected})", flush=True)
-        record = _measure_one(folder, name, seed=seed, under=under)
+        record = _measure_one(folder, name, seed=seed, under=under, lock=lock)
         record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         append_line(folder / "results.jsonl", {**record, "task": task["sha256"]})
         print(f"    accuracy {record['accuracy']:.1%}, loss {record['loss']:.3f}", flush=True)
@@ -128,9 +151,9 @@ def finished(folder: Path, task: dict[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _measure_one(folder: Path, name: str, *, seed: int, under: list[str]) -> dict[str, Any]:
+def _measure_one(folder: Path, name: str, *, seed: int, under: list[str], lock: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.quality.one", str(folder), name, str(seed)]
-    ended = subprocess.run([*under, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run([*under, *command], cwd=ROOT, capture_output=True, text=True, check=False, pass_fds=(lock,))
     if ended.returncode:
         raise SystemExit(f"{name}, seed {seed}: {ended.stderr.strip()[-3000:]}\nStart again to go on from here.")
     record: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
