@@ -18,12 +18,14 @@ CLAIMS = (
     ("full", "lora-r16"),
     ("full", "lora-r4"),
     ("lora-r64", "lora-r4"),
+    ("lora-r16", "lora-r4-alpha32"),
 )
 STANDARD_ERRORS = 2.0  # differences of fewer than this many are called chance
 COLUMNS = (
     "configuration",
     "trainable",
     "learning rate",
+    "alpha",
     "seeds",
     "accuracy before",
     "after: mean (range)",
@@ -99,7 +101,7 @@ def _table(runs: dict[str, list[Record]]) -> list[str]:
         after = [run["accuracy"] for run in done]
         lines.append(
             f"| {configuration.name} | {done[0]['trainable_parameters'] / 1e6:.2f} M | {done[0]['learning_rate']:.2e} "
-            f"| {len(done)} | {before[0]:.1%} | {statistics.fmean(after):.1%} ({min(after):.1%} to {max(after):.1%}) "
+            f"| {done[0]['alpha'] or 'none'} | {len(done)} | {before[0]:.1%} | {statistics.fmean(after):.1%} ({min(after):.1%} to {max(after):.1%}) "
             f"| {_mean(done, 'loss'):.3f} | {_mean(done, 'training_seconds'):.0f} "
             f"| {_mean(done, 'peak_memory_bytes') / 1e9:.2f} GB |"
         )

@@ -1,4 +1,4 @@
-"""What each method is worth: accuracy before and after on one task, five configurations, several seeds.
+"""What each method is worth: accuracy before and after on one task, several configurations and seeds.
 
     make bench-quality      or   python -m benchmarks.quality.run [--seeds 0,1,2] [--under "nice -n 19"]
 
@@ -46,6 +46,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench-quality")
     parser.add_argument("--packages", type=Path, help="output of `apt-cache dumpavail` from another machine")
     parser.add_argument("--seeds", default="0,1,2")
+    names = ",".join(configuration.name for configuration in CONFIGURATIONS)
+    parser.add_argument("--configurations", default=names, help=f"any of {names}")
     parser.add_argument("--training-rows", type=int, default=450)
     parser.add_argument("--held-out-rows", type=int, default=600)
     parser.add_argument("--epochs", type=int, default=2)
@@ -59,11 +61,13 @@ def main() -> int:
     except NoPackageIndex as error:
         print(error, file=sys.stderr)
         return 2
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    runs = [(name, 0) for name in BASES] + [
+        (name, int(seed)) for seed in arguments.seeds.split(",") for name in arguments.configurations.split(",")
+    ]
     try:
         if not arguments.render:
             with alone(folder) as lock:
-                measure(folder, task, seeds=seeds, under=shlex.split(arguments.under), lock=lock)
+                measure(folder, task, runs=runs, under=shlex.split(arguments.under), lock=lock)
     except KeyboardInterrupt:
         print("Stopped; the run at hand is lost, the others are kept. Start again to go on.", file=sys.stderr)
         return 130
@@ -119,9 +123,8 @@ def alone(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def measure(folder: Path, task: dict[str, Any], *, seeds: list[int], under: list[str], lock: int) -> None:
+def measure(folder: Path, task: dict[str, Any], *, runs: list[tuple[str, int]], under: list[str], lock: int) -> None:
     """Every run that is not there yet, each in a process of its own; a failure ends the benchmark, with its reason."""
-    runs = [(name, 0) for name in BASES] + [(one.name, seed) for seed in seeds for one in CONFIGURATIONS]
     done = {(record["configuration"], record["seed"]) for record in finished(folder, task)}
     missing = [run for run in runs if run not in done]
     began = time.monotonic()

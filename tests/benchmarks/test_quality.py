@@ -145,6 +145,7 @@ def record(name: str, chosen: list[int], right: list[int], **values: Any) -> dic
         "configuration": name,
         "seed": 0,
         "learning_rate": 1e-4,
+        "alpha": 8.0,
         "chosen": chosen,
         "accuracy": accuracy,
         **measured,
