@@ -97,14 +97,21 @@ def _table(runs: dict[str, list[Record]]) -> list[str]:
         if not done:
             continue
         four_bit = configuration.method is Method.QLORA
-        before = [runs[name][0]["accuracy"] for name, is_four_bit in BASES.items() if is_four_bit is four_bit]
+        before = next(runs[name][0]["accuracy"] for name, in_four_bit in BASES.items() if in_four_bit is four_bit)
         after = [run["accuracy"] for run in done]
-        lines.append(
-            f"| {configuration.name} | {done[0]['trainable_parameters'] / 1e6:.2f} M | {done[0]['learning_rate']:.2e} "
-            f"| {done[0]['alpha'] or 'none'} | {len(done)} | {before[0]:.1%} | {statistics.fmean(after):.1%} ({min(after):.1%} to {max(after):.1%}) "
-            f"| {_mean(done, 'loss'):.3f} | {_mean(done, 'training_seconds'):.0f} "
-            f"| {_mean(done, 'peak_memory_bytes') / 1e9:.2f} GB |"
+        cells = (
+            configuration.name,
+            f"{done[0]['trainable_parameters'] / 1e6:.2f} M",
+            f"{done[0]['learning_rate']:.2e}",
+            f"{done[0]['alpha']:g}" if done[0]["alpha"] else "",
+            str(len(done)),
+            f"{before:.1%}",
+            f"{statistics.fmean(after):.1%} ({min(after):.1%} to {max(after):.1%})",
+            f"{_mean(done, 'loss'):.3f}",
+            f"{_mean(done, 'training_seconds'):.0f}",
+            f"{_mean(done, 'peak_memory_bytes') / 1e9:.2f} GB",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
