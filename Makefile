@@ -57,7 +57,7 @@ bench-memory: $(STAMP) ## four memory estimators against counted tensors
 	$(BIN)/python -m benchmarks.memory
 
 .PHONY: bench-quality
-bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA, three seeds each, on the Debian package index
+bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
 
 .PHONY: clean

@@ -26,15 +26,15 @@ class Configuration:
 # The untrained model, as it is and held in 4-bit.
 BASES = {"base": False, "base-nf4": True}
 
-# In the order of quality that the guide claims. The last asks whether rank 4 lacks capacity or only step length: at one
-# learning rate the first steps of an adapter move the weights in proportion to its alpha, whatever the rank.
+# In the order of quality that the guide claims. The last follows its rule alpha = 2r: at one learning rate the first
+# steps of an adapter move the weights in proportion to its alpha, whatever the rank.
 CONFIGURATIONS = (
     Configuration("full", Method.FULL, None),
     Configuration("lora-r64", Method.LORA, 64),
     Configuration("lora-r16", Method.LORA, 16),
     Configuration("qlora-r16", Method.QLORA, 16),
     Configuration("lora-r4", Method.LORA, 4),
-    Configuration("lora-r4-alpha32", Method.LORA, 4, alpha=32.0),
+    Configuration("lora-r4-alpha8", Method.LORA, 4, alpha=8.0),
 )
 
 
