@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NamedTuple
 
 from tuning.errors import InvalidRequest
@@ -56,12 +57,21 @@ WHAT_IF_CPU = Cpu(model="what-if", cores=16, memory_total_bytes=256 * GIB, memor
 
 def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
     """The data sheet of the GPU that a driver reports, matched by name and memory; a cautious guess for others."""
-    wanted = _words(gpu.name)
+    known = _data_sheet(gpu.name, gpu.memory_total_bytes)
+    if known is UNKNOWN_GPU and unknown_tflops is not None:
+        return known._replace(matmul_tflops=unknown_tflops)
+    return known
+
+
+@lru_cache(maxsize=256)
+def _data_sheet(name: str, memory_total_bytes: int) -> KnownGpu:
+    """Remembered, because a plan asks fifty times."""
+    wanted = _words(name)
     matches = [known for known in KNOWN_GPUS if _model_words(known) <= wanted]
     if not matches:
-        return UNKNOWN_GPU if unknown_tflops is None else UNKNOWN_GPU._replace(matmul_tflops=unknown_tflops)
+        return UNKNOWN_GPU
     most_specific = max(len(_model_words(known)) for known in matches)
-    total_gib = gpu.memory_total_bytes / GIB
+    total_gib = memory_total_bytes / GIB
     return min(
         (known for known in matches if len(_model_words(known)) == most_specific),
         key=lambda known: abs(known.memory_gib - total_gib),
