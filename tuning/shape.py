@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from tuning import families
 from tuning.base import Value
-from tuning.config_reader import ConfigReader
+from tuning.config_reader import LARGEST_DIMENSION, ConfigReader
 from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Targets, is_target
 
@@ -144,11 +144,23 @@ def is_known(config: dict[str, Any]) -> bool:
 
 def _measured(stored: Any) -> ModelShape:
     try:
-        return ModelShape.model_validate(stored)
+        shape = ModelShape.model_validate(stored)
     except ValidationError as error:
-        raise InvalidRequest(
-            f"The measured shape in the model's config is broken: {error.errors()[0]['msg']}.",
-            code="invalid_model_config",
-            param=f"config.{MEASURED_SHAPE}",
-            hint="Register the model again with `tunesmith models add`.",
-        ) from None
+        raise _broken(error.errors()[0]["msg"]) from None
+    sizes = (shape.layers, shape.hidden_size, shape.query_size, shape.key_value_size, shape.heads, shape.vocab_size)
+    sizes += (shape.intermediate_size, shape.context_length, len(shape.linears))
+    sizes += tuple(
+        size for linear in shape.linears for size in (linear.in_features, linear.out_features, linear.copies)
+    )
+    if shape.measured is None or not all(1 <= size <= LARGEST_DIMENSION for size in sizes):
+        raise _broken("a size is absurd")
+    return shape
+
+
+def _broken(reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The measured shape in the model's config is broken: {reason}.",
+        code="invalid_model_config",
+        param=f"config.{MEASURED_SHAPE}",
+        hint="Register the model again with `tunesmith models add`.",
+    )

@@ -6,12 +6,13 @@ import httpx
 import pytest
 
 from service.plans.forecast import expected_starts
-from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, AttemptSide, ControlPlane, chat_rows
+from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, TINY_CONFIG, AttemptSide, ControlPlane, chat_rows
 from tuning.constants import CPU_KERNELS_BYTES
 from tuning.hardware import GIB, MachineConstants
 from tuning.measured import visible_peak_bytes
 from tuning.messages import Claim, FinishReport
 from tuning.plan import MemoryEstimate
+from tuning.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
 from tuning.state import Outcome
 
 Json = dict[str, Any]
@@ -121,6 +122,20 @@ def test_weights_may_follow_a_shape_and_a_shape_never_replaces_weights(control_p
     assert control_plane.create_job(model="later")["status"] == "queued"
     again = control_plane.request("POST", "/v1/models", key="admin", json={"name": "later", "config": BIG_CONFIG})
     assert (again.status_code, again.json()["error"]["code"]) == (400, "model_exists")
+
+
+def test_a_worker_gets_the_measured_shape_of_a_family_without_formulas(control_plane: ControlPlane) -> None:
+    each = {"full_16bit": 9e3, "full_32bit": 2e4, "lora_16bit": 8e3, "lora_32bit": 1e4}
+    like_llama = ModelShape.from_config(TINY_CONFIG).model_copy(update={"family": "olmo2"})
+    shape = like_llama.model_copy(update={"measured": MeasuredActivations(**each)})
+    config = TINY_CONFIG | {"model_type": "olmo2"}
+    refused = control_plane.request("POST", "/v1/models", key="admin", json={"name": "new", "config": config})
+    assert refused.json()["error"]["code"] == "unknown_model_family"
+    control_plane.add_model("new", config=config | {MEASURED_SHAPE: shape.model_dump(mode="json")})
+    control_plane.create_job(model="new")
+    attempt = control_plane.worker().claim()
+    assert attempt is not None
+    assert attempt.claim.base_model.measured_shape == shape
 
 
 def test_planning_changes_nothing(control_plane: ControlPlane) -> None:

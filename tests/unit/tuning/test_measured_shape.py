@@ -63,9 +63,11 @@ def test_an_unknown_family_says_what_will_happen_and_a_stored_shape_plans() -> N
     assert plan(ModelShape.from_config(stored), "1xRTX4090").memory.fits
 
 
-def test_a_broken_stored_shape_is_refused_by_its_key() -> None:
+@pytest.mark.parametrize("change", [{"layers": 0}, {"layers": -1}, {"heads": "many"}, {"linears": []}, {"nome": 1}])
+def test_a_broken_stored_shape_is_refused_by_its_key(change: dict[str, Any]) -> None:
+    stored = measured("olmo2").model_dump(mode="json") | change
     with pytest.raises(InvalidRequest) as refusal:
-        ModelShape.from_config(config("olmo2") | {MEASURED_SHAPE: {"layers": -1}})
+        ModelShape.from_config(config("olmo2") | {MEASURED_SHAPE: stored})
     assert refusal.value.param == f"config.{MEASURED_SHAPE}"
 
 
