@@ -147,11 +147,9 @@ def _measured(stored: Any) -> ModelShape:
         shape = ModelShape.model_validate(stored)
     except ValidationError as error:
         raise _broken(error.errors()[0]["msg"]) from None
-    sizes = (shape.layers, shape.hidden_size, shape.query_size, shape.key_value_size, shape.heads, shape.vocab_size)
-    sizes += (shape.intermediate_size, shape.context_length, len(shape.linears))
-    sizes += tuple(
-        size for linear in shape.linears for size in (linear.in_features, linear.out_features, linear.copies)
-    )
+    sizes = [shape.layers, shape.hidden_size, shape.query_size, shape.key_value_size, shape.heads, shape.vocab_size]
+    sizes += [shape.intermediate_size, shape.context_length, len(shape.linears)]
+    sizes += [size for linear in shape.linears for size in (linear.in_features, linear.out_features, linear.copies)]
     if shape.measured is None or not all(1 <= size <= LARGEST_DIMENSION for size in sizes):
         raise _broken("a size is absurd")
     return shape
