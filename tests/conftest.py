@@ -1,6 +1,7 @@
 """Real servers for every test that needs one: PostgreSQL and Valkey, built and migrated as in production."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,9 @@ def _no_foreign_settings() -> None:
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)
     os.environ["TUNESMITH_MEASURE_CONSTANTS"] = "false"  # five seconds a worker; the tests that are about it ask for it
+    # A shell without a terminal starts its background jobs deaf to Ctrl-C, and whatever they start inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run trainers beside servers on few cores: `worker.train.environment` says why waiting threads must sleep.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 

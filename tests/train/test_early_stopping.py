@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tests.train.test_resume import one_thread, wait_for_step
+from tests.train.test_resume import wait_for_step
 from worker.rundir import EXIT_STOPPED, RunDirectory
 from worker.train.best import BEST_FILE
 from worker.train.checkpoint import newest_whole, sha256_of
 
-pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.usefixtures(one_thread.__name__)]
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ADAPTER = "adapter_model.safetensors"
 # Held-out answers that contradict the training rows: the more is learned, the worse they get.
 CONTRADICTING = [

@@ -4,7 +4,6 @@ Memory is limited for real here: what the forward pass keeps for the backward pa
 allocator's own error is raised.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 RESULT = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 Rung = tuple[int, str]  # tokens per micro-step, activation checkpointing
 LONGEST = 29  # tokens of the longest row, below which no micro-step can go
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
