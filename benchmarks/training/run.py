@@ -104,13 +104,13 @@ def tokens_per_second(result: dict[str, Any], *, first_step: int = 0) -> float:
 
 
 def matmul_gflops() -> float:
-    """bf16 GEMM at the model's own MLP shape, the ceiling for both sides, in billions of operations per second."""
+    """The fastest bf16 product of two seconds, the ceiling for both sides, in billions of operations per second."""
     code = (
-        "import time,torch;a=torch.randn(1024,576).bfloat16();b=torch.randn(1536,576).bfloat16();"
-        "f=lambda n:[torch.nn.functional.linear(a,b) for _ in range(n)];f(20);t=time.perf_counter();f(300);"
-        "print(300*2*1024*576*1536/(time.perf_counter()-t)/1e9)"
+        "from worker.train import environment; import torch; from worker.train.rates import matmul_flops_per_second;"
+        "print(matmul_flops_per_second(torch.bfloat16, device=torch.device('cpu'), seconds=2) / 1e9)"
     )
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    return float(done.stdout)
 
 
 def summarise(
