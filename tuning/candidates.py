@@ -22,11 +22,7 @@ from tuning.throughput import Workload, predict
 ZeroStage = Literal[0, 1, 2, 3]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
-CPU_TOKENS = (2048, 1024, 512)
-# Steps of rows chosen by chance differ in tokens; room for half as much again as the mean keeps most of them whole.
-# LoRA of a 135M model, two cores, 1,530 tokens a step on average: 388 tokens/s in micro-steps of 960, 402 of 1,536, 423
-# of 2,048. A GPU is busy with the mean already, and its memory is dear.
-CPU_ROOM_FOR_LARGER_STEPS = 1.5
+CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "full")
 FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
 LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
@@ -177,11 +173,11 @@ class _Search:
         return bool(self.hardware.gpus) and self._can_shard() and room
 
     def _token_budgets(self, world_size: int) -> tuple[int, ...]:
-        """Micro-steps hold at least the longest row and at most what a large optimizer step gives one device."""
+        """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""
         longest = self.max_sequence_length
-        ladder, room = (GPU_TOKENS, 1.0) if self.hardware.gpus else (CPU_TOKENS, CPU_ROOM_FOR_LARGER_STEPS)
+        ladder = GPU_TOKENS if self.hardware.gpus else CPU_TOKENS
         per_device = self.workload.mean_row_tokens * self.batch.rows_per_step / world_size
-        useful = max(longest, 256 * math.ceil(room * per_device / 256))
+        useful = max(longest, 256 * math.ceil(per_device / 256))
         budgets = {min(tokens, useful) for tokens in ladder if tokens > longest} | {longest}
         return tuple(sorted(budgets, reverse=True))
 

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import processor
 from benchmarks.quality.baselines import accuracies
 from benchmarks.quality.configurations import BASES, CONFIGURATIONS
 from benchmarks.quality.packages import (
@@ -100,7 +101,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "sections": list(SECTIONS),
         "baselines": accuracies(rows),
         "model_dir": str(_model()),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")},
     }
     task["dataset"] = _facts(folder, Path(task["model_dir"]))
@@ -205,13 +206,6 @@ def _sha256(*files: Path) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

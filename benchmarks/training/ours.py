@@ -1,6 +1,6 @@
 """Our engine on the same rows: `python -m worker.train` in a process of its own. Prints one JSON line like the peers.
 
-python -m benchmarks.training.ours WORKLOAD_DIR [--method lora|full] [--rows-per-step 8]
+python -m benchmarks.training.ours WORKLOAD_DIR [--method lora|full] [--rows-per-step 8] [--tokens-per-micro-step N]
 """
 
 import argparse
@@ -67,9 +67,12 @@ def main() -> None:
     parser.add_argument("workload", type=Path)
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--rows-per-step", type=int, default=8)
+    parser.add_argument("--tokens-per-micro-step", type=int, help="instead of the planner's number")
     arguments = parser.parse_args()
     workload = arguments.workload.resolve()
     spec, dataset, plan = plan_for(workload, method=arguments.method, rows_per_step=arguments.rows_per_step)
+    if arguments.tokens_per_micro_step:
+        plan = plan.model_copy(update={"tokens_per_micro_step": arguments.tokens_per_micro_step})
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="tunesmith-bench-")))
     run.create(
         TrainRequest(

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import processor
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 PEER_PACKAGES = (
@@ -123,7 +125,7 @@ def summarise(
     flops = ours[0]["flops_per_token"]
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
         "method": method,
         "matmul_gflops": round(matmul_gflops_per_second),
@@ -201,13 +203,6 @@ def render(report: dict[str, Any]) -> str:
         lines.append(f"{side:14} {' '.join(parts)} {share:9.1%} {peak:9.0f} {loss:8}")
     lines += [f"VOID: {problem}" for problem in report["void_because"]] or ["all gates passed"]
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
