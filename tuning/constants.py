@@ -22,7 +22,7 @@ class Constants:
     # Resident memory of CPU steps of a 135M model grew by 0.60 MiB a token where autograd saves 0.40: kernels' scratch
     # and holes in the heap come to half as much again.
     cpu_activation_slack: float = 0.5
-    # Large matrix products a second on one core of an EPYC with AVX-512 BF16 and no AMX (`worker.train.rates`).
+    # Large products a second on one core of an EPYC with AVX-512 BF16 and no AMX (`worker.train.profiling.rates`).
     cpu_bf16_flops_per_core: float = 210e9
     cpu_fp32_flops_per_core: float = 92e9
     unknown_gpu_tflops: float | None = None  # of a GPU that is in no table

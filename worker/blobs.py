@@ -1,6 +1,5 @@
 """Moving one file between this host and the object store, by hash and streamed: memory does not grow with size."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import httpx
 
 from tuning.messages import FileRef
 from worker.retry import Unavailable
+from worker.rundir import sha256_of
 from worker.wire import raise_for, send
 
 CHUNK_BYTES = 1024**2
@@ -17,12 +17,6 @@ CHUNK_BYTES = 1024**2
 
 class HashMismatch(Unavailable):
     """The bytes that arrived are not those that were asked for: fetched anew, because the wire may be at fault."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_ref(path: Path, *, name: str) -> FileRef:

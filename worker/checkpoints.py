@@ -10,14 +10,12 @@ from structlog.typing import FilteringBoundLogger
 
 from tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
 from tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
-from worker.blobs import file_ref, sha256_of
+from worker.blobs import file_ref
 from worker.control import AttemptControl
 from worker.directives import Directive, Directives
 from worker.retry import Unavailable
-from worker.rundir import CheckpointManifest, checkpoint_name
+from worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
 from worker.workdir import inside
-
-MANIFEST = "manifest.json"
 
 
 class CorruptCheckpoint(Exception):

@@ -51,7 +51,9 @@ def measure_once(
         if stored.constants is not None or failed_lately:
             return stored.constants
     began = time.monotonic()
-    found = _measure(work, hardware, command or [sys.executable, "-P", "-m", "worker.train.measure"], patience_seconds)
+    found = _measure(
+        work, hardware, command or [sys.executable, "-P", "-m", "worker.train.profiling.measure"], patience_seconds
+    )
     seconds = round(time.monotonic() - began, 1)
     if found is not None:
         log.info("worker.constants_measured", seconds=seconds, **found.model_dump(exclude_none=True))

@@ -16,6 +16,7 @@ A trainer can be run by hand: `python -m worker.train RUN_DIR`.
 """
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -28,6 +29,7 @@ from tuning.job import DatasetFacts, JobSpec
 from tuning.plan import Plan
 from tuning.shape import ModelShape
 
+MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
 ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
@@ -155,6 +157,12 @@ class RunDirectory:
 def checkpoint_name(step: int) -> str:
     """Folder name of the checkpoint after `step` optimizer steps; sorts by step."""
     return f"step-{step:08d}"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -187,8 +187,8 @@ def _model() -> Path:
 
 def _facts(folder: Path, model: Path) -> dict[str, int]:
     """What the planner must know about the rows, counted by the product's own tokenisation."""
-    from worker.train.data import load_rows
-    from worker.train.model import load_tokenizer
+    from worker.train.data.rows import load_rows
+    from worker.train.models.model import load_tokenizer
 
     rows = load_rows(
         folder / "training.jsonl", tokenizer=load_tokenizer(model), objective="supervised", max_sequence_length=4096

@@ -18,13 +18,13 @@ import numpy as np  # isort: skip
 import torch  # isort: skip
 
 from benchmarks.training.ours import plan_for  # isort: skip
-from worker.train.adapter import attach_adapter  # isort: skip
-from worker.train.data import Rows  # isort: skip
-from worker.train.fusing import fuse  # isort: skip
-from worker.train.model import Learner, load_model  # isort: skip
-from worker.train.objectives import supervised  # isort: skip
-from worker.train.optimizer import MasterOptimizer  # isort: skip
-from worker.train.packing import pack  # isort: skip
+from worker.train.models.adapter import attach_adapter  # isort: skip
+from worker.train.data.rows import Rows  # isort: skip
+from worker.train.models.fuse import fuse  # isort: skip
+from worker.train.models.model import Learner, load_model  # isort: skip
+from worker.train.loop.objectives import supervised  # isort: skip
+from worker.train.optim.optimizer import MasterOptimizer  # isort: skip
+from worker.train.data.packing import pack  # isort: skip
 
 CPU = torch.device("cpu")
 TOKENS = 1024

@@ -80,6 +80,6 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _generate(prompts: Path, *models: str) -> list[dict[str, str]]:
     printed = run_tool(
-        "worker.train.generate", *models, "--prompts", str(prompts), "--max-new-tokens", str(MAX_NEW_TOKENS)
+        "worker.train.generation.generate", *models, "--prompts", str(prompts), "--max-new-tokens", str(MAX_NEW_TOKENS)
     )
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]

@@ -24,4 +24,4 @@ def with_shape(config: Json) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        return config | {MEASURED_SHAPE: json.loads(run_tool("worker.train.shape", str(file)))}
+        return config | {MEASURED_SHAPE: json.loads(run_tool("worker.train.profiling.shape", str(file)))}

@@ -39,7 +39,7 @@ def from_gguf(file: Path, *, cache: Path | None = None) -> Path:
     target = (cache or cache_dir()) / "gguf" / sha256
     if not target.is_dir():
         with waiting(f"convert {file.name} to safetensors (once; it is kept)"), made_aside(target) as aside:
-            run_tool("worker.train.gguf", str(file.absolute()), str(aside))
+            run_tool("worker.train.models.gguf", str(file.absolute()), str(aside))
     return target
 
 

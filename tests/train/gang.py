@@ -46,7 +46,9 @@ def main() -> None:
     jobs: list[Job] = json.load(sys.stdin)
     import deepspeed  # noqa: F401
 
-    from worker.train import full, lora, session  # noqa: F401
+    from worker.train.methods import (
+        lora,  # noqa: F401
+    )
 
     print(json.dumps([_codes(job) for job in jobs]))
 
@@ -94,7 +96,7 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
 def _end_memory_above(tokens: int) -> None:
     import torch
 
-    from worker.train import gradients
+    from worker.train.loop import gradients
 
     pack = gradients.pack
 

@@ -8,13 +8,13 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.checkpoint import Progress
-from worker.train.data import Rows
-from worker.train.gradients import GradientSource, StepSums
-from worker.train.memory_ladder import MemoryLadder
-from worker.train.model import Learner, load_model
-from worker.train.objectives import preference, supervised
-from worker.train.optimizer import MasterOptimizer
+from worker.train.checkpoints.state import Progress
+from worker.train.data.rows import Rows
+from worker.train.loop.gradients import GradientSource, StepSums
+from worker.train.loop.memory_ladder import MemoryLadder
+from worker.train.loop.objectives import preference, supervised
+from worker.train.models.model import Learner, load_model
+from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.session import prepare
 
 ROWS = 9

@@ -17,14 +17,14 @@ from transformers.models.mistral.modeling_mistral import MistralForCausalLM
 from tests.tiny_model import build_tiny_model
 from tests.train import flash_stand_in, runs
 from tuning.plan import Attention
-from worker.train.attention import segment_attention
-from worker.train.attention_kernels import KERNELS
-from worker.train.data import Rows, load_rows
-from worker.train.document_mask import document_mask, first_visible
-from worker.train.model import Learner, load_model, load_tokenizer, read_config
-from worker.train.objectives import supervised
-from worker.train.packing import pack
-from worker.train.segments import Segments
+from worker.train.data.packing import pack
+from worker.train.data.rows import Rows, load_rows
+from worker.train.kernels.attention import segment_attention
+from worker.train.kernels.attention_kernels import KERNELS
+from worker.train.kernels.document_mask import document_mask, first_visible
+from worker.train.kernels.segments import Segments
+from worker.train.loop.objectives import supervised
+from worker.train.models.model import Learner, load_model, load_tokenizer, read_config
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor that is not a leaf"
@@ -184,7 +184,7 @@ def listed(number: Any, indices: Any) -> list[list[int]]:
 def test_the_mask_is_built_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     monkeypatch.setattr(
-        "worker.train.document_mask.document_mask",
+        "worker.train.kernels.document_mask.document_mask",
         lambda lengths, *, window, device: built.append(window) or document_mask(lengths, window=window, device=device),
     )
     batch = Segments.of(LENGTHS, device=CPU)

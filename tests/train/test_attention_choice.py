@@ -10,9 +10,9 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.plan import Attention
 from tuning.shape import ModelShape
-from worker.train.attention_choice import Choice, find_attention
-from worker.train.attention_kernels import KERNELS, sdpa
-from worker.train.model import read_config
+from worker.train.kernels.attention_choice import Choice, find_attention
+from worker.train.kernels.attention_kernels import KERNELS, sdpa
+from worker.train.models.model import read_config
 
 CPU = torch.device("cpu")
 

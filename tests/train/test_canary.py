@@ -13,9 +13,9 @@ from tests.train import runs
 from tuning.messages import CanaryReport
 from tuning.plan import MemoryEstimate, TimeEstimate
 from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train import canary, gradients, loop
-from worker.train.checkpoint import sha256_of
-from worker.train.packing import plan_micro_steps, rows_of_step
+from worker.train.checkpoints.state import sha256_of
+from worker.train.data.packing import plan_micro_steps, rows_of_step
+from worker.train.loop import canary, gradients, loop
 
 MEMORY = MemoryEstimate(items={"weights": 2**30}, total_bytes=2**30, budget_bytes=2**34)
 TIME = TimeEstimate(

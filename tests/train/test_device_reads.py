@@ -11,18 +11,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.plan import Attention
-from worker.train.adapter import attach_adapter
-from worker.train.attention_kernels import KERNELS, blocked
-from worker.train.checkpoint import Progress
-from worker.train.data import Rows, load_rows
-from worker.train.fusing import fuse
-from worker.train.gradients import GradientSource
-from worker.train.memory_ladder import MemoryLadder
-from worker.train.model import Learner, enable_checkpointing, load_model, load_tokenizer
-from worker.train.objectives import Objective, preference, supervised
-from worker.train.optimizer import MasterOptimizer
-from worker.train.packing import pack
-from worker.train.segments import Segments
+from worker.train.checkpoints.state import Progress
+from worker.train.data.packing import pack
+from worker.train.data.rows import Rows, load_rows
+from worker.train.kernels.attention_kernels import KERNELS, blocked
+from worker.train.kernels.segments import Segments
+from worker.train.loop.gradients import GradientSource
+from worker.train.loop.memory_ladder import MemoryLadder
+from worker.train.loop.objectives import Objective, preference, supervised
+from worker.train.models.adapter import attach_adapter
+from worker.train.models.fuse import fuse
+from worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
+from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.session import prepare
 
 # Operators whose result, or the size of whose result, the host needs before it can go on.

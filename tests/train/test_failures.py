@@ -11,8 +11,8 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.errors import Category, Failure
 from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train import checkpoint_writer
-from worker.train.checkpoint import newest_whole
+from worker.train.checkpoints import writer as checkpoint_writer
+from worker.train.checkpoints.state import newest_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

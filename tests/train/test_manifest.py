@@ -14,7 +14,7 @@ from tuning.job import JobSpec
 from tuning.pinned import is_same_training
 from tuning.plan import Plan
 from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train import merge
+from worker.train.export import merge
 from worker.train.session import train_to_result
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

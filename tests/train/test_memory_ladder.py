@@ -18,10 +18,10 @@ from tuning.errors import Category
 from tuning.hardware import GIB
 from tuning.plan import MemoryEstimate
 from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
-from worker.train import evaluate
-from worker.train.checkpoint import Progress, sha256_of
-from worker.train.memory_ladder import MemoryLadder
-from worker.train.model import Learner, load_model
+from worker.train.checkpoints.state import Progress, sha256_of
+from worker.train.loop import evaluate
+from worker.train.loop.memory_ladder import MemoryLadder
+from worker.train.models.model import Learner, load_model
 from worker.train.run import Run
 from worker.train.session import prepare
 

@@ -14,10 +14,10 @@ from tests.train import runs
 from tuning.job import JobSpec
 from tuning.metrics import METRICS
 from worker.rundir import RunDirectory
-from worker.train.data import load_rows
-from worker.train.evaluate import evaluate
-from worker.train.model import Learner, load_model, load_tokenizer
-from worker.train.objectives import supervised
+from worker.train.data.rows import load_rows
+from worker.train.loop.evaluate import evaluate
+from worker.train.loop.objectives import supervised
+from worker.train.models.model import Learner, load_model, load_tokenizer
 from worker.train.session import train_to_result
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

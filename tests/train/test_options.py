@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.rundir import RunDirectory
-from worker.train import objectives
-from worker.train.adapter import attach_adapter
-from worker.train.data import Rows, load_rows
-from worker.train.loss import token_log_probabilities
-from worker.train.model import Learner, load_model, load_tokenizer
-from worker.train.objectives import objective_of, preference, supervised
-from worker.train.packing import pack
-from worker.train.pissa import start_from_principal_components
+from worker.train.data.packing import pack
+from worker.train.data.rows import Rows, load_rows
+from worker.train.kernels.loss import token_log_probabilities
+from worker.train.loop import objectives
+from worker.train.loop.objectives import objective_of, preference, supervised
+from worker.train.models.adapter import attach_adapter
+from worker.train.models.model import Learner, load_model, load_tokenizer
+from worker.train.models.pissa import start_from_principal_components
 from worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.adapter import attach_adapter
-from worker.train.data import Rows, load_rows
-from worker.train.fusing import fuse
-from worker.train.model import Learner, enable_checkpointing, load_model, load_tokenizer
-from worker.train.objectives import supervised
-from worker.train.packing import epoch_order, pack, plan_micro_steps, rows_of_step, share_among
+from worker.train.data.packing import epoch_order, pack, plan_micro_steps, rows_of_step, share_among
+from worker.train.data.rows import Rows, load_rows
+from worker.train.loop.objectives import supervised
+from worker.train.models.adapter import attach_adapter
+from worker.train.models.fuse import fuse
+from worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
 
 CPU = torch.device("cpu")
 

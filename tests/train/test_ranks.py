@@ -18,7 +18,7 @@ from tests.train import runs
 from tuning.errors import Category, Failure
 from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
 from worker.train import ranks
-from worker.train.checkpoint import newest_whole, verify
+from worker.train.checkpoints.state import newest_whole, verify
 
 BOUND_SECONDS = 60
 SOON_SECONDS = 20  # less than the 30 after which torchrun would end by force what hangs

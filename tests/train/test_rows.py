@@ -8,8 +8,8 @@ import pytest
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
 from tuning.errors import JobFailure
-from worker.train.data import Rows, load_rows
-from worker.train.model import load_tokenizer
+from worker.train.data.rows import Rows, load_rows
+from worker.train.models.model import load_tokenizer
 
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"

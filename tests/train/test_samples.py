@@ -9,13 +9,14 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train import checkpoint, samples
-from worker.train.adapter import attach_adapter
-from worker.train.data import Rows, load_rows
-from worker.train.fusing import fuse
-from worker.train.model import Learner, load_model, load_tokenizer
-from worker.train.packing import pack
-from worker.train.speak import Speaker
+from worker.train.checkpoints import state as checkpoint
+from worker.train.data.packing import pack
+from worker.train.data.rows import Rows, load_rows
+from worker.train.generation import samples
+from worker.train.generation.generator import Speaker
+from worker.train.models.adapter import attach_adapter
+from worker.train.models.fuse import fuse
+from worker.train.models.model import Learner, load_model, load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 CPU = torch.device("cpu")

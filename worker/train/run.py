@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuning.plan import Attention, Plan
 from worker.rundir import RunDirectory, TrainRequest
-from worker.train.data import Rows
+from worker.train.data.rows import Rows
 from worker.train.recorder import Recorder
 
 

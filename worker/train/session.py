@@ -19,17 +19,24 @@ from transformers.utils.logging import disable_progress_bar
 from tuning.errors import Failure
 from tuning.shape import ModelShape
 from tuning.state import Phase
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, ROWS_TOO_LONG, RunDirectory, TrainRequest, TrainResult
-from worker.train.attention_choice import choose_attention
-from worker.train.checkpoint import Progress
-from worker.train.data import Rows, exact_facts, load_rows
+from worker.rundir import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    MANIFEST,
+    ROWS_TOO_LONG,
+    RunDirectory,
+    TrainRequest,
+    TrainResult,
+)
+from worker.train.checkpoints.state import Progress
+from worker.train.data.rows import Rows, exact_facts, load_rows
 from worker.train.failures import failure_of, user_error
-from worker.train.loop import Stopped
-from worker.train.manifest import MANIFEST
-from worker.train.model import load_tokenizer, read_config
+from worker.train.kernels.attention_choice import choose_attention
+from worker.train.loop.loop import Stopped
+from worker.train.models.model import load_tokenizer, read_config
+from worker.train.optim.zero import check_available
 from worker.train.recorder import Recorder, peak_memory_bytes
 from worker.train.run import Run
-from worker.train.zero import check_available
 
 # The main process alone reads and hashes a checkpoint, which may be hundreds of gigabytes, while the others wait.
 PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
@@ -114,7 +121,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
 
 def _method(run: Run) -> "_Method":
     """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
-    return cast("_Method", importlib.import_module(f"worker.train.{run.plan.method.value}"))
+    return cast("_Method", importlib.import_module(f"worker.train.methods.{run.plan.method.value}"))
 
 
 class _Method(Protocol):

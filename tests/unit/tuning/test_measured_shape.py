@@ -15,8 +15,8 @@ from tests.unit.tuning.cases import plan
 from tuning.activations import Graph, layer_bytes_per_token
 from tuning.errors import InvalidRequest
 from tuning.shape import MEASURED_SHAPE, ModelShape
-from worker.train.counting import Case, layer_bytes
-from worker.train.shape import main, measure_shape
+from worker.train.profiling.counting import Case, layer_bytes
+from worker.train.profiling.shape import main, measure_shape
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 7, "num_attention_heads": 8,

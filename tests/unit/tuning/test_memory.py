@@ -57,7 +57,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[float, float]:
-    from worker.train.counting import Case, layer_bytes
+    from worker.train.profiling.counting import Case, layer_bytes
 
     case = Case(config, **options)
     with warnings.catch_warnings():

@@ -1,0 +1,84 @@
+"""`manifest.json` of a result: everything that the run was made of, by hash and version, so that it can be repeated."""
+
+import hashlib
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tuning
+import worker.train
+from worker.rundir import MANIFEST, sha256_of
+from worker.train.checkpoints.state import Progress
+from worker.train.run import Run
+
+
+def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, Any] | None) -> dict[str, Any]:
+    """The manifest of the finished run whose result lies in `folder`. `merged` is the check of a merged model."""
+    request = run.request
+    data = {"training_file": request.training_file, "validation_file": request.validation_file}
+    return {
+        "job_id": request.job_id,
+        "spec": request.spec.model_dump(mode="json"),
+        "plan": request.plan.model_dump(mode="json"),
+        "resolved": {
+            "tokens_per_micro_step": progress.token_budget // run.rows.sequences_per_row,
+            "activation_checkpointing": progress.activation_checkpointing,
+            "processes": run.processes,
+        },
+        "seed": request.plan.seed,
+        "data": {name: sha256_of(Path(path)) for name, path in data.items() if path},
+        "base_model": hashes(run.model_folder),
+        "continued_from": hashes(run.adapter_folder) if run.adapter_folder else None,
+        "code": {"tunesmith": version("tunesmith"), "source_sha256": source_sha256()},
+        "versions": run.versions,
+        "hardware": hardware(run.device),
+        "merged": merged,
+        "progress": asdict(progress),
+        "files": {name: sha256 for name, sha256 in hashes(folder, deep=True).items() if name != MANIFEST},
+    }
+
+
+def hashes(folder: Path, *, deep: bool = False) -> dict[str, str]:
+    """SHA-256 of the files directly in a folder, or of all below it, by relative name."""
+    files = sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def source_sha256() -> str:
+    """One hash of the source that decides and trains: two checkouts of one version need not be the same code."""
+    digest = hashlib.sha256()
+    for package in (tuning, worker.train):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What may change the last bit of a sum: processor, its vector instructions, threads, and the GPU."""
+    facts: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+        facts["compute_capability"] = list(torch.cuda.get_device_capability(device))
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _processor() -> str:
+    """The processor's own name; `platform` knows it on few systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")

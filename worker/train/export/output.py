@@ -1,0 +1,106 @@
+"""The result folder: weights, tokenizer, chat template, model card, and a manifest to repeat the run from."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from tuning.errors import Category, Failure, JobFailure
+from tuning.state import Phase
+from worker.rundir import MANIFEST, write_atomically
+from worker.train.checkpoints.state import Progress
+from worker.train.export.card import model_card
+from worker.train.export.manifest import manifest
+from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE
+from worker.train.run import Run
+
+
+def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str, object], progress: Progress) -> None:
+    """Write an adapter in PEFT's format."""
+    folder = _begin(run)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    _finish(run, folder, progress=progress)
+
+
+def save_model(run: Run, model: PreTrainedModel, *, progress: Progress) -> None:
+    """Write a complete model in its training dtype."""
+    folder = _begin(run)
+    model.config.use_cache = True
+    model.save_pretrained(folder)
+    _finish(run, folder, progress=progress)
+
+
+def save_gathered_model(
+    run: Run,
+    model: PreTrainedModel,
+    gathered: Iterator[tuple[str, torch.Tensor, torch.Tensor]],
+    *,
+    progress: Progress,
+) -> None:
+    """Write one ordinary model from weights that are shared out. Call it in every process; the main one writes.
+
+    `gathered` yields name, whole fp32 master and whole live weight; what is written is the rounded master.
+
+    Raises:
+        JobFailure: `gathered_model_differs` when a live weight, or one read back from the file, is another.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, master, live in gathered:
+        if run.is_main:
+            rounded = master.to(live.dtype)
+            if not torch.equal(rounded, live) or not rounded.isfinite().all():
+                raise _differs(name)
+            weights[name] = rounded.cpu()
+    if not run.is_main:
+        return
+    folder = _begin(run)
+    model.config.use_cache = True
+    model.save_pretrained(folder, state_dict=weights)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a dictionary
+                if not torch.equal(stored.get_tensor(name), weights.pop(name)):
+                    raise _differs(name)
+    if weights:
+        raise _differs(next(iter(weights)))
+    _finish(run, folder, progress=progress)
+
+
+def describe(run: Run, *, progress: Progress, merged: dict[str, Any] | None = None) -> None:
+    """Write the model card, and the manifest last: a result folder that has one is complete."""
+    folder = run.directory.output
+    (folder / "README.md").write_text(model_card(run, progress, merged=merged), encoding="utf-8")
+    content = manifest(run, folder, progress=progress, merged=merged)
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=2, sort_keys=True))
+
+
+def _begin(run: Run) -> Path:
+    run.recorder.phase(Phase.EXPORTING)
+    folder = run.directory.output
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _finish(run: Run, folder: Path, *, progress: Progress) -> None:
+    run.tokenizer.save_pretrained(folder)
+    describe(run, progress=progress)
+
+
+def _differs(name: str) -> JobFailure:
+    return JobFailure(
+        Failure(
+            code="gathered_model_differs",
+            message=f"The weight {name} gathered from all processes is not the one that was trained.",
+            category=Category.INTERNAL,
+            retryable=True,
+            hint="The last checkpoint is whole: the job can go on from it.",
+        )
+    )

@@ -1,0 +1,65 @@
+"""`python -m worker.train.generation.generate --model DIR [--adapter DIR] --prompts FILE`: greedy answers.
+
+Each line of the prompts is {"messages": [...], "tools": [...]?} or {"prompt": "..."}; a trailing assistant message is
+left out. Each line of the answer, as JSON, is {"index", "text", "tokens", "finished"}; with --base-too also
+"base_text", what the model says without the adapter.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker.train import environment  # noqa: F401 - before torch
+
+PROMPTS_AT_ONCE = 8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0, or 1 with one line of JSON {"code", "message", "hint"} on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m worker.train.generation.generate", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--base-too", action="store_true", help="also answer without the adapter")
+    options = parser.parse_args(arguments)
+    from tuning.errors import JobFailure
+
+    try:
+        for answer in answers(**vars(options)):
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    except JobFailure as error:
+        failure = error.failure
+        print(json.dumps({"code": failure.code, "message": failure.message, "hint": failure.hint}), file=sys.stderr)
+        return 1
+    return 0
+
+
+def answers(
+    *, model: Path, adapter: Path | None, prompts: Path, max_new_tokens: int, base_too: bool
+) -> Iterator[dict[str, Any]]:
+    """Answer every prompt in order.
+
+    Raises:
+        JobFailure: `broken_model`, or `adapter_of_another_base`.
+    """
+    from worker.train.generation.generator import Speaker
+    from worker.train.models.model import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    speaker = Speaker.load(model, adapter=adapter, tokenizer=tokenizer)
+    for first in range(0, len(rows), PROMPTS_AT_ONCE):
+        group: Sequence[dict[str, Any]] = rows[first : first + PROMPTS_AT_ONCE]
+        spoken = speaker.answer(group, max_new_tokens=max_new_tokens)
+        plain = speaker.answer(group, max_new_tokens=max_new_tokens, without_adapter=True) if base_too else None
+        for index, answer in enumerate(spoken):
+            base = {"base_text": plain[index]["text"]} if plain else {}
+            yield {"index": first + index, **answer, **base}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

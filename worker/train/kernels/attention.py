@@ -1,0 +1,78 @@
+"""Attention for packed rows: each token sees the tokens before it in its own segment and nothing else.
+
+Registered with transformers under `PACKED`, so any model that supports attention backends uses it. The segments
+(`worker.train.kernels.segments`) travel through the model as a keyword argument and name the kernel
+(`worker.train.kernels.attention_kernels`); nothing is read back from the device during the forward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from worker.train.failures import user_error
+from worker.train.kernels.attention_kernels import KERNELS
+from worker.train.kernels.segments import Segments
+
+PACKED = "packed"
+
+
+def register() -> None:
+    """Make `PACKED` known to transformers. No mask function stands beside it, so no dense mask is ever built."""
+    ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - transformers passes it by position
+    *,
+    segments: Segments,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within segments.
+
+    Args:
+        query: [1, heads, tokens, head size]; key, value: [1, key-value heads, tokens, head size].
+
+    Returns:
+        [1, tokens, heads, head size], and None in place of the weights.
+    """
+    if softcap is not None or s_aux is not None or dropout:
+        raise user_error(
+            "model_not_supported",
+            f"{type(module).__name__} needs capped scores, sinks or dropout in attention, which packing lacks.",
+            hint="Choose a model of the Llama, Qwen, Mistral or Phi families.",
+            param="model",
+        )
+    parts = (states[0].transpose(0, 1) for states in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return segment_attention(*parts, segments=segments, scale=scale, window=sliding_window)[None], None
+
+
+def segment_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    segments: Segments,
+    scale: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Causal attention within each segment, over tokens in their packed order, through the segments' kernel.
+
+    Args:
+        query: [tokens, heads, head size]; key, value: [tokens, key-value heads, head size].
+        window: how many tokens back a token sees, itself included; None is all of its segment.
+    """
+    if window is not None and segments.longest <= window:
+        window = None
+    return KERNELS[segments.attention](query, key, value, segments=segments, scale=scale, window=window)

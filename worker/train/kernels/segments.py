@@ -1,0 +1,56 @@
+"""Where the segments of a packed batch begin and end: prepared once per batch, used by every layer.
+
+Everything is computed on the host from the lengths; no kernel ever asks the device for a value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+
+from tuning.plan import Attention
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Bounds of the segments of one packed batch, and the kernel that attends within them.
+
+    lengths: tokens of each segment; cumulative: int32 [segments + 1] on the device; longest: tokens.
+    """
+
+    lengths: tuple[int, ...]
+    cumulative: torch.Tensor
+    longest: int
+    attention: Attention
+    _masks: dict[int | None, "BlockMask"] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], *, device: torch.device) -> "Segments":
+        """From the segments' lengths in their order, for a kernel that runs on any device of this kind."""
+        bounds = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
+        attention: Attention = "blocked" if device.type == "cpu" else "sdpa"
+        return cls(lengths=tuple(lengths), cumulative=bounds, longest=max(lengths), attention=attention)
+
+    def through(self, attention: Attention) -> "Segments":
+        """The same segments for another kernel."""
+        return replace(self, attention=attention)
+
+    def block_mask(self, window: int | None) -> "BlockMask":
+        """FlexAttention's mask, built by the first layer that asks and kept for the others."""
+        if window not in self._masks:
+            from worker.train.kernels.document_mask import document_mask
+
+            self._masks[window] = document_mask(self.lengths, window=window, device=self.cumulative.device)
+        return self._masks[window]
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy without waiting: from pageable memory even a non-blocking copy waits for the work queued before it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,169 @@
+"""The canary: one real micro-step, the largest of the run, before training; what it measures stands beside the plan.
+
+A job that does not fit learns it in its first seconds and not at step 900, and one that is slower than predicted says
+so before the wait begins. Weights, optimizer and random numbers are as before when it ends.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tuning.measured import visible_peak_bytes
+from tuning.messages import CanaryReport
+from tuning.plan import Plan
+from tuning.units import duration, gib
+from worker.rundir import write_atomically
+from worker.train.checkpoints import state as checkpoints
+from worker.train.checkpoints.state import Progress
+from worker.train.data.packing import epoch_order, plan_micro_steps
+from worker.train.loop.gradients import GradientSource
+from worker.train.loop.memory_ladder import MemoryLadder
+from worker.train.optim.optimizer import MasterOptimizer
+from worker.train.optim.zero import ShardedOptimizer
+from worker.train.recorder import peak_memory_bytes
+from worker.train.run import Run
+
+STEPS_LAID_OUT = 16  # of an epoch, those with most tokens: laying out every step of a large file takes minutes
+FULL_ENOUGH = 0.98  # of the token budget: no later epoch can do better
+# The first pass on a GPU chooses kernels and grows the allocator's pools; on a CPU a pass costs seconds.
+PASSES = {"cuda": 2, "cpu": 1}
+# AdamW keeps two moments of every trained parameter, fp32 or 8-bit, from the first optimizer step on.
+MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2}
+SURPRISE = 1.25  # measured over predicted memory that a person should look at
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a canary needs of the run that it precedes."""
+
+    run: Run
+    gradients: GradientSource
+    ladder: MemoryLadder
+    masters: MasterOptimizer | ShardedOptimizer
+    progress: Progress
+    total_steps: int
+
+
+def settings_of(plan: Plan) -> str:
+    """The launch settings that a canary tries; one that was done with others says nothing about these."""
+    return f"{plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
+
+
+def rehearse(stage: Stage) -> CanaryReport:
+    """Run the canary, write `canary.json` and tell about it.
+
+    Raises:
+        JobFailure: `out_of_memory`, when nothing that could be given up makes even the smallest micro-step fit.
+    """
+    run = stage.run
+    lengths = run.rows.lengths()
+    reserved = _reserve_moments(stage)
+    state = checkpoints.random_state()
+
+    def undo() -> None:
+        stage.masters.clear()
+        checkpoints.restore_random_state(state)
+
+    def largest_and_its_seconds() -> tuple[list[int], float]:
+        budget = stage.progress.token_budget
+        rows = largest_micro_step(lengths, run.plan, token_budget=budget, total_steps=stage.total_steps)
+        seconds = [stage.gradients.time_micro_step(rows) for _ in range(PASSES[run.device.type])]
+        return rows, seconds[-1]
+
+    doing = "at the canary step before training"
+    rows, seconds = stage.ladder.fit(largest_and_its_seconds, doing=doing, learns=True, undo=undo)
+    undo()
+    missing = _moment_bytes(stage) if reserved is None else 0
+    peak = peak_memory_bytes(run.device) + missing
+    del reserved
+    report = _report(stage, lengths[rows], seconds=seconds, peak_memory_bytes=peak)
+    if run.is_main:
+        write_atomically(run.directory.canary, report.model_dump_json(indent=2))
+    _tell(run, report)
+    return report
+
+
+def largest_micro_step(lengths: np.ndarray, plan: Plan, *, token_budget: int, total_steps: int) -> list[int]:
+    """Rows of the micro-step with most tokens that the run will see; of equals, that with the longest row."""
+    best: list[int] = []
+    best_size = (0, 0)
+    for chosen in _heaviest_steps(lengths, plan, total_steps=total_steps):
+        for rows in plan_micro_steps(chosen, lengths, token_budget=token_budget):
+            size = (int(lengths[rows].sum()), int(lengths[rows].max()))
+            if size > best_size:
+                best, best_size = rows, size
+        if best_size[0] >= max(FULL_ENOUGH * token_budget, int(lengths.max())):
+            break
+    return best
+
+
+def _heaviest_steps(lengths: np.ndarray, plan: Plan, *, total_steps: int) -> Iterator[Sequence[int]]:
+    """The rows of optimizer steps, epoch by epoch, those with the longest row of all or most tokens first."""
+    per_step, left = plan.rows_per_step, total_steps
+    for epoch in range(plan.epochs):
+        order = epoch_order(len(lengths), seed=plan.seed, epoch=epoch)
+        steps = [order[start : start + per_step] for start in range(0, len(order), per_step)][:left]
+        left -= len(steps)
+        by_tokens = np.argsort([-int(lengths[rows].sum()) for rows in steps], kind="stable")
+        longest = int(np.argmax([int(lengths[rows].max()) for rows in steps]))
+        yield steps[longest]
+        for index in by_tokens[:STEPS_LAID_OUT]:
+            yield steps[index]
+        if left <= 0:
+            return
+
+
+def _reserve_moments(stage: Stage) -> torch.Tensor | None:
+    """Hold the memory that the optimizer will take after its first step, so that the canary meets the real peak."""
+    if stage.run.device.type == "cpu":
+        return None  # untouched memory is not resident; its bytes are added to what was measured
+    return torch.empty(_moment_bytes(stage), dtype=torch.uint8, device=stage.run.device)
+
+
+def _moment_bytes(stage: Stage) -> int:
+    """Optimizer state that does not exist yet."""
+    return stage.masters.elements_without_moments() * MOMENT_BYTES[stage.run.plan.optimizer]
+
+
+def _report(stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int) -> CanaryReport:
+    plan, progress = stage.run.plan, stage.progress
+    tokens = int(lengths.sum())
+    speed = tokens / max(seconds, 1e-9)
+    predicted_peak = visible_peak_bytes(plan.memory, device=plan.device)
+    predicted_speed = plan.time.micro_step_tokens_per_second
+    speed_ratio = speed / predicted_speed if predicted_speed else None
+    share_of_steps = stage.total_steps / max(1, plan.total_steps)
+    return CanaryReport(
+        tokens=tokens,
+        longest_row_tokens=int(lengths.max()),
+        tokens_per_micro_step=max(1, progress.token_budget // stage.run.rows.sequences_per_row),
+        seconds=max(seconds, 1e-9),
+        tokens_per_second=speed,
+        predicted_tokens_per_second=predicted_speed,
+        speed_ratio=speed_ratio,
+        peak_memory_bytes=peak_memory_bytes,
+        predicted_peak_bytes=predicted_peak if plan.memory.items else None,
+        memory_ratio=peak_memory_bytes / predicted_peak if plan.memory.items else None,
+        expected_seconds=plan.time.seconds * share_of_steps / speed_ratio if speed_ratio else None,
+    )
+
+
+def _tell(run: Run, report: CanaryReport) -> None:
+    """One event; the worker shows `expected_seconds` as what is left until the first step is done."""
+    time, memory = run.plan.time, f"{gib(report.peak_memory_bytes)} at the peak"
+    if report.predicted_peak_bytes:
+        memory += f" (predicted {gib(report.predicted_peak_bytes)})"
+    speed = f"{report.tokens_per_second:,.0f} tokens/s"
+    if report.predicted_tokens_per_second:
+        speed += f" (predicted {report.predicted_tokens_per_second:,.0f})"
+    expected = report.expected_seconds
+    left = f" Training takes about {duration(expected)} at this speed." if expected else ""
+    is_slow = expected is not None and expected > time.seconds_high
+    is_large = report.memory_ratio is not None and report.memory_ratio > SURPRISE
+    run.recorder.event(
+        f"Canary step of {report.tokens} tokens, the largest of the run: {memory}, {speed}.{left}",
+        level="warn" if is_slow or is_large else "info",
+        **report.model_dump(exclude_none=True),
+    )

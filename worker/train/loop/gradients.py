@@ -1,0 +1,145 @@
+"""The gradients of one optimizer step, in as many micro-steps as memory allows.
+
+When memory runs out, the step is computed again from its start, with the same rows and the same random numbers, a rung
+lower on the ladder of `worker.train.loop.memory_ladder`.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from worker.train.checkpoints import state as checkpoints
+from worker.train.checkpoints.state import Progress
+from worker.train.data.packing import pack, plan_micro_steps, share_among
+from worker.train.loop.memory_ladder import MemoryLadder
+from worker.train.loop.objectives import Objective
+from worker.train.models.model import Learner
+from worker.train.optim.optimizer import MasterOptimizer
+from worker.train.optim.zero import ShardedOptimizer
+from worker.train.run import Run
+
+FIRST_LOSS_SCALE = 2.0**15  # fp16 only; halved whenever a gradient overflows
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """One optimizer step over the global batch. `loss` is the mean, `units` what it is a mean of."""
+
+    loss: float
+    norm: float
+    correct: int
+    units: int
+    supervised_tokens: int
+    tokens: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether both loss and gradient norm are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class GradientSource:
+    """Computes steps for one run; what it learns about fp16's range it keeps in `progress`, as the ladder does."""
+
+    def __init__(
+        self,
+        run: Run,
+        learner: Learner,
+        masters: MasterOptimizer | ShardedOptimizer,
+        *,
+        objective: Objective,
+        progress: Progress,
+        ladder: MemoryLadder,
+    ) -> None:
+        self._run, self._learner, self._masters, self._objective = run, learner, masters, objective
+        self._progress, self._ladder = progress, ladder
+        self._lengths = run.rows.lengths()
+        self._supervised = run.rows.supervised_counts()
+        if not progress.loss_scale:
+            progress.loss_scale = FIRST_LOSS_SCALE if run.plan.precision == "fp16" else 1.0
+
+    def compute(self, chosen: list[int]) -> StepSums:
+        """Leave the clipped gradient of the mean loss over rows `chosen` in the masters.
+
+        Raises:
+            JobFailure: `out_of_memory`: even the last rung does not fit.
+        """
+        state = checkpoints.random_state()
+
+        def undo() -> None:
+            self._masters.clear()
+            checkpoints.restore_random_state(state)
+
+        while True:
+            totals = self._ladder.fit(
+                lambda: self._own_share(chosen), doing=f"at step {self._progress.step + 1}", learns=True, undo=undo
+            )
+            sums = self._combined(chosen, totals)
+            if sums.is_finite or not self._halve_loss_scale():
+                return sums
+            undo()
+
+    def time_micro_step(self, rows: list[int]) -> float:
+        """Seconds of forward and backward over rows as one micro-step; the masters' gradients are to be cleared.
+
+        Where they are shared out they cannot be, and so add nothing.
+        """
+        scale = 0.0 if self._masters.lockstep else self._progress.loss_scale
+        began = time.perf_counter()
+        batch = pack(rows, self._run.rows, device=self._run.device)
+        loss = self._objective.sums(self._learner, batch).loss
+        self._masters.backward(loss * (scale / max(1, self._objective.units(batch))), last=False)
+        if self._run.device.type == "cuda":
+            torch.cuda.synchronize(self._run.device)
+        return time.perf_counter() - began
+
+    def _own_share(self, chosen: list[int]) -> torch.Tensor:
+        """Gradients of this process's micro-steps, added up; returns its summed loss and hits, fp64 [2]."""
+        micro_steps = plan_micro_steps(chosen, self._lengths, token_budget=self._progress.token_budget)
+        shares = share_among(micro_steps, self._lengths, processes=self._run.processes)
+        passes = shares[self._run.rank]
+        fillers = max(map(len, shares)) - len(passes) if self._masters.lockstep else 0
+        shortest = min(chosen, key=lambda row: (int(self._lengths[row]), row))
+        scale = self._progress.loss_scale / self._units(chosen)
+        totals = torch.zeros(2, dtype=torch.float64, device=self._run.device)
+        for index, rows in enumerate(passes + [[shortest]] * fillers):
+            counts = float(index < len(passes))  # a pass that only keeps step with the others adds nothing
+            sums = self._objective.sums(self._learner, pack(rows, self._run.rows, device=self._run.device))
+            self._masters.backward(sums.loss * (counts * scale), last=index + 1 == len(passes) + fillers)
+            totals += counts * torch.stack([sums.loss.detach(), sums.correct]).to(totals)
+        return totals
+
+    def _combined(self, chosen: list[int], totals: torch.Tensor) -> StepSums:
+        self._reduce(totals)
+        norm = self._masters.clip(self._run.plan.max_gradient_norm)
+        units = self._units(chosen)
+        loss, correct = totals.tolist()
+        return StepSums(
+            loss=loss / units,
+            norm=float(norm),
+            correct=int(correct),
+            units=units,
+            supervised_tokens=int(self._supervised[chosen].sum()),
+            tokens=int(self._lengths[chosen].sum()),
+        )
+
+    def _units(self, chosen: list[int]) -> int:
+        return int(self._supervised[chosen].sum()) if self._objective.per_token else len(chosen)
+
+    def _reduce(self, totals: torch.Tensor) -> None:
+        """Undo the loss scale and sum over processes: each divided by the global batch's units already."""
+        if self._progress.loss_scale != 1.0:
+            for gradient in self._masters.gradients():
+                gradient.div_(self._progress.loss_scale)
+        if self._run.processes > 1:
+            torch.distributed.all_reduce(totals)
+            self._masters.sum_over_processes()
+
+    def _halve_loss_scale(self) -> bool:
+        if self._progress.loss_scale <= 1.0:
+            return False
+        self._progress.loss_scale /= 2.0
+        return True

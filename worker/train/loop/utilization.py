@@ -1,0 +1,86 @@
+"""What a run is held against: the operations each step needs, and the rate of the devices that it runs on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tuning.errors import InvalidRequest
+from tuning.hardware import Gpu
+from tuning.job import Method
+from tuning.shape import ModelShape
+from tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
+from worker.train.loop.gradients import StepSums
+from worker.train.models.model import DTYPES, Learner, read_config
+from worker.train.optim.zero import whole_size
+from worker.train.profiling.rates import matmul_flops_per_second
+from worker.train.run import Run
+
+MEASURING_SECONDS = 0.1
+_measured: dict[torch.dtype, float] = {}  # one process measures once, however many runs it is asked for
+
+
+class Utilization:
+    """Model FLOPs utilisation of one run, step by step and on the whole; None for a model family we cannot count."""
+
+    def __init__(self, run: Run, learner: Learner) -> None:
+        self._shape = _shape(run)
+        is_full = run.plan.method is Method.FULL
+        self._adapter_parameters = None if is_full else sum(whole_size(value) for _, value in learner.trainable())
+        lengths = np.diff(run.rows.offsets).reshape(-1, run.rows.sequences_per_row)
+        self._squared_lengths = (lengths**2).sum(axis=1)
+        per_device, source = _device_rate(run)
+        self._rate = per_device * run.processes
+        self._flops, self._seconds = 0.0, 0.0
+        run.recorder.event(
+            f"MFU is the share of {self._rate / 1e12:.3g} TFLOP/s, {source}.",
+            flops_per_second=self._rate,
+            processes=run.processes,
+        )
+
+    def of_step(self, chosen: Sequence[int], sums: StepSums, *, tokens_per_second: float) -> float | None:
+        """The share of all devices' rate that the step with these rows reached."""
+        if self._shape is None:
+            return None
+        work = StepWork(sums.tokens, sums.supervised_tokens, int(self._squared_lengths[list(chosen)].sum()))
+        flops = training_flops(self._shape, work, adapter_parameters=self._adapter_parameters)
+        seconds = sums.tokens / tokens_per_second
+        self._flops += flops
+        self._seconds += seconds
+        return flops / seconds / self._rate
+
+    def mean(self) -> float | None:
+        """Over all steps of this process."""
+        return self._flops / self._seconds / self._rate if self._flops else None
+
+
+def _shape(run: Run) -> ModelShape | None:
+    try:
+        return ModelShape.from_config(read_config(run.model_folder))
+    except InvalidRequest:
+        return None
+
+
+def _device_rate(run: Run) -> tuple[float, str]:
+    """The data sheet's dense rate for 16-bit work on a known GPU; elsewhere what matrix products measure now."""
+    dtype = DTYPES[run.plan.precision]
+    if run.device.type == "cuda" and dtype is not torch.float32:
+        known = data_sheet_flops_per_second(_gpu(run.device))
+        if known is not None:
+            return known, "the dense 16-bit rate on the data sheet of this GPU"
+    if run.device.type == "cpu" and dtype is torch.float16:
+        dtype = torch.float32  # no processor multiplies fp16 at a speed worth measuring: four products took 20 s
+    if dtype not in _measured:
+        _measured[dtype] = matmul_flops_per_second(dtype, device=run.device, seconds=MEASURING_SECONDS)
+    return _measured[dtype], f"what {str(dtype).removeprefix('torch.')} matrix products reach here (measured)"
+
+
+def _gpu(device: torch.device) -> Gpu:
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(
+        index=device.index or 0,
+        name=properties.name,
+        memory_total_bytes=properties.total_memory,
+        memory_free_bytes=0,
+        compute_capability=(properties.major, properties.minor),
+    )

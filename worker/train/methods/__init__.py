@@ -1,0 +1,4 @@
+"""One module a training method, chosen by the plan: load, train, save.
+
+What methods share lies in the other rooms, as functions.
+"""

@@ -1,0 +1,41 @@
+"""Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
+
+from worker.train.checkpoints.state import Progress
+from worker.train.checkpoints.trainable_state import WeightFile
+from worker.train.export.output import save_gathered_model, save_model
+from worker.train.failures import user_error
+from worker.train.loop.loop import fit
+from worker.train.loop.objectives import objective_of
+from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
+from worker.train.run import Run
+
+MASTERS_FILE = "masters.safetensors"
+
+
+def train(run: Run) -> Progress:
+    """Load the model, train all of it, write it to the run's output.
+
+    Raises:
+        JobFailure: `adapter_needs_lora`: an adapter to continue from would be thrown away.
+    """
+    if run.adapter_folder is not None:
+        raise user_error(
+            "adapter_needs_lora",
+            "Full fine-tuning cannot continue an adapter: what it has learned would be lost.",
+            hint="Use method lora or qlora, or start from the adapter's merged model.",
+            param="tunesmith.method",
+        )
+    with weights_shared_out(run.plan):
+        model = load_model(run.model_folder, plan=run.plan, device=run.device)
+    check_vocabulary(model, run.rows, run.validation_rows)
+    model.requires_grad_(True)
+    enable_checkpointing(model, run.plan.activation_checkpointing)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
+    run, objective = objective_of(run, learner)
+    progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
+    if isinstance(masters, ShardedOptimizer):
+        save_gathered_model(run, model, masters.gathered(), progress=progress)
+    elif run.is_main:
+        save_model(run, model, progress=progress)
+    return progress

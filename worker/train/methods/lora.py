@@ -1,0 +1,73 @@
+"""LoRA: the base is frozen in the compute dtype, low-rank adapters learn in fp32."""
+
+import json
+
+import torch
+from peft import PeftModel
+
+from tuning.plan import Lora
+from worker.train.checkpoints.state import Progress, resume_folder
+from worker.train.checkpoints.trainable_state import WeightFile
+from worker.train.export.merge import write_merged_model
+from worker.train.export.output import describe, save_adapter
+from worker.train.loop.loop import fit
+from worker.train.loop.objectives import objective_of
+from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
+from worker.train.models.fuse import describe as described
+from worker.train.models.fuse import fuse
+from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from worker.train.models.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
+from worker.train.optim.optimizer import MasterOptimizer
+from worker.train.optim.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
+from worker.train.run import Run
+
+
+def train(run: Run) -> Progress:
+    """Load the base, put an adapter on it, train it, write it to the run's output, merged too if the job asks."""
+    plan, lora = run.plan, _numbers(run)
+    with weights_shared_out(plan):
+        base = load_model(run.model_folder, plan=plan, device=run.device)
+    check_vocabulary(base, run.rows, run.validation_rows)
+    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
+    config = config_of(model, base_name=run.request.spec.model)
+    weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
+    if lora.init == "pissa" and run.adapter_folder is None:
+        initial = start_from_principal_components(model, resume_folder=resume_folder(run))
+        weights = weights.with_tensors(INITIAL_FILE, initial)
+    if not is_sharded(plan):  # the fused passes read the weights of several modules at once
+        fused = fuse(model)
+        run.recorder.event(described(fused), level="debug", **fused)
+    enable_checkpointing(base, plan.activation_checkpointing)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
+    scored, objective = objective_of(run, learner)
+    progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
+    tensors = _tensors(model, masters)
+    if run.is_main:
+        _save(run, tensors, config, weights, progress)
+        if run.request.spec.merge:
+            describe(run, progress=progress, merged=write_merged_model(run, learner))
+    return progress
+
+
+def _tensors(model: PeftModel, masters: MasterOptimizer | ShardedOptimizer) -> dict[str, torch.Tensor]:
+    if isinstance(masters, ShardedOptimizer):
+        return {file_key(name): master.cpu() for name, master, _ in masters.gathered()}
+    return adapter_tensors(model)
+
+
+def _save(
+    run: Run,
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, object],
+    weights: WeightFile,
+    progress: Progress,
+) -> None:
+    if INITIAL_FILE in weights.tensors:
+        tensors, config = as_plain_adapter(tensors, weights.tensors[INITIAL_FILE], config)
+    save_adapter(run, tensors, config=config, progress=progress)
+
+
+def _numbers(run: Run) -> Lora:
+    if run.plan.lora is None:
+        raise ValueError("a plan for an adapter names its numbers")
+    return run.plan.lora

@@ -1,0 +1,166 @@
+"""LoRA adapters on a frozen base, through PEFT: which modules, which initial values, which files.
+
+Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA (2404.02948).
+"""
+
+import difflib
+import json
+import warnings
+from enum import Enum
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from tuning.errors import InvalidRequest, JobFailure
+from tuning.plan import Lora
+from tuning.shape import ModelShape
+from worker.rundir import MANIFEST, sha256_of
+from worker.train.failures import user_error
+
+ADAPTER = "default"
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+
+
+def attach_adapter(
+    model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int, model_folder: Path | None = None
+) -> PeftModel:
+    """Freeze the base and put adapters on it: new ones, or those of `continue_from` to train on.
+
+    Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`. `model_folder` is where the
+    base came from: an adapter to continue must have been trained over the same bytes.
+
+    Raises:
+        JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
+    """
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    if continue_from is not None:
+        if model_folder is not None:
+            _require_same_base(continue_from, model_folder=model_folder)
+        return _continued(model, lora, continue_from)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target_modules(model, lora),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names it is about to drop
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
+    """Full names of the linear modules that get an adapter; the output head never does.
+
+    Raises:
+        JobFailure: `no_such_target_modules`, with the names that come near.
+    """
+    linears = _linear_names(model)
+    suffixes = _suffixes(model, lora, linears)
+    chosen = [name for name in linears if any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)]
+    unmatched = [suffix for suffix in suffixes if not any(f".{name}".endswith(f".{suffix}") for name in chosen)]
+    if chosen and not unmatched:
+        return chosen
+    known = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    wrong = unmatched[0] if unmatched else str(lora.target_modules)
+    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.4) or known
+    raise user_error(
+        "no_such_target_modules",
+        f"No linear module of this model is called {wrong!r}.",
+        hint=f"Did you mean {', '.join(near)}? This model has {', '.join(known)}.",
+        param="tunesmith.lora.target_modules",
+    )
+
+
+def file_key(name: str) -> str:
+    """The name that PEFT's file format gives to a parameter of the wrapped model."""
+    return name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector").replace(f".{ADAPTER}", "")
+
+
+def config_of(model: PeftModel, *, base_name: str) -> dict[str, object]:
+    """What adapter_config.json holds for the adapter as it stands; `base_name` rather than a folder of this host."""
+    config = model.peft_config[ADAPTER].to_dict()
+    config.update(inference_mode=True, base_model_name_or_path=base_name)
+    return {name: _plain(value) for name, value in config.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, set):
+        return sorted(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> PeftModel:
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        config.lora_dropout = lora.dropout  # not part of what was learned
+        adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise _another_base("its shapes do not fit") from error
+    # A base of other depth lacks modules for some of the weights, or has more: PEFT passes over both in silence.
+    if set(load_file(folder / WEIGHTS_FILE)) != set(adapter_tensors(adapted)):
+        raise _another_base("it has weights for other modules")
+    return adapted
+
+
+def _require_same_base(folder: Path, *, model_folder: Path) -> None:
+    """By the hashes that the adapter's manifest holds; an adapter that came without one is judged by its shapes."""
+    if not (folder / MANIFEST).is_file():
+        return
+    recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("base_model", {})
+    weights = {name: sha256 for name, sha256 in recorded.items() if name.endswith(".safetensors")}
+    for name, sha256 in weights.items():
+        if not (model_folder / name).is_file() or sha256_of(model_folder / name) != sha256:
+            raise _another_base(f"it was trained over a {name} with sha256 {sha256[:12]}...")
+
+
+def _another_base(reason: str) -> JobFailure:
+    return user_error(
+        "adapter_of_another_base",
+        f"The adapter to continue from does not belong to this base model: {reason}.",
+        hint="Continue from an adapter that was trained on the same base model.",
+        param="model",
+    )
+
+
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+    ]
+
+
+def _suffixes(model: PreTrainedModel, lora: Lora, linears: list[str]) -> list[str]:
+    if not isinstance(lora.target_modules, str):
+        return list(lora.target_modules)
+    try:
+        shape = ModelShape.from_config(model.config.to_dict())
+    except InvalidRequest:
+        if lora.target_modules == "all-linear":
+            return sorted({name.rsplit(".", 1)[-1] for name in linears})
+        return []
+    return [linear.name for linear in shape.targets(lora.target_modules)]
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Entries that learn."""
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+@torch.no_grad()
+def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's weights by the names of PEFT's file format, on the host."""
+    return {
+        file_key(name): value.detach().to("cpu").contiguous()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }

@@ -1,0 +1,221 @@
+"""The base model and its tokenizer from a local folder, and `Learner`: the model as the loop sees it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tuning.plan import Attention, Plan
+from worker.train.data.packing import PackedBatch
+from worker.train.data.rows import Rows
+from worker.train.failures import user_error
+from worker.train.kernels import attention
+from worker.train.kernels.loss import Head
+
+Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises:
+        JobFailure: `broken_model`.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _broken(folder, f"its tokenizer cannot be loaded ({type(error).__name__})") from error
+    if not tokenizer.is_fast:
+        raise _broken(folder, "its tokenizer has no tokenizer.json")
+    return tokenizer
+
+
+def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedModel:
+    """The causal language model of a folder, in the plan's precision and quantisation, ready for packed batches.
+
+    Raises:
+        JobFailure: `broken_model` when files are missing, altered or not a causal language model.
+    """
+    attention.register()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[plan.precision],
+            attn_implementation=attention.PACKED,
+            quantization_config=_quantization(plan),
+            device_map={"": device} if plan.quantization else None,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _broken(folder, f"it cannot be loaded ({_first_line(error)})") from error
+    except Exception as error:  # safetensors raises an error of its own kind for a damaged file
+        if type(error).__module__.startswith("safetensors"):
+            raise _broken(folder, f"its weights are damaged ({_first_line(error)})") from error
+        raise
+    missing = sorted(report["missing_keys"]) + [str(item[0]) for item in report["mismatched_keys"]]
+    if missing:
+        raise _broken(folder, f"{len(missing)} weights are missing or of another shape, the first is {missing[0]}")
+    if plan.quantization:
+        _keep_differentiable(model)
+    else:
+        model.to(device)
+    model.config.use_cache = False
+    return model
+
+
+def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
+    """Every token id of the rows, and of those held out, has an embedding.
+
+    Raises:
+        JobFailure: `vocabulary_mismatch`.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    highest = max(int(rows.tokens.max(initial=0)) for rows in sets if rows is not None)
+    if highest >= known:
+        raise user_error(
+            "vocabulary_mismatch",
+            f"The tokenizer makes token {highest}, but the model has embeddings for {known} tokens only.",
+            hint="Tokenizer and weights of this base model do not belong together: register it again from one source.",
+            param="model",
+        )
+
+
+def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
+    """Recompute in the backward pass: `full` each layer, `selective` the inside of each MLP, `none` nothing.
+
+    May be called again with another mode at any time, also after the fused passes have taken their places.
+    """
+    for module in model.modules():
+        if (forward := getattr(module.forward, "without_recomputing", None)) is not None:
+            module.forward = forward
+    for name, module in list(model.named_modules()):
+        is_mlp = name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe")
+        if (mode == "full" and isinstance(module, GradientCheckpointingLayer)) or (mode == "selective" and is_mlp):
+            _recompute(module)
+
+
+class Learner(nn.Module):
+    """A causal language model, perhaps with an adapter: packed batch in, hidden states that predict targets out."""
+
+    def __init__(self, model: nn.Module, *, attention: Attention | None = None) -> None:
+        """`attention` names the kernel; without it one that runs on any device of the batch's kind is used."""
+        super().__init__()
+        self.model = model
+        self._attention = attention
+        self.projection: nn.Module | None = None  # runs a judge where the head's weight is not simply at hand
+
+    def forward(self, batch: PackedBatch, judge: Judge) -> Any:
+        """What `judge` makes of the hidden states at the target positions, their labels and the head."""
+        hidden = self.hidden_states(batch)
+        if self.projection is not None:
+            return self.projection(judge, hidden, batch.labels)
+        return judge(hidden, batch.labels, self.head)
+
+    def hidden_states(self, batch: PackedBatch) -> torch.Tensor:
+        """Those that predict a target: [targets, hidden size]."""
+        segments = batch.segments if self._attention is None else batch.segments.through(self._attention)
+        states = self.causal_model.get_decoder()(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            segments=segments,
+        ).last_hidden_state
+        hidden = states[0].index_select(0, batch.target_positions)
+        scale = self._logit_scale()
+        return hidden if scale == 1.0 else hidden * scale
+
+    @property
+    def causal_model(self) -> PreTrainedModel:
+        """The model under an adapter's wrapping."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return unwrap() if unwrap else self.model
+
+    @property
+    def head(self) -> Head:
+        """The output projection."""
+        model = self.causal_model
+        layer = model.get_output_embeddings()
+        return Head(layer.weight, layer.bias, getattr(model.config, "final_logit_softcapping", None))
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that learn, in the model's order."""
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+    def _logit_scale(self) -> float:
+        config = self.causal_model.config
+        return float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        JobFailure: `broken_model`.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(folder, "it has no readable config.json") from error
+    return config
+
+
+def _quantization(plan: Plan) -> Any:
+    if plan.quantization is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=plan.quantization,
+        bnb_4bit_use_double_quant=plan.double_quantization,
+        bnb_4bit_compute_dtype=DTYPES[plan.precision],
+    )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """On a CPU with AVX-512 BF16 the first evaluation would repack 4-bit weights for a kernel that has no gradient.
+
+    From then on every layer below the last would learn nothing, with a warning as the only sign.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _recompute(module: nn.Module) -> None:
+    forward = module.forward
+
+    def recomputed(*inputs: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled():
+            return checkpoint(forward, *inputs, use_reentrant=False, **named)
+        return forward(*inputs, **named)
+
+    recomputed.without_recomputing = forward  # type: ignore[attr-defined]
+    module.forward = recomputed
+
+
+def _broken(folder: Path, problem: str) -> Exception:
+    return user_error(
+        "broken_model",
+        f"The base model {folder.name} cannot be used: {problem}.",
+        hint="Register the model again; its folder needs config.json, tokenizer.json and all safetensors files.",
+        param="model",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
