@@ -12,9 +12,12 @@ from tuning.shape import ModelShape
 Capability = tuple[int, int]
 
 # Fastest first. All compute the same: causal, within one segment, perhaps within a sliding window.
-GPU_LADDER: tuple[Attention, ...] = ("flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa")
+GPU_LADDER: tuple[Attention, ...] = (
+    "flash_attention_4", "flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa",
+)  # fmt: skip
 CPU_LADDER: tuple[Attention, ...] = ("blocked", "sdpa")
 NAMES: dict[Attention, str] = {
+    "flash_attention_4": "FlashAttention 4",
     "flash_attention_3": "FlashAttention 3",
     "flash_attention_2": "FlashAttention 2",
     "torch_flash": "the FlashAttention inside PyTorch",
@@ -23,11 +26,16 @@ NAMES: dict[Attention, str] = {
     "blocked": "matrix products over blocks of queries",
 }
 NEEDED_PACKAGES: dict[Attention, str] = {
+    "flash_attention_4": "flash_attn_4",
     "flash_attention_3": "flash_attn_3",
     "flash_attention_2": "flash_attn",
     "flex": "triton",
 }
 MAX_FLASH_HEAD_SIZE = 256
+MAX_FLASH_4_HEAD_SIZE = 128
+# The packages' entry for packed rows takes a cap; PyTorch's own entry, which also reaches FlashAttention 4, takes none.
+CAP_SCORES: frozenset[Attention] = frozenset({"flash_attention_3", "flash_attention_2", "flex", "sdpa", "blocked"})
+HAVE_SINKS: frozenset[Attention] = frozenset({"flex", "sdpa"})
 
 
 def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
@@ -41,7 +49,7 @@ def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision:
                 capability=capability,
                 installed=hardware.installed,
                 precision=precision,
-                head_size=shape.query_size // shape.heads,
+                shape=shape,
             )
             for capability in capabilities
         )
@@ -63,7 +71,7 @@ def obstacle(
     capability: Capability | None,
     installed: Collection[str],
     precision: str,
-    head_size: int,
+    shape: ModelShape,
 ) -> str | None:
     """Why `attention` cannot run on a device, to be read after its name; None if nothing is known against it.
 
@@ -74,32 +82,49 @@ def obstacle(
     """
     if attention == "sdpa":
         return None
-    if attention == "blocked":
-        return None if capability is None else "is written for CPUs"
-    if capability is None:
+    if attention == "blocked" and capability is not None:
+        return "is written for CPUs"
+    if attention != "blocked" and capability is None:
         return "needs a GPU"
-    missing = _missing(attention, capability=capability, installed=installed)
-    if missing is None and attention != "flex":
-        return _size_obstacle(precision=precision, head_size=head_size)
-    return missing
+    return (
+        _missing(attention, capability=capability, installed=installed)
+        or _score_obstacle(attention, shape)
+        or _size_obstacle(attention, shape, precision=precision)
+    )
 
 
-def _missing(attention: Attention, *, capability: Capability, installed: Collection[str]) -> str | None:
+def _missing(attention: Attention, *, capability: Capability | None, installed: Collection[str]) -> str | None:
+    if capability is None:
+        return None
     package = NEEDED_PACKAGES.get(attention)
     if package is not None and package not in installed:
         return f"needs the package {package}, which is not installed"
     if attention == "flash_attention_3" and capability[0] != 9:
         return f"needs compute capability 9.0, this GPU has {_dotted(capability)}"
+    if attention == "flash_attention_4" and capability[0] not in (9, 10):
+        return f"needs compute capability 9.0 or 10.0, this GPU has {_dotted(capability)}"
     if capability < (8, 0):
         return f"needs compute capability 8.0, this GPU has {_dotted(capability)}"
     return None
 
 
-def _size_obstacle(*, precision: str, head_size: int) -> str | None:
+def _score_obstacle(attention: Attention, shape: ModelShape) -> str | None:
+    if shape.score_softcap is not None and attention not in CAP_SCORES:
+        return "cannot cap scores, which this model needs"
+    if shape.attention_sinks and attention not in HAVE_SINKS:
+        return "has no attention sinks, which this model needs"
+    return None
+
+
+def _size_obstacle(attention: Attention, shape: ModelShape, *, precision: str) -> str | None:
+    if attention in ("flex", "blocked"):
+        return None
     if precision == "fp32":
         return "computes in 16 bits only"
-    if head_size > MAX_FLASH_HEAD_SIZE or head_size % 8:
-        return f"takes heads of up to {MAX_FLASH_HEAD_SIZE} in steps of 8, this model has {head_size}"
+    head_size = shape.query_size // shape.heads
+    largest = MAX_FLASH_4_HEAD_SIZE if attention == "flash_attention_4" else MAX_FLASH_HEAD_SIZE
+    if head_size > largest or head_size % 8:
+        return f"takes heads of up to {largest} in steps of 8, this model has {head_size}"
     return None
 
 

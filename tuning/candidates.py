@@ -142,7 +142,7 @@ class _Search:
             fused_passes=has_fused_passes(
                 self.shape, method=self.method, dropout=self.lora.dropout, use_dora=self.lora.use_dora
             ),
-            fused_attention=_has_fused_attention(self.hardware),
+            fused_attention=_keeps_no_scores(self.attention, shape=self.shape, hardware=self.hardware),
             longest_row_tokens=self.max_sequence_length,
             constants=constants_of(self.hardware),
         )
@@ -270,6 +270,13 @@ def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
     return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
 
 
-def _has_fused_attention(hardware: HardwareProfile) -> bool:
-    """PyTorch's kernels that keep no scores and take grouped heads need compute capability 8.0."""
+def _keeps_no_scores(attention: Attention, *, shape: ModelShape, hardware: HardwareProfile) -> bool:
+    """PyTorch's kernels that keep no scores and take grouped heads need compute capability 8.0; none has caps or sinks.
+
+    On a CPU blocks take caps, and sinks are written out.
+    """
+    if shape.attention_sinks and attention in ("sdpa", "blocked"):
+        return False
+    if shape.score_softcap is not None and attention == "sdpa":
+        return False
     return all(gpu.compute_capability >= (8, 0) for gpu in hardware.gpus)

@@ -1,5 +1,6 @@
 """Reads numbers out of a model's config.json and says which field is missing or absurd."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,15 @@ class ConfigReader:
         if not isinstance(value, str):
             raise _invalid(field, f"is {value!r}; it must be a name")
         return value
+
+    def cap(self, field: str, *, default: float | None) -> float | None:
+        """A positive bound; null takes it away, absence means the family's default."""
+        value = self._config.get(field, default)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise _invalid(field, f"is {value!r}; it must be a positive number or null")
+        return float(value)
 
     def indices(self, field: str) -> tuple[int, ...]:
         """A list of layer numbers, empty when absent."""

@@ -48,9 +48,10 @@ def _gemma(reader: ConfigReader) -> dict[str, Any]:
 
 def _gemma2(reader: ConfigReader) -> dict[str, Any]:
     bias = reader.flag("attention_bias", default=False)
-    return _decoder(
+    decoder = _decoder(
         reader, qkv_bias=bias, output_bias=bias, default_head_dim=256, tied=True, layer_norms=4, norm="gemma"
     )
+    return decoder | {"score_softcap": reader.cap("attn_logit_softcapping", default=50.0)}
 
 
 def _gemma3(reader: ConfigReader) -> dict[str, Any]:

@@ -14,6 +14,7 @@ _PACKAGES = {
     "adamw_8bit": "bitsandbytes",
     "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_3",
+    "flash_attention_4": "flash_attn_4",
 }
 # What a trainer does not act on: plans that differ only here train the same.
 EXPLANATION = frozenset({"memory", "time", "reasons", "alternatives"})

@@ -6,7 +6,9 @@ from tuning.base import Value
 from tuning.job import Method, OnLongRow
 from tuning.kernels import kernels_label
 
-Attention = Literal["flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"]
+Attention = Literal[
+    "flash_attention_4", "flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"
+]
 
 
 class Reason(Value):

@@ -55,6 +55,8 @@ class ModelShape(Value):
     norm: Literal["rms", "gemma", "layer"] = "rms"
     norm_inputs: int = 2  # different tensors that the norms of one layer read
     query_key_norm: bool = False
+    score_softcap: float | None = None  # scores of attention are bounded to it by tanh
+    attention_sinks: bool = False  # every head has one more score, whose weight goes nowhere
     shared_norm_output: bool = False  # attention and MLP read the output of one norm
     fused_qkv: Literal["no", "split", "rotated"] = "no"  # one projection; are q and k rotated into tensors of their own
     activation_tensors: int = 3  # of the MLP's width, kept by its activation function and gate

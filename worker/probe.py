@@ -21,6 +21,7 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
     "deepspeed",
+    "flash_attn_4",
     "flash_attn",
     "flash_attn_3",
     "triton",

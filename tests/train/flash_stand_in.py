@@ -17,13 +17,14 @@ def flash_attn_varlen_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
 ) -> Any:
     """As flash_attn 2 and 3 define it; a window of -1 is unlimited, `causal` forbids what comes later."""
     assert causal
     assert cu_seqlens_q.dtype == torch.int32
     assert torch.equal(cu_seqlens_q, cu_seqlens_k)
     assert max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
-    return definition(q, k, v, cu_seqlens_q, scale=softmax_scale, window=(window_size[0], 0))
+    return definition(q, k, v, cu_seqlens_q, scale=softmax_scale, window=(window_size[0], 0), softcap=softcap)
 
 
 def varlen_attn(
@@ -54,6 +55,8 @@ def definition(
     *,
     scale: float | None,
     window: tuple[int, int],
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax over the keys of a query's own sequence, from `window[0]` behind it to `window[1]` ahead of it."""
     tokens, heads, size = query.shape
@@ -65,5 +68,10 @@ def definition(
     groups = heads // key.shape[1]
     scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(groups, 1))
     scores = scores * (size**-0.5 if scale is None else scale)
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~visible, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[:, None, None].expand(heads, tokens, 1)], dim=-1)
+    weights = scores.softmax(-1)[..., :tokens]
     return torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, 1))

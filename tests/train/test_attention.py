@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.attention as attention_module
 import torch.nn.attention.flex_attention as flex_module
 import torch.nn.attention.varlen as varlen_module
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import AutoModelForCausalLM
-from transformers.models.mistral.configuration_mistral import MistralConfig
-from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import flash_stand_in, runs
+from tuning.attention import CAP_SCORES, HAVE_SINKS
 from tuning.plan import Attention
 from worker.train.data.packing import pack
 from worker.train.data.rows import Rows, load_rows
 from worker.train.kernels.attention import segment_attention
 from worker.train.kernels.attention_kernels import KERNELS
 from worker.train.kernels.document_mask import document_mask, first_visible
-from worker.train.kernels.segments import Segments
+from worker.train.kernels.segments import Scores, Segments
 from worker.train.loop.objectives import supervised
 from worker.train.models.model import Learner, load_model, load_tokenizer, read_config
 
@@ -41,6 +41,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("flash_attn", "flash_attn_interface"):
         monkeypatch.setitem(sys.modules, module, flash_stand_in)
     monkeypatch.setattr(varlen_module, "varlen_attn", flash_stand_in.varlen_attn)
+    monkeypatch.setattr(attention_module, "activate_flash_attention_impl", lambda _: None)
     # PyTorch refuses to differentiate FlexAttention on a CPU, although its own definition has a gradient there.
     monkeypatch.setattr(flex_module, "_validate_device", lambda *_: None)
 
@@ -61,26 +62,65 @@ def outcome(
     return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
 
 
-def through(attention: Attention, window: int | None) -> Callable[..., torch.Tensor]:
+def through(attention: Attention, window: int | None, **more: Any) -> Callable[..., torch.Tensor]:
     segments = Segments.of(LENGTHS, device=CPU).through(attention)
-    return lambda *states: segment_attention(*states, segments=segments, scale=0.3, window=window)
+    scores = Scores(scale=0.3, window=window, **more)
+    return lambda *states: segment_attention(*states, segments=segments, scores=scores)
 
 
-@pytest.mark.parametrize("window", [None, 40])
+def by_definition(window: int | None, **more: Any) -> Callable[..., torch.Tensor]:
+    bounds = Segments.of(LENGTHS, device=CPU).cumulative
+    sight = (-1 if window is None else window - 1, 0)
+    return lambda *states: flash_stand_in.definition(*states, bounds, scale=0.3, window=sight, **more)
+
+
+def assert_equal_outcomes(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * max(1.0, other.abs().max().item()))
+
+
+@pytest.mark.parametrize("window", [None, 1, 40, 150])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 @pytest.mark.parametrize("attention", ALL)
 def test_a_kernel_computes_the_definition_forward_and_backward(
     attention: Attention, heads: tuple[int, int], window: int | None
 ) -> None:
     states = inputs(heads)
-    bounds = Segments.of(LENGTHS, device=CPU).cumulative
-    sight = (-1 if window is None else window - 1, 0)
+    assert_equal_outcomes(outcome(through(attention, window), *states), outcome(by_definition(window), *states))
 
-    wanted = outcome(lambda *parts: flash_stand_in.definition(*parts, bounds, scale=0.3, window=sight), *states)
-    got = outcome(through(attention, window), *states)
 
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("attention", sorted(CAP_SCORES))
+def test_capped_scores_follow_the_definition_forward_and_backward(attention: Attention, window: int | None) -> None:
+    states, cap = [4 * part for part in inputs((6, 2))], {"softcap": 2.0}  # large enough for the cap to bend them
+    wanted = outcome(by_definition(window, **cap), *states)
+    assert not torch.allclose(wanted[0], by_definition(window)(*states[:3]), atol=0.01)
+    assert_equal_outcomes(outcome(through(attention, window, **cap), *states), wanted)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("attention", ["flex", "sdpa", "blocked"])
+def test_a_sink_takes_its_share_and_learns(attention: Attention, window: int | None, softcap: float | None) -> None:
+    states, learnt = inputs((6, 2)), []
+    results = []
+    for attend in (through, by_definition):
+        sinks = torch.linspace(-2, 2, 6).requires_grad_()
+        named = {"sinks": sinks, "softcap": softcap if attend is through else softcap or 0.0}
+        leaves = [part.clone().requires_grad_() for part in states[:3]]
+        arguments = (attention, window) if attend is through else (window,)
+        output = attend(*arguments, **named)(*leaves)
+        *gradients, learned = torch.autograd.grad(output, [*leaves, sinks], states[3])
+        results.append([output.detach(), *gradients])
+        learnt.append(learned)
+    assert_equal_outcomes(*results)
+    torch.testing.assert_close(*learnt, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_4", "torch_flash"])
+def test_a_kernel_without_caps_refuses_rather_than_ignore_them(attention: Attention) -> None:
+    with pytest.raises(NotImplementedError, match="has no capped scores"):
+        through(attention, None, softcap=50.0)(*inputs((4, 2))[:3])
 
 
 @pytest.mark.parametrize("window", [None, 40])
@@ -98,16 +138,29 @@ def test_changing_one_segment_changes_no_bit_of_another(attention: Attention, wi
         assert not torch.equal(one[first:end], two[first:end])
 
 
-@pytest.fixture(scope="module", params=["grouped heads", "sliding window"])
+@pytest.fixture(scope="module", params=["llama", "mistral", "gemma2", "gpt_oss"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama, and a tiny Mistral whose window is shorter than the rows; both have two heads to a key head."""
+    """Tiny models with two heads to a key head: plain, with a window shorter than the rows, with caps, with sinks."""
     folder = build_tiny_model(tmp_path_factory.mktemp("model"), layers=1)
-    if request.param == "sliding window":
+    if request.param != "llama":
         sizes = {name: value for name, value in read_config(folder).items() if name in SIZES}
+        config = AutoConfig.for_model(request.param, **{**sizes, **PECULIAR[request.param]})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            MistralForCausalLM(MistralConfig(**sizes, sliding_window=WINDOW)).save_pretrained(folder)
+            model = AutoModelForCausalLM.from_config(config)
+            for name, value in model.named_parameters():
+                if "proj" in name or "sinks" in name:  # large enough that a cap or a sink changes something
+                    torch.nn.init.normal_(value, std=0.3)
+            model.save_pretrained(folder)
     return folder
+
+
+PECULIAR: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": WINDOW},
+    "gemma2": {"sliding_window": WINDOW, "num_hidden_layers": 2, "head_dim": 16, "attn_logit_softcapping": 3.0},
+    "gpt_oss": {"sliding_window": WINDOW, "num_hidden_layers": 2, "head_dim": 16, "num_local_experts": 2,
+                "num_experts_per_tok": 1},
+}  # fmt: skip
 
 
 SIZES = {
@@ -148,7 +201,10 @@ def test_packed_rows_have_the_loss_and_gradients_of_single_rows_through_every_ke
 ) -> None:
     expected, wanted = alone
     model = load_model(folder, plan=runs.plan(method="full"), device=CPU).train()
-    for attention in ALL:
+    shape = model.config
+    capped, sinks = getattr(shape, "attn_logit_softcapping", None), shape.model_type == "gpt_oss"
+    kernels = HAVE_SINKS | {"blocked"} if sinks else CAP_SCORES if capped else ALL
+    for attention in kernels:
         model.zero_grad()
         learner = Learner(model, attention=attention)
         loss = supervised().sums(learner, pack(range(len(rows)), rows, device=CPU)).loss
@@ -189,5 +245,6 @@ def test_the_mask_is_built_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> No
     )
     batch = Segments.of(LENGTHS, device=CPU)
     for window in (None, 40, None, 40):
-        segment_attention(*inputs((4, 2))[:3], segments=batch.through("flex"), scale=1.0, window=window)
+        scores = Scores(scale=1.0, window=window)
+        segment_attention(*inputs((4, 2))[:3], segments=batch.through("flex"), scores=scores)
     assert built == [None, 40]

@@ -1,6 +1,7 @@
 """The trainer uses the planned attention kernel if it works here, else the next, and says so."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tuning.plan import Attention
 from tuning.shape import ModelShape
 from worker.train.kernels.attention_choice import Choice, find_attention
 from worker.train.kernels.attention_kernels import KERNELS, sdpa
+from worker.train.kernels.segments import Scores, Segments
 from worker.train.models.model import read_config
 
 CPU = torch.device("cpu")
@@ -53,8 +55,12 @@ def not_a_number(*states: torch.Tensor, **named: object) -> torch.Tensor:
     return sdpa(*states, **named) * float("nan")
 
 
-def without_window(*states: torch.Tensor, **named: object) -> torch.Tensor:
-    return sdpa(*states, **(named | {"window": None}))
+def without_window(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
+    return sdpa(*states, segments=segments, scores=replace(scores, window=None))
+
+
+def without_cap(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
+    return sdpa(*states, segments=segments, scores=replace(scores, softcap=None))
 
 
 def broken(*_states: torch.Tensor, **_named: object) -> torch.Tensor:
@@ -78,6 +84,17 @@ def test_a_kernel_that_fails_its_trial_is_not_trusted(
     choice = choose("blocked")
     assert choice.attention == "sdpa"
     assert said in choice.rejected[0]
+
+
+def test_a_kernel_that_ignores_the_cap_is_not_trusted_for_a_model_that_needs_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ModelShape.from_config(read_config(model)).model_copy(update={"score_softcap": 0.5})
+    assert find_attention("blocked", shape, device=CPU, precision="bf16") == Choice("blocked")
+    monkeypatch.setitem(KERNELS, "blocked", without_cap)
+    choice = find_attention("blocked", shape, device=CPU, precision="bf16")
+    assert choice.attention == "sdpa"
+    assert "gave other numbers" in choice.rejected[0]
 
 
 def test_a_trial_draws_no_random_number_of_the_run(choose: Callable[[Attention], Choice]) -> None:

@@ -11,6 +11,8 @@ from tuning.gpus import EVERYTHING_INSTALLED, what_if
 from tuning.hardware import HardwareProfile
 
 FLASH = {"flash_attn": "2.8", "flash_attn_3": "3.0"}
+NEWEST = {**FLASH, "flash_attn_4": "4.0"}
+LLAMA = find_shape("llama-3.1-8b")
 
 
 def machine(name: str, **installed: str) -> HardwareProfile:
@@ -20,7 +22,10 @@ def machine(name: str, **installed: str) -> HardwareProfile:
 @pytest.mark.parametrize(
     ("name", "installed", "expected", "said"),
     [
-        ("1xH100-80G", FLASH, "flash_attention_3", "Attention by FlashAttention 3."),
+        ("1xH100-80G", NEWEST, "flash_attention_4", "Attention by FlashAttention 4."),
+        ("1xB200", NEWEST, "flash_attention_4", "Attention by FlashAttention 4."),
+        ("1xA100-80G", NEWEST, "flash_attention_2", "needs compute capability 9.0 or 10.0, this GPU has 8.0"),
+        ("1xH100-80G", FLASH, "flash_attention_3", "needs the package flash_attn_4, which is not installed"),
         ("1xH100-80G", {"flash_attn": "2.8"}, "flash_attention_2", "needs the package flash_attn_3, which"),
         ("1xA100-80G", FLASH, "flash_attention_2", "needs compute capability 9.0, this GPU has 8.0"),
         ("1xB200", FLASH, "flash_attention_2", "needs compute capability 9.0, this GPU has 10.0"),
@@ -49,6 +54,7 @@ def test_the_weakest_gpu_decides() -> None:
         ({"head_size": 64}, None),
         ({"head_size": 288}, "takes heads of up to 256 in steps of 8, this model has 288"),
         ({"head_size": 36}, "takes heads of up to 256 in steps of 8, this model has 36"),
+        ({"sinks": True}, "has no attention sinks, which this model needs"),
         ({"precision": "fp32"}, "computes in 16 bits only"),
         ({"capability": None}, "needs a GPU"),
     ],
@@ -56,7 +62,13 @@ def test_the_weakest_gpu_decides() -> None:
 def test_what_flash_attention_cannot_compute_is_known_before_it_is_tried(
     changes: dict[str, Any], expected: str | None
 ) -> None:
-    facts = {"capability": (9, 0), "installed": FLASH, "precision": "bf16", "head_size": 128} | changes
+    facts = {"capability": (9, 0), "installed": FLASH, "precision": "bf16"} | changes
+    facts["shape"] = LLAMA.model_copy(
+        update={
+            "query_size": 32 * facts.pop("head_size", 128),
+            "attention_sinks": facts.pop("sinks", False),
+        }
+    )
     for attention in ("flash_attention_3", "flash_attention_2", "torch_flash"):
         assert obstacle(attention, **facts) == expected
 
@@ -76,7 +88,8 @@ def test_the_plan_for_a_cpu_names_the_blocked_kernel_with_a_reason() -> None:
 
 
 def test_the_last_of_each_ladder_runs_everywhere() -> None:
+    odd = LLAMA.model_copy(update={"query_size": 32 * 7, "score_softcap": 50.0, "attention_sinks": True})
     for capability in (None, (7, 0), (9, 0)):
         for last in (GPU_LADDER[-1], CPU_LADDER[-1]):
-            assert obstacle(last, capability=capability, installed=(), precision="fp32", head_size=7) is None
+            assert obstacle(last, capability=capability, installed=(), precision="fp32", shape=odd) is None
     assert set(NAMES) == {*GPU_LADDER, *CPU_LADDER}

@@ -5,6 +5,7 @@ Registered with transformers under `PACKED`, so any model that supports attentio
 (`worker.train.kernels.attention_kernels`); nothing is read back from the device during the forward pass.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from worker.train.failures import user_error
 from worker.train.kernels.attention_kernels import KERNELS
-from worker.train.kernels.segments import Segments
+from worker.train.kernels.segments import Scores, Segments
 
 PACKED = "packed"
 
@@ -46,33 +47,31 @@ def packed_attention(
     Returns:
         [1, tokens, heads, head size], and None in place of the weights.
     """
-    if softcap is not None or s_aux is not None or dropout:
+    if dropout:
         raise user_error(
             "model_not_supported",
-            f"{type(module).__name__} needs capped scores, sinks or dropout in attention, which packing lacks.",
+            f"{type(module).__name__} drops attention weights at random, which packing lacks.",
             hint="Choose a model of the Llama, Qwen, Mistral or Phi families.",
             param="model",
         )
     parts = (states[0].transpose(0, 1) for states in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return segment_attention(*parts, segments=segments, scale=scale, window=sliding_window)[None], None
+    scores = Scores(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    return segment_attention(*parts, segments=segments, scores=scores)[None], None
 
 
 def segment_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    segments: Segments,
-    scale: float,
-    window: int | None = None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, segments: Segments, scores: Scores
 ) -> torch.Tensor:
     """Causal attention within each segment, over tokens in their packed order, through the segments' kernel.
 
     Args:
         query: [tokens, heads, head size]; key, value: [tokens, key-value heads, head size].
-        window: how many tokens back a token sees, itself included; None is all of its segment.
     """
-    if window is not None and segments.longest <= window:
-        window = None
-    return KERNELS[segments.attention](query, key, value, segments=segments, scale=scale, window=window)
+    if scores.window is not None and segments.longest <= scores.window:
+        scores = replace(scores, window=None)
+    return KERNELS[segments.attention](query, key, value, segments=segments, scores=scores)

@@ -14,10 +14,11 @@ from tuning.attention import NAMES, NEEDED_PACKAGES, Capability, ladder, obstacl
 from tuning.plan import Attention, Plan
 from tuning.shape import ModelShape
 from worker.train.kernels.attention import segment_attention
-from worker.train.kernels.segments import Segments
+from worker.train.kernels.segments import Scores, Segments
 from worker.train.recorder import Recorder
 
-MODULES = {"flash_attn_3": "flash_attn_interface"}  # where a package is imported by another name
+# Where a package is imported by another name.
+MODULES = {"flash_attn_3": "flash_attn_interface", "flash_attn_4": "flash_attn.cute"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TRIAL_LENGTHS = (5, 140)
 TRIAL_WINDOWS = (None, 64)
@@ -61,16 +62,12 @@ def find_attention(planned: Attention, shape: ModelShape, *, device: torch.devic
 def _problem(
     attention: Attention, shape: ModelShape, *, device: torch.device, precision: str, capability: Capability | None
 ) -> str | None:
-    head_size = shape.query_size // shape.heads
-    problem = obstacle(
-        attention, capability=capability, installed=_installed(), precision=precision, head_size=head_size
-    )
+    problem = obstacle(attention, capability=capability, installed=_installed(), precision=precision, shape=shape)
     if problem is not None or attention == "sdpa":  # what the others are compared with
         return problem
-    heads = shape.heads, shape.key_value_size // head_size
     try:
         difference = max(
-            _difference(attention, window, heads=heads, head_size=head_size, dtype=DTYPES[precision], device=device)
+            _difference(attention, window, shape=shape, dtype=DTYPES[precision], device=device)
             for window in TRIAL_WINDOWS
         )
     except Exception as error:  # whatever a library raises, there is a next one
@@ -81,22 +78,21 @@ def _problem(
 
 
 def _difference(
-    attention: Attention,
-    window: int | None,
-    *,
-    heads: tuple[int, int],
-    head_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    attention: Attention, window: int | None, *, shape: ModelShape, dtype: torch.dtype, device: torch.device
 ) -> float:
     """Largest difference from `sdpa` over outputs and gradients, relative to the largest value; infinity for NaN."""
     generator = torch.Generator().manual_seed(0)  # of its own: the run's random numbers must not depend on this
-    tokens = sum(TRIAL_LENGTHS)
-    shapes = [(tokens, number, head_size) for number in (heads[0], heads[1], heads[1], heads[0])]
-    *inputs, upstream = (torch.randn(size, generator=generator).to(device, dtype) for size in shapes)
+    head_size = shape.query_size // shape.heads
+    sizes = [
+        (sum(TRIAL_LENGTHS), number, head_size)
+        for number in (shape.heads, shape.key_value_size // head_size, shape.key_value_size // head_size, shape.heads)
+    ]
+    *inputs, upstream = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
+    sinks = torch.randn(shape.heads, generator=generator).to(device, dtype) if shape.attention_sinks else None
+    scores = Scores(scale=head_size**-0.5, window=window, softcap=shape.score_softcap, sinks=sinks)
     segments = Segments.of(TRIAL_LENGTHS, device=device)
     wanted, got = (
-        _outputs_and_gradients(inputs, upstream, segments=segments.through(kernel), window=window)
+        _outputs_and_gradients(inputs, upstream, segments=segments.through(kernel), scores=scores)
         for kernel in ("sdpa", attention)
     )
     worst = torch.stack(
@@ -106,16 +102,23 @@ def _difference(
 
 
 def _outputs_and_gradients(
-    inputs: list[torch.Tensor], upstream: torch.Tensor, *, segments: Segments, window: int | None
+    inputs: list[torch.Tensor], upstream: torch.Tensor, *, segments: Segments, scores: Scores
 ) -> tuple[torch.Tensor, ...]:
     leaves = [states.detach().requires_grad_() for states in inputs]
-    output = segment_attention(*leaves, segments=segments, scale=upstream.shape[-1] ** -0.5, window=window)
+    output = segment_attention(*leaves, segments=segments, scores=scores)
     return (output.detach(), *torch.autograd.grad(output, leaves, upstream))
 
 
 def _installed() -> Collection[str]:
     packages = set(NEEDED_PACKAGES.values())
-    return {package for package in packages if importlib.util.find_spec(MODULES.get(package, package))}
+    return {package for package in packages if _is_importable(MODULES.get(package, package))}
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be a part of
+        return False
 
 
 def _first_line(error: Exception) -> str:

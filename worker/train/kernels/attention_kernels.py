@@ -1,7 +1,7 @@
 """The kernels behind packed attention, by the names that a plan uses. Libraries are imported when they are used.
 
 All take query [tokens, heads, head size], key and value [tokens, key-value heads, head size] and give
-[tokens, heads, head size]: causal within each segment, `window` tokens back at most, itself included.
+[tokens, heads, head size]: causal within each segment, weighted as the layer's `Scores` say.
 """
 
 import importlib
@@ -14,33 +14,39 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tuning.plan import Attention
 from worker.train.kernels.blocked_attention import blocked_attention
-from worker.train.kernels.segments import Segments
+from worker.train.kernels.segments import Scores, Segments
 
 Kernel = Callable[..., torch.Tensor]
 
 
-def flash_attention_3(*states: torch.Tensor, segments: Segments, scale: float, window: int | None) -> torch.Tensor:
+def flash_attention_4(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
+    """The package flash_attn_4 behind PyTorch's own entry, for Hopper and data-centre Blackwell."""
+    _stand_behind_pytorch("FA4")
+    return _varlen(*states, segments=segments, scores=scores)
+
+
+def flash_attention_3(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
     """The package flash_attn_3, for Hopper."""
-    return _packaged_flash("flash_attn_interface", *states, segments=segments, scale=scale, window=window)
+    return _packaged_flash("flash_attn_interface", *states, segments=segments, scores=scores)
 
 
-def flash_attention_2(*states: torch.Tensor, segments: Segments, scale: float, window: int | None) -> torch.Tensor:
+def flash_attention_2(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
     """The package flash_attn, for Ampere and newer."""
-    return _packaged_flash("flash_attn", *states, segments=segments, scale=scale, window=window)
+    return _packaged_flash("flash_attn", *states, segments=segments, scores=scores)
 
 
-def torch_flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    segments: Segments,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
+def torch_flash(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
     """The FlashAttention that PyTorch carries, for Ampere and newer."""
+    _stand_behind_pytorch(None)
+    return _varlen(*states, segments=segments, scores=scores)
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, segments: Segments, scores: Scores
+) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    _require_plain("PyTorch's FlashAttention", scores, caps=False)
     bounds, longest = segments.cumulative, segments.longest
     output: torch.Tensor = varlen_attn(  # type: ignore[assignment]  # one tensor unless auxiliary outputs are asked for
         query,
@@ -50,48 +56,54 @@ def torch_flash(
         bounds,
         longest,
         longest,
-        scale=scale,
-        window_size=_behind_and_ahead(window),
+        scale=scores.scale,
+        window_size=_behind_and_ahead(scores.window),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output
 
 
-def flex(*states: torch.Tensor, segments: Segments, scale: float, window: int | None) -> torch.Tensor:
+def flex(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
     """FlexAttention, compiled on a GPU; elsewhere PyTorch computes its definition, with all scores at once."""
     query, key, value = (part.transpose(0, 1)[None] for part in states)
     attend = _compiled_flex() if query.is_cuda else _flex()
-    grouped = query.shape[1] != key.shape[1]
-    output = attend(query, key, value, block_mask=segments.block_mask(window), scale=scale, enable_gqa=grouped)
-    return output[0].transpose(0, 1)
+    output = attend(
+        query,
+        key,
+        value,
+        score_mod=_capped_by(scores.softcap),
+        block_mask=segments.block_mask(scores.window),
+        scale=scores.scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+        return_aux=None if scores.sinks is None else _with_log_sums(),
+    )
+    if scores.sinks is None:
+        return output[0].transpose(0, 1)
+    attended, beside = output
+    # exp(score) / (sum + exp(sink)) is exp(score) / sum times sigmoid(log sum - sink)
+    share = torch.sigmoid(beside.lse - scores.sinks.float()[:, None])
+    return (attended * share[..., None].to(attended.dtype))[0].transpose(0, 1)
 
 
-def sdpa(*states: torch.Tensor, segments: Segments, scale: float, window: int | None) -> torch.Tensor:
-    """PyTorch's own attention, one call per segment."""
+def sdpa(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
+    """PyTorch's own attention, one call per segment; with capped scores or sinks it is written out."""
+    attend = _plain if scores.softcap is None and scores.sinks is None else _written_out
     split = (part.transpose(0, 1)[None].split(segments.lengths, dim=2) for part in states)
-    parts = [
-        scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=_window_mask(query.shape[2], window, query.device),
-            is_causal=window is None,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        for query, key, value in zip(*split, strict=True)
-    ]
+    parts = [attend(query, key, value, scores=scores) for query, key, value in zip(*split, strict=True)]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
-def blocked(*states: torch.Tensor, segments: Segments, scale: float, window: int | None) -> torch.Tensor:
-    """Our own for CPUs; a layer whose window is shorter than a segment goes through PyTorch's."""
-    if window is not None:
-        return sdpa(*states, segments=segments, scale=scale, window=window)
-    return blocked_attention(*states, lengths=segments.lengths, scale=scale)
+def blocked(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
+    """Our own for CPUs; a layer with sinks goes through PyTorch's."""
+    if scores.sinks is not None:
+        return sdpa(*states, segments=segments, scores=scores)
+    return blocked_attention(
+        *states, lengths=segments.lengths, scale=scores.scale, window=scores.window, softcap=scores.softcap
+    )
 
 
 KERNELS: dict[Attention, Kernel] = {
+    "flash_attention_4": flash_attention_4,
     "flash_attention_3": flash_attention_3,
     "flash_attention_2": flash_attention_2,
     "torch_flash": torch_flash,
@@ -101,10 +113,9 @@ KERNELS: dict[Attention, Kernel] = {
 }
 
 
-def _packaged_flash(
-    module: str, *states: torch.Tensor, segments: Segments, scale: float, window: int | None
-) -> torch.Tensor:
+def _packaged_flash(module: str, *states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
     query, key, value = states
+    _require_plain(module, scores, caps=True)
     output = importlib.import_module(module).flash_attn_varlen_func(
         query,
         key,
@@ -113,12 +124,33 @@ def _packaged_flash(
         cu_seqlens_k=segments.cumulative,
         max_seqlen_q=segments.longest,
         max_seqlen_k=segments.longest,
-        softmax_scale=scale,
+        softmax_scale=scores.scale,
         causal=True,
-        window_size=_behind_and_ahead(window),
+        window_size=_behind_and_ahead(scores.window),
+        **({} if scores.softcap is None else {"softcap": scores.softcap}),  # versions before 2.6 do not know it
     )
     attended: torch.Tensor = output[0] if isinstance(output, tuple) else output  # some versions add the logsumexp
     return attended
+
+
+def _require_plain(name: str, scores: Scores, *, caps: bool) -> None:
+    """The planner and the trial keep such layers away; a kernel must not ignore what it cannot compute."""
+    if scores.sinks is not None or (scores.softcap is not None and not caps):
+        raise NotImplementedError(f"{name} has no {'sinks' if caps else 'capped scores or sinks'}")
+
+
+def _stand_behind_pytorch(implementation: str | None) -> None:
+    """Let PyTorch's entry lead to a newer FlashAttention, or (None) to the one that it carries."""
+    from torch.nn import attention
+
+    if not hasattr(attention, "current_flash_attention_impl"):  # older than the choice
+        if implementation is not None:
+            raise NotImplementedError("this PyTorch has no way to activate it")
+    elif implementation != attention.current_flash_attention_impl():
+        if implementation is None:
+            attention.restore_flash_attention_impl()
+        else:
+            attention.activate_flash_attention_impl(implementation)
 
 
 def _behind_and_ahead(window: int | None) -> tuple[int, int]:
@@ -132,15 +164,59 @@ def _flex() -> Callable[..., Any]:
     return flex_attention
 
 
+def _with_log_sums() -> Any:
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    return AuxRequest(lse=True)
+
+
 @lru_cache(maxsize=1)
 def _compiled_flex() -> Callable[..., Any]:
     """Compiled for lengths that change with every batch."""
     return torch.compile(_flex(), dynamic=True)
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if window is None:
+@lru_cache(maxsize=8)
+def _capped_by(softcap: float | None) -> Callable[..., torch.Tensor] | None:
+    """FlexAttention's modification of a score; one function a cap, because each new one is compiled anew."""
+    if softcap is None:
         return None
+
+    def capped(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return capped
+
+
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scores: Scores) -> torch.Tensor:
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=None if scores.window is None else _visible(query.shape[2], scores.window, query.device),
+        is_causal=scores.window is None,
+        scale=scores.scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scores: Scores) -> torch.Tensor:
+    """[1, heads, length, head size] of one segment, all its scores at once, softmax in fp32."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    products = (query @ key.transpose(2, 3) * scores.scale).float()
+    if scores.softcap is not None:
+        products = scores.softcap * torch.tanh(products / scores.softcap)
+    products = products.masked_fill(~_visible(query.shape[2], scores.window, query.device), float("-inf"))
+    if scores.sinks is None:
+        weights = torch.softmax(products, dim=-1)
+    else:
+        sinks = scores.sinks.float()[None, :, None, None].expand(*products.shape[:3], 1)
+        weights = torch.softmax(torch.cat([products, sinks], dim=-1), dim=-1)[..., :-1]
+    return weights.to(value.dtype) @ value
+
+
+def _visible(length: int, window: int | None, device: torch.device) -> torch.Tensor:
     places = torch.arange(length, device=device)
     distance = places[:, None] - places
-    return (distance >= 0) & (distance < window)
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)

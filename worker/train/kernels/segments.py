@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How a layer turns products of queries and keys into weights, beside the softmax.
+
+    scale: of the products; window: how many tokens back a token sees, itself included, None is all of its segment;
+    softcap: scores become softcap * tanh(score / softcap) (Gemma 2, arXiv 2408.00118); sinks: one more score a head
+    [heads], whose weight goes nowhere (attention sinks, arXiv 2309.17453, as GPT-OSS learns them).
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Segments:
     """Bounds of the segments of one packed batch, and the kernel that attends within them.
 

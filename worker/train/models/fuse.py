@@ -9,6 +9,7 @@ from torch import nn
 
 from worker.train.kernels.attention import segment_attention
 from worker.train.kernels.lora_passes import Site, gated_mlp, project, rms_norm, rotate
+from worker.train.kernels.segments import Scores
 from worker.train.models.adapter import ADAPTER
 
 # Attention modules whose forward is: project, perhaps normalise each head, rotate by halves, attend, project.
@@ -72,7 +73,9 @@ def _mlp_forward(sites: list[Site]) -> Callable[..., Any]:
 def _attention_forward(module: Any, sites: list[Site]) -> Callable[..., Any]:
     plain = module.forward
     query_norm, key_norm = getattr(module, "q_norm", None), getattr(module, "k_norm", None)
-    window = _window(module)
+    scores = Scores(
+        scale=module.scaling, window=_window(module), softcap=getattr(module, "attn_logit_softcapping", None)
+    )
 
     def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         segments = kwargs.get("segments")
@@ -84,7 +87,7 @@ def _attention_forward(module: Any, sites: list[Site]) -> Callable[..., Any]:
         query, key, value = (part.view(len(states), -1, module.head_dim) for part in project(states, sites[:3]))
         query = rotate(query if query_norm is None else query_norm(query), cosine, sine)
         key = rotate(key if key_norm is None else key_norm(key), cosine, sine)
-        attended = segment_attention(query, key, value, segments=segments, scale=module.scaling, window=window)
+        attended = segment_attention(query, key, value, segments=segments, scores=scores)
         (output,) = project(attended.reshape(len(states), -1), sites[3:])
         return output[None], None
 

@@ -78,6 +78,8 @@ def measure_shape(config: dict[str, Any]) -> ModelShape:
         head_bias=head.bias is not None,
         linears=linears,
         norm_parameters=sum(parameter.numel() for parameter in model.parameters()) - counted,  # and all else
+        score_softcap=getattr(known, "attn_logit_softcapping", None),
+        attention_sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         measured=_activations(config),
     )
 
