@@ -22,9 +22,12 @@ LIFELINE_FD = 0  # standard input: it reaches every rank through launchers that 
 _INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH",
     "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_DRIVER_CAPABILITIES", "CC",
 )  # fmt: skip
-_INHERITED_PREFIXES = ("NCCL_", "OMP_", "GOMP_", "KMP_", "MKL_")
+_INHERITED_PREFIXES = (
+    "NCCL_", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCHINDUCTOR_",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",  # how an operator shapes the allocator; the second is the old name
+)  # fmt: skip
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """A trainer runs alone in its session, sees no secret, stops by a ladder and never outlives its worker."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -140,6 +142,40 @@ def test_the_trainer_sees_no_secret_of_the_worker() -> None:
     assert not {"TUNESMITH_WORKER_KEY", "REDIS_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"} & set(
         environment
     )
+
+
+def test_what_the_gpu_image_sets_for_the_trainer_arrives_there(run: RunDirectory, tmp_path: Path) -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile.gpu").read_text()
+    wanted = dict(re.findall(r"\b((?:CC|PYTORCH_\w+|TRITON_\w+|TORCHINDUCTOR_\w+))=(\S+)", dockerfile))
+    assert {"CC", "PYTORCH_ALLOC_CONF"} <= set(wanted)
+    environment = trainer_environment(os.environ | wanted, run_dir=run.root, cores=1, devices=())
+    said = tmp_path / "said.json"
+    script = f"import json, os, worker.train.environment; json.dump(dict(os.environ), open({str(said)!r}, 'w'))"
+    (tmp_path / "trainers").mkdir()
+    trainer = start(
+        [sys.executable, "-c", script],
+        run,
+        environment=environment,
+        slot=Slot(0),
+        records=tmp_path / "trainers",
+        log_cap_bytes=1024,
+    )
+    assert trainer.process.wait(timeout=60) == 0
+    trainer.end()
+    seen = json.loads(said.read_text())
+    assert {name: seen[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_an_operators_allocator_setting_beats_the_trainers(name: str) -> None:
+    told = f"os.environ.get({name!r}) or os.environ['PYTORCH_ALLOC_CONF']"
+    script = f"import os, worker.train.environment; print({told}, len([n for n in os.environ if 'ALLOC_CONF' in n]))"
+    clean = {key: value for key, value in os.environ.items() if "ALLOC_CONF" not in key}
+    for mine, expected in (({}, "expandable_segments:True 1"), ({name: "backend:native"}, "backend:native 1")):
+        environment = trainer_environment(clean | mine, run_dir=Path("/run"), cores=1, devices=())
+        command = [sys.executable, "-c", script]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        assert said == expected
 
 
 def test_several_processes_start_through_torchrun() -> None:

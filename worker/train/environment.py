@@ -16,5 +16,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
-# Without it rows of many lengths leave holes that no later batch fills; the planner's slack supposes it.
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+# Without it rows of many lengths leave holes that no later batch fills; the planner's slack supposes it. An operator's
+# setting under the old name must not stand beside ours under the new one, which wins.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
