@@ -1,18 +1,18 @@
 """Bytes per token that the trainer's forward pass keeps for its backward pass, layer by layer.
 
-Counted from the tensors that autograd saves, for the two sets of kernels that the trainer has: its own fused passes,
-and the modules of `transformers` 5 with PEFT adapters in fp32. `benchmarks/memory` counts them again on the real
-modules and the tests hold both within one per cent.
+Counted from the tensors that autograd saves, for the two sets of kernels that the trainer has: its own fused passes
+and, where ZeRO shares the weights out, the modules of `transformers` 5 with PEFT adapters in fp32. `benchmarks/memory`
+counts them again on the real modules and the tests hold both within one per cent.
 """
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from tuning.linears import Linear, Role, Targets, is_target
+from tuning.linears import Linear, Role, Targets, closes, is_target
 from tuning.shape import MEASURED_RANK, ModelShape
 
-Checkpointing = Literal["none", "selective", "full"]
+Checkpointing = Literal["none", "selective", "mlp", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,26 @@ class Graph:
     rank: int = 0
     targets: Targets = "all-linear"
     dropout: float = 0.0
+    dora: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
     fused: bool = False
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether one pass computes a whole MLP: a frozen one under plain adapters."""
+        return self.fused and not self.full and not self.dropout and not self.dora
 
 
 @lru_cache(maxsize=2048)
 def stored_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: Checkpointing) -> float:
-    """Kept by all layers together: everything, all but the inside of the MLP, or only each layer's input."""
+    """Kept by all layers together: everything, products alone, those outside of MLPs alone, or each layer's input."""
     if checkpointing == "full":
-        return shape.layers * (graph.width * shape.hidden_size + _narrow(shape, graph, roles=("attention", "mlp")))
+        return shape.layers * graph.width * shape.hidden_size
     kept = layer_bytes_per_token(shape, graph)
-    if checkpointing == "selective":
-        kept += graph.width * shape.hidden_size + _narrow(shape, graph, roles=("mlp",)) - _mlp(shape, graph)
+    if checkpointing != "none":
+        kept -= _made_again(shape, graph)
+    if checkpointing == "mlp":
+        kept -= _mlp_inside(shape, graph)
     return shape.layers * kept
 
 
@@ -44,7 +52,10 @@ def recomputed_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing
     """Rebuilt for the one layer whose backward runs."""
     if checkpointing == "none":
         return 0.0
-    return layer_bytes_per_token(shape, graph) if checkpointing == "full" else _mlp(shape, graph)
+    if checkpointing == "full":
+        return layer_bytes_per_token(shape, graph)
+    made = min(_made_again(shape, graph), graph.width * (shape.hidden_size + shape.intermediate_size))
+    return made + (_mlp(shape, graph) if checkpointing == "mlp" else 0)
 
 
 def layer_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
@@ -54,7 +65,8 @@ def layer_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
     """
     if shape.measured is None:
         return _layer_formula(shape, graph)
-    as_measured = replace(graph, rank=MEASURED_RANK, targets="all-linear", dropout=0.0, device="cuda", fused=False)
+    as_measured = replace(graph, rank=MEASURED_RANK, targets="all-linear", dropout=0.0, dora=False, device="cuda")
+    as_measured = replace(as_measured, fused=True)
     change = _layer_formula(shape, graph) - _layer_formula(shape, as_measured)
     return shape.measured.of(full=graph.full, width_bytes=graph.width) + change
 
@@ -70,11 +82,11 @@ def outside_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: C
     Under adapters nothing before the first layer learns, so its first norm keeps nothing; recomputation hides that, and
     keeps no angles.
     """
-    kept = _last_norm(shape, graph) + 2 * graph.width * shape.hidden_size
+    kept = _norm(shape, graph) + 2 * graph.width * shape.hidden_size
     if checkpointing == "full":
         return kept
     angles = 0 if shape.position_parameters else 2 * graph.width * shape.query_size // shape.heads
-    return kept + angles - (0 if graph.full else _last_norm(shape, graph))
+    return kept + angles - (0 if graph.full else _norm(shape, graph))
 
 
 @lru_cache(maxsize=2048)
@@ -88,26 +100,21 @@ def backward_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
 
 
 def _norms(shape: ModelShape, graph: Graph) -> float:
-    """RMS norms keep their input in fp32, fused and layer norms as it is; a learning weight adds the normalised one."""
-    hidden = shape.hidden_size
-    if graph.fused:
-        return shape.norm_inputs * (graph.width * hidden + 4) + _query_key_norms(shape, each=graph.width)
-    if shape.norm == "layer":
-        return shape.norm_inputs * (graph.width * hidden + 2 * graph.width)
-    normalised = 4 if shape.norm == "gemma" else graph.width
-    each = (4 + (normalised if graph.full else 0)) * hidden + 4
-    return shape.norm_inputs * each + _query_key_norms(shape, each=4 + (normalised if graph.full else 0))
+    per_head = graph.width if graph.fused else 4 + (_normalised_width(shape, graph) if graph.full else 0)
+    return shape.norm_inputs * _norm(shape, graph) + _query_key_norms(shape, each=per_head)
 
 
-def _last_norm(shape: ModelShape, graph: Graph) -> float:
-    """As one norm of a layer."""
-    hidden = shape.hidden_size
-    if graph.fused:
-        return graph.width * hidden + 4
+def _norm(shape: ModelShape, graph: Graph) -> float:
+    """RMS norms keep their input in fp32, ours and layer norms as it is; a learning weight adds the normalised one."""
     if shape.norm == "layer":
-        return graph.width * hidden + 2 * graph.width
-    normalised = 4 if shape.norm == "gemma" else graph.width
-    return (4 + (normalised if graph.full else 0)) * hidden + 4
+        return graph.width * shape.hidden_size + 2 * graph.width
+    if graph.fused:
+        return graph.width * shape.hidden_size + 4
+    return (4 + (_normalised_width(shape, graph) if graph.full else 0)) * shape.hidden_size + 4
+
+
+def _normalised_width(shape: ModelShape, graph: Graph) -> int:
+    return 4 if shape.norm == "gemma" else graph.width
 
 
 def _query_key_norms(shape: ModelShape, *, each: int) -> float:
@@ -133,23 +140,59 @@ def _attention(shape: ModelShape, graph: Graph) -> float:
 
 def _keeps_as_is(shape: ModelShape, graph: Graph) -> bool:
     """Whether the output projection keeps its input unchanged: then that and the kernel's output are one tensor."""
-    if graph.full or graph.fused:
+    if graph.full:
         return True
-    closing = [linear for linear in shape.linears if linear.role == "attention" and _closes(linear)]
-    return graph.width == 4 and not graph.dropout and all(is_target(linear, graph.targets) for linear in closing)
+    closing = [linear for linear in shape.linears if linear.role == "attention" and closes(linear)]
+    reads_it = all(is_target(linear, graph.targets) for linear in closing)
+    return reads_it and (graph.fused or (graph.width == 4 and not graph.dropout))
 
 
 def _mlp(shape: ModelShape, graph: Graph) -> float:
     """What the activation function and the gate's product keep, and the inputs of the matrices."""
-    tensors = 2 if graph.fused else shape.activation_tensors
+    tensors = shape.activation_tensors
+    if graph.fused and _has_own_mlp(shape):
+        tensors = 2 if _is_gated(shape) else 1
     return graph.width * tensors * shape.intermediate_size + _inputs(shape, graph, role="mlp")
+
+
+def _mlp_inside(shape: ModelShape, graph: Graph) -> float:
+    """What recomputing the MLPs leaves out, beside what is made again anyway; modules of libraries keep their input."""
+    if graph.whole_blocks and _has_own_mlp(shape):
+        wide = [linear for linear in shape.targets(graph.targets) if linear.role == "mlp" and not closes(linear)]
+        tensors = 2 if _is_gated(shape) else 1
+        narrow = sum(graph.rank * _per_layer(linear, shape) for linear in wide)
+        return graph.width * (tensors * shape.intermediate_size + narrow)
+    kept = _made_again(shape, graph, roles=("mlp",)) if graph.fused else graph.width * shape.hidden_size
+    return _mlp(shape, graph) - kept
+
+
+def _made_again(shape: ModelShape, graph: Graph, *, roles: tuple[Role, ...] = ("attention", "mlp")) -> float:
+    """What selective recomputation leaves out: outputs of norms, and of the gate where a module reads it."""
+    if not graph.fused or shape.measured is not None:
+        return 0.0
+    readers = [linear for linear in shape.linears if linear.role in roles and linear.module and _reads(linear, graph)]
+    normalised = {linear.role for linear in readers if not closes(linear)}
+    outputs = min(len(normalised), 1) if shape.shared_norm_output else len(normalised)
+    gate = any(linear.role == "mlp" and closes(linear) for linear in readers) and not graph.whole_blocks
+    inner = shape.intermediate_size if gate and _has_own_mlp(shape) else 0
+    return graph.width * (outputs * shape.hidden_size + inner)
+
+
+def _has_own_mlp(shape: ModelShape) -> bool:
+    """Whether every MLP is one of matrices that are modules, which our passes know; experts are not."""
+    return not any(linear.role == "expert" for linear in shape.linears)
+
+
+def _is_gated(shape: ModelShape) -> bool:
+    return any(linear.name.endswith(("gate_proj", "gate_up_proj")) for linear in shape.linears)
 
 
 def _inputs(shape: ModelShape, graph: Graph, *, role: Role) -> float:
     """Inputs of matrices. Learning a weight needs its input once; matrices with one input share it.
 
-    An fp32 adapter on a 16-bit model keeps a widened copy of its own; with dropout a dropped copy and a mask. Fused
-    passes keep each input once, adapted or not, and rebuild that of the MLP's last matrix.
+    An fp32 adapter in a module of PEFT on a 16-bit model keeps a widened copy of its own; with dropout a dropped copy
+    and a mask. Our passes keep each input once, with dropout a mask each, with DoRA each product; the whole MLP's
+    rebuilds the input of its last matrix.
     """
     members = [linear for linear in shape.linears if linear.role == role and linear.module]
     if graph.full:
@@ -157,8 +200,7 @@ def _inputs(shape: ModelShape, graph: Graph, *, role: Role) -> float:
     adapted = [linear for linear in members if is_target(linear, graph.targets)]
     narrow = sum(graph.rank * _per_layer(linear, shape) for linear in adapted)
     if graph.fused:
-        inputs = _distinct_inputs([linear for linear in members if role == "attention" or not _closes(linear)])
-        return graph.width * (sum(inputs) + narrow)
+        return graph.width * narrow + _inputs_of_passes(adapted, shape, graph, role=role)
     middle = 4 * narrow
     if graph.dropout:
         dropped = 4 + (4 if graph.device == "cpu" else 1)
@@ -168,15 +210,22 @@ def _inputs(shape: ModelShape, graph: Graph, *, role: Role) -> float:
     return middle + graph.width * sum(_distinct_inputs(adapted))
 
 
+def _inputs_of_passes(adapted: list[Linear], shape: ModelShape, graph: Graph, *, role: Role) -> float:
+    rebuilt = role == "mlp" and graph.whole_blocks and _has_own_mlp(shape)
+    kept: float = graph.width * sum(
+        _distinct_inputs([linear for linear in adapted if not (rebuilt and closes(linear))])
+    )
+    if graph.dropout:
+        kept += sum(linear.in_features * _per_layer(linear, shape) for linear in adapted)
+    if graph.dora:
+        kept += graph.width * sum(linear.out_features * _per_layer(linear, shape) for linear in adapted)
+    return kept
+
+
 def _distinct_inputs(linears: list[Linear]) -> list[int]:
     """Sizes of the different inputs: projections of one role that read the hidden state read the same tensor."""
-    readers = {linear.in_features for linear in linears if not _closes(linear)}
-    return [*readers, *(linear.in_features for linear in linears if _closes(linear))]
-
-
-def _closes(linear: Linear) -> bool:
-    """Whether the matrix is the last of its block and so reads an inner tensor."""
-    return linear.name.rsplit(".", 1)[-1] in ("o_proj", "dense", "c_proj", "down_proj", "fc2", "dense_4h_to_h")
+    readers = {linear.in_features for linear in linears if not closes(linear)}
+    return [*readers, *(linear.in_features for linear in linears if closes(linear))]
 
 
 def _per_layer(linear: Linear, shape: ModelShape) -> float:
@@ -185,19 +234,12 @@ def _per_layer(linear: Linear, shape: ModelShape) -> float:
 
 def _shared_input(shape: ModelShape, graph: Graph) -> float:
     """Attention and MLP that read one norm's output keep it once, when it is kept as it is."""
-    if not shape.shared_norm_output or graph.fused or graph.dropout or (not graph.full and graph.width < 4):
+    widened = not graph.fused and not graph.full and (graph.width < 4 or bool(graph.dropout))
+    if not shape.shared_norm_output or widened:
         return 0.0
-    readers = {linear.role for linear in shape.linears if not _closes(linear) and _reads(linear, graph)}
+    readers = {linear.role for linear in shape.linears if not closes(linear) and _reads(linear, graph)}
     return graph.width * shape.hidden_size if len(readers) > 1 else 0.0
 
 
 def _reads(linear: Linear, graph: Graph) -> bool:
     return graph.full or is_target(linear, graph.targets)
-
-
-def _narrow(shape: ModelShape, graph: Graph, *, roles: tuple[Role, ...]) -> float:
-    """Low-rank products that fused passes keep on their own nodes, out of the reach of recomputation."""
-    if not graph.fused:
-        return 0.0
-    adapted = [linear for linear in shape.targets(graph.targets) if linear.role in roles]
-    return sum(graph.width * graph.rank * _per_layer(linear, shape) for linear in adapted)

@@ -13,7 +13,7 @@ from tuning.devices import richest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.kernels import kernels_label
-from tuning.memory import Setup, estimate, has_fused_passes, total, trainable_parameters
+from tuning.memory import Setup, estimate, total, trainable_parameters
 from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
@@ -23,7 +23,7 @@ ZeroStage = Literal[0, 1, 2, 3]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
 CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
-LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "full")
+LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
 FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
 LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
 QLORA_STAGES: tuple[ZeroStage, ...] = (0,)
@@ -117,16 +117,15 @@ class _Search:
         worlds = self._world_sizes()
         for world_size in worlds:
             for stage in self._zero_stages(world_size):
-                yield replace(base, world_size=world_size, zero_stage=stage)
+                yield replace(base, world_size=world_size, zero_stage=stage, fused_passes=stage == 0)
         if self.method is not Method.FULL:
             return
         if "bitsandbytes" in self.hardware.installed:
             yield replace(base, optimizer="adamw_8bit")
         if self._can_offload():
             for world_size in worlds:
-                yield replace(
-                    base, world_size=world_size, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True
-                )
+                sharded = replace(base, world_size=world_size, zero_stage=3 if world_size > 1 else 2)
+                yield replace(sharded, offload_optimizer=True, fused_passes=False)
 
     def _base(self) -> Setup:
         return Setup(
@@ -139,9 +138,8 @@ class _Search:
             dropout=self.lora.dropout,
             double_quantization=self.method is Method.QLORA,
             preference_pairs=self.spec.objective is Objective.DPO,
-            fused_passes=has_fused_passes(
-                self.shape, method=self.method, dropout=self.lora.dropout, use_dora=self.lora.use_dora
-            ),
+            use_dora=self.lora.use_dora,
+            fused_passes=True,
             fused_attention=_keeps_no_scores(self.attention, shape=self.shape, hardware=self.hardware),
             longest_row_tokens=self.max_sequence_length,
             constants=constants_of(self.hardware),

@@ -54,3 +54,8 @@ def is_target(linear: Linear, targets: Targets) -> bool:
     if isinstance(targets, str):
         return linear.role in ROLES_OF_PRESET[targets]
     return any(linear.name == target or linear.name.endswith(f".{target}") for target in targets)
+
+
+def closes(linear: Linear) -> bool:
+    """Whether the matrix is the last of its block and so reads an inner tensor."""
+    return linear.name.rsplit(".", 1)[-1] in ("o_proj", "dense", "c_proj", "down_proj", "fc2", "dense_4h_to_h")

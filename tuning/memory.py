@@ -27,7 +27,6 @@ SMALLEST_LOGITS_CHUNK_TOKENS = 64
 # scale per 256 blocks (QLoRA, arXiv 2305.14314, section 3).
 NF4_BITS = 4 + 32 / 64
 NF4_DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
-FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ZERO_BUCKET_ELEMENTS = 100_000_000
 
 
@@ -44,12 +43,13 @@ class Setup:
     rank: int = 0
     targets: Targets = "all-linear"
     dropout: float = 0.0
+    use_dora: bool = False
     double_quantization: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 0
     world_size: int = 1
     offload_optimizer: bool = False
     preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
-    fused_passes: bool = False  # the trainer's own forward and backward passes; `has_fused_passes` says when
+    fused_passes: bool = False  # the trainer's own forward and backward passes: wherever ZeRO does not share weights
     fused_attention: bool = True
     longest_row_tokens: int = 0  # matters only without a fused kernel
     constants: Constants = START_CONSTANTS
@@ -68,6 +68,7 @@ class Setup:
             rank=self.rank,
             targets=self.targets,
             dropout=self.dropout,
+            dora=self.use_dora,
             device=self.device,
             fused=self.fused_passes,
         )
@@ -96,11 +97,6 @@ def total(shape: ModelShape, setup: Setup) -> int:
     return allocated + _slack(setup, allocated=allocated, activations=activations) + _context(setup)
 
 
-def has_fused_passes(shape: ModelShape, *, method: Method, dropout: float, use_dora: bool) -> bool:
-    """Whether the trainer puts its fused passes into this model: a frozen Llama-like base under plain LoRA."""
-    return method is not Method.FULL and shape.family in FUSED_FAMILIES and not dropout and not use_dora
-
-
 def weight_bytes(shape: ModelShape, setup: Setup) -> int:
     """The model's own weights, as loaded on one device before sharding."""
     if setup.method is not Method.QLORA:
@@ -124,7 +120,7 @@ def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
     gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
     trainable = trainable_parameters(shape, setup)
     items["gradients"] = int(trainable * gradients)
-    if setup.fused_passes and setup.compute_bytes < 4:
+    if setup.fused_passes and not full and setup.compute_bytes < 4:
         states += setup.compute_bytes  # adapters rounded for the matmuls live from forward to backward
     items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states)
     if setup.zero_stage:

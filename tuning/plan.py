@@ -80,7 +80,7 @@ class Plan(Value):
     quantization: Literal["nf4"] | None = None
     double_quantization: bool = False
     lora: Lora | None = None
-    activation_checkpointing: Literal["none", "selective", "full"]
+    activation_checkpointing: Literal["none", "selective", "mlp", "full"]
     optimizer: Literal["adamw", "adamw_8bit"]
     fused_passes: bool = False  # the trainer's own forward and backward passes
     zero_stage: Literal[0, 1, 2, 3] = 0

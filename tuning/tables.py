@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tuning.gpus import what_if
 from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
-from tuning.memory import Setup, has_fused_passes, total
+from tuning.memory import Setup, total
 from tuning.plan import Plan
 from tuning.planner import choose
 from tuning.shape import ModelShape
@@ -55,7 +55,7 @@ def training_memory(shape: ModelShape, method: Method) -> int:
         checkpointing="full",
         rank=REFERENCE_RANK,
         double_quantization=True,
-        fused_passes=has_fused_passes(shape, method=method, dropout=0.0, use_dora=False),
+        fused_passes=True,
     )
     return total(shape, setup)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tuning.gpus import KnownGpu, rates_of
 from tuning.hardware import HardwareProfile
 from tuning.job import Method
+from tuning.linears import closes
 from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.plan import TimeEstimate
 from tuning.shape import ModelShape
@@ -58,19 +59,34 @@ def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float,
 
     A matrix costs 2 a weight forward, 2 to pass the gradient on, and 2 more to learn it: frozen weights skip the last,
     so LoRA needs 4 where full training needs 6. Attention costs 4 x query size x attended tokens forward and twice that
-    backward. The head runs on supervised tokens alone.
+    backward. The head runs on supervised tokens alone. What is made again costs its forward products once more.
     """
     full = setup.method is Method.FULL
     passes = 3 if full else 2
-    recomputed = {"none": 0.0, "selective": 0.6, "full": 1.0}[setup.checkpointing]
-    layers = 2 * shape.active_linear_weights * (passes + recomputed)
-    attention = 4 * shape.query_size * shape.layers * attended_tokens * (3 + recomputed)
+    layers = 2 * (shape.active_linear_weights * passes + recomputed_weights(shape, setup))
+    attention_passes = 4 if setup.checkpointing == "full" else 3
+    attention = 4 * shape.query_size * shape.layers * attended_tokens * attention_passes
     head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
     slow_adapters = setup.device == "cuda" and not setup.fused_passes
     per_parameter = 6 * (FP32_ADAPTER_FLOPS_FACTOR if slow_adapters else 1)
     adapters = 0 if full else per_parameter * trainable_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
     return layers + attention + head + adapters + reference
+
+
+def recomputed_weights(shape: ModelShape, setup: Setup) -> int:
+    """Entries of the matrices that are multiplied with once more in the backward pass.
+
+    Selective recomputation multiplies nothing again; `mlp` the matrices of the MLPs but the last, which is rerun only
+    inside passes that drop or scale what adapters read.
+    """
+    if setup.checkpointing in ("none", "selective"):
+        return 0
+    if setup.checkpointing == "full":
+        return shape.active_linear_weights
+    reruns_last = setup.fused_passes and setup.method is not Method.FULL and (setup.dropout > 0 or setup.use_dora)
+    inside = [linear for linear in shape.linears if linear.role in ("mlp", "expert", "router")]
+    return sum(linear.active_weights for linear in inside if reruns_last or not closes(linear))
 
 
 def predict(

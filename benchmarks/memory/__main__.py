@@ -16,7 +16,7 @@ from accelerate.utils import calculate_maximum_sizes
 
 from tuning.catalogue import CONFIGS, find_shape
 from tuning.job import Method
-from tuning.memory import NF4_DOUBLE_BITS, Setup, estimate, has_fused_passes
+from tuning.memory import NF4_DOUBLE_BITS, Setup, estimate
 from worker.train.profiling.counting import Case, build, layer_bytes, saved_bytes
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "qwen2.5-7b", "llama-2-7b", "llama-3.1-8b", "qwen3-8b")
@@ -54,7 +54,6 @@ def main() -> None:
 
 def _line(model: str, method: Method, checkpointing: Any) -> Line:
     shape = find_shape(model)
-    fused = has_fused_passes(shape, method=method, dropout=0.0, use_dora=False)
     setup = Setup(
         method=method,
         device="cuda",
@@ -63,7 +62,7 @@ def _line(model: str, method: Method, checkpointing: Any) -> Line:
         checkpointing=checkpointing,
         rank=16,
         double_quantization=True,
-        fused_passes=fused,
+        fused_passes=True,
     )
     predicted = estimate(shape, setup, budget_bytes=0).items
     full = method is Method.FULL
@@ -72,7 +71,7 @@ def _line(model: str, method: Method, checkpointing: Any) -> Line:
         model=model,
         method=method,
         checkpointing=checkpointing,
-        truth=_truth(model, method, checkpointing=checkpointing, fused=fused),
+        truth=_truth(model, method, checkpointing=checkpointing),
         ours=sum(size for name, size in predicted.items() if name in COMPARED),
         guide=GUIDE_BYTES[method] * parameters + (0 if full else 160e6),
         accelerate=_accelerate(model) if full else None,
@@ -81,10 +80,10 @@ def _line(model: str, method: Method, checkpointing: Any) -> Line:
     )
 
 
-def _truth(model: str, method: Method, *, checkpointing: str, fused: bool) -> float:
+def _truth(model: str, method: Method, *, checkpointing: str) -> float:
     config = {name: value for name, value in CONFIGS[model].items() if value is not None}
     kind = "full" if method is Method.FULL else "lora"
-    case = Case(config, method=kind, checkpointing=checkpointing, tokens=TOKENS, fused=fused)
+    case = Case(config, method=kind, checkpointing=checkpointing, tokens=TOKENS)
     layers = config["num_hidden_layers"]
     activations = saved_bytes(case, layers=2) + (layers - 2) * layer_bytes(case, shallow=2, deep=3)
     activations += 2 * TOKENS * config.get("hidden_size", 0) * 2  # hidden states for the head, and their gradient

@@ -88,7 +88,7 @@ def test_no_measurement_moves_a_prediction_out_of_bounds(memory: list[float], sp
     assert bounds[0] <= found.speed <= bounds[1]
 
 
-@given(st.lists(close_to_one, min_size=3, max_size=3), ratios, ratios, st.permutations(range(5)))
+@given(st.lists(close_to_one, min_size=4, max_size=4), ratios, ratios, st.permutations(range(5)))
 def test_two_odd_runs_of_five_change_no_prediction_by_more_than_the_good_ones_differ(
     good: list[float], odd: float, odder: float, order: list[int]
 ) -> None:
@@ -134,7 +134,7 @@ def labels() -> list[str]:
     ]
 
 
-@given(st.lists(st.tuples(st.floats(0.6, 1.8), st.floats(0.05, 10)), min_size=3, max_size=3))
+@given(st.lists(st.tuples(st.floats(0.6, 1.8), st.floats(0.05, 10)), min_size=4, max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_whatever_was_learned_by_kernels_the_chosen_plan_fits_and_says_so(found: list[tuple[float, float]]) -> None:
     by_kernels = {label: Ratios(memory, speed, "1 run") for label, (memory, speed) in zip(labels(), found, strict=True)}

@@ -46,7 +46,7 @@ def test_a_measured_family_has_exactly_the_parameters_of_the_model(family: str) 
 def test_its_memory_is_within_one_per_cent_at_another_depth_length_and_rank(family: str, method: str) -> None:
     case = Case(config(family), method=method, tokens=384, rank=8)
     truth = layer_bytes(case, shallow=3, deep=6) / 384
-    graph = Graph(full=method == "full", width=2, rank=8)
+    graph = Graph(full=method == "full", width=2, rank=8, fused=True)
     assert layer_bytes_per_token(measured(family), graph) == pytest.approx(truth, rel=0.01)
 
 

@@ -193,7 +193,8 @@ def test_preference_pairs_keep_their_beta() -> None:
 
 def test_least_recomputation_that_fits() -> None:
     assert plan("llama-3.1-8b", "1xH200").activation_checkpointing == "none"
-    assert plan("llama-3.1-8b", "1xRTX4090", dataset=data(longest=4000)).activation_checkpointing == "full"
+    for longest, least in ((2000, "selective"), (4000, "mlp"), (6000, "full")):
+        assert plan("llama-3.1-8b", "1xRTX4090", dataset=data(longest=longest)).activation_checkpointing == least
 
 
 def test_measured_ratios_move_the_prediction() -> None:

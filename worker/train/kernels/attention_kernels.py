@@ -181,6 +181,10 @@ def _capped_by(softcap: float | None) -> Callable[..., torch.Tensor] | None:
     """FlexAttention's modification of a score; one function a cap, because each new one is compiled anew."""
     if softcap is None:
         return None
+    import torch._dynamo
+
+    # Else a second cap in one process becomes an input of the compiled kernel, and PyTorch 2.13 fails at that.
+    torch._dynamo.config.specialize_float = True  # noqa: SLF001 - its public home
 
     def capped(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return softcap * torch.tanh(score / softcap)

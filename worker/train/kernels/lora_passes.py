@@ -1,99 +1,42 @@
-"""Our own forward and backward passes for the blocks of Llama-shaped models, put in place of the modules' own.
+"""Our own forward and backward passes for adapted linears and for whole blocks of them.
 
-What they save over autograd on PEFT's modules: the input of a projection is kept once however many adapters read it;
-adapters multiply in the compute dtype while their masters stay fp32; gradients are added into their place by the matrix
-product itself; the inside of the MLP keeps two tensors of its width instead of four; a 4-bit weight is dequantised when
-it is used and not kept. The idea is that of fused LoRA kernels; the maths is written out here in plain PyTorch.
+The inside of an MLP keeps what its products gave instead of four tensors of its width; a linear with dropout keeps its
+input and a mask, with DoRA its product. The idea is that of fused LoRA kernels; the maths is written out in PyTorch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-Tensors = tuple[torch.Tensor | None, ...]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One frozen linear and, perhaps, its adapter: y = x W' + b + scale (x A') B'. A [rank, in] and B [out, rank]."""
-
-    base: nn.Module
-    down: nn.Parameter | None
-    up: nn.Parameter | None
-    scale: float
-
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """W [out, in]; a 4-bit one is dequantised at each call."""
-        weight: torch.Tensor = self.base.weight  # type: ignore[assignment]
-        state = getattr(weight, "quant_state", None)
-        if state is None:
-            return weight
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, state).to(dtype)
+from worker.train.kernels import elementwise
+from worker.train.kernels.elementwise import Activation
+from worker.train.kernels.sites import Site, Tensors, all_factors, as_master, multiply, multiply_backward
 
 
-@dataclass
-class Multiplied:
-    """What the products of one input leave behind for their backward pass, adapters side by side in the compute dtype.
+def project(x: torch.Tensor, sites: Sequence[Site]) -> tuple[torch.Tensor, ...]:
+    """Every plain site's product with x [tokens, in]."""
+    outputs: tuple[torch.Tensor, ...] = _Projections.apply(x, sites, *all_factors(sites))
+    return outputs
 
-    down: [sum of ranks, in]; ups: [out, rank] each; narrow: scale x A', [tokens, sum of ranks]. None without adapters.
+
+def adapted_linear(x: torch.Tensor, site: Site, *, training: bool) -> torch.Tensor:
+    """One site's product with x [tokens, in], with its dropout while training and its magnitude."""
+    if site.magnitude is None and (site.dropout is None or not training):
+        return project(x, [site])[0]
+    share = site.dropout.p if site.dropout is not None and training else 0.0
+    output: torch.Tensor = _AdaptedLinear.apply(x, site, share, site.down, site.up, site.magnitude)
+    return output
+
+
+def mlp(x: torch.Tensor, sites: Sequence[Site], *, activation: Activation, recomputing: bool) -> torch.Tensor:
+    """The last site's product with the gate over those before it, for x [tokens, hidden].
+
+    Sites are gate, up and down; or one that gives gate and up side by side, and down; or, without a gate, up and down:
+    told apart by the sizes. With `recomputing` the products before the last are made again in the backward pass.
     """
-
-    sites: Sequence[Site]
-    adapted: list[Site]
-    down: torch.Tensor | None = None
-    ups: Sequence[torch.Tensor] = ()
-    narrow: torch.Tensor | None = None
-
-    @property
-    def ranks(self) -> list[int]:
-        """Of the sites that have an adapter."""
-        return [up.shape[1] for up in self.ups]
-
-
-def multiply(x: torch.Tensor, sites: Sequence[Site]) -> tuple[list[torch.Tensor], Multiplied]:
-    """y [tokens, out] of every site for one x [tokens, in]; all adapters share one product: each alone is too thin."""
-    outputs = [torch.nn.functional.linear(x, site.weight(x.dtype), site.base.bias) for site in sites]  # type: ignore[arg-type]
-    done = Multiplied(sites, [site for site in sites if site.down is not None])
-    if done.adapted:
-        done.down = torch.cat([site.down for site in done.adapted]).to(x.dtype)  # type: ignore[misc]
-        done.ups = [site.up.to(x.dtype) for site in done.adapted]  # type: ignore[union-attr]
-        done.narrow = _scale(x @ done.down.T, done)
-        thin = iter(zip(done.narrow.split(done.ranks, dim=1), done.ups, strict=True))
-        for site, y in zip(sites, outputs, strict=True):
-            if site.down is not None:
-                narrow, up = next(thin)
-                y.addmm_(narrow, up.T)
-    return outputs, done
-
-
-def multiply_backward(
-    grads: Sequence[torch.Tensor], x: torch.Tensor, done: Multiplied, *, wants_input: bool = True
-) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
-    """(dx, [dA, dB of each site]) for dy of every site."""
-    grad_input: torch.Tensor | None = None
-    if wants_input:
-        for grad, site in zip(grads, done.sites, strict=True):
-            weight = site.weight(grad.dtype)
-            grad_input = grad @ weight if grad_input is None else grad_input.addmm_(grad, weight)
-    factors: list[torch.Tensor | None] = [None] * (2 * len(done.sites))
-    if done.down is None or done.narrow is None:
-        return grad_input, factors
-    places = [place for place, site in enumerate(done.sites) if site.down is not None]
-    thin = torch.cat([grads[place] @ up for place, up in zip(places, done.ups, strict=True)], dim=1)
-    grad_narrow = _scale(thin, done)
-    if grad_input is not None:
-        grad_input.addmm_(grad_narrow, done.down)
-    grad_downs = (grad_narrow.T @ x).split(done.ranks)
-    for place, grad_down, narrow in zip(places, grad_downs, done.narrow.split(done.ranks, dim=1), strict=True):
-        site = done.sites[place]
-        factors[2 * place] = _as_master(grad_down, site.down)
-        factors[2 * place + 1] = _as_master(grads[place].T @ narrow, site.up)
-    return grad_input, factors
+    output: torch.Tensor = _Mlp.apply(x, sites, activation, recomputing, *all_factors(sites))
+    return output
 
 
 class _Projections(torch.autograd.Function):
@@ -102,125 +45,155 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sites: Sequence[Site], *_: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """The trailing arguments are the sites' adapters, named so that autograd sees them."""
-        outputs, ctx.done = multiply(x, sites)
-        ctx.save_for_backward(x)
+        outputs, narrow, ctx.rounded = multiply(x, sites)
+        ctx.save_for_backward(None if narrow is None else x, narrow)
+        ctx.sites = sites
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Tensors:
         """One sum of input gradients, each adapter's two gradients."""
-        (x,) = ctx.saved_tensors
-        grad_input, factors = multiply_backward(grads, x, ctx.done, wants_input=ctx.needs_input_grad[0])
+        x, narrow = ctx.saved_tensors
+        grad_input, factors = multiply_backward(
+            grads, x, narrow, ctx.rounded, sites=ctx.sites, wants_input=ctx.needs_input_grad[0]
+        )
         return grad_input, None, *factors
 
 
-class _GatedMlp(torch.autograd.Function):
-    """down(silu(gate(x)) * up(x)), keeping x, gate(x) and up(x)."""
+class _AdaptedLinear(torch.autograd.Function):
+    """A site with dropout, a magnitude, or both, as PEFT defines them: dropout is on what the adapter reads.
+
+    With a magnitude: z = d W' + scale (d A') B' for the dropped d, and y = x W' + b - d W' + z m / |W + scale B A|. The
+    lengths |W + scale B A| count as constants (DoRA, section 4.3).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, sites: Sequence[Site], *_: torch.Tensor | None) -> torch.Tensor:
-        """`sites` are gate, up and down."""
-        (gate, up), wide_done = multiply(x, sites[:2])
-        (y,), down_done = multiply(torch.nn.functional.silu(gate).mul_(up), sites[2:])
-        ctx.save_for_backward(x, gate, up)
-        ctx.done = wide_done, down_done
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        x: torch.Tensor,
+        site: Site,
+        dropped_share: float,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        magnitude: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The adapters are named so that autograd sees them."""
+        dropped, mask = torch.native_dropout(x, dropped_share, True) if dropped_share else (x, None)
+        ctx.rounded = down.to(x.dtype), up.to(x.dtype)
+        narrow = (dropped @ ctx.rounded[0].T).mul_(site.scale)
+        output = site.product(x)
+        turned = factor = None
+        if magnitude is None:
+            output.addmm_(narrow, ctx.rounded[1].T)
+        else:
+            lengths = site.row_lengths()
+            factor = (magnitude / lengths).to(x.dtype)
+            base = _without_bias(output, site) if mask is None else _without_bias(site.product(dropped), site)
+            turned = torch.addmm(base, narrow, ctx.rounded[1].T)
+            output += turned * factor - base
+            ctx.lengths = lengths
+        ctx.save_for_backward(x, mask, narrow, turned, factor)
+        ctx.site, ctx.dropped_share = site, dropped_share
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
+        """As autograd would derive it, with the dropped input made again from the mask."""
+        x, mask, narrow, turned, factor = ctx.saved_tensors
+        site, (down, up) = ctx.site, ctx.rounded
+        keeping = 1.0 / (1.0 - ctx.dropped_share)
+        grad_turned = grad if factor is None else grad * factor
+        grad_narrow = (grad_turned @ up).mul_(site.scale)
+        dropped = x if mask is None else (x * mask).mul_(keeping)
+        grad_down, grad_up = grad_narrow.T @ dropped, grad_turned.T @ narrow
+        grad_magnitude = None
+        if turned is not None:
+            grad_magnitude = (grad * turned).float().sum(dim=0).div_(ctx.lengths)
+        grad_input = None
+        if ctx.needs_input_grad[0]:
+            through_adapter = grad_narrow @ down
+            if mask is None:
+                grad_input = site.input_gradient(grad_turned, through_adapter)
+            else:
+                if turned is not None:
+                    site.input_gradient(grad_turned - grad, through_adapter)
+                grad_input = site.input_gradient(grad, through_adapter.mul_(mask).mul_(keeping))
+        masters = (grad_down, site.down), (grad_up, site.up), (grad_magnitude, site.magnitude)
+        return grad_input, None, None, *(as_master(*pair) for pair in masters)
+
+
+class _Mlp(torch.autograd.Function):
+    """Keeps x and what the wide products gave, or x alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        sites: Sequence[Site],
+        activation: Activation,
+        recomputing: bool,
+        *_: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The trailing arguments are the sites' adapters, named so that autograd sees them."""
+        wide, wide_narrow, ctx.wide = multiply(x, sites[:-1])
+        (y,), narrow, ctx.down = multiply(_inner(wide, sites, activation), sites[-1:])
+        needs_input = recomputing or wide_narrow is not None
+        ctx.save_for_backward(x if needs_input else None, narrow, *(() if recomputing else (wide_narrow, *wide)))
+        ctx.sites, ctx.activation = sites, activation
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
-        """The product of gate and up is rebuilt for the gradient of the down adapter."""
-        x, gate, up = ctx.saved_tensors
-        wide_done, down_done = ctx.done
-        active = torch.nn.functional.silu(gate)
-        grad_product, down_factors = multiply_backward([grad], active * up, down_done)
-        assert grad_product is not None  # noqa: S101 - for the type checker
-        grad_up = active.mul_(grad_product)
-        grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
+        """What stands between the products is made again; with `recomputing` the wide products too, never the last."""
+        x, narrow, *kept = ctx.saved_tensors
+        sites, activation = ctx.sites, ctx.activation
+        if kept:
+            wide_narrow, *wide = kept
+        else:
+            wide, wide_narrow, _ = multiply(x, sites[:-1])
+        inner = _inner(wide, sites, activation)
+        grad_inner, down_factors = multiply_backward([grad], inner, narrow, ctx.down, sites=sites[-1:])
+        del inner
+        assert grad_inner is not None  # noqa: S101 - for the type checker
         grad_input, wide_factors = multiply_backward(
-            [grad_gate, grad_up], x, wide_done, wants_input=ctx.needs_input_grad[0]
+            _inner_backward(grad_inner, wide, sites, activation),
+            x,
+            wide_narrow,
+            ctx.wide,
+            sites=sites[:-1],
+            wants_input=ctx.needs_input_grad[0],
         )
-        return grad_input, None, *wide_factors, *down_factors
+        return grad_input, None, None, None, *wide_factors, *down_factors
 
 
-class _RmsNorm(torch.autograd.Function):
-    """weight * x / rms(x), with the normalisation in fp32 and a frozen weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """x [..., hidden]."""
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return weight * (wide * inverse).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
-        """(g - z mean(g z)) / rms, where z is the normalised input and g = grad * weight."""
-        x, weight, inverse = ctx.saved_tensors
-        wide = (grad * weight).float()
-        normal = x.float().mul_(inverse)
-        shared = (wide * normal).mean(dim=-1, keepdim=True)
-        return wide.sub_(normal.mul_(shared)).mul_(inverse).to(grad.dtype), None, None
+def _inner(wide: Sequence[torch.Tensor], sites: Sequence[Site], activation: Activation) -> torch.Tensor:
+    halves = _halves(wide, sites)
+    if len(halves) == 1:
+        return elementwise.activate(halves[0], activation)
+    return elementwise.gate(halves[0], halves[1], activation)
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary position embedding in the half-split layout; its inverse is the opposite turn."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-        """x [tokens, heads, head size]; cosine, sine [tokens, 1, head size]."""
-        ctx.save_for_backward(cosine, sine)
-        return _turn(x, cosine, sine, direction=1.0)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
-        """Turn the gradient back."""
-        return _turn(grad, *ctx.saved_tensors, direction=-1.0), None, None
+def _inner_backward(
+    grad: torch.Tensor, wide: Sequence[torch.Tensor], sites: Sequence[Site], activation: Activation
+) -> Sequence[torch.Tensor]:
+    halves = _halves(wide, sites)
+    if len(halves) == 1:
+        return [elementwise.activate_backward(grad, halves[0], activation)]
+    grads = elementwise.gate_backward(grad, halves[0], halves[1], activation)
+    return grads if len(wide) == 2 else [torch.cat(grads, dim=1)]
 
 
-def project(x: torch.Tensor, sites: Sequence[Site]) -> tuple[torch.Tensor, ...]:
-    """Every site's product with x [tokens, in]."""
-    outputs: tuple[torch.Tensor, ...] = _Projections.apply(x, sites, *_factors(sites))
-    return outputs
+def _halves(wide: Sequence[torch.Tensor], sites: Sequence[Site]) -> Sequence[torch.Tensor]:
+    """One tensor without a gate, else gate and up."""
+    inner_size = _in_features(sites[-1])
+    return wide[0].split(inner_size, dim=1) if len(wide) == 1 else wide
 
 
-def gated_mlp(x: torch.Tensor, sites: Sequence[Site]) -> torch.Tensor:
-    """down(silu(gate(x)) * up(x)) for x [tokens, hidden]."""
-    output: torch.Tensor = _GatedMlp.apply(x, sites, *_factors(sites))
-    return output
+def _in_features(site: Site) -> int:
+    found: int = site.base.nx if site.transposed else site.base.in_features  # type: ignore[assignment]
+    return found
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Root-mean-square normalisation; no gradient for `weight`."""
-    output: torch.Tensor = _RmsNorm.apply(x, weight, epsilon)
-    return output
-
-
-def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """x [tokens, heads, head size] turned by its tokens' angles, cosine and sine [tokens, head size]."""
-    output: torch.Tensor = _Rotate.apply(x, cosine[:, None], sine[:, None])
-    return output
-
-
-def _turn(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, direction: float) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    turned = x * cosine
-    turned[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-direction)
-    turned[..., half:].addcmul_(x[..., :half], sine[..., half:], value=direction)
-    return turned
-
-
-def _factors(sites: Sequence[Site]) -> list[nn.Parameter | None]:
-    return [factor for site in sites for factor in (site.down, site.up)]
-
-
-def _scale(narrow: torch.Tensor, done: Multiplied) -> torch.Tensor:
-    """Each site's columns times its scale, in place."""
-    for part, site in zip(narrow.split(done.ranks, dim=1), done.adapted, strict=True):
-        part.mul_(site.scale)
-    return narrow
-
-
-def _as_master(grad: torch.Tensor | None, master: torch.Tensor | None) -> torch.Tensor | None:
-    return None if grad is None or master is None else grad.to(master.dtype)
+def _without_bias(output: torch.Tensor, site: Site) -> torch.Tensor:
+    bias: torch.Tensor | None = site.base.bias  # type: ignore[assignment]
+    return output.clone() if bias is None else output - bias

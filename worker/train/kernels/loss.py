@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from worker.train.kernels.elementwise import cross_entropy
+
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of fp32 logits; on a CPU a chunk should stay near the cache
 MIN_CHUNK_TOKENS = 64
 
@@ -79,20 +81,18 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
             logits = torch.nn.functional.linear(hidden[chunk], weight, bias)
-            slope = _cap(logits, softcap)
-            log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-            loss -= log_probabilities.gather(1, labels[chunk, None]).sum()
-            # argmax alone takes four times as long on a CPU in bf16.
-            correct += (logits.max(dim=-1).indices == labels[chunk]).sum()
-            if grad_hidden is None and grad_weight is None:
+            wants_gradient = grad_hidden is not None or grad_weight is not None
+            more, hits = cross_entropy(logits, labels[chunk], softcap=softcap, wants_gradient=wants_gradient)
+            loss += more
+            correct += hits
+            if not wants_gradient:
                 continue
-            grad_logits = _gradient(log_probabilities, labels[chunk], slope, out=logits)
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[chunk])
+                torch.mm(logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[chunk]
+                grad_weight += logits.T @ hidden[chunk]
             if grad_bias is not None:
-                grad_bias += grad_logits.sum(dim=0, dtype=torch.float32)
+                grad_bias += logits.sum(dim=0, dtype=torch.float32)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(correct)
@@ -110,27 +110,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor | None:
-    """Cap `logits` in place; returns the derivative of the cap, or None where there is none."""
-    if not softcap:
-        return None
-    logits.div_(softcap).tanh_()
-    slope = 1.0 - logits.float().square()
-    logits.mul_(softcap)
-    return slope
-
-
-def _gradient(
-    log_probabilities: torch.Tensor, labels: torch.Tensor, slope: torch.Tensor | None, *, out: torch.Tensor
-) -> torch.Tensor:
-    """softmax(logits) - onehot(labels), written over `out`; `log_probabilities` is used up."""
-    probabilities = log_probabilities.exp_()
-    probabilities.scatter_add_(1, labels[:, None], probabilities.new_full((len(labels), 1), -1.0))
-    if slope is not None:
-        probabilities.mul_(slope)
-    return out.copy_(probabilities)
 
 
 def _chunk_tokens(hidden: torch.Tensor, weight: torch.Tensor) -> int:

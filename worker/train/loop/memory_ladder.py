@@ -21,7 +21,7 @@ from worker.train.models.model import Learner, enable_checkpointing
 from worker.train.run import Run
 
 MAX_HALVINGS = 4
-CHECKPOINTING = ("none", "selective", "full")
+CHECKPOINTING = ("none", "selective", "mlp", "full")
 _ASKED_FOR = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)")  # as torch words it on CPU and GPU
 
 Done = TypeVar("Done")

@@ -6,8 +6,10 @@ from worker.train.export.output import save_gathered_model, save_model
 from worker.train.failures import user_error
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
+from worker.train.models.fuse import describe as described
+from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
+from worker.train.optim.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
 from worker.train.run import Run
 
 MASTERS_FILE = "masters.safetensors"
@@ -30,6 +32,9 @@ def train(run: Run) -> Progress:
         model = load_model(run.model_folder, plan=run.plan, device=run.device)
     check_vocabulary(model, run.rows, run.validation_rows)
     model.requires_grad_(True)
+    if not is_sharded(run.plan):  # ZeRO gathers a module's weights for its own forward pass alone
+        fused = fuse(model)
+        run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(model, run.plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
     run, objective = objective_of(run, learner)

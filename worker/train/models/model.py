@@ -17,6 +17,7 @@ from worker.train.data.rows import Rows
 from worker.train.failures import user_error
 from worker.train.kernels import attention
 from worker.train.kernels.loss import Head
+from worker.train.kernels.rebuild import rebuilding
 
 Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -93,16 +94,24 @@ def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
 
 
 def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
-    """Recompute in the backward pass: `full` each layer, `selective` the inside of each MLP, `none` nothing.
+    """What the backward pass makes again: `none` nothing, `selective` what lies between matrix products.
 
-    May be called again with another mode at any time, also after the fused passes have taken their places.
+    `mlp` also each MLP's products but its last, `full` each layer. May be called again with another mode at any time,
+    but after the fused passes have taken their places.
     """
     for module in model.modules():
         if (forward := getattr(module.forward, "without_recomputing", None)) is not None:
             module.forward = forward
+        if (choose := getattr(module.forward, "choose_recomputing", None)) is not None:
+            choose(mode == "mlp")
     for name, module in list(model.named_modules()):
+        is_layer = isinstance(module, GradientCheckpointingLayer)
         is_mlp = name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe")
-        if (mode == "full" and isinstance(module, GradientCheckpointingLayer)) or (mode == "selective" and is_mlp):
+        if mode == "full" and is_layer:
+            _recompute(module)
+        elif mode in ("selective", "mlp") and is_layer:
+            _keep_products(module)
+        elif mode == "mlp" and is_mlp and not hasattr(module.forward, "choose_recomputing"):
             _recompute(module)
 
 
@@ -206,6 +215,17 @@ def _recompute(module: nn.Module) -> None:
 
     recomputed.without_recomputing = forward  # type: ignore[attr-defined]
     module.forward = recomputed
+
+
+def _keep_products(module: nn.Module) -> None:
+    forward = module.forward
+
+    def keeping_products(*inputs: Any, **named: Any) -> Any:
+        with rebuilding():
+            return forward(*inputs, **named)
+
+    keeping_products.without_recomputing = forward  # type: ignore[attr-defined]
+    module.forward = keeping_products
 
 
 def _broken(folder: Path, problem: str) -> Exception:

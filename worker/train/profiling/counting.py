@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuning.plan import Lora
-from worker.train.kernels import attention
+from worker.train.kernels import attention, rebuild
 from worker.train.kernels.attention_kernels import KERNELS
 from worker.train.kernels.segments import Segments
 from worker.train.models.adapter import attach_adapter
@@ -38,8 +38,9 @@ class Case:
     rank: int = 16
     targets: Any = "all-linear"
     dropout: float = 0.0
+    dora: bool = False
     device: str = "meta"
-    fused: bool = False
+    fused: bool = True
 
 
 def layer_bytes(case: Case, *, shallow: int = 2, deep: int = 4) -> float:
@@ -53,7 +54,8 @@ def saved_bytes(case: Case, *, layers: int) -> int:
     batch = _batch(case)
     with counted(learner) as sizes, _flash_attention(case.device):
         output = learner.hidden_states(batch)
-    return sum(sizes.values()) + _kept_beside_autograd(output)
+    del output
+    return sum(sizes.values())
 
 
 def build(case: Case, *, layers: int) -> Learner:
@@ -69,8 +71,8 @@ def build(case: Case, *, layers: int) -> Learner:
         model = model.train()
         if case.method == "lora":
             model = attach_adapter(model, _lora(case), continue_from=None, seed=0)
-            if case.fused:
-                fuse(model)
+    if case.fused:
+        fuse(model)
     enable_checkpointing(model, case.checkpointing)
     return Learner(model).train()
 
@@ -89,7 +91,11 @@ def counted(module: nn.Module) -> Iterator[dict[int, int]]:
             kept.append(tensor)  # its address must not be given to another while we count
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # A layer that recomputes selectively has hooks of its own, which are the only ones to see what it saves.
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        patch.object(rebuild, "kept", pack),
+    ):
         yield sizes
 
 
@@ -121,22 +127,6 @@ class _Flash(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _kept_beside_autograd(output: torch.Tensor) -> int:
-    """Bytes of the adapters' low-rank products, which the fused passes keep on their own nodes of the graph."""
-    seen, waiting, total = set(), [output.grad_fn], 0
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting.extend(following for following, _ in node.next_functions)
-        done = getattr(node, "done", ())
-        passes = done if isinstance(done, tuple) else (done,)
-        products = [each.narrow for each in passes if each.narrow is not None]
-        total += sum(product.numel() * product.element_size() for product in products)
-    return total
-
-
 def _batch(case: Case) -> Any:
     from worker.train.data.packing import PackedBatch
 
@@ -159,6 +149,7 @@ def _lora(case: Case) -> Lora:
         rank=case.rank,
         alpha=32,
         dropout=case.dropout,
+        use_dora=case.dora,
         target_modules=case.targets,
         trainable_parameters=1,
     )
