@@ -32,6 +32,14 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 test: $(STAMP) ## all tests that belong in every run
 	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --durations=10
 
+TRITON := .triton
+$(TRITON)/triton/__init__.py:
+	$(PYTHON) -m pip install -qq --no-deps --target $(TRITON) 'triton>=3.6,<4'  # a gigabyte, and nothing else needs it here
+
+.PHONY: test-triton
+test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its interpreter, and compiled for sm_80 to sm_100, without a GPU
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/test_triton_kernels.py
+
 .PHONY: chaos
 chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes
 	$(BIN)/python -m pytest -m chaos -s tests/chaos
@@ -62,5 +70,5 @@ bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(TRITON) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,7 @@ from worker.train.checkpoints.state import Progress
 from worker.train.data.rows import Rows, exact_facts, load_rows
 from worker.train.failures import failure_of, user_error
 from worker.train.kernels.attention_choice import choose_attention
+from worker.train.kernels.choice import choose_kernels
 from worker.train.loop.loop import Stopped
 from worker.train.models.model import load_tokenizer, read_config
 from worker.train.optim.zero import check_available
@@ -102,6 +103,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     )
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
+    choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
     run = Run(
         request=request,
         directory=directory,

@@ -71,7 +71,7 @@ def rms_norm_backward(
         return other.rms_norm_backward(
             grad, x, weight, inverse, offset=offset, residual=residual, wants_weight=wants_weight
         )
-    normal = x.float().mul_(inverse)
+    normal = x * inverse  # not in place: an fp32 x is its own fp32 copy
     grad_weight = (grad * normal).flatten(0, -2).sum(dim=0).to(weight.dtype) if wants_weight else None
     wide = grad.float() * (1.0 + weight.float()) if offset else (grad * weight).float()
     shared = (wide * normal).mean(dim=-1, keepdim=True)
