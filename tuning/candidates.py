@@ -27,6 +27,11 @@ LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "ml
 FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
 LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
 QLORA_STAGES: tuple[ZeroStage, ...] = (0,)
+FLOAT8_REASON = Reason(
+    rule="float8-base",
+    text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
+    "roofline and has not been measured.",
+)
 CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
 
@@ -87,6 +92,8 @@ class _Search:
         self.precision = _precision(hardware)
         self.attention, attention_reason = choose_attention(hardware, shape, precision=self.precision)
         adapter = () if method is Method.FULL else lora_reasons
+        if spec.lora.float8_base and method is Method.LORA:
+            adapter = (*adapter, FLOAT8_REASON)
         self.reasons = (*adapter, *self.batch.reasons, length_reason, attention_reason)
         row_tokens = dataset.tokens / dataset.rows
         self.workload = Workload(
@@ -139,6 +146,7 @@ class _Search:
             double_quantization=self.method is Method.QLORA,
             preference_pairs=self.spec.objective is Objective.DPO,
             use_dora=self.lora.use_dora,
+            float8_base=self.spec.lora.float8_base and self.method is Method.LORA,
             fused_passes=True,
             fused_attention=_keeps_no_scores(self.attention, shape=self.shape, hardware=self.hardware),
             longest_row_tokens=self.max_sequence_length,
@@ -160,7 +168,7 @@ class _Search:
     def _can_shard(self) -> bool:
         """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
         needs_whole_base = self.method is Method.LORA and (
-            self.lora.use_dora or self.lora.init == "pissa" or self.spec.merge
+            self.lora.use_dora or self.lora.init == "pissa" or self.spec.merge or self.spec.lora.float8_base
         )
         return "deepspeed" in self.hardware.installed and self.precision != "fp16" and not needs_whole_base
 
@@ -194,6 +202,7 @@ class _Search:
             fused_passes=setup.fused_passes,
             zero_stage=setup.zero_stage,
             offload=setup.offload_optimizer,
+            float8_base=setup.float8_base,
         )
         return self.corrections.of(kernels)
 
@@ -257,8 +266,25 @@ def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str
     """Why this method cannot run the job on the machine at all, whatever its memory."""
     if method is Method.FULL and spec.continues_adapter:
         return "the job continues an adapter, which full fine-tuning would throw away"
+    if spec.lora.float8_base and (problem := _float8_obstacle(method, hardware, spec=spec)):
+        return problem
     if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
         return "QLoRA needs bitsandbytes, which is not installed on this worker"
+    return None
+
+
+def _float8_obstacle(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
+    if method is not Method.LORA:
+        return "the job asks for a base in 8-bit floating point, which is for LoRA alone"
+    if not hardware.gpus:
+        return "a base in 8-bit floating point needs a GPU of compute capability 8.9 or higher"
+    slowest = min(gpu.compute_capability for gpu in hardware.gpus)
+    if not all(gpu.float8 for gpu in hardware.gpus):
+        return (
+            f"a base in 8-bit floating point needs compute capability 8.9, this GPU has {'.'.join(map(str, slowest))}"
+        )
+    if spec.merge:
+        return "an adapter over a base in 8-bit floating point cannot be merged into the base that was registered"
     return None
 
 

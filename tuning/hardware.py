@@ -22,6 +22,11 @@ class Gpu(Value):
     uuid: str = ""
 
     @property
+    def float8(self) -> bool:
+        """Ada (8.9), Hopper and later have tensor cores for 8-bit floating point."""
+        return self.compute_capability >= (8, 9)
+
+    @property
     def bf16(self) -> bool:
         """Ampere (8.0) and later have bf16 tensor cores."""
         return self.compute_capability >= (8, 0)

@@ -60,6 +60,7 @@ class LoraOptions(Value):
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["default", "pissa"] = "default"
+    float8_base: bool = False  # multiply the frozen base in 8 bits: LoRA on GPUs of compute capability 8.9 and higher
 
 
 class JobSpec(Value):

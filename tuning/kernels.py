@@ -9,11 +9,14 @@ def kernels_label(
     fused_passes: bool,
     zero_stage: int = 0,
     offload: bool = False,
+    float8_base: bool = False,
 ) -> str:
-    """`sdpa/recompute-none/adamw/fused`; sharding and offloading are named only where they happen."""
+    """`sdpa/recompute-none/adamw/fused`; sharding, offloading and 8-bit products are named only where they happen."""
     parts = [attention, f"recompute-{checkpointing}", optimizer, "fused" if fused_passes else "unfused"]
     if zero_stage:
         parts.append(f"zero-{zero_stage}")
     if offload:
         parts.append("offload")
+    if float8_base:
+        parts.append("float8")
     return "/".join(parts)

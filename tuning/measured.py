@@ -124,6 +124,7 @@ def kernels_of(plan: Mapping[str, Any]) -> str:
         fused_passes=plan.get("fused_passes", False),
         zero_stage=plan.get("zero_stage", 0),
         offload=plan.get("offload_optimizer", False),
+        float8_base=plan.get("float8_base", False),
     )
 
 

@@ -44,6 +44,7 @@ class Setup:
     targets: Targets = "all-linear"
     dropout: float = 0.0
     use_dora: bool = False
+    float8_base: bool = False  # adapted matrices of the base in 8 bits
     double_quantization: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 0
     world_size: int = 1
@@ -100,10 +101,19 @@ def total(shape: ModelShape, setup: Setup) -> int:
 def weight_bytes(shape: ModelShape, setup: Setup) -> int:
     """The model's own weights, as loaded on one device before sharding."""
     if setup.method is not Method.QLORA:
-        return shape.parameters * setup.compute_bytes
+        return shape.parameters * setup.compute_bytes - _saved_by_float8(shape, setup)
     bits = NF4_DOUBLE_BITS if setup.double_quantization else NF4_BITS
     rest = shape.parameters - shape.quantizable_weights
     return int(shape.quantizable_weights * bits / 8) + rest * setup.compute_bytes
+
+
+def _saved_by_float8(shape: ModelShape, setup: Setup) -> int:
+    """A byte an entry, and an fp32 scale a row, in place of the compute dtype."""
+    if not setup.float8_base:
+        return 0
+    targets = shape.targets(setup.targets)
+    entries = sum(linear.weights for linear in targets)
+    return entries * (setup.compute_bytes - 1) - 4 * sum(linear.out_features * linear.copies for linear in targets)
 
 
 def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
@@ -176,6 +186,8 @@ def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
     backward = int(tokens * per_token)
     if setup.method is Method.QLORA:
         backward += shape.largest_linear * width
+    if setup.float8_base:  # one matrix turned over, and what it is multiplied with in 8 bits
+        backward += shape.largest_linear + tokens * max(shape.hidden_size, shape.intermediate_size)
     if setup.method is Method.FULL:
         backward += shape.largest_linear * (width + 4)  # one gradient, as computed and widened for the master
     return {"layer_backward": backward, "logits": _logits(shape, setup)}

@@ -40,6 +40,8 @@ def _obstacles(plan: Plan, hardware: HardwareProfile) -> Iterator[str]:
         return
     if plan.precision == "bf16" and not all(gpu.bf16 for gpu in hardware.gpus):
         yield "The plan trains in bf16, which this worker's GPU has no matmuls for."
+    if plan.float8_base and not all(gpu.float8 for gpu in hardware.gpus):
+        yield "The plan multiplies in 8 bits, which takes compute capability 8.9."
     for package in sorted(_needed_packages(plan) - set(hardware.installed)):
         yield f"The plan needs {package}, which is not installed on this worker."
     free = _free_bytes(plan, hardware)

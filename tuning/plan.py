@@ -83,6 +83,7 @@ class Plan(Value):
     activation_checkpointing: Literal["none", "selective", "mlp", "full"]
     optimizer: Literal["adamw", "adamw_8bit"]
     fused_passes: bool = False  # the trainer's own forward and backward passes
+    float8_base: bool = False  # adapted matrices of the base are held and multiplied in 8 bits
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: bool = False
     learning_rate: float
@@ -116,6 +117,7 @@ class Plan(Value):
             fused_passes=self.fused_passes,
             zero_stage=self.zero_stage,
             offload=self.offload_optimizer,
+            float8_base=self.float8_base,
         )
 
 

@@ -124,6 +124,7 @@ def _plan(
         activation_checkpointing=setup.checkpointing,
         optimizer=setup.optimizer,
         fused_passes=setup.fused_passes,
+        float8_base=setup.float8_base,
         zero_stage=setup.zero_stage,
         offload_optimizer=setup.offload_optimizer,
         learning_rate=rate,

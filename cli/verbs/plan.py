@@ -45,6 +45,10 @@ def plan(
     ] = None,
     seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, max=512, help="Rank of the adapter.")] = None,
+    float8_base: Annotated[
+        bool,
+        typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),
+    ] = False,
     price: Annotated[float | None, typer.Option(min=0, help="Money for an hour of one GPU.")] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")
@@ -59,8 +63,9 @@ def plan(
         _accuracy(form=form)
         return
     source = _source(training, data, rows=rows)
+    lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
     if on is None and not table:
-        options = _options(method=method, goal=goal, seq_length=seq_length, rank=rank)
+        options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
         _on_the_fleet(model, source, rows=rows, options=options, price=price, form=form)
         return
     shape = _shape(model, config)
@@ -69,7 +74,7 @@ def plan(
         return
     assert on is not None  # noqa: S101  without it, the fleet has answered
     dataset = _dataset(source, rows=rows, longest=seq_length, shape=shape)
-    spec = _spec(model or str(config), method=method, goal=goal, seq_length=seq_length, rank=rank)
+    spec = _spec(model or str(config), method=method, goal=goal, seq_length=seq_length, lora=lora)
     answers = {name: _choose(name, spec=spec, shape=shape, dataset=dataset) for name in _machines(on)}
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
@@ -107,8 +112,8 @@ def _source(training: str | None, data: Path | None, *, rows: int | None) -> str
     return source
 
 
-def _options(*, method: MethodChoice, goal: GoalChoice, seq_length: int | None, rank: int | None) -> dict[str, Any]:
-    wanted = {"max_seq_length": seq_length, "lora": None if rank is None else {"rank": rank}}
+def _options(*, method: MethodChoice, goal: GoalChoice, seq_length: int | None, lora: dict[str, Any]) -> dict[str, Any]:
+    wanted = {"max_seq_length": seq_length, "lora": lora}
     return {"method": method.value, "goal": goal.value} | {key: value for key, value in wanted.items() if value}
 
 
@@ -164,14 +169,16 @@ def _dataset(source: str | None, *, rows: int | None, longest: int | None, shape
     return check_rows(Path(source)).facts()
 
 
-def _spec(name: str, *, method: MethodChoice, goal: GoalChoice, seq_length: int | None, rank: int | None) -> "JobSpec":
+def _spec(
+    name: str, *, method: MethodChoice, goal: GoalChoice, seq_length: int | None, lora: dict[str, Any]
+) -> "JobSpec":
     from tuning.job import JobSpec
 
     fields: dict[str, Any] = {"model": name, "method": method.value, "goal": goal.value, "seed": 0}
     if seq_length is not None:
         fields["max_seq_length"] = seq_length
-    if rank is not None:
-        fields["lora"] = {"rank": rank}
+    if lora:
+        fields["lora"] = lora
     return JobSpec.model_validate(fields)
 
 

@@ -64,6 +64,10 @@ def submit(
         ),
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
+    float8_base: Annotated[
+        bool,
+        typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),
+    ] = False,
     max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
     on_long_row: Annotated[
         LongRowChoice, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
@@ -96,7 +100,7 @@ def submit(
     ours = _present(
         method=method.value,
         goal=goal.value,
-        lora=_present(rank=rank) or None,
+        lora=_present(rank=rank, float8_base=float8_base or None) or None,
         max_seq_length=max_seq_length,
         on_long_row=on_long_row.value,
     )

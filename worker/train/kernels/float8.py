@@ -14,7 +14,7 @@ import torch
 FORMAT = torch.float8_e4m3fn
 LARGEST = 448.0  # of E4M3
 SMALLEST_SCALE = 1e-12
-NEEDED_CAPABILITY = (8, 9)
+SLICE_ROWS = 1024
 MULTIPLE = 16  # sizes that the tensor cores' kernels take
 
 
@@ -41,16 +41,24 @@ class Float8Weight:
 
     def input_gradient(self, grad: torch.Tensor) -> torch.Tensor:
         """grad W for grad [tokens, out]. A row's scale belongs to the dimension that is summed over: it joins grad."""
-        narrow, scale = quantize(grad * self.scale.T.to(grad.dtype))
+        narrow, scale = quantize(grad, factor=self.scale.T)
         ones = torch.ones(self.data.shape[1], 1, device=grad.device)
         return multiply(narrow, self.data.T.contiguous(), scale, ones, bias=None, dtype=grad.dtype)
 
 
-def quantize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(float8 [rows, columns], fp32 [rows, 1] that each row was divided by)."""
-    largest = values.abs().amax(dim=1, keepdim=True).float()
-    scale = (largest / LARGEST).clamp_(min=SMALLEST_SCALE)
-    return (values.float() / scale).clamp_(-LARGEST, LARGEST).to(FORMAT), scale
+def quantize(values: torch.Tensor, *, factor: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float8 [rows, columns], fp32 [rows, 1] that each row was divided by), of values times `factor` [1, columns].
+
+    In slices of rows, so that no fp32 copy of the whole ever exists.
+    """
+    narrow = torch.empty(values.shape, dtype=FORMAT, device=values.device)
+    scale = torch.empty(len(values), 1, dtype=torch.float32, device=values.device)
+    for start in range(0, len(values), SLICE_ROWS):
+        rows = slice(start, start + SLICE_ROWS)
+        wide = values[rows].float() if factor is None else values[rows] * factor
+        torch.div(wide.abs().amax(dim=1, keepdim=True), LARGEST, out=scale[rows]).clamp_(min=SMALLEST_SCALE)
+        narrow[rows] = (wide / scale[rows]).clamp_(-LARGEST, LARGEST).to(FORMAT)
+    return narrow, scale
 
 
 def multiply(

@@ -43,7 +43,10 @@ class Site:
         return self.down, self.up
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """W [out, in]; a 4-bit one is dequantised at each call."""
+        """W [out, in]; one of 4 or 8 bits is dequantised at each call."""
+        held: Float8Weight | None = getattr(self.base, "float8", None)
+        if held is not None:
+            return held.dequantized(dtype)
         weight: torch.Tensor = self.base.weight  # type: ignore[assignment]
         state = getattr(weight, "quant_state", None)
         if state is not None:

@@ -13,6 +13,7 @@ from worker.train.export.output import describe, save_adapter
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
 from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
+from worker.train.models.float8_base import hold_in_float8
 from worker.train.models.fuse import describe as described
 from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
@@ -37,6 +38,8 @@ def train(run: Run) -> Progress:
     if not is_sharded(plan):  # the fused passes read the weights of several modules at once
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
+        if plan.float8_base:
+            hold_in_float8(model, device=run.device, recorder=run.recorder)
     enable_checkpointing(base, plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
     scored, objective = objective_of(run, learner)
