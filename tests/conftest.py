@@ -4,13 +4,14 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
-from psycopg import sql
 
-from cli.embedded.postgres import PostgresServer
-from cli.embedded.valkey import ValkeyServer
+if TYPE_CHECKING:  # the tests of the trainer run where no server and no driver is installed
+    from psycopg import sql
+
+    from cli.embedded.postgres import PostgresServer
 
 _TEMPLATE = "migrated_template"
 
@@ -35,8 +36,10 @@ def _no_foreign_settings() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> Iterator[PostgresServer]:
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> "Iterator[PostgresServer]":
     """One PostgreSQL for the whole run, without fsync."""
+    from cli.embedded.postgres import PostgresServer
+
     root = tmp_path_factory.mktemp("pg")
     with PostgresServer(root, log=root / "postgres.log", durable=False) as server:
         yield server
@@ -45,31 +48,33 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settin
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> Iterator[str]:
     """One Valkey for the whole run."""
+    from cli.embedded.valkey import ValkeyServer
+
     root = tmp_path_factory.mktemp("vk")
     with ValkeyServer(root, log=root / "valkey.log") as server:
         yield server.url
 
 
 @pytest.fixture
-def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+def empty_database_url(postgres_server: "PostgresServer") -> Iterator[str]:
     """A database with nothing in it."""
     yield from _database(postgres_server, template="template0")
 
 
 @pytest.fixture(scope="session")
-def database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[str]:
+def database_url(postgres_server: "PostgresServer", _migrated: str) -> Iterator[str]:
     """A migrated database that the whole run shares: for tests that look only at rows of their own."""
     yield from _database(postgres_server, template=_migrated)
 
 
 @pytest.fixture
-def fresh_database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[str]:
+def fresh_database_url(postgres_server: "PostgresServer", _migrated: str) -> Iterator[str]:
     """A migrated database of this test's own: a copy of a template, made in tens of milliseconds."""
     yield from _database(postgres_server, template=_migrated)
 
 
 @pytest.fixture
-def new_database_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[Callable[[], str]]:
+def new_database_url(postgres_server: "PostgresServer", _migrated: str) -> Iterator[Callable[[], str]]:
     """Makes as many migrated databases as a test asks for."""
     made: list[str] = []
 
@@ -83,7 +88,9 @@ def new_database_url(postgres_server: PostgresServer, _migrated: str) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def _migrated(postgres_server: PostgresServer) -> str:
+def _migrated(postgres_server: "PostgresServer") -> str:
+    from psycopg import sql
+
     from service.migrate import upgrade
 
     _execute(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
@@ -91,22 +98,28 @@ def _migrated(postgres_server: PostgresServer) -> str:
     return _TEMPLATE
 
 
-def _database(server: PostgresServer, *, template: str) -> Iterator[str]:
+def _database(server: "PostgresServer", *, template: str) -> Iterator[str]:
     name = _create(server, template=template)
     yield server.url(name)
     _drop(server, name)
 
 
-def _create(server: PostgresServer, *, template: str) -> str:
+def _create(server: "PostgresServer", *, template: str) -> str:
+    from psycopg import sql
+
     name = f"test_{uuid.uuid4().hex[:12]}"
     _execute(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
     return name
 
 
-def _drop(server: PostgresServer, name: str) -> None:
+def _drop(server: "PostgresServer", name: str) -> None:
+    from psycopg import sql
+
     _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _execute(server: PostgresServer, statement: sql.Composed) -> None:
+def _execute(server: "PostgresServer", statement: "sql.Composed") -> None:
+    import psycopg
+
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute(statement)

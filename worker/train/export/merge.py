@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tuning.errors import Category, Failure, JobFailure
@@ -33,6 +32,8 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     Raises:
         JobFailure: `merged_model_differs`, with the difference measured.
     """
+    from peft import PeftModel
+
     rows = run.validation_rows if run.validation_rows is not None else run.rows
     folder = run.directory.output / MERGED
     run.recorder.event("Merging the adapter into its base.")

@@ -5,6 +5,7 @@ All take query [tokens, heads, head size], key and value [tokens, key-value head
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -39,28 +40,6 @@ def torch_flash(*states: torch.Tensor, segments: Segments, scores: Scores) -> to
     """The FlashAttention that PyTorch carries, for Ampere and newer."""
     _stand_behind_pytorch(None)
     return _varlen(*states, segments=segments, scores=scores)
-
-
-def _varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, segments: Segments, scores: Scores
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    _require_plain("PyTorch's FlashAttention", scores, caps=False)
-    bounds, longest = segments.cumulative, segments.longest
-    output: torch.Tensor = varlen_attn(  # type: ignore[assignment]  # one tensor unless auxiliary outputs are asked for
-        query,
-        key,
-        value,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scores.scale,
-        window_size=_behind_and_ahead(scores.window),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output
 
 
 def flex(*states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:
@@ -111,6 +90,31 @@ KERNELS: dict[Attention, Kernel] = {
     "sdpa": sdpa,
     "blocked": blocked,
 }
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, segments: Segments, scores: Scores
+) -> torch.Tensor:
+    """PyTorch's entry for packed rows; older ones have no windows, or no grouped heads."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    _require_plain("PyTorch's FlashAttention", scores, caps=False)
+    known = inspect.signature(varlen_attn).parameters
+    named: dict[str, Any] = {"scale": scores.scale}
+    if "window_size" in known:
+        named["window_size"] = _behind_and_ahead(scores.window)
+    elif scores.window is None:
+        named["is_causal"] = True
+    else:
+        raise NotImplementedError("this PyTorch's varlen_attn has no sliding windows")
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in known:
+            named["enable_gqa"] = True
+        else:
+            key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
+    bounds, longest = segments.cumulative, segments.longest
+    output: torch.Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest, **named)  # type: ignore[assignment]
+    return output
 
 
 def _packaged_flash(module: str, *states: torch.Tensor, segments: Segments, scores: Scores) -> torch.Tensor:

@@ -8,9 +8,9 @@ import json
 import warnings
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,14 +20,17 @@ from tuning.plan import Lora
 from tuning.shape import ModelShape
 from worker.rundir import MANIFEST, sha256_of
 from worker.train.failures import user_error
+from worker.train.models.fuse import ADAPTER
 
-ADAPTER = "default"
+if TYPE_CHECKING:  # full fine-tuning needs no PEFT
+    from peft import PeftModel
+
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 def attach_adapter(
     model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int, model_folder: Path | None = None
-) -> PeftModel:
+) -> "PeftModel":
     """Freeze the base and put adapters on it: new ones, or those of `continue_from` to train on.
 
     Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`. `model_folder` is where the
@@ -36,6 +39,8 @@ def attach_adapter(
     Raises:
         JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
     """
+    from peft import LoraConfig, get_peft_model
+
     model.requires_grad_(False)
     torch.manual_seed(seed)
     if continue_from is not None:
@@ -84,7 +89,7 @@ def file_key(name: str) -> str:
     return name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector").replace(f".{ADAPTER}", "")
 
 
-def config_of(model: PeftModel, *, base_name: str) -> dict[str, object]:
+def config_of(model: "PeftModel", *, base_name: str) -> dict[str, object]:
     """What adapter_config.json holds for the adapter as it stands; `base_name` rather than a folder of this host."""
     config = model.peft_config[ADAPTER].to_dict()
     config.update(inference_mode=True, base_model_name_or_path=base_name)
@@ -97,7 +102,9 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
 
 
-def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> PeftModel:
+def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> "PeftModel":
+    from peft import LoraConfig, PeftModel
+
     try:
         config = LoraConfig.from_pretrained(str(folder))
         config.lora_dropout = lora.dropout  # not part of what was learned
@@ -157,7 +164,7 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:
     """The adapter's weights by the names of PEFT's file format, on the host."""
     return {
         file_key(name): value.detach().to("cpu").contiguous()

@@ -16,7 +16,6 @@ from worker.train.kernels import norms
 from worker.train.kernels.attention import segment_attention
 from worker.train.kernels.lora_passes import adapted_linear, mlp, project
 from worker.train.kernels.sites import Site
-from worker.train.models.adapter import ADAPTER
 from worker.train.models.twins import (
     GATED,
     AttentionKind,
@@ -30,6 +29,7 @@ from worker.train.models.twins import (
 )
 
 Forward = Callable[..., Any]
+ADAPTER = "default"  # PEFT's name for a model's only adapter
 
 
 def fuse(model: nn.Module) -> dict[str, int]:
