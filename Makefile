@@ -68,6 +68,10 @@ bench-memory: $(STAMP) ## four memory estimators against counted tensors
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
 
+.PHONY: gpu-day
+gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 minutes (docs/gpu-day.md); GPU_DAY="all --device cpu --tiny" without one
+	$(BIN)/python -m benchmarks.gpu $(or $(GPU_DAY),all)
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) $(TRITON) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

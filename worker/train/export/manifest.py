@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, An
         "data": {name: sha256_of(Path(path)) for name, path in data.items() if path},
         "base_model": hashes(run.model_folder),
         "continued_from": hashes(run.adapter_folder) if run.adapter_folder else None,
-        "code": {"tunesmith": version("tunesmith"), "source_sha256": source_sha256()},
+        "code": {"tunesmith": _own_version(), "source_sha256": source_sha256()},
         "versions": run.versions,
         "hardware": hardware(run.device),
         "merged": merged,
@@ -82,3 +82,10 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
+
+
+def _own_version() -> str:
+    try:
+        return version("tunesmith")
+    except PackageNotFoundError:
+        return "a source tree"  # run where it lies; the hash of the code says which

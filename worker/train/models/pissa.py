@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from worker.train.failures import user_error
-from worker.train.models.adapter import ADAPTER
+from worker.train.models.fuse import ADAPTER
 
 INITIAL_FILE = "initial.safetensors"
 POWER_ITERATIONS = 16
