@@ -83,7 +83,8 @@ def _measure(
 
     config = shapes.config_of(case.size, tiny=setting.tiny)
     shape = shapes.shape_of(case.size, tiny=setting.tiny)
-    attention = "library" if case.side == "peft" else shapes.best_attention(config, device=setting.device)
+    ours = case.side == "ours"
+    attention = shapes.best_attention(config, device=setting.device) if ours else "library"
     if key not in learners:
         learners[key] = shapes.build(
             config, method=case.method, device=setting.device, attention=attention, float8=case.float8
@@ -96,7 +97,7 @@ def _measure(
         for operation in elementwise.OPERATIONS if case.without == "all" else (case.without,):
             elementwise.use(operation, None)
     lengths, supervised = _rows(case.rows, tiny=setting.tiny)
-    if case.side != "peft":
+    if ours:
         enable_checkpointing(learner.causal_model, case.mode)
         step = _our_step(
             learner, shapes.batch(lengths, vocabulary=shape.vocab_size, device=setting.device, supervised=supervised)
@@ -139,12 +140,12 @@ def _peft_step(model: Any, lengths: list[int], vocabulary: int, supervised: floa
     return step
 
 
-def _compile_layers(learner: Any) -> None:
-    """Each layer by torch.compile, as others do; our passes stay in place under it."""
+def _compile_layers(model: Any) -> None:
+    """Each layer of transformers' and PEFT's own modules by torch.compile, as others do."""
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    for module in learner.model.modules():
+    for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore[method-assign]
 
