@@ -29,7 +29,9 @@ from worker.rundir import (
     TrainResult,
 )
 from worker.train.checkpoints.state import Progress
+from worker.train.data.report import tell_about_rows
 from worker.train.data.rows import Rows, exact_facts, load_rows
+from worker.train.data.stop_tokens import stop_tokens
 from worker.train.failures import failure_of, user_error
 from worker.train.kernels.attention_choice import choose_attention
 from worker.train.loop.loop import Stopped
@@ -83,6 +85,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     config = read_config(folder)
     shape = request.measured_shape or ModelShape.from_config(config)
     tokenizer = load_tokenizer(folder)
+    stops = stop_tokens(folder, tokenizer)
 
     def load(path: str, param: str, *, limit: int = request.plan.max_sequence_length) -> Rows:
         return load_rows(
@@ -90,7 +93,10 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
             tokenizer=tokenizer,
             objective=request.plan.objective,
             max_sequence_length=limit,
+            stop_tokens=stops,
+            today=request.spec.template_date,
             on_long_row=request.plan.on_long_row,
+            on_dropped_content=request.spec.on_dropped_content,
             param=param,
         )
 
@@ -115,7 +121,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    _tell_about_data(run)
+    tell_about_rows(rows, recorder, max_sequence_length=planned)
     return run
 
 
@@ -151,25 +157,6 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
         hint="The worker plans again with the exact lengths.",
         param="training_file",
     )
-
-
-def _tell_about_data(run: Run) -> None:
-    rows = run.rows
-    tokens, supervised = int(rows.lengths().sum()), int(rows.supervised_counts().sum())
-    run.recorder.event(
-        f"{len(rows)} rows, {tokens} tokens, {supervised} of them supervised.",
-        rows=len(rows),
-        tokens=tokens,
-        supervised_tokens=supervised,
-        longest_row_tokens=int(rows.lengths().max()),
-    )
-    if rows.truncated:
-        limit = run.plan.max_sequence_length
-        text = f"{rows.truncated} rows were longer than {limit} tokens and lost their end."
-        run.recorder.event(text, level="warn", rows_truncated=rows.truncated, max_sequence_length=limit)
-    if rows.unsupervised:
-        text = f"{rows.unsupervised} rows had nothing left to learn and were left out."
-        run.recorder.event(text, level="warn", rows_dropped=rows.unsupervised)
 
 
 def _result(run: Run, progress: Progress) -> TrainResult:
