@@ -6,7 +6,9 @@ from worker.train.export.output import save_gathered_model, save_model
 from worker.train.failures import user_error
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
+from worker.train.loop.packing_choice import choose_packing
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from worker.train.models.text_part import TextPart
 from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
 from worker.train.run import Run
 
@@ -29,9 +31,12 @@ def train(run: Run) -> Progress:
     with weights_shared_out(run.plan):
         model = load_model(run.model_folder, plan=run.plan, device=run.device)
     check_vocabulary(model, run.rows, run.validation_rows)
-    model.requires_grad_(True)
+    text = TextPart(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(text.has(name))
     enable_checkpointing(model, run.plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
+    choose_packing(run, learner)
     run, objective = objective_of(run, learner)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):

@@ -12,6 +12,7 @@ from worker.train.export.merge import write_merged_model
 from worker.train.export.output import describe, save_adapter
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
+from worker.train.loop.packing_choice import choose_packing
 from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
 from worker.train.models.fuse import describe as described
 from worker.train.models.fuse import fuse
@@ -39,6 +40,7 @@ def train(run: Run) -> Progress:
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
+    choose_packing(run, learner)
     scored, objective = objective_of(run, learner)
     progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
     tensors = _tensors(model, masters)

@@ -20,8 +20,12 @@ from tuning.plan import Lora
 from tuning.shape import ModelShape
 from worker.rundir import MANIFEST, sha256_of
 from worker.train.failures import user_error
+from worker.train.models.text_part import TextPart
 
 ADAPTER = "default"
+# PEFT refuses adapters there: the state-space kernels read these weights without calling the modules.
+_MAMBA = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+_BARRED_BESIDE_MAMBA = ("out_proj", "conv1d")
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -42,17 +46,20 @@ def attach_adapter(
         if model_folder is not None:
             _require_same_base(continue_from, model_folder=model_folder)
         return _continued(model, lora, continue_from)
+    targets = target_modules(model, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=target_modules(model, lora),
+        target_modules=targets,
+        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names it is about to drop
+        warnings.simplefilter("ignore", RuntimeWarning)  # and looks for experts where there are none
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
@@ -131,12 +138,33 @@ def _another_base(reason: str) -> JobFailure:
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:
-    head = model.get_output_embeddings()
+    head, text = model.get_output_embeddings(), TextPart(model)
+    barred = _BARRED_BESIDE_MAMBA if getattr(model.config, "model_type", None) in _MAMBA else ()
     return [
         name
         for name, module in model.named_modules()
-        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        if module is not head and text.has(name) and _is_linear(module) and not name.endswith(barred)
     ]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Routers of some mixtures call themselves linear and return more than a product."""
+    if not isinstance(module, nn.Linear):
+        return type(module).__name__ == "Conv1D"
+    is_plain = type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes")
+    return is_plain or _returns_a_product(module)
+
+
+@torch.no_grad()
+def _returns_a_product(module: nn.Linear) -> bool:
+    weight = module.weight
+    if weight.ndim != 2:  # shared out among processes
+        return False
+    try:
+        made = module(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=weight.device))
+    except (RuntimeError, TypeError, ValueError):  # it wants more than one row of inputs
+        return False
+    return isinstance(made, torch.Tensor) and made.shape == (1, weight.shape[0])
 
 
 def _suffixes(model: PreTrainedModel, lora: Lora, linears: list[str]) -> list[str]:
