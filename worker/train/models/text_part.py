@@ -1,5 +1,7 @@
 """The part of a model that works on text: all of most models, the language model inside of one that also sees."""
 
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -10,7 +12,7 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     head = model.get_output_embeddings()
     while (inner := _decoder_inside(decoder)) not in (None, decoder, head):
         decoder = inner
-    return decoder if decoder is not model else model.base_model
+    return decoder if decoder is not model else cast("nn.Module", model.base_model)
 
 
 def _decoder_inside(module: nn.Module) -> nn.Module | None:
