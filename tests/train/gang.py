@@ -96,17 +96,16 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
 def _end_memory_above(tokens: int) -> None:
     import torch
 
-    from worker.train.loop import gradients
+    from worker.train.models.model import Learner
 
-    pack = gradients.pack
+    forward = Learner.forward
 
-    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
-        batch = pack(*args, **named)
+    def forward_if_it_fits(learner: Learner, batch: Any, *judge: Any) -> Any:
         if batch.tokens > tokens:
             raise torch.OutOfMemoryError("out of memory")
-        return batch
+        return forward(learner, batch, *judge)
 
-    gradients.pack = pack_if_it_fits
+    Learner.forward = forward_if_it_fits
 
 
 if __name__ == "__main__":

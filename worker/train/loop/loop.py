@@ -6,6 +6,7 @@ checkpoint therefore continues as the undisturbed run would have, on a CPU to th
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from worker.train.checkpoints.cadence import CheckpointCadence
 from worker.train.checkpoints.state import Progress
 from worker.train.checkpoints.trainable_state import WeightFile
 from worker.train.checkpoints.writer import CheckpointWriter
-from worker.train.data.packing import rows_of_step, steps_per_epoch
+from worker.train.data.feed import Feed
+from worker.train.data.order import RowOrder, steps_per_epoch
 from worker.train.data.rows import Rows
+from worker.train.data.sharing import Sharing
 from worker.train.generation.samples import Samples
 from worker.train.loop import canary
 from worker.train.loop.evaluate import evaluate
@@ -55,7 +58,8 @@ def fit(
         Stopped: on request, with a checkpoint of the step reached.
         JobFailure: `loss_is_not_finite`, `out_of_memory`, or a failure to write.
     """
-    return _Fit(run, learner, masters=masters, objective=objective, weight_file=weight_file).run_to_end()
+    with closing(_Fit(run, learner, masters=masters, objective=objective, weight_file=weight_file)) as fitting:
+        return fitting.run_to_end()
 
 
 def total_steps(run: Run) -> int:
@@ -85,12 +89,20 @@ class _Fit:
         self._best = BestWeights(masters, file_key=weight_file.key, rank=run.rank)
         self._progress = self._resumed() or Progress()
         self._ladder = MemoryLadder(run, learner, progress=self._progress, lockstep=masters.lockstep)
-        self._gradients = GradientSource(
-            run, learner, self._masters, objective=objective, progress=self._progress, ladder=self._ladder
-        )
         self._seconds_before = self._progress.training_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
         self._utilization = Utilization(run, learner)
+        self._sharing = self._sharing_of(run.rows)
+        self._feed = self._new_feed()
+        self._gradients = GradientSource(
+            run,
+            learner,
+            masters,
+            objective=objective,
+            progress=self._progress,
+            ladder=self._ladder,
+            feed=self._feed,
+        )
         self._samples = Samples(run)
 
     @property
@@ -117,6 +129,24 @@ class _Fit:
         self._progress.mfu = self._utilization.mean()
         return self._progress
 
+    def close(self) -> None:
+        """End what runs beside the training."""
+        self._feed.close()
+
+    def _sharing_of(self, rows: Rows) -> Sharing:
+        return Sharing(
+            rows,
+            work=self._utilization.work_of(rows),
+            rank=self._run.rank,
+            processes=self._run.processes,
+            lockstep=self._masters.lockstep,
+        )
+
+    def _new_feed(self) -> Feed:
+        rows, plan = self._run.rows, self._plan
+        order = RowOrder(len(rows), rows_per_step=plan.rows_per_step, seed=plan.seed)
+        return Feed(rows, order=order, sharing=self._sharing, device=self._run.device, total_steps=self._total)
+
     def _rehearse(self) -> None:
         """A canary first, unless the checkpoint says that one has tried these settings."""
         settings = canary.settings_of(self._plan)
@@ -126,6 +156,7 @@ class _Fit:
         canary.rehearse(
             canary.Stage(
                 run=self._run,
+                sharing=self._sharing,
                 gradients=self._gradients,
                 ladder=self._ladder,
                 masters=self._masters,
@@ -138,27 +169,24 @@ class _Fit:
     def _one_step(self) -> None:
         self._pace.begin()
         step = self.step + 1
-        chosen = rows_of_step(
-            step, rows=len(self._run.rows), rows_per_step=self._plan.rows_per_step, seed=self._plan.seed
-        )
-        sums = self._gradients.compute(chosen)
+        sums = self._gradients.compute(step)
         if not sums.is_finite:
-            raise self._not_finite(step, chosen, sums)
+            raise self._not_finite(step, sums)
         rate = learning_rate_at(step, plan=self._plan, total_steps=self._total)
         self._masters.step(learning_rate=rate)
         speed = self._pace.end(tokens=sums.tokens)
         self._advance(step, sums)
         point = self._point(step, sums, rate=rate, speed=speed)
-        point["mfu"] = self._utilization.of_step(chosen, sums, tokens_per_second=speed)
+        point["mfu"] = self._utilization.of_step(sums, tokens_per_second=speed)
         if self._run.validation_rows is not None and self._is_evaluation(step):
             point.update(self._evaluate(self._run.validation_rows))
         self._run.recorder.metrics(**point)
         if step == self._total or self._cadence.is_time(step, training_seconds=self._training_seconds()):
             self._checkpoint()
 
-    def _not_finite(self, step: int, chosen: list[int], sums: StepSums) -> JobFailure:
+    def _not_finite(self, step: int, sums: StepSums) -> JobFailure:
         self._finish_checkpoint()
-        lines = [int(self._run.rows.line_numbers[row]) for row in chosen[:8]]
+        lines = [int(self._run.rows.line_numbers[row]) for row in sums.rows[:8]]
         kept = self._progress.last_good_checkpoint or "none yet"
         what = "gradient norm" if math.isfinite(sums.loss) else "loss"
         return JobFailure(
@@ -166,7 +194,7 @@ class _Fit:
                 code="loss_is_not_finite",
                 message=(
                     f"The {what} at step {step} was not a finite number. Lines of the training file in this step: "
-                    f"{', '.join(map(str, lines))}{' and more' if len(chosen) > 8 else ''}. "
+                    f"{', '.join(map(str, lines))}{' and more' if len(sums.rows) > 8 else ''}. "
                     f"Last good checkpoint: {kept}."
                 ),
                 param="learning_rate",
