@@ -37,13 +37,17 @@ def evenness(steps: Sequence[Sequence[float]], *, processes: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def expected_evenness(work: tuple[float, ...], *, rows_per_step: int, processes: int) -> float:
-    """`evenness` of steps that are drawn from rows whose `work` is like this, in a fixed random order."""
+def expected_evenness(lengths: tuple[float, ...], *, squared_share: float, rows_per_step: int, processes: int) -> float:
+    """`evenness` of steps that are drawn, in a fixed random order, from rows of such lengths.
+
+    `squared_share` is what a squared token costs beside a token: attention grows with the square of a row.
+    """
     if processes == 1:
         return 1.0
-    steps = max(1, SIMULATED_ROWS // rows_per_step)
-    drawn = [work[index * len(work) // (steps * rows_per_step)] for index in range(steps * rows_per_step)]
+    rows = max(1, SIMULATED_ROWS // rows_per_step) * rows_per_step
+    work = [length + squared_share * length**2 for length in lengths]
+    drawn = [work[index * len(work) // rows] for index in range(rows)]
     random.Random(0).shuffle(drawn)  # noqa: S311 - an order, not a secret
     return evenness(
-        [drawn[start : start + rows_per_step] for start in range(0, len(drawn), rows_per_step)], processes=processes
+        [drawn[start : start + rows_per_step] for start in range(0, rows, rows_per_step)], processes=processes
     )

@@ -64,10 +64,12 @@ def test_the_planner_expects_what_rows_of_such_lengths_come_to() -> None:
     for rows_per_step, processes in ((16, 8), (64, 8), (64, 4), (256, 8)):
         drawn = random.permutation(lengths)[: 4000 // rows_per_step * rows_per_step]
         real = evenness(drawn.reshape(-1, rows_per_step).tolist(), processes=processes)
-        expected = expected_evenness(tuple(lengths[::10]), rows_per_step=rows_per_step, processes=processes)
+        expected = expected_evenness(
+            tuple(lengths[::10]), squared_share=0.0, rows_per_step=rows_per_step, processes=processes
+        )
         assert expected == pytest.approx(real, abs=0.05)
 
 
 def test_fewer_rows_than_processes_leave_some_idle() -> None:
     assert Counter(map(len, share_out([1.0, 1.0], processes=8))) == {1: 2, 0: 6}
-    assert expected_evenness((10.0,), rows_per_step=2, processes=8) == pytest.approx(0.25)
+    assert expected_evenness((10.0,), squared_share=0.1, rows_per_step=2, processes=8) == pytest.approx(0.25)
