@@ -23,6 +23,8 @@ class Job(TypedDict, total=False):
     processes: int
     kill_at_step: int  # SIGKILL to all as soon as this step is on record
     tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
+    memory_ends_in_backward: int  # of the last process, in this of its backward passes, halfway, once
+    bucket_bytes: int  # of gradients that are summed together
 
 
 def train_all(jobs: list[Job]) -> list[list[int]]:
@@ -86,6 +88,12 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
             os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if "tokens_that_fit" in job and rank == processes - 1:
             _end_memory_above(job["tokens_that_fit"])
+        if "memory_ends_in_backward" in job and rank == processes - 1:
+            _end_memory_in_backward(job["memory_ends_in_backward"])
+        if "bucket_bytes" in job:
+            from worker.train.optim import optimizer
+
+            optimizer.GRADIENT_BUCKET_BYTES = job["bucket_bytes"]
         from worker.train.session import train_to_result
 
         code = train_to_result(directory.request(), directory)
@@ -106,6 +114,33 @@ def _end_memory_above(tokens: int) -> None:
         return forward(learner, batch, *judge)
 
     Learner.forward = forward_if_it_fits
+
+
+def _end_memory_in_backward(number: int) -> None:
+    import torch
+
+    from worker.train.models.model import Learner
+
+    forward, passes = Learner.forward, 0
+
+    def fail(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    def counted(learner: Learner, *inputs: Any) -> Any:
+        nonlocal passes
+        if not torch.is_grad_enabled():
+            return forward(learner, *inputs)
+        passes += 1
+        if passes != number:
+            return forward(learner, *inputs)
+        layer = learner.causal_model.get_decoder().layers[-1]
+        handle = layer.register_forward_pre_hook(lambda _, states: states[0].register_hook(fail) and None)
+        try:
+            return forward(learner, *inputs)
+        finally:
+            handle.remove()
+
+    Learner.forward = counted
 
 
 if __name__ == "__main__":

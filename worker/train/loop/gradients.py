@@ -79,7 +79,11 @@ class GradientSource:
 
         while True:
             totals = self._ladder.fit(
-                lambda: self._own_share(step, chosen), doing=f"at step {step}", learns=True, undo=undo
+                lambda: self._own_share(step, chosen),
+                doing=f"at step {step}",
+                learns=True,
+                meet=self._masters.sum_over_processes,
+                undo=undo,
             )
             sums = self._combined(chosen, totals)
             if sums.is_finite or not self._halve_loss_scale():
@@ -111,7 +115,9 @@ class GradientSource:
         return totals
 
     def _combined(self, chosen: list[int], totals: torch.Tensor) -> StepSums:
-        self._reduce(totals)
+        if self._run.processes > 1:
+            torch.distributed.all_reduce(totals)
+        self._unscale()
         norm = self._masters.clip(self._run.plan.max_gradient_norm)
         units = self._units(chosen)
         loss, correct = totals.tolist()
@@ -128,14 +134,11 @@ class GradientSource:
     def _units(self, chosen: list[int]) -> int:
         return int(self._supervised[chosen].sum()) if self._objective.per_token else len(chosen)
 
-    def _reduce(self, totals: torch.Tensor) -> None:
-        """Undo the loss scale and sum over processes: each divided by the global batch's units already."""
+    def _unscale(self) -> None:
+        """Undo the loss scale; each process has divided by the global batch's units already."""
         if self._progress.loss_scale != 1.0:
             for gradient in self._masters.gradients():
                 gradient.div_(self._progress.loss_scale)
-        if self._run.processes > 1:
-            torch.distributed.all_reduce(totals)
-            self._masters.sum_over_processes()
 
     def _halve_loss_scale(self) -> bool:
         if self._progress.loss_scale <= 1.0:

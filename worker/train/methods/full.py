@@ -31,7 +31,7 @@ def train(run: Run) -> Progress:
     check_vocabulary(model, run.rows, run.validation_rows)
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan, processes=run.processes)
     run, objective = objective_of(run, learner)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
