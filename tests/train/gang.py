@@ -21,7 +21,7 @@ DEADLINE_SECONDS = 60
 class Job(TypedDict, total=False):
     run: str
     processes: int
-    kill_at_step: int  # SIGKILL to all as soon as this step is on record
+    kill_at_step: int  # SIGKILL to all as soon as this step is on record, and a checkpoint whole
     tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
     memory_ends_in_backward: int  # of the last process, in this of its backward passes, halfway, once
     bucket_bytes: int  # of gradients that are summed together
@@ -68,7 +68,8 @@ def _codes(job: Job) -> list[int]:
             if pid not in codes and (ended := os.waitpid(pid, os.WNOHANG))[0]:
                 codes[pid] = os.waitstatus_to_exitcode(ended[1])
         kill_at = job.get("kill_at_step")
-        if time.monotonic() > deadline or (kill_at and directory.last_step() >= kill_at):
+        is_due = kill_at and directory.last_step() >= kill_at and any(directory.checkpoints.glob("step-*"))
+        if time.monotonic() > deadline or is_due:
             for pid in set(started) - set(codes):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)

@@ -1,14 +1,17 @@
 """Processes that each hold the whole model: together they train what one would have trained alone."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from worker.rundir import RunDirectory
+from worker.rundir import RunDirectory, sha256_of
+from worker.train.checkpoints.state import draw_apart, load_progress
 
 FILES = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 BUCKET_BYTES = 8192  # several buckets, each of a few of the tiny model's tensors
@@ -43,6 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
         "full": {"method": "full"},
         "few rows": {"method": "lora", "rows_per_step": 2, "total_steps": 8},
     }
+    dropout = {"lora": runs.lora(dropout=0.2), "checkpoint_interval_steps": 2, "epochs": 8}
     made: dict[str, RunDirectory] = {}
     jobs: dict[str, gang.Job] = {}
 
@@ -53,10 +57,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
     add("lora", "lora")
     add("full", "full")
     add("few rows", "few rows", processes=3)
+    add("dropout", "lora", **dropout)
+    add("dropout, killed", "lora", job={"kill_at_step": 3}, **dropout)
     add("memory ends", "full", job={"memory_ends_in_backward": 6})
-    codes = gang.train_all(list(jobs.values()))
-    for name, ended in zip(jobs, codes, strict=True):
-        assert set(ended) == {0}, (name, made[name].log.read_text())
+    killed_goes_on: gang.Job = {"run": str(made["dropout, killed"].root), "bucket_bytes": BUCKET_BYTES}
+    codes = dict(zip([*jobs, "killed goes on"], gang.train_all([*jobs.values(), killed_goes_on]), strict=True))
+    assert codes.pop("dropout, killed") == [-signal.SIGKILL] * 2
+    assert set(map(tuple, codes.values())) <= {(0, 0), (0, 0, 0)}, codes
     alone = {kind: make(f"{kind} alone", processes=1, **changes) for kind, changes in kinds.items()}
     for directory in alone.values():
         assert runs.train_here(directory) == 0
@@ -88,3 +95,40 @@ def test_weights_and_metrics_are_those_of_one_process(trained: Trained, name: st
 def test_memory_that_ends_in_one_process_while_sums_are_under_way_shrinks_the_step_of_both(trained: Trained) -> None:
     messages = [event["message"] for event in runs.events(trained.runs["memory ends"])]
     assert sum("Memory ran out at step" in message for message in messages) == 1
+
+
+def random_states(directory: RunDirectory) -> list[torch.Tensor]:
+    newest = max(directory.checkpoints.glob("step-*"))
+    return [load_file(newest / name)["torch"] for name in ("random.safetensors", "random-00001.safetensors")]
+
+
+def test_processes_start_from_the_same_adapter_and_drop_other_units(trained: Trained) -> None:
+    states = random_states(trained.runs["dropout"])
+    assert not torch.equal(*states)
+    assert not torch.equal(*random_states(trained.runs["lora"]))  # no number is drawn there: they differ from the start
+    assert largest_difference(trained.runs["lora"], trained.alone["lora"], "lora") < 1e-6
+
+
+def test_a_run_with_dropout_that_was_killed_ends_with_the_bytes_of_the_undisturbed_one(trained: Trained) -> None:
+    messages = " ".join(event["message"] for event in runs.events(trained.runs["dropout, killed"]))
+    assert "Continuing from the checkpoint" in messages
+    results = [sha256_of(trained.runs[name].output / FILES["lora"]) for name in ("dropout", "dropout, killed")]
+    assert results[0] == results[1]
+
+
+def test_a_process_that_the_checkpoint_does_not_know_draws_numbers_of_its_own(trained: Trained) -> None:
+    folder = max(trained.runs["dropout"].checkpoints.glob("step-*"))
+    drawn = []
+    for rank in (0, 1, 2, 3):
+        load_progress(folder, seed=7, rank=rank)
+        drawn.append(float(torch.rand(())))
+    assert len(set(drawn)) == 4
+
+
+def test_the_first_process_draws_what_a_run_of_one_process_draws() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    draw_apart(seed=3, rank=0, step=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    draw_apart(seed=3, rank=1, step=0)
+    assert not torch.equal(torch.get_rng_state(), before)

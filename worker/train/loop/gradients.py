@@ -22,7 +22,10 @@ from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.zero import ShardedOptimizer
 from worker.train.run import Run
 
-FIRST_LOSS_SCALE = 2.0**15  # fp16 only; halved whenever a gradient overflows
+# Loss scaling for fp16 (arXiv 1710.03740, section 3.2): halved whenever a gradient overflows, doubled after as many
+# good steps in a row as torch.amp.GradScaler waits for.
+FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**24
+GOOD_STEPS_TO_DOUBLE = 2000
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,11 @@ class GradientSource:
                 undo=undo,
             )
             sums = self._combined(chosen, totals)
-            if sums.is_finite or not self._halve_loss_scale():
+            if sums.is_finite:
+                self._note_good_step()
+                return sums
+            # A loss that is no number was none before it was scaled: another scale would give the same.
+            if not math.isfinite(sums.loss) or not self._halve_loss_scale():
                 return sums
             undo()
 
@@ -144,4 +151,13 @@ class GradientSource:
         if self._progress.loss_scale <= 1.0:
             return False
         self._progress.loss_scale /= 2.0
+        self._progress.good_steps_at_loss_scale = 0
         return True
+
+    def _note_good_step(self) -> None:
+        if self._run.plan.precision != "fp16":
+            return
+        self._progress.good_steps_at_loss_scale += 1
+        if self._progress.good_steps_at_loss_scale >= GOOD_STEPS_TO_DOUBLE:
+            self._progress.loss_scale = min(LARGEST_LOSS_SCALE, 2.0 * self._progress.loss_scale)
+            self._progress.good_steps_at_loss_scale = 0

@@ -87,7 +87,7 @@ class _Fit:
         )
         self._pace = Pace()
         self._best = BestWeights(masters, file_key=weight_file.key, rank=run.rank)
-        self._progress = self._resumed() or Progress()
+        self._progress = self._resumed() or self._started()
         self._ladder = MemoryLadder(run, learner, progress=self._progress, lockstep=masters.lockstep)
         self._seconds_before = self._progress.training_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
@@ -340,6 +340,10 @@ class _Fit:
             self._best.restore()
             progress.last_valid_loss = progress.best_valid_loss
 
+    def _started(self) -> Progress:
+        checkpoints.draw_apart(seed=self._plan.seed, rank=self._run.rank, step=0)
+        return Progress()
+
     def _resumed(self) -> Progress | None:
         folder = checkpoints.resume_folder(self._run)
         if folder is None:
@@ -347,7 +351,7 @@ class _Fit:
         self._verify(folder)
         learned.load(folder, self._masters, self._weight_file)
         self._best.load(folder)
-        progress = checkpoints.load_progress(folder, rank=self._run.rank)
+        progress = checkpoints.load_progress(folder, seed=self._plan.seed, rank=self._run.rank)
         progress.last_good_checkpoint = folder.name
         self._run.recorder.event(
             f"Continuing from the checkpoint of step {progress.step} of {self._total}.", step=progress.step
