@@ -12,8 +12,10 @@ from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
 from worker.rundir import RunDirectory, sha256_of
 from worker.train.checkpoints.state import draw_apart, load_progress
+from worker.train.loop.reference import REFERENCE_FILE
 
 FILES = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
+LIMIT = 1e-6  # of a weight's difference; rates are 1e-3, so a step that differed would show a thousand times as much
 BUCKET_BYTES = 8192  # several buckets, each of a few of the tiny model's tensors
 
 
@@ -46,6 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
         "full": {"method": "full"},
         "few rows": {"method": "lora", "rows_per_step": 2, "total_steps": 8},
     }
+    kinds["dpo"] = {"method": "lora", "objective": "dpo", "beta": 0.1, "checkpoint_interval_steps": 2, "epochs": 8}
     dropout = {"lora": runs.lora(dropout=0.2), "checkpoint_interval_steps": 2, "epochs": 8}
     made: dict[str, RunDirectory] = {}
     jobs: dict[str, gang.Job] = {}
@@ -59,10 +62,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
     add("few rows", "few rows", processes=3)
     add("dropout", "lora", **dropout)
     add("dropout, killed", "lora", job={"kill_at_step": 3}, **dropout)
+    add("dpo", "dpo")
+    add("dpo, killed", "dpo", job={"kill_at_step": 3})
+    add("dpo, tight", "dpo", job={"tokens_that_fit": 70})
     add("memory ends", "full", job={"memory_ends_in_backward": 6})
-    killed_goes_on: gang.Job = {"run": str(made["dropout, killed"].root), "bucket_bytes": BUCKET_BYTES}
-    codes = dict(zip([*jobs, "killed goes on"], gang.train_all([*jobs.values(), killed_goes_on]), strict=True))
-    assert codes.pop("dropout, killed") == [-signal.SIGKILL] * 2
+    killed = ("dropout, killed", "dpo, killed")
+    for name in killed:
+        jobs[f"{name}, goes on"] = {"run": str(made[name].root), "bucket_bytes": BUCKET_BYTES}
+    codes = dict(zip(jobs, gang.train_all(list(jobs.values())), strict=True))
+    assert [codes.pop(name) for name in killed] == [[-signal.SIGKILL] * 2] * 2
     assert set(map(tuple, codes.values())) <= {(0, 0), (0, 0, 0)}, codes
     alone = {kind: make(f"{kind} alone", processes=1, **changes) for kind, changes in kinds.items()}
     for directory in alone.values():
@@ -93,8 +101,28 @@ def test_weights_and_metrics_are_those_of_one_process(trained: Trained, name: st
 
 
 def test_memory_that_ends_in_one_process_while_sums_are_under_way_shrinks_the_step_of_both(trained: Trained) -> None:
-    messages = [event["message"] for event in runs.events(trained.runs["memory ends"])]
-    assert sum("Memory ran out at step" in message for message in messages) == 1
+    told = messages(trained.runs["memory ends"])
+    assert sum("Memory ran out at step" in message for message in told) == 1
+
+
+def messages(directory: RunDirectory) -> list[str]:
+    return [event["message"] for event in runs.events(directory)]
+
+
+def test_preference_pairs_are_read_once_a_job_and_not_again_when_it_goes_on(trained: Trained) -> None:
+    killed, undisturbed = trained.runs["dpo, killed"], trained.runs["dpo"]
+    assert any("Continuing from the checkpoint" in message for message in messages(killed))
+    for directory in (killed, undisturbed):  # the training rows and the held-out ones
+        assert sum("Reading what the untrained model" in message for message in messages(directory)) == 2
+    results = [sha256_of(directory.output / FILES["lora"]) for directory in (killed, undisturbed)]
+    assert results[0] == results[1]
+    kept = load_file(max(undisturbed.checkpoints.glob("step-*")) / REFERENCE_FILE)
+    assert sorted(map(len, kept.values())) == [5, 24]
+
+
+def test_memory_that_ends_in_one_process_while_it_reads_pairs_makes_both_read_smaller_pieces(trained: Trained) -> None:
+    told = [message for message in messages(trained.runs["dpo, tight"]) if "Memory ran out" in message]
+    assert told[0].startswith("Memory ran out while reading what the untrained model thinks of each preference pair")
 
 
 def random_states(directory: RunDirectory) -> list[torch.Tensor]:
@@ -110,8 +138,8 @@ def test_processes_start_from_the_same_adapter_and_drop_other_units(trained: Tra
 
 
 def test_a_run_with_dropout_that_was_killed_ends_with_the_bytes_of_the_undisturbed_one(trained: Trained) -> None:
-    messages = " ".join(event["message"] for event in runs.events(trained.runs["dropout, killed"]))
-    assert "Continuing from the checkpoint" in messages
+    told = messages(trained.runs["dropout, killed"])
+    assert any("Continuing from the checkpoint" in message for message in told)
     results = [sha256_of(trained.runs[name].output / FILES["lora"]) for name in ("dropout", "dropout, killed")]
     assert results[0] == results[1]
 

@@ -32,7 +32,7 @@ def train(run: Run) -> Progress:
     model.requires_grad_(True)
     enable_checkpointing(model, run.plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan, processes=run.processes)
-    run, objective = objective_of(run, learner)
+    objective = objective_of(run.plan)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
         save_gathered_model(run, model, masters.gathered(), progress=progress)
