@@ -86,7 +86,7 @@ def plan_for(lengths: np.ndarray, *, gpus: int) -> Plan:
 
 def simulate(lengths: np.ndarray, plan: Plan) -> Simulated:
     """Efficiencies over the first steps of a run under the plan."""
-    rows = _rows(lengths)
+    rows = rows_of(lengths)
     work = _work(lengths)
     order = RowOrder(len(lengths), rows_per_step=plan.rows_per_step, seed=plan.seed)
     steps = [order.of_step(step) for step in range(1, STEPS + 1)]
@@ -117,6 +117,17 @@ def expected(lengths: np.ndarray, plan: Plan) -> float:
         squared_share=rates.squared_token / (rates.token + rates.supervised_token / 2),
         rows_per_step=plan.rows_per_step,
         processes=plan.world_size,
+    )
+
+
+def rows_of(lengths: np.ndarray) -> Rows:
+    """Rows of so many tokens each, of which nothing but the lengths is known."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Rows(
+        tokens=np.zeros(offsets[-1], dtype=np.int32),
+        supervised=np.zeros(offsets[-1], dtype=bool),
+        offsets=offsets,
+        line_numbers=np.arange(1, len(lengths) + 1),
     )
 
 
@@ -163,16 +174,6 @@ def _work(lengths: np.ndarray) -> np.ndarray:
     """Operations of each row, half of whose tokens are supervised."""
     rates = flop_rates(find_shape(MODEL), adapter_parameters=0)
     return (rates.token + rates.supervised_token / 2) * lengths + rates.squared_token * lengths.astype(np.float64) ** 2
-
-
-def _rows(lengths: np.ndarray) -> Rows:
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Rows(
-        tokens=np.zeros(offsets[-1], dtype=np.int32),
-        supervised=np.zeros(offsets[-1], dtype=bool),
-        offsets=offsets,
-        line_numbers=np.arange(1, len(lengths) + 1),
-    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Job(TypedDict, total=False):
     tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
     memory_ends_in_backward: int  # of the last process, in this of its backward passes, halfway, once
     bucket_bytes: int  # of gradients that are summed together
+    tokenises: int  # the one process that may
 
 
 def train_all(jobs: list[Job]) -> list[list[int]]:
@@ -91,6 +92,10 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
             _end_memory_above(job["tokens_that_fit"])
         if "memory_ends_in_backward" in job and rank == processes - 1:
             _end_memory_in_backward(job["memory_ends_in_backward"])
+        if job.get("tokenises", rank) != rank:
+            from worker.train import session
+
+            session.load_rows = _refuse
         if "bucket_bytes" in job:
             from worker.train.optim import optimizer
 
@@ -100,6 +105,10 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
         code = train_to_result(directory.request(), directory)
     finally:
         os._exit(code)
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this process should not have tokenised")
 
 
 def _end_memory_above(tokens: int) -> None:
