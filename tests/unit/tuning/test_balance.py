@@ -1,12 +1,18 @@
 """The planner expects of several GPUs what the trainer's way of sharing rows reaches, and says where that is little."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from tests.unit.tuning.cases import data, plan, rules
 from tuning.balance import evenness
+from tuning.catalogue import find_shape
+from tuning.gpus import what_if
+from tuning.job import Method
 from tuning.lengths import BUCKETS, EDGES, bucket_of, typical_lengths
+from tuning.memory import Setup
+from tuning.throughput import Workload, predict, predict_evenness
 
 
 def counts_of(lengths: list[int]) -> tuple[int, ...]:
@@ -45,6 +51,28 @@ def test_a_step_of_few_long_rows_is_predicted_slower_on_eight_gpus_and_the_plan_
     assert "balance" in rules(uneven)
     assert "balance" not in rules(even)
     assert uneven.time.tokens_per_second < 0.9 * even.time.tokens_per_second
+
+
+def test_the_predicted_speed_of_several_gpus_is_that_of_the_busiest() -> None:
+    shape, hardware = find_shape("llama-3.1-8b"), what_if("8xH100")
+    setup = Setup(
+        method=Method.LORA, device="cuda", precision="bf16", tokens_per_micro_step=8192, rank=16, world_size=8
+    )
+    equal = Workload(
+        tokens_per_epoch=1e6,
+        supervised_share=0.5,
+        mean_row_tokens=2000,
+        rows_per_step=32,
+        total_steps=100,
+        epochs=1,
+        row_lengths=(2000.0,),
+    )
+    uneven = replace(equal, row_lengths=(*[1000.0] * 14, 8000.0, 8000.0))
+    speeds = [predict(shape, setup, workload=work, hardware=hardware).tokens_per_second for work in (equal, uneven)]
+    evenness_of_uneven = predict_evenness(shape, setup, workload=uneven)
+    assert predict_evenness(shape, setup, workload=equal) == pytest.approx(1.0)
+    assert evenness_of_uneven < 0.95
+    assert evenness_of_uneven * 0.9 < speeds[1] / speeds[0] < (evenness_of_uneven + 1) / 2
 
 
 def test_equal_rows_come_out_even() -> None:
