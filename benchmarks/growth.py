@@ -99,7 +99,7 @@ def measure_conversations(count: int) -> None:
         rows = load_rows(file, tokenizer=tokenizer, max_sequence_length=4_096, **settings)
         tokenised = time.perf_counter() - began
         began = time.perf_counter()
-        key = rows_key(file, model_folder=model, tokenizer=tokenizer, settings=settings)
+        key = rows_key(file, model_folder=model, template=tokenizer.chat_template, settings=settings)
         named = time.perf_counter() - began
         cache = RowCache(run.tokens, shared=None, recorder=Recorder(run, active=False))
         began = time.perf_counter()

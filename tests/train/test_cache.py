@@ -146,7 +146,8 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
 
 
 def key(file: Path, model: Path, **settings: Any) -> str:
-    return rows_key(file, model_folder=model, tokenizer=load_tokenizer(model), settings={**SETTINGS, **settings})
+    template = load_tokenizer(model).chat_template
+    return rows_key(file, model_folder=model, template=template, settings={**SETTINGS, **settings})
 
 
 def test_whatever_changes_the_tokens_changes_the_key(file: Path, model: Path, tmp_path: Path) -> None:
@@ -236,6 +237,24 @@ def test_a_second_job_of_the_project_tokenises_nothing_and_trains_the_same(
         os.utime(entry, (1000, 1000))
     store.adopt(second.tokens, project="acme")
     assert all(entry.stat().st_mtime > 1000 for entry in shared.iterdir())
+
+
+def test_a_model_without_a_template_gets_the_same_one_when_its_rows_were_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_tiny_model(tmp_path / "model", chat_template=None)
+    store = TokenStore(tmp_path / "tokens", limit_bytes=2**30)
+    shared = store.folder("acme")
+    assert shared is not None
+    first = trained(tmp_path / "first", model, token_cache=shared)
+    store.adopt(first.tokens, project="acme")
+    tokenised = Tokenised(monkeypatch)
+    second = trained(tmp_path / "second", model, token_cache=shared)
+    assert tokenised.files == []
+    templates = [load_tokenizer(run.output).chat_template for run in (first, second)]
+    assert templates[0] == templates[1]
+    assert templates[0]
+    assert all(any("has no chat template" in text for text in told(run)) for run in (first, second))
 
 
 def test_an_altered_entry_costs_time_and_no_job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from transformers import PreTrainedTokenizerBase
 
 from worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
 from worker.train.data.rows import LeftOut, RowNotes, Rows
@@ -29,21 +28,20 @@ WHOLE = "whole"  # an entry that no limit has cut
 _DTYPES: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "BOOL": np.dtype(bool)}
 
 
-def rows_key(
-    path: Path, *, model_folder: Path, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, object]
-) -> str:
-    """A hash of everything that rows follow from but the limit of their length; `settings` as `load_rows` takes them.
+def rows_key(path: Path, *, model_folder: Path, template: str | None, settings: Mapping[str, object]) -> str:
+    """A hash of everything that rows follow from but the limit of their length.
 
-    The file's bytes, the tokenizer's files and its template, the code that renders and the libraries under it. The day
-    that a template prints counts only where it can print one, or every night would tokenise anew.
+    The file's bytes, the tokenizer's files, the `template` that the model came with, the `settings` that `load_rows`
+    takes, the code that renders and the libraries under it. The day that a template prints counts only where it can
+    print one, or every night would tokenise anew.
     """
     counting = dict(settings)
-    if "strftime_now" not in str(tokenizer.chat_template):
+    if "strftime_now" not in str(template):
         counting.pop("today", None)
     facts = {
         "file": sha256_of(path),
         "tokenizer": {file.relative_to(model_folder).as_posix(): sha256_of(file) for file in _files(model_folder)},
-        "template": str(tokenizer.chat_template),
+        "template": str(template),
         "settings": {name: str(value) for name, value in counting.items()},
         "code": [sha256_of(file) for file in sorted(Path(__file__).parent.glob("*.py"))],
         "versions": {name: importlib.metadata.version(name) for name in RENDERED_BY},
