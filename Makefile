@@ -56,6 +56,14 @@ bench-training: $(STAMP) ## our engine against TRL on this machine (about an hou
 bench-memory: $(STAMP) ## four memory estimators against counted tensors
 	$(BIN)/python -m benchmarks.memory
 
+.PHONY: bench-balance
+bench-balance: $(STAMP) ## how evenly rows are shared out among GPUs, simulated with the trainer's own functions
+	$(BIN)/python -m benchmarks.balance
+
+.PHONY: bench-growth
+bench-growth: $(STAMP) ## what a run pays for the size of its file, at 10 thousand to a million rows
+	$(BIN)/python -m benchmarks.growth
+
 .PHONY: bench-quality
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run

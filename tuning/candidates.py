@@ -13,11 +13,12 @@ from tuning.devices import richest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.kernels import kernels_label
+from tuning.lengths import typical_lengths
 from tuning.memory import Setup, estimate, has_fused_passes, total, trainable_parameters
 from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
-from tuning.throughput import Workload, predict
+from tuning.throughput import Workload, predict, predict_evenness
 
 ZeroStage = Literal[0, 1, 2, 3]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
@@ -27,6 +28,7 @@ LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "fu
 FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
 LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
 QLORA_STAGES: tuple[ZeroStage, ...] = (0,)
+EVEN_ENOUGH = 0.95
 CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
 
@@ -96,6 +98,12 @@ class _Search:
             rows_per_step=self.batch.rows_per_step,
             total_steps=self.batch.total_steps,
             epochs=self.batch.epochs,
+            row_lengths=typical_lengths(
+                dataset.row_length_counts,
+                mean_tokens=row_tokens,
+                longest_tokens=min(dataset.longest_row_tokens, self.max_sequence_length),
+                rows=dataset.rows,
+            ),
         )
 
     def best(self) -> Candidate:
@@ -230,6 +238,17 @@ class _Search:
             correction=self._ratios(setup).speed,
         )
 
+    def _balance(self, setup: Setup) -> tuple[Reason, ...]:
+        """Said where devices wait for one another for more than a few per cent of a step."""
+        evenness = predict_evenness(self.shape, setup, workload=self.workload)
+        if evenness > EVEN_ENOUGH:
+            return ()
+        text = (
+            f"{setup.world_size} GPUs that share out {self.batch.rows_per_step} rows a step of such lengths work "
+            f"{evenness:.0%} of the time; more rows a step would come out more evenly."
+        )
+        return (Reason(rule="balance", text=text),)
+
     def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
         memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
         time = self._time(setup)
@@ -249,7 +268,7 @@ class _Search:
             attention=self.attention,
             memory=memory,
             time=time,
-            reasons=self.reasons,
+            reasons=(*self.reasons, *self._balance(setup)),
             correction_basis=ratios.basis,
             blocked=blocked,
         )

@@ -1,5 +1,6 @@
 """Everything between a claim and a trainer: disk, model, data, checkpoint, and the last word on the plan."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from worker.disk import require_space
 from worker.launcher import LIFELINE_FD
 from worker.models import ModelCache
 from worker.rundir import RunDirectory, TrainRequest
+from worker.tokens import TokenStore
 from worker.workdir import WorkDirectory
 
 
@@ -38,6 +40,7 @@ def prepare(
     *,
     hardware: HardwareProfile,
     work: WorkDirectory,
+    tokens: TokenStore,
     control: AttemptControl,
     log: FilteringBoundLogger,
 ) -> Prepared:
@@ -54,6 +57,10 @@ def prepare(
     plan = _final_plan(claim, model_dir, hardware, control)
     run = RunDirectory(work.run_root(job_id=claim.job_id, attempt_id=claim.attempt_id))
     earlier = [root for root in work.run_roots(job_id=claim.job_id) if root != run.root]
+    for root in earlier:  # an attempt whose worker was killed has left its tokens there
+        with contextlib.suppress(OSError):
+            tokens.adopt(RunDirectory(root).tokens, project=claim.project)
+    token_cache = tokens.folder(claim.project)
     resume_from = find_resumable(claim.resume, earlier_runs=earlier, target=run.root / "resume", control=control)
     log.info("attempt.prepared", method=plan.method.value, resume_from=resume_from.name if resume_from else None)
     request = TrainRequest(
@@ -66,6 +73,7 @@ def prepare(
         adapter_dir=str(adapter_dir) if adapter_dir else None,
         resume_from=str(resume_from) if resume_from else None,
         measured_shape=claim.base_model.measured_shape,
+        token_cache=str(token_cache) if token_cache else None,
         cut_long_rows=not _may_lengthen(claim),
         lifeline_fd=LIFELINE_FD,
         **_fetch_data(claim, run.root / "data", control),

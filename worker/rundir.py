@@ -9,6 +9,7 @@
     output/          the result: adapter/ or model/, tokenizer, card
     log.txt          stdout and stderr of the trainer's process tree
     result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
+    tokens/          tokenised rows that the run has made, and marks of those that it has used, for the worker to keep
     ranks/           of several processes, the Failure of each that failed; the launcher makes one result of them
     stop             created by the worker: checkpoint at the next step and exit with EXIT_STOPPED
 
@@ -32,6 +33,7 @@ from tuning.shape import ModelShape
 MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
+TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
 
 
@@ -49,6 +51,7 @@ class TrainRequest(Value):
     validation_file: str | None = None
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
+    token_cache: str | None = None  # tokenised rows of other runs, to be read and never written
     cut_long_rows: bool = True  # else the trainer ends with `ROWS_TOO_LONG`, so that the plan can be made anew
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
 
@@ -101,6 +104,7 @@ class RunDirectory:
         self.log = root / "log.txt"
         self.result = root / "result.json"
         self.stop = root / "stop"
+        self.tokens = root / "tokens"
         self.ranks = root / "ranks"
 
     def create(self, request: TrainRequest) -> None:

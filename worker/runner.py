@@ -29,6 +29,7 @@ from worker.retry import Unavailable
 from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
 from worker.settings import WorkerSettings
 from worker.slots import Slot
+from worker.tokens import TokenStore
 from worker.trainer_log import log_tail
 from worker.uploads import upload_log, upload_output
 from worker.verdict import Ending, disk_full, judge
@@ -51,6 +52,11 @@ class Surroundings:
     def devices(self, plan: Plan) -> tuple[str, ...]:
         """The GPUs that the plan is for, as CUDA names them."""
         return tuple(gpu.uuid or str(gpu.index) for gpu in devices_of(plan, self.hardware))
+
+    @property
+    def tokens(self) -> TokenStore:
+        """Tokenised rows of earlier runs."""
+        return TokenStore(self.work.tokens, limit_bytes=self.settings.token_cache_bytes)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -115,6 +121,7 @@ class Attempt:
             self._claim,
             hardware=self._around.hardware,
             work=self._around.work,
+            tokens=self._around.tokens,
             control=self._control.patiently(self._directives.check_before_training),
             log=self._log,
         )
@@ -163,6 +170,7 @@ class Attempt:
             told = self._watch(trainer)
         finally:
             exit_code = trainer.end()
+        self._keep_tokens(prepared.run)
         self._log.info("trainer.exited", exit_code=exit_code, told=told.value if told else None)
         return Ending(
             exit_code=exit_code,
@@ -171,6 +179,12 @@ class Attempt:
             told=told,
             out_of_memory_kills=out_of_memory_kills() - kills_before,
         )
+
+    def _keep_tokens(self, run: RunDirectory) -> None:
+        try:
+            self._around.tokens.adopt(run.tokens, project=self._claim.project)
+        except OSError:  # the next run tokenises again
+            self._log.warning("tokens.not_kept", exc_info=True)
 
     def _watch(self, trainer: Trainer) -> Directive | None:
         """Wait for the trainer's end; stop it when told to. Returns what it was told before it ended."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MIB = 1024**2
+MIB, GIB = 1024**2, 1024**3
 
 
 class WorkerSettings(BaseSettings):
@@ -30,6 +30,7 @@ class WorkerSettings(BaseSettings):
     measure_constants: bool = True  # at the first start with this hardware; else the planner's assumptions hold
     log_cap_bytes: int = Field(default=32 * MIB, ge=64 * 1024)
     kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
+    token_cache_bytes: int = Field(default=8 * GIB, ge=0)  # tokenised rows that later jobs find again; 0 keeps none
     log_format: str = Field(default="json", pattern="^(json|console)$")
 
 

@@ -35,7 +35,7 @@ def test_rows_are_packed_where_packing_changes_nothing(family: str) -> None:
         ("bloom", "changes with what comes after it"),
         ("xglm", "changes with what comes after it"),
         ("gpt_neox_japanese", "changes with what comes after it"),
-        ("lfm2", "changes with the rows before it"),
+        ("lfm2", "Install `causal_conv1d`"),
         ("recurrent_gemma", "changes with the rows before it"),
         ("qwen3_5_text", "it does not take packed rows"),
         ("bamba", "it does not take packed rows"),

@@ -19,6 +19,7 @@ from tuning.planner import choose
 from tuning.shape import ModelShape
 from worker.control import HttpAttemptControl
 from worker.preparation import Prepared, prepare, prepare_longer
+from worker.tokens import TokenStore
 from worker.wire import read_answer
 from worker.workdir import WorkDirectory
 
@@ -71,7 +72,10 @@ def preparing(
     service.otherwise = answer
     work = WorkDirectory(tmp_path / "work")
     work.create()
-    return lambda claimed, hardware: prepare(claimed, hardware=hardware, work=work, control=control, log=log)
+    tokens = TokenStore(work.tokens, limit_bytes=GIB)
+    return lambda claimed, hardware: prepare(
+        claimed, hardware=hardware, work=work, tokens=tokens, control=control, log=log
+    )
 
 
 def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing: Callable[..., Prepared]) -> None:

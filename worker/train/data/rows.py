@@ -83,11 +83,15 @@ class Rows:
         """Tokens of each row, all of its sequences together: int64 [rows]."""
         return np.diff(self.offsets).reshape(-1, self.sequences_per_row).sum(axis=1)
 
+    def squared_lengths(self) -> np.ndarray:
+        """The squares of the tokens of each row's sequences, added up: int64 [rows]."""
+        return (np.diff(self.offsets) ** 2).reshape(-1, self.sequences_per_row).sum(axis=1)
+
     def supervised_counts(self) -> np.ndarray:
         """Tokens of each row that carry loss: int64 [rows]. A sequence's first has nothing to be predicted from."""
-        marks = self.supervised.astype(np.int64)
-        marks[self.offsets[:-1]] = 0
-        return np.add.reduceat(marks, self.offsets[:-1]).reshape(-1, self.sequences_per_row).sum(axis=1)
+        first = self.offsets[:-1]
+        counts = np.add.reduceat(self.supervised, first, dtype=np.int64) - self.supervised[first]
+        return counts.reshape(-1, self.sequences_per_row).sum(axis=1)
 
 
 def load_rows(

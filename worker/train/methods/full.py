@@ -35,9 +35,9 @@ def train(run: Run) -> Progress:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(text.has(name))
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan, processes=run.processes)
     choose_packing(run, learner)
-    run, objective = objective_of(run, learner)
+    objective = objective_of(run.plan)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
         save_gathered_model(run, model, masters.gathered(), progress=progress)

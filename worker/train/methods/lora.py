@@ -39,10 +39,9 @@ def train(run: Run) -> Progress:
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan, processes=run.processes)
     choose_packing(run, learner)
-    scored, objective = objective_of(run, learner)
-    progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
+    progress = fit(run, learner, masters=masters, objective=objective_of(plan), weight_file=weights)
     tensors = _tensors(model, masters)
     if run.is_main:
         _save(run, tensors, config, weights, progress)

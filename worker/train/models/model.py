@@ -55,6 +55,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedModel:
     """The causal language model of a folder, in the plan's precision and quantisation, ready for packed batches.
 
+    Each weight is read from the file straight to the device: of several processes none holds the model in host memory.
+    ZeRO stage 3 shares the weights out while they load, and finds their places itself.
+
     Raises:
         JobFailure: `broken_model` when files are missing, altered or not a causal language model.
     """
@@ -74,8 +77,8 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
         raise _broken(folder, f"{len(missing)} weights are missing or of another shape, the first is {missing[0]}")
     if plan.quantization:
         _keep_differentiable(model)
-    else:
-        model.to(device)
+    if plan.zero_stage == 3:
+        model.to(device)  # its buffers; the weights lie there already
     model.config.use_cache = False
     return model
 
@@ -100,7 +103,7 @@ def _load(folder: Path, *, plan: Plan, device: torch.device) -> tuple[PreTrained
                 dtype=DTYPES[plan.precision],
                 attn_implementation=implementation,
                 quantization_config=_quantization(plan),
-                device_map={"": device} if plan.quantization else None,
+                device_map=None if plan.zero_stage == 3 else {"": device},
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
