@@ -4,6 +4,7 @@
     metrics.jsonl    one object with the names of `tuning.metrics` per line, appended by the trainer, whole lines only
     events.jsonl     one {"level", "message", "data"} object per line: what a person should know, sample answers too
     phase            the trainer's current phase, replaced atomically
+    timeline.jsonl   one {"reached", "time"} object for each moment of the trainer's way: where a job's time goes
     canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
     output/          the result: adapter/ or model/, tokenizer, card
@@ -94,6 +95,7 @@ class RunDirectory:
         self.metrics = root / "metrics.jsonl"
         self.events = root / "events.jsonl"
         self.phase = root / "phase"
+        self.timeline = root / "timeline.jsonl"
         self.canary = root / "canary.json"
         self.checkpoints = root / "checkpoints"
         self.output = root / "output"

@@ -27,6 +27,7 @@ def train(run: Run) -> Progress:
     plan, lora = run.plan, _numbers(run)
     with weights_shared_out(plan):
         base = load_model(run.model_folder, plan=plan, device=run.device)
+    run.recorder.reached("model_loaded")
     check_vocabulary(base, run.rows, run.validation_rows)
     model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
     config = config_of(model, base_name=run.request.spec.model)
@@ -39,6 +40,7 @@ def train(run: Run) -> Progress:
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
+    run.recorder.reached("adapter_attached")
     scored, objective = objective_of(run, learner)
     progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
     tensors = _tensors(model, masters)
