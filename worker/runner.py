@@ -32,6 +32,7 @@ from worker.slots import Slot
 from worker.trainer_log import log_tail
 from worker.uploads import upload_log, upload_output
 from worker.verdict import Ending, disk_full, judge
+from worker.warm import WarmTrainer
 from worker.workdir import WorkDirectory
 
 _TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
@@ -47,6 +48,7 @@ class Surroundings:
     settings: WorkerSettings
     slot: Slot
     hardware: HardwareProfile  # of the slot, now
+    warm: WarmTrainer | None = None
 
     def devices(self, plan: Plan) -> tuple[str, ...]:
         """The GPUs that the plan is for, as CUDA names them."""
@@ -157,8 +159,10 @@ class Attempt:
             devices=self._around.devices(prepared.request.plan),
             records=self._around.work.trainers,
             log_cap_bytes=self._around.settings.log_cap_bytes,
+            warm=self._around.warm,
+            hurry=lambda: self._directives.current() is not None,
         )
-        self._log.info("trainer.started", pid=trainer.process.pid)
+        self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
             told = self._watch(trainer)
         finally:
