@@ -23,8 +23,10 @@ from worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
 from worker.follower import Follower
 from worker.heartbeat import Heartbeat
 from worker.launcher import POLL_SECONDS, Trainer, launch
+from worker.models import ModelCache
 from worker.preparation import Prepared, prepare, prepare_longer
 from worker.progress import Progress
+from worker.rehearsals import Rehearsals
 from worker.retry import Unavailable
 from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
 from worker.settings import WorkerSettings
@@ -48,6 +50,8 @@ class Surroundings:
     settings: WorkerSettings
     slot: Slot
     hardware: HardwareProfile  # of the slot, now
+    models: ModelCache
+    rehearsals: Rehearsals
     warm: WarmTrainer | None = None
 
     def devices(self, plan: Plan) -> tuple[str, ...]:
@@ -117,6 +121,8 @@ class Attempt:
             self._claim,
             hardware=self._around.hardware,
             work=self._around.work,
+            cache=self._around.models,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
             log=self._log,
         )
@@ -213,6 +219,7 @@ class Attempt:
             self._progress.reached(Phase.UPLOADING)
             self._handing_over.phase(PhaseReport(phase=Phase.UPLOADING))
             upload_output(run, ending.result, self._handing_over)
+            self._around.rehearsals.remember(run.request(), ending.result, run.read_canary())
         elif outcome is not Outcome.CANCELLED:
             uploader.flush(self._handing_over)
             if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
@@ -225,6 +232,7 @@ class Attempt:
             prepared,
             claim=self._claim,
             hardware=self._around.hardware,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
         )
 

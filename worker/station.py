@@ -13,8 +13,10 @@ from tuning.messages import Claim, ClaimRequest
 from worker.constants import stored_constants
 from worker.control import ControlPlane, HttpControlPlane
 from worker.launcher import trainer_environment
+from worker.models import ModelCache
 from worker.probe import probe
 from worker.processes import bury_orphans
+from worker.rehearsals import Rehearsals
 from worker.retry import Unavailable
 from worker.runner import Attempt, Surroundings
 from worker.settings import WorkerSettings
@@ -34,6 +36,8 @@ class Station:
         self._settings = settings
         self._control = control
         self._work = WorkDirectory(settings.work_dir)
+        self._models = ModelCache(self._work.models)
+        self._rehearsals = Rehearsals()
         self._warm: WarmTrainer | None = None
 
     @classmethod
@@ -92,7 +96,13 @@ class Station:
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
         surroundings = Surroundings(
-            work=self._work, settings=self._settings, slot=slot, hardware=hardware, warm=self._warm
+            work=self._work,
+            settings=self._settings,
+            slot=slot,
+            hardware=hardware,
+            models=self._models,
+            rehearsals=self._rehearsals,
+            warm=self._warm,
         )
         with closing(self._control.attempt(claim)) as control:
             attempt = Attempt(claim, control=control, surroundings=surroundings, log=attempt_log)

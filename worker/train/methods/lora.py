@@ -29,7 +29,14 @@ def train(run: Run) -> Progress:
         base = load_model(run.model_folder, plan=plan, device=run.device)
     run.recorder.reached("model_loaded")
     check_vocabulary(base, run.rows, run.validation_rows)
-    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
+    model = attach_adapter(
+        base,
+        lora,
+        continue_from=run.adapter_folder,
+        seed=plan.seed,
+        model_folder=run.model_folder,
+        seals=run.request.seals,
+    )
     config = config_of(model, base_name=run.request.spec.model)
     weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
