@@ -6,7 +6,6 @@ Forks become children of this process, not of the warm one, so their exit codes 
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +21,9 @@ from worker.processes import RUN_MARK, AdoptedProcess, adopt_orphans, mark_of
 log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "worker.train.warm")
-START_SECONDS = 60.0  # of imports, on a machine that has other things to do; a plain start would take as long
+START_SECONDS = 120.0  # of imports, on a machine that has other things to do; a plain start would take as long
 FORK_SECONDS = 10.0
+EXCUSE_SECONDS = 1.0
 KILL_SECONDS = 5.0
 MOST_FAILURES = 3  # in a row, before a worker does without for the rest of its life
 _LOOK_SECONDS = 0.1
@@ -163,19 +163,25 @@ class WarmTrainer:
             raise self._failure(f"it did not answer within {FORK_SECONDS:.0f} s")
         said = gate.recv(32) if gate in readable else b""
         if not said:
-            raise self._failure(self._hear(control).refused or "it said nothing")
+            raise self._failure(self._excuse(control))
         trainer = AdoptedProcess(int(said))
         if not trainer.is_ours() or mark_of(trainer.pid) != run_dir:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(trainer.pid, signal.SIGKILL)
-            raise NotWarm("the fork does not carry the mark of its run")
-        gate.send(GO)
+            raise self._failure("the fork does not carry the mark of its run")
+        try:
+            gate.send(GO)
+        except OSError as error:
+            raise self._failure("the fork ended before it began") from error
         self._failures = 0
         return trainer
 
+    def _excuse(self, control: socket.socket) -> str:
+        """Why there is no fork at the gate, or none any more."""
+        refused = self._hear(control).refused if _readable(control, seconds=EXCUSE_SECONDS) else None
+        return refused or "the fork ended before it began"
+
     def _hear(self, control: socket.socket) -> Word:
         try:
-            word = hear(control) if _readable(control, seconds=FORK_SECONDS) else Word()
+            word = hear(control)
         except (OSError, ValueError) as error:
             raise self._failure(f"it cannot be understood ({type(error).__name__})") from error
         if word is None:

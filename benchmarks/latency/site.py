@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 
 from benchmarks.latency.timeline import JobTimes, trainer_moments, worker_moments
 from cli.client import Client
@@ -59,6 +60,17 @@ class Site:
         outside = {"submitted": submitted, "accepted": accepted, "seen": seen}
         training_seconds = ended.model_extra["tunesmith"]["result"]["training_seconds"]
         return JobTimes(outside | worker | trainer_moments(run), training_seconds, start)
+
+    def warm_process_bytes(self) -> int | None:
+        """What the warm process would free by ending; None where there is none."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if "worker.train.warm" in process.cmdline() and self._is_ours(process):
+                    return int(process.memory_full_info().uss)
+        return None
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return any(parent.environ().get("TUNESMITH_STACK") == str(self._data_dir) for parent in process.parents()[:1])
 
     def _wait(self, job_id: str) -> tuple[Any, float]:
         deadline = time.monotonic() + JOB_SECONDS
