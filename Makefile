@@ -68,6 +68,10 @@ bench-growth: $(STAMP) ## what a run pays for the size of its file, at 10 thousa
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
 
+.PHONY: bench-latency
+bench-latency: $(STAMP) ## submit to first step, and a job's wall time over its training time (about 10 minutes; NIGHTLY=--nightly: an hour)
+	$(BIN)/python -m benchmarks.latency $(NIGHTLY)
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts
-from tuning.messages import Claim, EventReport, PhaseReport
+from tuning.messages import Claim, EventReport, FileRef, PhaseReport
 from tuning.pinned import is_same_training, replay
 from tuning.plan import Plan, Refusal
 from tuning.planner import choose
@@ -22,6 +22,7 @@ from worker.control import AttemptControl
 from worker.disk import require_space
 from worker.launcher import LIFELINE_FD
 from worker.models import ModelCache
+from worker.rehearsals import Rehearsals
 from worker.rundir import RunDirectory, TrainRequest
 from worker.tokens import TokenStore
 from worker.workdir import WorkDirectory
@@ -41,6 +42,8 @@ def prepare(
     hardware: HardwareProfile,
     work: WorkDirectory,
     tokens: TokenStore,
+    cache: ModelCache,
+    rehearsals: Rehearsals,
     control: AttemptControl,
     log: FilteringBoundLogger,
 ) -> Prepared:
@@ -51,7 +54,6 @@ def prepare(
         LeaseLost, Unavailable, and what the control's check raises.
     """
     control.phase(PhaseReport(phase=Phase.PREPARING))
-    cache = ModelCache(work.models)
     require_space(claim, cache=cache, folder=work.runs)
     model_dir, adapter_dir = _fetch_model(claim, cache, control)
     plan = _final_plan(claim, model_dir, hardware, control)
@@ -76,13 +78,15 @@ def prepare(
         token_cache=str(token_cache) if token_cache else None,
         cut_long_rows=not _may_lengthen(claim),
         lifeline_fd=LIFELINE_FD,
+        seals={path: seal for files in _model_files(claim) for path, seal in cache.seals(files).items()},
         **_fetch_data(claim, run.root / "data", control),
     )
-    run.create(request)
-    return Prepared(run=run, request=request)
+    return _created(run, request, rehearsals)
 
 
-def prepare_longer(prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, control: AttemptControl) -> Prepared:
+def prepare_longer(
+    prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, rehearsals: Rehearsals, control: AttemptControl
+) -> Prepared:
     """The same run under a plan made from the exact lengths that the trainer counted, so that no row is cut.
 
     Where longer rows do not fit, the plan stays, and the trainer may cut.
@@ -103,16 +107,25 @@ def prepare_longer(prepared: Prepared, *, claim: Claim, hardware: HardwareProfil
     level: Literal["info", "warn"] = "info" if "plan" in update else "warn"
     control.event(EventReport(level=level, message=message[:2000]))
     run.result.unlink(missing_ok=True)
-    run.create(request.model_copy(update=update))
-    return Prepared(run=run, request=run.request())
+    return _created(run, request.model_copy(update=update), rehearsals)
+
+
+def _created(run: RunDirectory, request: TrainRequest, rehearsals: Rehearsals) -> Prepared:
+    final = request.model_copy(update={"rehearsal": rehearsals.find(request)})
+    run.create(final)
+    return Prepared(run=run, request=final)
 
 
 def _fetch_model(claim: Claim, cache: ModelCache, control: AttemptControl) -> tuple[Path, Path | None]:
     """The folder of the base model, and that of the adapter to continue from."""
-    base = claim.base_model
-    if base.adapter_of is None:
-        return cache.fetch(base.files, control), None
-    return cache.fetch(base.base_files, control), cache.fetch(base.files, control)
+    base, adapter = _model_files(claim)
+    return cache.fetch(base, control), cache.fetch(adapter, control) if adapter else None
+
+
+def _model_files(claim: Claim) -> tuple[tuple[FileRef, ...], tuple[FileRef, ...]]:
+    """Of the base model, and of the adapter on it, which may be none."""
+    named = claim.base_model
+    return (named.files, ()) if named.adapter_of is None else (named.base_files, named.files)
 
 
 def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, str]:

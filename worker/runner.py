@@ -23,8 +23,10 @@ from worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
 from worker.follower import Follower
 from worker.heartbeat import Heartbeat
 from worker.launcher import POLL_SECONDS, Trainer, launch
+from worker.models import ModelCache
 from worker.preparation import Prepared, prepare, prepare_longer
 from worker.progress import Progress
+from worker.rehearsals import Rehearsals
 from worker.retry import Unavailable
 from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
 from worker.settings import WorkerSettings
@@ -33,6 +35,7 @@ from worker.tokens import TokenStore
 from worker.trainer_log import log_tail
 from worker.uploads import upload_log, upload_output
 from worker.verdict import Ending, disk_full, judge
+from worker.warm import WarmTrainer
 from worker.workdir import WorkDirectory
 
 _TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
@@ -48,6 +51,9 @@ class Surroundings:
     settings: WorkerSettings
     slot: Slot
     hardware: HardwareProfile  # of the slot, now
+    models: ModelCache
+    rehearsals: Rehearsals
+    warm: WarmTrainer | None = None
 
     def devices(self, plan: Plan) -> tuple[str, ...]:
         """The GPUs that the plan is for, as CUDA names them."""
@@ -122,6 +128,8 @@ class Attempt:
             hardware=self._around.hardware,
             work=self._around.work,
             tokens=self._around.tokens,
+            cache=self._around.models,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
             log=self._log,
         )
@@ -164,8 +172,10 @@ class Attempt:
             devices=self._around.devices(prepared.request.plan),
             records=self._around.work.trainers,
             log_cap_bytes=self._around.settings.log_cap_bytes,
+            warm=self._around.warm,
+            hurry=lambda: self._directives.current() is not None,
         )
-        self._log.info("trainer.started", pid=trainer.process.pid)
+        self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
             told = self._watch(trainer)
         finally:
@@ -223,6 +233,7 @@ class Attempt:
             self._progress.reached(Phase.UPLOADING)
             self._handing_over.phase(PhaseReport(phase=Phase.UPLOADING))
             upload_output(run, ending.result, self._handing_over)
+            self._around.rehearsals.remember(run.request(), ending.result, run.read_canary())
         elif outcome is not Outcome.CANCELLED:
             uploader.flush(self._handing_over)
             if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
@@ -235,6 +246,7 @@ class Attempt:
             prepared,
             claim=self._claim,
             hardware=self._around.hardware,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
         )
 

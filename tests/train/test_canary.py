@@ -13,6 +13,8 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.messages import CanaryReport
 from tuning.plan import MemoryEstimate, TimeEstimate
+from tuning.rehearsal import Rehearsal
+from worker.rehearsals import Rehearsals
 from worker.rundir import EXIT_FAILED, RunDirectory
 from worker.train.checkpoints.state import sha256_of
 from worker.train.data.order import RowOrder
@@ -164,3 +166,29 @@ def out_of_memory_above(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(learner, batch, *judge)
 
     monkeypatch.setattr(Learner, "forward", forward_if_it_fits)
+
+
+def test_an_equal_run_of_the_worker_spares_it_and_changes_no_bit(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(memory=MEMORY, time=TIME, checkpoint_interval_steps=100)
+    first = trained(runs.make_run(tmp_path / "first", model=model, plan=plan))
+    report, result = first.read_canary(), first.read_result()
+    assert report is not None
+    assert result is not None
+    rehearsals = Rehearsals()
+    rehearsals.remember(first.request(), result, report)
+    again = runs.make_run(tmp_path / "again", model=model, plan=plan)
+    again.create(again.request().model_copy(update={"rehearsal": rehearsals.find(again.request())}))
+    trained(again)
+    assert again.read_canary() is None
+    assert reports(again) == []
+    (event,) = (event for event in runs.events(again) if event["message"].startswith("No canary step"))
+    assert event["data"]["tokens"] == report.tokens
+    name = "adapter_model.safetensors"
+    assert sha256_of(first.output / name) == sha256_of(again.output / name)
+
+
+def test_an_earlier_run_of_smaller_steps_does_not_spare_it(tmp_path: Path, model: Path) -> None:
+    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(memory=MEMORY, time=TIME, total_steps=2))
+    smaller = Rehearsal(tokens=20, longest_row_tokens=20, peak_memory_bytes=2**30)
+    directory.create(directory.request().model_copy(update={"rehearsal": smaller}))
+    assert len(reports(trained(directory))) == 1

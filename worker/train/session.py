@@ -71,6 +71,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
             torch.distributed.destroy_process_group()
     if run.is_main:
         directory.write_result(_result(run, progress))
+    run.recorder.reached("result_written")
     return 0
 
 
@@ -112,6 +113,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         processes=accelerator.num_processes,
     )
     tell_about_rows(rows, recorder, max_sequence_length=planned)
+    recorder.reached("rows_ready")
     return run
 
 

@@ -14,6 +14,7 @@ import torch
 from tuning.measured import visible_peak_bytes
 from tuning.messages import CanaryReport
 from tuning.plan import Plan
+from tuning.rehearsal import judge
 from tuning.units import duration, gib
 from worker.rundir import write_atomically
 from worker.train.checkpoints import state as checkpoints
@@ -53,6 +54,20 @@ class Stage:
 def settings_of(plan: Plan) -> str:
     """The launch settings that a canary tries; one that was done with others says nothing about these."""
     return f"{plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
+
+
+def is_spared(stage: Stage) -> bool:
+    """Whether an equal run on this worker has answered what the canary would ask; if so, an event says how."""
+    run, earlier = stage.run, stage.run.request.rehearsal
+    if earlier is None:
+        return False
+    lengths, budget = run.rows.lengths(), stage.progress.token_budget
+    rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
+    tokens, longest = int(lengths[rows].sum()), int(lengths[rows].max())
+    judgement = judge(earlier, run.plan, tokens=tokens, longest_row_tokens=longest)
+    if judgement.stands:
+        run.recorder.event(f"No canary step: {judgement.reason}.", tokens=tokens, earlier=earlier.model_dump())
+    return judgement.stands
 
 
 def rehearse(stage: Stage) -> CanaryReport:

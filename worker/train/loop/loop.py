@@ -126,22 +126,21 @@ class _Fit:
         self._feed.close()
 
     def _rehearse(self) -> None:
-        """A canary first, unless the checkpoint says that one has tried these settings."""
+        """A canary first, unless the checkpoint or an equal run on this worker has tried these settings."""
         settings = canary.settings_of(self._plan)
-        if self._progress.canary_of == settings:
+        stage = canary.Stage(
+            run=self._run,
+            sharing=self._sharing,
+            gradients=self._gradients,
+            ladder=self._ladder,
+            masters=self._masters,
+            progress=self._progress,
+            total_steps=self._total,
+        )
+        if self._progress.canary_of == settings or canary.is_spared(stage):
             return
         self._run.recorder.phase(Phase.CANARY)
-        canary.rehearse(
-            canary.Stage(
-                run=self._run,
-                sharing=self._sharing,
-                gradients=self._gradients,
-                ladder=self._ladder,
-                masters=self._masters,
-                progress=self._progress,
-                total_steps=self._total,
-            )
-        )
+        canary.rehearse(stage)
         self._progress.canary_of = settings
 
     def _one_step(self) -> None:

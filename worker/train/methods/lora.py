@@ -28,8 +28,16 @@ def train(run: Run) -> Progress:
     plan, lora = run.plan, _numbers(run)
     with weights_shared_out(plan):
         base = load_model(run.model_folder, plan=plan, device=run.device)
+    run.recorder.reached("model_loaded")
     check_vocabulary(base, run.rows, run.validation_rows)
-    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
+    model = attach_adapter(
+        base,
+        lora,
+        continue_from=run.adapter_folder,
+        seed=plan.seed,
+        model_folder=run.model_folder,
+        seals=run.request.seals,
+    )
     config = config_of(model, base_name=run.request.spec.model)
     weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
@@ -40,6 +48,7 @@ def train(run: Run) -> Progress:
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(base, plan.activation_checkpointing)
     learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan, processes=run.processes)
+    run.recorder.reached("adapter_attached")
     choose_packing(run, learner)
     progress = fit(run, learner, masters=masters, objective=objective_of(plan), weight_file=weights)
     tensors = _tensors(model, masters)

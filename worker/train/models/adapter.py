@@ -6,8 +6,10 @@ Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA 
 import difflib
 import json
 import warnings
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,7 +20,7 @@ from transformers import PreTrainedModel
 from tuning.errors import InvalidRequest, JobFailure
 from tuning.plan import Lora
 from tuning.shape import ModelShape
-from worker.rundir import MANIFEST, sha256_of
+from worker.rundir import MANIFEST, Seal, sealed_sha256
 from worker.train.failures import user_error
 from worker.train.models.text_part import TextPart
 
@@ -30,12 +32,18 @@ WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 def attach_adapter(
-    model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int, model_folder: Path | None = None
+    model: PreTrainedModel,
+    lora: Lora,
+    *,
+    continue_from: Path | None,
+    seed: int,
+    model_folder: Path | None = None,
+    seals: Mapping[str, Seal] = MappingProxyType({}),
 ) -> PeftModel:
     """Freeze the base and put adapters on it: new ones, or those of `continue_from` to train on.
 
     Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`. `model_folder` is where the
-    base came from: an adapter to continue must have been trained over the same bytes.
+    base came from: an adapter to continue must have been trained over the same bytes, whose hashes may be `seals`.
 
     Raises:
         JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
@@ -44,7 +52,7 @@ def attach_adapter(
     torch.manual_seed(seed)
     if continue_from is not None:
         if model_folder is not None:
-            _require_same_base(continue_from, model_folder=model_folder)
+            _require_same_base(continue_from, model_folder=model_folder, seals=seals)
         return _continued(model, lora, continue_from)
     targets = target_modules(model, lora)
     config = LoraConfig(
@@ -117,14 +125,14 @@ def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> PeftModel:
     return adapted
 
 
-def _require_same_base(folder: Path, *, model_folder: Path) -> None:
+def _require_same_base(folder: Path, *, model_folder: Path, seals: Mapping[str, Seal]) -> None:
     """By the hashes that the adapter's manifest holds; an adapter that came without one is judged by its shapes."""
     if not (folder / MANIFEST).is_file():
         return
     recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("base_model", {})
     weights = {name: sha256 for name, sha256 in recorded.items() if name.endswith(".safetensors")}
     for name, sha256 in weights.items():
-        if not (model_folder / name).is_file() or sha256_of(model_folder / name) != sha256:
+        if not (model_folder / name).is_file() or sealed_sha256(model_folder / name, seals) != sha256:
             raise _another_base(f"it was trained over a {name} with sha256 {sha256[:12]}...")
 
 
