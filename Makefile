@@ -64,6 +64,14 @@ bench-training: $(STAMP) ## our engine against TRL on this machine (about an hou
 bench-memory: $(STAMP) ## four memory estimators against counted tensors
 	$(BIN)/python -m benchmarks.memory
 
+.PHONY: bench-balance
+bench-balance: $(STAMP) ## how evenly rows are shared out among GPUs, simulated with the trainer's own functions
+	$(BIN)/python -m benchmarks.balance
+
+.PHONY: bench-growth
+bench-growth: $(STAMP) ## what a run pays for the size of its file, at 10 thousand to a million rows
+	$(BIN)/python -m benchmarks.growth
+
 .PHONY: bench-quality
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
@@ -71,6 +79,10 @@ bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on
 .PHONY: gpu-day
 gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 minutes (docs/gpu-day.md); GPU_DAY="all --device cpu --tiny" without one
 	$(BIN)/python -m benchmarks.gpu $(or $(GPU_DAY),all)
+
+.PHONY: bench-latency
+bench-latency: $(STAMP) ## submit to first step, and a job's wall time over its training time (about 10 minutes; NIGHTLY=--nightly: an hour)
+	$(BIN)/python -m benchmarks.latency $(NIGHTLY)
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything built

@@ -13,11 +13,12 @@ from tuning.devices import richest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.kernels import kernels_label
+from tuning.lengths import typical_lengths
 from tuning.memory import Setup, estimate, total, trainable_parameters
 from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
-from tuning.throughput import Workload, predict
+from tuning.throughput import Workload, predict, predict_evenness
 
 ZeroStage = Literal[0, 1, 2, 3]
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
@@ -32,6 +33,7 @@ FLOAT8_REASON = Reason(
     text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
     "roofline and has not been measured.",
 )
+EVEN_ENOUGH = 0.95
 CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
 
@@ -103,6 +105,12 @@ class _Search:
             rows_per_step=self.batch.rows_per_step,
             total_steps=self.batch.total_steps,
             epochs=self.batch.epochs,
+            row_lengths=typical_lengths(
+                dataset.row_length_counts,
+                mean_tokens=row_tokens,
+                longest_tokens=min(dataset.longest_row_tokens, self.max_sequence_length),
+                rows=dataset.rows,
+            ),
         )
 
     def best(self) -> Candidate:
@@ -237,6 +245,17 @@ class _Search:
             correction=self._ratios(setup).speed,
         )
 
+    def _balance(self, setup: Setup) -> tuple[Reason, ...]:
+        """Said where devices wait for one another for more than a few per cent of a step."""
+        evenness = predict_evenness(self.shape, setup, workload=self.workload)
+        if evenness > EVEN_ENOUGH:
+            return ()
+        text = (
+            f"{setup.world_size} GPUs that share out {self.batch.rows_per_step} rows a step of such lengths work "
+            f"{evenness:.0%} of the time; more rows a step would come out more evenly."
+        )
+        return (Reason(rule="balance", text=text),)
+
     def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
         memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
         time = self._time(setup)
@@ -256,7 +275,7 @@ class _Search:
             attention=self.attention,
             memory=memory,
             time=time,
-            reasons=self.reasons,
+            reasons=(*self.reasons, *self._balance(setup)),
             correction_basis=ratios.basis,
             blocked=blocked,
         )

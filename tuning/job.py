@@ -1,5 +1,6 @@
 """What a user may ask for. `auto` means: the planner chooses, and the plan shows the number and why."""
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ from pydantic import Field
 from tuning.base import Value
 
 Auto = Literal["auto"]
+OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant
 OnLongRow = Literal["truncate", "refuse"]  # what to do with a row of more tokens than max_seq_length
 
 
@@ -74,6 +76,8 @@ class JobSpec(Value):
     lora: LoraOptions = LoraOptions()
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
     on_long_row: OnLongRow = "truncate"
+    on_dropped_content: OnDroppedContent = "warn"
+    template_date: date = date(2026, 1, 1)  # the day that chat templates print: the same at every attempt
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
     merge: bool = False
     continues_adapter: bool = False  # `model` is an adapter: it is trained on, not thrown away

@@ -1,7 +1,11 @@
 """How long the rows of a data set are, as counts in a few fixed buckets."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from statistics import NormalDist
 
 # Upper edges in tokens; one more bucket holds what is longer.
 EDGES = (
@@ -9,6 +13,7 @@ EDGES = (
     65536, 131072,
 )  # fmt: skip
 BUCKETS = len(EDGES) + 1
+TYPICAL_ROWS = 128
 
 
 def bucket_of(tokens: int) -> int:
@@ -32,3 +37,38 @@ def share_within(counts: Sequence[int], tokens: int) -> float | None:
     if not total:
         return None
     return sum(count for edge, count in zip(EDGES, counts, strict=False) if edge <= tokens) / total
+
+
+@lru_cache(maxsize=256)
+def typical_lengths(
+    counts: tuple[int, ...], *, mean_tokens: float, longest_tokens: int, rows: int
+) -> tuple[float, ...]:
+    """A few lengths that stand for all, evenly spaced through those of the data, the shortest first.
+
+    From the counts where there are any; else as chat data is, lognormal, with this mean and so long a tail that of
+    `rows` rows the longest is what it is.
+    """
+    shares = [(index + 0.5) / TYPICAL_ROWS for index in range(TYPICAL_ROWS)]
+    lengths = _counted(counts, shares) if sum(counts) else _lognormal(mean_tokens, longest_tokens, rows, shares)
+    return tuple(min(length, float(longest_tokens)) for length in lengths)
+
+
+def _counted(counts: Sequence[int], shares: Sequence[float]) -> list[float]:
+    edges = (0, *EDGES, 2 * EDGES[-1])
+    reached = [0, *accumulate(counts)]
+    lengths = []
+    for share in shares:
+        wanted = share * reached[-1]
+        bucket = bisect_left(reached, wanted) - 1
+        within = (wanted - reached[bucket]) / counts[bucket]
+        lengths.append(edges[bucket] + within * (edges[bucket + 1] - edges[bucket]))
+    return lengths
+
+
+def _lognormal(mean: float, longest: float, rows: int, shares: Sequence[float]) -> list[float]:
+    """Of a lognormal length the mean is exp(m + s^2 / 2), and a share p of all rows stays below exp(m + s z(p))."""
+    normal = NormalDist()
+    tail = normal.inv_cdf(1 - 0.5 / max(rows, 2))
+    spread = tail - math.sqrt(max(0.0, tail**2 - 2 * math.log(max(longest / mean, 1.0))))
+    middle = math.log(mean) - spread**2 / 2
+    return [math.exp(middle + spread * normal.inv_cdf(share)) for share in shares]

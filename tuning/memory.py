@@ -28,6 +28,9 @@ SMALLEST_LOGITS_CHUNK_TOKENS = 64
 NF4_BITS = 4 + 32 / 64
 NF4_DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 ZERO_BUCKET_ELEMENTS = 100_000_000
+# Several processes sum their gradients in pieces of about this size. The gradients themselves lie in them, so they add
+# no more than 64 bytes of alignment a tensor, far below the slack.
+GRADIENT_BUCKET_BYTES = 25 << 20
 
 
 @dataclass(frozen=True, slots=True)

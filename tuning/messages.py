@@ -114,9 +114,11 @@ class Claim(Value):
 
     `corrections` is what `plan` was predicted with, so that the worker's own last look decides by the same numbers.
     `is_plan_pinned` says that there is nothing to decide: the job repeats another one's plan.
+    `project` says which jobs may share what one of them leaves on the worker.
     """
 
     job_id: str
+    project: str = ""
     attempt_id: str
     attempt_number: int
     epoch: int

@@ -80,6 +80,7 @@ class Plan(Value):
     quantization: Literal["nf4"] | None = None
     double_quantization: bool = False
     lora: Lora | None = None
+    packing: bool = True  # rows share a micro-step; else each goes through the model alone
     activation_checkpointing: Literal["none", "selective", "mlp", "full"]
     optimizer: Literal["adamw", "adamw_8bit"]
     fused_passes: bool = False  # the trainer's own forward and backward passes

@@ -2,7 +2,8 @@
 
 Formats (keys in brackets are optional):
 
-    chat        {"messages": [{role, content, [name, weight, tool_calls, tool_call_id]}], [tools, parallel_tool_calls]}
+    chat        {"messages": [{role, content, [name, weight, tool_calls, tool_call_id, reasoning_content]}],
+                 [tools, parallel_tool_calls]}
     completion  {"prompt": str, "completion": str}
     text        {"text": str}
     preference  {"input": {"messages", ...}, "preferred_output": [message], "non_preferred_output": [message]}
@@ -16,7 +17,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
-_MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id"})
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # by which name depends on who wrote the file
+_MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *_REASONING_KEYS})
 _CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
 _OVERHEAD_TOKENS = 4  # of the chat template around each message: role, separators
 _BYTES_PER_TOKEN = 4  # English prose under a byte-pair tokenizer of 32k to 150k entries; other scripts take fewer
@@ -191,9 +193,21 @@ def _message(message: Any, *, where: str) -> _Size:
         raise BadRow(f"{where}.name must be a string, not {_kind(message['name'])}")
     content = _content(message, where=where)
     calls = _tool_calls(message, where=where)
-    body = _measure(content + calls)
+    body = _measure(content + calls + _reasoning(message, where=where))
     tokens = body.tokens + _OVERHEAD_TOKENS
     return _Size(body.characters, tokens, body.tokens if _teaches(message, where=where) else 0)
+
+
+def _reasoning(message: dict[str, Any], *, where: str) -> str:
+    """What the assistant thought, in a field of its own."""
+    given = [key for key in _REASONING_KEYS if message.get(key) is not None]
+    if given and message["role"] != "assistant":
+        raise BadRow(f"{where}.{given[0]}: only assistant messages have reasoning")
+    if len(given) > 1:
+        raise BadRow(f"{where} has both {given[0]!r} and {given[1]!r}: keep one")
+    if given and not isinstance(message[given[0]], str):
+        raise BadRow(f"{where}.{given[0]} must be a string, not {_kind(message[given[0]])}")
+    return str(message[given[0]]) if given else ""
 
 
 def _teaches(message: dict[str, Any], *, where: str) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tuning.balance import expected_evenness
 from tuning.gpus import KnownGpu, rates_of
 from tuning.hardware import HardwareProfile
 from tuning.job import Method
@@ -9,6 +10,7 @@ from tuning.linears import closes
 from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.plan import TimeEstimate
 from tuning.shape import ModelShape
+from tuning.utilization import flop_rates
 
 # Share of the data sheet's rate that whole training steps reach: published single-GPU runs lie at 0.33-0.43 on an H100,
 # 0.57 on an A100 and 0.6 on an RTX 4090. The largest GPUs are the hardest to keep busy.
@@ -47,7 +49,7 @@ CALIBRATED_UNCERTAINTY = 0.12
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What must be computed: the data as the steps will see it."""
+    """What must be computed: the data as the steps will see it. `row_lengths`, shortest first, stand for all rows."""
 
     tokens_per_epoch: float
     supervised_share: float
@@ -55,6 +57,7 @@ class Workload:
     rows_per_step: int
     total_steps: int
     epochs: int
+    row_lengths: tuple[float, ...]
 
 
 def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float, attended_tokens: float) -> float:
@@ -99,7 +102,8 @@ def predict(
 ) -> TimeEstimate:
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
     tokens_per_step = max(1.0, workload.mean_row_tokens * workload.rows_per_step)
-    own_tokens = max(1.0, tokens_per_step / setup.world_size)
+    evenness = predict_evenness(shape, setup, workload=workload)
+    own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
     micro_steps = max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
     speed = correction or 1.0
 
@@ -117,6 +121,18 @@ def predict(
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
         micro_step_tokens_per_second=full / micro_step_seconds(full),
+    )
+
+
+def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> float:
+    """The share of a step in which the devices work: it lasts as long as the one that has most to do."""
+    rates = flop_rates(shape, adapter_parameters=None if setup.method is Method.FULL else 0)
+    a_token = rates.token + rates.supervised_token * workload.supervised_share
+    return expected_evenness(
+        workload.row_lengths,
+        squared_share=rates.squared_token / a_token,
+        rows_per_step=workload.rows_per_step,
+        processes=setup.world_size,
     )
 
 

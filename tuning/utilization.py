@@ -6,6 +6,7 @@ them would flatter LoRA by half.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tuning.gpus import UNKNOWN_GPU, rates_of
 from tuning.hardware import Gpu
@@ -21,19 +22,34 @@ class StepWork:
     squared_lengths: int
 
 
-def training_flops(shape: ModelShape, work: StepWork, *, adapter_parameters: int | None) -> float:
-    """Floating-point operations that one step needs; `adapter_parameters` is None when every weight learns.
+class FlopRates(NamedTuple):
+    """Floating-point operations for each token, each token that is learned, and each squared token of a sequence."""
+
+    token: int
+    supervised_token: int
+    squared_token: int
+
+
+def flop_rates(shape: ModelShape, *, adapter_parameters: int | None) -> FlopRates:
+    """What training needs; `adapter_parameters` is None when every weight learns.
 
     A weight costs 2 forward, 2 to pass the gradient on and, if it learns, 2 for its own gradient. Causal attention
     costs 2 x query size x length squared forward (two products over half the square) and twice that backward, in each
     layer.
     """
     passes = 3 if adapter_parameters is None else 2
-    layers = 2 * passes * shape.active_linear_weights * work.tokens
-    head = 2 * passes * shape.vocab_size * shape.hidden_size * work.supervised_tokens
-    attention = 6 * shape.query_size * shape.layers * work.squared_lengths
-    adapters = 6 * (adapter_parameters or 0) * work.tokens
-    return float(layers + head + attention + adapters)
+    return FlopRates(
+        token=2 * passes * shape.active_linear_weights + 6 * (adapter_parameters or 0),
+        supervised_token=2 * passes * shape.vocab_size * shape.hidden_size,
+        squared_token=6 * shape.query_size * shape.layers,
+    )
+
+
+def training_flops(shape: ModelShape, work: StepWork, *, adapter_parameters: int | None) -> float:
+    """Floating-point operations that one step needs."""
+    rates = flop_rates(shape, adapter_parameters=adapter_parameters)
+    amounts = (work.tokens, work.supervised_tokens, work.squared_lengths)
+    return float(sum(rate * amount for rate, amount in zip(rates, amounts, strict=True)))
 
 
 def data_sheet_flops_per_second(gpu: Gpu) -> float | None:

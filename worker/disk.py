@@ -13,6 +13,7 @@ from worker.verdict import disk_full
 _KEPT_CHECKPOINTS = 3
 _WRITTEN_ASIDE = 1  # a checkpoint exists twice while the newest replaces the oldest
 _BYTES_PER_TRAINED_PARAMETER = 12  # fp32 master, and two fp32 moments of Adam
+_TOKENISED = 1.25  # bytes of tokens and marks for a byte of text: five for a token, which has about four characters
 _MARGIN = 1.1
 
 
@@ -30,11 +31,11 @@ def require_space(claim: Claim, *, cache: ModelCache, folder: Path) -> None:
 
 
 def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
-    """Model and data to fetch, checkpoints, and the result, with a tenth on top."""
+    """Model and data to fetch, the tokenised rows, checkpoints, and the result, with a tenth on top."""
     data = sum(file.bytes for file in (claim.training_file, claim.validation_file) if file is not None)
     trained = _trained_parameters(claim)
     checkpoints = trained * _BYTES_PER_TRAINED_PARAMETER * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
-    return int((missing_model_bytes + data + checkpoints + trained * 4) * _MARGIN)
+    return int((missing_model_bytes + data * (1 + _TOKENISED) + checkpoints + trained * 4) * _MARGIN)
 
 
 def _trained_parameters(claim: Claim) -> int:

@@ -7,12 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
+
+import structlog
 
 from tuning.plan import Plan
 from worker.processes import RUN_MARK, kill_tree, record_trainer, terminate_group
 from worker.rundir import RunDirectory
 from worker.slots import Slot
 from worker.trainer_log import TrainerLog
+from worker.warm import Ends, NotWarm, WarmTrainer
+
+log = structlog.get_logger(__name__)
+
+How = Literal["plain", "warm"]
 
 POLL_SECONDS = 0.1
 KILL_WAIT_SECONDS = 30.0
@@ -30,15 +38,33 @@ _INHERITED_PREFIXES = (
 )  # fmt: skip
 
 
+class Process(Protocol):
+    """A child of this process, with the names that `subprocess.Popen` has for them."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        ...
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended."""
+        ...
+
+
 @dataclass
 class Trainer:
     """A running trainer. The worker holds the only write end of its lifeline."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     run: RunDirectory
     log: TrainerLog
     record: Path
     lifeline: int
+    start: How = "plain"
 
     @property
     def exit_code(self) -> int | None:
@@ -89,18 +115,27 @@ def launch(
     devices: tuple[str, ...],
     records: Path,
     log_cap_bytes: int,
+    warm: WarmTrainer | None = None,
+    hurry: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """Start the trainer of a prepared run directory on the devices of a slot, whose locks its tree inherits."""
-    return start(
-        trainer_command(run.root, world_size=plan.world_size),
-        run,
-        environment=trainer_environment(
-            os.environ, run_dir=run.root, cores=max(1, cores // plan.world_size), devices=devices
-        ),
-        slot=slot,
-        records=records,
-        log_cap_bytes=log_cap_bytes,
+    """Start the trainer of a prepared run directory on the devices of a slot, whose locks its tree inherits.
+
+    A run in one process is forked from the warm one where that can be had. `hurry` ends the wait for one still warming.
+    """
+    environment = trainer_environment(
+        os.environ, run_dir=run.root, cores=max(1, cores // plan.world_size), devices=devices
     )
+    command = trainer_command(run.root, world_size=plan.world_size)
+
+    def begin(ends: Ends) -> tuple[Process, How]:
+        if warm is not None and plan.world_size == 1:
+            try:
+                return warm.fork(str(run.root), environment, ends, hurry=hurry), "warm"
+            except NotWarm as reason:
+                log.info("trainer.not_forked", reason=str(reason), run_dir=str(run.root))
+        return _begin_plainly(command, run, environment, ends), "plain"
+
+    return _start(begin, run, slot=slot, records=records, log_cap_bytes=log_cap_bytes)
 
 
 def start(
@@ -113,26 +148,47 @@ def start(
     log_cap_bytes: int,
 ) -> Trainer:
     """Start any command as the trainer of a run directory, in a session of its own."""
+
+    def begin(ends: Ends) -> tuple[Process, How]:
+        return _begin_plainly(command, run, environment, ends), "plain"
+
+    return _start(begin, run, slot=slot, records=records, log_cap_bytes=log_cap_bytes)
+
+
+def _start(
+    begin: Callable[[Ends], tuple[Process, How]],
+    run: RunDirectory,
+    *,
+    slot: Slot,
+    records: Path,
+    log_cap_bytes: int,
+) -> Trainer:
     lifeline_read, lifeline_write = os.pipe()
     output_read, output_write = os.pipe()
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=lifeline_read,
-            stdout=output_write,
-            stderr=output_write,
-            env=environment,
-            cwd=run.root,
-            pass_fds=slot.descriptors,
-            start_new_session=True,
-        )
+        process, kind = begin(Ends(standard_input=lifeline_read, output=output_write, locks=slot.descriptors))
     finally:
         os.close(lifeline_read)
         os.close(output_write)
     record = record_trainer(records, name=run.root.name, pid=process.pid, run_dir=run.root)
-    log = TrainerLog(run.log, cap_bytes=log_cap_bytes)
-    log.follow(output_read)
-    return Trainer(process=process, run=run, log=log, record=record, lifeline=lifeline_write)
+    trainer_log = TrainerLog(run.log, cap_bytes=log_cap_bytes)
+    trainer_log.follow(output_read)
+    return Trainer(process=process, run=run, log=trainer_log, record=record, lifeline=lifeline_write, start=kind)
+
+
+def _begin_plainly(
+    command: list[str], run: RunDirectory, environment: Mapping[str, str], ends: Ends
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=ends.standard_input,
+        stdout=ends.output,
+        stderr=ends.output,
+        env=environment,
+        cwd=run.root,
+        pass_fds=ends.locks,
+        start_new_session=True,
+    )
 
 
 def trainer_command(run_dir: Path, *, world_size: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Everything between a claim and a trainer: disk, model, data, checkpoint, and the last word on the plan."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts
-from tuning.messages import Claim, EventReport, PhaseReport
+from tuning.messages import Claim, EventReport, FileRef, PhaseReport
 from tuning.pinned import is_same_training, replay
 from tuning.plan import Plan, Refusal
 from tuning.planner import choose
@@ -21,7 +22,9 @@ from worker.control import AttemptControl
 from worker.disk import require_space
 from worker.launcher import LIFELINE_FD
 from worker.models import ModelCache
+from worker.rehearsals import Rehearsals
 from worker.rundir import RunDirectory, TrainRequest
+from worker.tokens import TokenStore
 from worker.workdir import WorkDirectory
 
 
@@ -38,6 +41,9 @@ def prepare(
     *,
     hardware: HardwareProfile,
     work: WorkDirectory,
+    tokens: TokenStore,
+    cache: ModelCache,
+    rehearsals: Rehearsals,
     control: AttemptControl,
     log: FilteringBoundLogger,
 ) -> Prepared:
@@ -48,12 +54,15 @@ def prepare(
         LeaseLost, Unavailable, and what the control's check raises.
     """
     control.phase(PhaseReport(phase=Phase.PREPARING))
-    cache = ModelCache(work.models)
     require_space(claim, cache=cache, folder=work.runs)
     model_dir, adapter_dir = _fetch_model(claim, cache, control)
     plan = _final_plan(claim, model_dir, hardware, control)
     run = RunDirectory(work.run_root(job_id=claim.job_id, attempt_id=claim.attempt_id))
     earlier = [root for root in work.run_roots(job_id=claim.job_id) if root != run.root]
+    for root in earlier:  # an attempt whose worker was killed has left its tokens there
+        with contextlib.suppress(OSError):
+            tokens.adopt(RunDirectory(root).tokens, project=claim.project)
+    token_cache = tokens.folder(claim.project)
     resume_from = find_resumable(claim.resume, earlier_runs=earlier, target=run.root / "resume", control=control)
     log.info("attempt.prepared", method=plan.method.value, resume_from=resume_from.name if resume_from else None)
     request = TrainRequest(
@@ -66,15 +75,18 @@ def prepare(
         adapter_dir=str(adapter_dir) if adapter_dir else None,
         resume_from=str(resume_from) if resume_from else None,
         measured_shape=claim.base_model.measured_shape,
+        token_cache=str(token_cache) if token_cache else None,
         cut_long_rows=not _may_lengthen(claim),
         lifeline_fd=LIFELINE_FD,
+        seals={path: seal for files in _model_files(claim) for path, seal in cache.seals(files).items()},
         **_fetch_data(claim, run.root / "data", control),
     )
-    run.create(request)
-    return Prepared(run=run, request=request)
+    return _created(run, request, rehearsals)
 
 
-def prepare_longer(prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, control: AttemptControl) -> Prepared:
+def prepare_longer(
+    prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, rehearsals: Rehearsals, control: AttemptControl
+) -> Prepared:
     """The same run under a plan made from the exact lengths that the trainer counted, so that no row is cut.
 
     Where longer rows do not fit, the plan stays, and the trainer may cut.
@@ -95,16 +107,25 @@ def prepare_longer(prepared: Prepared, *, claim: Claim, hardware: HardwareProfil
     level: Literal["info", "warn"] = "info" if "plan" in update else "warn"
     control.event(EventReport(level=level, message=message[:2000]))
     run.result.unlink(missing_ok=True)
-    run.create(request.model_copy(update=update))
-    return Prepared(run=run, request=run.request())
+    return _created(run, request.model_copy(update=update), rehearsals)
+
+
+def _created(run: RunDirectory, request: TrainRequest, rehearsals: Rehearsals) -> Prepared:
+    final = request.model_copy(update={"rehearsal": rehearsals.find(request)})
+    run.create(final)
+    return Prepared(run=run, request=final)
 
 
 def _fetch_model(claim: Claim, cache: ModelCache, control: AttemptControl) -> tuple[Path, Path | None]:
     """The folder of the base model, and that of the adapter to continue from."""
-    base = claim.base_model
-    if base.adapter_of is None:
-        return cache.fetch(base.files, control), None
-    return cache.fetch(base.base_files, control), cache.fetch(base.files, control)
+    base, adapter = _model_files(claim)
+    return cache.fetch(base, control), cache.fetch(adapter, control) if adapter else None
+
+
+def _model_files(claim: Claim) -> tuple[tuple[FileRef, ...], tuple[FileRef, ...]]:
+    """Of the base model, and of the adapter on it, which may be none."""
+    named = claim.base_model
+    return (named.files, ()) if named.adapter_of is None else (named.base_files, named.files)
 
 
 def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, str]:

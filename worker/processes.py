@@ -4,10 +4,13 @@ A trainer's descendants can leave its process group (torchrun gives each rank a 
 daemonise), so a tree is its group, its descendants, and every process that carries the run's mark in its environment.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import psutil
@@ -17,7 +20,9 @@ from tuning.base import Value
 from worker.rundir import write_atomically
 
 RUN_MARK = "TUNESMITH_RUN_DIR"
+STATUS_LOST = 256  # no process can end with it: somebody else took the exit status
 _POLL_SECONDS = 0.02
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class TrainerRecord(Value):
@@ -26,6 +31,55 @@ class TrainerRecord(Value):
     pid: int
     started_at: float  # seconds since the epoch, from the kernel
     run_dir: str
+
+
+class AdoptedProcess:
+    """A child that another process bore, with what a trainer needs of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._exit_code: int | None = None
+
+    def is_ours(self) -> bool:
+        """Whether it really is a child of this process, dead or alive."""
+        return _parent_of(self.pid) == os.getpid()
+
+    def poll(self) -> int | None:
+        """The exit code, negative when a signal ended it; None while it runs; STATUS_LOST when nobody can know."""
+        if self._exit_code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._exit_code = STATUS_LOST
+            else:
+                self._exit_code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._exit_code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not.
+        """
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            time.sleep(_POLL_SECONDS)
+        return code
+
+
+def adopt_orphans(*, adopt: bool = True) -> None:
+    """Have the kernel give descendants whose parents end to this process, as its own children, instead of to init."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+
+
+def bury_orphans(*, but: Container[int | None]) -> None:
+    """Collect the exit status of adopted children that have ended; `but` are those that somebody else waits for."""
+    for child in psutil.Process().children():
+        if child.pid not in but and not _alive(child):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
 
 
 def record_trainer(folder: Path, *, name: str, pid: int, run_dir: Path) -> Path:
@@ -70,6 +124,14 @@ def kill_tree(group: int | None, *, run_dir: Path, wait_seconds: float) -> list[
 def tree(group: int | None, *, run_dir: Path) -> list[psutil.Process]:
     """Every living process of a run."""
     return [process for process in psutil.process_iter() if _belongs(process, group, run_dir) and _alive(process)]
+
+
+def mark_of(pid: int) -> str | None:
+    """The run directory that a process works for, as its environment says."""
+    try:
+        return psutil.Process(pid).environ().get(RUN_MARK)
+    except (psutil.Error, OSError):
+        return None
 
 
 def terminate_group(group: int) -> None:
@@ -118,9 +180,13 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _mark(process: psutil.Process) -> str | None:
+    return mark_of(process.pid)
+
+
+def _parent_of(pid: int) -> int | None:
     try:
-        return process.environ().get(RUN_MARK)
-    except (psutil.Error, OSError):
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
         return None
 
 

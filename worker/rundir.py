@@ -4,11 +4,14 @@
     metrics.jsonl    one object with the names of `tuning.metrics` per line, appended by the trainer, whole lines only
     events.jsonl     one {"level", "message", "data"} object per line: what a person should know, sample answers too
     phase            the trainer's current phase, replaced atomically
-    canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction
+    timeline.jsonl   one {"reached", "time"} object for each moment of the trainer's way: where a job's time goes
+    canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction; absent
+                     where an earlier run's word is enough
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
     output/          the result: adapter/ or model/, tokenizer, card
     log.txt          stdout and stderr of the trainer's process tree
     result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
+    tokens/          tokenised rows that the run has made, and marks of those that it has used, for the worker to keep
     ranks/           of several processes, the Failure of each that failed; the launcher makes one result of them
     stop             created by the worker: checkpoint at the next step and exit with EXIT_STOPPED
 
@@ -20,19 +23,58 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tuning.base import Value
 from tuning.errors import Failure
 from tuning.job import DatasetFacts, JobSpec
+from tuning.messages import CanaryReport
 from tuning.plan import Plan
+from tuning.rehearsal import Rehearsal
 from tuning.shape import ModelShape
 
 MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
+TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
+
+
+class Seal(Value):
+    """A file's hash, and what the kernel says of the file while its content is the one that was hashed.
+
+    Every write, also through a mapping, and every change of the times sets the change time to the clock's, which no
+    process can prevent.
+    """
+
+    sha256: str
+    bytes: int
+    device: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def on(cls, path: Path, *, sha256: str) -> "Seal":
+        """Seal a file whose hash is known."""
+        status = path.stat()
+        return cls(
+            sha256=sha256,
+            bytes=status.st_size,
+            device=status.st_dev,
+            inode=status.st_ino,
+            modified_ns=status.st_mtime_ns,
+            changed_ns=status.st_ctime_ns,
+        )
+
+    def is_intact(self, path: Path) -> bool:
+        """Whether the file is the one that was sealed."""
+        try:
+            return Seal.on(path, sha256=self.sha256) == self
+        except FileNotFoundError:
+            return False
 
 
 class TrainRequest(Value):
@@ -49,8 +91,11 @@ class TrainRequest(Value):
     validation_file: str | None = None
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
+    token_cache: str | None = None  # tokenised rows of other runs, to be read and never written
     cut_long_rows: bool = True  # else the trainer ends with `ROWS_TOO_LONG`, so that the plan can be made anew
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
+    seals: dict[str, Seal] = {}  # of input files that the worker has verified, by path
+    rehearsal: Rehearsal | None = None  # what an equal run on this worker showed, so that this one may go without
 
 
 class TrainResult(Value):
@@ -94,6 +139,7 @@ class RunDirectory:
         self.metrics = root / "metrics.jsonl"
         self.events = root / "events.jsonl"
         self.phase = root / "phase"
+        self.timeline = root / "timeline.jsonl"
         self.canary = root / "canary.json"
         self.checkpoints = root / "checkpoints"
         self.output = root / "output"
@@ -101,6 +147,7 @@ class RunDirectory:
         self.log = root / "log.txt"
         self.result = root / "result.json"
         self.stop = root / "stop"
+        self.tokens = root / "tokens"
         self.ranks = root / "ranks"
 
     def create(self, request: TrainRequest) -> None:
@@ -147,6 +194,10 @@ class RunDirectory:
         """
         return DatasetFacts.model_validate_json(self.dataset.read_bytes())
 
+    def read_canary(self) -> CanaryReport | None:
+        """None where the trainer made none."""
+        return CanaryReport.model_validate_json(self.canary.read_bytes()) if self.canary.exists() else None
+
     def read_result(self) -> TrainResult | None:
         """None while there is no result, which after the exit of the trainer means that it was killed."""
         if not self.result.exists():
@@ -163,6 +214,12 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sealed_sha256(path: Path, seals: Mapping[str, Seal]) -> str:
+    """Hex digest of a file, by its seal where that is intact."""
+    seal = seals.get(str(path))
+    return seal.sha256 if seal is not None and seal.is_intact(path) else sha256_of(path)
 
 
 def write_atomically(path: Path, text: str) -> None:

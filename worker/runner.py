@@ -23,15 +23,19 @@ from worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
 from worker.follower import Follower
 from worker.heartbeat import Heartbeat
 from worker.launcher import POLL_SECONDS, Trainer, launch
+from worker.models import ModelCache
 from worker.preparation import Prepared, prepare, prepare_longer
 from worker.progress import Progress
+from worker.rehearsals import Rehearsals
 from worker.retry import Unavailable
 from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
 from worker.settings import WorkerSettings
 from worker.slots import Slot
+from worker.tokens import TokenStore
 from worker.trainer_log import log_tail
 from worker.uploads import upload_log, upload_output
 from worker.verdict import Ending, disk_full, judge
+from worker.warm import WarmTrainer
 from worker.workdir import WorkDirectory
 
 _TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
@@ -47,10 +51,18 @@ class Surroundings:
     settings: WorkerSettings
     slot: Slot
     hardware: HardwareProfile  # of the slot, now
+    models: ModelCache
+    rehearsals: Rehearsals
+    warm: WarmTrainer | None = None
 
     def devices(self, plan: Plan) -> tuple[str, ...]:
         """The GPUs that the plan is for, as CUDA names them."""
         return tuple(gpu.uuid or str(gpu.index) for gpu in devices_of(plan, self.hardware))
+
+    @property
+    def tokens(self) -> TokenStore:
+        """Tokenised rows of earlier runs."""
+        return TokenStore(self.work.tokens, limit_bytes=self.settings.token_cache_bytes)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -115,6 +127,9 @@ class Attempt:
             self._claim,
             hardware=self._around.hardware,
             work=self._around.work,
+            tokens=self._around.tokens,
+            cache=self._around.models,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
             log=self._log,
         )
@@ -157,12 +172,15 @@ class Attempt:
             devices=self._around.devices(prepared.request.plan),
             records=self._around.work.trainers,
             log_cap_bytes=self._around.settings.log_cap_bytes,
+            warm=self._around.warm,
+            hurry=lambda: self._directives.current() is not None,
         )
-        self._log.info("trainer.started", pid=trainer.process.pid)
+        self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
             told = self._watch(trainer)
         finally:
             exit_code = trainer.end()
+        self._keep_tokens(prepared.run)
         self._log.info("trainer.exited", exit_code=exit_code, told=told.value if told else None)
         return Ending(
             exit_code=exit_code,
@@ -171,6 +189,12 @@ class Attempt:
             told=told,
             out_of_memory_kills=out_of_memory_kills() - kills_before,
         )
+
+    def _keep_tokens(self, run: RunDirectory) -> None:
+        try:
+            self._around.tokens.adopt(run.tokens, project=self._claim.project)
+        except OSError:  # the next run tokenises again
+            self._log.warning("tokens.not_kept", exc_info=True)
 
     def _watch(self, trainer: Trainer) -> Directive | None:
         """Wait for the trainer's end; stop it when told to. Returns what it was told before it ended."""
@@ -209,6 +233,7 @@ class Attempt:
             self._progress.reached(Phase.UPLOADING)
             self._handing_over.phase(PhaseReport(phase=Phase.UPLOADING))
             upload_output(run, ending.result, self._handing_over)
+            self._around.rehearsals.remember(run.request(), ending.result, run.read_canary())
         elif outcome is not Outcome.CANCELLED:
             uploader.flush(self._handing_over)
             if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
@@ -221,6 +246,7 @@ class Attempt:
             prepared,
             claim=self._claim,
             hardware=self._around.hardware,
+            rehearsals=self._around.rehearsals,
             control=self._control.patiently(self._directives.check_before_training),
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MIB = 1024**2
+MIB, GIB = 1024**2, 1024**3
 
 
 class WorkerSettings(BaseSettings):
@@ -28,8 +28,11 @@ class WorkerSettings(BaseSettings):
     slot_wait_seconds: float = Field(default=30, ge=0)  # how long a slot may take to become free after its last user
     outage_patience_seconds: float = Field(default=6 * 3600, gt=0)  # how long a finished run waits for the service
     measure_constants: bool = True  # at the first start with this hardware; else the planner's assumptions hold
+    # Fork trainers from a process that has their libraries imported; unset: where a slot has memory to spare for it.
+    warm_trainer: bool | None = None
     log_cap_bytes: int = Field(default=32 * MIB, ge=64 * 1024)
     kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
+    token_cache_bytes: int = Field(default=8 * GIB, ge=0)  # tokenised rows that later jobs find again; 0 keeps none
     log_format: str = Field(default="json", pattern="^(json|console)$")
 
 

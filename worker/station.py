@@ -1,5 +1,6 @@
 """One pool process of the worker: takes a slot, claims a job for exactly that slot, and sees the attempt through."""
 
+import os
 import signal
 import subprocess
 from contextlib import closing
@@ -7,32 +8,41 @@ from contextlib import closing
 import structlog
 
 from tuning.errors import TunesmithError
-from tuning.hardware import HardwareProfile
+from tuning.hardware import GIB, HardwareProfile
 from tuning.messages import Claim, ClaimRequest
 from worker.constants import stored_constants
 from worker.control import ControlPlane, HttpControlPlane
+from worker.launcher import trainer_environment
+from worker.models import ModelCache
 from worker.probe import probe
+from worker.processes import bury_orphans
+from worker.rehearsals import Rehearsals
 from worker.retry import Unavailable
 from worker.runner import Attempt, Surroundings
 from worker.settings import WorkerSettings
 from worker.slots import Slot, hardware_of_slot, slots_of
+from worker.warm import WarmTrainer
 from worker.workdir import Session, WorkDirectory
 
 log = structlog.get_logger(__name__)
 
+WARM_FROM_BYTES = 8 * GIB  # of host memory for one slot: an idle warm process holds 0.3 GiB
+
 
 class Station:
-    """Everything that a pool process needs to run attempts."""
+    """Everything that a pool process needs to run attempts, kept between them."""
 
     def __init__(self, *, settings: WorkerSettings, control: ControlPlane) -> None:
         self._settings = settings
         self._control = control
         self._work = WorkDirectory(settings.work_dir)
+        self._models = ModelCache(self._work.models)
+        self._rehearsals = Rehearsals()
+        self._warm: WarmTrainer | None = None
 
     @classmethod
     def from_environment(cls) -> "Station":
         """As the worker's main process set it up."""
-        _leave_sigterm_to_the_main_process()
         settings = WorkerSettings()
         control = HttpControlPlane(
             url=settings.url,
@@ -41,15 +51,24 @@ class Station:
         )
         return cls(settings=settings, control=control)
 
+    def keep_warm(self) -> None:
+        """Have a warm trainer, if this worker should: one with the libraries imported, or on its way there."""
+        if self._warm is None:
+            self._warm = _warm_trainer(self._settings, self._probe())
+        if self._warm is not None:
+            self._warm.keep()
+
     def close(self) -> None:
-        """Close the connection to the service."""
+        """Close the connection to the service and end the warm trainer."""
         self._control.close()
+        if self._warm is not None:
+            self._warm.close()
 
     def run_next(self) -> bool:
         """Claim and run one attempt. False when no slot is free, nothing fits, or the worker is on its way out."""
         if self._work.drain_deadline() is not None:
             return False
-        host = probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)
+        host = self._probe()
         slots = slots_of(host, count=self._settings.slots, folder=self._work.slots)
         slot = slots.acquire(wait_seconds=self._settings.slot_wait_seconds)
         if slot is None:
@@ -59,6 +78,9 @@ class Station:
             return self._run_on(slot, self._hardware(host, slot, slots.count))
         finally:
             slot.release()
+
+    def _probe(self) -> HardwareProfile:
+        return probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)
 
     def _hardware(self, host: HardwareProfile, slot: Slot, count: int) -> HardwareProfile:
         """What the slot offers; slots are equal, so the constants that the first was measured for hold for all."""
@@ -73,7 +95,15 @@ class Station:
         ids = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "epoch": claim.epoch}
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
-        surroundings = Surroundings(work=self._work, settings=self._settings, slot=slot, hardware=hardware)
+        surroundings = Surroundings(
+            work=self._work,
+            settings=self._settings,
+            slot=slot,
+            hardware=hardware,
+            models=self._models,
+            rehearsals=self._rehearsals,
+            warm=self._warm,
+        )
         with closing(self._control.attempt(claim)) as control:
             attempt = Attempt(claim, control=control, surroundings=surroundings, log=attempt_log)
             try:
@@ -82,6 +112,8 @@ class Station:
                 attempt_log.exception("slot.unhealthy", slot=slot.index)
                 return False
         self._work.remove_old_runs(keep=self._settings.kept_runs)
+        bury_orphans(but={self._warm.pid} if self._warm else set())
+        self.keep_warm()  # not while a job runs, whose processors the imports would take
         return True
 
     def _claim(self, session: Session, hardware: HardwareProfile) -> Claim | None:
@@ -93,9 +125,25 @@ class Station:
             return None
 
 
-def _leave_sigterm_to_the_main_process() -> None:
+def leave_sigterm_to_the_main_process() -> None:
     """A service manager signals every process of a worker at once; this one must first bring its attempt to an end.
 
     A handler that does nothing, because an ignored signal would stay ignored in the trainer.
     """
     signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def _warm_trainer(settings: WorkerSettings, host: HardwareProfile) -> WarmTrainer | None:
+    """None where it is not wanted, or, unless it is asked for, where a slot has little memory."""
+    slot = hardware_of_slot(host, index=0, count=settings.slots)
+    wanted = settings.warm_trainer
+    if wanted is None:
+        wanted = slot.cpu.memory_total_bytes >= WARM_FROM_BYTES
+        log.info("warm_trainer.decided", wanted=wanted, slot_memory_bytes=slot.cpu.memory_total_bytes)
+    if not wanted:
+        return None
+    devices = tuple(gpu.uuid or str(gpu.index) for gpu in host.gpus)
+    environment = trainer_environment(
+        os.environ, run_dir=settings.work_dir, cores=max(1, slot.cpu.cores), devices=devices
+    )
+    return WarmTrainer(environment=environment)

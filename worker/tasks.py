@@ -1,17 +1,29 @@
 """The wake-up: ask the service for work until none fits. A lost, doubled or forged message is harmless."""
 
-from contextlib import closing
+import functools
 from typing import Any
 
 import structlog
-from celery import shared_task
+from celery import shared_task, signals
 from pydantic import ValidationError
 
 import worker.app  # noqa: F401 - connects the set-up of logs in each pool process
 from tuning.messages import WAKE_TASK, Wake
-from worker.station import Station
+from worker.station import Station, leave_sigterm_to_the_main_process
 
 log = structlog.get_logger(__name__)
+
+
+@functools.cache
+def _station() -> Station:
+    """One for the life of this pool process: connections, verified models and a warm trainer serve every attempt."""
+    return Station.from_environment()
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _get_ready(**_: Any) -> None:
+    """As soon as the pool process is there, so that the first job finds a warm trainer."""
+    _station().keep_warm()
 
 
 @shared_task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
@@ -22,6 +34,6 @@ def wake(*_: Any, **payload: Any) -> None:
     except ValidationError:
         log.warning("wake.malformed", keys=sorted(payload)[:8])
         return
-    with closing(Station.from_environment()) as station:
-        while station.run_next():
-            pass
+    leave_sigterm_to_the_main_process()
+    while _station().run_next():
+        pass

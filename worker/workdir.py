@@ -9,6 +9,7 @@ slots/            lock files, one to a device
 trainers/         one record to a running trainer, so that a later start can end what an earlier one left
 runs/JOB/ATTEMPT/ run directories
 models/DIGEST/    base models, shared by all jobs
+tokens/PROJECT/   tokenised rows, shared by the jobs of a project
 """
 
 import fcntl
@@ -51,6 +52,7 @@ class WorkDirectory:
         self.trainers = self.root / "trainers"
         self.runs = self.root / "runs"
         self.models = self.root / "models"
+        self.tokens = self.root / "tokens"
         self.constants = self.root / "constants.json"
         self._session = self.root / "session.json"
         self._draining = self.root / "draining"
@@ -58,7 +60,7 @@ class WorkDirectory:
     def create(self) -> None:
         """Make the folders; only their owner may look inside, because training data lies there."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self.slots, self.trainers, self.runs, self.models):
+        for folder in (self.slots, self.trainers, self.runs, self.models, self.tokens):
             folder.mkdir(exist_ok=True)
 
     def lock(self) -> IO[str]:

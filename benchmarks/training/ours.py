@@ -1,10 +1,12 @@
 """Our engine on the same rows: `python -m worker.train` in a process of its own. Prints one JSON line like the peers.
 
 python -m benchmarks.training.ours WORKLOAD_DIR [--method lora|full] [--rows-per-step 8] [--tokens-per-micro-step N]
+                                                [--processes 1]
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,11 +70,13 @@ def main() -> None:
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--rows-per-step", type=int, default=8)
     parser.add_argument("--tokens-per-micro-step", type=int, help="instead of the planner's number")
+    parser.add_argument("--processes", type=int, default=1, help="that share the cores of this machine")
     arguments = parser.parse_args()
     workload = arguments.workload.resolve()
     spec, dataset, plan = plan_for(workload, method=arguments.method, rows_per_step=arguments.rows_per_step)
     if arguments.tokens_per_micro_step:
         plan = plan.model_copy(update={"tokens_per_micro_step": arguments.tokens_per_micro_step})
+    plan = plan.model_copy(update={"world_size": arguments.processes})
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="tunesmith-bench-")))
     run.create(
         TrainRequest(
@@ -87,7 +91,7 @@ def main() -> None:
     )
     started = time.perf_counter()
     with run.log.open("wb") as log:
-        subprocess.run([sys.executable, "-m", "worker.train", str(run.root)], stdout=log, stderr=log, check=True)
+        subprocess.run(_command(run, arguments.processes), stdout=log, stderr=log, env=_environment(plan), check=True)
     points = [json.loads(line) for line in run.metrics.open()]
     points = [point for point in points if point.get("train_loss") is not None]
     result = run.read_result()
@@ -115,6 +119,18 @@ def main() -> None:
         )
     )
     shutil.rmtree(run.root)
+
+
+def _command(run: RunDirectory, processes: int) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", "worker.train", str(run.root)]
+    return [sys.executable, "-m", "worker.train.ranks", str(run.root), "--processes", str(processes)]
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """Several processes share the cores out; one takes what it finds."""
+    threads = max(1, len(os.sched_getaffinity(0)) // plan.world_size)
+    return {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if plan.world_size > 1 else {})}
 
 
 if __name__ == "__main__":

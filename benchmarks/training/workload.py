@@ -29,7 +29,7 @@ SMOLLM2_135M = {
 def build(folder: Path, *, seed: int = 0) -> None:
     """Write model/, rows.jsonl and tokens.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _build_tokenizer(folder / "model")
+    tokenizer = build_tokenizer(folder / "model")
     _build_model(folder / "model", seed=seed)
     random_source = random.Random(seed)
     vocabulary = [
@@ -62,7 +62,7 @@ def _write_tokens(folder: Path, tokenizer) -> None:
                 )
 
 
-def _build_tokenizer(folder: Path):
+def build_tokenizer(folder: Path):
     import sysconfig
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

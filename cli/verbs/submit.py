@@ -36,6 +36,13 @@ class GoalChoice(StrEnum):
     COST = "cost"
 
 
+class DroppedContentChoice(StrEnum):
+    """The values of --on-dropped-content."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 class LongRowChoice(StrEnum):
     """The values of --on-long-row."""
 
@@ -72,6 +79,10 @@ def submit(
     on_long_row: Annotated[
         LongRowChoice, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
     ] = LongRowChoice.TRUNCATE,
+    on_dropped_content: Annotated[
+        DroppedContentChoice,
+        typer.Option(help="When the chat template leaves out words of the assistant: say so, or refuse to train."),
+    ] = DroppedContentChoice.WARN,
     suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
     name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
@@ -103,6 +114,7 @@ def submit(
         lora=_present(rank=rank, float8_base=float8_base or None) or None,
         max_seq_length=max_seq_length,
         on_long_row=on_long_row.value,
+        on_dropped_content=on_dropped_content.value,
     )
     wanted = _present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},

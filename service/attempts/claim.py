@@ -97,6 +97,7 @@ async def _start(
     await session.flush()
     return Claim(
         job_id=job.id,
+        project=job.project,
         attempt_id=attempt.id,
         attempt_number=attempt.epoch,
         epoch=attempt.epoch,

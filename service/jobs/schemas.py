@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tuning.errors import InvalidRequest
-from tuning.job import Auto, Goal, Hyperparameters, JobSpec, LoraOptions, Method, Objective, OnLongRow
+from tuning.job import (
+    Auto,
+    Goal,
+    Hyperparameters,
+    JobSpec,
+    LoraOptions,
+    Method,
+    Objective,
+    OnDroppedContent,
+    OnLongRow,
+)
 
 
 class Body(BaseModel):
@@ -58,6 +68,7 @@ class TunesmithOptions(Body):
     lora: LoraOptions = LoraOptions()
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
     on_long_row: OnLongRow = "truncate"
+    on_dropped_content: OnDroppedContent = "warn"
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = "auto"
     merge: bool = False
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -117,6 +128,7 @@ class JobRequest(Body):
             lora=ours.lora,
             max_seq_length=ours.max_seq_length,
             on_long_row=ours.on_long_row,
+            on_dropped_content=ours.on_dropped_content,
             learning_rate=ours.learning_rate,
             merge=ours.merge,
             seed=self.seed if self.seed is not None else seed,

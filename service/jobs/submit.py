@@ -69,10 +69,12 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
         seed=submission.seed,
     )
     fit = await find_machines(session, asked.wanted, silence=submission.worker_silence)
-    job = _job(submission, job_id=job_id, spec=asked.wanted.spec, dataset=asked.wanted.dataset)
+    at = await now(session)
+    spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
+    job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
     session.add(job)
     await session.flush()
-    record_start(session, job, model=asked.model, fit=fit, at=await now(session))
+    record_start(session, job, model=asked.model, fit=fit, at=at)
     await session.flush()
     return job
 

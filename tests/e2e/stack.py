@@ -41,9 +41,10 @@ def eventually(
 class Worker:
     """A worker process. Its pool and its trainers are found through the process table, as an operator would."""
 
-    def __init__(self, work_dir: Path, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, work_dir: Path, process: "subprocess.Popen[bytes]", *, log: Path) -> None:
         self.work_dir = work_dir
         self.process = process
+        self.log = log
 
     def trainers(self) -> list[psutil.Process]:
         """Every living process of a run below this worker's folder."""
@@ -148,8 +149,9 @@ class Stack:
             "TUNESMITH_SLOTS": "2",  # one core to a trainer: threads that wait for each other crawl on a busy machine
             **settings,
         }
-        command = [BIN / "tunesmith-worker", "run", "--name", f"worker-{self._workers}"]
-        return Worker(folder, self._spawn(f"worker-{self._workers}", command, environment))
+        name = f"worker-{self._workers}"
+        command = [BIN / "tunesmith-worker", "run", "--name", name]
+        return Worker(folder, self._spawn(name, command, environment), log=self.root / f"{name}.log")
 
     def openai(self) -> openai.OpenAI:
         """The unmodified client."""

@@ -36,6 +36,12 @@ def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stac
             assert (sha256(content), len(content)) == (file["sha256"], file["bytes"])
     assert worker.trainers() == []
 
+    again = stack.submit()
+    stack.wait_for_status(again, "succeeded")
+    with stack.openai() as client:
+        messages = [event.message for event in client.fine_tuning.jobs.list_events(again)]
+    assert any("tokenised by an earlier run" in message for message in messages)
+
 
 def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(stack: Stack, worker: Worker) -> None:
     job_id = stack.submit_contradiction(epochs=20, patience=2)

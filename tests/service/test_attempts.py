@@ -34,6 +34,7 @@ def next_attempt(plane: ControlPlane, worker_id: str = "worker-1") -> AttemptSid
 class TestReports:
     def test_a_heartbeat_extends_the_lease_and_shows_progress(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
+        assert attempt.claim.project
         control_plane.expire_leases()
         assert attempt.heartbeat(step=12).status_code == 200
         assert control_plane.sql("SELECT lease_expires_at > now() FROM attempts") == [(True,)]

@@ -59,8 +59,9 @@ def test_a_target_module_that_does_not_exist_is_answered_with_near_names(
 
 def test_what_to_do_with_long_rows_is_one_of_two_words(control_plane: ControlPlane) -> None:
     assert refused(control_plane, tunesmith={"on_long_row": "cut"})["param"] == "tunesmith.on_long_row"
-    attempt = control_plane.claimed(tunesmith={"on_long_row": "refuse"})
+    attempt = control_plane.claimed(tunesmith={"on_long_row": "refuse", "on_dropped_content": "refuse"})
     assert attempt.claim.plan.on_long_row == "refuse"
+    assert attempt.claim.spec.on_dropped_content == "refuse"
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,11 @@ DEADLINE_SECONDS = 60
 class Job(TypedDict, total=False):
     run: str
     processes: int
-    kill_at_step: int  # SIGKILL to all as soon as this step is on record
+    kill_at_step: int  # SIGKILL to all as soon as this step is on record, and a checkpoint whole
     tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
+    memory_ends_in_backward: int  # of the last process, in this of its backward passes, halfway, once
+    bucket_bytes: int  # of gradients that are summed together
+    tokenises: int  # the one process that may
 
 
 def train_all(jobs: list[Job]) -> list[list[int]]:
@@ -66,7 +69,8 @@ def _codes(job: Job) -> list[int]:
             if pid not in codes and (ended := os.waitpid(pid, os.WNOHANG))[0]:
                 codes[pid] = os.waitstatus_to_exitcode(ended[1])
         kill_at = job.get("kill_at_step")
-        if time.monotonic() > deadline or (kill_at and directory.last_step() >= kill_at):
+        is_due = kill_at and directory.last_step() >= kill_at and any(directory.checkpoints.glob("step-*"))
+        if time.monotonic() > deadline or is_due:
             for pid in set(started) - set(codes):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
@@ -86,6 +90,16 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
             os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if "tokens_that_fit" in job and rank == processes - 1:
             _end_memory_above(job["tokens_that_fit"])
+        if "memory_ends_in_backward" in job and rank == processes - 1:
+            _end_memory_in_backward(job["memory_ends_in_backward"])
+        if job.get("tokenises", rank) != rank:
+            from worker.train import session
+
+            session.load_rows = _refuse
+        if "bucket_bytes" in job:
+            from worker.train.optim import optimizer
+
+            optimizer.GRADIENT_BUCKET_BYTES = job["bucket_bytes"]
         from worker.train.session import train_to_result
 
         code = train_to_result(directory.request(), directory)
@@ -93,20 +107,50 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
         os._exit(code)
 
 
+def _refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this process should not have tokenised")
+
+
 def _end_memory_above(tokens: int) -> None:
     import torch
 
-    from worker.train.loop import gradients
+    from worker.train.models.model import Learner
 
-    pack = gradients.pack
+    forward = Learner.forward
 
-    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
-        batch = pack(*args, **named)
+    def forward_if_it_fits(learner: Learner, batch: Any, *judge: Any) -> Any:
         if batch.tokens > tokens:
             raise torch.OutOfMemoryError("out of memory")
-        return batch
+        return forward(learner, batch, *judge)
 
-    gradients.pack = pack_if_it_fits
+    Learner.forward = forward_if_it_fits
+
+
+def _end_memory_in_backward(number: int) -> None:
+    import torch
+
+    from worker.train.models.model import Learner
+
+    forward, passes = Learner.forward, 0
+
+    def fail(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    def counted(learner: Learner, *inputs: Any) -> Any:
+        nonlocal passes
+        if not torch.is_grad_enabled():
+            return forward(learner, *inputs)
+        passes += 1
+        if passes != number:
+            return forward(learner, *inputs)
+        layer = learner.causal_model.get_decoder().layers[-1]
+        handle = layer.register_forward_pre_hook(lambda _, states: states[0].register_hook(fail) and None)
+        try:
+            return forward(learner, *inputs)
+        finally:
+            handle.remove()
+
+    Learner.forward = counted
 
 
 if __name__ == "__main__":

@@ -4,12 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
 from worker.rundir import RunDirectory, TrainRequest
+from worker.train.data.feed import Feed
+from worker.train.data.order import RowOrder
+from worker.train.data.rows import Rows
+from worker.train.data.sharing import Sharing
+from worker.train.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "zero"]
@@ -38,6 +46,24 @@ def preference_rows(count: int) -> list[dict[str, Any]]:
         }
         for row in chat_rows(count)
     ]
+
+
+def rows_of_lengths(lengths: Sequence[int]) -> Rows:
+    """Rows of so many tokens; each token but the first is supervised."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Rows(
+        tokens=np.arange(offsets[-1], dtype=np.int32) % 100,
+        supervised=np.ones(offsets[-1], dtype=bool),
+        offsets=offsets,
+        line_numbers=np.arange(1, len(lengths) + 1),
+    )
+
+
+def feed_of(run: Run) -> Feed:
+    """Of a prepared run of one process, for all of its steps."""
+    order = RowOrder(len(run.rows), rows_per_step=run.plan.rows_per_step, seed=run.plan.seed)
+    sharing = Sharing(run.rows, work=run.rows.lengths().astype(np.float64))
+    return Feed(run.rows, order=order, sharing=sharing, device=run.device, total_steps=run.plan.total_steps)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

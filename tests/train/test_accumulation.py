@@ -29,7 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_step(root: Path, model: Path, *, objective: str, budget: int) -> tuple[StepSums, list[torch.Tensor]]:
     """Sums and gradients of one step over all rows, in micro-steps of at most `budget` tokens a sequence."""
     rows = runs.chat_rows(ROWS) if objective == "supervised" else runs.preference_rows(ROWS)
-    plan = runs.plan(method="full", objective=objective, tokens_per_micro_step=budget, max_gradient_norm=1e9)
+    changes = {"rows_per_step": ROWS, "tokens_per_micro_step": budget, "max_gradient_norm": 1e9}
+    plan = runs.plan(method="full", objective=objective, **changes)
     directory = runs.make_run(root, model=model, plan=plan, rows=rows)
     run = prepare(directory.request(), directory)
     if objective == "dpo":  # a model that has moved away from its reference, by another amount for each answer
@@ -41,8 +42,16 @@ def one_step(root: Path, model: Path, *, objective: str, budget: int) -> tuple[S
     masters = MasterOptimizer(learner.trainable(), plan=plan)
     progress = Progress()
     ladder = MemoryLadder(run, learner, progress=progress)
-    source = GradientSource(run, learner, masters, objective=OBJECTIVES[objective], progress=progress, ladder=ladder)
-    return source.compute(list(range(ROWS))), [gradient.clone() for gradient in masters.gradients()]
+    source = GradientSource(
+        run,
+        learner,
+        masters,
+        objective=OBJECTIVES[objective],
+        progress=progress,
+        ladder=ladder,
+        feed=runs.feed_of(run),
+    )
+    return source.compute(1), [gradient.clone() for gradient in masters.gradients()]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

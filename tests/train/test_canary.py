@@ -1,6 +1,7 @@
 """The canary tries the heaviest micro-step of the run before training, and leaves nothing behind but its report."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tuning.messages import CanaryReport
 from tuning.plan import MemoryEstimate, TimeEstimate
+from tuning.rehearsal import Rehearsal
+from worker.rehearsals import Rehearsals
 from worker.rundir import EXIT_FAILED, RunDirectory
 from worker.train.checkpoints.state import sha256_of
-from worker.train.data.packing import plan_micro_steps, rows_of_step
-from worker.train.loop import canary, gradients, loop
+from worker.train.data.order import RowOrder
+from worker.train.data.packing import PackedBatch
+from worker.train.data.sharing import Sharing
+from worker.train.loop import canary, loop
+from worker.train.models.model import Learner
 
 MEMORY = MemoryEstimate(items={"weights": 2**30}, total_bytes=2**30, budget_bytes=2**34)
 TIME = TimeEstimate(
@@ -106,38 +112,83 @@ def test_a_job_that_cannot_fit_fails_before_anything_was_trained(
     assert directory.phase.read_text() == "canary"
 
 
-def test_the_heaviest_micro_step_of_all_epochs_is_found() -> None:
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_heaviest_micro_step_of_all_epochs_and_processes_is_found(processes: int) -> None:
     random = np.random.default_rng(0)
     for case in range(20):
-        lengths = random.integers(5, 200, size=50)
-        plan = runs.plan(rows_per_step=4, epochs=3, seed=case)
+        rows = runs.rows_of_lengths(random.integers(5, 200, size=50))
+        plan = runs.plan(rows_per_step=4 * processes, epochs=3, seed=case)
+        sharing = Sharing(rows, work=rows.squared_lengths().astype(np.float64), processes=processes)
         budget, steps = 300, 39
+        order = RowOrder(50, rows_per_step=4 * processes, seed=case)
         seen = [
-            int(lengths[rows].sum())
-            for step in range(1, steps + 1)
-            for rows in plan_micro_steps(
-                rows_of_step(step, rows=50, rows_per_step=4, seed=case), lengths, token_budget=budget
-            )
+            int(rows.lengths()[micro_step].sum())
+            for step in range(1, min(steps, 3 * -(-50 // (4 * processes))) + 1)
+            for own in sharing.micro_steps(order.of_step(step), token_budget=budget)
+            for micro_step in own
         ]
-        found = canary.largest_micro_step(lengths, plan, token_budget=budget, total_steps=steps)
-        assert int(lengths[found].sum()) in seen
-        assert int(lengths[found].sum()) >= min(max(seen), canary.FULL_ENOUGH * budget)
+        found = canary.largest_micro_step(sharing, plan, token_budget=budget, total_steps=steps)
+        assert int(rows.lengths()[found].sum()) in seen
+        assert int(rows.lengths()[found].sum()) >= min(max(seen), canary.FULL_ENOUGH * budget)
+
+
+def test_the_search_for_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+
+    class Counted(Sharing):
+        def micro_steps(self, chosen: Sequence[int], *, token_budget: int) -> list[list[list[int]]]:
+            laid_out.append(len(chosen))
+            return super().micro_steps(chosen, token_budget=token_budget)
+
+    rows = runs.rows_of_lengths([10] * 5000)
+    sharing = Counted(rows, work=rows.lengths().astype(np.float64))
+    found = canary.largest_micro_step(
+        sharing, runs.plan(rows_per_step=4, epochs=50), token_budget=5000, total_steps=60_000
+    )
+    assert len(found) == 4
+    assert len(laid_out) == canary.STEPS_SEARCHED
 
 
 def test_a_row_beyond_the_budget_stands_alone_and_is_the_heaviest() -> None:
-    lengths = np.array([10, 20, 500, 30])
-    assert canary.largest_micro_step(lengths, runs.plan(), token_budget=64, total_steps=1) == [2]
+    rows = runs.rows_of_lengths([10, 20, 500, 30])
+    sharing = Sharing(rows, work=rows.lengths().astype(np.float64))
+    assert canary.largest_micro_step(sharing, runs.plan(), token_budget=64, total_steps=1) == [2]
 
 
 def out_of_memory_above(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that holds micro-steps of at most so many tokens."""
-    pack = gradients.pack
+    forward = Learner.forward
 
-    def pack_if_it_fits(*args: Any, **named: Any) -> Any:
-        batch = pack(*args, **named)
+    def forward_if_it_fits(learner: Learner, batch: PackedBatch, *judge: Any) -> Any:
         if batch.tokens > tokens:
             torch.rand(3)
             raise torch.OutOfMemoryError("out of memory")
-        return batch
+        return forward(learner, batch, *judge)
 
-    monkeypatch.setattr(gradients, "pack", pack_if_it_fits)
+    monkeypatch.setattr(Learner, "forward", forward_if_it_fits)
+
+
+def test_an_equal_run_of_the_worker_spares_it_and_changes_no_bit(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(memory=MEMORY, time=TIME, checkpoint_interval_steps=100)
+    first = trained(runs.make_run(tmp_path / "first", model=model, plan=plan))
+    report, result = first.read_canary(), first.read_result()
+    assert report is not None
+    assert result is not None
+    rehearsals = Rehearsals()
+    rehearsals.remember(first.request(), result, report)
+    again = runs.make_run(tmp_path / "again", model=model, plan=plan)
+    again.create(again.request().model_copy(update={"rehearsal": rehearsals.find(again.request())}))
+    trained(again)
+    assert again.read_canary() is None
+    assert reports(again) == []
+    (event,) = (event for event in runs.events(again) if event["message"].startswith("No canary step"))
+    assert event["data"]["tokens"] == report.tokens
+    name = "adapter_model.safetensors"
+    assert sha256_of(first.output / name) == sha256_of(again.output / name)
+
+
+def test_an_earlier_run_of_smaller_steps_does_not_spare_it(tmp_path: Path, model: Path) -> None:
+    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(memory=MEMORY, time=TIME, total_steps=2))
+    smaller = Rehearsal(tokens=20, longest_row_tokens=20, peak_memory_bytes=2**30)
+    directory.create(directory.request().model_copy(update={"rehearsal": smaller}))
+    assert len(reports(trained(directory))) == 1

@@ -15,7 +15,8 @@ from tuning.job import JobSpec
 from tuning.metrics import METRICS
 from worker.rundir import RunDirectory
 from worker.train.data.rows import load_rows
-from worker.train.loop.evaluate import evaluate
+from worker.train.data.sharing import Sharing
+from worker.train.loop.evaluate import combined, own_sums
 from worker.train.loop.objectives import supervised
 from worker.train.models.model import Learner, load_model, load_tokenizer
 from worker.train.session import train_to_result
@@ -40,7 +41,9 @@ def validation_loss(loaded: torch.nn.Module, model: Path, root: Path) -> float:
     rows = load_rows(
         root / "valid.jsonl", tokenizer=load_tokenizer(model), objective="supervised", max_sequence_length=256
     )
-    return evaluate(Learner(loaded.eval()), rows, objective=supervised(), token_budget=256, device=CPU).loss
+    sharing = Sharing(rows, work=rows.lengths())
+    own = own_sums(Learner(loaded.eval()), rows, objective=supervised(), sharing=sharing, token_budget=256, device=CPU)
+    return combined(own, processes=1).loss
 
 
 ADAPTERS = {

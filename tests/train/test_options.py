@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,14 +12,19 @@ from safetensors.torch import load_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.rundir import RunDirectory
+from worker.train.checkpoints.state import Progress
 from worker.train.data.packing import pack
 from worker.train.data.rows import Rows, load_rows
+from worker.train.data.sharing import Sharing
 from worker.train.kernels.loss import token_log_probabilities
-from worker.train.loop import objectives
+from worker.train.loop import reference
+from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.loop.objectives import objective_of, preference, supervised
+from worker.train.loop.reference import Reader, with_reference
 from worker.train.models.adapter import attach_adapter
 from worker.train.models.model import Learner, load_model, load_tokenizer
 from worker.train.models.pissa import start_from_principal_components
+from worker.train.run import Run
 from worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -181,10 +187,22 @@ def test_every_kind_of_row_is_learned(tmp_path: Path, model: Path, rows: list[di
     assert curve[-1] < curve[0] - 0.5
 
 
+def scored(run: Run, learner: Learner) -> Run:
+    """With what the model as it is thinks of each pair."""
+    progress = Progress()
+    ladder = MemoryLadder(run, learner, progress=progress)
+    reader = Reader(run, learner, sharing_by_tokens, ladder, progress)
+    return with_reference(reader, kept_in=None)[0]
+
+
+def sharing_by_tokens(rows: Rows) -> Sharing:
+    return Sharing(rows, work=rows.lengths().astype(np.float64))
+
+
 def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) -> None:
     directory = runs.make_run(tmp_path, model=model, plan=runs.plan(objective="dpo", beta=0.3), rows=PAIRS)
     learner = Learner(adapted(model))
-    run, objective = objective_of(prepare(directory.request(), directory), learner)
+    run = scored(prepare(directory.request(), directory), learner)
     with torch.no_grad():
         for name, value in learner.named_parameters():
             if "lora_B" in name:
@@ -194,7 +212,7 @@ def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) ->
         per_token = learner(batch, token_log_probabilities)
         said = torch.zeros(4).index_add(0, batch.target_sequences, per_token).view(-1, 2) - batch.reference
         gap = said[:, 0] - said[:, 1]
-        for beta, found in ((0.3, objective), (0.6, preference(beta=0.6))):
+        for beta, found in ((0.3, objective_of(run.plan)), (0.6, preference(beta=0.6))):
             expected = -torch.nn.functional.logsigmoid(beta * gap).sum()
             torch.testing.assert_close(found.sums(learner, batch).loss, expected)
 
@@ -205,7 +223,7 @@ def test_pairs_that_memory_cannot_hold_at_once_are_scored_in_smaller_pieces(
     plan = runs.plan(objective="dpo", beta=0.3)
     request = runs.make_run(tmp_path, model=model, plan=plan, rows=PAIRS * 4)
     run, learner = prepare(request.request(), request), Learner(adapted(model))
-    wanted, _ = objective_of(run, learner)
+    wanted = scored(run, learner)
     tried: list[int] = []
 
     def pack_if_it_fits(*args: Any, **named: Any) -> Any:
@@ -215,8 +233,8 @@ def test_pairs_that_memory_cannot_hold_at_once_are_scored_in_smaller_pieces(
             raise torch.OutOfMemoryError("out of memory")
         return batch
 
-    monkeypatch.setattr(objectives, "pack", pack_if_it_fits)
-    found, _ = objective_of(run, learner)
+    monkeypatch.setattr(reference, "pack", pack_if_it_fits)
+    found = scored(run, learner)
     assert tried[0] > 60 >= tried[-1]
     assert found.rows.reference == pytest.approx(wanted.rows.reference, rel=1e-5)
 

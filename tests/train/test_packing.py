@@ -1,15 +1,18 @@
 """Packing changes no number: the same loss and the same gradients as row after row through the plain model."""
 
+import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.data.packing import epoch_order, pack, plan_micro_steps, rows_of_step, share_among
+from worker.train.data.packing import pack, plan_micro_steps
 from worker.train.data.rows import Rows, load_rows
 from worker.train.loop.objectives import supervised
 from worker.train.models.fuse import fuse
@@ -91,15 +94,37 @@ def test_a_row_beyond_the_budget_stands_alone(rows: Rows) -> None:
     assert all(len(chosen) == 1 for chosen in bins)
 
 
-def test_processes_share_all_rows_once(rows: Rows) -> None:
-    bins = plan_micro_steps(range(len(rows)), rows.lengths(), token_budget=40)
-    shares = share_among(bins, rows.lengths(), processes=2)
-    assert sorted(row for share in shares for chosen in share for row in chosen) == list(range(len(rows)))
+def reference_packing(chosen: Sequence[int], lengths: np.ndarray, *, token_budget: int) -> list[list[int]]:
+    """Best-fit decreasing, word for word: of the micro-steps with enough room the fullest, of equals the first."""
+    micro_steps: list[list[int]] = []
+    for row in sorted(chosen, key=lambda row: (-int(lengths[row]), row)):
+        room = [token_budget - int(lengths[rows].sum()) for rows in micro_steps]
+        fitting = [index for index, left in enumerate(room) if left >= lengths[row]]
+        if fitting:
+            micro_steps[min(fitting, key=lambda index: (room[index], index))].append(row)
+        else:
+            micro_steps.append([row])
+    return micro_steps
 
 
-def test_each_epoch_sees_every_row_once_in_an_order_of_its_own() -> None:
-    first = [row for step in (1, 2, 3) for row in rows_of_step(step, rows=10, rows_per_step=4, seed=1)]
-    second = [row for step in (4, 5, 6) for row in rows_of_step(step, rows=10, rows_per_step=4, seed=1)]
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-    assert first == epoch_order(10, seed=1, epoch=0)
+def test_packing_in_linear_time_packs_as_the_definition_says() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        lengths = random.integers(2, 60, size=random.integers(1, 60))
+        chosen = random.permutation(len(lengths))[: random.integers(1, len(lengths) + 1)].tolist()
+        budget = int(random.integers(1, 150))
+        assert plan_micro_steps(chosen, lengths, token_budget=budget) == reference_packing(
+            chosen, lengths, token_budget=budget
+        )
+
+
+def test_a_whole_file_is_packed_in_time_that_grows_with_its_rows() -> None:
+    random = np.random.default_rng(0)
+
+    def seconds(rows: int) -> float:
+        lengths = random.integers(16, 2048, size=rows)
+        began = time.process_time()
+        plan_micro_steps(range(rows), lengths, token_budget=8192)
+        return time.process_time() - began
+
+    assert min(seconds(40_000) for _ in range(3)) < 30 * min(seconds(4_000) for _ in range(3))

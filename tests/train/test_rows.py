@@ -68,7 +68,8 @@ def test_chatml_teaches_words_and_end_token_without_headers(tmp_path: Path, temp
 
 def test_llama_headers_are_not_taught(tmp_path: Path) -> None:
     rows, tokenizer = load(tmp_path, [{"messages": TALK}], template=LLAMA_3)
-    assert taught(rows, tokenizer) == ["two one<|eot_id|>", "three!<|eot_id|>"]
+    # This tokenizer does not know <|eot_id|> as a token: what stops its model is its own end token, put behind the row.
+    assert taught(rows, tokenizer) == ["two one<|eot_id|>", "three!<|eot_id|><|im_end|>"]
 
 
 def test_a_template_without_a_reply_header_teaches_words_and_end_token(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_long_rows_are_cut_and_counted_and_rows_with_nothing_left_are_dropped(tm
     rows, _ = load(tmp_path, given, max_sequence_length=48)
     assert len(rows) == 2
     assert rows.line_numbers.tolist() == [2, 3]
-    assert (rows.truncated, rows.unsupervised) == (2, 1)
+    assert (rows.notes.truncated, rows.notes.unsupervised) == (2, 1)
     assert rows.lengths().max() == 48
 
 

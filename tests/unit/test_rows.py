@@ -77,6 +77,14 @@ def test_a_tool_conversation_is_good_and_is_noticed() -> None:
     assert report.has_tools
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_beside_the_content_is_counted_as_the_assistants(key: str) -> None:
+    plain = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
+    thoughtful = {"messages": [plain["messages"][0], {**plain["messages"][1], key: "z" * 400}]}
+    more = check(thoughtful).supervised_tokens - check(plain).supervised_tokens
+    assert more == 100
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -110,6 +118,12 @@ def test_a_tool_conversation_is_good_and_is_noticed() -> None:
             "only text",
         ),
         ({"messages": [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "x"}]}, "tool_call_id"),
+        (
+            {"messages": [{"role": "user", "content": "x", "reasoning": "y"}, {"role": "assistant", "content": "x"}]},
+            "only assistant messages have reasoning",
+        ),
+        ({"messages": [{"role": "assistant", "content": "x", "reasoning": "y", "thinking": "z"}]}, "keep one"),
+        ({"messages": [{"role": "assistant", "content": "x", "reasoning": 1}]}, "must be a string, not a number"),
         ({"prompt": "x"}, "'completion' is missing"),
         ({"prompt": "x", "completion": 3}, "'completion' must be a string, not a number"),
         ({"prompt": "x", "completion": ""}, "nothing to learn"),

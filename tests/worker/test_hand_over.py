@@ -12,6 +12,8 @@ from tests.worker.test_preparation import claim, host
 from tuning.errors import Category, Failure
 from tuning.state import Outcome
 from worker.control import HttpAttemptControl
+from worker.models import ModelCache
+from worker.rehearsals import Rehearsals
 from worker.rundir import EXIT_FAILED, RunDirectory, TrainResult
 from worker.runner import Attempt, Surroundings
 from worker.settings import WorkerSettings
@@ -28,7 +30,14 @@ def attempt(tmp_path: Path, control: HttpAttemptControl, log: FilteringBoundLogg
     work.create()
     values = {"url": "http://127.0.0.1:1", "worker_key": "ts-worker", "REDIS_URL": "redis://127.0.0.1:1"}
     settings = WorkerSettings(**values, work_dir=work.root)
-    around = Surroundings(work=work, settings=settings, slot=Slot(index=0), hardware=host())
+    around = Surroundings(
+        work=work,
+        settings=settings,
+        slot=Slot(index=0),
+        hardware=host(),
+        models=ModelCache(work.models),
+        rehearsals=Rehearsals(),
+    )
     return Attempt(claim(), control=control, surroundings=around, log=log)
 
 

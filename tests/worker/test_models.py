@@ -1,5 +1,7 @@
 """A base model is fetched once for all jobs, whole or not at all."""
 
+import mmap
+import os
 import threading
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
+from worker import models
 from worker.control import HttpAttemptControl
 from worker.models import ModelCache, set_digest
 from worker.retry import Unavailable
+from worker.rundir import Seal, sealed_sha256, sha256_of
 
 CONTENTS = {"config.json": b"{}", "weights/one.safetensors": b"w" * 5000, "tokenizer.json": b"[]"}
 FILES = tuple(ref(name, content) for name, content in CONTENTS.items())
@@ -65,6 +69,59 @@ def test_a_cut_off_file_in_the_cache_is_fetched_again(cache: ModelCache, control
     folder = cache.fetch(FILES, control)
     (folder / "config.json").write_bytes(b"")
     assert (cache.fetch(FILES, control) / "config.json").read_bytes() == b"{}"
+
+
+def test_an_altered_file_in_the_cache_is_fetched_again_even_when_it_looks_the_same(
+    cache: ModelCache, control: HttpAttemptControl
+) -> None:
+    weights = cache.fetch(FILES, control) / "weights/one.safetensors"
+    before = weights.stat()
+    weights.write_bytes(b"x" * before.st_size)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    fetched = cache.fetch(FILES, control) / "weights/one.safetensors"
+    assert fetched.read_bytes() == CONTENTS["weights/one.safetensors"]
+
+
+def test_a_cache_of_an_earlier_start_is_verified_before_it_is_used(
+    cache: ModelCache, control: HttpAttemptControl, tmp_path: Path
+) -> None:
+    """What trainers of that start did to its files nobody has seen."""
+    weights = cache.fetch(FILES, control) / "weights/one.safetensors"
+    weights.write_bytes(b"x" * 5000)
+    assert (ModelCache(tmp_path).fetch(FILES, control) / "weights/one.safetensors").read_bytes() == b"w" * 5000
+
+
+def test_an_unaltered_file_is_hashed_once(
+    cache: ModelCache, control: HttpAttemptControl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.fetch(FILES, control)
+    hashed: list[Path] = []
+    monkeypatch.setattr(models, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    later = ModelCache(tmp_path)
+    for found in (later.fetch(FILES, control), later.fetch(FILES, control), cache.fetch(FILES, control)):
+        seals = later.seals(FILES)
+        assert {name: seals[str(found / name)].sha256 for name in CONTENTS} == {f.name: f.sha256 for f in FILES}
+    assert sorted(path.name for path in hashed) == sorted(Path(name).name for name in CONTENTS)
+
+
+def test_a_seal_breaks_with_the_smallest_write_through_a_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"w" * 8192)
+    seal = Seal.on(file, sha256=sha256_of(file))
+    assert seal.is_intact(file)
+    wait_for_the_clock_of(tmp_path, later_than_ns=seal.changed_ns)
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        mapped[5000] = ord("x")
+    assert not seal.is_intact(file)
+    assert sealed_sha256(file, {str(file): seal}) == sha256_of(file) != seal.sha256
+
+
+def wait_for_the_clock_of(folder: Path, *, later_than_ns: int) -> None:
+    """The kernel stamps files by a clock that ticks every few milliseconds."""
+    ticking = folder / "tick"
+    while not ticking.exists() or ticking.stat().st_ctime_ns <= later_than_ns:
+        ticking.unlink(missing_ok=True)
+        ticking.touch()
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(

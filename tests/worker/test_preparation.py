@@ -18,7 +18,10 @@ from tuning.plan import Plan
 from tuning.planner import choose
 from tuning.shape import ModelShape
 from worker.control import HttpAttemptControl
+from worker.models import ModelCache
 from worker.preparation import Prepared, prepare, prepare_longer
+from worker.rehearsals import Rehearsals
+from worker.tokens import TokenStore
 from worker.wire import read_answer
 from worker.workdir import WorkDirectory
 
@@ -71,7 +74,18 @@ def preparing(
     service.otherwise = answer
     work = WorkDirectory(tmp_path / "work")
     work.create()
-    return lambda claimed, hardware: prepare(claimed, hardware=hardware, work=work, control=control, log=log)
+    tokens = TokenStore(work.tokens, limit_bytes=GIB)
+    cache = ModelCache(work.models)
+    return lambda claimed, hardware: prepare(
+        claimed,
+        hardware=hardware,
+        work=work,
+        tokens=tokens,
+        cache=cache,
+        rehearsals=Rehearsals(),
+        control=control,
+        log=log,
+    )
 
 
 def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing: Callable[..., Prepared]) -> None:
@@ -82,7 +96,9 @@ def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing:
     assert request.plan == claimed.plan
     assert Path(request.training_file) == prepared.run.root / "data" / "training.jsonl"
     assert Path(request.training_file).read_bytes() == CONTENTS["rows.jsonl"]
-    assert (Path(request.model_dir) / "config.json").exists()
+    config = Path(request.model_dir) / "config.json"
+    assert request.seals[str(config)].sha256 == ref("config.json", CONTENTS["config.json"]).sha256
+    assert request.seals[str(config)].is_intact(config)
     assert request.resume_from is None
 
 
@@ -131,7 +147,7 @@ def test_exact_lengths_make_a_plan_that_cuts_no_row(
     exact = DATASET.model_copy(update={"longest_row_tokens": 900, "tokens": 4000, "tokens_are_exact": True})
     prepared.run.write_dataset(exact)
 
-    longer = prepare_longer(prepared, claim=claimed, hardware=host(), control=control)
+    longer = prepare_longer(prepared, claim=claimed, hardware=host(), rehearsals=Rehearsals(), control=control)
     assert longer.request.plan.max_sequence_length == 960
     assert longer.request.plan.tokens_per_micro_step >= 960
     assert longer.request.cut_long_rows
@@ -147,7 +163,7 @@ def test_rows_that_do_not_fit_are_cut_as_planned_and_said_to_be(
     prepared = preparing(claimed, host())
     prepared.run.write_dataset(DATASET.model_copy(update={"longest_row_tokens": 2000, "tokens_are_exact": True}))
     tight = host(free_bytes=claimed.plan.memory.total_bytes)
-    cut = prepare_longer(prepared, claim=claimed, hardware=tight, control=control)
+    cut = prepare_longer(prepared, claim=claimed, hardware=tight, rehearsals=Rehearsals(), control=control)
     assert cut.request.plan == claimed.plan
     assert cut.request.cut_long_rows
     assert service.to("/events")[-1].json["level"] == "warn"

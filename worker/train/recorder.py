@@ -22,6 +22,12 @@ class Recorder:
         """Replace the current phase."""
         if self._active:
             write_atomically(self._directory.phase, phase.value)
+            self.reached(phase.value)
+
+    def reached(self, moment: str) -> None:
+        """Note when a moment came: `benchmarks/latency` and a curious operator read where the time went."""
+        if self._active:
+            append_line(self._directory.timeline, {"reached": moment, "time": time.time()})
 
     def event(self, message: str, *, level: str = "info", **data: Any) -> None:
         """One line that a person should see, also on the log."""

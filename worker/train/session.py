@@ -6,14 +6,17 @@ import importlib.metadata
 import os
 import platform
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from tuning.errors import Failure
@@ -29,7 +32,11 @@ from worker.rundir import (
     TrainResult,
 )
 from worker.train.checkpoints.state import Progress
+from worker.train.data.cache import RowCache, cached_rows, rows_key
+from worker.train.data.chat import default_template
+from worker.train.data.report import tell_about_rows
 from worker.train.data.rows import Rows, exact_facts, load_rows
+from worker.train.data.stop_tokens import stop_tokens
 from worker.train.failures import failure_of, user_error
 from worker.train.kernels.attention_choice import choose_attention
 from worker.train.kernels.choice import choose_kernels
@@ -39,8 +46,9 @@ from worker.train.optim.zero import check_available
 from worker.train.recorder import Recorder, peak_memory_bytes
 from worker.train.run import Run
 
-# The main process alone reads and hashes a checkpoint, which may be hundreds of gigabytes, while the others wait.
-PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
+# The main process alone tokenises a file, which may hold millions of conversations, and hashes a checkpoint, which may
+# be hundreds of gigabytes, while the others wait.
+PROCESS_GROUP_TIMEOUT = timedelta(hours=6)
 VERSIONED = (
     "accelerate", "bitsandbytes", "deepspeed", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
@@ -64,6 +72,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
             torch.distributed.destroy_process_group()
     if run.is_main:
         directory.write_result(_result(run, progress))
+    run.recorder.reached("result_written")
     return 0
 
 
@@ -84,23 +93,11 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     config = read_config(folder)
     shape = request.measured_shape or ModelShape.from_config(config)
     tokenizer = load_tokenizer(folder)
-
-    def load(path: str, param: str, *, limit: int = request.plan.max_sequence_length) -> Rows:
-        return load_rows(
-            Path(path),
-            tokenizer=tokenizer,
-            objective=request.plan.objective,
-            max_sequence_length=limit,
-            on_long_row=request.plan.on_long_row,
-            param=param,
-        )
-
+    cache = _row_cache(request, directory, recorder, processes=accelerator.num_processes)
+    load = _loader(request, tokenizer, cache, accelerator=accelerator)
     planned = request.plan.max_sequence_length
-    rows = load(
-        request.training_file,
-        "training_file",
-        limit=planned if request.cut_long_rows else max(planned, shape.context_length),
-    )
+    longest = planned if request.cut_long_rows else max(planned, shape.context_length)
+    rows = load(request.training_file, "training_file", longest)
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
@@ -110,15 +107,53 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         recorder=recorder,
         tokenizer=tokenizer,
         rows=rows,
-        validation_rows=load(request.validation_file, "validation_file") if request.validation_file else None,
+        validation_rows=load(request.validation_file, "validation_file", planned) if request.validation_file else None,
         device=accelerator.device,
         versions=_versions(),
         attention=choose_attention(request.plan, shape, device=accelerator.device, recorder=recorder),
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    _tell_about_data(run)
+    tell_about_rows(rows, recorder, max_sequence_length=planned)
+    recorder.reached("rows_ready")
     return run
+
+
+def _loader(
+    request: TrainRequest, tokenizer: PreTrainedTokenizerBase, cache: RowCache | None, *, accelerator: Accelerator
+) -> Callable[[str, str, int], Rows]:
+    """Loads a file's rows, given what errors call it and how many tokens a row may have."""
+    folder, template = Path(request.model_dir), tokenizer.chat_template
+    settings: dict[str, Any] = {
+        "objective": request.plan.objective,
+        "stop_tokens": stop_tokens(folder, tokenizer),
+        "today": request.spec.template_date,
+        "on_long_row": request.plan.on_long_row,
+        "on_dropped_content": request.spec.on_dropped_content,
+    }
+
+    def load(path: str, param: str, limit: int) -> Rows:
+        read = partial(load_rows, Path(path), tokenizer=tokenizer, max_sequence_length=limit, param=param, **settings)
+        if cache is None:
+            return read()
+        key = rows_key(Path(path), model_folder=folder, template=template, settings=settings)
+        everyone = accelerator.wait_for_everyone
+        rows = cached_rows(cache, key, limit=limit, load=read, is_main=accelerator.is_main_process, wait=everyone)
+        if rows.notes.default_template:  # as who renders them does: the result carries it
+            tokenizer.chat_template = default_template(tokenizer, settings["stop_tokens"])
+        return rows
+
+    return load
+
+
+def _row_cache(
+    request: TrainRequest, directory: RunDirectory, recorder: Recorder, *, processes: int
+) -> RowCache | None:
+    """None where nobody would read what is written: no folder was given, and no other process waits for it."""
+    if request.token_cache is None and processes == 1:
+        return None
+    shared = Path(request.token_cache) if request.token_cache else None
+    return RowCache(directory.tokens, shared=shared, recorder=recorder)
 
 
 def _method(run: Run) -> "_Method":
@@ -153,25 +188,6 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
         hint="The worker plans again with the exact lengths.",
         param="training_file",
     )
-
-
-def _tell_about_data(run: Run) -> None:
-    rows = run.rows
-    tokens, supervised = int(rows.lengths().sum()), int(rows.supervised_counts().sum())
-    run.recorder.event(
-        f"{len(rows)} rows, {tokens} tokens, {supervised} of them supervised.",
-        rows=len(rows),
-        tokens=tokens,
-        supervised_tokens=supervised,
-        longest_row_tokens=int(rows.lengths().max()),
-    )
-    if rows.truncated:
-        limit = run.plan.max_sequence_length
-        text = f"{rows.truncated} rows were longer than {limit} tokens and lost their end."
-        run.recorder.event(text, level="warn", rows_truncated=rows.truncated, max_sequence_length=limit)
-    if rows.unsupervised:
-        text = f"{rows.unsupervised} rows had nothing left to learn and were left out."
-        run.recorder.event(text, level="warn", rows_dropped=rows.unsupervised)
 
 
 def _result(run: Run, progress: Progress) -> TrainResult:

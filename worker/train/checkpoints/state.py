@@ -4,6 +4,7 @@ A folder holds trainable weights (fp32), optimizer state, random states and the 
 JSON, no pickle. How it is written: `worker.train.checkpoints.writer`.
 """
 
+import hashlib
 import json
 import random
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ class Progress:
     token_budget: int = 0
     activation_checkpointing: str = ""
     loss_scale: float = 0.0
+    good_steps_at_loss_scale: int = 0
     training_seconds: float = 0.0
     checkpoint_stall_seconds: float = 0.0  # that training stood still to copy its state, or waited for the writer
     first_valid_loss: float | None = None
@@ -110,14 +112,27 @@ def another_plan(folder: Path) -> JobFailure:
     )
 
 
-def load_progress(folder: Path, *, rank: int = 0) -> Progress:
-    """Restore the random states; returns the position. A process unknown to the checkpoint takes the first one's."""
+def draw_apart(*, seed: int, rank: int, step: int) -> None:
+    """Give a process random numbers of its own from `step` on, so that no two drop the same units; the first keeps its.
+
+    Call it after all that must be equal everywhere has been drawn.
+    """
+    if rank:
+        own = hashlib.sha256(f"{seed}:{rank}:{step}".encode()).digest()
+        torch.manual_seed(int.from_bytes(own[:7], "big"))
+
+
+def load_progress(folder: Path, *, seed: int, rank: int = 0) -> Progress:
+    """Restore the random states; returns the position. A process unknown to the checkpoint draws numbers of its own."""
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     internal, gauss = state["python_random"]
     random.setstate((3, tuple(internal), gauss))
     own = folder / _random_file(rank)
     _restore_random_tensors(load_file(own if own.is_file() else folder / RANDOM))
-    return Progress(**state["progress"])
+    progress = Progress(**state["progress"])
+    if not own.is_file():
+        draw_apart(seed=seed, rank=rank, step=progress.step)
+    return progress
 
 
 def resume_folder(run: Run) -> Path | None:

@@ -1,154 +1,226 @@
 """From chat messages to text with marked spans: which characters the assistant wrote and the model should learn.
 
-Works for any template without `{% generation %}` marks. What the assistant wrote in turn i is what the template adds
-when turn i joins the conversation, less the header that a prompt for a reply already ends with.
+Works for any template. Its own `{% generation %}` marks are taken where it has them; else turns are found by anchors
+(`worker.train.data.turns`). A turn always ends with a token that ends it, added where the template writes none.
 """
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.train.failures import user_error
+from worker.train.data.rendered import Renderer
+from worker.train.data.template import ChatTemplate, Message, Span
+from worker.train.data.turns import TurnFinder
 
-Message = dict[str, Any]
-Span = tuple[int, int]
+_RESULT = "<tool_response>"
+DEFAULT_DAY = date(2026, 1, 1)
 
-# For models that come without a template: ChatML, the most common layout.
-DEFAULT_CHAT_TEMPLATE = (
+_CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') + '<|im_end|>' + '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-STAND_IN = "\u2063stand-in for a turn\u2063"
+_PLAIN = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + (message['content'] or '') }}"
+    "{{ END if message['role'] == 'assistant' else '' }}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
 class MarkedText:
-    """Text and the character spans [start, end) that are supervised."""
+    """Text and the character spans [start, end) that are supervised.
+
+    prompt_end: where a prompt ends whose tokens must be those that it has alone, or 0; stop: a token to put behind the
+    text, supervised, because nothing in it ends the reply; left_out: fields of assistant messages, such as
+    `reasoning`, whose words the template does not print.
+    """
 
     text: str
     spans: tuple[Span, ...]
+    prompt_end: int = 0
+    stop: str | None = None
+    is_endless: bool = False  # the model has no token that could be `stop`
+    left_out: frozenset[str] = frozenset()
+
+
+class UnknownTurn(Exception):
+    """The template does not show where the turn of this message begins and ends."""
+
+    def __init__(self, message: int | None) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class ChatRenderer:
-    """Renders conversations with one tokenizer's template."""
+    """Renders conversations with one tokenizer's template.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self.uses_default_template = tokenizer.chat_template is None
-        if self.uses_default_template:
-            tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-        template = str(tokenizer.chat_template)
-        self._knows_tools = "tools" in template
-        self._knows_tool_calls = "tool_calls" in template
-        self._special_tokens = tuple(
-            sorted(
-                {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
-            )
-        )
+    `stop_tokens` end a reply of this model; without them only the tokenizer's own end-of-sequence token does.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, stop_tokens: Sequence[str] | None = None, today: date = DEFAULT_DAY
+    ) -> None:
+        self._tokenizer, self._today = tokenizer, today
+        own = [tokenizer.eos_token] if tokenizer.eos_token else []
+        self.stop_tokens = tuple(own if stop_tokens is None else stop_tokens)
+        self.default_template = None if tokenizer.chat_template else default_template(tokenizer, self.stop_tokens)
+        if self.default_template is not None:
+            tokenizer.chat_template = self.default_template
+        self._for_templates: dict[str, _TemplateTools] = {}
 
     def prompt(self, messages: list[Message], *, tools: list[Any] | None = None) -> str:
-        """The text after which the assistant's reply begins."""
-        prepared = self._prepare(messages, tools=tools)
-        return self._render(prepared, tools=tools, for_reply=True)
+        """The text after which the assistant's reply begins.
+
+        Raises:
+            TemplateRefusal: the template would not render it.
+        """
+        return self._template(tools).template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
+
+    def formed(self, messages: list[Message], *, tools: list[Any] | None = None) -> list[Message]:
+        """The messages as the template is given them."""
+        template = self._template(tools).template
+        return template.form(_prepare(messages, tools=tools, template=template).messages)
 
     def mark(self, messages: list[Message], *, tools: list[Any] | None = None) -> MarkedText:
         """The whole conversation; every assistant turn of weight 1 (the default) is marked, with its end-of-turn token.
 
         Raises:
-            JobFailure: `chat_template_unsupported` when a turn cannot be found in the rendered text.
+            TemplateRefusal: the template would not render it.
+            UnknownTurn: a turn cannot be found in the rendered text.
         """
-        prepared = self._prepare(messages, tools=tools)
-        text = self._render(prepared, tools=tools)
-        spans: list[Span] = []
-        added = len(prepared) - len(messages)  # a system message that lists the tools
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            start, end = self._turn(prepared, index + added, text=text, tools=tools)
-            if message.get("weight", 1) != 0 and end > start:
-                spans.append((start, end))
-        return MarkedText(text, tuple(spans))
+        parts = self._template(tools)
+        prepared = _prepare(messages, tools=tools, template=parts.template)
+        rendered = parts.renderer.render(parts.template.form(prepared.messages), tools=tools)
+        turns = []
+        for turn in parts.finder.turns(rendered):
+            if isinstance(turn, int):
+                raise UnknownTurn(prepared.origins[turn])
+            turns.append(turn)
+        taught = {
+            index
+            for index, origin in enumerate(prepared.origins)
+            if origin is not None and messages[origin]["role"] == "assistant" and messages[origin].get("weight", 1) != 0
+        }
+        left_out = frozenset(field for message, field in rendered.left_out() if message in taught)
+        spans = [(turn.start, turn.end) for turn in turns if turn.message in taught and turn.end > turn.start]
+        is_endless = bool(turns) and not turns[-1].is_closed and not rendered.text[turns[-1].end :].strip()
+        if not is_endless or turns[-1].message not in taught:
+            return MarkedText(rendered.text, tuple(spans), left_out=left_out)
+        stop = parts.finder.next_stop(rendered) or next(iter(self.stop_tokens), None)
+        text = rendered.text[: turns[-1].end]
+        return MarkedText(text, tuple(spans), stop=stop, is_endless=stop is None, left_out=left_out)
 
-    def _turn(self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None) -> Span:
-        for search in (self._turn_by_prefix, self._turn_by_stand_in):
-            span = search(messages, index, text=text, tools=tools)
-            if span is not None:
-                return span
-        raise user_error(
-            "chat_template_unsupported",
-            f"The model's chat template does not show where assistant message {index} begins and ends.",
-            hint="Use a template that renders each message after the ones before it, such as ChatML.",
-            param="model",
-        )
+    def _template(self, tools: list[Any] | None) -> "_TemplateTools":
+        """Some tokenizers have a template of its own for conversations with tools."""
+        source = str(self._tokenizer.get_chat_template(tools=tools or None))
+        if source not in self._for_templates:
+            tokens = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+            template = ChatTemplate(source, special_tokens=tokens, today=self._today)
+            known = [str(token) for token in self._tokenizer.added_tokens_decoder.values()]
+            special = [*known, *map(str, self._tokenizer.all_special_tokens)]
+            finder = TurnFinder(template, special_tokens=special, stop_tokens=self.stop_tokens)
+            self._for_templates[source] = _TemplateTools(template, Renderer(template), finder)
+        return self._for_templates[source]
 
-    def _turn_by_prefix(
-        self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None
-    ) -> Span | None:
-        try:
-            before = self._render(messages[:index], tools=tools, for_reply=True)
-            through = text
-            if index + 1 < len(messages):
-                through = self._render(messages[: index + 1], tools=tools)
-        except Exception:  # a template may refuse a conversation that is cut short; a stand-in still works
-            return None
-        if not through.startswith(before) or not text.startswith(through):
-            return None
-        return len(before), self._without_space_after_end_token(text, len(before), len(through))
 
-    def _turn_by_stand_in(
-        self, messages: list[Message], index: int, *, text: str, tools: list[Any] | None
-    ) -> Span | None:
-        """For templates that rewrite earlier turns: put a stand-in in the turn's place and see what stays around it."""
-        changed = [*messages[:index], {**messages[index], "content": STAND_IN}, *messages[index + 1 :]]
-        before, found, after = self._render(changed, tools=tools).partition(STAND_IN)
-        if not found or not text.startswith(before) or not text.endswith(after) or len(before + after) > len(text):
-            return None
-        closing = next((token for token in self._special_tokens if after.lstrip().startswith(token)), "")
-        end = len(text) - len(after)
-        return len(before), len(text) - len(after.lstrip()) + len(closing) if closing else end
+@dataclass(frozen=True)
+class _TemplateTools:
+    template: ChatTemplate
+    renderer: Renderer
+    finder: TurnFinder
 
-    def _without_space_after_end_token(self, text: str, start: int, end: int) -> int:
-        """Many templates put a line break after the end-of-turn token; the model never has to write it."""
-        trimmed = start + len(text[start:end].rstrip())
-        return trimmed if text[start:trimmed].endswith(self._special_tokens) else end
 
-    def _render(self, messages: list[Message], *, tools: list[Any] | None, for_reply: bool = False) -> str:
-        rendered = self._tokenizer.apply_chat_template(
-            messages,
-            tools=tools if self._knows_tools else None,
-            add_generation_prompt=for_reply,
-            tokenize=False,
-        )
-        return str(rendered)
+def default_template(tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]) -> str:
+    """For models that come without one: ChatML if its tokens are known, else names and the model's own end token."""
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    if {"<|im_start|>", "<|im_end|>"} <= known:
+        return _CHATML
+    return _PLAIN.replace("END", json.dumps(next(iter(stop_tokens), "")))
 
-    def _prepare(self, messages: list[Message], *, tools: list[Any] | None) -> list[Message]:
-        prepared = [self._prepare_message(message) for message in messages]
-        if tools and not self._knows_tools:
-            listing = "You may call these functions:\n" + "\n".join(json.dumps(tool) for tool in tools)
-            if prepared and prepared[0]["role"] == "system":
-                prepared[0]["content"] = f"{prepared[0]['content']}\n\n{listing}"
-            else:
-                prepared.insert(0, {"role": "system", "content": listing})
-        return prepared
 
-    def _prepare_message(self, message: Message) -> Message:
-        prepared = {key: value for key, value in message.items() if key != "weight"}
-        prepared["content"] = _as_text(message.get("content"))
-        calls = [_with_parsed_arguments(call) for call in message.get("tool_calls") or ()]
-        if calls and self._knows_tool_calls:
-            prepared["tool_calls"] = calls
-        elif calls:
-            prepared.pop("tool_calls", None)
-            lines = [f"<tool_call>\n{json.dumps(call['function'])}\n</tool_call>" for call in calls]
-            prepared["content"] = "\n".join([prepared["content"], *lines]).strip()
-        return prepared
+class _Prepared(NamedTuple):
+    """Messages that the template prints, and which message of the row each of them is; None for one that was added."""
+
+    messages: list[Message]
+    origins: list[int | None]
+
+
+def _prepare(messages: list[Message], *, tools: list[Any] | None, template: ChatTemplate) -> _Prepared:
+    """Content as one text. What the template would not print of tools becomes text: the list, calls and results."""
+    prepared = _Prepared([], [])
+    for origin, message in enumerate(messages):
+        ready = _prepare_message(message, prints_calls=template.prints_calls)
+        if ready["role"] == "tool" and not template.prints_tool_results:
+            _add_result(prepared, origin, ready["content"])
+        elif ready["role"] == "user" and _is_result(prepared):
+            _add_to_user(prepared, origin, ready["content"])
+        else:
+            prepared.messages.append(ready)
+            prepared.origins.append(origin)
+    if tools and not template.takes_tools:
+        _add_listing(prepared, tools, prints_system=template.prints_system)
+    return prepared
+
+
+def _add_result(prepared: _Prepared, origin: int, content: str) -> None:
+    """As a message of the user's, one with others beside it: templates without tools often want turns to alternate."""
+    _add_to_user(prepared, origin, f"{_RESULT}\n{content}\n</tool_response>")
+
+
+def _is_result(prepared: _Prepared) -> bool:
+    """Whether the last message is a tool's result that became the user's."""
+    last = prepared.messages[-1] if prepared.messages else {}
+    return last.get("role") == "user" and last["content"].startswith(_RESULT)
+
+
+def _add_to_user(prepared: _Prepared, origin: int, content: str) -> None:
+    before = prepared.messages[-1] if prepared.messages else {}
+    if before.get("role") == "user":
+        before["content"] += f"\n{content}"
+        return
+    prepared.messages.append({"role": "user", "content": content})
+    prepared.origins.append(origin)
+
+
+def _add_listing(prepared: _Prepared, tools: list[Any], *, prints_system: bool) -> None:
+    """To the system message if there can be one, else before the first words of the user."""
+    listing = "You may call these functions:\n" + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    first = prepared.messages[0]
+    if first["role"] in ("system", "developer"):
+        first["content"] = f"{first['content']}\n\n{listing}"
+    elif first["role"] == "user" and not prints_system:
+        first["content"] = f"{listing}\n\n{first['content']}"
+    else:
+        prepared.messages.insert(0, {"role": "system", "content": listing})
+        prepared.origins.insert(0, None)
+
+
+def _prepare_message(message: Message, *, prints_calls: bool) -> Message:
+    prepared = {key: value for key, value in message.items() if key != "weight" and value is not None}
+    prepared["content"] = _as_text(message.get("content"))
+    calls = prepared.pop("tool_calls", None)
+    if calls and prints_calls:
+        prepared["tool_calls"] = calls
+    elif calls:
+        lines = [f"<tool_call>\n{json.dumps(_call_as_data(call), ensure_ascii=False)}\n</tool_call>" for call in calls]
+        prepared["content"] = "\n".join([prepared["content"], *lines]).strip()
+    return prepared
+
+
+def _call_as_data(call: dict[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    with contextlib.suppress(TypeError, ValueError):  # an object already, or a text that is no JSON
+        function["arguments"] = json.loads(function.get("arguments") or "{}")
+    return function
 
 
 def _as_text(content: Any) -> str:
@@ -156,12 +228,3 @@ def _as_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content)
     return str(content) if content is not None else ""
-
-
-def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """The API carries arguments as a JSON string; templates print them from an object."""
-    function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
-        with contextlib.suppress(ValueError):
-            function["arguments"] = json.loads(function["arguments"])
-    return {**call, "function": function}

@@ -5,10 +5,9 @@ Segments stand behind one another without padding. Positions restart in each, at
 in the whole global batch: the split changes no gradient.
 """
 
-import random
-from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import torch
@@ -46,51 +45,34 @@ class PackedBatch:
         return self.labels.shape[0]
 
 
-def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of all rows in one epoch (the first is 0), from seed and epoch alone: a resumed run finds it again."""
-    order = list(range(rows))
-    random.Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
-    return order
-
-
-def steps_per_epoch(rows: int, *, rows_per_step: int) -> int:
-    """Optimizer steps that see every row once; the last may see fewer rows."""
-    return -(-rows // rows_per_step)
-
-
-def rows_of_step(step: int, *, rows: int, rows_per_step: int, seed: int) -> list[int]:
-    """Rows of optimizer step `step` (the first is 1)."""
-    epoch, index = divmod(step - 1, steps_per_epoch(rows, rows_per_step=rows_per_step))
-    return epoch_order(rows, seed=seed, epoch=epoch)[index * rows_per_step : (index + 1) * rows_per_step]
-
-
 def plan_micro_steps(chosen: Sequence[int], lengths: np.ndarray, *, token_budget: int) -> list[list[int]]:
-    """Best-fit decreasing: each row goes where it leaves the least room; one beyond the budget stands alone."""
-    bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens left, bin), sorted
-    for row in sorted(chosen, key=lambda row: (-int(lengths[row]), row)):
-        needed = int(lengths[row])
-        fit = next((place for place, (left, _) in enumerate(room) if left >= needed), None)
-        if fit is None:
-            bins.append([row])
-            insort(room, (token_budget - needed, len(bins) - 1))
+    """Best-fit decreasing: each row goes where it leaves the least room; one beyond the budget stands alone.
+
+    Time grows with the number of rows alone: which room is the smallest that suffices is read off one long integer.
+    """
+    rows = np.asarray(chosen, dtype=np.int64)
+    rows = rows[np.lexsort((rows, -lengths[rows]))]
+    needs = lengths[rows].tolist()
+    shortest = needs[-1] if needs else 0
+    micro_steps: list[list[int]] = []
+    roomy: dict[int, list[int]] = {}  # heaps of micro-steps by the tokens that each has room for
+    rooms = 0  # bit n is set while a micro-step has room for exactly n tokens
+    for row, needed in zip(rows.tolist(), needs, strict=True):
+        sufficient = rooms >> needed
+        if sufficient:
+            room = needed + (sufficient & -sufficient).bit_length() - 1
+            index = heappop(roomy[room])
+            if not roomy[room]:
+                rooms ^= 1 << room
         else:
-            left, index = room.pop(fit)
-            bins[index].append(row)
-            insort(room, (left - needed, index))
-    return bins
-
-
-def share_among(micro_steps: list[list[int]], lengths: np.ndarray, *, processes: int) -> list[list[list[int]]]:
-    """Each process's micro-steps, the heaviest first to whoever has least to do."""
-    shares: list[list[list[int]]] = [[] for _ in range(processes)]
-    loads = [0] * processes
-    weight = [sum(int(lengths[row]) for row in rows) for rows in micro_steps]
-    for index in sorted(range(len(micro_steps)), key=lambda index: (-weight[index], index)):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(micro_steps[index])
-        loads[lightest] += weight[index]
-    return shares
+            room, index = token_budget, len(micro_steps)
+            micro_steps.append([])
+        micro_steps[index].append(row)
+        left = room - needed
+        if left >= shortest:
+            heappush(roomy.setdefault(left, []), index)
+            rooms |= 1 << left
+    return micro_steps
 
 
 def pack(chosen: Sequence[int], rows: Rows, *, device: torch.device) -> PackedBatch:

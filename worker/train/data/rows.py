@@ -1,28 +1,56 @@
-"""Training rows: from JSON lines to token ids with a mark on every token the model should learn to write.
-
-Four kinds of row, told apart by their keys: chat (`messages`), `prompt` and `completion`, plain `text`, and
-preference pairs (`input`, `preferred_output`, `non_preferred_output`, or `prompt`, `chosen`, `rejected`), which become
-two sequences each.
-"""
+"""Training rows: from JSON lines to token ids with a mark on every token the model should learn to write."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tuning.job import DatasetFacts, OnLongRow
+from tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
 from tuning.lengths import BUCKETS, bucket_of
-from worker.train.data.chat import ChatRenderer, MarkedText
+from worker.train.data.chat import DEFAULT_DAY, MarkedText
+from worker.train.data.row_texts import RowRenderer, UnusableRow
+from worker.train.data.tokenize import TokenizedText, tokenize
 from worker.train.failures import user_error
 
-# Pieces of one sequence are tokenised apart: a prompt must get the tokens it will have when the model is used.
-Sequence = tuple[MarkedText, ...]
 SHOWN_LINES = 5
 TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call
+
+
+class LeftOut(NamedTuple):
+    """How many rows hold words of an assistant's that the chat template does not print, and the line of the first."""
+
+    rows: int
+    first_line: int
+
+
+@dataclass
+class RowNotes:
+    """What became of rows on the way: counts for the person who answers for the data.
+
+    left_out: by field (`content`, `reasoning`, `call`); stops_added: rows that got a token that ends the reply, because
+    template or text ends none; endless: rows that should have got one, had the model any; default_template: the
+    model came without a chat template.
+    """
+
+    truncated: int = 0
+    unsupervised: int = 0
+    stops_added: int = 0
+    endless: int = 0
+    default_template: bool = False
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def note(self, line: int, texts: Sequence[MarkedText]) -> None:
+        """Count one row's texts."""
+        self.stops_added += any(text.stop is not None for text in texts)
+        self.endless += any(text.is_endless for text in texts)
+        for name in sorted({name for text in texts for name in text.left_out}):
+            before = self.left_out.get(name, LeftOut(0, line))
+            self.left_out[name] = before._replace(rows=before.rows + 1)
 
 
 @dataclass(frozen=True)
@@ -38,8 +66,7 @@ class Rows:
     offsets: np.ndarray
     line_numbers: np.ndarray
     sequences_per_row: int = 1
-    truncated: int = 0
-    unsupervised: int = 0
+    notes: RowNotes = field(default_factory=RowNotes)
     reference: np.ndarray | None = None  # fp32 [rows, 2]: log-probabilities of a pair under the model as it started
 
     def __len__(self) -> int:
@@ -56,11 +83,15 @@ class Rows:
         """Tokens of each row, all of its sequences together: int64 [rows]."""
         return np.diff(self.offsets).reshape(-1, self.sequences_per_row).sum(axis=1)
 
+    def squared_lengths(self) -> np.ndarray:
+        """The squares of the tokens of each row's sequences, added up: int64 [rows]."""
+        return (np.diff(self.offsets) ** 2).reshape(-1, self.sequences_per_row).sum(axis=1)
+
     def supervised_counts(self) -> np.ndarray:
         """Tokens of each row that carry loss: int64 [rows]. A sequence's first has nothing to be predicted from."""
-        marks = self.supervised.astype(np.int64)
-        marks[self.offsets[:-1]] = 0
-        return np.add.reduceat(marks, self.offsets[:-1]).reshape(-1, self.sequences_per_row).sum(axis=1)
+        first = self.offsets[:-1]
+        counts = np.add.reduceat(self.supervised, first, dtype=np.int64) - self.supervised[first]
+        return counts.reshape(-1, self.sequences_per_row).sum(axis=1)
 
 
 def load_rows(
@@ -69,34 +100,31 @@ def load_rows(
     tokenizer: PreTrainedTokenizerBase,
     objective: str,
     max_sequence_length: int,
+    stop_tokens: Sequence[str] | None = None,
+    today: date = DEFAULT_DAY,
     on_long_row: OnLongRow = "truncate",
+    on_dropped_content: OnDroppedContent = "warn",
     param: str = "training_file",
 ) -> Rows:
     """Read, render and tokenise a file; rows left with nothing to learn are dropped. `param` names it in errors.
 
-    A row too long loses its end, or is refused.
+    A row too long loses its end, or is refused. `stop_tokens` end a reply of the model (not given: the tokenizer's own
+    does); `today` is the day that a template prints.
 
     Raises:
-        JobFailure: `invalid_training_file`, `row_too_long`, `no_supervised_tokens` or `chat_template_unsupported`.
+        JobFailure: `invalid_training_file`, `row_too_long`, `content_left_out`, `no_supervised_tokens`,
+            `chat_template_error`, `chat_template_unsupported` or `broken_chat_template`.
     """
-    renderer = ChatRenderer(tokenizer)
-    builder = _Builder(sequences_per_row=2 if objective == "dpo" else 1, max_sequence_length=max_sequence_length)
-    numbers: list[int] = []
-    texts: list[Sequence] = []
-    for number, row in _read(path, param):
-        numbers.append(number)
-        try:
-            texts.extend(_marked_texts(row, renderer=renderer, tokenizer=tokenizer, objective=objective))
-        except _Unusable as problem:
-            raise _bad_row(number, str(problem), param=param, hint=problem.hint) from problem
-        if len(numbers) == TOKENIZE_AT_ONCE:
-            builder.add(numbers, _tokenize(texts, tokenizer))
-            numbers, texts = [], []
-    if numbers:
-        builder.add(numbers, _tokenize(texts, tokenizer))
+    renderer = RowRenderer(tokenizer, objective=objective, stop_tokens=stop_tokens, today=today)
+    builder = _Builder(sequences_per_row=renderer.texts_per_row, max_sequence_length=max_sequence_length)
+    builder.notes.default_template = renderer.chat.default_template is not None
+    for lines, texts in _batches(path, renderer, builder.notes, param=param):
+        builder.add(lines, tokenize(texts, tokenizer))
     if builder.too_long and on_long_row == "refuse":
         raise _too_long(builder.too_long, limit=max_sequence_length, param=param)
     rows = builder.rows()
+    if rows.notes.left_out and on_dropped_content == "refuse":
+        raise _content_left_out(rows.notes, rows=len(rows), param=param)
     if not len(rows):
         raise user_error(
             "no_supervised_tokens",
@@ -123,112 +151,44 @@ def exact_facts(rows: Rows, *, planned: DatasetFacts) -> DatasetFacts:
     )
 
 
-def _read(path: Path, param: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def describe_left_out(notes: RowNotes, *, rows: int) -> str:
+    """A sentence about what the chat template does not print of the assistant's turns."""
+    parts = [
+        f"{name} in {count.rows:,} of {rows:,} rows ({count.rows / max(1, rows):.0%}, first in line {count.first_line})"
+        for name, count in notes.left_out.items()
+    ]
+    return f"The model's chat template leaves out words of the assistant: {'; '.join(parts)}."
+
+
+def _batches(
+    path: Path, renderer: RowRenderer, notes: RowNotes, *, param: str
+) -> Iterator[tuple[list[int], list[MarkedText]]]:
+    """Line numbers and texts of many rows at a time."""
+    lines: list[int] = []
+    texts: list[MarkedText] = []
+    for line, row in _read(path, param):
+        try:
+            made = renderer.texts(row)
+        except UnusableRow as problem:
+            raise _bad_row(line, problem, param=param) from problem
+        notes.note(line, made)
+        lines.append(line)
+        texts.extend(made)
+        if len(lines) == TOKENIZE_AT_ONCE:
+            yield lines, texts
+            lines, texts = [], []
+    if lines:
+        yield lines, texts
+
+
+def _read(path: Path, param: str) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
                     yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except ValueError as error:
-                    raise _bad_row(number, "is not a JSON object in UTF-8", param=param) from error
-
-
-class _Unusable(Exception):
-    """Why a row cannot be trained on, and what to do where that is more than correcting the line."""
-
-    def __init__(self, problem: str, *, hint: str | None = None) -> None:
-        super().__init__(problem)
-        self.hint = hint
-
-
-def _marked_texts(
-    row: dict[str, Any],
-    *,
-    renderer: ChatRenderer,
-    tokenizer: PreTrainedTokenizerBase,
-    objective: str,
-) -> list[Sequence]:
-    if not isinstance(row, dict):
-        raise _Unusable("is not a JSON object")
-    is_pair = "preferred_output" in row or "chosen" in row
-    if is_pair != (objective == "dpo"):
-        kind, fitting = ("a preference pair", "dpo") if is_pair else ("not a preference pair", "supervised")
-        raise _Unusable(
-            f"is {kind}, which method {objective!r} cannot train on",
-            hint=f'Create the job with method {{"type": "{fitting}"}}, or give it a file of other rows.',
-        )
-    end, begin = str(tokenizer.eos_token or ""), _beginning(tokenizer)
-    try:
-        if "chosen" in row:
-            return _chosen_and_rejected(row, renderer, begin=begin, end=end)
-        if is_pair:
-            return _pair(row, renderer)
-        if "messages" in row:
-            return [(renderer.mark(row["messages"], tools=row.get("tools")),)]
-        if "prompt" in row:
-            return [(MarkedText(begin + str(row["prompt"]), ()), _taught(str(row["completion"]) + end))]
-        return [(_taught(begin + str(row["text"]) + end),)]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _Unusable(f"lacks or misuses {error}") from error
-
-
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that this tokenizer puts before plain text, if it does."""
-    first = tokenizer("x").input_ids[:1]
-    return str(tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
-
-
-def _taught(text: str) -> MarkedText:
-    return MarkedText(text, ((0, len(text)),))
-
-
-def _pair(row: dict[str, Any], renderer: ChatRenderer) -> list[Sequence]:
-    """The preferred conversation, then the other. Only the outputs are supervised, not assistant turns of the input."""
-    context = [{**message, "weight": 0} for message in row["input"]["messages"]]
-    tools = row["input"].get("tools")
-    return [(renderer.mark(context + row[key], tools=tools),) for key in ("preferred_output", "non_preferred_output")]
-
-
-def _chosen_and_rejected(row: dict[str, Any], renderer: ChatRenderer, *, begin: str, end: str) -> list[Sequence]:
-    """The same from `prompt`, `chosen` and `rejected`: plain text if all are, else turns of a conversation."""
-    answers = [row["chosen"], row["rejected"]]
-    if all(isinstance(part, str) for part in (row["prompt"], *answers)):
-        return [(MarkedText(begin + row["prompt"], ()), _taught(answer + end)) for answer in answers]
-    context = [{**message, "weight": 0} for message in _turns(row["prompt"], "user")]
-    return [(renderer.mark(context + _turns(answer, "assistant")),) for answer in answers]
-
-
-def _turns(value: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else value
-
-
-def _tokenize(sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token ids, int32, and for each whether it is supervised, bool, of each sequence."""
-    pieces = [piece for sequence in sequences for piece in sequence]
-    encoded = tokenizer(
-        [piece.text for piece in pieces],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    tokenized = iter(
-        (np.asarray(ids, dtype=np.int32), _marks(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), piece.spans))
-        for ids, offsets, piece in zip(encoded["input_ids"], encoded["offset_mapping"], pieces, strict=True)
-    )
-    joined = []
-    for sequence in sequences:
-        ids, marks = zip(*(next(tokenized) for _ in sequence), strict=True)
-        joined.append((np.concatenate(ids), np.concatenate(marks)))
-    return joined
-
-
-def _marks(offsets: np.ndarray, spans: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Whether each token overlaps a span. A token that straddles a span's start (a merged header) counts as written."""
-    marks = np.zeros(len(offsets), dtype=bool)
-    for start, end in spans:
-        marks |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
-    return marks
+                except (ValueError, RecursionError) as error:
+                    raise _bad_row(number, UnusableRow("is not a JSON object in UTF-8"), param=param) from error
 
 
 class _Builder:
@@ -237,40 +197,37 @@ class _Builder:
     def __init__(self, *, sequences_per_row: int, max_sequence_length: int) -> None:
         self._sequences_per_row = sequences_per_row
         self._limit = max_sequence_length
-        self._tokens: list[np.ndarray] = []
-        self._marks: list[np.ndarray] = []
+        self._sequences: list[TokenizedText] = []
         self._line_numbers: list[int] = []
-        self._unsupervised = 0
+        self.notes = RowNotes()
         self.too_long: list[tuple[int, int]] = []  # line number and tokens
 
-    def add(self, line_numbers: list[int], sequences: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def add(self, line_numbers: list[int], sequences: list[TokenizedText]) -> None:
         """Keep the rows that still have a supervised token in each of their sequences after truncation."""
         per_row = self._sequences_per_row
         for index, number in enumerate(line_numbers):
             row = sequences[index * per_row : (index + 1) * per_row]
-            longest = max(len(tokens) for tokens, _ in row)
+            longest = max(len(sequence.ids) for sequence in row)
             if longest > self._limit:
                 self.too_long.append((number, longest))
-            cut = [(tokens[: self._limit], marks[: self._limit]) for tokens, marks in row]
+            cut = [TokenizedText(ids[: self._limit], marks[: self._limit]) for ids, marks in row]
             if not all(marks[1:].any() for _, marks in cut):
-                self._unsupervised += 1
+                self.notes.unsupervised += 1
                 continue
             self._line_numbers.append(number)
-            for tokens, marks in cut:
-                self._tokens.append(tokens)
-                self._marks.append(marks)
+            self._sequences.extend(cut)
 
     def rows(self) -> Rows:
         """Everything that was added."""
-        lengths = [len(tokens) for tokens in self._tokens]
+        lengths = [len(sequence.ids) for sequence in self._sequences]
+        self.notes.truncated = len(self.too_long)
         return Rows(
-            tokens=np.concatenate([np.zeros(0, np.int32), *self._tokens]),
-            supervised=np.concatenate([np.zeros(0, bool), *self._marks]),
+            tokens=np.concatenate([np.zeros(0, np.int32), *(sequence.ids for sequence in self._sequences)]),
+            supervised=np.concatenate([np.zeros(0, bool), *(sequence.marks for sequence in self._sequences)]),
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
             line_numbers=np.asarray(self._line_numbers, dtype=np.int64),
             sequences_per_row=self._sequences_per_row,
-            truncated=len(self.too_long),
-            unsupervised=self._unsupervised,
+            notes=self.notes,
         )
 
 
@@ -286,10 +243,17 @@ def _too_long(rows: list[tuple[int, int]], *, limit: int, param: str) -> Excepti
     )
 
 
-def _bad_row(number: int, problem: str, *, param: str, hint: str | None = None) -> Exception:
+def _content_left_out(notes: RowNotes, *, rows: int, param: str) -> Exception:
     return user_error(
-        "invalid_training_file",
-        f"Line {number} of the {param.replace('_', ' ')} {problem}.",
-        hint=hint or "Correct the line and upload the file again.",
+        "content_left_out",
+        describe_left_out(notes, rows=rows),
+        hint="Put it where the template prints it, choose a model whose template does, or train without it with "
+        "on_dropped_content 'warn'.",
         param=param,
+    )
+
+
+def _bad_row(line: int, problem: UnusableRow, *, param: str) -> Exception:
+    return user_error(
+        problem.code, f"Line {line} of the {param.replace('_', ' ')} {problem}.", hint=problem.hint, param=param
     )

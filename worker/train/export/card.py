@@ -44,7 +44,7 @@ def _data(run: Run, progress: Progress) -> dict[str, object]:
     return {
         "rows": len(run.rows),
         "rows held out for validation": held_out,
-        "rows truncated": run.rows.truncated,
+        "rows truncated": run.rows.notes.truncated,
         "tokens trained on, all epochs": progress.trained_tokens,
         "of them supervised": progress.supervised_tokens,
     }

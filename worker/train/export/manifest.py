@@ -2,16 +2,18 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 import tuning
 import worker.train
-from worker.rundir import MANIFEST, sha256_of
+from worker.rundir import MANIFEST, Seal, sealed_sha256, sha256_of
 from worker.train.checkpoints.state import Progress
 from worker.train.run import Run
 
@@ -30,9 +32,9 @@ def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, An
             "processes": run.processes,
         },
         "seed": request.plan.seed,
-        "data": {name: sha256_of(Path(path)) for name, path in data.items() if path},
-        "base_model": hashes(run.model_folder),
-        "continued_from": hashes(run.adapter_folder) if run.adapter_folder else None,
+        "data": {name: sealed_sha256(Path(path), request.seals) for name, path in data.items() if path},
+        "base_model": hashes(run.model_folder, seals=request.seals),
+        "continued_from": hashes(run.adapter_folder, seals=request.seals) if run.adapter_folder else None,
         "code": {"tunesmith": _own_version(), "source_sha256": source_sha256()},
         "versions": run.versions,
         "hardware": hardware(run.device),
@@ -42,10 +44,10 @@ def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, An
     }
 
 
-def hashes(folder: Path, *, deep: bool = False) -> dict[str, str]:
-    """SHA-256 of the files directly in a folder, or of all below it, by relative name."""
+def hashes(folder: Path, *, deep: bool = False, seals: Mapping[str, Seal] = MappingProxyType({})) -> dict[str, str]:
+    """SHA-256 of the files directly in a folder, or of all below it, by relative name; of sealed ones as sealed."""
     files = sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    return {path.relative_to(folder).as_posix(): sealed_sha256(path, seals) for path in files}
 
 
 def source_sha256() -> str:

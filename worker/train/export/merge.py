@@ -16,7 +16,8 @@ from tuning.errors import Category, Failure, JobFailure
 from worker.train.data.packing import pack, plan_micro_steps
 from worker.train.data.rows import Rows
 from worker.train.kernels.loss import token_log_probabilities
-from worker.train.models.model import Learner, load_model
+from worker.train.models.dropouts import restore_dropout
+from worker.train.models.model import Learner, load_config, load_model
 from worker.train.run import Run
 
 MERGED = "merged"
@@ -40,15 +41,16 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     trained.model = torch.nn.Identity()
     gc.collect()
     adapted = PeftModel.from_pretrained(_base(run), run.directory.output, local_files_only=True)
-    wanted = _log_probabilities(Learner(adapted.eval(), attention=run.attention), run, rows)
+    wanted = _log_probabilities(adapted, trained, run, rows)
     merged: PreTrainedModel = adapted.merge_and_unload()
     merged.config.use_cache = True
+    restore_dropout(merged.config, load_config(run.model_folder))
     merged.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
     del adapted, merged
     gc.collect()
     plain = load_model(folder, plan=run.plan.model_copy(update={"quantization": None}), device=run.device)
-    got = _log_probabilities(Learner(plain.eval(), attention=run.attention), run, rows)
+    got = _log_probabilities(plain, trained, run, rows)
     return _compare(run, wanted, got, folder)
 
 
@@ -59,7 +61,9 @@ def _base(run: Run) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def _log_probabilities(learner: Learner, run: Run, rows: Rows) -> torch.Tensor:
+def _log_probabilities(model: torch.nn.Module, trained: Learner, run: Run, rows: Rows) -> torch.Tensor:
+    learner = Learner(model.eval(), attention=run.attention)
+    learner.attend_as(trained)
     chosen = range(min(len(rows), ROWS_COMPARED))
     parts = []
     for group in plan_micro_steps(chosen, rows.lengths(), token_budget=run.plan.tokens_per_micro_step):

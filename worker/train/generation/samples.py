@@ -5,19 +5,17 @@ Each evaluation leaves one event with `data` {"step", "samples": [{"line", "prom
 answer was still going on when its tokens or its time ran out.
 """
 
-import contextlib
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from worker.train.data.rows import Rows
 from worker.train.generation.generator import Speaker
-from worker.train.kernels import attention
 from worker.train.models.model import Learner
+from worker.train.models.own_attention import attending, attention_for_generation
 from worker.train.run import Run
 
 SAMPLES = 3
@@ -71,7 +69,8 @@ class Samples:
         was_training = learner.training
         learner.eval()
         try:
-            with _plain_attention(learner.causal_model) as model:
+            model = learner.causal_model
+            with attending(model, attention_for_generation(model), afterwards=learner.attention_name):
                 return Speaker(model, self._run.tokenizer).go_on(
                     [prompt.ids for prompt in self._prompts],
                     max_new_tokens=min(LONGEST_ANSWER_TOKENS, longest + longest // 2 + 8),
@@ -131,13 +130,3 @@ def _message(samples: list[dict[str, Any]], *, step: int) -> str:
 
 def _cut(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[:characters]}..."
-
-
-@contextlib.contextmanager
-def _plain_attention(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The model with the attention that its library generates with, and packed again afterwards."""
-    model.set_attn_implementation("sdpa")
-    try:
-        yield model
-    finally:
-        model.set_attn_implementation(attention.PACKED)

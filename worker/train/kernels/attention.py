@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from worker.train.failures import user_error
@@ -70,8 +71,14 @@ def segment_attention(
     """Causal attention within each segment, over tokens in their packed order, through the segments' kernel.
 
     Args:
-        query: [tokens, heads, head size]; key, value: [tokens, key-value heads, head size].
+        query: [tokens, heads, head size]; key, value: [tokens, key-value heads, head size]. Values may be of another
+            size, as in latent attention (DeepSeek): kernels want one size, so zeros fill the smaller one.
     """
     if scores.window is not None and segments.longest <= scores.window:
         scores = replace(scores, window=None)
+    missing = query.shape[-1] - value.shape[-1]
+    if missing:
+        query, key = (pad(states, (0, max(0, -missing))) for states in (query, key))
+        attended = segment_attention(query, key, pad(value, (0, max(0, missing))), segments=segments, scores=scores)
+        return attended[..., : attended.shape[-1] - max(0, missing)]
     return KERNELS[segments.attention](query, key, value, segments=segments, scores=scores)

@@ -37,6 +37,12 @@ def summed_cross_entropy(hidden: torch.Tensor, labels: torch.Tensor, head: Head)
     return LossSums(loss, correct)
 
 
+def logits_of(hidden: torch.Tensor, head: Head) -> torch.Tensor:
+    """All logits [tokens, vocabulary] of `hidden` [tokens, hidden size]."""
+    logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
+    return head.softcap * torch.tanh(logits / head.softcap) if head.softcap else logits
+
+
 def token_log_probabilities(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
     """Log-probability of each label, fp32 [targets], with gradient; logits are rebuilt in the backward pass."""
     size = _chunk_tokens(hidden, head.weight)
@@ -54,9 +60,7 @@ def _log_probabilities(
     bias: torch.Tensor | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits_of(hidden, Head(weight, bias, softcap))
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(1, labels[:, None]).squeeze(1)
 
 

@@ -35,11 +35,13 @@ class Scores:
 class Segments:
     """Bounds of the segments of one packed batch, and the kernel that attends within them.
 
-    lengths: tokens of each segment; cumulative: int32 [segments + 1] on the device; longest: tokens.
+    lengths: tokens of each segment; cumulative: int32 [segments + 1] on the device; numbers: int32 [tokens], which
+    segment a token is of; longest: tokens.
     """
 
     lengths: tuple[int, ...]
     cumulative: torch.Tensor
+    numbers: torch.Tensor
     longest: int
     attention: Attention
     _masks: dict[int | None, "BlockMask"] = field(default_factory=dict, repr=False, compare=False)
@@ -48,8 +50,16 @@ class Segments:
     def of(cls, lengths: Sequence[int], *, device: torch.device) -> "Segments":
         """From the segments' lengths in their order, for a kernel that runs on any device of this kind."""
         bounds = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
+        counts = torch.tensor(lengths)
+        numbers = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(counts)
         attention: Attention = "blocked" if device.type == "cpu" else "sdpa"
-        return cls(lengths=tuple(lengths), cumulative=bounds, longest=max(lengths), attention=attention)
+        return cls(
+            lengths=tuple(lengths),
+            cumulative=bounds,
+            numbers=to_device(numbers, device),
+            longest=max(lengths),
+            attention=attention,
+        )
 
     def through(self, attention: Attention) -> "Segments":
         """The same segments for another kernel."""

@@ -4,8 +4,9 @@ A job that does not fit learns it in its first seconds and not at step 900, and 
 so before the wait begins. Weights, optimizer and random numbers are as before when it ends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ import torch
 from tuning.measured import visible_peak_bytes
 from tuning.messages import CanaryReport
 from tuning.plan import Plan
+from tuning.rehearsal import judge
 from tuning.units import duration, gib
 from worker.rundir import write_atomically
 from worker.train.checkpoints import state as checkpoints
 from worker.train.checkpoints.state import Progress
-from worker.train.data.packing import epoch_order, plan_micro_steps
+from worker.train.data.order import epoch_order
+from worker.train.data.sharing import Sharing
 from worker.train.loop.gradients import GradientSource
 from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.optim.optimizer import MasterOptimizer
@@ -25,7 +28,8 @@ from worker.train.optim.zero import ShardedOptimizer
 from worker.train.recorder import peak_memory_bytes
 from worker.train.run import Run
 
-STEPS_LAID_OUT = 16  # of an epoch, those with most tokens: laying out every step of a large file takes minutes
+# Laying out every step of a large file takes minutes: of an epoch those with most tokens, and so many in all.
+STEPS_OF_EPOCH, STEPS_SEARCHED = 64, 512
 FULL_ENOUGH = 0.98  # of the token budget: no later epoch can do better
 # The first pass on a GPU chooses kernels and grows the allocator's pools; on a CPU a pass costs seconds.
 PASSES = {"cuda": 2, "cpu": 1}
@@ -39,6 +43,7 @@ class Stage:
     """What a canary needs of the run that it precedes."""
 
     run: Run
+    sharing: Sharing
     gradients: GradientSource
     ladder: MemoryLadder
     masters: MasterOptimizer | ShardedOptimizer
@@ -49,6 +54,20 @@ class Stage:
 def settings_of(plan: Plan) -> str:
     """The launch settings that a canary tries; one that was done with others says nothing about these."""
     return f"{plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
+
+
+def is_spared(stage: Stage) -> bool:
+    """Whether an equal run on this worker has answered what the canary would ask; if so, an event says how."""
+    run, earlier = stage.run, stage.run.request.rehearsal
+    if earlier is None:
+        return False
+    lengths, budget = run.rows.lengths(), stage.progress.token_budget
+    rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
+    tokens, longest = int(lengths[rows].sum()), int(lengths[rows].max())
+    judgement = judge(earlier, run.plan, tokens=tokens, longest_row_tokens=longest)
+    if judgement.stands:
+        run.recorder.event(f"No canary step: {judgement.reason}.", tokens=tokens, earlier=earlier.model_dump())
+    return judgement.stands
 
 
 def rehearse(stage: Stage) -> CanaryReport:
@@ -68,7 +87,7 @@ def rehearse(stage: Stage) -> CanaryReport:
 
     def largest_and_its_seconds() -> tuple[list[int], float]:
         budget = stage.progress.token_budget
-        rows = largest_micro_step(lengths, run.plan, token_budget=budget, total_steps=stage.total_steps)
+        rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
         seconds = [stage.gradients.time_micro_step(rows) for _ in range(PASSES[run.device.type])]
         return rows, seconds[-1]
 
@@ -85,32 +104,36 @@ def rehearse(stage: Stage) -> CanaryReport:
     return report
 
 
-def largest_micro_step(lengths: np.ndarray, plan: Plan, *, token_budget: int, total_steps: int) -> list[int]:
-    """Rows of the micro-step with most tokens that the run will see; of equals, that with the longest row."""
+def largest_micro_step(sharing: Sharing, plan: Plan, *, token_budget: int, total_steps: int) -> list[int]:
+    """Rows of the micro-step with most tokens that any process will see; of equals, that with the longest row.
+
+    Of a run with more than `STEPS_SEARCHED` steps it is the largest among those that are likely to have it.
+    """
+    lengths = sharing.lengths
     best: list[int] = []
-    best_size = (0, 0)
-    for chosen in _heaviest_steps(lengths, plan, total_steps=total_steps):
-        for rows in plan_micro_steps(chosen, lengths, token_budget=token_budget):
+    best_size, enough = (0, 0), max(FULL_ENOUGH * token_budget, int(lengths.max()))
+    for chosen in islice(_heaviest_steps(lengths, plan, total_steps=total_steps), STEPS_SEARCHED):
+        for rows in chain.from_iterable(sharing.micro_steps(chosen, token_budget=token_budget)):
             size = (int(lengths[rows].sum()), int(lengths[rows].max()))
             if size > best_size:
                 best, best_size = rows, size
-        if best_size[0] >= max(FULL_ENOUGH * token_budget, int(lengths.max())):
+        if best_size[0] >= enough:
             break
     return best
 
 
-def _heaviest_steps(lengths: np.ndarray, plan: Plan, *, total_steps: int) -> Iterator[Sequence[int]]:
+def _heaviest_steps(lengths: np.ndarray, plan: Plan, *, total_steps: int) -> Iterator[list[int]]:
     """The rows of optimizer steps, epoch by epoch, those with the longest row of all or most tokens first."""
     per_step, left = plan.rows_per_step, total_steps
+    starts = np.arange(0, len(lengths), per_step)
     for epoch in range(plan.epochs):
         order = epoch_order(len(lengths), seed=plan.seed, epoch=epoch)
-        steps = [order[start : start + per_step] for start in range(0, len(order), per_step)][:left]
-        left -= len(steps)
-        by_tokens = np.argsort([-int(lengths[rows].sum()) for rows in steps], kind="stable")
-        longest = int(np.argmax([int(lengths[rows].max()) for rows in steps]))
-        yield steps[longest]
-        for index in by_tokens[:STEPS_LAID_OUT]:
-            yield steps[index]
+        tokens = np.add.reduceat(lengths[order], starts)[:left]
+        longest = np.maximum.reduceat(lengths[order], starts)[:left]
+        heaviest = np.argsort(-tokens, kind="stable")[:STEPS_OF_EPOCH]
+        for step in (int(longest.argmax()), *heaviest.tolist()):
+            yield order[step * per_step : (step + 1) * per_step].tolist()
+        left -= len(tokens)
         if left <= 0:
             return
 

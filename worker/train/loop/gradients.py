@@ -13,7 +13,8 @@ import torch.distributed
 
 from worker.train.checkpoints import state as checkpoints
 from worker.train.checkpoints.state import Progress
-from worker.train.data.packing import pack, plan_micro_steps, share_among
+from worker.train.data.feed import Feed
+from worker.train.data.packing import pack
 from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.loop.objectives import Objective
 from worker.train.models.model import Learner
@@ -21,13 +22,17 @@ from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.zero import ShardedOptimizer
 from worker.train.run import Run
 
-FIRST_LOSS_SCALE = 2.0**15  # fp16 only; halved whenever a gradient overflows
+# Loss scaling for fp16 (arXiv 1710.03740, section 3.2): halved whenever a gradient overflows, doubled after as many
+# good steps in a row as torch.amp.GradScaler waits for.
+FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**24
+GOOD_STEPS_TO_DOUBLE = 2000
 
 
 @dataclass(frozen=True)
 class StepSums:
-    """One optimizer step over the global batch. `loss` is the mean, `units` what it is a mean of."""
+    """One optimizer step over the global batch, its `rows`. `loss` is the mean, `units` what it is a mean of."""
 
+    rows: list[int]
     loss: float
     norm: float
     correct: int
@@ -53,20 +58,22 @@ class GradientSource:
         objective: Objective,
         progress: Progress,
         ladder: MemoryLadder,
+        feed: Feed,
     ) -> None:
         self._run, self._learner, self._masters, self._objective = run, learner, masters, objective
-        self._progress, self._ladder = progress, ladder
+        self._progress, self._ladder, self._feed = progress, ladder, feed
         self._lengths = run.rows.lengths()
         self._supervised = run.rows.supervised_counts()
         if not progress.loss_scale:
             progress.loss_scale = FIRST_LOSS_SCALE if run.plan.precision == "fp16" else 1.0
 
-    def compute(self, chosen: list[int]) -> StepSums:
-        """Leave the clipped gradient of the mean loss over rows `chosen` in the masters.
+    def compute(self, step: int) -> StepSums:
+        """Leave the clipped gradient of the mean loss over the rows of a step in the masters.
 
         Raises:
             JobFailure: `out_of_memory`: even the last rung does not fit.
         """
+        chosen = self._feed.rows_of(step)
         state = checkpoints.random_state()
 
         def undo() -> None:
@@ -75,10 +82,18 @@ class GradientSource:
 
         while True:
             totals = self._ladder.fit(
-                lambda: self._own_share(chosen), doing=f"at step {self._progress.step + 1}", learns=True, undo=undo
+                lambda: self._own_share(step, chosen),
+                doing=f"at step {step}",
+                learns=True,
+                meet=self._masters.sum_over_processes,
+                undo=undo,
             )
             sums = self._combined(chosen, totals)
-            if sums.is_finite or not self._halve_loss_scale():
+            if sums.is_finite:
+                self._note_good_step()
+                return sums
+            # A loss that is no number was none before it was scaled: another scale would give the same.
+            if not math.isfinite(sums.loss) or not self._halve_loss_scale():
                 return sums
             undo()
 
@@ -96,28 +111,25 @@ class GradientSource:
             torch.cuda.synchronize(self._run.device)
         return time.perf_counter() - began
 
-    def _own_share(self, chosen: list[int]) -> torch.Tensor:
+    def _own_share(self, step: int, chosen: list[int]) -> torch.Tensor:
         """Gradients of this process's micro-steps, added up; returns its summed loss and hits, fp64 [2]."""
-        micro_steps = plan_micro_steps(chosen, self._lengths, token_budget=self._progress.token_budget)
-        shares = share_among(micro_steps, self._lengths, processes=self._run.processes)
-        passes = shares[self._run.rank]
-        fillers = max(map(len, shares)) - len(passes) if self._masters.lockstep else 0
-        shortest = min(chosen, key=lambda row: (int(self._lengths[row]), row))
         scale = self._progress.loss_scale / self._units(chosen)
         totals = torch.zeros(2, dtype=torch.float64, device=self._run.device)
-        for index, rows in enumerate(passes + [[shortest]] * fillers):
-            counts = float(index < len(passes))  # a pass that only keeps step with the others adds nothing
-            sums = self._objective.sums(self._learner, pack(rows, self._run.rows, device=self._run.device))
-            self._masters.backward(sums.loss * (counts * scale), last=index + 1 == len(passes) + fillers)
+        for batch, counts, last in self._feed.batches(step, token_budget=self._progress.token_budget):
+            sums = self._objective.sums(self._learner, batch)
+            self._masters.backward(sums.loss * (counts * scale), last=last)
             totals += counts * torch.stack([sums.loss.detach(), sums.correct]).to(totals)
         return totals
 
     def _combined(self, chosen: list[int], totals: torch.Tensor) -> StepSums:
-        self._reduce(totals)
+        if self._run.processes > 1:
+            torch.distributed.all_reduce(totals)
+        self._unscale()
         norm = self._masters.clip(self._run.plan.max_gradient_norm)
         units = self._units(chosen)
         loss, correct = totals.tolist()
         return StepSums(
+            rows=chosen,
             loss=loss / units,
             norm=float(norm),
             correct=int(correct),
@@ -129,17 +141,23 @@ class GradientSource:
     def _units(self, chosen: list[int]) -> int:
         return int(self._supervised[chosen].sum()) if self._objective.per_token else len(chosen)
 
-    def _reduce(self, totals: torch.Tensor) -> None:
-        """Undo the loss scale and sum over processes: each divided by the global batch's units already."""
+    def _unscale(self) -> None:
+        """Undo the loss scale; each process has divided by the global batch's units already."""
         if self._progress.loss_scale != 1.0:
             for gradient in self._masters.gradients():
                 gradient.div_(self._progress.loss_scale)
-        if self._run.processes > 1:
-            torch.distributed.all_reduce(totals)
-            self._masters.sum_over_processes()
 
     def _halve_loss_scale(self) -> bool:
         if self._progress.loss_scale <= 1.0:
             return False
         self._progress.loss_scale /= 2.0
+        self._progress.good_steps_at_loss_scale = 0
         return True
+
+    def _note_good_step(self) -> None:
+        if self._run.plan.precision != "fp16":
+            return
+        self._progress.good_steps_at_loss_scale += 1
+        if self._progress.good_steps_at_loss_scale >= GOOD_STEPS_TO_DOUBLE:
+            self._progress.loss_scale = min(LARGEST_LOSS_SCALE, 2.0 * self._progress.loss_scale)
+            self._progress.good_steps_at_loss_scale = 0

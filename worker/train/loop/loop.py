@@ -6,7 +6,7 @@ checkpoint therefore continues as the undisturbed run would have, on a CPU to th
 
 import math
 import time
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from tuning.errors import Category, Failure, JobFailure
@@ -15,20 +15,20 @@ from tuning.state import Phase
 from worker.rundir import checkpoint_name
 from worker.train.checkpoints import state as checkpoints
 from worker.train.checkpoints import trainable_state as learned
-from worker.train.checkpoints.best import BestWeights
 from worker.train.checkpoints.cadence import CheckpointCadence
 from worker.train.checkpoints.state import Progress
 from worker.train.checkpoints.trainable_state import WeightFile
 from worker.train.checkpoints.writer import CheckpointWriter
-from worker.train.data.packing import rows_of_step, steps_per_epoch
+from worker.train.data.feed import Feed
+from worker.train.data.order import RowOrder, steps_per_epoch
 from worker.train.data.rows import Rows
+from worker.train.data.sharing import Sharing
 from worker.train.generation.samples import Samples
 from worker.train.loop import canary
-from worker.train.loop.evaluate import evaluate
+from worker.train.loop.evaluate import combined, own_sums
 from worker.train.loop.gradients import GradientSource, StepSums
-from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.loop.objectives import Objective
-from worker.train.loop.utilization import Utilization
+from worker.train.loop.start import Start, start
 from worker.train.models.model import Learner
 from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.schedule import learning_rate_at
@@ -55,7 +55,11 @@ def fit(
         Stopped: on request, with a checkpoint of the step reached.
         JobFailure: `loss_is_not_finite`, `out_of_memory`, or a failure to write.
     """
-    return _Fit(run, learner, masters=masters, objective=objective, weight_file=weight_file).run_to_end()
+    begun = start(
+        run, learner, masters=masters, objective=objective, weight_file=weight_file, total_steps=total_steps(run)
+    )
+    with closing(_Fit(begun)) as fitting:
+        return fitting.run_to_end()
 
 
 def total_steps(run: Run) -> int:
@@ -65,32 +69,32 @@ def total_steps(run: Run) -> int:
 
 
 class _Fit:
-    def __init__(
-        self,
-        run: Run,
-        learner: Learner,
-        *,
-        masters: MasterOptimizer | ShardedOptimizer,
-        objective: Objective,
-        weight_file: WeightFile,
-    ) -> None:
-        self._run, self._plan, self._learner, self._objective = run, run.plan, learner, objective
-        self._weight_file = weight_file
+    def __init__(self, begun: Start) -> None:
+        run = self._run = begun.run
+        self._plan, self._learner, self._masters = run.plan, begun.learner, begun.masters
+        self._objective, self._weight_file, self._best = begun.objective, begun.weight_file, begun.best
+        self._progress, self._ladder, self._utilization = begun.progress, begun.ladder, begun.utilization
         self._total = total_steps(run)
-        self._masters = masters
         self._writer = CheckpointWriter(
             run.directory.checkpoints, versions=run.versions, rank=run.rank, processes=run.processes
         )
         self._pace = Pace()
-        self._best = BestWeights(masters, file_key=weight_file.key, rank=run.rank)
-        self._progress = self._resumed() or Progress()
-        self._ladder = MemoryLadder(run, learner, progress=self._progress, lockstep=masters.lockstep)
-        self._gradients = GradientSource(
-            run, learner, self._masters, objective=objective, progress=self._progress, ladder=self._ladder
-        )
         self._seconds_before = self._progress.training_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
-        self._utilization = Utilization(run, learner)
+        self._sharing = begun.sharing_of(run.rows)
+        order = RowOrder(len(run.rows), rows_per_step=run.plan.rows_per_step, seed=run.plan.seed)
+        self._feed = Feed(run.rows, order=order, sharing=self._sharing, device=run.device, total_steps=self._total)
+        self._gradients = GradientSource(
+            run,
+            begun.learner,
+            begun.masters,
+            objective=begun.objective,
+            progress=begun.progress,
+            ladder=begun.ladder,
+            feed=self._feed,
+        )
+        held_out = run.validation_rows
+        self._held_out = None if held_out is None else (held_out, begun.sharing_of(held_out))
         self._samples = Samples(run)
 
     @property
@@ -117,48 +121,49 @@ class _Fit:
         self._progress.mfu = self._utilization.mean()
         return self._progress
 
+    def close(self) -> None:
+        """End what runs beside the training."""
+        self._feed.close()
+
     def _rehearse(self) -> None:
-        """A canary first, unless the checkpoint says that one has tried these settings."""
+        """A canary first, unless the checkpoint or an equal run on this worker has tried these settings."""
         settings = canary.settings_of(self._plan)
-        if self._progress.canary_of == settings:
+        stage = canary.Stage(
+            run=self._run,
+            sharing=self._sharing,
+            gradients=self._gradients,
+            ladder=self._ladder,
+            masters=self._masters,
+            progress=self._progress,
+            total_steps=self._total,
+        )
+        if self._progress.canary_of == settings or canary.is_spared(stage):
             return
         self._run.recorder.phase(Phase.CANARY)
-        canary.rehearse(
-            canary.Stage(
-                run=self._run,
-                gradients=self._gradients,
-                ladder=self._ladder,
-                masters=self._masters,
-                progress=self._progress,
-                total_steps=self._total,
-            )
-        )
+        canary.rehearse(stage)
         self._progress.canary_of = settings
 
     def _one_step(self) -> None:
         self._pace.begin()
         step = self.step + 1
-        chosen = rows_of_step(
-            step, rows=len(self._run.rows), rows_per_step=self._plan.rows_per_step, seed=self._plan.seed
-        )
-        sums = self._gradients.compute(chosen)
+        sums = self._gradients.compute(step)
         if not sums.is_finite:
-            raise self._not_finite(step, chosen, sums)
+            raise self._not_finite(step, sums)
         rate = learning_rate_at(step, plan=self._plan, total_steps=self._total)
         self._masters.step(learning_rate=rate)
         speed = self._pace.end(tokens=sums.tokens)
         self._advance(step, sums)
         point = self._point(step, sums, rate=rate, speed=speed)
-        point["mfu"] = self._utilization.of_step(chosen, sums, tokens_per_second=speed)
-        if self._run.validation_rows is not None and self._is_evaluation(step):
-            point.update(self._evaluate(self._run.validation_rows))
+        point["mfu"] = self._utilization.of_step(sums, tokens_per_second=speed)
+        if self._held_out is not None and self._is_evaluation(step):
+            point.update(self._evaluate(*self._held_out))
         self._run.recorder.metrics(**point)
         if step == self._total or self._cadence.is_time(step, training_seconds=self._training_seconds()):
             self._checkpoint()
 
-    def _not_finite(self, step: int, chosen: list[int], sums: StepSums) -> JobFailure:
+    def _not_finite(self, step: int, sums: StepSums) -> JobFailure:
         self._finish_checkpoint()
-        lines = [int(self._run.rows.line_numbers[row]) for row in chosen[:8]]
+        lines = [int(self._run.rows.line_numbers[row]) for row in sums.rows[:8]]
         kept = self._progress.last_good_checkpoint or "none yet"
         what = "gradient norm" if math.isfinite(sums.loss) else "loss"
         return JobFailure(
@@ -166,7 +171,7 @@ class _Fit:
                 code="loss_is_not_finite",
                 message=(
                     f"The {what} at step {step} was not a finite number. Lines of the training file in this step: "
-                    f"{', '.join(map(str, lines))}{' and more' if len(chosen) > 8 else ''}. "
+                    f"{', '.join(map(str, lines))}{' and more' if len(sums.rows) > 8 else ''}. "
                     f"Last good checkpoint: {kept}."
                 ),
                 param="learning_rate",
@@ -202,19 +207,18 @@ class _Fit:
 
     def _record_start(self) -> None:
         """What the untrained model does on the held-out rows: the number that training is measured against."""
-        if self._run.validation_rows is not None:
-            start = {"step": 0, "total_steps": self._total, "epoch": 0.0, "time": time.time()}
-            self._run.recorder.metrics(
-                **{**dict.fromkeys(METRICS), **start, **self._evaluate(self._run.validation_rows)}
-            )
+        if self._held_out is not None:
+            before = {"step": 0, "total_steps": self._total, "epoch": 0.0, "time": time.time()}
+            self._run.recorder.metrics(**{**dict.fromkeys(METRICS), **before, **self._evaluate(*self._held_out)})
 
-    def _evaluate(self, rows: Rows) -> dict[str, float]:
+    def _evaluate(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
         self._run.recorder.phase(Phase.EVALUATING)
-        result = self._ladder.fit(
-            lambda: evaluate(
+        own = self._ladder.fit(
+            lambda: own_sums(
                 self._learner,
                 rows,
                 objective=self._objective,
+                sharing=sharing,
                 token_budget=self._progress.token_budget,
                 device=self._run.device,
             ),
@@ -222,6 +226,7 @@ class _Fit:
             learns=False,
             undo=self._learn_on,
         )
+        result = combined(own, processes=self._run.processes)
         self._samples.record(self._learner, step=self.step)
         self._run.recorder.phase(Phase.TRAINING)
         self._compare(result.loss)
@@ -311,23 +316,3 @@ class _Fit:
         if progress.best_step != self.step:
             self._best.restore()
             progress.last_valid_loss = progress.best_valid_loss
-
-    def _resumed(self) -> Progress | None:
-        folder = checkpoints.resume_folder(self._run)
-        if folder is None:
-            return None
-        self._verify(folder)
-        learned.load(folder, self._masters, self._weight_file)
-        self._best.load(folder)
-        progress = checkpoints.load_progress(folder, rank=self._run.rank)
-        progress.last_good_checkpoint = folder.name
-        self._run.recorder.event(
-            f"Continuing from the checkpoint of step {progress.step} of {self._total}.", step=progress.step
-        )
-        return progress
-
-    def _verify(self, folder: Path) -> None:
-        """Once for all processes: none reads before the main one has found every file whole."""
-        if self._run.is_main:
-            checkpoints.verify(folder)
-        self._run.agree(False)

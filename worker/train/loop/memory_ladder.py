@@ -42,13 +42,20 @@ class MemoryLadder:
         progress.activation_checkpointing = reached
 
     def fit(
-        self, work: Callable[[], Done], *, doing: str, learns: bool, undo: Callable[[], None] = lambda: None
+        self,
+        work: Callable[[], Done],
+        *,
+        doing: str,
+        learns: bool,
+        meet: Callable[[], None] = lambda: None,
+        undo: Callable[[], None] = lambda: None,
     ) -> Done:
         """The result of `work`, which is started again after each lack of memory, `undo` before it.
 
-        Processes climb together: `work` must not wait for another one. Where it does, in `lockstep`, nobody climbs, for
-        those that wait cannot be called back. `learns` says whether it keeps activations for a backward pass, for
-        otherwise recomputing them would save nothing.
+        Processes climb together: `work` must not wait for another one. What they do together is `meet`, after each
+        attempt, also one that memory ended: the others would wait for this process. Where `work` itself waits, in
+        `lockstep`, nobody climbs, for those that wait cannot be called back. `learns` says whether it keeps activations
+        for a backward pass, for otherwise recomputing them would save nothing.
 
         Raises:
             JobFailure: `out_of_memory`, with what was given up and what is left to do.
@@ -63,6 +70,7 @@ class MemoryLadder:
                 if self._lockstep:
                     raise self._out_of_memory(f"Memory ran out {doing}, and a sharded step cannot be split.") from error
                 lack = str(error)  # not the error: its traceback would hold the memory
+            meet()
             if not self._run.agree(lack is not None):
                 return result
             undo()

@@ -1,7 +1,5 @@
 """What a run is held against: the operations each step needs, and the rate of the devices that it runs on."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -9,7 +7,8 @@ from tuning.errors import InvalidRequest
 from tuning.hardware import Gpu
 from tuning.job import Method
 from tuning.shape import ModelShape
-from tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
+from tuning.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
+from worker.train.data.rows import Rows
 from worker.train.loop.gradients import StepSums
 from worker.train.models.model import DTYPES, Learner, read_config
 from worker.train.optim.zero import whole_size
@@ -27,8 +26,7 @@ class Utilization:
         self._shape = _shape(run)
         is_full = run.plan.method is Method.FULL
         self._adapter_parameters = None if is_full else sum(whole_size(value) for _, value in learner.trainable())
-        lengths = np.diff(run.rows.offsets).reshape(-1, run.rows.sequences_per_row)
-        self._squared_lengths = (lengths**2).sum(axis=1)
+        self._squared_lengths = run.rows.squared_lengths()
         per_device, source = _device_rate(run)
         self._rate = per_device * run.processes
         self._flops, self._seconds = 0.0, 0.0
@@ -38,11 +36,19 @@ class Utilization:
             processes=run.processes,
         )
 
-    def of_step(self, chosen: Sequence[int], sums: StepSums, *, tokens_per_second: float) -> float | None:
-        """The share of all devices' rate that the step with these rows reached."""
+    def work_of(self, rows: Rows) -> np.ndarray:
+        """Operations that each row needs, fp64 [rows]; of a family that we cannot count, its tokens."""
+        if self._shape is None:
+            return rows.lengths().astype(np.float64)
+        rates = flop_rates(self._shape, adapter_parameters=self._adapter_parameters)
+        amounts = (rows.lengths(), rows.supervised_counts(), rows.squared_lengths())
+        return np.sum([rate * amount.astype(np.float64) for rate, amount in zip(rates, amounts, strict=True)], axis=0)
+
+    def of_step(self, sums: StepSums, *, tokens_per_second: float) -> float | None:
+        """The share of all devices' rate that a step reached."""
         if self._shape is None:
             return None
-        work = StepWork(sums.tokens, sums.supervised_tokens, int(self._squared_lengths[list(chosen)].sum()))
+        work = StepWork(sums.tokens, sums.supervised_tokens, int(self._squared_lengths[sums.rows].sum()))
         flops = training_flops(self._shape, work, adapter_parameters=self._adapter_parameters)
         seconds = sums.tokens / tokens_per_second
         self._flops += flops

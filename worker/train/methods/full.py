@@ -6,9 +6,11 @@ from worker.train.export.output import save_gathered_model, save_model
 from worker.train.failures import user_error
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
+from worker.train.loop.packing_choice import choose_packing
 from worker.train.models.fuse import describe as described
 from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from worker.train.models.text_part import TextPart
 from worker.train.optim.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
 from worker.train.run import Run
 
@@ -30,14 +32,18 @@ def train(run: Run) -> Progress:
         )
     with weights_shared_out(run.plan):
         model = load_model(run.model_folder, plan=run.plan, device=run.device)
+    run.recorder.reached("model_loaded")
     check_vocabulary(model, run.rows, run.validation_rows)
-    model.requires_grad_(True)
+    text = TextPart(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(text.has(name))
     if not is_sharded(run.plan):  # ZeRO gathers a module's weights for its own forward pass alone
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan)
-    run, objective = objective_of(run, learner)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan, processes=run.processes)
+    choose_packing(run, learner)
+    objective = objective_of(run.plan)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
         save_gathered_model(run, model, masters.gathered(), progress=progress)

@@ -12,6 +12,7 @@ from worker.train.export.merge import write_merged_model
 from worker.train.export.output import describe, save_adapter
 from worker.train.loop.loop import fit
 from worker.train.loop.objectives import objective_of
+from worker.train.loop.packing_choice import choose_packing
 from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
 from worker.train.models.float8_base import hold_in_float8
 from worker.train.models.fuse import describe as described
@@ -28,8 +29,16 @@ def train(run: Run) -> Progress:
     plan, lora = run.plan, _numbers(run)
     with weights_shared_out(plan):
         base = load_model(run.model_folder, plan=plan, device=run.device)
+    run.recorder.reached("model_loaded")
     check_vocabulary(base, run.rows, run.validation_rows)
-    model = attach_adapter(base, lora, continue_from=run.adapter_folder, seed=plan.seed, model_folder=run.model_folder)
+    model = attach_adapter(
+        base,
+        lora,
+        continue_from=run.adapter_folder,
+        seed=plan.seed,
+        model_folder=run.model_folder,
+        seals=run.request.seals,
+    )
     config = config_of(model, base_name=run.request.spec.model)
     weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
@@ -41,9 +50,10 @@ def train(run: Run) -> Progress:
         if plan.float8_base:
             hold_in_float8(model, device=run.device, recorder=run.recorder)
     enable_checkpointing(base, plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan)
-    scored, objective = objective_of(run, learner)
-    progress = fit(scored, learner, masters=masters, objective=objective, weight_file=weights)
+    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan, processes=run.processes)
+    run.recorder.reached("adapter_attached")
+    choose_packing(run, learner)
+    progress = fit(run, learner, masters=masters, objective=objective_of(plan), weight_file=weights)
     tensors = _tensors(model, masters)
     if run.is_main:
         _save(run, tensors, config, weights, progress)

@@ -6,8 +6,10 @@ Sources: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA 
 import difflib
 import json
 import warnings
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,23 +20,33 @@ from transformers import PreTrainedModel
 from tuning.errors import InvalidRequest, JobFailure
 from tuning.plan import Lora
 from tuning.shape import ModelShape
-from worker.rundir import MANIFEST, sha256_of
+from worker.rundir import MANIFEST, Seal, sealed_sha256
 from worker.train.failures import user_error
 from worker.train.models.fuse import ADAPTER
+from worker.train.models.text_part import TextPart
 
 if TYPE_CHECKING:  # full fine-tuning needs no PEFT
     from peft import PeftModel
 
+# PEFT refuses adapters there: the state-space kernels read these weights without calling the modules.
+_MAMBA = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+_BARRED_BESIDE_MAMBA = ("out_proj", "conv1d")
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 def attach_adapter(
-    model: PreTrainedModel, lora: Lora, *, continue_from: Path | None, seed: int, model_folder: Path | None = None
+    model: PreTrainedModel,
+    lora: Lora,
+    *,
+    continue_from: Path | None,
+    seed: int,
+    model_folder: Path | None = None,
+    seals: Mapping[str, Seal] = MappingProxyType({}),
 ) -> "PeftModel":
     """Freeze the base and put adapters on it: new ones, or those of `continue_from` to train on.
 
     Adapter weights are fp32 and the base keeps its dtype; new ones are drawn from `seed`. `model_folder` is where the
-    base came from: an adapter to continue must have been trained over the same bytes.
+    base came from: an adapter to continue must have been trained over the same bytes, whose hashes may be `seals`.
 
     Raises:
         JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
@@ -45,19 +57,22 @@ def attach_adapter(
     torch.manual_seed(seed)
     if continue_from is not None:
         if model_folder is not None:
-            _require_same_base(continue_from, model_folder=model_folder)
+            _require_same_base(continue_from, model_folder=model_folder, seals=seals)
         return _continued(model, lora, continue_from)
+    targets = target_modules(model, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=target_modules(model, lora),
+        target_modules=targets,
+        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names it is about to drop
+        warnings.simplefilter("ignore", RuntimeWarning)  # and looks for experts where there are none
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
@@ -117,14 +132,14 @@ def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> "PeftModel":
     return adapted
 
 
-def _require_same_base(folder: Path, *, model_folder: Path) -> None:
+def _require_same_base(folder: Path, *, model_folder: Path, seals: Mapping[str, Seal]) -> None:
     """By the hashes that the adapter's manifest holds; an adapter that came without one is judged by its shapes."""
     if not (folder / MANIFEST).is_file():
         return
     recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("base_model", {})
     weights = {name: sha256 for name, sha256 in recorded.items() if name.endswith(".safetensors")}
     for name, sha256 in weights.items():
-        if not (model_folder / name).is_file() or sha256_of(model_folder / name) != sha256:
+        if not (model_folder / name).is_file() or sealed_sha256(model_folder / name, seals) != sha256:
             raise _another_base(f"it was trained over a {name} with sha256 {sha256[:12]}...")
 
 
@@ -138,12 +153,33 @@ def _another_base(reason: str) -> JobFailure:
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:
-    head = model.get_output_embeddings()
+    head, text = model.get_output_embeddings(), TextPart(model)
+    barred = _BARRED_BESIDE_MAMBA if getattr(model.config, "model_type", None) in _MAMBA else ()
     return [
         name
         for name, module in model.named_modules()
-        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        if module is not head and text.has(name) and _is_linear(module) and not name.endswith(barred)
     ]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Routers of some mixtures call themselves linear and return more than a product."""
+    if not isinstance(module, nn.Linear):
+        return type(module).__name__ == "Conv1D"
+    is_plain = type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes")
+    return is_plain or _returns_a_product(module)
+
+
+@torch.no_grad()
+def _returns_a_product(module: nn.Linear) -> bool:
+    weight = module.weight
+    if weight.ndim != 2:  # shared out among processes
+        return False
+    try:
+        made = module(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=weight.device))
+    except (RuntimeError, TypeError, ValueError):  # it wants more than one row of inputs
+        return False
+    return isinstance(made, torch.Tensor) and made.shape == (1, weight.shape[0])
 
 
 def _suffixes(model: PreTrainedModel, lora: Lora, linears: list[str]) -> list[str]:

@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tuning.plan import Attention, Plan
 from worker.train.data.packing import PackedBatch
@@ -18,8 +27,14 @@ from worker.train.failures import user_error
 from worker.train.kernels import attention
 from worker.train.kernels.loss import Head
 from worker.train.kernels.rebuild import rebuilding
+from worker.train.kernels.segments import Segments
+from worker.train.models.dropouts import without_dropout
+from worker.train.models.own_attention import OwnAttention, use_attention
+from worker.train.models.rope import depend_on_own_row
+from worker.train.models.text_part import decoder_of
 
 Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
+_LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -41,22 +56,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedModel:
     """The causal language model of a folder, in the plan's precision and quantisation, ready for packed batches.
 
+    Each weight is read from the file straight to the device: of several processes none holds the model in host memory.
+    ZeRO stage 3 shares the weights out while they load, and finds their places itself.
+
     Raises:
         JobFailure: `broken_model` when files are missing, altered or not a causal language model.
     """
     attention.register()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[plan.precision],
-            attn_implementation=attention.PACKED,
-            quantization_config=_quantization(plan),
-            device_map={"": device} if plan.quantization else None,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        model, report = _load(folder, plan=plan, device=device)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -70,10 +78,47 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
         raise _broken(folder, f"{len(missing)} weights are missing or of another shape, the first is {missing[0]}")
     if plan.quantization:
         _keep_differentiable(model)
-    else:
-        model.to(device)
+    if plan.zero_stage == 3:
+        model.to(device)  # its buffers; the weights lie there already
     model.config.use_cache = False
     return model
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The model's own settings, as its class reads them.
+
+    Raises:
+        OSError, ValueError, ...: whatever the class makes of them.
+    """
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _load(folder: Path, *, plan: Plan, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Classes from before transformers' attention interface know only their own: they are loaded with that."""
+    for implementation in (attention.PACKED, "eager"):
+        config = without_dropout(load_config(folder))
+        try:
+            return _auto_class(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=DTYPES[plan.precision],
+                attn_implementation=implementation,
+                quantization_config=_quantization(plan),
+                device_map=None if plan.zero_stage == 3 else {"": device},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (KeyError, ValueError) as error:
+            if implementation != attention.PACKED or attention.PACKED not in str(error):
+                raise
+    raise AssertionError("the second implementation is tried or has raised")
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    """Models that read images too are other classes; of those the text part is trained."""
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
@@ -123,6 +168,8 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self._attention = attention
+        self.own_attention: OwnAttention | None = None  # set where rows are not packed
+        self._row_lengths = depend_on_own_row(model)
         self.projection: nn.Module | None = None  # runs a judge where the head's weight is not simply at hand
 
     def forward(self, batch: PackedBatch, judge: Judge) -> Any:
@@ -132,18 +179,41 @@ class Learner(nn.Module):
             return self.projection(judge, hidden, batch.labels)
         return judge(hidden, batch.labels, self.head)
 
+    @property
+    def packs(self) -> bool:
+        """Whether the rows of a batch go through the model at once; else one after another, by its own attention."""
+        return self.own_attention is None
+
+    @property
+    def attention_name(self) -> str:
+        """What the model attends by, as its library calls it."""
+        return self.own_attention or attention.PACKED
+
+    def pack(self) -> None:
+        """Rows go through the model together from now on."""
+        self.own_attention = None
+        use_attention(self.causal_model, attention.PACKED)
+
+    def attend_alone(self, own: OwnAttention) -> None:
+        """Rows go through the model one after another from now on."""
+        self.own_attention = own
+        use_attention(self.causal_model, own)
+
+    def attend_as(self, other: "Learner") -> None:
+        """As another learner of the same family does."""
+        if other.own_attention is not None:
+            self.attend_alone(other.own_attention)
+
     def hidden_states(self, batch: PackedBatch) -> torch.Tensor:
         """Those that predict a target: [targets, hidden size]."""
-        segments = batch.segments if self._attention is None else batch.segments.through(self._attention)
-        states = self.causal_model.get_decoder()(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            segments=segments,
-        ).last_hidden_state
-        hidden = states[0].index_select(0, batch.target_positions)
+        states = self._together(batch) if self.packs else self._one_by_one(batch)
+        hidden = states.index_select(0, batch.target_positions)
         scale = self._logit_scale()
         return hidden if scale == 1.0 else hidden * scale
+
+    @property
+    def _decoder(self) -> nn.Module:
+        return decoder_of(self.causal_model)
 
     @property
     def causal_model(self) -> PreTrainedModel:
@@ -156,17 +226,49 @@ class Learner(nn.Module):
         """The output projection."""
         model = self.causal_model
         layer = model.get_output_embeddings()
-        return Head(layer.weight, layer.bias, getattr(model.config, "final_logit_softcapping", None))
+        config = model.config.get_text_config()
+        caps = [getattr(config, name, None) for name in _LOGIT_CAPS]
+        return Head(layer.weight, layer.bias, next((float(cap) for cap in caps if cap), None))
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that learn, in the model's order."""
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
 
+    def _together(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states of all tokens: [tokens, hidden size]."""
+        segments = batch.segments if self._attention is None else batch.segments.through(self._attention)
+        self._note_lengths(segments)
+        states: torch.Tensor = self._decoder(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            segments=segments,
+            **_bounds(segments),
+        ).last_hidden_state
+        return states[0]
+
+    def _one_by_one(self, batch: PackedBatch) -> torch.Tensor:
+        """The same, with each row in a pass of its own."""
+        parts = []
+        for ids in batch.input_ids.split(batch.segments.lengths, dim=1):
+            self._note_lengths(Segments.of([ids.shape[1]], device=ids.device))
+            parts.append(self._decoder(input_ids=ids, use_cache=False).last_hidden_state[0])
+        return torch.cat(parts)
+
+    def _note_lengths(self, segments: Segments) -> None:
+        if self._row_lengths is not None:
+            self._row_lengths.segments = segments
+
     def _logit_scale(self) -> float:
-        config = self.causal_model.config
+        config = self.causal_model.config.get_text_config()
         return float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+
+
+def _bounds(segments: Segments) -> dict[str, torch.Tensor]:
+    """Where rows begin, by the names that the kernels of recurrent and convolution layers know (fla, causal_conv1d)."""
+    return {"cu_seq_lens_q": segments.cumulative, "seq_idx": segments.numbers[None]}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from safetensors.torch import load_file
 from torch import nn
 
+from tuning.memory import GRADIENT_BUCKET_BYTES
 from tuning.plan import Plan
+from worker.train.optim.buckets import GradientBuckets
 
 TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -26,15 +27,22 @@ class MasterOptimizer:
 
     lockstep = False  # processes meet once a step, whatever number of passes each of them runs
 
-    def __init__(self, trainable: Iterable[tuple[str, nn.Parameter]], *, plan: Plan) -> None:
+    def __init__(self, trainable: Iterable[tuple[str, nn.Parameter]], *, plan: Plan, processes: int = 1) -> None:
         self.masters: dict[str, nn.Parameter] = {}
         self._mirrors: list[tuple[nn.Parameter, nn.Parameter]] = []
-        for name, parameter in trainable:
+        learning = dict(trainable)
+        for name, parameter in learning.items():
             self.masters[name] = self._master_of(parameter)
+        self._buckets = None
+        if processes > 1:
+            pairs = list(zip(learning.values(), self.masters.values(), strict=True))
+            self._buckets = GradientBuckets(pairs, bucket_bytes=GRADIENT_BUCKET_BYTES)
         self._optimizer = build_adamw(self.masters.values(), plan=plan)
 
-    def backward(self, loss: torch.Tensor, *, last: bool) -> None:  # noqa: ARG002 - a sharded optimizer needs to know
-        """Add the gradient of one pass."""
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Add the gradient of one pass; during the `last` of a step the sum over processes begins."""
+        if last and self._buckets is not None:
+            self._buckets.begin()
         loss.backward()
 
     def gradients(self) -> list[torch.Tensor]:
@@ -49,11 +57,9 @@ class MasterOptimizer:
         return norm
 
     def sum_over_processes(self) -> None:
-        """Add up the gradients of all processes, in the same order in each."""
-        for master in self.masters.values():
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-            torch.distributed.all_reduce(master.grad)
+        """Have the gradients of all processes added up. Call it once a step in each, also where no pass was run."""
+        if self._buckets is not None:
+            self._buckets.finish()
 
     def step(self, *, learning_rate: float) -> None:
         """One update, copied to the mirrors; gradients are cleared."""
@@ -65,10 +71,13 @@ class MasterOptimizer:
 
     def clear(self) -> None:
         """Drop all gradients, also a half-finished step's."""
-        for master in self.masters.values():
-            master.grad = None
         for parameter, _ in self._mirrors:
             parameter.grad = None
+        if self._buckets is not None:
+            self._buckets.clear()
+            return
+        for master in self.masters.values():
+            master.grad = None
 
     @torch.no_grad()
     def refresh_mirrors(self) -> None:

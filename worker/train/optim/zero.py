@@ -106,10 +106,12 @@ def weights_shared_out(plan: Plan) -> Iterator[None]:
         del seen_by_from_pretrained
 
 
-def with_optimizer(learner: Learner, *, plan: Plan) -> "tuple[Learner, MasterOptimizer | ShardedOptimizer]":
+def with_optimizer(
+    learner: Learner, *, plan: Plan, processes: int
+) -> "tuple[Learner, MasterOptimizer | ShardedOptimizer]":
     """The learner as it must be called from now on, and what owns its masters, gradients and moments."""
     if not is_sharded(plan):
-        return learner, MasterOptimizer(learner.trainable(), plan=plan)
+        return learner, MasterOptimizer(learner.trainable(), plan=plan, processes=processes)
     optimizer = ShardedOptimizer(learner, plan=plan)
     return cast("Learner", optimizer.engine), optimizer
 

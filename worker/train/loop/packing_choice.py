@@ -1,0 +1,52 @@
+"""How rows go through the model of this run: packed where a trial shows that it changes nothing, else one by one."""
+
+from worker.train.models.dropouts import model_dropouts
+from worker.train.models.model import Learner, load_config
+from worker.train.models.model_trial import try_model
+from worker.train.run import Run
+
+
+def choose_packing(run: Run, learner: Learner) -> None:
+    """Try packed rows on the model as it will train, and say what came of it.
+
+    A plan without packing is kept to: its memory is counted for one row at a time.
+
+    Raises:
+        JobFailure: `model_not_supported` for a model whose tokens see later ones.
+    """
+    _tell_about_dropouts(run)
+    vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
+    shared_out = run.plan.zero_stage == 3
+    trial = try_model(learner, device=run.device, vocabulary=vocabulary, is_shared_out=shared_out)
+    _tell_about_idle(run, trial.idle)
+    if trial.packs and run.plan.packing:
+        return
+    attention = trial.attention or "eager"
+    learner.attend_alone(attention)
+    reason = trial.reason or "the plan has them one by one"
+    expected = "as planned" if not run.plan.packing else "which takes longer than the plan says"
+    run.recorder.event(
+        f"Rows go through this model one after another, {expected}: {reason}. It attends by its own {attention} way.",
+        level="info" if not run.plan.packing else "warn",
+        packing=False,
+        attention=attention,
+        reason=reason,
+    )
+
+
+def _tell_about_idle(run: Run, names: tuple[str, ...]) -> None:
+    """Adapters on modules whose weights a model uses without calling them are passed by."""
+    if names:
+        run.recorder.event(
+            f"{len(names)} of the tensors that were to learn get no gradient from any token, the first is {names[0]}: "
+            "the model goes around the modules that they belong to.",
+            level="warn",
+            idle=len(names),
+        )
+
+
+def _tell_about_dropouts(run: Run) -> None:
+    found = model_dropouts(load_config(run.model_folder))
+    if found:
+        listed = ", ".join(f"{name} {value:g}" for name, value in sorted(found.items()))
+        run.recorder.event(f"The model's own dropout is off while it is tuned ({listed}); adapters have the plan's.")
