@@ -54,7 +54,14 @@ def gate(gated: torch.Tensor, other_half: torch.Tensor, activation: str) -> torc
     return ACTIVATIONS[activation](gated) * other_half
 
 
-def gate_backward(grad: torch.Tensor, gated: torch.Tensor, other_half: torch.Tensor, activation: str) -> Any:
+def gate_backward(
+    grad: torch.Tensor,
+    gated: torch.Tensor,
+    other_half: torch.Tensor,
+    activation: str,
+    *,
+    uses_up: bool,  # noqa: ARG001 - never
+) -> Any:
     leaves = [part.clone().requires_grad_() for part in (gated, other_half)]
     return torch.autograd.grad(gate(*leaves, activation), leaves, grad)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.gpu import joined
 from benchmarks.gpu.setting import Setting, best_seconds, free_memory, missing
 
 CASES: dict[str, dict[str, Any]] = {
@@ -16,11 +17,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def run(setting: Setting) -> None:
-    """Attention, what lies between products, cross-entropy, 8-bit products."""
+    """Attention, what lies between products, cross-entropy, 8-bit products, and thin products joined or apart."""
     for case, numbers in CASES.items():
         _attention(setting, case, numbers)
     _elementwise(setting)
     _float8(setting)
+    joined.run(setting)
 
 
 def _attention(setting: Setting, case: str, numbers: dict[str, Any]) -> None:
@@ -189,7 +191,7 @@ def _work(operation: str, module: Any, setting: Setting) -> _Work:
 
         def gate() -> None:
             module.gate(gated, other, "silu")
-            module.gate_backward(grad.clone(), gated, other, "silu")
+            module.gate_backward(grad, gated, other, "silu", uses_up=False)
 
         return _Work(gate, 10 * gated.numel() * 2)
     if operation == "rotate":

@@ -20,7 +20,7 @@ def run(piece: str, out: Path, *more: str) -> list[dict[str, Any]]:
 
 def test_every_attention_and_operation_is_held_against_fp64(tmp_path: Path) -> None:
     found = [line for line in run("kernels", tmp_path) if line.get("outcome") == "ok"]
-    assert {line["kind"] for line in found} == {"attention", "elementwise", "float8"}
+    assert {line["kind"] for line in found} == {"attention", "elementwise", "float8", "joined"}
     assert {line["case"] for line in found if line["kind"] == "attention"} == set(kernels.CASES)
     assert max(line["error"] for line in found if "error" in line) < 0.02
 

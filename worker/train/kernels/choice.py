@@ -110,7 +110,8 @@ def _try_gate(functions: Any, shape: ModelShape, draw: _Draw) -> list[torch.Tens
         both, grad = draw(TRIAL_TOKENS, 2 * shape.intermediate_size), draw(TRIAL_TOKENS, shape.intermediate_size)
         for first, second in (both.chunk(2, dim=1), (half.contiguous() for half in both.chunk(2, dim=1))):
             found.append(functions.gate(first, second, activation))
-            found += functions.gate_backward(grad.clone(), first, second, activation)
+            found += functions.gate_backward(grad, first, second, activation, uses_up=False)
+            found += functions.gate_backward(grad.clone(), first, second, activation, uses_up=True)
     return found
 
 

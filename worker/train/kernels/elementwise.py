@@ -89,13 +89,14 @@ def gate(gated: torch.Tensor, other_half: torch.Tensor, activation: Activation) 
 
 
 def gate_backward(
-    grad: torch.Tensor, gated: torch.Tensor, other_half: torch.Tensor, activation: Activation
+    grad: torch.Tensor, gated: torch.Tensor, other_half: torch.Tensor, activation: Activation, *, uses_up: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of both halves; `grad` is used up."""
+    """Gradients of both halves; with `uses_up` the memory of `grad` may be written over."""
     if other := _other("gate", gated):
-        return other.gate_backward(grad, gated, other_half, activation)
+        return other.gate_backward(grad, gated, other_half, activation, uses_up=uses_up)
     grad_other = activate(gated, activation).mul_(grad)
-    return activate_backward(grad.mul_(other_half), gated, activation), grad_other
+    grad_active = grad.mul_(other_half) if uses_up else grad * other_half
+    return activate_backward(grad_active, gated, activation), grad_other
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, direction: float) -> torch.Tensor:

@@ -179,7 +179,7 @@ def _inner_backward(
     halves = _halves(wide, sites)
     if len(halves) == 1:
         return [elementwise.activate_backward(grad, halves[0], activation)]
-    grads = elementwise.gate_backward(grad, halves[0], halves[1], activation)
+    grads = elementwise.gate_backward(grad, halves[0], halves[1], activation, uses_up=True)
     return grads if len(wide) == 2 else [torch.cat(grads, dim=1)]
 
 

@@ -101,7 +101,7 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tensors:
         gated, other_half = ctx.saved_tensors
-        return *elementwise.gate_backward(grad.clone(), gated, other_half, ctx.activation), None
+        return *elementwise.gate_backward(grad, gated, other_half, ctx.activation, uses_up=False), None
 
 
 class _Activate(torch.autograd.Function):

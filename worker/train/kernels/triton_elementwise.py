@@ -72,18 +72,18 @@ def gate(gated: torch.Tensor, other_half: torch.Tensor, activation: Activation) 
 
 
 def gate_backward(
-    grad: torch.Tensor, gated: torch.Tensor, other_half: torch.Tensor, activation: Activation
+    grad: torch.Tensor, gated: torch.Tensor, other_half: torch.Tensor, activation: Activation, *, uses_up: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `elementwise.gate_backward`; the gradient of the other half takes the place of `grad`."""
+    """As `elementwise.gate_backward`; used up, the gradient of the other half takes the place of `grad`."""
     size = gated.shape[-1]
     grads = grad.reshape(-1, size).contiguous()
     first, second = (half.reshape(-1, size) for half in (gated, other_half))
-    grad_gated = torch.empty_like(grads)
+    grad_gated, grad_other = torch.empty_like(grads), grads if uses_up else torch.empty_like(grads)
     _gate_backward_kernel[len(first), triton.cdiv(size, GATE_BLOCK)](
-        grads, first, second, grad_gated, first.stride(0), second.stride(0), size,
+        grads, first, second, grad_gated, grad_other, first.stride(0), second.stride(0), size,
         ACTIVATION=ACTIVATIONS[activation], BLOCK=GATE_BLOCK,
     )  # fmt: skip
-    return grad_gated.view(gated.shape), grads.view(gated.shape)
+    return grad_gated.view(gated.shape), grad_other.view(gated.shape)
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, direction: float) -> torch.Tensor:
@@ -236,7 +236,7 @@ def _gate_kernel(
 
 @triton.jit
 def _gate_backward_kernel(
-    grad, gated, other_half, grad_gated, gated_stride, other_stride, size,
+    grad, gated, other_half, grad_gated, grad_other, gated_stride, other_stride, size,
     ACTIVATION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -248,7 +248,7 @@ def _gate_backward_kernel(
     other = tl.load(other_half + row * other_stride + column, mask=here, other=0.0).to(tl.float32)
     active, slope = _activated(x, ACTIVATION)
     tl.store(grad_gated + place, (upstream * other * slope).to(grad_gated.dtype.element_ty), mask=here)
-    tl.store(grad + place, (upstream * active).to(grad.dtype.element_ty), mask=here)
+    tl.store(grad_other + place, (upstream * active).to(grad_other.dtype.element_ty), mask=here)
 
 
 @triton.jit
