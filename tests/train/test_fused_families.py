@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.train.data.packing import PackedBatch
 from worker.train.kernels import attention
@@ -17,7 +18,7 @@ from worker.train.kernels.loss import summed_cross_entropy
 from worker.train.kernels.segments import Segments
 from worker.train.models.adapter import attach_adapter
 from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, enable_checkpointing
+from worker.train.models.model import Learner, enable_checkpointing, load_model
 
 CPU = torch.device("cpu")
 VOCABULARY, RANK = 61, 4
@@ -89,9 +90,13 @@ def adapted(base: nn.Module, **changes: Any) -> nn.Module:
         names = {name.rsplit(".", 1)[-1] for name, _ in base.named_modules() if "proj" in name or "dense" in name}
         changes["target_modules"] = tuple(sorted(names or {"c_attn", "c_fc"})[::2])
     lora = runs.lora(**changes)
-    model = attach_adapter(copy.deepcopy(base), lora, continue_from=None, seed=3)
+    return with_something_learnt(attach_adapter(copy.deepcopy(base), lora, continue_from=None, seed=3))
+
+
+def with_something_learnt(model: nn.Module) -> nn.Module:
+    """B starts at zero, which would hide the gradient of A."""
     generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():  # B starts at zero, which would hide the gradient of A
+    with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
@@ -137,6 +142,20 @@ def test_adapters_learn_what_they_learn_in_pefts_own_modules(base: nn.Module, fa
     if "mlps" in done or not changes:
         assert done["linears"] == sum(hasattr(module, "lora_A") for module in ours.modules())
     assert_same(outcome(ours), outcome(plain))
+
+
+@pytest.mark.parametrize("changes", ADAPTERS.values(), ids=ADAPTERS)
+def test_adapters_over_four_bit_weights_learn_what_they_learn_in_pefts_own_modules(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    folder = build_tiny_model(tmp_path_factory.mktemp("four-bit"), vocabulary_size=512)
+    plan = runs.plan(method="qlora", lora=runs.lora(**changes | {"target_modules": "all-linear"}))
+    models = []
+    for _ in range(2):
+        model = load_model(folder, plan=plan, device=CPU)
+        models.append(with_something_learnt(attach_adapter(model, plan.lora, continue_from=None, seed=3)))
+    assert fuse(models[1])["linears"] == 2 * 7
+    assert_same(outcome(models[1]), outcome(models[0]))
 
 
 @pytest.mark.parametrize("mode", MODES)
