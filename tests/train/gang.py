@@ -119,7 +119,7 @@ def _end_memory_above(tokens: int) -> None:
     forward = Learner.forward
 
     def forward_if_it_fits(learner: Learner, batch: Any, *judge: Any) -> Any:
-        if batch.tokens > tokens:
+        if batch.rows and batch.tokens > tokens:
             raise torch.OutOfMemoryError("out of memory")
         return forward(learner, batch, *judge)
 

@@ -17,6 +17,7 @@ from worker.train.generation.generator import Speaker
 from worker.train.models.adapter import attach_adapter
 from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, load_model, load_tokenizer
+from worker.train.models.own_attention import attending
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 CPU = torch.device("cpu")
@@ -94,8 +95,8 @@ def test_answers_are_what_packed_passes_predict_token_by_token(tmp_path: Path, m
     fuse(adapted)
     learner = Learner(adapted).eval()
     prompts = [prompt.ids for prompt in samples.choose_prompts(loaded(tmp_path, model, runs.chat_rows(6)), seed=2)]
-    with samples._plain_attention(learner.causal_model) as plain:
-        answers = Speaker(plain, load_tokenizer(model)).go_on(prompts, max_new_tokens=6)
+    with attending(learner.causal_model, "sdpa", afterwards=learner.attention_name):
+        answers = Speaker(learner.causal_model, load_tokenizer(model)).go_on(prompts, max_new_tokens=6)
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = list(prompt)
         for _ in range(6):

@@ -45,10 +45,13 @@ class PackedBatch:
         return self.labels.shape[0]
 
 
-def plan_micro_steps(chosen: Sequence[int], lengths: np.ndarray, *, token_budget: int) -> list[list[int]]:
+def plan_micro_steps(
+    chosen: Sequence[int], lengths: np.ndarray, *, token_budget: int, together: bool = True
+) -> list[list[int]]:
     """Best-fit decreasing: each row goes where it leaves the least room; one beyond the budget stands alone.
 
-    Time grows with the number of rows alone: which room is the smallest that suffices is read off one long integer.
+    Unless rows may go `together` all of them do, the longest first. Time grows with the number of rows and with nothing
+    else: which room is the smallest that suffices is read off one long integer.
     """
     rows = np.asarray(chosen, dtype=np.int64)
     rows = rows[np.lexsort((rows, -lengths[rows]))]
@@ -65,7 +68,7 @@ def plan_micro_steps(chosen: Sequence[int], lengths: np.ndarray, *, token_budget
             if not roomy[room]:
                 rooms ^= 1 << room
         else:
-            room, index = token_budget, len(micro_steps)
+            room, index = token_budget if together else 0, len(micro_steps)
             micro_steps.append([])
         micro_steps[index].append(row)
         left = room - needed

@@ -24,21 +24,29 @@ class Sharing:
     """How one process of several goes through a set of rows.
 
     `work` says what each row costs, fp64 [rows], in any unit. In `lockstep` every process runs as many passes as the
-    busiest, because weights that are shared out move in each.
+    busiest, because weights that are shared out move in each. Unless rows may go `together`, each has a pass to itself.
     """
 
     def __init__(
-        self, rows: Rows, *, work: np.ndarray, rank: int = 0, processes: int = 1, lockstep: bool = False
+        self,
+        rows: Rows,
+        *,
+        work: np.ndarray,
+        rank: int = 0,
+        processes: int = 1,
+        lockstep: bool = False,
+        together: bool = True,
     ) -> None:
-        self.lengths, self._work = rows.lengths(), work
+        self.lengths, self.together, self._work = rows.lengths(), together, work
         self._rank, self._processes, self._lockstep = rank, processes, lockstep
 
     def micro_steps(self, chosen: Sequence[int], *, token_budget: int) -> list[list[list[int]]]:
         """The micro-steps of each process."""
         shares = share_out(self._work[list(chosen)].tolist(), processes=self._processes)
+        everyones = [[chosen[position] for position in share] for share in shares]
         return [
-            plan_micro_steps([chosen[position] for position in share], self.lengths, token_budget=token_budget)
-            for share in shares
+            plan_micro_steps(rows, self.lengths, token_budget=token_budget, together=self.together)
+            for rows in everyones
         ]
 
     def passes(self, chosen: Sequence[int], *, token_budget: int) -> list[Pass]:

@@ -66,7 +66,8 @@ def _log_probabilities(model: torch.nn.Module, trained: Learner, run: Run, rows:
     learner.attend_as(trained)
     chosen = range(min(len(rows), ROWS_COMPARED))
     parts = []
-    for group in plan_micro_steps(chosen, rows.lengths(), token_budget=run.plan.tokens_per_micro_step):
+    budget = run.plan.tokens_per_micro_step
+    for group in plan_micro_steps(chosen, rows.lengths(), token_budget=budget, together=learner.packs):
         batch = pack(group, rows, device=run.device)
         parts.append(learner(batch, token_log_probabilities))
     return torch.cat(parts)

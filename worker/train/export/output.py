@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from tuning.errors import Category, Failure, JobFailure
 from tuning.state import Phase
@@ -44,11 +45,13 @@ def save_gathered_model(
     model: PreTrainedModel,
     gathered: Iterator[tuple[str, torch.Tensor, torch.Tensor]],
     *,
+    frozen: Iterator[tuple[str, torch.Tensor]],
     progress: Progress,
 ) -> None:
     """Write one ordinary model from weights that are shared out. Call it in every process; the main one writes.
 
-    `gathered` yields name, whole fp32 master and whole live weight; what is written is the rounded master.
+    `gathered` yields name, whole fp32 master and whole live weight; what is written is the rounded master. `frozen`
+    yields the weights that did not learn.
 
     Raises:
         JobFailure: `gathered_model_differs` when a live weight, or one read back from the file, is another.
@@ -60,18 +63,15 @@ def save_gathered_model(
             if not torch.equal(rounded, live) or not rounded.isfinite().all():
                 raise _differs(name)
             weights[name] = rounded.cpu()
+    for name, live in frozen:
+        if run.is_main:
+            weights[name] = live.cpu()
     if not run.is_main:
         return
     folder = _begin(run)
     _as_published(run, model)
     model.save_pretrained(folder, state_dict=weights)
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a dictionary
-                if not torch.equal(stored.get_tensor(name), weights.pop(name)):
-                    raise _differs(name)
-    if weights:
-        raise _differs(next(iter(weights)))
+    _compare(folder, revert_weight_conversion(model, weights))
     _finish(run, folder, progress=progress)
 
 
@@ -100,6 +100,18 @@ def _as_published(run: Run, model: PreTrainedModel) -> None:
 def _finish(run: Run, folder: Path, *, progress: Progress) -> None:
     run.tokenizer.save_pretrained(folder)
     describe(run, progress=progress)
+
+
+def _compare(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """What the files hold with `weights`, named as files name them: some models fuse and rename while they load."""
+    left = dict(weights)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a dictionary
+                if name not in left or not torch.equal(stored.get_tensor(name), left.pop(name)):
+                    raise _differs(name)
+    if left:
+        raise _differs(next(iter(left)))
 
 
 def _differs(name: str) -> JobFailure:

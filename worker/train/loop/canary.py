@@ -111,13 +111,14 @@ def largest_micro_step(sharing: Sharing, plan: Plan, *, token_budget: int, total
     """
     lengths = sharing.lengths
     best: list[int] = []
-    best_size, enough = (0, 0), max(FULL_ENOUGH * token_budget, int(lengths.max()))
+    most = max(token_budget * FULL_ENOUGH, int(lengths.max())) if sharing.together else int(lengths.max())
+    best_size = (0, 0)
     for chosen in islice(_heaviest_steps(lengths, plan, total_steps=total_steps), STEPS_SEARCHED):
         for rows in chain.from_iterable(sharing.micro_steps(chosen, token_budget=token_budget)):
             size = (int(lengths[rows].sum()), int(lengths[rows].max()))
             if size > best_size:
                 best, best_size = rows, size
-        if best_size[0] >= enough:
+        if best_size[0] >= most:
             break
     return best
 

@@ -82,7 +82,7 @@ class MemoryLadder:
 
     def _halve_micro_steps(self, doing: str) -> bool:
         before = self._progress.token_budget
-        if before <= self._smallest_budget:
+        if before <= self._smallest_budget or not self._learner.packs:  # a row alone cannot be split
             return False
         budget = self._progress.token_budget = max(self._smallest_budget, before // 2)
         self._tell(doing, f"going on with {budget} tokens per micro-step instead of {before}")

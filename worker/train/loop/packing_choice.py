@@ -9,15 +9,14 @@ from worker.train.run import Run
 def choose_packing(run: Run, learner: Learner) -> None:
     """Try packed rows on the model as it will train, and say what came of it.
 
-    A plan without packing is kept to: its memory is counted for one row at a time.
+    A plan without packing is kept to: its memory is counted for one row at a time. `learner` is not wrapped.
 
     Raises:
         JobFailure: `model_not_supported` for a model whose tokens see later ones.
     """
     _tell_about_dropouts(run)
     vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
-    shared_out = run.plan.zero_stage == 3
-    trial = try_model(learner, device=run.device, vocabulary=vocabulary, is_shared_out=shared_out)
+    trial = try_model(learner, device=run.device, vocabulary=vocabulary)
     _tell_about_idle(run, trial.idle)
     if trial.packs and run.plan.packing:
         return

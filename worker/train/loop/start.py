@@ -42,6 +42,7 @@ class Start:
             rank=self.run.rank,
             processes=self.run.processes,
             lockstep=self.masters.lockstep,
+            together=self.learner.packs,
         )
 
 

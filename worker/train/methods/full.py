@@ -41,12 +41,13 @@ def train(run: Run) -> Progress:
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(model, run.plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=run.plan, processes=run.processes)
-    choose_packing(run, learner)
+    bare = Learner(model, attention=run.attention)
+    learner, masters = with_optimizer(bare, plan=run.plan, processes=run.processes)
+    choose_packing(run, bare)
     objective = objective_of(run.plan)
     progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
-        save_gathered_model(run, model, masters.gathered(), progress=progress)
+        save_gathered_model(run, model, masters.gathered(), frozen=masters.frozen(), progress=progress)
     elif run.is_main:
         save_model(run, model, progress=progress)
     return progress

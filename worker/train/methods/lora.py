@@ -50,9 +50,10 @@ def train(run: Run) -> Progress:
         if plan.float8_base:
             hold_in_float8(model, device=run.device, recorder=run.recorder)
     enable_checkpointing(base, plan.activation_checkpointing)
-    learner, masters = with_optimizer(Learner(model, attention=run.attention), plan=plan, processes=run.processes)
+    bare = Learner(model, attention=run.attention)
+    learner, masters = with_optimizer(bare, plan=plan, processes=run.processes)
     run.recorder.reached("adapter_attached")
-    choose_packing(run, learner)
+    choose_packing(run, bare)
     progress = fit(run, learner, masters=masters, objective=objective_of(plan), weight_file=weights)
     tensors = _tensors(model, masters)
     if run.is_main:

@@ -45,12 +45,11 @@ class Trial:
     idle: tuple[str, ...] = ()
 
 
-def try_model(learner: Learner, *, device: torch.device, vocabulary: int, is_shared_out: bool = False) -> Trial:
-    """Try a model with the passes and kernels that it will train with.
+def try_model(learner: Learner, *, device: torch.device, vocabulary: int) -> Trial:
+    """Try a model with the passes and kernels that it will train with. No backward pass is run.
 
-    Draws no random number of the run's and leaves the learner packing. Call it in every process of a sharded run; where
-    weights are shared out (`is_shared_out`) only passes that all processes make are made, so head and gradients are
-    taken on trust.
+    Draws no random number of the run's and leaves the learner packing. Call it in every process of a sharded run, and
+    not through what wraps the learner there, which would take each pass for one of training.
 
     Raises:
         JobFailure: `model_not_supported` for a model whose rows see later tokens even alone, or with an unknown head.
@@ -60,8 +59,6 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int, is_sha
     learner.eval()
     try:
         trial = _try_packing(learner, rows)
-        if is_shared_out:
-            return trial
         _check_head(learner, rows[0])
         return _try_learning(learner, rows, trial)
     finally:
@@ -131,17 +128,31 @@ def _try_learning(learner: Learner, rows: Rows, trial: Trial) -> Trial:
 
 
 def _idle(learner: Learner, rows: Rows, attention: OwnAttention | None) -> tuple[str, ...]:
-    """Trainable parameters that the loss does not depend on. Gradients are thrown away, no hook is run."""
+    """Trainable parameters that the loss does not depend on."""
     if attention is None:
         learner.pack()
     else:
         learner.attend_alone(attention)
-    trainable = learner.trainable()
     loss = learner(_batch(rows), token_log_probabilities).sum()
     if not loss.requires_grad:
         raise _not_supported("No gradient reaches its weights.")
-    gradients = torch.autograd.grad(loss, [value for _, value in trainable], allow_unused=True)
-    return tuple(name for (name, _), gradient in zip(trainable, gradients, strict=True) if gradient is None)
+    learning = _leaves(loss)
+    return tuple(name for name, value in learner.trainable() if value not in learning)
+
+
+def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
+    """Parameters at the ends of the graph. Gradients would tell the same and need as much memory as the weights."""
+    found: set[torch.Tensor] = set()
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (parameter := getattr(node, "variable", None)) is not None:
+            found.add(parameter)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _differ(

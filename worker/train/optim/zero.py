@@ -127,6 +127,7 @@ class ShardedOptimizer:
 
         learner.projection = Projection(learner)
         self._trainable = dict(learner.trainable())
+        self._frozen = {name: value for name, value in learner.model.named_parameters() if not value.requires_grad}
         self._processes = torch.distributed.get_world_size()
         config = _config(
             plan,
@@ -224,6 +225,15 @@ class ShardedOptimizer:
         for name, parameter in self._trainable.items():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
                 yield name, safe_get_full_fp32_param(parameter), parameter.detach()
+
+    @torch.no_grad()
+    def frozen(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and whole weight of every parameter that does not learn, one after another."""
+        import deepspeed
+
+        for name, parameter in self._frozen.items():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
+                yield name, parameter.detach()
 
     def _flats(self) -> list[torch.Tensor]:
         for name in ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups"):
