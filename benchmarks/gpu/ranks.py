@@ -66,7 +66,7 @@ def _gradients(device: str, lengths: list[int], *, own: int | None) -> list[Any]
 
     config = shapes.TINY
     learner = shapes.build(config, method="full", device=device, attention="blocked" if device == "cpu" else "sdpa")
-    masters = shapes.optimizer_of(learner, method="full")
+    masters = shapes.optimizer_of(learner, method="full", processes=1 if own is None else PROCESSES)
     every = [length for each in LENGTHS for length in each]
     rows = shapes.batch(every, vocabulary=config["vocab_size"], device=device)
     if own is not None:

@@ -175,14 +175,14 @@ def setup_of(method: str, *, device: str, tokens: int, checkpointing: str, float
     )
 
 
-def optimizer_of(learner: Any, *, method: str) -> Any:
+def optimizer_of(learner: Any, *, method: str, processes: int = 1) -> Any:
     """The trainer's own, over what learns."""
     from types import SimpleNamespace
 
     from worker.train.optim.optimizer import MasterOptimizer
 
     plan = SimpleNamespace(weight_decay=0.0, optimizer="adamw", learning_rate=STARTING_RATE, method=method)
-    return MasterOptimizer(learner.trainable(), plan=plan)  # type: ignore[arg-type]
+    return MasterOptimizer(learner.trainable(), plan=plan, processes=processes)  # type: ignore[arg-type]
 
 
 def best_attention(config: dict[str, Any], *, device: str) -> str:

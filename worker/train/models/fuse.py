@@ -177,6 +177,8 @@ def _sites(module: nn.Module, names: tuple[str, ...]) -> list[Site] | None:
 def site_of(module: Any) -> Site | None:
     """A frozen linear and its adapter; None where our passes would not compute the same."""
     base = getattr(module, "base_layer", module)
+    if not isinstance(base, nn.Linear) and not is_conv1d(base):  # PEFT also wraps bare parameters
+        return None
     if not hasattr(module, "lora_A"):
         return None if base.weight.requires_grad else Site(base, None, None, 0.0, transposed=is_conv1d(base))
     variants = dict(getattr(module, "lora_variant", {}))
