@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -125,17 +126,15 @@ def launch(
     environment = trainer_environment(
         os.environ, run_dir=run.root, cores=max(1, cores // plan.world_size), devices=devices
     )
-    command = trainer_command(run.root, world_size=plan.world_size)
-
-    def begin(ends: Ends) -> tuple[Process, How]:
-        if warm is not None and plan.world_size == 1:
-            try:
-                return warm.fork(str(run.root), environment, ends, hurry=hurry), "warm"
-            except NotWarm as reason:
-                log.info("trainer.not_forked", reason=str(reason), run_dir=str(run.root))
-        return _begin_plainly(command, run, environment, ends), "plain"
-
-    return _start(begin, run, slot=slot, records=records, log_cap_bytes=log_cap_bytes)
+    return start(
+        trainer_command(run.root, world_size=plan.world_size),
+        run,
+        environment=environment,
+        slot=slot,
+        records=records,
+        log_cap_bytes=log_cap_bytes,
+        fork=partial(warm.fork, str(run.root), environment, hurry=hurry) if warm and plan.world_size == 1 else None,
+    )
 
 
 def start(
@@ -146,40 +145,40 @@ def start(
     slot: Slot,
     records: Path,
     log_cap_bytes: int,
+    fork: Callable[[Ends], Process] | None = None,
 ) -> Trainer:
-    """Start any command as the trainer of a run directory, in a session of its own."""
-
-    def begin(ends: Ends) -> tuple[Process, How]:
-        return _begin_plainly(command, run, environment, ends), "plain"
-
-    return _start(begin, run, slot=slot, records=records, log_cap_bytes=log_cap_bytes)
-
-
-def _start(
-    begin: Callable[[Ends], tuple[Process, How]],
-    run: RunDirectory,
-    *,
-    slot: Slot,
-    records: Path,
-    log_cap_bytes: int,
-) -> Trainer:
+    """Start any command as the trainer of a run directory, in a session of its own; rather a fork, if there is one."""
     lifeline_read, lifeline_write = os.pipe()
     output_read, output_write = os.pipe()
+    ends = Ends(standard_input=lifeline_read, output=output_write, locks=slot.descriptors)
     try:
-        process, kind = begin(Ends(standard_input=lifeline_read, output=output_write, locks=slot.descriptors))
+        process, how = _begin(command, run, environment, ends, fork)
+    except BaseException:
+        os.close(lifeline_write)
+        os.close(output_read)
+        raise
     finally:
         os.close(lifeline_read)
         os.close(output_write)
     record = record_trainer(records, name=run.root.name, pid=process.pid, run_dir=run.root)
     trainer_log = TrainerLog(run.log, cap_bytes=log_cap_bytes)
     trainer_log.follow(output_read)
-    return Trainer(process=process, run=run, log=trainer_log, record=record, lifeline=lifeline_write, start=kind)
+    return Trainer(process=process, run=run, log=trainer_log, record=record, lifeline=lifeline_write, start=how)
 
 
-def _begin_plainly(
-    command: list[str], run: RunDirectory, environment: Mapping[str, str], ends: Ends
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def _begin(
+    command: list[str],
+    run: RunDirectory,
+    environment: Mapping[str, str],
+    ends: Ends,
+    fork: Callable[[Ends], Process] | None,
+) -> tuple[Process, How]:
+    if fork is not None:
+        try:
+            return fork(ends), "warm"
+        except NotWarm as reason:
+            log.info("trainer.not_forked", reason=str(reason), run_dir=str(run.root))
+    process = subprocess.Popen(
         command,
         stdin=ends.standard_input,
         stdout=ends.output,
@@ -189,6 +188,7 @@ def _begin_plainly(
         pass_fds=ends.locks,
         start_new_session=True,
     )
+    return process, "plain"
 
 
 def trainer_command(run_dir: Path, *, world_size: int) -> list[str]:

@@ -51,10 +51,9 @@ class Station:
         )
         return cls(settings=settings, control=control)
 
-    def keep_warm(self) -> None:
-        """Have a warm trainer, if this worker should: one with the libraries imported, or on its way there."""
-        if self._warm is None:
-            self._warm = _warm_trainer(self._settings, self._probe())
+    def warm_up(self) -> None:
+        """Begin to import what trainers need, if this worker should; from then on there is a warm trainer for jobs."""
+        self._warm = _warm_trainer(self._settings, self._probe())
         if self._warm is not None:
             self._warm.keep()
 
@@ -112,8 +111,9 @@ class Station:
                 attempt_log.exception("slot.unhealthy", slot=slot.index)
                 return False
         self._work.remove_old_runs(keep=self._settings.kept_runs)
-        bury_orphans(but={self._warm.pid} if self._warm else set())
-        self.keep_warm()  # not while a job runs, whose processors the imports would take
+        if self._warm is not None:
+            bury_orphans(but={self._warm.pid})
+            self._warm.keep()  # not while a job runs, whose processors the imports would take
         return True
 
     def _claim(self, session: Session, hardware: HardwareProfile) -> Claim | None:

@@ -23,7 +23,7 @@ def _station() -> Station:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _get_ready(**_: Any) -> None:
     """As soon as the pool process is there, so that the first job finds a warm trainer."""
-    _station().keep_warm()
+    _station().warm_up()
 
 
 @shared_task(name=WAKE_TASK)  # type: ignore[untyped-decorator]

@@ -5,7 +5,7 @@
 Runs small LoRA jobs one after another through a whole installation (PostgreSQL, Valkey, API, keeper, worker), on a
 model of the SmolLM2-135M shape with random weights, each with one other row than the one before: first with trainers
 that import everything anew, then with trainers forked from a warm process. `--nightly` is twenty jobs of about a
-minute, warm. Nothing is downloaded.
+minute, warm; on a machine with other work to do fewer `--rows` keep them at a minute. Nothing is downloaded.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from benchmarks.training import workload
 
 STARTS = ("plain", "warm")
 NIGHTS = 20
-NIGHTLY_EPOCHS = 2
 SPANS = (
     ("**claim to the first step's beginning**", "claimed", "training"),
     ("**claim to the first step's end**", "claimed", "first_step"),
@@ -35,28 +34,31 @@ SPANS = (
 def main() -> None:
     """Run the jobs of each kind of start and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=3, help="of each kind of start")
-    parser.add_argument("--epochs", type=int, default=1, help="over 64 rows; one takes about half a minute on 2 cores")
+    parser.add_argument("--jobs", type=int, help="of each kind of start; 3 unless given")
+    parser.add_argument("--rows", type=int, default=workload.ROWS, help="64 take half a minute an epoch on 2 cores")
+    parser.add_argument("--epochs", type=int, help="1 unless given")
     parser.add_argument("--start", choices=STARTS, action="append", help="instead of both")
-    parser.add_argument("--nightly", action="store_true", help=f"{NIGHTS} warm jobs of {NIGHTLY_EPOCHS} epochs")
+    parser.add_argument("--nightly", action="store_true", help=f"unless given, {NIGHTS} warm jobs of 2 epochs")
     parser.add_argument("--validation", action="store_true", help="hold out 8 rows, so that jobs evaluate")
     arguments = parser.parse_args()
-    if arguments.nightly:
-        arguments.jobs, arguments.epochs, arguments.start = NIGHTS, NIGHTLY_EPOCHS, ["warm"]
+    arguments.jobs = arguments.jobs or (NIGHTS if arguments.nightly else 3)
+    arguments.epochs = arguments.epochs or (2 if arguments.nightly else 1)
+    arguments.start = arguments.start or (["warm"] if arguments.nightly else STARTS)
     with tempfile.TemporaryDirectory(prefix="ts-latency-") as folder:
         data = Path(folder) / "workload"
         workload.build(data)
         kinds: dict[str, Sequence[JobTimes]] = {}
-        for start in arguments.start or STARTS:
+        for start in arguments.start:
             found = run_jobs(Path(folder) / start, data, start=start, arguments=arguments)
             kinds |= {f"{start}, first": found[:1], f"{start}, later": found[1:]}
+            print(f"{start}: {len(found)} jobs, sum of walls over sum of training {_ratio(found)}", flush=True)
     print(f"\n{processor()}, Python {platform.python_version()}\n")
     print(table({name: jobs for name, jobs in kinds.items() if jobs}))
 
 
 def run_jobs(folder: Path, data: Path, *, start: str, arguments: argparse.Namespace) -> list[JobTimes]:
     """So many jobs in a fresh installation; for the first the worker has only just come up."""
-    rows = (data / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = (data / "rows.jsonl").read_text(encoding="utf-8").splitlines()[: arguments.rows]
     found = []
     settings = {"TUNESMITH_WARM_TRAINER": str(start == "warm").lower()}
     with running_site(folder, model=data / "model", **settings) as site:

@@ -53,7 +53,7 @@ class Stage:
 
 def settings_of(plan: Plan) -> str:
     """The launch settings that a canary tries; one that was done with others says nothing about these."""
-    return f"{plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
+    return f"{plan.world_size} x {plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
 
 
 def is_spared(stage: Stage) -> bool:
