@@ -6,6 +6,7 @@ The planner names one; the trainer tries it where it runs and takes the next of 
 from collections.abc import Collection
 
 from tuning.hardware import HardwareProfile
+from tuning.packing import OwnAttention
 from tuning.plan import Attention, Reason
 from tuning.shape import ModelShape
 
@@ -40,6 +41,8 @@ HAVE_SINKS: frozenset[Attention] = frozenset({"flex", "sdpa"})
 
 def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
     """The fastest kernel that every device of this machine can run, and why the faster ones cannot."""
+    if shape.attention_alone is not None:
+        return "sdpa", Reason(rule="packing", text=_alone(shape.family, shape.attention_alone))
     capabilities: list[Capability | None] = [gpu.compute_capability for gpu in hardware.gpus] or [None]
     rejected: list[str] = []
     for attention in ladder(on_gpu=bool(hardware.gpus)):
@@ -126,6 +129,11 @@ def _size_obstacle(attention: Attention, shape: ModelShape, *, precision: str) -
     if head_size > largest or head_size % 8:
         return f"takes heads of up to {largest} in steps of 8, this model has {head_size}"
     return None
+
+
+def _alone(family: str, own: OwnAttention) -> str:
+    kept = "which keeps its scores" if own == "eager" else "by PyTorch's attention"
+    return f"Rows of the family {family} cannot be packed: each goes through the model alone, {kept}."
 
 
 def _sentence(attention: Attention, rejected: list[str]) -> str:

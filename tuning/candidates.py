@@ -157,6 +157,7 @@ class _Search:
             float8_base=self.spec.lora.float8_base and self.method is Method.LORA,
             fused_passes=True,
             fused_attention=_keeps_no_scores(self.attention, shape=self.shape, hardware=self.hardware),
+            packing=self.shape.attention_alone is None,
             longest_row_tokens=self.max_sequence_length,
             constants=constants_of(self.hardware),
         )
@@ -189,6 +190,8 @@ class _Search:
     def _token_budgets(self, world_size: int) -> tuple[int, ...]:
         """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""
         longest = self.max_sequence_length
+        if self.shape.attention_alone is not None:
+            return (longest,)
         ladder = GPU_TOKENS if self.hardware.gpus else CPU_TOKENS
         per_device = self.workload.mean_row_tokens * self.batch.rows_per_step / world_size
         useful = max(longest, 256 * math.ceil(per_device / 256))
@@ -211,6 +214,7 @@ class _Search:
             zero_stage=setup.zero_stage,
             offload=setup.offload_optimizer,
             float8_base=setup.float8_base,
+            packing=setup.packing,
         )
         return self.corrections.of(kernels)
 
@@ -318,6 +322,8 @@ def _keeps_no_scores(attention: Attention, *, shape: ModelShape, hardware: Hardw
 
     On a CPU blocks take caps, and sinks are written out.
     """
+    if shape.attention_alone == "eager":
+        return False
     if shape.attention_sinks and attention in ("sdpa", "blocked"):
         return False
     if shape.score_softcap is not None and attention == "sdpa":

@@ -32,6 +32,10 @@ class ConfigReader:
         value = self._config.get(field)
         return ConfigReader(value) if isinstance(value, Mapping) else None
 
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "ConfigReader":
+        """The same object, with values for what it leaves out."""
+        return ConfigReader({**defaults, **self._config})
+
     def positive(self, *fields: str, default: int | None = None, most: int = LARGEST_DIMENSION) -> int:
         """The first of `fields` that is set, as a whole number from 1 to `most`."""
         field, value = self._first(fields)

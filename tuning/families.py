@@ -11,6 +11,13 @@ MOST_LAYERS = 1_000
 MULTIMODAL = {"gemma3": "gemma3_text"}  # the language part alone is trained
 
 
+# Published configs of those that see leave out what the class has as defaults.
+_GEMMA3_DEFAULTS = {
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "vocab_size": 262_208, "max_position_embeddings": 131_072,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Attention:
     """Sizes that every family's attention has."""
@@ -55,6 +62,7 @@ def _gemma2(reader: ConfigReader) -> dict[str, Any]:
 
 
 def _gemma3(reader: ConfigReader) -> dict[str, Any]:
+    reader = reader.with_defaults(_GEMMA3_DEFAULTS)
     bias = reader.flag("attention_bias", default=False)
     return _decoder(
         reader,
@@ -230,7 +238,9 @@ def _qwen_moe(
     linears = [*_separate_attention(sizes, qkv_bias=qkv_bias, output_bias=output_bias)]
     width = active * expert_width
     if sparse < layers:
-        linears += _gated_mlp(hidden, reader.positive("intermediate_size"), copies=layers - sparse)
+        # Beside experts PEFT takes the matrices of a dense MLP for theirs, in all of these families but Qwen2's.
+        dense = _gated_mlp(hidden, reader.positive("intermediate_size"), copies=layers - sparse)
+        linears += [linear.model_copy(update={"adaptable": shared_expert}) for linear in dense]
     if sparse:
         linears += _experts(hidden, expert_width, experts=experts, active=active, layers=sparse)
     if sparse and shared_expert:

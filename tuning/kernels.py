@@ -10,8 +10,9 @@ def kernels_label(
     zero_stage: int = 0,
     offload: bool = False,
     float8_base: bool = False,
+    packing: bool = True,
 ) -> str:
-    """`sdpa/recompute-none/adamw/fused`; sharding, offloading and 8-bit products are named only where they happen."""
+    """`sdpa/recompute-none/adamw/fused`; what few runs do is named only where it happens."""
     parts = [attention, f"recompute-{checkpointing}", optimizer, "fused" if fused_passes else "unfused"]
     if zero_stage:
         parts.append(f"zero-{zero_stage}")
@@ -19,4 +20,6 @@ def kernels_label(
         parts.append("offload")
     if float8_base:
         parts.append("float8")
+    if not packing:
+        parts.append("unpacked")
     return "/".join(parts)

@@ -15,7 +15,10 @@ ROLES_OF_PRESET: dict[str, frozenset[Role]] = {
 
 
 class Linear(Value):
-    """`copies` matrices of one name and size. `module` is false for a bare parameter, which an adapter cannot wrap."""
+    """`copies` matrices of one name and size.
+
+    `module` is false for a bare parameter, which an adapter cannot wrap; `adaptable` for a module that PEFT refuses.
+    """
 
     name: str
     role: Role
@@ -24,6 +27,7 @@ class Linear(Value):
     copies: int
     bias: bool = False
     module: bool = True
+    adaptable: bool = True
     active_copies: int | None = None  # how many take part for one token; experts of a mixture sit out
 
     @property
@@ -49,7 +53,7 @@ class Linear(Value):
 
 def is_target(linear: Linear, targets: Targets) -> bool:
     """Whether an adapter goes on this kind of matrix. A list names modules by the end of their path."""
-    if not linear.module:
+    if not linear.module or not linear.adaptable:
         return False
     if isinstance(targets, str):
         return linear.role in ROLES_OF_PRESET[targets]

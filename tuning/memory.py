@@ -55,6 +55,7 @@ class Setup:
     preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
     fused_passes: bool = False  # the trainer's own forward and backward passes: wherever ZeRO does not share weights
     fused_attention: bool = True
+    packing: bool = True  # else every row goes through the model alone
     longest_row_tokens: int = 0  # matters only without a fused kernel
     constants: Constants = START_CONSTANTS
 
@@ -104,10 +105,14 @@ def total(shape: ModelShape, setup: Setup) -> int:
 def weight_bytes(shape: ModelShape, setup: Setup) -> int:
     """The model's own weights, as loaded on one device before sharding."""
     if setup.method is not Method.QLORA:
-        return shape.parameters * setup.compute_bytes - _saved_by_float8(shape, setup)
+        return _loaded_parameters(shape) * setup.compute_bytes - _saved_by_float8(shape, setup)
     bits = NF4_DOUBLE_BITS if setup.double_quantization else NF4_BITS
-    rest = shape.parameters - shape.quantizable_weights
+    rest = _loaded_parameters(shape) - shape.quantizable_weights
     return int(shape.quantizable_weights * bits / 8) + rest * setup.compute_bytes
+
+
+def _loaded_parameters(shape: ModelShape) -> int:
+    return shape.parameters + shape.outside_parameters
 
 
 def _saved_by_float8(shape: ModelShape, setup: Setup) -> int:

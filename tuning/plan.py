@@ -119,6 +119,7 @@ class Plan(Value):
             zero_stage=self.zero_stage,
             offload=self.offload_optimizer,
             float8_base=self.float8_base,
+            packing=self.packing,
         )
 
 

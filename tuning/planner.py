@@ -123,6 +123,7 @@ def _plan(
         lora=None if full else candidate.lora,
         activation_checkpointing=setup.checkpointing,
         optimizer=setup.optimizer,
+        packing=setup.packing,
         fused_passes=setup.fused_passes,
         float8_base=setup.float8_base,
         zero_stage=setup.zero_stage,

@@ -10,6 +10,8 @@ from tuning.base import Value
 from tuning.config_reader import LARGEST_DIMENSION, ConfigReader
 from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Targets, is_target
+from tuning.packing import OwnAttention, attention_alone, require_causal
+from tuning.vision import siglip_parameters
 
 MEASURED_SHAPE = "tunesmith_shape"  # key in a stored config: the shape of a family without formulas, as measured
 MEASURED_RANK = 16
@@ -62,6 +64,7 @@ class ModelShape(Value):
     activation_tensors: int = 3  # of the MLP's width, kept by its activation function and gate
     position_parameters: int = 0
     head_bias: bool = False
+    outside_parameters: int = 0  # of parts that see: loaded, never trained
     measured: MeasuredActivations | None = None  # of a family that `tuning.families` does not know
 
     @classmethod
@@ -69,13 +72,13 @@ class ModelShape(Value):
         """Read a Hugging Face config.json.
 
         Raises:
-            InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown.
+            InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown or no causal language model.
         """
+        require_causal(config)
         reader = ConfigReader(config)
         family = reader.model_type
-        text = reader.nested("text_config")
-        if text is not None and family in families.MULTIMODAL:
-            reader, family = text, families.MULTIMODAL[family]
+        if family in families.MULTIMODAL:
+            return cls._with_eyes(reader, family=families.MULTIMODAL[family])
         if family not in families.READERS and MEASURED_SHAPE in config:
             return _measured(config[MEASURED_SHAPE])
         if family not in families.READERS:
@@ -88,9 +91,21 @@ class ModelShape(Value):
             )
         return cls(family=family, **families.READERS[family](reader))
 
+    @classmethod
+    def _with_eyes(cls, reader: ConfigReader, *, family: str) -> "ModelShape":
+        text, vision = (reader.nested(part) or ConfigReader({}) for part in ("text_config", "vision_config"))
+        sizes = families.READERS[family](text)
+        seeing = siglip_parameters(vision, hidden_size=sizes["hidden_size"])
+        return cls(family=family, outside_parameters=seeing, **sizes)
+
     def __hash__(self) -> int:
         """Cheap, because memory formulas are remembered by shape; equal shapes have equal counts."""
         return hash((self.family, self.hidden_size, self.layers, self.parameters))
+
+    @property
+    def attention_alone(self) -> OwnAttention | None:
+        """What it attends by if its rows cannot be packed."""
+        return attention_alone(self.family)
 
     @cached_property
     def linear_weights(self) -> int:
@@ -114,7 +129,7 @@ class ModelShape(Value):
 
     @cached_property
     def parameters(self) -> int:
-        """Every parameter of the model, a tied head counted once."""
+        """Every parameter of the text part, a tied head counted once."""
         biases = sum(linear.biases for linear in self.linears) + (self.vocab_size if self.head_bias else 0)
         others = self.norm_parameters + self.position_parameters
         return self.linear_weights + biases + self.embedding_parameters + others

@@ -104,7 +104,7 @@ def predict(
     tokens_per_step = max(1.0, workload.mean_row_tokens * workload.rows_per_step)
     evenness = predict_evenness(shape, setup, workload=workload)
     own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
-    micro_steps = max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
+    micro_steps = _micro_steps(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
     speed = correction or 1.0
 
     def micro_step_seconds(tokens: float) -> float:
@@ -122,6 +122,12 @@ def predict(
         seconds_high=seconds * (1 + 1.6 * spread),
         micro_step_tokens_per_second=full / micro_step_seconds(full),
     )
+
+
+def _micro_steps(setup: Setup, *, own_tokens: float, mean_row_tokens: float) -> int:
+    if setup.packing:
+        return max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
+    return max(1, round(own_tokens / max(1.0, mean_row_tokens)))
 
 
 def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> float:
@@ -164,20 +170,25 @@ def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: flo
     if setup.method is Method.QLORA:
         uses = 3 if setup.checkpointing == "full" else 2
         dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
-    overhead = shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
+    overhead = _passes(setup) * shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
     return operations / rate + elementwise + overhead + dequantization
 
 
 def _gpu_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: float, tokens: float) -> float:
     utilization = LARGE_GPU_UTILIZATION if gpu.matmul_tflops > LARGE_GPU_TFLOPS else GPU_UTILIZATION
     rate = gpu.matmul_tflops * 1e12 * utilization * tokens / (tokens + GPU_HALF_RATE_TOKENS)
-    overhead = shape.layers * GPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
+    overhead = _passes(setup) * shape.layers * GPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
     if setup.method is Method.QLORA:
         uses = 3 if setup.checkpointing == "full" else 2
         overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / _bandwidth(gpu)
     if setup.zero_stage == 3 and setup.world_size > 1:  # the weights are gathered twice
         overhead += 2 * weight_bytes(shape, setup) / _link(gpu)
     return operations / rate + overhead
+
+
+def _passes(setup: Setup) -> int:
+    """Forward and backward passes of a micro-step: both sequences of a pair go alone where rows do."""
+    return 2 if setup.preference_pairs and not setup.packing else 1
 
 
 def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile) -> float:

@@ -85,7 +85,7 @@ def _truth(model: str, method: Method, *, checkpointing: str) -> float:
     kind = "full" if method is Method.FULL else "lora"
     case = Case(config, method=kind, checkpointing=checkpointing, tokens=TOKENS)
     layers = config["num_hidden_layers"]
-    activations = saved_bytes(case, layers=2) + (layers - 2) * layer_bytes(case, shallow=2, deep=3)
+    activations = saved_bytes(case, layers=2) + (layers - 2) * layer_bytes(case, layers=3)
     activations += 2 * TOKENS * config.get("hidden_size", 0) * 2  # hidden states for the head, and their gradient
     return _static(replace(case, checkpointing="none"), method, layers=layers) + activations
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from benchmarks.families.sweep import sweep
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tuning.packing import REFUSED, attention_alone, not_supported
 from worker.train.data.packing import pack
 from worker.train.data.rows import Rows
 from worker.train.models.model import Learner, load_model
@@ -27,6 +28,7 @@ CPU = torch.device("cpu")
 def test_rows_are_packed_where_packing_changes_nothing(family: str) -> None:
     found = sweep(family)
     assert found.outcome == "packed", found
+    assert attention_alone(family) is None, "the planner would have its rows go alone"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_families_that_cannot_be_packed_train_right_one_row_at_a_time(family: st
     found = sweep(family)
     assert found.outcome == "unpacked", found
     assert reason in found.note
+    assert f"its own attention: {attention_alone(family)}" in found.note, "the planner counts with another"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,7 @@ def test_what_cannot_be_trained_right_is_refused_with_a_reason(family: str, reas
     found = sweep(family)
     assert found.outcome == "refused", found
     assert reason in found.note
+    assert not_supported(REFUSED[family]) in found.note, "the planner refuses it with other words"
 
 
 def rows_of(*lengths: int, vocabulary: int = 500) -> Rows:
@@ -153,20 +157,21 @@ def test_published_dropouts_are_off_in_training_and_back_in_the_result(tmp_path:
     assert (stored["attn_pdrop"], stored["resid_pdrop"], stored["embd_pdrop"]) == (0.1, 0.1, 0.1)
 
 
-def test_a_run_says_that_rows_go_one_by_one_and_its_result_is_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_run_says_that_rows_go_one_by_one_and_its_result_is_right(tmp_path: Path, planned: bool) -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     folder = build_tiny_model(tmp_path / "model")
     torch.manual_seed(0)
     BloomForCausalLM(BloomConfig(vocab_size=512, hidden_size=64, n_layer=2, n_head=4)).save_pretrained(folder)
-    plan = runs.plan(epochs=4, learning_rate=1e-2)
+    plan = runs.plan(epochs=4, learning_rate=1e-2, packing=not planned)
     shape = measure_shape(json.loads((folder / "config.json").read_text()))
     held_out = runs.chat_rows(6, offset=50)
     run = runs.make_run(tmp_path / "run", model=folder, plan=plan, validation=held_out, measured_shape=shape)
     assert runs.train_here(run) == 0, runs.events(run)
     (told,) = [event for event in runs.events(run) if event["data"].get("packing") is False]
-    assert told["level"] == "warn"
-    assert "longer than the plan says" in told["message"]
+    assert told["level"] == ("info" if planned else "warn")
+    assert ("as planned" if planned else "longer than the plan says") in told["message"]
     losses = [point["valid_loss"] for point in runs.metrics(run) if point["valid_loss"] is not None]
     assert losses[-1] < losses[0] - 0.5
 

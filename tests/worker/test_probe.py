@@ -27,13 +27,18 @@ def test_the_probe_of_this_host_is_plausible(tmp_path: Path) -> None:
 def test_attention_packages_and_triton_are_reported_under_the_names_that_the_planner_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder, name in (("flash_attn", "flash-attn"), ("flash_attn_3", "flash_attn_3"), ("triton", "triton")):
+    for folder, name in (
+        ("flash_attn_4", "flash-attn-4"),
+        ("flash_attn", "flash-attn"),
+        ("flash_attn_3", "flash_attn_3"),
+        ("triton", "triton"),
+    ):
         info = tmp_path / f"{folder}-3.1.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.1\n")
     monkeypatch.syspath_prepend(tmp_path)
     installed = probe(disk=tmp_path).installed
-    assert [installed[package] for package in NEEDED_PACKAGES.values()] == ["3.1"] * 3
+    assert [installed[package] for package in NEEDED_PACKAGES.values()] == ["3.1"] * 4
 
 
 def test_the_memory_that_a_worker_offers_can_be_capped(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[flo
     case = Case(config, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers and peft about their own settings
-        measured = layer_bytes(case, shallow=2, deep=3) / case.tokens
+        measured = layer_bytes(case, layers=3) / case.tokens
     depth = "n_layer" if config["model_type"] == "gpt2" else "num_hidden_layers"
     shape = ModelShape.from_config({**config, depth: 1})
     graph = Graph(

@@ -16,20 +16,19 @@ def choose_packing(run: Run, learner: Learner) -> None:
     """
     _tell_about_dropouts(run)
     vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
-    trial = try_model(learner, device=run.device, vocabulary=vocabulary)
+    trial = try_model(learner, device=run.device, vocabulary=vocabulary, together=run.plan.packing)
     _tell_about_idle(run, trial.idle)
-    if trial.packs and run.plan.packing:
+    if trial.packs:
         return
-    attention = trial.attention or "eager"
-    learner.attend_alone(attention)
-    reason = trial.reason or "the plan has them one by one"
-    expected = "as planned" if not run.plan.packing else "which takes longer than the plan says"
+    assert trial.attention is not None  # noqa: S101  rows alone attend somehow
+    learner.attend_alone(trial.attention)
+    expected = f"which takes longer than the plan says: {trial.reason}" if run.plan.packing else trial.reason
     run.recorder.event(
-        f"Rows go through this model one after another, {expected}: {reason}. It attends by its own {attention} way.",
-        level="info" if not run.plan.packing else "warn",
+        f"Rows go through this model one after another, {expected}. It attends by its own {trial.attention} way.",
+        level="warn" if run.plan.packing else "info",
         packing=False,
-        attention=attention,
-        reason=reason,
+        attention=trial.attention,
+        reason=trial.reason,
     )
 
 

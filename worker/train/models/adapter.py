@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from tuning.errors import InvalidRequest, JobFailure
+from tuning.errors import JobFailure
+from tuning.linears import ROLES_OF_PRESET, Role
 from tuning.plan import Lora
-from tuning.shape import ModelShape
 from worker.rundir import MANIFEST, Seal, sealed_sha256
 from worker.train.failures import user_error
 from worker.train.models.fuse import ADAPTER
@@ -82,14 +82,16 @@ def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
     Raises:
         JobFailure: `no_such_target_modules`, with the names that come near.
     """
-    linears = _linear_names(model)
-    suffixes = _suffixes(model, lora, linears)
+    linears = adaptable_linears(model)
+    if isinstance(lora.target_modules, str):
+        return [name for name in linears if role_of(name) in ROLES_OF_PRESET[lora.target_modules]]
+    suffixes = lora.target_modules
     chosen = [name for name in linears if any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)]
     unmatched = [suffix for suffix in suffixes if not any(f".{name}".endswith(f".{suffix}") for name in chosen)]
     if chosen and not unmatched:
         return chosen
     known = sorted({name.rsplit(".", 1)[-1] for name in linears})
-    wrong = unmatched[0] if unmatched else str(lora.target_modules)
+    wrong = unmatched[0] if unmatched else "nothing"
     near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.4) or known
     raise user_error(
         "no_such_target_modules",
@@ -152,14 +154,32 @@ def _another_base(reason: str) -> JobFailure:
     )
 
 
-def _linear_names(model: PreTrainedModel) -> list[str]:
+def adaptable_linears(model: PreTrainedModel) -> list[str]:
+    """Full names of the linear modules of the text part that an adapter can go on."""
     head, text = model.get_output_embeddings(), TextPart(model)
-    barred = _BARRED_BESIDE_MAMBA if getattr(model.config, "model_type", None) in _MAMBA else ()
+    barred = _barred(str(model.config.model_type))
     return [
         name
         for name, module in model.named_modules()
-        if module is not head and text.has(name) and _is_linear(module) and not name.endswith(barred)
+        if module is not head
+        and text.has(name)
+        and _is_linear(module)
+        and not any(f".{name}".endswith(f".{suffix}") for suffix in barred)
     ]
+
+
+def role_of(path: str) -> Role:
+    """What the linear module of this name belongs to."""
+    return "attention" if "attn" in path or "attention" in path else "mlp"
+
+
+def _barred(family: str) -> tuple[str, ...]:
+    """Ends of names that PEFT refuses, or takes for the experts of a mixture, which it then adapts in their place."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(family)  # noqa: SLF001 - it has no other way to ask
+    taken_for_experts = conversion._MOE_TARGET_MODULE_MAPPING.get(pattern, {})  # noqa: SLF001
+    return (*taken_for_experts, *(_BARRED_BESIDE_MAMBA if family in _MAMBA else ()))
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -180,18 +200,6 @@ def _returns_a_product(module: nn.Linear) -> bool:
     except (RuntimeError, TypeError, ValueError):  # it wants more than one row of inputs
         return False
     return isinstance(made, torch.Tensor) and made.shape == (1, weight.shape[0])
-
-
-def _suffixes(model: PreTrainedModel, lora: Lora, linears: list[str]) -> list[str]:
-    if not isinstance(lora.target_modules, str):
-        return list(lora.target_modules)
-    try:
-        shape = ModelShape.from_config(model.config.to_dict())
-    except InvalidRequest:
-        if lora.target_modules == "all-linear":
-            return sorted({name.rsplit(".", 1)[-1] for name in linears})
-        return []
-    return [linear.name for linear in shape.targets(lora.target_modules)]
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from tuning.packing import OwnAttention
 from tuning.plan import Attention, Plan
 from worker.train.data.packing import PackedBatch
 from worker.train.data.rows import Rows
@@ -29,9 +29,9 @@ from worker.train.kernels.loss import Head
 from worker.train.kernels.rebuild import rebuilding
 from worker.train.kernels.segments import Segments
 from worker.train.models.dropouts import without_dropout
-from worker.train.models.own_attention import OwnAttention, use_attention
+from worker.train.models.own_attention import use_attention
 from worker.train.models.rope import depend_on_own_row
-from worker.train.models.text_part import decoder_of
+from worker.train.models.text_part import decoder_of, layers_of
 
 Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
 _LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
@@ -93,12 +93,17 @@ def load_config(folder: Path) -> PretrainedConfig:
     return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """Where the model's class is found. One that reads images too is among others; its text part is trained."""
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+
+
 def _load(folder: Path, *, plan: Plan, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Classes from before transformers' attention interface know only their own: they are loaded with that."""
     for implementation in (attention.PACKED, "eager"):
         config = without_dropout(load_config(folder))
         try:
-            return _auto_class(config).from_pretrained(
+            return auto_class(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=DTYPES[plan.precision],
@@ -114,11 +119,6 @@ def _load(folder: Path, *, plan: Plan, device: torch.device) -> tuple[PreTrained
             if implementation != attention.PACKED or attention.PACKED not in str(error):
                 raise
     raise AssertionError("the second implementation is tried or has raised")
-
-
-def _auto_class(config: PretrainedConfig) -> Any:
-    """Models that read images too are other classes; of those the text part is trained."""
-    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
@@ -149,8 +149,9 @@ def enable_checkpointing(model: PreTrainedModel, mode: str) -> None:
             module.forward = forward
         if (choose := getattr(module.forward, "choose_recomputing", None)) is not None:
             choose(mode == "mlp")
+    layers = {id(layer) for layer in layers_of(_without_adapter(model))}
     for name, module in list(model.named_modules()):
-        is_layer = isinstance(module, GradientCheckpointingLayer)
+        is_layer = id(module) in layers
         is_mlp = name.rsplit(".", 1)[-1] in ("mlp", "feed_forward", "block_sparse_moe")
         if mode == "full" and is_layer:
             _recompute(module)
@@ -218,8 +219,7 @@ class Learner(nn.Module):
     @property
     def causal_model(self) -> PreTrainedModel:
         """The model under an adapter's wrapping."""
-        unwrap = getattr(self.model, "get_base_model", None)
-        return unwrap() if unwrap else self.model
+        return _without_adapter(self.model)
 
     @property
     def head(self) -> Head:
@@ -305,6 +305,11 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _without_adapter(model: nn.Module) -> PreTrainedModel:
+    unwrap = getattr(model, "get_base_model", None)
+    return cast("PreTrainedModel", unwrap() if unwrap else model)
 
 
 def _recompute(module: nn.Module) -> None:

@@ -14,14 +14,22 @@ from dataclasses import dataclass, replace
 import torch
 
 from tuning.errors import JobFailure
+from tuning.packing import (
+    NO_GRADIENT,
+    NOT_SUPPORTED_HINT,
+    SEES_LATER_TOKENS,
+    UNKNOWN_HEAD,
+    OwnAttention,
+    not_supported,
+)
 from worker.train.data.packing import PackedBatch
 from worker.train.failures import is_out_of_memory, user_error
 from worker.train.kernels.loss import Head, logits_of, token_log_probabilities
 from worker.train.kernels.segments import Segments
 from worker.train.models.model import Learner
-from worker.train.models.own_attention import OwnAttention
 
 LENGTHS = (9, 13, 7)
+AS_PLANNED = "as planned"
 # Largest relative movement of a token's state that rounding explains, and its difference from the same token alone,
 # for which another kernel adds up in another order. A mixture of experts may send single tokens elsewhere.
 MOVEMENT = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
@@ -45,8 +53,10 @@ class Trial:
     idle: tuple[str, ...] = ()
 
 
-def try_model(learner: Learner, *, device: torch.device, vocabulary: int) -> Trial:
+def try_model(learner: Learner, *, device: torch.device, vocabulary: int, together: bool = True) -> Trial:
     """Try a model with the passes and kernels that it will train with. No backward pass is run.
+
+    Unless rows may go `together`, only its own attention is tried.
 
     Draws no random number of the run's and leaves the learner packing. Call it in every process of a sharded run, and
     not through what wraps the learner there, which would take each pass for one of training.
@@ -58,7 +68,7 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int) -> Tri
     was_training = learner.training
     learner.eval()
     try:
-        trial = _try_packing(learner, rows)
+        trial = _try_packing(learner, rows, together=together)
         _check_head(learner, rows[0])
         return _try_learning(learner, rows, trial)
     finally:
@@ -67,9 +77,9 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int) -> Tri
 
 
 @torch.no_grad()
-def _try_packing(learner: Learner, rows: Rows) -> Trial:
+def _try_packing(learner: Learner, rows: Rows, *, together: bool) -> Trial:
     alone = _alone(learner, rows, "eager")
-    problem = _packing_problem(learner, rows, alone)
+    problem = _packing_problem(learner, rows, alone) if together else AS_PLANNED
     return Trial(packs=True) if problem is None else _own_attention(learner, rows, alone, reason=problem)
 
 
@@ -98,7 +108,7 @@ def _own_attention(learner: Learner, rows: Rows, alone: Rows, *, reason: str) ->
     *others, last = rows
     changed = _alone(learner, [*others, _with_other_token(last, -1)], "eager")
     if _differ([changed[-1][:-1]], [alone[-1][:-1]], MOVEMENT):
-        raise _not_supported("Its tokens see the tokens after them: it is no causal language model.")
+        raise _not_supported(SEES_LATER_TOKENS)
     try:
         is_same = not _differ(_alone(learner, rows, "sdpa"), alone, DIFFERENCE)
     except Exception as error:  # whatever a class says that has no such attention
@@ -114,7 +124,7 @@ def _check_head(learner: Learner, row: torch.Tensor) -> None:
     ours = learner(_batch([row]), _logits)
     theirs = learner.causal_model(input_ids=row[None], use_cache=False).logits[0]
     if theirs.shape != ours.shape or _differ([ours], [theirs], MOVEMENT):
-        raise _not_supported("Its output head does something that this trainer does not know.")
+        raise _not_supported(UNKNOWN_HEAD)
 
 
 def _try_learning(learner: Learner, rows: Rows, trial: Trial) -> Trial:
@@ -135,7 +145,7 @@ def _idle(learner: Learner, rows: Rows, attention: OwnAttention | None) -> tuple
         learner.attend_alone(attention)
     loss = learner(_batch(rows), token_log_probabilities).sum()
     if not loss.requires_grad:
-        raise _not_supported("No gradient reaches its weights.")
+        raise _not_supported(NO_GRADIENT)
     learning = _leaves(loss)
     return tuple(name for name, value in learner.trainable() if value not in learning)
 
@@ -217,8 +227,8 @@ def _with_other_token(row: torch.Tensor, place: int) -> torch.Tensor:
 def _not_supported(problem: str) -> JobFailure:
     return user_error(
         "model_not_supported",
-        f"This model cannot be trained here. {problem}",
-        hint="Choose a decoder-only model, such as one of the Llama, Qwen, Mistral, Gemma or Phi families.",
+        not_supported(problem),
+        hint=f"Choose a decoder-only model. {NOT_SUPPORTED_HINT}",
         param="model",
     )
 

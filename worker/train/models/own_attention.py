@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 from transformers import PreTrainedModel
 
-OwnAttention = Literal["eager", "sdpa"]
+from tuning.packing import OwnAttention
 
 
 def use_attention(model: PreTrainedModel, attention: str) -> None:

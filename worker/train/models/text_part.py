@@ -4,6 +4,7 @@ from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
@@ -13,6 +14,15 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     while (inner := _decoder_inside(decoder)) not in (None, decoder, head):
         decoder = inner
     return decoder if decoder is not model else cast("nn.Module", model.base_model)
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of the decoder, the first one first: those that transformers marks, else its longest list."""
+    decoder = decoder_of(model)
+    marked = {name: part for name, part in decoder.named_modules() if isinstance(part, GradientCheckpointingLayer)}
+    outermost = [part for name, part in marked.items() if not any(name.startswith(f"{other}.") for other in marked)]
+    lists = [list(part) for part in decoder.modules() if isinstance(part, nn.ModuleList)]
+    return outermost or max(lists, key=len, default=[])
 
 
 def _decoder_inside(module: nn.Module) -> nn.Module | None:

@@ -1,26 +1,34 @@
 """What the trainer really saves for the backward pass, counted tensor by tensor on the meta or CPU device.
 
 Every tensor that autograd saves passes through a hook; distinct storages are added up, parameters and buffers left out.
-Two depths of the same model give the bytes of one layer by subtraction, free of embeddings, head and loss.
+What is saved while a layer runs belongs to it: embeddings, head and loss run outside.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, PreTrainedModel, masking_utils
+from transformers.integrations import moe
 
+from tuning.packing import attention_alone
 from tuning.plan import Lora
 from worker.train.kernels import attention, rebuild
 from worker.train.kernels.attention_kernels import KERNELS
 from worker.train.kernels.segments import Segments
 from worker.train.models.adapter import attach_adapter
+from worker.train.models.dropouts import without_dropout
 from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, enable_checkpointing
+from worker.train.models.model import Learner, auto_class, enable_checkpointing
+from worker.train.models.text_part import layers_of
+
+Kind = tuple[str, ...]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -43,66 +51,186 @@ class Case:
     fused: bool = True
 
 
-def layer_bytes(case: Case, *, shallow: int = 2, deep: int = 4) -> float:
-    """Saved bytes of one layer."""
-    return (saved_bytes(case, layers=deep) - saved_bytes(case, layers=shallow)) / (deep - shallow)
+def layer_bytes(case: Case, *, layers: int) -> float:
+    """Saved bytes of one layer, the average over all of a model with `layers` layers."""
+    learner = build(case, layers=layers)
+    parts = layers_of(learner.causal_model)
+    return sum(_saved(learner, case, inside=parts).values()) / len(parts)
+
+
+def counted_bytes_per_token(case: Case) -> float:
+    """Saved bytes of one layer for one token, the average over all layers of the model.
+
+    Scores, which grow with the square of a row's length, are left out. Two lengths tell the two apart: of a row of n
+    tokens a layer saves a n + b n^2 bytes.
+    """
+    learner, kinds = _shortened(case)
+    parts = layers_of(learner.causal_model)
+    short, long = (
+        _mean(_saved(learner, replace(case, tokens=tokens), inside=parts), kinds) / tokens
+        for tokens in (case.tokens, 2 * case.tokens)
+    )
+    return 2 * short - long
 
 
 def saved_bytes(case: Case, *, layers: int) -> int:
     """Bytes saved by one forward pass through the decoder with `layers` layers."""
-    learner = build(case, layers=layers)
-    batch = _batch(case)
-    with counted(learner) as sizes, _flash_attention(case.device):
-        output = learner.hidden_states(batch)
-    del output
-    return sum(sizes.values())
+    return _saved(build(case, layers=layers), case).total()
 
 
-def build(case: Case, *, layers: int) -> Learner:
+def build(case: Case, *, layers: int | None = None) -> Learner:
     """The trainer's own assembly of the model, with untrained weights."""
-    attention.register()
-    key = "n_layer" if case.config["model_type"] == "gpt2" else "num_hidden_layers"
-    config = AutoConfig.for_model(**{**case.config, key: layers})
-    config.use_cache = False
     with torch.device(case.device):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[case.precision], attn_implementation=attention.PACKED
-        )
-        model = model.train()
+        model = untrained({**case.config, **_depth(case, layers)}, dtype=DTYPES[case.precision])
+    return _assembled(model, case)
+
+
+def _assembled(model: PreTrainedModel, case: Case) -> Learner:
+    model = model.train()
+    with torch.device(case.device):
         if case.method == "lora":
             model = attach_adapter(model, _lora(case), continue_from=None, seed=0)
     if case.fused:
         fuse(model)
     enable_checkpointing(model, case.checkpointing)
-    return Learner(model).train()
+    learner = Learner(model).train()
+    if own := attention_alone(str(case.config["model_type"])):
+        learner.attend_alone(own)
+    return learner
+
+
+def _shortened(case: Case) -> tuple[Learner, list[Kind]]:
+    """The model without the layers after the first of each kind, and of what kind each of the whole one is.
+
+    Recurrent layers that are written out in Python take seconds each.
+    """
+    with torch.device(case.device):
+        model = untrained(case.config, dtype=DTYPES[case.precision])
+    layers = layers_of(model)
+    kinds = [_kind(layer) for layer in layers]
+    needed = 1 + max(kinds.index(kind) for kind in kinds)
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList) and list(part) == layers:
+            del part[needed:]
+    return _assembled(model, case), kinds
+
+
+def _kind(layer: nn.Module) -> Kind:
+    """Layers of one kind have parameters of the same names and sizes, and the same words as settings."""
+    sizes = [(name, tuple(parameter.shape)) for name, parameter in layer.named_parameters()]
+    settings = (value for part in layer.modules() for value in vars(part).values() if isinstance(value, str))
+    return str(sizes), *settings
+
+
+def _mean(saved: Counter[int], kinds: Sequence[Kind]) -> float:
+    """Of all layers, from what was saved in the first ones."""
+    return sum(saved[kinds.index(kind)] for kind in kinds) / len(kinds)
+
+
+def untrained(config: Mapping[str, Any], *, dtype: torch.dtype) -> PreTrainedModel:
+    """The model that `transformers` builds from this config, attending as the trainer lets it.
+
+    Raises:
+        ValueError, AttributeError, ...: `transformers` does not know it, or cannot build it.
+    """
+    attention.register()
+    known = without_dropout(AutoConfig.for_model(**config))
+    known.use_cache = False
+    try:
+        return auto_class(known).from_config(known, dtype=dtype, attn_implementation=attention.PACKED)
+    except (KeyError, ValueError) as error:  # classes from before transformers' attention interface
+        if attention.PACKED not in str(error):
+            raise
+    return auto_class(known).from_config(known, dtype=dtype, attn_implementation="eager")
+
+
+def _depth(case: Case, layers: int | None) -> dict[str, int]:
+    if layers is None:
+        return {}
+    return {"n_layer" if case.config["model_type"] == "gpt2" else "num_hidden_layers": layers}
+
+
+def _saved(learner: Learner, case: Case, *, inside: Sequence[nn.Module] = ()) -> Counter[int]:
+    with _on_its_device(case.device), counted(learner, inside=inside) as sizes:
+        output = learner.hidden_states(_batch(case))
+    del output
+    return sizes
 
 
 @contextmanager
-def counted(module: nn.Module) -> Iterator[dict[int, int]]:
-    """Collects {storage: bytes} of everything saved inside, without the module's own parameters and buffers."""
-    own = {_storage(tensor) for tensor in _tensors(module)}
-    sizes: dict[int, int] = {}
-    kept: list[torch.Tensor] = []
+def counted(module: nn.Module, *, inside: Sequence[nn.Module] = ()) -> Iterator[Counter[int]]:
+    """Collects the bytes saved while each of `inside` runs, by its position; without `inside` all that is saved, at 0.
+
+    A storage counts once. Left out are parameters and buffers of the module, and what all of `inside` are handed alike:
+    angles, masks.
+    """
+    known = {_storage(tensor) for tensor in _tensors(module)}
+    sizes: Counter[int] = Counter()
+    kept: list[torch.Tensor] = []  # the address of one must not be given to another while we count
+    running: list[int | None] = [None if inside else 0]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        key = _storage(tensor)
-        if key not in own and key not in sizes:
-            sizes[key] = tensor.untyped_storage().nbytes()
-            kept.append(tensor)  # its address must not be given to another while we count
+        position, key = running[-1], _storage(tensor)
+        if position is not None and key not in known:
+            sizes[position] += tensor.untyped_storage().nbytes()
+            known.add(key)
+            kept.append(tensor)
         return tensor
 
-    # A layer that recomputes selectively has hooks of its own, which are the only ones to see what it saves.
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        patch.object(rebuild, "kept", pack),
-    ):
+    def begin(position: int, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        running.append(position)
+        kept.extend(_flat((*given[1:], named)))
+        known.update(map(_storage, kept))
+        return _learning(given), named
+
+    def end(*_: Any) -> None:
+        running.pop()
+
+    with ExitStack() as hooks:
+        for position, part in enumerate(inside):
+            hook = partial(lambda position, _, given, named: begin(position, given, named), position)
+            hooks.callback(part.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            hooks.callback(part.register_forward_hook(end).remove)
+        # A layer that recomputes selectively has hooks of its own, which are the only ones to see what it saves.
+        hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        hooks.enter_context(patch.object(rebuild, "kept", pack))
         yield sizes
 
 
+def _learning(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hidden states with a gradient, so that the first layer over a frozen embedding saves what the others do."""
+    if given and isinstance(given[0], torch.Tensor) and not given[0].requires_grad:
+        return (given[0].detach().requires_grad_(), *given[1:])
+    return given
+
+
+def _flat(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested sequences and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _flat(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+
+
 @contextmanager
-def _flash_attention(device: str) -> Iterator[None]:
-    """The meta device stands for a GPU, whose kernel it does not have: keep what that one keeps."""
-    with patch.dict(KERNELS, {"sdpa": _flash} if device == "meta" else {}):
+def _on_its_device(device: str) -> Iterator[None]:
+    """The meta device stands for a GPU, whose kernels it does not have: keep what those keep.
+
+    Nor has it values to look at, a capability to multiply grouped experts by, or autocasting.
+    """
+    if device != "meta":
+        yield
+        return
+    with (
+        patch.dict(KERNELS, {"sdpa": _flash}),
+        patch.object(torch.nn.functional, "scaled_dot_product_attention", _flash_alone),
+        patch.object(moe, "_can_use_grouped_mm", lambda *_, **__: False),
+        patch.object(masking_utils, "find_packed_sequence_indices", lambda *_: None),
+        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+    ):
         yield
 
 
@@ -111,13 +239,17 @@ def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any
     return attended
 
 
+def _flash_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return _flash(query, key, value)
+
+
 class _Flash(torch.autograd.Function):
     """Keeps what FlashAttention keeps: q, k, v, the output and one fp32 logsumexp per head and token."""
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        sums = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+        output = torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=query.device)
+        sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
         ctx.save_for_backward(query, key, value, output, sums)
         return output
 

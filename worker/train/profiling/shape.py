@@ -1,7 +1,7 @@
 """`python -m worker.train.profiling.shape CONFIG_FILE`: the shape of a model family without formulas.
 
-Nothing of the model is loaded: it is built on the meta device, its parameters are counted at full depth, and what its
-layers save for the backward pass at 2 and 4 layers. Prints the shape as JSON; a reason, as JSON on stderr.
+Nothing of the model is loaded: it is built on the meta device at full depth, its parameters are counted and what its
+layers save for the backward pass. Prints the shape as JSON; a reason, as JSON on stderr.
 """
 
 import json
@@ -15,93 +15,129 @@ from worker.train import environment  # noqa: F401 - before torch
 
 import torch  # isort: skip
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Role
+from tuning.packing import require_causal
 from tuning.shape import MEASURED_RANK, MeasuredActivations, ModelShape
-from worker.train.profiling.counting import Case, layer_bytes
+from worker.train.models.adapter import adaptable_linears, role_of
+from worker.train.models.text_part import TextPart, layers_of
+from worker.train.profiling.counting import Case, counted_bytes_per_token, untrained
 
-_TOKENS = 256
+_TOKENS = 256  # a multiple of every chunk that recurrent layers pad to
+# Where classes say how long a row may be; of those with positions that never end, what the planner takes for a row.
+_CONTEXT_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_ENDLESS_CONTEXT = 2048
+_ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
 
 def main() -> int:
     """Print the shape, or the reason why there is none."""
     try:
         config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        require_causal(config)
         print(measure_shape(config).model_dump_json())
+    except InvalidRequest as refusal:
+        return _end(refusal.message, code=refusal.code, hint=refusal.hint)
     except Exception as error:  # whatever a foreign model class raises on the meta device
         family = config.get("model_type") if isinstance(config, dict) else None
-        reason = _reason(error)
-        message = f"The model family {family!r} cannot be measured: {reason}"
+        message = f"The model family {family!r} cannot be measured: {_reason(error)}"
         hint = "A newer transformers release may know it. Models that bring code of their own are not trained here."
-        print(json.dumps({"message": message, "code": "unknown_model_family", "hint": hint}), file=sys.stderr)
-        return 1
+        return _end(message, code="unknown_model_family", hint=hint)
     return 0
+
+
+def _end(message: str, *, code: str | None, hint: str | None) -> int:
+    print(json.dumps({"message": message, "code": code, "hint": hint}), file=sys.stderr)
+    return 1
 
 
 def _reason(error: Exception) -> str:
     text = str(error).strip()
-    if isinstance(error, TypeError) and "segments" in text:
-        return "its layers tell the attention nothing of packed rows, so the trainer cannot train it."
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def measure_shape(config: dict[str, Any]) -> ModelShape:
-    """The shape of the model that `transformers` builds from this config.
+    """The shape of the model that `transformers` builds from this config, or of its part that works on text.
 
     Raises:
         ValueError, AttributeError, ...: `transformers` does not know it, or it is no causal language model that can be
             built and run without weights.
     """
-    known = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(known, dtype=torch.bfloat16)
+        model = untrained(config, dtype=torch.bfloat16)
+    text = model.config.get_text_config()
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    layers, heads = int(known.num_hidden_layers), int(known.num_attention_heads)
-    head_dim = int(getattr(known, "head_dim", None) or known.hidden_size // heads)
-    linears = (*_modules(model, head), *_experts(model, known))
+    part = TextPart(model)
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    inside = sum(size for name, size in parameters.items() if part.has(name))
+    linears = (*_modules(model, part, head), *_experts(model, part, text))
     tied = head.weight is embedding
     counted = sum(linear.weights + linear.biases for linear in linears)
     counted += embedding.numel() * (1 if tied else 2) + (embedding.shape[0] if head.bias is not None else 0)
     return ModelShape(
-        family=known.model_type,
-        layers=layers,
+        family=model.config.model_type,
+        layers=len(layers_of(model)),
         hidden_size=embedding.shape[1],
-        query_size=heads * head_dim,
-        key_value_size=int(getattr(known, "num_key_value_heads", None) or heads) * head_dim,
-        heads=heads,
+        **_attention_sizes(text),
         intermediate_size=max(linear.out_features for linear in linears if linear.role != "attention"),
         vocab_size=embedding.shape[0],
-        context_length=int(known.max_position_embeddings),
+        context_length=next((int(size) for size in _found(text, _CONTEXT_LENGTHS)), _ENDLESS_CONTEXT),
         tied_head=tied,
         head_bias=head.bias is not None,
         linears=linears,
-        norm_parameters=sum(parameter.numel() for parameter in model.parameters()) - counted,  # and all else
-        score_softcap=getattr(known, "attn_logit_softcapping", None),
-        attention_sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
+        norm_parameters=inside - counted,  # and all else
+        outside_parameters=sum(parameters.values()) - inside,
+        score_softcap=getattr(text, "attn_logit_softcapping", None),
+        attention_sinks=any(name.endswith(".sinks") for name in parameters),
         measured=_activations(config),
     )
 
 
-def _modules(model: nn.Module, head: nn.Module) -> Iterator[Linear]:
+def _attention_sizes(config: PretrainedConfig) -> dict[str, int]:
+    """Of a model without attention one head as wide as its hidden states stands for it."""
+    heads = next((int(size) for size in _found(config, ("num_attention_heads",))), 1)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    key_value_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    return {"heads": heads, "query_size": heads * head_dim, "key_value_size": key_value_heads * head_dim}
+
+
+def _found(config: PretrainedConfig, names: tuple[str, ...]) -> Iterator[int]:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            yield value
+
+
+def _modules(model: PreTrainedModel, part: TextPart, head: nn.Module) -> Iterator[Linear]:
     """Every kind of matrix that is a module, with how often it occurs."""
-    kinds: Counter[tuple[str, Role, int, int, bool]] = Counter()
+    adaptable = set(adaptable_linears(model))
+    kinds: Counter[tuple[str, Role, int, int, bool, bool]] = Counter()
     for path, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or module is head:
+        if not isinstance(module, nn.Linear | Conv1D) or module is head or not part.has(path):
             continue
-        role: Role = "attention" if "attn" in path or "attention" in path else "mlp"
         outward, inward = module.weight.shape if isinstance(module, nn.Linear) else reversed(module.weight.shape)
-        kinds[path.rsplit(".", 1)[-1], role, inward, outward, module.bias is not None] += 1
-    for (name, role, inward, outward, bias), copies in kinds.items():
-        yield Linear(name=name, role=role, in_features=inward, out_features=outward, copies=copies, bias=bias)
+        has_bias = module.bias is not None
+        kinds[path.rsplit(".", 1)[-1], role_of(path), inward, outward, has_bias, path in adaptable] += 1
+    for (name, role, inward, outward, bias, can_adapt), copies in kinds.items():
+        yield Linear(
+            name=name,
+            role=role,
+            in_features=inward,
+            out_features=outward,
+            copies=copies,
+            bias=bias,
+            adaptable=can_adapt,
+        )
 
 
-def _experts(model: nn.Module, config: PretrainedConfig) -> Iterator[Linear]:
+def _experts(model: PreTrainedModel, part: TextPart, config: PretrainedConfig) -> Iterator[Linear]:
     """Matrices of experts that are stacked in one bare parameter: [experts, out, in]."""
-    active = int(getattr(config, "num_experts_per_tok", None) or 1)
+    active = next(_found(config, _ACTIVE_EXPERTS), 1)
     for path, parameter in model.named_parameters():
-        if parameter.ndim == 3:
+        if parameter.ndim == 3 and part.has(path):
             experts, outward, inward = parameter.shape
             yield Linear(
                 name=path.rsplit(".", 1)[-1],
@@ -119,7 +155,7 @@ def _activations(config: dict[str, Any]) -> MeasuredActivations:
 
     def per_token(method: str, precision: str) -> float:
         case = Case(config, method=method, precision=precision, tokens=_TOKENS, rank=MEASURED_RANK)
-        return layer_bytes(case, shallow=2, deep=4) / _TOKENS
+        return counted_bytes_per_token(case)
 
     return MeasuredActivations(
         full_16bit=per_token("full", "bf16"),
