@@ -14,8 +14,9 @@ def use_attention(model: PreTrainedModel, attention: str) -> None:
     Classes from before transformers' attention interface have one implementation, which they keep; but what builds
     their masks goes by the name in the configuration, so it is set there too.
     """
-    with contextlib.suppress(ValueError, NotImplementedError, AttributeError):
-        model.set_attn_implementation(attention)
+    if model._can_set_attn_implementation():  # noqa: SLF001 - set anyway, transformers warns every time
+        with contextlib.suppress(ValueError, NotImplementedError, AttributeError):
+            model.set_attn_implementation(attention)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation_internal = attention  # noqa: SLF001 - there is no other way to set it
