@@ -10,7 +10,7 @@ from benchmarks.pages import Reasons, page, paragraph, table
 OUTCOMES = {
     "packed": "rows share a micro-step",
     "unpacked": "one row at a time, with the model's own attention",
-    "refused": "a job ends with `model_not_supported` before it trains",
+    "refused": "a job ends before it trains, with the error in the reason",
     "not built": "transformers does not build it from its own defaults made small, so nothing was tried",
     "wrong": "trained, and loss or gradients are not the model's own: a bug",
     "broken": "the trainer raised an unexpected error: a bug",

@@ -60,7 +60,7 @@ def sweep(model_type: str, *, seed: int = 0) -> Family:
         try:
             return _trained(model_type, Path(folder), vocabulary=vocabulary, seed=seed)
         except JobFailure as error:
-            return Family(model_type, "refused", error.failure.message)
+            return Family(model_type, "refused", f"`{error.failure.code}`: {error.failure.message}")
 
 
 def _build(model_type: str, *, seed: int) -> PreTrainedModel:
