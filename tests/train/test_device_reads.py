@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tests.train.test_families import DYNAMIC, LONG_ROPE, rows_of, with_rope
 from tuning.plan import Attention
 from worker.train.checkpoints.state import Progress
 from worker.train.data.packing import pack
@@ -116,6 +117,23 @@ def test_a_kernel_that_looks_at_the_bounds_would_be_caught(
     with Reads() as reads:
         supervised().sums(trained, pack([0, 1], rows, device=CPU))
     assert reads.found == ["_local_scalar_dense"] * 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lengths", "expected"),
+    [(LONG_ROPE, (9, 90, 12, 70, 5), 0), (DYNAMIC, (9, 12, 5), 2), (DYNAMIC, (9, 90, 12, 11, 70, 5), 10)],
+    ids=["long rope", "dynamic, short rows", "dynamic, long rows"],
+)
+def test_dynamic_rope_alone_reads_positions_twice_for_each_stretch_of_rows(
+    tmp_path: Path, parameters: dict[str, Any], lengths: tuple[int, ...], expected: int
+) -> None:
+    """transformers compares the largest position on the host; rows within the original context are one stretch."""
+    model = with_rope(tmp_path / "model", **parameters)
+    trained = learner(model, device=CPU, method="fused lora", attention="blocked", checkpointing="none")
+    batch = pack(range(len(lengths)), rows_of(*lengths), device=CPU)
+    with Reads() as reads:
+        supervised().sums(trained, batch).loss.backward()
+    assert reads.found == ["_local_scalar_dense"] * expected
 
 
 @pytest.mark.parametrize("objective", ["supervised", "dpo"])
