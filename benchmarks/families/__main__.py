@@ -2,7 +2,7 @@
 
 Each family is built tiny from its own default configuration, loaded and adapted as a job would, and held against the
 model's own forward pass, one row at a time, in loss and gradients. Prints a line for each as it goes; `--page` writes
-docs/families.md. Exit code 1 when one of them is trained wrong.
+docs/families.md. Exit code 1 when one of them is trained or planned wrong.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> int:
     print(f"\n{counts(found)}.")
     if options.page:
         options.page.write_text(families_page(found, of=len(known)), encoding="utf-8")
-    return 1 if {"wrong", "broken"} & {family.outcome for family in found} else 0
+    return 1 if {"wrong", "planned otherwise", "broken"} & {family.outcome for family in found} else 0
 
 
 def _swept(model_type: str) -> Family:

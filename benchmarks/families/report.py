@@ -13,6 +13,7 @@ OUTCOMES = {
     "refused": "a job ends before it trains, with the error in the reason",
     "not built": "transformers does not build it from its own defaults made small, so nothing was tried",
     "wrong": "trained, and loss or gradients are not the model's own: a bug",
+    "planned otherwise": "trained right, and the planner takes it for something else: a bug",
     "broken": "the trainer raised an unexpected error: a bug",
 }
 
@@ -37,6 +38,7 @@ def families_page(families: Sequence[Family], *, of: int) -> str:
             family.outcome,
             family.attention or "",
             difference(family),
+            family.planned.by if family.planned else "",
             reasons.number(family.note) if family.note else "",
         )
         for family in families
@@ -64,11 +66,12 @@ def families_page(families: Sequence[Family], *, of: int) -> str:
         ),
         "\n".join(meanings),
         paragraph(
-            """The page is about the trainer. A job also needs a plan, and so a family that the planner has formulas
-            for or that `tunesmith models add` can measure ([the planner](planner.md), "Families without
-            formulas")."""
+            """`planned by` says what the planner goes by ([the planner](planner.md), "Families without formulas"): its
+            formulas, a shape that `tunesmith models add` measures, or neither, and then `models add` refuses the
+            family. Where it has one, how rows go and how many parameters of an adapter learn are held against what
+            the trainer did."""
         ),
-        table(("family", "outcome", "attention", "difference", "reason"), rows),
+        table(("family", "outcome", "attention", "difference", "planned by", "reason"), rows),
         "## Reasons\n\n" + reasons.listed() if rows and reasons.listed() else "",
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
+from benchmarks.families.planned import Planned, planned
 from benchmarks.families.tiny import SEEING, tiny_config
 from tuning.errors import JobFailure
 from tuning.job import Method
@@ -18,12 +19,12 @@ from tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
 from worker.train.data.packing import pack
 from worker.train.data.rows import Rows
 from worker.train.loop.objectives import supervised
-from worker.train.models.adapter import attach_adapter
+from worker.train.models.adapter import attach_adapter, trainable_parameters
 from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, load_model
 from worker.train.models.model_trial import try_model
 
-Outcome = Literal["packed", "unpacked", "refused", "wrong", "broken", "not built"]
+Outcome = Literal["packed", "unpacked", "refused", "wrong", "planned otherwise", "broken", "not built"]
 
 LARGEST_PARAMETERS = 12_000_000
 ROW_LENGTHS = (11, 24, 7, 17)
@@ -36,6 +37,8 @@ class Family:
     """What came of one model type; `difference` is the larger of loss and gradient norm, relative.
 
     attention: the model's own that it trains with where its rows are not packed.
+    adapter_parameters: how many learn.
+    planned: what the planner knows of it.
     """
 
     model_type: str
@@ -43,10 +46,39 @@ class Family:
     note: str = ""
     difference: float | None = None
     attention: str | None = None
+    adapter_parameters: int = 0
+    planned: Planned | None = None
 
 
 def sweep(model_type: str, *, seed: int = 0) -> Family:
-    """Build the family tiny, train one step of LoRA on it as the trainer would, and compare with one row at a time."""
+    """Train a tiny model of the family as the trainer would, compare with one row at a time, and ask the planner."""
+    family = _swept(model_type, seed=seed)
+    if family.outcome == "not built":
+        return family
+    plan = planned(tiny_config(model_type).to_dict(), rank=_LORA.rank)
+    problem = _disagreement(family, plan)
+    outcome: Outcome = "planned otherwise" if problem else family.outcome
+    note = "; ".join(part for part in (family.note, problem) if part)
+    return replace(family, outcome=outcome, note=note, planned=plan)
+
+
+def _disagreement(family: Family, plan: Planned) -> str:
+    if family.outcome == "refused":
+        return "" if plan.by in ("refused", "unknown") else "the planner takes it"
+    if plan.by == "refused":
+        return "the planner refuses it"
+    if plan.by == "unknown" or family.outcome not in ("packed", "unpacked"):
+        return ""
+    if plan.attention != family.attention:
+        return f"the planner counts with {plan.attention or 'packed rows'}"
+    if plan.adapter_parameters != family.adapter_parameters:
+        return (
+            f"the planner counts {plan.adapter_parameters:,} parameters that learn, not {family.adapter_parameters:,}"
+        )
+    return ""
+
+
+def _swept(model_type: str, *, seed: int) -> Family:
     try:
         model = _build(model_type, seed=seed)
     except Exception as error:  # a foreign class, and sizes of our own making
@@ -98,7 +130,8 @@ def _trained(model_type: str, folder: Path, *, vocabulary: int, seed: int) -> Fa
         notes += ["draws random numbers of its own while it trains"] if difference <= TOLERANCE else []
     right: Outcome = "packed" if trial.packs else "unpacked"
     outcome: Outcome = right if difference <= TOLERANCE else "wrong"
-    return Family(model_type, outcome, "; ".join(notes), difference, trial.attention)
+    learning = trainable_parameters(ours)
+    return Family(model_type, outcome, "; ".join(notes), difference, trial.attention, learning)
 
 
 def _difference(learner: Learner, theirs: torch.nn.Module, rows: Rows) -> float:
