@@ -72,9 +72,7 @@ def _disagreement(family: Family, plan: Planned) -> str:
     if plan.attention != family.attention:
         return f"the planner counts with {plan.attention or 'packed rows'}"
     if plan.adapter_parameters != family.adapter_parameters:
-        return (
-            f"the planner counts {plan.adapter_parameters:,} parameters that learn, not {family.adapter_parameters:,}"
-        )
+        return f"the planner lets {plan.adapter_parameters:,} parameters learn, not {family.adapter_parameters:,}"
     return ""
 
 

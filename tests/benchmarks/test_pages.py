@@ -41,7 +41,7 @@ def test_the_page_of_families_is_narrow_and_complete() -> None:
     ]
     page = families_page(families, of=196)
     assert "3 of 196 model types: 2 unpacked, 1 packed." in " ".join(page.split())
-    assert "| llama | packed | | 3e-07 | |\n| bloom | unpacked | eager | 2e-07 | 1 |\n| xglm |" in page
+    assert "| llama | packed | | 3e-07 | | |\n| bloom | unpacked | eager | 2e-07 | | 1 |\n| xglm |" in page
     assert page.count("ValueError") == 1
     assert "`wrong`" not in page
     check_width(page)
