@@ -27,7 +27,7 @@ class Category(StrEnum):
     """Who can do something about a failure, and so whether a retry is worth a GPU."""
 
     USER_ERROR = "user_error"  # bad data or settings: never retried
-    OUT_OF_MEMORY = "out_of_memory"  # retried only with a smaller plan
+    OUT_OF_MEMORY = "out_of_memory"  # did not fit, even smaller: retried, on whichever machine is next
     TRANSIENT = "transient"  # may go away: retried
     WORKER_LOST = "worker_lost"  # the machine, not the job: retried
     DISK_FULL = "disk_full"  # the machine, not the job: retried

@@ -1,8 +1,9 @@
 """How rows go through the model of this run: packed where a trial shows that it changes nothing, else one by one."""
 
+from tuning.packing import OwnAttention
 from worker.train.models.dropouts import model_dropouts
 from worker.train.models.model import Learner, load_config
-from worker.train.models.model_trial import try_model
+from worker.train.models.model_trial import Trial, try_model
 from worker.train.run import Run
 
 
@@ -18,18 +19,26 @@ def choose_packing(run: Run, learner: Learner) -> None:
     vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
     trial = try_model(learner, device=run.device, vocabulary=vocabulary, together=run.plan.packing)
     _tell_about_idle(run, trial.idle)
-    if trial.packs:
+    attention = _agreed(run, trial)
+    if attention is None:
         return
-    assert trial.attention is not None  # noqa: S101  rows alone attend somehow
-    learner.attend_alone(trial.attention)
-    expected = f"which takes longer than the plan says: {trial.reason}" if run.plan.packing else trial.reason
+    learner.attend_alone(attention)
+    reason = trial.reason or "another process found that packing changes them"
+    expected = f"which takes longer than the plan says: {reason}" if run.plan.packing else reason
     run.recorder.event(
-        f"Rows go through this model one after another, {expected}. It attends by its own {trial.attention} way.",
+        f"Rows go through this model one after another, {expected}. It attends by its own {attention} way.",
         level="warn" if run.plan.packing else "info",
         packing=False,
-        attention=trial.attention,
-        reason=trial.reason,
+        attention=attention,
+        reason=reason,
     )
+
+
+def _agreed(run: Run, trial: Trial) -> OwnAttention | None:
+    """The same in all processes, which share rows out alike: None where every one of them may pack."""
+    if not run.agree(not trial.packs):
+        return None
+    return "eager" if run.agree(trial.attention != "sdpa") else "sdpa"
 
 
 def _tell_about_idle(run: Run, names: tuple[str, ...]) -> None:
