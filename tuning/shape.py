@@ -65,7 +65,7 @@ class ModelShape(Value):
     position_parameters: int = 0
     head_bias: bool = False
     outside_parameters: int = 0  # of parts that see: loaded, never trained
-    measured: MeasuredActivations | None = None  # of a family that `tuning.families` does not know
+    measured: MeasuredActivations | None = None  # of a family that `tuning.families` does not know, if it can be
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ModelShape":
@@ -167,7 +167,7 @@ def _measured(stored: Any) -> ModelShape:
     sizes = [shape.layers, shape.hidden_size, shape.query_size, shape.key_value_size, shape.heads, shape.vocab_size]
     sizes += [shape.intermediate_size, shape.context_length, len(shape.linears)]
     sizes += [size for linear in shape.linears for size in (linear.in_features, linear.out_features, linear.copies)]
-    if shape.measured is None or not all(1 <= size <= LARGEST_DIMENSION for size in sizes):
+    if not all(1 <= size <= LARGEST_DIMENSION for size in sizes):
         raise _broken("a size is absurd")
     return shape
 

@@ -108,7 +108,7 @@ _MORE: dict[str, dict[str, Any]] = {
 
 
 # Models that see as well and whose text part is trained: those that people tune most, and a few more.
-SEEING = ("gemma3", "idefics3", "internvl", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+SEEING = ("emu3", "gemma3", "idefics3", "internvl", "llava", "mistral3", "mllama", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 def model_types() -> list[str]:

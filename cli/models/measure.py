@@ -24,4 +24,7 @@ def with_shape(config: Json) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        return config | {MEASURED_SHAPE: json.loads(run_tool("worker.train.profiling.shape", str(file)))}
+        shape = json.loads(run_tool("worker.train.profiling.shape", str(file)))
+    if shape["measured"] is None:
+        output.note("note: its layers cannot be run without weights; their memory is estimated from their matrices")
+    return config | {MEASURED_SHAPE: shape}

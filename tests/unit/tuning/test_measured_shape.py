@@ -143,3 +143,10 @@ def test_the_command_measures_a_family_that_it_does_not_know(tmp_path: Path, mon
     stored = with_shape(config("olmo2"))
     assert ModelShape.from_config(stored) == measured("olmo2")
     assert with_shape(stored) == stored
+
+
+def test_a_family_whose_layers_read_values_is_planned_by_formula_from_its_own_matrices() -> None:
+    shape = measure_shape(tiny("apertus"))
+    assert shape.measured is None
+    stored = tiny("apertus") | {MEASURED_SHAPE: shape.model_dump(mode="json")}
+    assert plan(ModelShape.from_config(stored), "1xRTX4090").memory.fits

@@ -150,9 +150,19 @@ def _experts(model: PreTrainedModel, part: TextPart, config: PretrainedConfig) -
             )
 
 
-def _activations(config: dict[str, Any]) -> MeasuredActivations:
-    """Bytes that one layer saves for one token, by what learns and in which width."""
+def _activations(config: dict[str, Any]) -> MeasuredActivations | None:
+    """Bytes that one layer saves for one token, by what learns and in which width.
 
+    None for a class whose layers cannot run without values, such as one that reads numbers off its weights: the
+    planner's formulas then go by its matrices.
+    """
+    try:
+        return _counted(config)
+    except Exception:  # whatever a foreign class raises on the meta device
+        return None
+
+
+def _counted(config: dict[str, Any]) -> MeasuredActivations:
     def per_token(method: str, precision: str) -> float:
         case = Case(config, method=method, precision=precision, tokens=_TOKENS, rank=MEASURED_RANK)
         return counted_bytes_per_token(case)
