@@ -21,10 +21,10 @@ NOT_SUPPORTED_HINT = "docs/families.md lists the families of models that train."
 # model says the same with it, else the one that its class writes out, which keeps its scores.
 _SDPA = (
     "axk2", "bailing_hybrid", "bamba", "bart", "blenderbot", "blenderbot-small", "deepseek_v32", "doge", "falcon",
-    "falcon_h1", "falcon_mamba", "glm_moe_dsa", "gpt_neo", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "lfm3", "mamba",
-    "mamba2", "marian", "mbart", "minimax", "nemotron", "nemotron_h", "olmo_hybrid", "openai-gpt", "pegasus", "plbart",
-    "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "rwkv", "stablelm",
-    "xlstm", "zamba", "zamba2", "zaya",
+    "falcon_h1", "falcon_mamba", "glm_moe_dsa", "gpt_neo", "granitemoehybrid", "jamba", "kimi_linear", "lfm2",
+    "lfm2_moe", "lfm3", "mamba", "mamba2", "marian", "mbart", "minimax", "nemotron", "nemotron_h", "olmo_hybrid",
+    "openai-gpt", "pegasus", "plbart", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
+    "recurrent_gemma", "rwkv", "stablelm", "xlstm", "zamba", "zamba2", "zaya",
 )  # fmt: skip
 _EAGER = (
     "bigbird_pegasus", "bloom", "codegen", "deepseek_v4", "git", "gpt_neox_japanese", "gptj", "hy_v4", "mpt", "mvp",
