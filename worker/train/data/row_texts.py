@@ -38,7 +38,7 @@ class RowRenderer:
         self._is_dpo = objective == "dpo"
         self._objective = objective
         self._stop = next(iter(self.chat.stop_tokens), None)
-        self._begin = _beginning(tokenizer)
+        self._begin = beginning(tokenizer)
 
     @property
     def texts_per_row(self) -> int:
@@ -117,11 +117,12 @@ class RowRenderer:
     def _with_stop(self, text: str, *, taught_from: int, prompt_end: int = 0) -> MarkedText:
         spans = ((taught_from, len(text)),)
         if self._stop is not None and text.endswith(self._stop):
-            return MarkedText(text, spans, prompt_end=prompt_end)
-        return MarkedText(text, spans, prompt_end=prompt_end, stop=self._stop, is_endless=self._stop is None)
+            return MarkedText(text, spans, prompt_end=prompt_end, end=self._stop)
+        is_endless = self._stop is None
+        return MarkedText(text, spans, prompt_end=prompt_end, stop=self._stop, end=self._stop, is_endless=is_endless)
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token that this tokenizer puts before plain text, if it does."""
     first = tokenizer("x").input_ids[:1]
     return str(tokenizer.bos_token) if tokenizer.bos_token and first == [tokenizer.bos_token_id] else ""

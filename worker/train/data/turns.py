@@ -47,6 +47,7 @@ class TurnFinder:
     def __init__(self, template: ChatTemplate, *, special_tokens: Sequence[str], stop_tokens: Sequence[str]) -> None:
         self._template, self._stop_tokens = template, frozenset(stop_tokens)
         tokens = sorted({*special_tokens, *stop_tokens} - {""}, key=len, reverse=True)
+        self._longest_token = max(map(len, tokens), default=1)
         special = "|".join(re.escape(token) for token in tokens) or r"(?!)"
         self._special = re.compile(special)
         self._atom = re.compile(f"{special}|{_TEXT_ATOMS}")
@@ -87,6 +88,11 @@ class TurnFinder:
         last, first = longer.runs[runs[0] - 1].last, longer.runs[runs[0]].first
         found = self._special.findall(longer.text, last.character, first.character)
         return next((token for token in found if token in self._stop_tokens), None)
+
+    def closing_token(self, text: str) -> str | None:
+        """The token that stands at the end of a closed turn's text."""
+        tail = text[-self._longest_token :]
+        return next((found[0] for found in self._special.finditer(tail) if found.end() == len(tail)), None)
 
     # The template's own marks
 
