@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuning.errors import JobFailure
 from worker.train.data.rendered import Rendered, Renderer
-from worker.train.data.template import ChatTemplate, Message, Span, TemplateRefusal
+from worker.train.data.template import ChatTemplate, Message, Span, TemplateRefusal, TooSlow
 from worker.train.data.turns import Turn, TurnFinder
 
 _RESULT = "<tool_response>"
@@ -90,9 +90,11 @@ class ChatRenderer:
         """The text after which the assistant's reply begins.
 
         Raises:
-            TemplateRefusal: the template would not render it.
+            TemplateRefusal, TooSlow: the template would not render it.
         """
-        return self._template(tools).template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
+        template = self._template(tools).template
+        template.begin_conversation()
+        return template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
 
     def formed(self, messages: list[Message], *, tools: list[Any] | None = None) -> list[Message]:
         """The messages as the template is given them."""
@@ -103,10 +105,11 @@ class ChatRenderer:
         """The whole conversation; every assistant turn of weight 1 (the default) is marked, with its end-of-turn token.
 
         Raises:
-            TemplateRefusal: the template would not render it.
+            TemplateRefusal, TooSlow: the template would not render it.
             UnknownTurn: a turn cannot be found in the rendered text.
         """
         parts = self._template(tools)
+        parts.template.begin_conversation()
         prepared = _prepare(messages, tools=tools, template=parts.template)
         rendered = parts.renderer.render(parts.template.form(prepared.messages), tools=tools)
         turns = []
@@ -133,7 +136,7 @@ class ChatRenderer:
         """Every token by which a reply may end: the model's own, and what the template puts behind words and calls."""
         found = dict.fromkeys(self.stop_tokens)
         for reply in _REPLIES:
-            with contextlib.suppress(TemplateRefusal, UnknownTurn, JobFailure):
+            with contextlib.suppress(TemplateRefusal, TooSlow, UnknownTurn, JobFailure):
                 end = self.mark([{"role": "user", "content": "x"}, reply]).end
                 found |= {end: None} if end else {}
         return tuple(found)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from worker.train.data.chat import ChatRenderer, MarkedText, UnknownTurn
-from worker.train.data.template import TemplateRefusal
+from worker.train.data.template import TemplateRefusal, TooSlow
 
 Row = dict[str, Any]
 
@@ -62,6 +62,12 @@ class RowRenderer:
                 code="chat_template_error",
                 hint="Change the row as the template asks, or choose a model whose template takes such rows.",
             ) from refusal
+        except TooSlow as slow:
+            raise UnusableRow(
+                f"cannot be rendered: with the model's chat template {slow}",
+                code="chat_template_error",
+                hint="Split the conversation into several rows; turns beyond max_seq_length are not trained on anyway.",
+            ) from slow
         except UnknownTurn as unknown:
             raise UnusableRow(
                 f"cannot be rendered: the model's chat template does not show where message {unknown.message} begins "

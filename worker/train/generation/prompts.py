@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tuning.errors import JobFailure
 from worker.train.data.chat import ChatRenderer
 from worker.train.data.row_texts import beginning
-from worker.train.data.template import TemplateRefusal
+from worker.train.data.template import TemplateRefusal, TooSlow
 from worker.train.failures import user_error
 
 
@@ -37,7 +37,7 @@ def _text(number: int, line: str, *, renderer: ChatRenderer, begin: str) -> str:
         if "prompt" in row:
             return begin + str(row["prompt"])
         return renderer.prompt(_asked(row["messages"]), tools=row.get("tools"))
-    except TemplateRefusal as refusal:
+    except (TemplateRefusal, TooSlow) as refusal:
         raise user_error(
             "chat_template_error",
             f"Line {number} of the prompts cannot be rendered: the model's chat template says: {refusal}.",
