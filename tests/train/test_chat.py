@@ -230,6 +230,45 @@ def test_twenty_thousand_turns_are_found_in_seconds(tmp_path: Path) -> None:
     assert time.process_time() - began < 20
 
 
+def test_a_talk_of_many_calls_is_not_rendered_once_more_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call ends otherwise, because its last argument is a number."""
+    rendered: list[int] = []
+    render = templates.ChatTemplate._render
+
+    def counting(self: Any, messages: Any, **named: Any) -> Any:
+        rendered.append(len(messages))
+        return render(self, messages, **named)
+
+    monkeypatch.setattr(templates.ChatTemplate, "_render", counting)
+    talk: list[dict[str, Any]] = []
+    for number in range(1000):
+        function = {"name": "add", "arguments": f'{{"first": "one", "second": {number}}}'}
+        call = {"id": f"call{number:05}", "type": "function", "function": function}
+        result = {"role": "tool", "tool_call_id": call["id"], "content": f"{number}"}
+        talk += [TALK[0], {"role": "assistant", "content": None, "tool_calls": [call]}, result, TALK[1]]
+    tokenizer = load_tokenizer(build_tiny_model(tmp_path / "model", chat_template=THINKING))
+    text = ChatRenderer(tokenizer).mark(talk)
+    assert len(text.spans) == 2000
+    assert '"second": 998}}\n</tool_call><|im_end|>' in text.text[slice(*text.spans[-4])]
+    assert sum(rendered) < 10 * len(talk)
+
+
+def test_a_talk_that_takes_a_rendering_for_every_message_ends_in_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "CONVERSATION_SECONDS", 0.2)
+    talk = [{**message, "content": "\ufdd0 two"} for _ in range(10_000) for message in TALK]
+    began = time.monotonic()
+    failure = refusal(tmp_path, [{"messages": TALK}, {"messages": talk}])
+    assert (failure.code, failure.category) == ("chat_template_error", "user_error")
+    assert "Line 2" in failure.message
+    assert "one conversation took more than" in failure.message
+    assert "Split the conversation" in failure.hint
+    assert time.monotonic() - began < 30
+
+
 def test_texts_in_characters_that_anchors_are_written_in_are_still_marked(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "\ufdd0\ufdee1\ufdef"}, {"role": "assistant", "content": "\ufdd1 two"}]
     rows, tokenizer = load(tmp_path, [{"messages": talk}])

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.train.data.rendered import Renderer
-from worker.train.data.template import ChatTemplate, Message, Span
-from worker.train.data.turns import TurnFinder
+from tuning.errors import JobFailure
+from worker.train.data.rendered import Rendered, Renderer
+from worker.train.data.template import ChatTemplate, Message, Span, TemplateRefusal, TooSlow
+from worker.train.data.turns import Turn, TurnFinder
 
 _RESULT = "<tool_response>"
 DEFAULT_DAY = date(2026, 1, 1)
@@ -34,20 +35,28 @@ _PLAIN = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
+_CALL = {"id": "probe00id", "type": "function", "function": {"name": "probe", "arguments": "{}"}}
+_REPLIES: tuple[Message, ...] = (
+    {"role": "assistant", "content": "x"},
+    {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+)
+
 
 @dataclass(frozen=True)
 class MarkedText:
     """Text and the character spans [start, end) that are supervised.
 
     prompt_end: where a prompt ends whose tokens must be those that it has alone, or 0; stop: a token to put behind the
-    text, supervised, because nothing in it ends the reply; left_out: fields of assistant messages, such as
-    `reasoning`, whose words the template does not print.
+    text, supervised, because nothing in it ends the reply; end: the token that ends the last reply, `stop` or another,
+    where one does and is taught; left_out: fields of assistant messages, such as `reasoning`, whose words the template
+    does not print.
     """
 
     text: str
     spans: tuple[Span, ...]
     prompt_end: int = 0
     stop: str | None = None
+    end: str | None = None
     is_endless: bool = False  # the model has no token that could be `stop`
     left_out: frozenset[str] = frozenset()
 
@@ -81,9 +90,11 @@ class ChatRenderer:
         """The text after which the assistant's reply begins.
 
         Raises:
-            TemplateRefusal: the template would not render it.
+            TemplateRefusal, TooSlow: the template would not render it.
         """
-        return self._template(tools).template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
+        template = self._template(tools).template
+        template.begin_conversation()
+        return template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
 
     def formed(self, messages: list[Message], *, tools: list[Any] | None = None) -> list[Message]:
         """The messages as the template is given them."""
@@ -94,10 +105,11 @@ class ChatRenderer:
         """The whole conversation; every assistant turn of weight 1 (the default) is marked, with its end-of-turn token.
 
         Raises:
-            TemplateRefusal: the template would not render it.
+            TemplateRefusal, TooSlow: the template would not render it.
             UnknownTurn: a turn cannot be found in the rendered text.
         """
         parts = self._template(tools)
+        parts.template.begin_conversation()
         prepared = _prepare(messages, tools=tools, template=parts.template)
         rendered = parts.renderer.render(parts.template.form(prepared.messages), tools=tools)
         turns = []
@@ -114,10 +126,20 @@ class ChatRenderer:
         spans = [(turn.start, turn.end) for turn in turns if turn.message in taught and turn.end > turn.start]
         is_endless = bool(turns) and not turns[-1].is_closed and not rendered.text[turns[-1].end :].strip()
         if not is_endless or turns[-1].message not in taught:
-            return MarkedText(rendered.text, tuple(spans), left_out=left_out)
+            end = _end_of(rendered, [turn for turn in turns if turn.message in taught], parts.finder)
+            return MarkedText(rendered.text, tuple(spans), end=end, left_out=left_out)
         stop = parts.finder.next_stop(rendered) or next(iter(self.stop_tokens), None)
         text = rendered.text[: turns[-1].end]
-        return MarkedText(text, tuple(spans), stop=stop, is_endless=stop is None, left_out=left_out)
+        return MarkedText(text, tuple(spans), stop=stop, end=stop, is_endless=stop is None, left_out=left_out)
+
+    def ends(self) -> tuple[str, ...]:
+        """Every token by which a reply may end: the model's own, and what the template puts behind words and calls."""
+        found = dict.fromkeys(self.stop_tokens)
+        for reply in _REPLIES:
+            with contextlib.suppress(TemplateRefusal, TooSlow, UnknownTurn, JobFailure):
+                end = self.mark([{"role": "user", "content": "x"}, reply]).end
+                found |= {end: None} if end else {}
+        return tuple(found)
 
     def _template(self, tools: list[Any] | None) -> "_TemplateTools":
         """Some tokenizers have a template of its own for conversations with tools."""
@@ -145,6 +167,14 @@ def default_template(tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[s
     if {"<|im_start|>", "<|im_end|>"} <= known:
         return _CHATML
     return _PLAIN.replace("END", json.dumps(next(iter(stop_tokens), "")))
+
+
+def _end_of(rendered: Rendered, turns: Sequence[Turn], finder: TurnFinder) -> str | None:
+    """Of the last message alone: in the middle of a conversation GPT-OSS ends replies by what also ends thoughts."""
+    last = turns[-1] if turns else None
+    if last is None or last.message + 1 != len(rendered.formed) or not last.is_closed:
+        return None
+    return finder.closing_token(rendered.text[last.start : last.end])
 
 
 class _Prepared(NamedTuple):

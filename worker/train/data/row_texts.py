@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from worker.train.data.chat import ChatRenderer, MarkedText, UnknownTurn
-from worker.train.data.template import TemplateRefusal
+from worker.train.data.template import TemplateRefusal, TooSlow
 
 Row = dict[str, Any]
 
@@ -38,7 +38,7 @@ class RowRenderer:
         self._is_dpo = objective == "dpo"
         self._objective = objective
         self._stop = next(iter(self.chat.stop_tokens), None)
-        self._begin = _beginning(tokenizer)
+        self._begin = beginning(tokenizer)
 
     @property
     def texts_per_row(self) -> int:
@@ -62,6 +62,12 @@ class RowRenderer:
                 code="chat_template_error",
                 hint="Change the row as the template asks, or choose a model whose template takes such rows.",
             ) from refusal
+        except TooSlow as slow:
+            raise UnusableRow(
+                f"cannot be rendered: with the model's chat template {slow}",
+                code="chat_template_error",
+                hint="Split the conversation into several rows; turns beyond max_seq_length are not trained on anyway.",
+            ) from slow
         except UnknownTurn as unknown:
             raise UnusableRow(
                 f"cannot be rendered: the model's chat template does not show where message {unknown.message} begins "
@@ -117,11 +123,12 @@ class RowRenderer:
     def _with_stop(self, text: str, *, taught_from: int, prompt_end: int = 0) -> MarkedText:
         spans = ((taught_from, len(text)),)
         if self._stop is not None and text.endswith(self._stop):
-            return MarkedText(text, spans, prompt_end=prompt_end)
-        return MarkedText(text, spans, prompt_end=prompt_end, stop=self._stop, is_endless=self._stop is None)
+            return MarkedText(text, spans, prompt_end=prompt_end, end=self._stop)
+        is_endless = self._stop is None
+        return MarkedText(text, spans, prompt_end=prompt_end, stop=self._stop, end=self._stop, is_endless=is_endless)
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token that this tokenizer puts before plain text, if it does."""
     first = tokenizer("x").input_ids[:1]
     return str(tokenizer.bos_token) if tokenizer.bos_token and first == [tokenizer.bos_token_id] else ""

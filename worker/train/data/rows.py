@@ -33,14 +33,15 @@ class RowNotes:
     """What became of rows on the way: counts for the person who answers for the data.
 
     left_out: by field (`content`, `reasoning`, `call`); stops_added: rows that got a token that ends the reply, because
-    template or text ends none; endless: rows that should have got one, had the model any; default_template: the
-    model came without a chat template.
+    template or text ends none; endless: rows that should have got one, had the model any; ends: by token, rows whose
+    last reply ends with it; default_template: the model came without a chat template.
     """
 
     truncated: int = 0
     unsupervised: int = 0
     stops_added: int = 0
     endless: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
     default_template: bool = False
     left_out: dict[str, LeftOut] = field(default_factory=dict)
 
@@ -48,6 +49,8 @@ class RowNotes:
         """Count one row's texts."""
         self.stops_added += any(text.stop is not None for text in texts)
         self.endless += any(text.is_endless for text in texts)
+        for end in {text.end for text in texts if text.end}:
+            self.ends[end] = self.ends.get(end, 0) + 1
         for name in sorted({name for text in texts for name in text.left_out}):
             before = self.left_out.get(name, LeftOut(0, line))
             self.left_out[name] = before._replace(rows=before.rows + 1)

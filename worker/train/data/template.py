@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import cached_property
+from time import monotonic
 from typing import Any
 
 import jinja2
@@ -25,6 +26,7 @@ Span = tuple[int, int]
 MOST_CHARACTERS = 1_000_000  # the longest of the known templates have 20,000
 RENDER_SECONDS = 30.0
 RENDER_BYTES = 2 * 1024**3
+CONVERSATION_SECONDS = 120.0  # for all of one: some are only understood by a rendering for every message
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE_FUNCTION = {"name": "probe_name", "arguments": {"probe_key": "probe_value"}}
 _PROBE_USER: Message = {"role": "user", "content": "probe_text"}
@@ -38,6 +40,13 @@ _PROBE_TOOLS = [{"type": "function", "function": {"name": "probe_name", "descrip
 
 class TemplateRefusal(Exception):
     """The template would not render a conversation; the text says why, in the template's words where it has some."""
+
+
+class TooSlow(Exception):
+    """One conversation took too long with all of its renderings; no other way to render it would help."""
+
+    def __init__(self) -> None:
+        super().__init__(f"one conversation took more than {CONVERSATION_SECONDS:.0f} seconds")
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,12 @@ class ChatTemplate:
                 compiled = _compile_jinja_template(source)
         except (jinja2.TemplateError, TookTooLong, MemoryError, RecursionError) as error:
             raise broken_template(f"it does not compile ({_words(error)})") from error
+        self._began = monotonic()
         self._globals, self._today = compiled.globals, datetime.combine(today, time())
+
+    def begin_conversation(self) -> None:
+        """From here on there are `CONVERSATION_SECONDS` again."""
+        self._began = monotonic()
 
     @property
     def has_marks(self) -> bool:
@@ -106,6 +120,7 @@ class ChatTemplate:
 
         Raises:
             TemplateRefusal: the template raised, used too much time or memory.
+            TooSlow: too long after the conversation began.
         """
         return self._render(formed, tools=tools, for_reply=for_reply)[0]
 
@@ -113,7 +128,7 @@ class ChatTemplate:
         """The text, and the character spans [start, end) that the template marks.
 
         Raises:
-            TemplateRefusal: as `render`.
+            TemplateRefusal, TooSlow: as `render`.
         """
         return self._render(formed, tools=tools, with_marks=True)
 
@@ -126,6 +141,8 @@ class ChatTemplate:
         with_marks: bool = False,
     ) -> tuple[str, list[Span]]:
         self._globals["strftime_now"] = self._today.strftime  # the same job renders the same text on any day
+        if monotonic() - self._began > CONVERSATION_SECONDS:
+            raise TooSlow
         try:
             with bounded(seconds=RENDER_SECONDS, extra_bytes=RENDER_BYTES):
                 texts, marks = render_jinja_template(

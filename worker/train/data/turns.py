@@ -10,10 +10,11 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from worker.train.data.anchors import find_anchors
 from worker.train.data.rendered import Place, Rendered, Renderer, Run
-from worker.train.data.template import ChatTemplate, TemplateRefusal
+from worker.train.data.template import ChatTemplate, Message, TemplateRefusal
 
 _TEXT_ATOMS = r"<[^<>\n]{1,80}>|\n|[^<\n]+|<"
 # A thought that the prompt opens for the model is part of its turn, as in the marked templates that there are.
@@ -47,6 +48,7 @@ class TurnFinder:
     def __init__(self, template: ChatTemplate, *, special_tokens: Sequence[str], stop_tokens: Sequence[str]) -> None:
         self._template, self._stop_tokens = template, frozenset(stop_tokens)
         tokens = sorted({*special_tokens, *stop_tokens} - {""}, key=len, reverse=True)
+        self._longest_token = max(map(len, tokens), default=1)
         special = "|".join(re.escape(token) for token in tokens) or r"(?!)"
         self._special = re.compile(special)
         self._atom = re.compile(f"{special}|{_TEXT_ATOMS}")
@@ -87,6 +89,11 @@ class TurnFinder:
         last, first = longer.runs[runs[0] - 1].last, longer.runs[runs[0]].first
         found = self._special.findall(longer.text, last.character, first.character)
         return next((token for token in found if token in self._stop_tokens), None)
+
+    def closing_token(self, text: str) -> str | None:
+        """The token that stands at the end of a closed turn's text."""
+        tail = text[-self._longest_token :]
+        return next((found[0] for found in self._special.finditer(tail) if found.end() == len(tail)), None)
 
     # The template's own marks
 
@@ -250,11 +257,15 @@ class TurnFinder:
         if run.message + 1 == len(rendered.formed) and not for_reply:
             return rendered.text[run.last.character :]
         turn = rendered.anchored.messages[: run.message + 1]
-        try:
-            found = find_anchors(self._template.render(turn, tools=rendered.tools, for_reply=for_reply))
-        except TemplateRefusal:
-            return None
-        return found.text[found.places[run.last.number] :] if run.last.number in found.places else None
+        is_call = rendered.anchor(run.last).field == "call"  # which has an ending of its own: learnt anew for many
+        for messages in (_shortest(turn), turn) if is_call else (turn,):
+            try:
+                found = find_anchors(self._template.render(messages, tools=rendered.tools, for_reply=for_reply))
+            except TemplateRefusal:
+                continue
+            if run.last.number in found.places:
+                return found.text[found.places[run.last.number] :]
+        return None
 
     def _follow_ending(
         self, rendered: Rendered, run: Run, place: int, limit: int, ending: str
@@ -375,6 +386,13 @@ class TurnFinder:
         return bool(self._special.fullmatch(atom)) or (atom.startswith("<") and atom.endswith(">"))
 
 
+def _shortest(turn: Sequence[Message]) -> list[Message]:
+    """The last message with what a template wants before it: what the system says, and the user's last words."""
+    system = list(takewhile(lambda message: message["role"] in ("system", "developer"), turn))
+    asked = [message for message in turn[:-1] if message["role"] == "user"]
+    return [*system, *asked[-1:], turn[-1]]
+
+
 def _mark_at(rendered: Rendered, place: Place) -> int | None:
     return next((index for index, (start, end) in enumerate(rendered.marks) if start <= place.character <= end), None)
 
@@ -394,11 +412,12 @@ def _without_own_words(text: str, rest: str) -> str:
 
 def _without_thought(prompt: str) -> str:
     """A prompt for a reply up to the thought that it opens, or opens and closes, at its end."""
-    found = [thought.start() for thought in _THOUGHT.finditer(prompt)]
-    for start in found:
-        if not re.sub(_THOUGHT, "", prompt[start:]).strip():
-            return prompt[:start]
-    return prompt
+    end = len(prompt)
+    for thought in reversed(list(_THOUGHT.finditer(prompt))):
+        if prompt[thought.end() : end].strip():
+            break
+        end = thought.start()
+    return prompt[:end]
 
 
 def _blank_end(text: str) -> str:

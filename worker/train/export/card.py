@@ -3,6 +3,7 @@
 from typing import Any
 
 from worker.train.checkpoints.state import Progress
+from worker.train.data.rows import RowNotes
 from worker.train.run import Run
 
 
@@ -45,9 +46,27 @@ def _data(run: Run, progress: Progress) -> dict[str, object]:
         "rows": len(run.rows),
         "rows held out for validation": held_out,
         "rows truncated": run.rows.notes.truncated,
+        "chat template": _template(run.rows.notes),
+        "a reply ends with": _ends(run.rows.notes),
         "tokens trained on, all epochs": progress.trained_tokens,
         "of them supervised": progress.supervised_tokens,
     }
+
+
+def _template(notes: RowNotes) -> str | None:
+    if not notes.default_template:
+        return None
+    return "the base model has none: conversations were written with a plain one, which comes with this result"
+
+
+def _ends(notes: RowNotes) -> str | None:
+    """What a server has to stop at; base models often do not name the token that their chat template ends with."""
+    parts = [f"`{end}` in {rows:,} rows" for end, rows in sorted(notes.ends.items())]
+    if notes.stops_added:
+        parts.append(f"put there by the trainer in {notes.stops_added:,}, where text and template end none")
+    if notes.endless:
+        parts.append(f"nothing in {notes.endless:,} rows, because the model has no token for it")
+    return "; ".join(parts) or None
 
 
 def _plan(run: Run) -> dict[str, object]:

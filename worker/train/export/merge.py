@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from tuning.errors import Category, Failure, JobFailure
 from worker.train.data.packing import pack, plan_micro_steps
 from worker.train.data.rows import Rows
+from worker.train.export.settings import publish_settings
 from worker.train.kernels.loss import token_log_probabilities
-from worker.train.models.dropouts import restore_dropout
-from worker.train.models.model import Learner, load_config, load_model
+from worker.train.models.model import Learner, load_model
 from worker.train.run import Run
 
 MERGED = "merged"
@@ -43,8 +43,7 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     adapted = PeftModel.from_pretrained(_base(run), run.directory.output, local_files_only=True)
     wanted = _log_probabilities(adapted, trained, run, rows)
     merged: PreTrainedModel = adapted.merge_and_unload()
-    merged.config.use_cache = True
-    restore_dropout(merged.config, load_config(run.model_folder))
+    publish_settings(merged, run)
     merged.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
     del adapted, merged

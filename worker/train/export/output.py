@@ -18,9 +18,8 @@ from worker.rundir import MANIFEST, write_atomically
 from worker.train.checkpoints.state import Progress
 from worker.train.export.card import model_card
 from worker.train.export.manifest import manifest
+from worker.train.export.settings import publish_settings
 from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE
-from worker.train.models.dropouts import restore_dropout
-from worker.train.models.model import load_config
 from worker.train.run import Run
 
 
@@ -35,7 +34,7 @@ def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str
 def save_model(run: Run, model: PreTrainedModel, *, progress: Progress) -> None:
     """Write a complete model in its training dtype."""
     folder = _begin(run)
-    _as_published(run, model)
+    publish_settings(model, run)
     model.save_pretrained(folder)
     _finish(run, folder, progress=progress)
 
@@ -69,7 +68,7 @@ def save_gathered_model(
     if not run.is_main:
         return
     folder = _begin(run)
-    _as_published(run, model)
+    publish_settings(model, run)
     model.save_pretrained(folder, state_dict=weights)
     _compare(folder, revert_weight_conversion(model, weights))
     _finish(run, folder, progress=progress)
@@ -89,12 +88,6 @@ def _begin(run: Run) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _as_published(run: Run, model: PreTrainedModel) -> None:
-    """Settings that training has changed, back to what the base came with."""
-    model.config.use_cache = True
-    restore_dropout(model.config, load_config(run.model_folder))
 
 
 def _finish(run: Run, folder: Path, *, progress: Progress) -> None:

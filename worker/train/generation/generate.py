@@ -8,7 +8,7 @@ left out. Each line of the answer, as JSON, is {"index", "text", "tokens", "fini
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,21 @@ def answers(
     """Answer every prompt in order.
 
     Raises:
-        JobFailure: `broken_model`, or `adapter_of_another_base`.
+        JobFailure: `broken_model`, `broken_chat_template`, `adapter_of_another_base`, or a prompt is at fault:
+            `invalid_prompts`, or `chat_template_error` with the template's words.
     """
+    from worker.train.data.chat import ChatRenderer
+    from worker.train.data.stop_tokens import stop_tokens
     from worker.train.generation.generator import Speaker
+    from worker.train.generation.prompts import read_prompts
     from worker.train.models.model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-    speaker = Speaker.load(model, adapter=adapter, tokenizer=tokenizer)
-    for first in range(0, len(rows), PROMPTS_AT_ONCE):
-        group: Sequence[dict[str, Any]] = rows[first : first + PROMPTS_AT_ONCE]
+    renderer = ChatRenderer(tokenizer, stop_tokens=stop_tokens(model, tokenizer))
+    texts = read_prompts(prompts, renderer=renderer, tokenizer=tokenizer)
+    speaker = Speaker.load(model, adapter=adapter, tokenizer=tokenizer, ends=renderer.ends())
+    for first in range(0, len(texts), PROMPTS_AT_ONCE):
+        group = texts[first : first + PROMPTS_AT_ONCE]
         spoken = speaker.answer(group, max_new_tokens=max_new_tokens)
         plain = speaker.answer(group, max_new_tokens=max_new_tokens, without_adapter=True) if base_too else None
         for index, answer in enumerate(spoken):

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from worker.train.data.chat import ChatRenderer
 from worker.train.failures import user_error
+from worker.train.models.model import load_plainly
 
 
 class Speaker:
-    """A model that answers prompts."""
+    """A model that goes on with prompts. It stops at `ends` and at what its own settings call an end."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, ends: Iterable[str] = ()) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._renderer = ChatRenderer(tokenizer)
+        self._ends = self._numbers(ends)
 
     @classmethod
-    def load(cls, folder: Path, *, adapter: Path | None, tokenizer: PreTrainedTokenizerBase) -> Speaker:
-        """From files, in bf16, on the accelerator if there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        ).to(device)
+    def load(
+        cls, folder: Path, *, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, ends: Iterable[str] = ()
+    ) -> Speaker:
+        """From files, in bf16, on the accelerator if there is one.
+
+        Raises:
+            JobFailure: `broken_model`, or `adapter_of_another_base`.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model: Any = load_plainly(folder, dtype=torch.bfloat16).to(device)
         if adapter is not None:
             model = _with_adapter(model, adapter)
-        return cls(model.eval(), tokenizer)
+        return cls(model.eval(), tokenizer, ends=ends)
 
     def answer(
-        self, rows: Sequence[dict[str, Any]], *, max_new_tokens: int, without_adapter: bool = False
+        self, prompts: Sequence[str], *, max_new_tokens: int, without_adapter: bool = False
     ) -> list[dict[str, Any]]:
-        """One {"text", "tokens", "finished"} per row; `finished` is false where `max_new_tokens` cut the answer off."""
-        prompts = self._tokenizer([self._prompt(row) for row in rows], add_special_tokens=False)["input_ids"]
+        """One {"text", "tokens", "finished"} per prompt; `finished` is false where `max_new_tokens` cut it off."""
+        ids = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         with self._model.disable_adapter() if without_adapter else contextlib.nullcontext():
-            return self.go_on(prompts, max_new_tokens=max_new_tokens)
+            return self.go_on(ids, max_new_tokens=max_new_tokens)
 
     @torch.no_grad()  # not inference mode: what a model in training keeps of this pass may meet a gradient later
     def go_on(
@@ -60,22 +64,13 @@ class Speaker:
             top_p=None,
             top_k=None,
             use_cache=True,
-            eos_token_id=self._ends(),
+            eos_token_id=self._ends or None,
             pad_token_id=padding,
         )
         return [self._answer(ids) for ids in written[:, length:].tolist()]
 
-    def _prompt(self, row: dict[str, Any]) -> str:
-        if "prompt" in row:
-            return str(row["prompt"])
-        messages = list(row["messages"])
-        if messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-        return self._renderer.prompt(messages, tools=row.get("tools"))
-
     def _answer(self, ids: list[int]) -> dict[str, Any]:
-        ends = self._ends()
-        length = next((place for place, token in enumerate(ids) if token in ends), None)
+        length = next((place for place, token in enumerate(ids) if token in self._ends), None)
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
         return {"text": text, "tokens": len(ids) if length is None else length, "finished": length is not None}
 
@@ -83,11 +78,12 @@ class Speaker:
         known = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
         return next(token for token in known if token is not None)
 
-    def _ends(self) -> list[int]:
-        """Every token that the tokenizer or the model's generation settings call an end."""
+    def _numbers(self, ends: Iterable[str]) -> list[int]:
+        """Ids of `ends`, and every other that the tokenizer or the model's generation settings call an end."""
         configured = self._model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
-        return sorted({token for token in (*listed, self._tokenizer.eos_token_id) if token is not None})
+        named = [self._tokenizer.convert_tokens_to_ids(end) for end in ends]
+        return sorted({token for token in (*listed, *named, self._tokenizer.eos_token_id) if token is not None})
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

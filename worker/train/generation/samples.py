@@ -71,7 +71,7 @@ class Samples:
         try:
             model = learner.causal_model
             with attending(model, attention_for_generation(model), afterwards=learner.attention_name):
-                return Speaker(model, self._run.tokenizer).go_on(
+                return Speaker(model, self._run.tokenizer, ends=self._run.rows.notes.ends).go_on(
                     [prompt.ids for prompt in self._prompts],
                     max_new_tokens=min(LONGEST_ANSWER_TOKENS, longest + longest // 2 + 8),
                     max_seconds=LONGEST_SECONDS,

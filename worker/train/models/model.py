@@ -23,7 +23,7 @@ from tuning.packing import OwnAttention
 from tuning.plan import Attention, Plan
 from worker.train.data.packing import PackedBatch
 from worker.train.data.rows import Rows
-from worker.train.failures import user_error
+from worker.train.failures import is_out_of_memory, user_error
 from worker.train.kernels import attention
 from worker.train.kernels.loss import Head
 from worker.train.kernels.rebuild import rebuilding
@@ -81,6 +81,23 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
     if plan.zero_stage == 3:
         model.to(device)  # its buffers; the weights lie there already
     model.config.use_cache = False
+    return model
+
+
+def load_plainly(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The same for answering alone: whole, on the host, with its library's own attention.
+
+    Raises:
+        JobFailure: `broken_model`.
+    """
+    try:
+        model: PreTrainedModel = auto_class(load_config(folder)).from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _broken(folder, f"it cannot be loaded ({_first_line(error)})") from error
     return model
 
 

@@ -8,13 +8,16 @@ rank.
 
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 
 from worker.train.failures import user_error
 from worker.train.models.fuse import ADAPTER
+from worker.train.models.twins import is_conv1d
 
 INITIAL_FILE = "initial.safetensors"
 POWER_ITERATIONS = 16
@@ -34,7 +37,7 @@ def start_from_principal_components(model: PeftModel, *, resume_folder: Path | N
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A") or ADAPTER not in module.lora_A:
             continue
-        base = module.base_layer.weight
+        base = _out_by_in(module.base_layer)
         if not base.is_floating_point():
             raise user_error(
                 "pissa_needs_plain_weights",
@@ -46,8 +49,9 @@ def start_from_principal_components(model: PeftModel, *, resume_folder: Path | N
         keys = [f"{name}.lora_{side}.weight" for side in "AB"]
         scale = float(module.scaling[ADAPTER])
         factors = [stored[key] for key in keys] if stored else _principal(base, rank=down.shape[0], scale=scale)
-        down.copy_(factors[0])
-        up.copy_(factors[1])
+        components = len(factors[0])  # fewer than the rank in a matrix that has no more; B is zero beyond them
+        down[:components].copy_(factors[0])
+        up[:, :components].copy_(factors[1])
         base.copy_(base.float() - scale * (up @ down))
         initial.update({key: value.clone().cpu() for key, value in zip(keys, (down, up), strict=True)})
     return initial
@@ -68,6 +72,12 @@ def as_plain_adapter(
     assert isinstance(rank, int)  # noqa: S101 - for the type checker
     assert isinstance(alpha, (int, float))  # noqa: S101 - for the type checker
     return plain, {**config, "r": 2 * rank, "lora_alpha": alpha * growth, "init_lora_weights": True}
+
+
+def _out_by_in(linear: nn.Module) -> torch.Tensor:
+    """A view of the weight as [out, in]; Conv1D keeps it as [in, out]."""
+    weight = cast("torch.Tensor", linear.weight)
+    return weight.T if is_conv1d(linear) else weight
 
 
 def _principal(weight: torch.Tensor, *, rank: int, scale: float) -> list[torch.Tensor]:
