@@ -164,37 +164,45 @@ def counted(module: nn.Module, *, inside: Sequence[nn.Module] = ()) -> Iterator[
     A storage counts once. Left out are parameters and buffers of the module, and what all of `inside` are handed alike:
     angles, masks.
     """
-    known = {_storage(tensor) for tensor in _tensors(module)}
-    sizes: Counter[int] = Counter()
-    kept: list[torch.Tensor] = []  # the address of one must not be given to another while we count
-    running: list[int | None] = [None if inside else 0]
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        position, key = running[-1], _storage(tensor)
-        if position is not None and key not in known:
-            sizes[position] += tensor.untyped_storage().nbytes()
-            known.add(key)
-            kept.append(tensor)
-        return tensor
-
-    def begin(position: int, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        running.append(position)
-        kept.extend(_flat((*given[1:], named)))
-        known.update(map(_storage, kept))
-        return _learning(given), named
-
-    def end(*_: Any) -> None:
-        running.pop()
-
+    tally = _Tally(module, position=None if inside else 0)
     with ExitStack() as hooks:
         for position, part in enumerate(inside):
-            hook = partial(lambda position, _, given, named: begin(position, given, named), position)
-            hooks.callback(part.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            hooks.callback(part.register_forward_hook(end).remove)
+            hooks.callback(part.register_forward_pre_hook(partial(tally.begin, position), with_kwargs=True).remove)
+            hooks.callback(part.register_forward_hook(tally.end).remove)
         # A layer that recomputes selectively has hooks of its own, which are the only ones to see what it saves.
-        hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
-        hooks.enter_context(patch.object(rebuild, "kept", pack))
-        yield sizes
+        hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(tally.add, lambda tensor: tensor))
+        hooks.enter_context(patch.object(rebuild, "kept", tally.add))
+        yield tally.sizes
+
+
+class _Tally:
+    """Adds up what is saved, under the position of the part that runs; nothing while none does."""
+
+    def __init__(self, module: nn.Module, *, position: int | None) -> None:
+        self.sizes: Counter[int] = Counter()
+        self._running = [position]
+        self._known = {_storage(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        self._kept: list[torch.Tensor] = []  # the address of one must not be given to another while we count
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        position = self._running[-1]
+        if position is not None and _storage(tensor) not in self._known:
+            self.sizes[position] += tensor.untyped_storage().nbytes()
+            self._know([tensor])
+        return tensor
+
+    def begin(self, position: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        self._running.append(position)
+        self._know(_flat((*given[1:], named)))
+        return _learning(given), named
+
+    def end(self, *_: Any) -> None:
+        self._running.pop()
+
+    def _know(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            self._kept.append(tensor)
+            self._known.add(_storage(tensor))
 
 
 def _learning(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -285,11 +293,6 @@ def _lora(case: Case) -> Lora:
         target_modules=case.targets,
         trainable_parameters=1,
     )
-
-
-def _tensors(module: nn.Module) -> Iterable[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 def _storage(tensor: torch.Tensor) -> int:
