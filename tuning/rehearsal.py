@@ -37,6 +37,7 @@ class Rehearsal(Value):
     tokens: int
     longest_row_tokens: int
     peak_memory_bytes: int
+    packs: bool = False  # its trial found that rows may go through the model together
 
 
 class Judgement(Value):

@@ -77,6 +77,7 @@ def prepare(
         measured_shape=claim.base_model.measured_shape,
         token_cache=str(token_cache) if token_cache else None,
         cut_long_rows=not _may_lengthen(claim),
+        constants=hardware.constants,
         lifeline_fd=LIFELINE_FD,
         seals={path: seal for files in _model_files(claim) for path, seal in cache.seals(files).items()},
         **_fetch_data(claim, run.root / "data", control),

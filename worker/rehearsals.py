@@ -32,7 +32,7 @@ class Rehearsals:
         if canary is not None:
             tokens, longest = canary.tokens, canary.longest_row_tokens
             peak = max(peak, canary.peak_memory_bytes)
-            learned = Rehearsal(tokens=tokens, longest_row_tokens=longest, peak_memory_bytes=peak)
+            learned = Rehearsal(tokens=tokens, longest_row_tokens=longest, peak_memory_bytes=peak, packs=result.packs)
         elif earlier is not None:
             learned = earlier.model_copy(update={"peak_memory_bytes": max(peak, earlier.peak_memory_bytes)})
         else:

@@ -29,6 +29,7 @@ from typing import Any
 
 from tuning.base import Value
 from tuning.errors import Failure
+from tuning.hardware import MachineConstants
 from tuning.job import DatasetFacts, JobSpec
 from tuning.messages import CanaryReport
 from tuning.plan import Plan
@@ -96,6 +97,7 @@ class TrainRequest(Value):
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
     seals: dict[str, Seal] = {}  # of input files that the worker has verified, by path
     rehearsal: Rehearsal | None = None  # what an equal run on this worker showed, so that this one may go without
+    constants: MachineConstants | None = None  # what this worker has measured of itself
 
 
 class TrainResult(Value):
@@ -118,6 +120,7 @@ class TrainResult(Value):
     # Fewer tokens, or more recomputation, than the plan's when memory ran out on the way.
     tokens_per_micro_step: int | None = None
     activation_checkpointing: str | None = None
+    packs: bool = False  # rows went through the model together
 
 
 class CheckpointManifest(Value):

@@ -66,3 +66,12 @@ def test_another_base_or_adapter_is_another_run(request_of_a_run: TrainRequest) 
     known.remember(request_of_a_run, result(), CANARY)
     for change in ({"model_dir": "/models/other"}, {"adapter_dir": "/models/adapter"}):
         assert known.find(request_of_a_run.model_copy(update=change)) is None
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_whether_rows_were_packed_is_remembered(request_of_a_run: TrainRequest, packs: bool) -> None:
+    known = Rehearsals()
+    known.remember(request_of_a_run, result(packs=packs), CANARY)
+    found = known.find(request_of_a_run)
+    assert found is not None
+    assert found.packs == packs

@@ -208,6 +208,7 @@ def _result(run: Run, progress: Progress) -> TrainResult:
         best_step=progress.best_step if run.plan.early_stopping_patience else None,
         tokens_per_micro_step=progress.token_budget // run.rows.sequences_per_row or None,
         activation_checkpointing=progress.activation_checkpointing or None,
+        packs=progress.packs,
     )
 
 

@@ -43,6 +43,7 @@ class Progress:
     last_good_checkpoint: str | None = None
     canary_of: str | None = None  # the launch settings that a canary has tried
     mfu: float | None = None
+    packs: bool = False
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class _Fit:
         self._finish_checkpoint()
         self._restore_best()
         self._progress.training_seconds = self._training_seconds()
-        self._progress.mfu = self._utilization.mean()
+        self._progress.mfu, self._progress.packs = self._utilization.mean(), self._learner.packs
         return self._progress
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ def choose_packing(run: Run, learner: Learner) -> None:
         JobFailure: `model_not_supported` for a model whose tokens see later ones.
     """
     _tell_about_dropouts(run)
+    if _is_known_to_pack(run):
+        return
     vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
     trial = try_model(learner, device=run.device, vocabulary=vocabulary, together=run.plan.packing)
     _tell_about_idle(run, trial.idle)
@@ -32,6 +34,15 @@ def choose_packing(run: Run, learner: Learner) -> None:
         attention=attention,
         reason=reason,
     )
+
+
+def _is_known_to_pack(run: Run) -> bool:
+    """By an equal run on this worker: the same base, adapter and kernels, so the same trial."""
+    earlier = run.request.rehearsal
+    if earlier is None or not earlier.packs or not run.plan.packing:
+        return False
+    run.recorder.event("No trial of the model: rows of an equal run on this worker went through it together.")
+    return True
 
 
 def _agreed(run: Run, trial: Trial) -> OwnAttention | None:

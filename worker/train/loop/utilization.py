@@ -23,7 +23,7 @@ class Utilization:
     """Model FLOPs utilisation of one run, step by step and on the whole; None for a model family we cannot count."""
 
     def __init__(self, run: Run, learner: Learner) -> None:
-        self._shape = _shape(run)
+        self._shape = run.request.measured_shape or _shape(run)
         is_full = run.plan.method is Method.FULL
         self._adapter_parameters = None if is_full else sum(whole_size(value) for _, value in learner.trainable())
         self._squared_lengths = run.rows.squared_lengths()
@@ -76,9 +76,17 @@ def _device_rate(run: Run) -> tuple[float, str]:
             return known, "the dense 16-bit rate on the data sheet of this GPU"
     if run.device.type == "cpu" and dtype is torch.float16:
         dtype = torch.float32  # no processor multiplies fp16 at a speed worth measuring: four products took 20 s
+    own = run.request.constants
+    if own is not None and run.device.type == "cpu" and own.threads == torch.get_num_threads():
+        rate = own.matmul_fp32_flops_per_second if dtype is torch.float32 else own.matmul_16bit_flops_per_second
+        return rate, f"what {_name(dtype)} matrix products reach on this worker (measured)"
     if dtype not in _measured:
         _measured[dtype] = matmul_flops_per_second(dtype, device=run.device, seconds=MEASURING_SECONDS)
-    return _measured[dtype], f"what {str(dtype).removeprefix('torch.')} matrix products reach here (measured)"
+    return _measured[dtype], f"what {_name(dtype)} matrix products reach here (measured)"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _gpu(device: torch.device) -> Gpu:
