@@ -83,7 +83,9 @@ def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
         JobFailure: `no_such_target_modules`, with the names that come near.
     """
     linears = _linear_names(model)
-    suffixes = _suffixes(model, lora, linears)
+    suffixes = _suffixes(model, lora)
+    if suffixes is None:
+        return [name for name in linears if lora.target_modules != "attention" or _is_of_attention(name)]
     chosen = [name for name in linears if any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)]
     unmatched = [suffix for suffix in suffixes if not any(f".{name}".endswith(f".{suffix}") for name in chosen)]
     if chosen and not unmatched:
@@ -182,16 +184,20 @@ def _returns_a_product(module: nn.Linear) -> bool:
     return isinstance(made, torch.Tensor) and made.shape == (1, weight.shape[0])
 
 
-def _suffixes(model: PreTrainedModel, lora: Lora, linears: list[str]) -> list[str]:
+def _suffixes(model: PreTrainedModel, lora: Lora) -> list[str] | None:
+    """None where a preset is asked for and the family has no formulas, which know what its modules are for."""
     if not isinstance(lora.target_modules, str):
         return list(lora.target_modules)
     try:
         shape = ModelShape.from_config(model.config.to_dict())
     except InvalidRequest:
-        if lora.target_modules == "all-linear":
-            return sorted({name.rsplit(".", 1)[-1] for name in linears})
-        return []
+        return None
     return [linear.name for linear in shape.targets(lora.target_modules)]
+
+
+def _is_of_attention(name: str) -> bool:
+    """As the shape of such a family was measured (`worker.train.profiling.shape`)."""
+    return "attn" in name or "attention" in name
 
 
 def trainable_parameters(model: nn.Module) -> int:
