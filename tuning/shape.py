@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from tuning import families
 from tuning.base import Value
-from tuning.config_reader import LARGEST_DIMENSION, ConfigReader
+from tuning.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
 from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Targets, is_target
 
@@ -71,6 +71,7 @@ class ModelShape(Value):
         Raises:
             InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown.
         """
+        config = as_json(config)
         reader = ConfigReader(config)
         family = reader.model_type
         text = reader.nested("text_config")
@@ -86,7 +87,10 @@ class ModelShape(Value):
                 hint="`tunesmith models add` measures its shape where the trainer's libraries are installed "
                 f"(pip install 'tunesmith[worker]'). Known families: {', '.join(sorted(families.READERS))}.",
             )
-        return cls(family=family, **families.READERS[family](reader))
+        reader.check_numbers()
+        shape = cls(family=family, **families.READERS[family](reader))
+        reader.token("pad_token_id", below=shape.vocab_size)
+        return shape
 
     def __hash__(self) -> int:
         """Cheap, because memory formulas are remembered by shape; equal shapes have equal counts."""

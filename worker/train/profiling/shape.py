@@ -73,7 +73,7 @@ def measure_shape(config: dict[str, Any]) -> ModelShape:
         heads=heads,
         intermediate_size=max(linear.out_features for linear in linears if linear.role != "attention"),
         vocab_size=embedding.shape[0],
-        context_length=int(known.max_position_embeddings),
+        context_length=_context_length(known),
         tied_head=tied,
         head_bias=head.bias is not None,
         linears=linears,
@@ -82,6 +82,11 @@ def measure_shape(config: dict[str, Any]) -> ModelShape:
         attention_sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         measured=_activations(config),
     )
+
+
+def _context_length(known: PretrainedConfig) -> int:
+    """Families that count no positions, such as BLOOM, set no bound; the planner's is taken."""
+    return int(getattr(known, "max_position_embeddings", None) or getattr(known, "seq_length", None) or 2048)
 
 
 def _modules(model: nn.Module, head: nn.Module) -> Iterator[Linear]:
