@@ -6,6 +6,9 @@ from typing import Any
 
 from tuning.errors import InvalidRequest
 
+_ORIGINAL = "Use the config.json that came with the weights."
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon")
+_ROPE = ("rope_parameters", "rope_scaling")
 LARGEST_DIMENSION = 10_000_000  # beyond any published model by an order of magnitude
 
 
@@ -24,7 +27,7 @@ class ConfigReader:
         """The family's own name for itself."""
         value = self._config.get("model_type")
         if not isinstance(value, str) or not value:
-            raise _invalid("model_type", "is missing", hint="Use the config.json that came with the weights.")
+            raise _invalid("model_type", "is missing")
         return value
 
     def nested(self, field: str) -> "ConfigReader | None":
@@ -41,11 +44,29 @@ class ConfigReader:
         field, value = self._first(fields)
         if value is None:
             if default is None:
-                raise _invalid(field, "is missing", hint="Use the config.json that came with the weights.")
+                raise _invalid(field, "is missing")
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise _invalid(field, f"is {value!r}; it must be a whole number from 1 to {most:,}")
         return value
+
+    def check_numbers(self) -> None:
+        """What no count depends on, but every forward pass: with nonsense in it nothing can be learnt."""
+        for field in _EPSILONS:
+            self.cap(field, default=None)
+        self.cap("rope_theta", default=None)
+        for field in _ROPE:
+            value = self._config.get(field)
+            if value is not None and not isinstance(value, Mapping):
+                raise _invalid(field, f"is {value!r}; it must be an object or null")
+            for part in _parts(value or {}):
+                ConfigReader(part).cap("rope_theta", default=None)
+
+    def token(self, field: str, *, below: int) -> None:
+        """The number of a token that has an embedding, where the field is set; -1 means none to old configs."""
+        value = self._config.get(field)
+        if isinstance(value, int) and value >= below:
+            raise _invalid(field, f"is {value:,}, but there are {below:,} tokens only")
 
     def flag(self, field: str, *, default: bool) -> bool:
         """A yes or no; null and absence mean the family's default."""
@@ -94,13 +115,48 @@ def divisible(reader: ConfigReader, *, field: str, value: int, by_field: str, by
         InvalidRequest: there is a remainder.
     """
     if value % by:
-        raise _invalid(
-            field, f"is {value:,}, which {by_field} ({by:,}) does not divide", hint=f"Family {reader.model_type}."
-        )
+        raise _invalid(field, f"of a {reader.model_type} is {value:,}, which {by_field} ({by:,}) does not divide")
     return value // by
 
 
-def _invalid(field: str, problem: str, *, hint: str | None = None) -> InvalidRequest:
+def even(*, field: str, value: int) -> int:
+    """The same, of what is rotated in pairs.
+
+    Raises:
+        InvalidRequest: it is odd.
+    """
+    if value % 2:
+        raise _invalid(field, f"is {value:,}; positions are told by rotation in pairs, so it must be even")
+    return value
+
+
+def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as strict JSON has it: an infinite number, which state-space models have, as transformers writes it.
+
+    Raises:
+        InvalidRequest: a number in it is none (NaN).
+    """
+    return {key: _as_json(value, field=str(key)) for key, value in config.items()}
+
+
+def _as_json(value: Any, *, field: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_json(entry, field=f"{field}.{key}") for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_as_json(entry, field=field) for entry in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    if math.isnan(value):
+        raise _invalid(field, "is NaN, which is no number")
+    return {"__float__": "Infinity" if value > 0 else "-Infinity"}
+
+
+def _parts(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """One set of settings, or one for each kind of layer."""
+    return [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+
+
+def _invalid(field: str, problem: str) -> InvalidRequest:
     return InvalidRequest(
-        f"The model's config: {field} {problem}.", code="invalid_model_config", param=f"config.{field}", hint=hint
+        f"The model's config: {field} {problem}.", code="invalid_model_config", param=f"config.{field}", hint=_ORIGINAL
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tuning.config_reader import ConfigReader, divisible
+from tuning.config_reader import ConfigReader, divisible, even
 from tuning.linears import Linear
 
 MOST_LAYERS = 1_000
@@ -270,6 +270,7 @@ def _attention(
     head_dim = reader.positive("head_dim", default=default_head_dim or hidden // heads or 1, most=100_000)
     if not default_head_dim and head_dim == hidden // heads:
         divisible(reader, field="hidden_size", value=hidden, by_field="num_attention_heads", by=heads)
+    even(field="head_dim", value=head_dim)
     key_value_heads = reader.positive("num_key_value_heads", default=default_key_value_heads or heads, most=100_000)
     divisible(reader, field="num_attention_heads", value=heads, by_field="num_key_value_heads", by=key_value_heads)
     return _Attention(

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from tuning import families
 from tuning.base import Value
-from tuning.config_reader import LARGEST_DIMENSION, ConfigReader
+from tuning.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
 from tuning.errors import InvalidRequest
 from tuning.linears import Linear, Targets, is_target
 from tuning.packing import OwnAttention, attention_alone, require_causal
@@ -75,6 +75,7 @@ class ModelShape(Value):
             InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown or no causal language model.
         """
         require_causal(config)
+        config = as_json(config)
         reader = ConfigReader(config)
         family = reader.model_type
         if family in families.MULTIMODAL:
@@ -89,7 +90,10 @@ class ModelShape(Value):
                 hint="`tunesmith models add` measures its shape where the trainer's libraries are installed "
                 f"(pip install 'tunesmith[worker]'). Known families: {', '.join(sorted(families.READERS))}.",
             )
-        return cls(family=family, **families.READERS[family](reader))
+        reader.check_numbers()
+        shape = cls(family=family, **families.READERS[family](reader))
+        reader.token("pad_token_id", below=shape.vocab_size)
+        return shape
 
     @classmethod
     def _with_eyes(cls, reader: ConfigReader, *, family: str) -> "ModelShape":

@@ -7,6 +7,8 @@ from typing import Any
 
 from cli.models.tensors import read_header
 from tuning.errors import InvalidRequest
+from tuning.shape import ModelShape, is_known
+from tuning.weights import Shapes, check_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -58,12 +60,16 @@ def inspect(path: Path) -> ModelFolder:
 
     Raises:
         BrokenModel: names the file, the reason and what to do.
+        InvalidRequest: names the field of config.json that is absurd, or that the weights do not bear out.
     """
     if not path.is_dir():
         raise BrokenModel(f"{path} is not a folder.", param=str(path), hint="--path wants the folder with config.json")
     config = _config(path)
-    weights = _weights(path)
+    weights, tensors = _weights(path)
+    if is_known(config):
+        check_weights(config, tensors)
     _require_tokenizer(path)
+    _check_vocabulary(path, config)
     companions = sorted(name for name in _COMPANIONS if (path / name).is_file())
     return ModelFolder(path=path, files=(*companions, *weights), config=config, warnings=tuple(_warnings(path, config)))
 
@@ -94,28 +100,30 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _weights(path: Path) -> tuple[str, ...]:
+def _weights(path: Path) -> tuple[tuple[str, ...], Shapes]:
+    """Names of files, and the shape of every tensor in them."""
     if (path / INDEX).is_file():
-        return (INDEX, *_sharded(path))
+        names, tensors = _sharded(path)
+        return (INDEX, *names), tensors
     if (path / SINGLE).is_file():
-        _read_tensors(path, SINGLE)
-        return (SINGLE,)
+        return (SINGLE,), _read_tensors(path, SINGLE)
     raise _without_weights(path)
 
 
-def _sharded(path: Path) -> list[str]:
+def _sharded(path: Path) -> tuple[list[str], Shapes]:
     weight_map = _json_object(path, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BrokenModel(f"{INDEX} has no weight_map.", param=INDEX, hint="fetch the file again")
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(str(shard), set()).add(tensor)
+    found: dict[str, list[int]] = {}
     for shard, tensors in shards.items():
-        _check_shard(path, shard, tensors)
-    return sorted(shards)
+        found |= _read_shard(path, shard, tensors)
+    return sorted(shards), found
 
 
-def _check_shard(path: Path, shard: str, tensors: set[str]) -> None:
+def _read_shard(path: Path, shard: str, tensors: set[str]) -> dict[str, list[int]]:
     if Path(shard).name != shard or Path(shard).suffix != ".safetensors":
         raise BrokenModel(
             f"{INDEX} names {shard!r}, which is not a safetensors file in this folder.",
@@ -128,19 +136,21 @@ def _check_shard(path: Path, shard: str, tensors: set[str]) -> None:
             param=shard,
             hint="the download may have stopped early; fetch the folder again",
         )
-    absent = sorted(tensors - _read_tensors(path, shard))
+    found = _read_tensors(path, shard)
+    absent = sorted(tensors - set(found))
     if absent:
         raise BrokenModel(
             f"{shard} lacks {absent[0]!r} and {len(absent) - 1} more that {INDEX} promises.",
             param=shard,
             hint="index and shards are from different downloads; fetch the folder again",
         )
+    return found
 
 
-def _read_tensors(path: Path, name: str) -> set[str]:
+def _read_tensors(path: Path, name: str) -> dict[str, list[int]]:
     try:
-        return set(read_header(path / name))
-    except (ValueError, OSError) as error:
+        return {tensor: list(header["shape"]) for tensor, header in read_header(path / name).items()}
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise BrokenModel(
             f"{name} is damaged: {error}.",
             param=name,
@@ -172,6 +182,22 @@ def _require_tokenizer(path: Path) -> None:
         )
 
 
+def _check_vocabulary(path: Path, config: dict[str, Any]) -> None:
+    """Tokens of the tokenizer's own; those added later may lack an embedding as long as no row has them."""
+    if not is_known(config) or not (path / "tokenizer.json").is_file():
+        return
+    tokens = (_json_object(path, "tokenizer.json").get("model") or {}).get("vocab") or ()
+    known = ModelShape.from_config(config).vocab_size
+    highest = max(tokens.values(), default=0) if isinstance(tokens, dict) else len(tokens) - 1
+    if highest >= known:
+        raise BrokenModel(
+            f"tokenizer.json has a token {highest:,}, but config.json's vocab_size is {known:,}: "
+            "tokenizer and weights are of different models.",
+            param="tokenizer.json",
+            hint="fetch all files of the model again, from one source",
+        )
+
+
 def _warnings(path: Path, config: dict[str, Any]) -> list[str]:
     warnings = []
     if pickles := _pickles(path):
@@ -179,7 +205,7 @@ def _warnings(path: Path, config: dict[str, Any]) -> list[str]:
     if "auto_map" in config:
         warnings.append("config.json asks for code of its own (auto_map); it is not sent and never run")
     if not _has_chat_template(path):
-        warnings.append("the tokenizer has no chat template, so files with chat messages cannot be trained on")
+        warnings.append("the tokenizer has no chat template: chat messages are written with a plain one")
     return warnings
 
 

@@ -7,6 +7,7 @@ from cli.models.folder import ModelFolder
 from cli.models.hashing import sha256_of
 from cli.models.measure import with_shape
 from cli.progress import transfer, watched
+from tuning.config_reader import as_json
 
 Json = dict[str, Any]
 
@@ -20,7 +21,7 @@ def register(client: Client, name: str, folder: ModelFolder) -> Json:
         ServiceError: the service refuses, or still misses files after all were sent.
     """
     files = _hashed(folder)
-    body = {"name": name, "files": files, "config": with_shape(folder.config)}
+    body = {"name": name, "files": files, "config": as_json(with_shape(folder.config))}
     for _ in range(_ROUNDS):
         model = client.register_model(body)
         if model["tunesmith"]["status"] == "ready":

@@ -11,6 +11,7 @@ from service.models import store
 from service.models.names import check_base_name, check_file_name
 from service.models.schemas import RegisterModel
 from service.tables import Model
+from tuning.config_reader import as_json
 from tuning.errors import Forbidden, InvalidRequest, NotFound
 from tuning.messages import FileRef
 from tuning.shape import ModelShape
@@ -31,6 +32,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
     if files:
         _check_files(files)
     ModelShape.from_config(request.config)
+    config = as_json(request.config)
     digest = digest_of(files)
     missing = await blob_rows.missing(session, files)
     status = "ready" if files and not missing else "incomplete"
@@ -39,7 +41,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
         kind="base",
         status="incomplete",
         digest=digest,
-        config=request.config,
+        config=config,
         files=_dumped(files),
     )
     await session.execute(row.on_conflict_do_nothing())
@@ -50,7 +52,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
         raise InvalidRequest(
             message, code="model_exists", param="name", hint="Delete it first, or choose another name."
         )
-    model.digest, model.files, model.config = digest, _dumped(files), request.config
+    model.digest, model.files, model.config = digest, _dumped(files), config
     model.status = status
     await session.flush()
     return model, missing

@@ -1,14 +1,25 @@
 """A folder is refused with the file and the reason, before anything is sent."""
 
 import json
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.models.folder import BrokenModel, inspect
 from cli.models.tensors import read_header
+from tuning.errors import InvalidRequest
 
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 10,
+}
 INDEX = "model.safetensors.index.json"
 
 
@@ -29,7 +40,7 @@ def write_safetensors(path: Path, *names: str, tensor_bytes: int = 16) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A whole model in one file."""
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}))
     write_safetensors(tmp_path / "model.safetensors", "a", "b")
@@ -45,6 +56,16 @@ def sharded(folder: Path) -> Path:
     weight_map = {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}
     (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return folder
+
+
+def write_tensors(path: Path, shapes: dict[str, list[int]]) -> Path:
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    return path
 
 
 def refusal(folder: Path) -> BrokenModel:
@@ -154,6 +175,46 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
 def test_a_missing_chat_template_is_a_warning(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     assert any("chat template" in warning for warning in inspect(folder).warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"hidden_size": float("nan")}, "config.hidden_size"),
+        ({"hidden_size": 10**9}, "config.hidden_size"),
+        ({"hidden_size": 10**6}, "config.hidden_size"),
+        ({"vocab_size": 9}, "config.vocab_size"),
+        ({"intermediate_size": 10**7}, "config.intermediate_size"),
+        ({"num_hidden_layers": 1000}, "config.num_hidden_layers"),
+        ({"num_attention_heads": 3}, "config.hidden_size"),
+        ({"head_dim": 64}, "config.num_attention_heads"),
+    ],
+)
+def test_a_config_that_its_weights_do_not_bear_out_is_refused_by_field(
+    folder: Path, change: dict[str, Any], param: str
+) -> None:
+    write_tensors(
+        folder / "model.safetensors",
+        {
+            "model.embed_tokens.weight": [10, 8],
+            "model.layers.0.self_attn.q_proj.weight": [8, 8],
+            "model.layers.0.mlp.up_proj.weight": [16, 8],
+        },
+    )
+    assert inspect(folder)
+    (folder / "config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(InvalidRequest) as caught:
+        inspect(folder)
+    assert caught.value.param == param
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("vocab", [{"a": 0, "b": 10}, [["a", 0.0]] * 11])
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(folder: Path, vocab: Any) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}}))
+    error = refusal(folder)
+    assert error.param == "tokenizer.json"
+    assert "has a token 10, but config.json's vocab_size is 10" in error.message
 
 
 def test_a_header_tells_names_and_shapes(tmp_path: Path) -> None:

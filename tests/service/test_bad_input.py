@@ -116,3 +116,24 @@ def test_no_other_base_can_take_its_place_under_an_adapter(control_plane: Contro
         config = control_plane.sql("SELECT config FROM models WHERE name = 'tiny-llama'")[0][0]
         answer = client.post("/v1/models", json={"name": body["id"], "files": files, "config": config})
     assert answer.json()["error"]["code"] == "model_exists"
+
+
+@pytest.mark.parametrize("number", ["NaN", "-1", "1e999"])
+def test_a_model_of_numbers_that_are_none_is_refused_by_field(control_plane: ControlPlane, number: str) -> None:
+    with control_plane.http("admin") as client:
+        config = f'{{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": {number}}}'
+        body = f'{{"name": "odd", "config": {config}}}'
+        answer = client.post("/v1/models", content=body, headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_model_config")
+    assert error["param"] == "config.num_hidden_layers"
+
+
+def test_a_model_may_have_an_infinite_number_where_its_family_has_one(control_plane: ControlPlane) -> None:
+    config = json.dumps({**control_plane.sql("SELECT config FROM models WHERE name = 'tiny-llama'")[0][0]})
+    body = f'{{"name": "odd", "config": {config[:-1]}, "time_step_limit": [0.0, Infinity]}}}}'
+    with control_plane.http("admin") as client:
+        answer = client.post("/v1/models", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    stored = control_plane.sql("SELECT config FROM models WHERE name = 'odd'")[0][0]
+    assert stored["time_step_limit"] == [0.0, {"__float__": "Infinity"}]

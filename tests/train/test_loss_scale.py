@@ -78,6 +78,33 @@ def test_a_loss_that_is_no_number_ends_the_step_at_once(tmp_path: Path, model: P
     assert steps.progress.loss_scale == FIRST_LOSS_SCALE
 
 
+def test_a_gradient_that_overflows_at_every_scale_ends_the_step_at_the_smallest(tmp_path: Path, model: Path) -> None:
+    steps = Steps(tmp_path, model, change=overflowing_above(0.0))
+    sums = steps.source.compute(1)
+    assert not sums.is_finite
+    assert steps.progress.loss_scale == 1.0
+    assert steps.passes <= 2 + math.log2(FIRST_LOSS_SCALE)
+
+
+def test_a_run_whose_gradient_overflows_at_every_scale_says_so(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cross_entropy = objectives.summed_cross_entropy
+
+    def spoiled(*inputs: torch.Tensor) -> LossSums:
+        sums = cross_entropy(*inputs)
+        return sums._replace(loss=overflowing_above(0.0)(sums.loss))
+
+    monkeypatch.setattr(objectives, "summed_cross_entropy", spoiled)
+    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(precision="fp16"))
+    assert runs.train_here(directory) == EXIT_FAILED
+    result = directory.read_result()
+    assert result is not None
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.retryable) == ("loss_is_not_finite", False)
+    assert "The gradient norm at step 1" in result.failure.message
+
+
 def test_a_gradient_that_overflows_halves_the_scale_until_it_fits_and_changes_no_gradient(
     tmp_path: Path, model: Path
 ) -> None:

@@ -41,7 +41,7 @@ from worker.train.failures import failure_of, user_error
 from worker.train.kernels.attention_choice import choose_attention
 from worker.train.kernels.choice import choose_kernels
 from worker.train.loop.loop import Stopped
-from worker.train.models.model import load_tokenizer, read_config
+from worker.train.models.model import check_config, check_vocabulary, load_tokenizer, read_config
 from worker.train.optim.zero import check_available
 from worker.train.recorder import Recorder, peak_memory_bytes
 from worker.train.run import Run
@@ -92,6 +92,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     folder = Path(request.model_dir)
     config = read_config(folder)
     shape = request.measured_shape or ModelShape.from_config(config)
+    check_config(folder)
     tokenizer = load_tokenizer(folder)
     cache = _row_cache(request, directory, recorder, processes=accelerator.num_processes)
     load = _loader(request, tokenizer, cache, accelerator=accelerator)
@@ -114,6 +115,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+    check_vocabulary(shape.vocab_size, run.rows, run.validation_rows)
     tell_about_rows(rows, recorder, max_sequence_length=planned)
     recorder.reached("rows_ready")
     return run

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tuning.catalogue import CONFIGS, find_shape
+from tuning.config_reader import as_json
 from tuning.errors import InvalidRequest
 from tuning.shape import ModelShape
 
@@ -148,6 +149,15 @@ def test_targets_can_be_named() -> None:
         ({"num_attention_heads": 5}, "config.hidden_size"),
         ({"num_key_value_heads": 3}, "config.num_attention_heads"),
         ({"tie_word_embeddings": "yes"}, "config.tie_word_embeddings"),
+        ({"head_dim": 15}, "config.head_dim"),
+        ({"rms_norm_eps": float("nan")}, "config.rms_norm_eps"),
+        ({"rms_norm_eps": -1e-6}, "config.rms_norm_eps"),
+        ({"rope_theta": 0}, "config.rope_theta"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "config.rope_parameters.rope_theta"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": -1}}}, "config.rope_theta"),
+        ({"rope_parameters": "long"}, "config.rope_parameters"),
+        ({"rope_scaling": {"factors": [1.0, float("nan")]}}, "config.rope_scaling.factors"),
+        ({"pad_token_id": 10**6}, "config.pad_token_id"),
         ({"model_type": None}, "config.model_type"),
         ({"model_type": "unheard-of"}, "config.model_type"),
     ],
@@ -156,3 +166,12 @@ def test_a_bad_config_names_the_field(change: dict[str, Any], param: str) -> Non
     with pytest.raises(InvalidRequest) as caught:
         ModelShape.from_config({"model_type": "llama", **SMALL} | change)
     assert caught.value.param == param
+    assert caught.value.hint
+
+
+def test_an_infinite_number_is_kept_in_the_notation_of_transformers() -> None:
+    config = {"time_step_limit": [0.0, float("inf")], "nested": {"least": float("-inf"), "name": "x"}}
+    assert as_json(config) == {
+        "time_step_limit": [0.0, {"__float__": "Infinity"}],
+        "nested": {"least": {"__float__": "-Infinity"}, "name": "x"},
+    }

@@ -33,7 +33,7 @@ def train(run: Run) -> Progress:
     with weights_shared_out(run.plan):
         model = load_model(run.model_folder, plan=run.plan, device=run.device)
     run.recorder.reached("model_loaded")
-    check_vocabulary(model, run.rows, run.validation_rows)
+    check_vocabulary(model.get_input_embeddings().num_embeddings, run.rows, run.validation_rows)
     text = TextPart(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(text.has(name))

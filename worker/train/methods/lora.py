@@ -30,7 +30,7 @@ def train(run: Run) -> Progress:
     with weights_shared_out(plan):
         base = load_model(run.model_folder, plan=plan, device=run.device)
     run.recorder.reached("model_loaded")
-    check_vocabulary(base, run.rows, run.validation_rows)
+    check_vocabulary(base.get_input_embeddings().num_embeddings, run.rows, run.validation_rows)
     model = attach_adapter(
         base,
         lora,

@@ -1,11 +1,13 @@
 """The base model and its tokenizer from a local folder, and `Learner`: the model as the loop sees it."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -21,6 +23,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tuning.packing import OwnAttention
 from tuning.plan import Attention, Plan
+from tuning.shape import is_known
+from tuning.weights import check_weights
 from worker.train.data.packing import PackedBatch
 from worker.train.data.rows import Rows
 from worker.train.failures import is_out_of_memory, user_error
@@ -35,6 +39,11 @@ from worker.train.models.text_part import decoder_of, layers_of
 
 Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
 _LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
+# What classes of transformers raise over files that they cannot use; an assertion is PyTorch's, of a padding token.
+_UNLOADABLE = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -47,7 +56,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise _broken(folder, f"its tokenizer cannot be loaded ({type(error).__name__})") from error
+        raise _broken(folder, f"its tokenizer cannot be loaded ({_first_line(error)})") from error
     if not tokenizer.is_fast:
         raise _broken(folder, "its tokenizer has no tokenizer.json")
     return tokenizer
@@ -65,10 +74,10 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
     attention.register()
     try:
         model, report = _load(folder, plan=plan, device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except _UNLOADABLE as error:
+        if is_out_of_memory(error):
             raise
-        raise _broken(folder, f"it cannot be loaded ({_first_line(error)})") from error
+        raise _broken(folder, f"it cannot be loaded ({_why(error)})") from error
     except Exception as error:  # safetensors raises an error of its own kind for a damaged file
         if type(error).__module__.startswith("safetensors"):
             raise _broken(folder, f"its weights are damaged ({_first_line(error)})") from error
@@ -138,13 +147,28 @@ def _load(folder: Path, *, plan: Plan, device: torch.device) -> tuple[PreTrained
     raise AssertionError("the second implementation is tried or has raised")
 
 
-def check_vocabulary(model: PreTrainedModel, *sets: Rows | None) -> None:
-    """Every token id of the rows, and of those held out, has an embedding.
+def check_config(folder: Path) -> None:
+    """What the model's class says of config.json, and whether the weights are of its sizes; nothing is allocated.
+
+    Raises:
+        JobFailure: `broken_model`.
+        InvalidRequest: `config_does_not_fit_weights`, with the field.
+    """
+    try:
+        load_config(folder)
+    except Exception as error:  # each class has checks of its own
+        raise _broken(folder, f"its config.json is refused ({_first_line(error)})") from error
+    config = read_config(folder)
+    if is_known(config):
+        check_weights(config, _stored_shapes(folder))
+
+
+def check_vocabulary(known: int, *sets: Rows | None) -> None:
+    """Every token id of the rows, and of those held out, has an embedding; the model has `known` ones.
 
     Raises:
         JobFailure: `vocabulary_mismatch`.
     """
-    known = model.get_input_embeddings().num_embeddings
     highest = max(int(rows.tokens.max(initial=0)) for rows in sets if rows is not None)
     if highest >= known:
         raise user_error(
@@ -296,9 +320,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _broken(folder, "it has no readable config.json") from error
+    if not isinstance(config, dict):
+        raise _broken(folder, f"its config.json holds a {type(config).__name__}, not an object")
     return config
+
+
+def _stored_shapes(folder: Path) -> dict[str, list[int]]:
+    """Of every tensor in the files. One that cannot be read is left to who loads it."""
+    found: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with contextlib.suppress(OSError, SafetensorError), safe_open(file, framework="pt") as stored:
+            found |= {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
+    return found
 
 
 def _quantization(plan: Plan) -> Any:
@@ -359,6 +394,13 @@ def _broken(folder: Path, problem: str) -> Exception:
         hint="Register the model again; its folder needs config.json, tokenizer.json and all safetensors files.",
         param="model",
     )
+
+
+def _why(error: BaseException) -> str:
+    """transformers lists the shapes in its log, and speaks of an argument that no user has."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -62,7 +62,8 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int, togeth
     not through what wraps the learner there, which would take each pass for one of training.
 
     Raises:
-        JobFailure: `model_not_supported` for a model whose rows see later tokens even alone, or with an unknown head.
+        JobFailure: `model_not_supported` for a model whose rows see later tokens even alone, or with an unknown head;
+            `model_gives_no_numbers`.
     """
     rows = _rows(vocabulary, device)
     was_training = learner.training
@@ -79,8 +80,22 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int, togeth
 @torch.no_grad()
 def _try_packing(learner: Learner, rows: Rows, *, together: bool) -> Trial:
     alone = _alone(learner, rows, "eager")
+    _require_numbers(alone)
     problem = _packing_problem(learner, rows, alone) if together else AS_PLANNED
     return Trial(packs=True) if problem is None else _own_attention(learner, rows, alone, reason=problem)
+
+
+def _require_numbers(states: Rows) -> None:
+    if all(bool(state.isfinite().all()) for state in states):
+        return
+    precision = str(states[0].dtype).removeprefix("torch.")
+    raise user_error(
+        "model_gives_no_numbers",
+        f"The base model gives no finite numbers for a short row of random tokens, computed in {precision}.",
+        hint="Its weights or config.json may be damaged: register it again. In float16 a model that was made for "
+        "bfloat16 may overflow: let it train where there is bfloat16.",
+        param="model",
+    )
 
 
 def _packing_problem(learner: Learner, rows: Rows, alone: Rows) -> str | None:
