@@ -27,6 +27,7 @@ ALIGNMENT_BYTES = 256  # what the widest loads of a GPU want, and every dtype
 METHOD = "bitsandbytes_shared_out"
 # As long as the other processes may wait for the main one to hash a checkpoint or to write the result.
 PATIENCE = timedelta(hours=6)
+all_gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor  # < 2.13
 
 
 class SharedOut(BitsAndBytesConfig):
@@ -135,7 +136,7 @@ class ShardedBase:
         buffer.wait()
         buffer.holds = index
         whole = buffer.bytes[: share.numel() * self._processes]
-        buffer.under_way = torch.distributed.all_gather_into_tensor(whole, share, group=self._group, async_op=True)
+        buffer.under_way = all_gather(whole, share, group=self._group, async_op=True)
 
 
 @dataclass
