@@ -18,6 +18,7 @@ from tuning.memory import Setup, estimate, total, trainable_parameters
 from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
 from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
 from tuning.shape import ModelShape
+from tuning.sharded_base import explain, may_be_shared
 from tuning.throughput import Workload, predict, predict_evenness
 
 ZeroStage = Literal[0, 1, 2, 3]
@@ -133,6 +134,8 @@ class _Search:
         for world_size in worlds:
             for stage in self._zero_stages(world_size):
                 yield replace(base, world_size=world_size, zero_stage=stage, fused_passes=stage == 0)
+            if may_be_shared(self.method, self.spec, self.hardware, world_size=world_size):
+                yield replace(base, world_size=world_size, sharded_base=True)
         if self.method is not Method.FULL:
             return
         if "bitsandbytes" in self.hardware.installed:
@@ -215,6 +218,7 @@ class _Search:
             offload=setup.offload_optimizer,
             float8_base=setup.float8_base,
             packing=setup.packing,
+            sharded_base=setup.sharded_base,
         )
         return self.corrections.of(kernels)
 
@@ -279,7 +283,7 @@ class _Search:
             attention=self.attention,
             memory=memory,
             time=time,
-            reasons=(*self.reasons, *self._balance(setup)),
+            reasons=(*self.reasons, *explain(self.shape, setup), *self._balance(setup)),
             correction_basis=ratios.basis,
             blocked=blocked,
         )

@@ -11,11 +11,14 @@ def kernels_label(
     offload: bool = False,
     float8_base: bool = False,
     packing: bool = True,
+    sharded_base: bool = False,
 ) -> str:
     """`sdpa/recompute-none/adamw/fused`; what few runs do is named only where it happens."""
     parts = [attention, f"recompute-{checkpointing}", optimizer, "fused" if fused_passes else "unfused"]
     if zero_stage:
         parts.append(f"zero-{zero_stage}")
+    if sharded_base:
+        parts.append("sharded-base")
     if offload:
         parts.append("offload")
     if float8_base:

@@ -125,6 +125,8 @@ def kernels_of(plan: Mapping[str, Any]) -> str:
         zero_stage=plan.get("zero_stage", 0),
         offload=plan.get("offload_optimizer", False),
         float8_base=plan.get("float8_base", False),
+        packing=plan.get("packing", True),
+        sharded_base=plan.get("sharded_base", False),
     )
 
 

@@ -52,6 +52,7 @@ class Setup:
     zero_stage: Literal[0, 1, 2, 3] = 0
     world_size: int = 1
     offload_optimizer: bool = False
+    sharded_base: bool = False  # 4-bit weights are shared out, and gathered layer by layer
     preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
     fused_passes: bool = False  # the trainer's own forward and backward passes: wherever ZeRO does not share weights
     fused_attention: bool = True
@@ -106,9 +107,13 @@ def weight_bytes(shape: ModelShape, setup: Setup) -> int:
     """The model's own weights, as loaded on one device before sharding."""
     if setup.method is not Method.QLORA:
         return _loaded_parameters(shape) * setup.compute_bytes - _saved_by_float8(shape, setup)
-    bits = NF4_DOUBLE_BITS if setup.double_quantization else NF4_BITS
     rest = _loaded_parameters(shape) - shape.quantizable_weights
-    return int(shape.quantizable_weights * bits / 8) + rest * setup.compute_bytes
+    return quantized_bytes(shape, setup) + rest * setup.compute_bytes
+
+
+def quantized_bytes(shape: ModelShape, setup: Setup) -> int:
+    """Those of the weights that 4-bit quantisation reaches, with their scales."""
+    return int(shape.quantizable_weights * (NF4_DOUBLE_BITS if setup.double_quantization else NF4_BITS) / 8)
 
 
 def _loaded_parameters(shape: ModelShape) -> int:
@@ -134,7 +139,7 @@ def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
 def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
     """What stays for the whole run."""
     full = setup.method is Method.FULL
-    items = {"weights": weight_bytes(shape, setup) // (setup.world_size if setup.zero_stage == 3 else 1)}
+    items = _weight_items(shape, setup)
     gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
     trainable = trainable_parameters(shape, setup)
     items["gradients"] = int(trainable * gradients)
@@ -144,6 +149,15 @@ def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
     if setup.zero_stage:
         items["zero_buckets"] = _zero_buckets(shape, setup)
     return items
+
+
+def _weight_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
+    """Whole, or this device's share of them; of a sharded 4-bit base also the layer at work and the next, gathered."""
+    whole = weight_bytes(shape, setup)
+    if not setup.sharded_base:
+        return {"weights": whole // (setup.world_size if setup.zero_stage == 3 else 1)}
+    shared = quantized_bytes(shape, setup)
+    return {"weights": whole - shared + shared // setup.world_size, "gathered_layers": 2 * shared // shape.layers}
 
 
 def _learning_bytes(setup: Setup) -> tuple[float, float]:

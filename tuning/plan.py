@@ -87,6 +87,7 @@ class Plan(Value):
     float8_base: bool = False  # adapted matrices of the base are held and multiplied in 8 bits
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: bool = False
+    sharded_base: bool = False  # the frozen 4-bit weights are shared out over the processes, as FSDP does
     learning_rate: float
     schedule: Literal["linear", "cosine", "constant"]
     warmup_steps: int
@@ -120,6 +121,7 @@ class Plan(Value):
             offload=self.offload_optimizer,
             float8_base=self.float8_base,
             packing=self.packing,
+            sharded_base=self.sharded_base,
         )
 
 

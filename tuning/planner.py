@@ -128,6 +128,7 @@ def _plan(
         float8_base=setup.float8_base,
         zero_stage=setup.zero_stage,
         offload_optimizer=setup.offload_optimizer,
+        sharded_base=setup.sharded_base,
         learning_rate=rate,
         schedule="linear",
         warmup_steps=warmup_steps(batch.total_steps),

@@ -28,6 +28,7 @@ _SETTINGS = (
     "fused_passes",
     "zero_stage",
     "offload_optimizer",
+    "sharded_base",
 )
 
 

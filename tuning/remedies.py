@@ -20,6 +20,8 @@ def remedy(
 ) -> Reason:
     """Shorter rows that fit, else how much memory the least demanding way wants."""
     methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
+    if lighter := _with_a_base_shared_out(spec, methods, retry):
+        return lighter
     length = min(candidate.max_sequence_length for candidate in candidates.values())
     for shorter in _shorter_lengths(length):
         for method in methods:
@@ -40,6 +42,28 @@ def remedy(
         text=f"{least.method} would fit on {devices} with {gib(least.memory.total_bytes)} free; shorter rows do not "
         f"help.",
     )
+
+
+def _with_a_base_shared_out(
+    spec: JobSpec, methods: list[Method], retry: Callable[[JobSpec, Method], Candidate]
+) -> Reason | None:
+    """What the job asks for that keeps the base whole on each GPU, where it fits without."""
+    asked = {"merge": spec.merge, "use_dora": spec.lora.use_dora}
+    names = " and ".join(name for name, wanted in asked.items() if wanted)
+    if not names:
+        return None
+    lora = spec.lora.model_copy(update={"use_dora": False})
+    lighter = spec.model_copy(update={"merge": False, "lora": lora})
+    for method in methods:
+        found = retry(lighter, method)
+        if found.fits and (found.setup.sharded_base or found.setup.zero_stage == 3):
+            return Reason(
+                rule="what-would-fit",
+                text=f"Without {names}, which wants the whole base on every GPU, {method} fits: the base is shared "
+                f"out over {found.setup.world_size} GPUs, {gib(found.memory.total_bytes)} of "
+                f"{gib(found.memory.budget_bytes)} on each.",
+            )
+    return None
 
 
 def _kept(dataset: DatasetFacts, tokens: int) -> str:

@@ -189,9 +189,10 @@ def _rejection(candidate: Candidate, chosen: Candidate, why: str, where: str) ->
 
 
 def _name(candidate: Candidate) -> str:
-    """With the precision where it tells LoRA from QLoRA."""
+    """With the precision where it tells LoRA from QLoRA, and what is done to its weights."""
     precision = f" {candidate.setup.precision}" if candidate.method is Method.LORA else ""
-    return f"{NAMES[candidate.method]}{precision}"
+    shared = f" with its weights shared out over {candidate.setup.world_size} GPUs"
+    return f"{NAMES[candidate.method]}{precision}{shared if candidate.setup.sharded_base else ''}"
 
 
 def _shortage(candidate: Candidate, where: str) -> str:

@@ -10,6 +10,7 @@ from tuning.linears import closes
 from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.plan import TimeEstimate
 from tuning.shape import ModelShape
+from tuning.sharded_base import with_gathers
 from tuning.utilization import flop_rates
 
 # Share of the data sheet's rate that whole training steps reach: published single-GPU runs lie at 0.33-0.43 on an H100,
@@ -183,7 +184,8 @@ def _gpu_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: 
         overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / _bandwidth(gpu)
     if setup.zero_stage == 3 and setup.world_size > 1:  # the weights are gathered twice
         overhead += 2 * weight_bytes(shape, setup) / _link(gpu)
-    return operations / rate + overhead
+    seconds = operations / rate + overhead
+    return with_gathers(seconds, shape, setup, link_bytes_per_second=_link(gpu)) if setup.sharded_base else seconds
 
 
 def _passes(setup: Setup) -> int:

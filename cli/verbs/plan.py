@@ -248,6 +248,8 @@ def _method_text(answer: "Plan") -> str:
     words = [answer.method.value]
     if answer.zero_stage:
         words.append(f"zero-{answer.zero_stage}")
+    if answer.sharded_base:
+        words.append("sharded")
     if answer.optimizer == "adamw_8bit":
         words.append("8-bit-adam")
     if answer.offload_optimizer:

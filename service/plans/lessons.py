@@ -16,7 +16,7 @@ from tuning.state import Outcome
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
 _KERNEL_FIELDS = (
     "method", "attention", "activation_checkpointing", "optimizer", "fused_passes", "zero_stage", "offload_optimizer",
-    "float8_base", "packing",
+    "float8_base", "packing", "sharded_base",
 )  # fmt: skip
 
 

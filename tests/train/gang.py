@@ -22,6 +22,10 @@ class Job(TypedDict, total=False):
     run: str
     processes: int
     kill_at_step: int  # SIGKILL to all as soon as this step is on record, and a checkpoint whole
+    kill_only: int  # the one process that it goes to
+    weighs: (
+        bool  # each process writes what its 8-bit tensors take when training begins, as bytes-RANK in the run's folder
+    )
     tokens_that_fit: int  # memory of the last process ends beyond so many tokens in a micro-step
     memory_ends_in_backward: int  # of the last process, in this of its backward passes, halfway, once
     bucket_bytes: int  # of gradients that are summed together
@@ -70,11 +74,18 @@ def _codes(job: Job) -> list[int]:
                 codes[pid] = os.waitstatus_to_exitcode(ended[1])
         kill_at = job.get("kill_at_step")
         is_due = kill_at and directory.last_step() >= kill_at and any(directory.checkpoints.glob("step-*"))
-        if time.monotonic() > deadline or is_due:
-            for pid in set(started) - set(codes):
-                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            _kill(set(started) - set(codes))
+        elif is_due:
+            only = job.get("kill_only")
+            _kill((set(started) if only is None else {started[only]}) - set(codes))
         time.sleep(0.005)
     return [codes[pid] for pid in started]
+
+
+def _kill(processes: set[int]) -> None:
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: int) -> int:
@@ -96,6 +107,8 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
             from worker.train import session
 
             session.load_rows = _refuse
+        if job.get("weighs"):
+            _weigh_before_training(directory.root / f"bytes-{rank}")
         if "bucket_bytes" in job:
             from worker.train.optim import optimizer
 
@@ -109,6 +122,31 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("this process should not have tokenised")
+
+
+def bytes_of_8_bit_tensors() -> int:
+    """What this process holds of them, each storage once."""
+    import gc
+
+    import torch
+
+    found = {}
+    for thing in gc.get_objects():
+        if torch.Tensor in type(thing).__mro__ and thing.dtype == torch.uint8:
+            found[thing.untyped_storage()._cdata] = thing.untyped_storage().nbytes()
+    return sum(found.values())
+
+
+def _weigh_before_training(file: Path) -> None:
+    from worker.train.methods import lora
+
+    fit = lora.fit
+
+    def weighed(*given: Any, **named: Any) -> Any:
+        file.write_text(str(bytes_of_8_bit_tensors()))
+        return fit(*given, **named)
+
+    lora.fit = weighed
 
 
 def _end_memory_above(tokens: int) -> None:

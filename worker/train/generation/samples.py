@@ -82,7 +82,7 @@ class Samples:
 
 def can_generate(run: Run) -> bool:
     """Whether this process holds the whole model and is the one that writes."""
-    return run.is_main and run.plan.zero_stage < 3
+    return run.is_main and run.plan.zero_stage < 3 and not run.plan.sharded_base
 
 
 def choose_prompts(rows: Rows, *, seed: int) -> list[Prompt]:

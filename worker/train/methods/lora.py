@@ -4,8 +4,10 @@ import json
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from tuning.plan import Lora
+from tuning.units import gib
 from worker.train.checkpoints.state import Progress, resume_folder
 from worker.train.checkpoints.trainable_state import WeightFile
 from worker.train.export.merge import write_merged_model
@@ -49,6 +51,8 @@ def train(run: Run) -> Progress:
         run.recorder.event(described(fused), level="debug", **fused)
         if plan.float8_base:
             hold_in_float8(model, device=run.device, recorder=run.recorder)
+    if plan.sharded_base:
+        _tell_about_sharing(run, base)
     enable_checkpointing(base, plan.activation_checkpointing)
     bare = Learner(model, attention=run.attention)
     learner, masters = with_optimizer(bare, plan=plan, processes=run.processes)
@@ -61,6 +65,20 @@ def train(run: Run) -> Progress:
         if run.request.spec.merge:
             describe(run, progress=progress, merged=write_merged_model(run, learner))
     return progress
+
+
+def _tell_about_sharing(run: Run, base: PreTrainedModel) -> None:
+    from worker.train.models.sharded_base import sharded_base
+
+    shared = sharded_base(base)
+    if shared is not None:
+        run.recorder.event(
+            f"The 4-bit base is shared out: each of {run.processes} processes keeps {gib(shared.share_bytes)} of "
+            f"{gib(shared.whole_bytes)}, and {gib(shared.buffer_bytes)} to gather two layers in.",
+            share_bytes=shared.share_bytes,
+            whole_bytes=shared.whole_bytes,
+            buffer_bytes=shared.buffer_bytes,
+        )
 
 
 def _tensors(model: PeftModel, masters: MasterOptimizer | ShardedOptimizer) -> dict[str, torch.Tensor]:

@@ -5,12 +5,33 @@ model and gain nothing here: the head multiplies in the compute dtype and the lo
 """
 
 from worker.train.checkpoints.state import Progress
+from worker.train.failures import user_error
 from worker.train.methods import lora
 from worker.train.run import Run
 
 
 def train(run: Run) -> Progress:
-    """The plan's `quantization` makes the loader quantise; everything after that is LoRA."""
+    """The plan's `quantization` makes the loader quantise; everything after that is LoRA.
+
+    Raises:
+        JobFailure: `sharding_not_available` where a part of the job needs each weight of a base that is shared out.
+    """
     if run.plan.quantization is None:
         raise ValueError("a plan for QLoRA names its quantisation")
+    if run.plan.sharded_base:
+        _check_sharding(run)
     return lora.train(run)
+
+
+def _check_sharding(run: Run) -> None:
+    """Merging writes the whole base, and a magnitude of DoRA starts as the length of a whole row."""
+    needs_whole_base = run.request.spec.merge or (run.plan.lora is not None and run.plan.lora.use_dora)
+    if needs_whole_base or run.processes == 1:
+        raise user_error(
+            "sharding_not_available",
+            "This plan shares the 4-bit base out over several processes, and DoRA and merging need it whole."
+            if needs_whole_base
+            else "This plan shares the 4-bit base out over several processes, and there is one.",
+            hint="Leave use_dora and merge at their defaults, or use GPUs that hold the base each.",
+            param="tunesmith.lora",
+        )

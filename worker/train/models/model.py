@@ -66,7 +66,8 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
     """The causal language model of a folder, in the plan's precision and quantisation, ready for packed batches.
 
     Each weight is read from the file straight to the device: of several processes none holds the model in host memory.
-    ZeRO stage 3 shares the weights out while they load, and finds their places itself.
+    ZeRO stage 3 shares the weights out while they load, and finds their places itself; a sharded 4-bit base is shared
+    out layer by layer (`worker.train.models.sharded_base`).
 
     Raises:
         JobFailure: `broken_model` when files are missing, altered or not a causal language model.
@@ -341,7 +342,10 @@ def _quantization(plan: Plan) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
+    config = BitsAndBytesConfig
+    if plan.sharded_base:
+        from worker.train.models.sharded_base import SharedOut as config  # noqa: N813
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=plan.quantization,
         bnb_4bit_use_double_quant=plan.double_quantization,

@@ -25,9 +25,9 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 class MasterOptimizer:
     """Owns the masters, their gradients and the optimizer state of one model's trainable parameters."""
 
-    lockstep = False  # processes meet once a step, whatever number of passes each of them runs
-
     def __init__(self, trainable: Iterable[tuple[str, nn.Parameter]], *, plan: Plan, processes: int = 1) -> None:
+        # Processes meet once a step, whatever number of passes each of them runs, unless weights move in each pass.
+        self.lockstep = plan.sharded_base
         self.masters: dict[str, nn.Parameter] = {}
         self._mirrors: list[tuple[nn.Parameter, nn.Parameter]] = []
         learning = dict(trainable)
