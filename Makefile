@@ -64,6 +64,10 @@ bench-training: $(STAMP) ## our engine against TRL on this machine (about an hou
 bench-memory: $(STAMP) ## four memory estimators against counted tensors
 	$(BIN)/python -m benchmarks.memory
 
+.PHONY: bench-published
+bench-published: $(STAMP) ## write docs/published.md: the planner's formulas beside published runs
+	$(BIN)/python -m benchmarks.published --page docs/published.md
+
 .PHONY: bench-balance
 bench-balance: $(STAMP) ## how evenly rows are shared out among GPUs, simulated with the trainer's own functions
 	$(BIN)/python -m benchmarks.balance

@@ -27,6 +27,7 @@ class Graph:
     dora: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
     fused: bool = False
+    shared_out: bool = False  # DeepSpeed's linears, which keep their input also where the weight is frozen
 
     @property
     def whole_blocks(self) -> bool:
@@ -201,7 +202,7 @@ def _inputs(shape: ModelShape, graph: Graph, *, role: Role) -> float:
     narrow = sum(graph.rank * _per_layer(linear, shape) for linear in adapted)
     if graph.fused:
         return graph.width * narrow + _inputs_of_passes(adapted, shape, graph, role=role)
-    middle = 4 * narrow
+    middle = 4 * narrow + (graph.width * sum(_distinct_inputs(members)) if graph.shared_out else 0)
     if graph.dropout:
         dropped = 4 + (4 if graph.device == "cpu" else 1)
         return middle + sum(dropped * linear.in_features * _per_layer(linear, shape) for linear in adapted)

@@ -48,6 +48,7 @@ KNOWN_GPUS: tuple[KnownGpu, ...] = (
     KnownGpu("H200", 141, 989, 4800, (9, 0), 370),
     KnownGpu("B200", 180, 2250, 8000, (10, 0), 740),
 )
+LEAST_GB_PER_TFLOP = 3.0  # of a card in no table, whose bandwidth nobody has measured: among the lowest of the table
 UNKNOWN_GPU = KnownGpu("unknown GPU", 0, 60, 500, (8, 0), 12)
 
 # Everything a worker image has: what-if questions assume it.
@@ -59,7 +60,8 @@ def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
     """The data sheet of the GPU that a driver reports, matched by name and memory; a cautious guess for others."""
     known = _data_sheet(gpu.name, gpu.memory_total_bytes)
     if known is UNKNOWN_GPU and unknown_tflops is not None:
-        return known._replace(matmul_tflops=unknown_tflops)
+        bandwidth = max(known.bandwidth_gb_per_second, unknown_tflops * LEAST_GB_PER_TFLOP)
+        return known._replace(matmul_tflops=unknown_tflops, bandwidth_gb_per_second=bandwidth)
     return known
 
 

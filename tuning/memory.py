@@ -12,6 +12,7 @@ from tuning.activations import (
     stored_bytes_per_token,
 )
 from tuning.constants import START_CONSTANTS, Constants
+from tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
 from tuning.job import Method
 from tuning.linears import Targets
 from tuning.plan import MemoryEstimate
@@ -19,18 +20,10 @@ from tuning.shape import ModelShape
 
 Optimizer = Literal["adamw", "adamw_8bit"]
 
-# Head and loss run in chunks of so many bytes of fp32 logits, on supervised tokens only; four times as many tokens when
-# the head's weight learns, because adding up its gradient has a fixed cost.
-LOGITS_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-SMALLEST_LOGITS_CHUNK_TOKENS = 64
 # NF4 with blocks of 64: 4 bits and an fp32 scale a block; double quantisation makes the scale 8 bits and adds an fp32
 # scale per 256 blocks (QLoRA, arXiv 2305.14314, section 3).
 NF4_BITS = 4 + 32 / 64
 NF4_DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
-ZERO_BUCKET_ELEMENTS = 100_000_000
-# Several processes sum their gradients in pieces of about this size. The gradients themselves lie in them, so they add
-# no more than 64 bytes of alignment a tensor, far below the slack.
-GRADIENT_BUCKET_BYTES = 25 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +70,7 @@ class Setup:
             dora=self.use_dora,
             device=self.device,
             fused=self.fused_passes,
+            shared_out=self.zero_stage == 3,
         )
 
 
@@ -168,21 +162,33 @@ def _learning_bytes(setup: Setup) -> tuple[float, float]:
 
 
 def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
-    """16-bit gradients and fp32 master, moments and sum of gradients, shared out; at stage 1 no gradient is."""
+    """fp32 gradient, master and moments, shared out; at stage 1 no gradient is, nor the sum that it goes into.
+
+    Adapters stay in fp32 beside their masters. Counted in runs of two processes (`tests/train/test_sharded_memory.py`).
+    """
     shards = setup.world_size
     if setup.zero_stage == 1:
         return setup.compute_bytes + 4, 12 / shards
-    return setup.compute_bytes / shards, 0 if setup.offload_optimizer else 16 / shards
+    if setup.offload_optimizer:
+        return setup.compute_bytes / shards, 0
+    return 4 / shards, (12 if setup.method is Method.FULL else 16) / shards
+
+
+def zero_sizes_of(shape: ModelShape, setup: Setup) -> ZeroSizes:
+    """What the trainer hands to DeepSpeed for this model."""
+    return zero_sizes(
+        parameters=shape.parameters,
+        trainable=trainable_parameters(shape, setup),
+        layer_parameters=shape.linear_weights // shape.layers,
+        embedding_parameters=shape.vocab_size * shape.hidden_size,
+        hidden_size=shape.hidden_size,
+    )
 
 
 def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
-    """Flat buffers to reduce gradients and gather weights; stage 3 also holds the layer at work and the next."""
-    bucket = min(ZERO_BUCKET_ELEMENTS, shape.parameters)
-    gathered = 0
-    if setup.zero_stage == 3:
-        layer = shape.linear_weights // shape.layers
-        gathered = max(2 * layer, shape.vocab_size * shape.hidden_size)
-    return (2 * bucket + gathered) * setup.compute_bytes
+    """The flat buffer of gradients and its copy while they are summed; under stage 3 also the weights held whole."""
+    sizes = zero_sizes_of(shape, setup)
+    return (2 * sizes.reduced + (sizes.live if setup.zero_stage == 3 else 0)) * setup.compute_bytes
 
 
 def _saved_activations(shape: ModelShape, setup: Setup) -> int:
@@ -218,8 +224,10 @@ def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
 def _logits(shape: ModelShape, setup: Setup) -> int:
     """One chunk's logits and their fp32 log-softmax; the head's own gradient, added up in fp32, when it learns."""
     full = setup.method is Method.FULL
-    chunk = max(SMALLEST_LOGITS_CHUNK_TOKENS, LOGITS_CHUNK_BYTES[setup.device] // (4 * shape.vocab_size))
-    chunk = min(_tokens(setup), chunk * (4 if full else 1))
+    chunk = logits_chunk_tokens(
+        device=setup.device, vocab_size=shape.vocab_size, is_learning=full and not setup.preference_pairs
+    )
+    chunk = min(_tokens(setup), chunk)
     entries = chunk * shape.vocab_size * (setup.compute_bytes + (8 if setup.preference_pairs else 4))
     return entries + (shape.vocab_size * shape.hidden_size * (4 + setup.compute_bytes) if full else 0)
 

@@ -3,24 +3,24 @@
 from dataclasses import dataclass
 
 from tuning.balance import expected_evenness
-from tuning.gpus import KnownGpu, rates_of
+from tuning.gpu_speed import (
+    GPU_SPEEDS,
+    MICRO_STEP_OVERHEAD_SECONDS,
+    OPTIMIZER_BYTES,
+    GpuSpeeds,
+    Operations,
+    micro_step_seconds,
+    update_seconds,
+)
+from tuning.gpus import rates_of
 from tuning.hardware import HardwareProfile
 from tuning.job import Method
 from tuning.linears import closes
-from tuning.memory import Setup, trainable_parameters, weight_bytes
+from tuning.memory import Setup, trainable_parameters
 from tuning.plan import TimeEstimate
 from tuning.shape import ModelShape
-from tuning.sharded_base import with_gathers
 from tuning.utilization import flop_rates
 
-# Share of the data sheet's rate that whole training steps reach: published single-GPU runs lie at 0.33-0.43 on an H100,
-# 0.57 on an A100 and 0.6 on an RTX 4090. The largest GPUs are the hardest to keep busy.
-GPU_UTILIZATION = 0.48
-LARGE_GPU_UTILIZATION = 0.40
-LARGE_GPU_TFLOPS = 500
-# An RTX 4090 trains an 8B model with recomputation at 3,083 tokens/s with LoRA and 2,413 with QLoRA, 4,096 tokens a
-# micro-step: expanding a 4-bit weight costs as much time as moving so many bytes at 70 % of the bandwidth.
-DEQUANTIZATION_BYTES = 12.4
 # Products of a frozen base in 8 bits: the data sheets double the rate, scaling and rounding take a part of it back.
 # Unmeasured: a roofline over the bytes of both.
 FLOAT8_SPEEDUP = 1.6
@@ -34,15 +34,9 @@ CPU_SECONDS_PER_ELEMENT_AND_CORE = 30e-9
 # `make bench-quality` on one core: a QLoRA step of one micro-step took 0.1 s longer than one of LoRA, for twice 106M
 # weights that bitsandbytes expands from NF4.
 CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE = 2e9
-# Python and launch time that arithmetic cannot hide, per layer and micro-step, forward and backward together.
-GPU_LAYER_OVERHEAD_SECONDS = 0.0012
+# Python's own time, per layer and micro-step, forward and backward together.
 CPU_LAYER_OVERHEAD_SECONDS = 0.0025
-MICRO_STEP_OVERHEAD_SECONDS = 0.004
-# Rates are half reached at this many tokens: small matmuls leave the device idle.
-GPU_HALF_RATE_TOKENS = 350
-CPU_HALF_RATE_TOKENS = 12
-OFFLOAD_GB_PER_SECOND = 6.0
-OPTIMIZER_BYTES = 28  # a parameter: its gradient, master and two moments read, all but the gradient written
+CPU_HALF_RATE_TOKENS = 12  # small products leave cores idle: half of the rate at so many tokens
 CPU_BYTES_PER_SECOND = 8e9
 UNCERTAINTY = 0.35  # of a prediction that no run on this hardware has corrected
 CALIBRATED_UNCERTAINTY = 0.12
@@ -60,9 +54,16 @@ class Workload:
     epochs: int
     row_lengths: tuple[float, ...]
 
+    @property
+    def attended_tokens(self) -> float:
+        """Earlier tokens that a token attends to, the mean over tokens: half of a row; long rows hold more of them."""
+        return sum(length * length for length in self.row_lengths) / (2 * sum(self.row_lengths))
 
-def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float, attended_tokens: float) -> float:
-    """Floating-point operations of forward and backward for one token.
+
+def operations_of(
+    shape: ModelShape, setup: Setup, *, tokens: float, supervised_share: float, attended_tokens: float
+) -> Operations:
+    """Floating-point operations of forward and backward over `tokens` tokens.
 
     A matrix costs 2 a weight forward, 2 to pass the gradient on, and 2 more to learn it: frozen weights skip the last,
     so LoRA needs 4 where full training needs 6. Attention costs 4 x query size x attended tokens forward and twice that
@@ -73,14 +74,18 @@ def flops_per_token(shape: ModelShape, setup: Setup, *, supervised_share: float,
     layers: float = 2 * (shape.active_linear_weights * passes + recomputed_weights(shape, setup))
     if setup.float8_base:
         layers /= FLOAT8_SPEEDUP
-    attention_passes = 4 if setup.checkpointing == "full" else 3
-    attention = 4 * shape.query_size * shape.layers * attended_tokens * attention_passes
     head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
     slow_adapters = setup.device == "cuda" and not setup.fused_passes
     per_parameter = 6 * (FP32_ADAPTER_FLOPS_FACTOR if slow_adapters else 1)
     adapters = 0 if full else per_parameter * trainable_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
-    return layers + attention + head + adapters + reference
+    attention_passes = 4 if setup.checkpointing == "full" else 3
+    attention = 4 * shape.query_size * shape.layers * attended_tokens * attention_passes
+    sequences = 2 if setup.preference_pairs else 1
+    return Operations(
+        products=sequences * tokens * (layers + head + adapters + reference),
+        attention=sequences * tokens * attention,
+    )
 
 
 def recomputed_weights(shape: ModelShape, setup: Setup) -> int:
@@ -99,7 +104,13 @@ def recomputed_weights(shape: ModelShape, setup: Setup) -> int:
 
 
 def predict(
-    shape: ModelShape, setup: Setup, *, workload: Workload, hardware: HardwareProfile, correction: float | None = None
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    workload: Workload,
+    hardware: HardwareProfile,
+    correction: float | None = None,
+    speeds: GpuSpeeds = GPU_SPEEDS,
 ) -> TimeEstimate:
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
     tokens_per_step = max(1.0, workload.mean_row_tokens * workload.rows_per_step)
@@ -108,11 +119,12 @@ def predict(
     micro_steps = _micro_steps(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
     speed = correction or 1.0
 
-    def micro_step_seconds(tokens: float) -> float:
-        return _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware) / speed
+    def pass_seconds(tokens: float) -> float:
+        seconds = _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
+        return seconds / speed
 
-    update_seconds = _update_seconds(shape, setup, hardware=hardware) / speed
-    seconds_per_step = micro_steps * micro_step_seconds(own_tokens / micro_steps) + update_seconds
+    update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds) / speed
+    seconds_per_step = micro_steps * pass_seconds(own_tokens / micro_steps) + update
     seconds = seconds_per_step * workload.total_steps
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     full = setup.tokens_per_micro_step
@@ -121,7 +133,7 @@ def predict(
         seconds=seconds,
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
-        micro_step_tokens_per_second=full / micro_step_seconds(full),
+        micro_step_tokens_per_second=full / pass_seconds(full),
     )
 
 
@@ -144,18 +156,28 @@ def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> 
 
 
 def _micro_step_seconds(
-    shape: ModelShape, setup: Setup, *, tokens: float, workload: Workload, hardware: HardwareProfile
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    tokens: float,
+    workload: Workload,
+    hardware: HardwareProfile,
+    speeds: GpuSpeeds,
 ) -> float:
     """Forward and backward over so many tokens on one device."""
-    operations = tokens * flops_per_token(
-        shape, setup, supervised_share=workload.supervised_share, attended_tokens=workload.mean_row_tokens / 2
+    operations = operations_of(
+        shape,
+        setup,
+        tokens=tokens,
+        supervised_share=workload.supervised_share,
+        attended_tokens=workload.attended_tokens,
     )
-    if setup.preference_pairs:
-        operations *= 2
     if setup.device == "cpu":
-        return _cpu_seconds(shape, setup, cores=hardware.cpu.cores, operations=operations, tokens=tokens)
+        total = operations.products + operations.attention
+        return _cpu_seconds(shape, setup, cores=hardware.cpu.cores, operations=total, tokens=tokens)
     gpu = rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
-    return _gpu_seconds(shape, setup, gpu=gpu, operations=operations, tokens=tokens)
+    sequences = 2 if setup.preference_pairs else 1
+    return micro_step_seconds(shape, setup, gpu=gpu, operations=operations, tokens=sequences * tokens, speeds=speeds)
 
 
 def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:
@@ -175,40 +197,8 @@ def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: flo
     return operations / rate + elementwise + overhead + dequantization
 
 
-def _gpu_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: float, tokens: float) -> float:
-    utilization = LARGE_GPU_UTILIZATION if gpu.matmul_tflops > LARGE_GPU_TFLOPS else GPU_UTILIZATION
-    rate = gpu.matmul_tflops * 1e12 * utilization * tokens / (tokens + GPU_HALF_RATE_TOKENS)
-    overhead = _passes(setup) * shape.layers * GPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
-    if setup.method is Method.QLORA:
-        uses = 3 if setup.checkpointing == "full" else 2
-        overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / _bandwidth(gpu)
-    if setup.zero_stage == 3 and setup.world_size > 1:  # the weights are gathered twice
-        overhead += 2 * weight_bytes(shape, setup) / _link(gpu)
-    seconds = operations / rate + overhead
-    return with_gathers(seconds, shape, setup, link_bytes_per_second=_link(gpu)) if setup.sharded_base else seconds
-
-
-def _passes(setup: Setup) -> int:
-    """Forward and backward passes of a micro-step: both sequences of a pair go alone where rows do."""
-    return 2 if setup.preference_pairs and not setup.packing else 1
-
-
-def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile) -> float:
-    """The optimizer, and before it a ring that moves twice the gradients."""
-    trainable = trainable_parameters(shape, setup)
+def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile, speeds: GpuSpeeds) -> float:
+    """The optimizer, and what processes exchange once a step."""
     if setup.device == "cpu":
-        return trainable * OPTIMIZER_BYTES / CPU_BYTES_PER_SECOND
-    gpu = rates_of(hardware.gpus[0])
-    moved = trainable * OPTIMIZER_BYTES / (setup.world_size if setup.zero_stage else 1)
-    seconds = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else _bandwidth(gpu))
-    if setup.world_size > 1:
-        seconds += 2 * trainable * setup.compute_bytes / _link(gpu)
-    return seconds
-
-
-def _bandwidth(gpu: KnownGpu) -> float:
-    return gpu.bandwidth_gb_per_second * 1e9 * 0.7
-
-
-def _link(gpu: KnownGpu) -> float:
-    return gpu.link_gb_per_second * 1e9 * 0.6
+        return trainable_parameters(shape, setup) * OPTIMIZER_BYTES / CPU_BYTES_PER_SECOND
+    return update_seconds(shape, setup, gpu=rates_of(hardware.gpus[0]), speeds=speeds)

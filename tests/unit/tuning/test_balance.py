@@ -72,7 +72,8 @@ def test_the_predicted_speed_of_several_gpus_is_that_of_the_busiest() -> None:
     evenness_of_uneven = predict_evenness(shape, setup, workload=uneven)
     assert predict_evenness(shape, setup, workload=equal) == pytest.approx(1.0)
     assert evenness_of_uneven < 0.95
-    assert evenness_of_uneven * 0.9 < speeds[1] / speeds[0] < (evenness_of_uneven + 1) / 2
+    # Long rows also attend to more tokens, which costs a tenth here.
+    assert evenness_of_uneven * 0.8 < speeds[1] / speeds[0] < (evenness_of_uneven + 1) / 2
 
 
 def test_equal_rows_come_out_even() -> None:

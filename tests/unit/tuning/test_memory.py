@@ -155,7 +155,7 @@ def test_an_adapter_keeps_16_bytes_a_parameter() -> None:
     assert items["gradients"] + items["adapters_and_optimizer"] == 16 * adapter
 
 
-@pytest.mark.parametrize(("stage", "bytes_per_parameter"), [(1, 2 + 6 + 1.5), (2, 2 + 0.25 + 2), (3, 18 / 8 + 0.25)])
+@pytest.mark.parametrize(("stage", "bytes_per_parameter"), [(1, 2 + 6 + 1.5), (2, 2 + 16 / 8), (3, 18 / 8)])
 def test_sharding_divides_as_deepspeed_says(stage: Any, bytes_per_parameter: float) -> None:
     shape = find_shape("llama-2-7b")
     items = estimate(shape, _setup(Method.FULL, zero_stage=stage, world_size=8), budget_bytes=0).items

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from tuning.engine import logits_chunk_tokens
 from worker.train.kernels.elementwise import cross_entropy
-
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}  # of fp32 logits; on a CPU a chunk should stay near the cache
-MIN_CHUNK_TOKENS = 64
 
 
 class Head(NamedTuple):
@@ -45,7 +43,7 @@ def logits_of(hidden: torch.Tensor, head: Head) -> torch.Tensor:
 
 def token_log_probabilities(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
     """Log-probability of each label, fp32 [targets], with gradient; logits are rebuilt in the backward pass."""
-    size = _chunk_tokens(hidden, head.weight)
+    size = _chunk_tokens(hidden, head.weight, is_learning=False)
     parts = [
         checkpoint(_log_probabilities, states, chosen, head.weight, head.bias, head.softcap, use_reentrant=False)
         for states, chosen in zip(hidden.split(size), labels.split(size), strict=True)
@@ -81,7 +79,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        size = _chunk_tokens(hidden, weight) * (4 if wants_weight else 1)  # fewer sums of the weight's gradient
+        size = _chunk_tokens(hidden, weight, is_learning=wants_weight)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
             logits = torch.nn.functional.linear(hidden[chunk], weight, bias)
@@ -116,6 +114,5 @@ class _SummedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _chunk_tokens(hidden: torch.Tensor, weight: torch.Tensor) -> int:
-    budget = CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"]
-    return max(MIN_CHUNK_TOKENS, budget // (4 * weight.shape[0]))
+def _chunk_tokens(hidden: torch.Tensor, weight: torch.Tensor, *, is_learning: bool) -> int:
+    return logits_chunk_tokens(device=hidden.device.type, vocab_size=weight.shape[0], is_learning=is_learning)

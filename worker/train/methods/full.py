@@ -1,5 +1,6 @@
 """Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
 
+from tuning.engine import fuses
 from worker.train.checkpoints.state import Progress
 from worker.train.checkpoints.trainable_state import WeightFile
 from worker.train.export.output import save_gathered_model, save_model
@@ -11,7 +12,7 @@ from worker.train.models.fuse import describe as described
 from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.models.text_part import TextPart
-from worker.train.optim.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
+from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
 from worker.train.run import Run
 
 MASTERS_FILE = "masters.safetensors"
@@ -37,7 +38,7 @@ def train(run: Run) -> Progress:
     text = TextPart(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(text.has(name))
-    if not is_sharded(run.plan):  # ZeRO gathers a module's weights for its own forward pass alone
+    if fuses(zero_stage=run.plan.zero_stage, offload_optimizer=run.plan.offload_optimizer):
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
     enable_checkpointing(model, run.plan.activation_checkpointing)

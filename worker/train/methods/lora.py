@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from tuning.engine import fuses
 from tuning.plan import Lora
 from tuning.units import gib
 from worker.train.checkpoints.state import Progress, resume_folder
@@ -22,7 +23,7 @@ from worker.train.models.fuse import fuse
 from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from worker.train.models.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
 from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer, is_sharded, weights_shared_out, with_optimizer
+from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
 from worker.train.run import Run
 
 
@@ -46,7 +47,7 @@ def train(run: Run) -> Progress:
     if lora.init == "pissa" and run.adapter_folder is None:
         initial = start_from_principal_components(model, resume_folder=resume_folder(run))
         weights = weights.with_tensors(INITIAL_FILE, initial)
-    if not is_sharded(plan):  # the fused passes read the weights of several modules at once
+    if fuses(zero_stage=plan.zero_stage, offload_optimizer=plan.offload_optimizer):
         fused = fuse(model)
         run.recorder.event(described(fused), level="debug", **fused)
         if plan.float8_base:

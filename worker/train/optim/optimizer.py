@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tuning.memory import GRADIENT_BUCKET_BYTES
+from tuning.engine import GRADIENT_BUCKET_BYTES
 from tuning.plan import Plan
 from worker.train.optim.buckets import GradientBuckets
 

@@ -10,22 +10,28 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed
 from torch import nn
 
-from tuning.memory import ZERO_BUCKET_ELEMENTS
+from tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
 from tuning.plan import Plan
 from worker.rundir import TrainRequest
 from worker.train.failures import user_error
 from worker.train.kernels.loss import Head
 from worker.train.models.model import Learner
+from worker.train.models.text_part import layers_of
 from worker.train.optim.optimizer import MasterOptimizer, build_adamw
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# For a model of which no more is known than that it will be shared out.
+_UNTIL_LOADED = zero_sizes(
+    parameters=ZERO_BUCKET_ELEMENTS, trainable=ZERO_BUCKET_ELEMENTS, layer_parameters=ZERO_BUCKET_ELEMENTS // 2,
+    embedding_parameters=0, hidden_size=1,
+)  # fmt: skip
 
 
 class Fragment(NamedTuple):
@@ -84,7 +90,7 @@ def check_available(request: TrainRequest) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled at the start on a CPU
 
 
-def whole_size(parameter: nn.Parameter) -> int:
+def whole_size(parameter: torch.Tensor) -> int:
     """Elements of a parameter, also of one that is shared out."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
@@ -98,7 +104,7 @@ def weights_shared_out(plan: Plan) -> Iterator[None]:
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    seen_by_from_pretrained = HfDeepSpeedConfig(_config(plan, parameters=ZERO_BUCKET_ELEMENTS, hidden_size=1))
+    seen_by_from_pretrained = HfDeepSpeedConfig(_config(plan, _UNTIL_LOADED))
     try:
         yield
     finally:
@@ -129,11 +135,7 @@ class ShardedOptimizer:
         self._trainable = dict(learner.trainable())
         self._frozen = {name: value for name, value in learner.model.named_parameters() if not value.requires_grad}
         self._processes = torch.distributed.get_world_size()
-        config = _config(
-            plan,
-            parameters=sum(whole_size(value) for value in learner.parameters()),
-            hidden_size=learner.causal_model.config.get_text_config().hidden_size,
-        )
+        config = _config(plan, sizes_of(learner))
         optimizer = build_adamw(self._trainable.values(), plan=plan)
         self.engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer, config=config)
         self._zero = self.engine.optimizer
@@ -210,7 +212,7 @@ class ShardedOptimizer:
             self._zero.update_lp_params()
             return
         # As in DeepSpeed's own step: a weight that is still whole from the last pass would stay as it was.
-        self._zero._partition_all_parameters()  # noqa: SLF001
+        self._settle()
         for index in range(len(self._zero.fp16_groups)):
             self._zero._reassign_or_swap_out_partitioned_parameters(index)  # noqa: SLF001
         if self._zero.persistent_parameters:
@@ -222,6 +224,7 @@ class ShardedOptimizer:
         import deepspeed
         from deepspeed.utils import safe_get_full_fp32_param
 
+        self._settle()
         for name, parameter in self._trainable.items():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
                 yield name, safe_get_full_fp32_param(parameter), parameter.detach()
@@ -231,9 +234,15 @@ class ShardedOptimizer:
         """Name and whole weight of every parameter that does not learn, one after another."""
         import deepspeed
 
+        self._settle()
         for name, parameter in self._frozen.items():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
                 yield name, parameter.detach()
+
+    def _settle(self) -> None:
+        """End what an evaluation's last pass has asked for ahead, and leave each weight with its owners."""
+        if self._stage == 3:
+            self._zero._partition_all_parameters()  # noqa: SLF001
 
     def _flats(self) -> list[torch.Tensor]:
         for name in ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups"):
@@ -268,22 +277,37 @@ class Projection(nn.Module):
         return judge(hidden, labels, Head(self.weight, self.bias, self._softcap))
 
 
-def _config(plan: Plan, *, parameters: int, hidden_size: int) -> dict[str, Any]:
-    bucket = min(ZERO_BUCKET_ELEMENTS, parameters)
+def sizes_of(learner: Learner) -> ZeroSizes:
+    """The planner's sizes for the model that was loaded."""
+    model = learner.causal_model
+    return zero_sizes(
+        parameters=_elements(learner.parameters()),
+        trainable=_elements(value for value in learner.parameters() if value.requires_grad),
+        layer_parameters=max(_elements(layer.parameters()) for layer in layers_of(model)),
+        embedding_parameters=whole_size(learner.head.weight),
+        hidden_size=model.config.get_text_config().hidden_size,
+    )
+
+
+def _elements(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(map(whole_size, parameters))
+
+
+def _config(plan: Plan, sizes: ZeroSizes) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": plan.zero_stage,
         "contiguous_gradients": True,
         "overlap_comm": plan.device == "cuda",
-        "reduce_bucket_size": bucket,
-        "allgather_bucket_size": bucket,
+        "reduce_bucket_size": sizes.reduced,
+        "allgather_bucket_size": sizes.gathered,
     }
     if plan.zero_stage == 3:
         zero |= {
-            "sub_group_size": bucket,  # elements that one part of the update copies
-            "stage3_prefetch_bucket_size": bucket // 2,
-            "stage3_max_live_parameters": bucket,
-            "stage3_max_reuse_distance": bucket,
-            "stage3_param_persistence_threshold": 10 * hidden_size,  # norms stay whole, matrices do not
+            "sub_group_size": sizes.gathered,  # elements that one part of the update copies
+            "stage3_prefetch_bucket_size": sizes.prefetched,
+            "stage3_max_live_parameters": sizes.live,
+            "stage3_max_reuse_distance": sizes.live,
+            "stage3_param_persistence_threshold": sizes.persistent,
         }
     if plan.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": plan.device == "cuda"}

@@ -1,0 +1,1 @@
+"""Published fine-tuning runs beside what the planner predicts for them."""

@@ -1,0 +1,67 @@
+"""The planner's formulas meet published runs, also those that nothing was fitted to."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.published.__main__ import predicted
+from benchmarks.published.fit import BOUNDS, misfit
+from benchmarks.published.predict import Prediction
+from benchmarks.published.report import (
+    mean_speed_ratio,
+    median_memory_error,
+    memory_errors,
+    published_page,
+    share_within_range,
+    speed_ratios,
+)
+from benchmarks.published.runs import book
+from tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+
+PREDICTIONS = predicted(book())
+HELD_OUT = [each for each in PREDICTIONS if each.run.is_held_out]
+PAGE = Path(__file__).parents[2] / "docs" / "published.md"
+
+
+def test_every_run_is_named_once_and_has_a_source_and_a_figure() -> None:
+    figures = [(each.run.name, bool(each.memory_gb), bool(each.tokens_per_second)) for each in PREDICTIONS]
+    assert len(set(figures)) == len(figures)
+    for run in book().runs:
+        assert run.source in book().sources
+        assert run.memory_gb or run.tokens_per_second
+
+
+def test_a_fifth_to_a_half_of_the_runs_is_held_out() -> None:
+    for found in (memory_errors, speed_ratios):
+        assert 0.2 < len(found(HELD_OUT)) / len(found(PREDICTIONS)) < 0.5
+
+
+@pytest.mark.parametrize("part", [PREDICTIONS, HELD_OUT], ids=["all", "held out"])
+def test_memory_is_within_six_per_cent_in_the_median(part: list[Prediction]) -> None:
+    assert len(memory_errors(part)) >= 20
+    assert median_memory_error(part) < 0.06
+
+
+@pytest.mark.parametrize("part", [PREDICTIONS, HELD_OUT], ids=["all", "held out"])
+def test_speed_is_right_in_the_mean_and_nine_of_ten_runs_lie_in_the_stated_range(part: list[Prediction]) -> None:
+    assert len(speed_ratios(part)) >= 20
+    assert 0.95 < mean_speed_ratio(part) < 1.05
+    assert share_within_range(part) >= 0.9
+
+
+def test_the_constants_are_those_of_the_fit() -> None:
+    """A hundredth up or down of any of them gains less than a hundredth."""
+    fitted = [run for run in book().runs if run.tokens_per_second and not run.is_held_out]
+    now = misfit(book(), fitted, GPU_SPEEDS)
+    for name, (lowest, highest) in BOUNDS.items():
+        for factor in (0.97, 1.03):
+            changed = {**_values(GPU_SPEEDS), name: min(highest, max(lowest, getattr(GPU_SPEEDS, name) * factor))}
+            assert misfit(book(), fitted, GpuSpeeds(**changed)) > 0.98 * now, name
+
+
+def _values(speeds: GpuSpeeds) -> dict[str, float]:
+    return {name: getattr(speeds, name) for name in GpuSpeeds.__dataclass_fields__}
+
+
+def test_the_page_in_the_docs_is_the_one_that_is_written() -> None:
+    assert PAGE.read_text(encoding="utf-8") == published_page(book(), PREDICTIONS, speeds=GPU_SPEEDS)
