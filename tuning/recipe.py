@@ -73,7 +73,7 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
         init=spec.lora.init,
         trainable_parameters=parameters,
     )
-    return lora, (rank_reason, alpha_reason, targets)
+    return lora, (rank_reason, alpha_reason, targets, *_untouched_experts(shape))
 
 
 def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
@@ -179,6 +179,18 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     if dataset.rows <= 100_000:
         return 32, 64, "10K-100K rows"
     return 64, 128, "over 100K rows"
+
+
+def _untouched_experts(shape: ModelShape) -> tuple[Reason, ...]:
+    """A mixture's experts are bare parameters in `transformers`, which the trainer puts no adapter on."""
+    weights = sum(linear.weights for linear in shape.linears if linear.role == "expert" and not linear.module)
+    if not weights:
+        return ()
+    text = (
+        f"The experts, {weights / shape.parameters:.0%} of all parameters, learn nothing: adapters go on the other "
+        "matrices alone here. Where much is to be learnt a dense model of the same size takes more of it in."
+    )
+    return (Reason(rule="experts", text=text),)
 
 
 def _adapter(shape: ModelShape, spec: JobSpec, rank: int) -> int:

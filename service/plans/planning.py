@@ -15,7 +15,7 @@ from service.workers import store as workers
 from service.workers.machines import Wanted
 from tuning.errors import InvalidRequest
 from tuning.gpus import what_if
-from tuning.hardware import HardwareProfile
+from tuning.hardware import GIB, HardwareProfile
 from tuning.job import DatasetFacts
 from tuning.shape import ModelShape
 
@@ -42,7 +42,8 @@ async def forecast(session: AsyncSession, request: PlanRequest, *, project: str,
         DoesNotFit: no hardware whatever could do it.
     """
     request.check()
-    machines = {name: _imagine(name) for name in request.tunesmith.on}
+    ours = request.tunesmith
+    machines = {name: _imagine(name, host_memory_gib=ours.host_memory_gib) for name in ours.on}
     asked = await _ask(session, request, project=project)
     live = await workers.find_live(session, silence=silence)
     remaining = await store.remaining_seconds(session, [worker.id for worker in live], at=await now(session))
@@ -81,9 +82,9 @@ async def _ask(session: AsyncSession, request: PlanRequest, *, project: str) -> 
     return await suited(session, model, spec=spec, dataset=facts)
 
 
-def _imagine(name: str) -> HardwareProfile:
+def _imagine(name: str, *, host_memory_gib: float | None) -> HardwareProfile:
     try:
-        return what_if(name)
+        return what_if(name, host_memory_bytes=None if host_memory_gib is None else int(host_memory_gib * GIB))
     except InvalidRequest as error:
         hint = f" {error.hint}" if error.hint else ""
         raise InvalidRequest(

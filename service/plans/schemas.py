@@ -26,9 +26,13 @@ class CountedData(Body):
 
 
 class PlanOptions(TunesmithOptions):
-    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file."""
+    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file.
+
+    Machines are written as 8xA100-80G, 1xA100:30G (GiB free on each) or 8xCPU:32G; `host_memory_gib` is that of each.
+    """
 
     on: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = []
+    host_memory_gib: Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)] | None = None
     rows: _Count | None = None
     tokens_per_row: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
     dataset: CountedData | None = None

@@ -151,3 +151,10 @@ def test_early_stopping_is_off_unless_asked_for_and_needs_rows_to_measure_on() -
 @pytest.mark.parametrize(("patience", "steps", "interval"), [(0, 96, 16), (1, 96, 16), (3, 96, 8), (20, 400, 10)])
 def test_early_stopping_looks_often_enough_to_pay(patience: int, steps: int, interval: int) -> None:
     assert evaluation_interval(steps, patience=patience) == interval
+
+
+def test_a_mixture_whose_experts_learn_nothing_says_so() -> None:
+    _, reasons = choose_lora(spec(), data(), find_shape("qwen3-30b-a3b"))
+    told = next(reason.text for reason in reasons if reason.rule == "experts")
+    assert "95% of all parameters, learn nothing" in told
+    assert "experts" not in [reason.rule for reason in choose_lora(spec(), data(), find_shape("qwen3-8b"))[1]]
