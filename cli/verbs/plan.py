@@ -90,6 +90,8 @@ def plan(
         numbers = {"rows": rows, "tokens_per_row": tokens_per_row}
         _on_the_fleet(model, source, numbers=numbers, options=options, learning=learning, price=price, form=form)
         return
+    from tuning.held_out import with_held_out_rows
+
     shape = _shape(model, config)
     if table:
         _memory_tables(model or str(config), shape, form=form)
@@ -97,6 +99,7 @@ def plan(
     assert on is not None  # noqa: S101  without it, the fleet has answered
     dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=seq_length, shape=shape)
     spec = _spec(model or str(config), options, learning.of_rows(kind) if kind else learning)
+    dataset = with_held_out_rows(dataset, spec)
     machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
     answers = {name: _choose(machine, spec=spec, shape=shape, dataset=dataset) for name, machine in machines.items()}
     if form is ListFormat.JSON:

@@ -14,6 +14,7 @@ from service.workers.machines import Wanted
 from tuning.checks import check_targets, impossible
 from tuning.continuing import continued
 from tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
+from tuning.held_out import with_held_out_rows
 from tuning.job import DatasetFacts, JobSpec, Objective
 from tuning.plan import Lora
 from tuning.rows import RowReport
@@ -79,7 +80,7 @@ async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset:
     shape = ModelShape.from_config(model.config)
     check_targets(spec, shape)
     learned = await lessons.learn(session)
-    wanted = Wanted(spec=spec, dataset=dataset, shape=shape, corrections=learned.about(model))
+    wanted = Wanted(spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model))
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
     return Asked(model, wanted)

@@ -19,6 +19,7 @@ class CountedData(Body):
 
     rows: _Count
     validation_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    held_out_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
     tokens: _Count
     longest_row_tokens: _Count
     supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]
@@ -70,7 +71,7 @@ class PlanRequest(JobRequest):
             raise InvalidRequest(message, code="invalid_value", param="tunesmith.tokens_per_row")
 
     def has_validation_rows(self) -> bool:
-        """A validation file, or held-out rows that were counted elsewhere."""
+        """A validation file, rows that will be held out, or those that were counted elsewhere."""
         counted = self.tunesmith.dataset
         return super().has_validation_rows() or (counted is not None and counted.validation_rows > 0)
 
