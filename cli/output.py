@@ -34,8 +34,8 @@ def note(text: str = "") -> None:
 
 
 def as_json(value: Any) -> None:
-    """The value as indented JSON on stdout."""
-    data(json.dumps(value, indent=2, ensure_ascii=False))
+    """The value as indented JSON on stdout. JSON has no word for infinity, nor for what is not a number."""
+    data(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     retry_seconds: Seconds = 5  # before the second attempt of a failed job; doubles each time
 
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
-    gpu_hour_prices: dict[str, Annotated[float, Field(ge=0)]] = {}
+    gpu_hour_prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = {}
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024**2  # of every other request that is not a stream of weights

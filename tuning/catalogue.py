@@ -1,160 +1,174 @@
-"""Sizes of popular models, as their published config.json gives them: planning needs neither weights nor network."""
+"""Sizes of popular models by their names on the hub: planning needs neither weights nor network.
 
+`hub_models.json` holds what configs publish, with a source for each; `hub_shapes.json` the measured shapes of families
+that have no formulas (`make hub-shapes`).
+"""
+
+import json
+import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 from tuning.errors import InvalidRequest
-from tuning.shape import ModelShape
+from tuning.families import MULTIMODAL, READERS
+from tuning.shape import MEASURED_SHAPE, ModelShape
 
+Json = dict[str, Any]
 
-def _llama(
-    *sizes: int,
-    context: int,
-    tied: bool = False,
-    family: str = "llama",
-    head_dim: int | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    hidden, layers, heads, key_value_heads, width, vocab = sizes
-    return {
-        "model_type": family,
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_value_heads,
-        "head_dim": head_dim,
-        "intermediate_size": width,
-        "vocab_size": vocab,
-        "max_position_embeddings": context,
-        "tie_word_embeddings": tied,
-        **more,
-    }
-
-
-def _gpt2(hidden: int, layers: int, heads: int) -> dict[str, Any]:
-    return {"model_type": "gpt2", "n_embd": hidden, "n_layer": layers, "n_head": heads, "vocab_size": 50257}
-
-
-def _pythia(hidden: int, layers: int, heads: int, vocab: int = 50304) -> dict[str, Any]:
-    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
-    return {"model_type": "gpt_neox", **sizes, "intermediate_size": 4 * hidden, "vocab_size": vocab}
-
-
-K = 1024
-# hidden, layers, heads, key-value heads, MLP width, vocabulary
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama-2-7b": _llama(4096, 32, 32, 32, 11008, 32000, context=4 * K),
-    "llama-2-13b": _llama(5120, 40, 40, 40, 13824, 32000, context=4 * K),
-    "llama-2-70b": _llama(8192, 80, 64, 8, 28672, 32000, context=4 * K),
-    "codellama-34b": _llama(8192, 48, 64, 8, 22016, 32000, context=16 * K),
-    "llama-3-8b": _llama(4096, 32, 32, 8, 14336, 128256, context=8 * K),
-    "llama-3-70b": _llama(8192, 80, 64, 8, 28672, 128256, context=8 * K),
-    "llama-3.1-8b": _llama(4096, 32, 32, 8, 14336, 128256, context=128 * K),
-    "llama-3.1-70b": _llama(8192, 80, 64, 8, 28672, 128256, context=128 * K),
-    "llama-3.1-405b": _llama(16384, 126, 128, 8, 53248, 128256, context=128 * K),
-    "llama-3.2-1b": _llama(2048, 16, 32, 8, 8192, 128256, context=128 * K, tied=True),
-    "llama-3.2-3b": _llama(3072, 28, 24, 8, 8192, 128256, context=128 * K, tied=True),
-    "llama-3.3-70b": _llama(8192, 80, 64, 8, 28672, 128256, context=128 * K),
-    "tinyllama-1.1b": _llama(2048, 22, 32, 4, 5632, 32000, context=2 * K),
-    "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, context=8 * K, tied=True),
-    "smollm2-360m": _llama(960, 32, 15, 5, 2560, 49152, context=8 * K, tied=True),
-    "smollm2-1.7b": _llama(2048, 24, 32, 32, 8192, 49152, context=8 * K, tied=True),
-    "mistral-7b": _llama(4096, 32, 32, 8, 14336, 32000, context=32 * K, family="mistral"),
-    "mistral-nemo-12b": _llama(5120, 40, 32, 8, 14336, 131072, context=128 * K, family="mistral", head_dim=128),
-    "mistral-small-24b": _llama(5120, 40, 32, 8, 32768, 131072, context=32 * K, family="mistral", head_dim=128),
-    "mixtral-8x7b": _llama(
-        4096, 32, 32, 8, 14336, 32000, context=32 * K, family="mixtral", num_local_experts=8, num_experts_per_tok=2
-    ),
-    "mixtral-8x22b": _llama(
-        6144, 56, 48, 8, 16384, 32000, context=64 * K, family="mixtral", num_local_experts=8, num_experts_per_tok=2
-    ),
-    "qwen2.5-0.5b": _llama(896, 24, 14, 2, 4864, 151936, context=32 * K, tied=True, family="qwen2"),
-    "qwen2.5-1.5b": _llama(1536, 28, 12, 2, 8960, 151936, context=32 * K, tied=True, family="qwen2"),
-    "qwen2.5-3b": _llama(2048, 36, 16, 2, 11008, 151936, context=32 * K, tied=True, family="qwen2"),
-    "qwen2.5-7b": _llama(3584, 28, 28, 4, 18944, 152064, context=128 * K, family="qwen2"),
-    "qwen2.5-14b": _llama(5120, 48, 40, 8, 13824, 152064, context=128 * K, family="qwen2"),
-    "qwen2.5-32b": _llama(5120, 64, 40, 8, 27648, 152064, context=128 * K, family="qwen2"),
-    "qwen2.5-72b": _llama(8192, 80, 64, 8, 29568, 152064, context=128 * K, family="qwen2"),
-    "qwen3-0.6b": _llama(1024, 28, 16, 8, 3072, 151936, context=40 * K, tied=True, family="qwen3", head_dim=128),
-    "qwen3-1.7b": _llama(2048, 28, 16, 8, 6144, 151936, context=40 * K, tied=True, family="qwen3", head_dim=128),
-    "qwen3-4b": _llama(2560, 36, 32, 8, 9728, 151936, context=40 * K, tied=True, family="qwen3", head_dim=128),
-    "qwen3-8b": _llama(4096, 36, 32, 8, 12288, 151936, context=40 * K, family="qwen3", head_dim=128),
-    "qwen3-14b": _llama(5120, 40, 40, 8, 17408, 151936, context=40 * K, family="qwen3", head_dim=128),
-    "qwen3-32b": _llama(5120, 64, 64, 8, 25600, 151936, context=40 * K, family="qwen3", head_dim=128),
-    "qwen3-30b-a3b": _llama(
-        2048,
-        48,
-        32,
-        4,
-        6144,
-        151936,
-        context=40 * K,
-        family="qwen3_moe",
-        head_dim=128,
-        num_experts=128,
-        num_experts_per_tok=8,
-        moe_intermediate_size=768,
-    ),
-    "qwen1.5-moe-a2.7b": _llama(
-        2048,
-        24,
-        16,
-        16,
-        5632,
-        151936,
-        context=8 * K,
-        family="qwen2_moe",
-        num_experts=60,
-        num_experts_per_tok=4,
-        moe_intermediate_size=1408,
-        shared_expert_intermediate_size=5632,
-    ),
-    "gemma-2-2b": _llama(2304, 26, 8, 4, 9216, 256000, context=8 * K, tied=True, family="gemma2", head_dim=256),
-    "gemma-2-9b": _llama(3584, 42, 16, 8, 14336, 256000, context=8 * K, tied=True, family="gemma2", head_dim=256),
-    "gemma-2-27b": _llama(4608, 46, 32, 16, 36864, 256000, context=8 * K, tied=True, family="gemma2", head_dim=128),
-    "gemma-3-1b": _llama(1152, 26, 4, 1, 6912, 262144, context=32 * K, tied=True, family="gemma3_text", head_dim=256),
-    "gemma-3-4b-text": _llama(
-        2560, 34, 8, 4, 10240, 262208, context=128 * K, tied=True, family="gemma3_text", head_dim=256
-    ),
-    "phi-2": _llama(2560, 32, 32, 32, 10240, 51200, context=2 * K, family="phi"),
-    "phi-3-mini": _llama(3072, 32, 32, 32, 8192, 32064, context=4 * K, family="phi3"),
-    "phi-4": _llama(5120, 40, 40, 10, 17920, 100352, context=16 * K, family="phi3"),
-    "gpt2": _gpt2(768, 12, 12),
-    "gpt2-medium": _gpt2(1024, 24, 16),
-    "gpt2-xl": _gpt2(1600, 48, 25),
-    "pythia-160m": _pythia(768, 12, 12),
-    "pythia-1.4b": _pythia(2048, 24, 16),
-    "pythia-6.9b": _pythia(4096, 32, 32, 50432),
+# Words behind a name that leave the sizes of the model as they are.
+SAME_SIZES = ("-hf", "-base", "-instruct", "-it", "-pt", "-chat", "-bf16", "-fp16", "-sft", "-dpo", "-rlhf")
+# Weights that the trainer brings into the form that it wants: which form they are in, and what becomes of them.
+CONVERTED = {
+    "-unsloth-bnb-4bit": "4-bit weights; this is planned with its 16-bit base, which QLoRA quantises by itself",
+    "-bnb-4bit": "4-bit weights; this is planned with its 16-bit base, which QLoRA quantises by itself",
+    "-bnb-8bit": "8-bit weights; this is planned with its 16-bit base",
+    "-gguf": "GGUF files; they are widened to 16 bits when they are registered with `tunesmith models add --gguf`",
 }
+# Weights that nothing here can train on, because only kernels for inference multiply with them.
+FOR_INFERENCE = {
+    "gptq": "GPTQ", "awq": "AWQ", "exl2": "EXL2", "exl3": "EXL3", "aqlm": "AQLM", "hqq": "HQQ", "mlx": "MLX",
+    "fp8": "8-bit floating-point", "nvfp4": "NVFP4", "mxfp4": "MXFP4", "w4a16": "4-bit", "w8a8": "8-bit",
+    "w8a16": "8-bit", "int4": "4-bit", "int8": "8-bit", "onnx": "ONNX",
+}  # fmt: skip
+_FORM = re.compile(rf"[-.]({'|'.join(FOR_INFERENCE)})(?![a-z0-9])")
+_NEAR = 4
+
+
+class KnownModel(NamedTuple):
+    """A model that a name stands for. `note` is what a person should know about how the name was read."""
+
+    name: str
+    shape: ModelShape
+    note: str | None = None
+
+
+def find_model(name: str) -> KnownModel:
+    """The model that people mean by `Llama-3.1-8B-Instruct`, `Qwen/Qwen2.5-7B` or `unsloth/Qwen3-8B-bnb-4bit`.
+
+    Raises:
+        InvalidRequest: `unknown_model`, the hint names near ones; or `model_not_trainable`, its weights are quantised
+            for inference, the hint names its base.
+    """
+    key = _key(name)
+    found = _entry_of(key)
+    if found is not None:
+        return KnownModel(found, _shape(found))
+    for suffix, form in CONVERTED.items():
+        base = _entry_of(key.removesuffix(suffix)) if key.endswith(suffix) else None
+        if base is not None:
+            return KnownModel(base, _shape(base), f"{name} holds {form}: the sizes are those of {base}.")
+    raise _for_inference(name, key) or _unknown(name, key)
 
 
 def find_shape(name: str) -> ModelShape:
-    """The shape of a model that people name, such as `Llama-3.1-8B-Instruct` or `Qwen/Qwen2.5-7B`.
+    """The same model's sizes alone.
 
     Raises:
-        InvalidRequest: unknown; the hint names near ones.
+        InvalidRequest: as `find_model` does.
     """
-    key = _key(name)
-    if key not in CONFIGS:
-        near = get_close_matches(key, CONFIGS, n=4, cutoff=0.5) or sorted(CONFIGS)
-        raise InvalidRequest(
-            f"No model is known by the name {name!r}.",
-            code="unknown_model",
-            param="model",
-            hint=f"Near it: {', '.join(near)}. Any other model: --config its config.json.",
-        )
-    return _shape(key)
+    return find_model(name).shape
+
+
+def hub_ids() -> list[str]:
+    """Every hub id that is known, as its owner writes it."""
+    return [hub_id for model in _models().values() for hub_id in model["hub_ids"]]
+
+
+def _models() -> Json:
+    return dict(_read("hub_models.json")["models"])
 
 
 @cache
-def _shape(key: str) -> ModelShape:
-    return ModelShape.from_config(CONFIGS[key])
+def _read(name: str) -> Json:
+    content: Json = json.loads(files("tuning").joinpath(name).read_text(encoding="utf-8"))
+    return content
+
+
+def _config(name: str) -> Json:
+    """Of a model that differs in a few numbers from another, the other's with those numbers."""
+    model = _models()[name]
+    config: Json = model["config"]
+    return _config(model["like"]) | config if "like" in model else config
+
+
+CONFIGS: dict[str, Json] = {name: _config(name) for name in _models()}
+
+
+def without_formulas() -> Iterator[str]:
+    """Names of models whose shape must be measured; one that differs from another in its context has the other's."""
+    known = (*READERS, *MULTIMODAL)
+    return (
+        name for name, model in _models().items() if CONFIGS[name]["model_type"] not in known and "like" not in model
+    )
+
+
+@cache
+def _shape(name: str) -> ModelShape:
+    config = CONFIGS[name]
+    measured = _read("hub_shapes.json")
+    origin = _models()[name].get("like", name)
+    if origin not in measured:
+        return ModelShape.from_config(config)
+    shape = measured[origin] | {"context_length": config["max_position_embeddings"]}
+    return ModelShape.from_config(config | {MEASURED_SHAPE: shape})
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Entries by every way to write them: their own name, hub ids, and hub ids without their owner."""
+    names: dict[str, str] = {}
+    for entry, model in _models().items():
+        for hub_id in model["hub_ids"]:
+            full = hub_id.lower().replace("_", "-")
+            names[full] = entry
+            names.setdefault(full.rpartition("/")[2].removeprefix("meta-"), entry)
+    return names | {entry: entry for entry in CONFIGS}
 
 
 def _key(name: str) -> str:
-    """Lower case, without the owner, `meta-`, and the words for tuned variants, which have the base's sizes."""
-    key = name.lower().rsplit("/", 1)[-1].replace("_", "-").removeprefix("meta-")
-    for suffix in ("-hf", "-base", "-instruct", "-it", "-pt", "-chat"):
-        key = key.removesuffix(suffix)
-    return key
+    return name.strip().lower().replace("_", "-")
+
+
+def _entry_of(key: str) -> str | None:
+    """By its whole name, else without the owner, else without words that leave the sizes as they are."""
+    names = _names()
+    if key in names:
+        return names[key]
+    bare = key.rpartition("/")[2].removeprefix("meta-")
+    while bare not in names:
+        shorter = next((bare.removesuffix(suffix) for suffix in SAME_SIZES if bare.endswith(suffix)), None)
+        if shorter is None:
+            return None
+        bare = shorter
+    return names[bare]
+
+
+def _for_inference(name: str, key: str) -> InvalidRequest | None:
+    found = _FORM.search(key)
+    if found is None:
+        return None
+    form, base = FOR_INFERENCE[found[1]], _entry_of(key[: found.start()].removesuffix("-quantized"))
+    named = f"its base, {base}" if base else "its base, the model that was quantised"
+    return InvalidRequest(
+        f"{name} holds {form} weights, which are made for inference and cannot be trained on.",
+        code="model_not_trainable",
+        param="model",
+        hint=f"Name {named}: with QLoRA it is quantised while it is loaded.",
+    )
+
+
+def _unknown(name: str, key: str) -> InvalidRequest:
+    names = _names()
+    bare = key.rpartition("/")[2]
+    close = get_close_matches(bare, names, n=4 * _NEAR, cutoff=0.5)
+    near = list(dict.fromkeys(names[match] for match in close))[:_NEAR]
+    known = f"Near it: {', '.join(near)}." if near else f"{len(names):,} names are known, such as llama-3.1-8b."
+    return InvalidRequest(
+        f"No model is known by the name {name!r}.",
+        code="unknown_model",
+        param="model",
+        hint=f"{known} Any other model: --config its config.json.",
+    )

@@ -53,7 +53,11 @@ UNKNOWN_GPU = KnownGpu("unknown GPU", 0, 60, 500, (8, 0), 12)
 
 # Everything a worker image has: what-if questions assume it.
 EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0.19", "triton": "3.0"}
-WHAT_IF_CPU = Cpu(model="what-if", cores=16, memory_total_bytes=256 * GIB, memory_free_bytes=240 * GIB, bf16=True)
+# Number, name, and GiB that are free on each: 8xA100-80G:30G.
+_MACHINE = re.compile(
+    r"\s*(?:(\d{1,5})\s*x\s*)?([^\s:][^:]*?)\s*(?::\s*(\d{1,6}(?:\.\d{1,6})?)\s*Gi?B?)?\s*", re.IGNORECASE
+)
+WHAT_IF_CPU = Cpu(model="CPU", cores=16, memory_total_bytes=256 * GIB, memory_free_bytes=240 * GIB, bf16=True)
 
 
 def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
@@ -103,31 +107,53 @@ def find_gpu(name: str) -> KnownGpu:
     )
 
 
-def what_if(text: str) -> HardwareProfile:
+def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfile:
     """The machine described by `8xA100-80G` or `RTX4090`, idle and with everything installed.
 
+    `1xA100:30G` has so many GiB free on each GPU. `CPU` has no GPU; `8xCPU:32G` has 8 cores and so much host memory.
+
     Raises:
-        InvalidRequest: the text cannot be read or names no known GPU.
+        InvalidRequest: the text cannot be read, names no known GPU, or has more free than there is.
     """
-    match = re.fullmatch(r"\s*(?:(\d{1,5})\s*x\s*)?(\S.*?)\s*", text, flags=re.IGNORECASE)
+    match = _MACHINE.fullmatch(text)
     if match is None:
-        raise InvalidRequest(f"{text!r} names no hardware.", param="on", hint="Write it as 1xRTX4090 or 8xA100-80G.")
-    number = int(match[1] or 1)
-    if not 1 <= number <= 1024:
-        raise InvalidRequest(f"{number} GPUs in one machine is absurd.", param="on", hint="Use 1 to 1024.")
+        hint = "Write it as 1xRTX4090, 8xA100-80G, 1xA100:30G (30 GiB free) or CPU."
+        raise InvalidRequest(f"{text!r} names no hardware.", code="unknown_gpu", param="on", hint=hint)
+    number = int(match[1] or 0)
+    if match[1] and not 1 <= number <= 1024:
+        raise InvalidRequest(f"{number} {match[2]} in one machine are absurd.", param="on", hint="Use 1 to 1024.")
+    free = int(float(match[3]) * GIB) if match[3] else None
+    if match[2].lower() == "cpu":
+        memory = host_memory_bytes if free is None else free
+        return HardwareProfile(cpu=_host(memory, cores=number), installed=EVERYTHING_INSTALLED)
     known = find_gpu(match[2])
     return HardwareProfile(
-        gpus=tuple(_idle(known, index) for index in range(number)), cpu=WHAT_IF_CPU, installed=EVERYTHING_INSTALLED
+        gpus=tuple(_idle(known, index, free=free) for index in range(number or 1)),
+        cpu=_host(host_memory_bytes),
+        installed=EVERYTHING_INSTALLED,
     )
 
 
-def _idle(known: KnownGpu, index: int) -> Gpu:
+def _host(memory_bytes: int | None, *, cores: int = 0) -> Cpu:
+    """The usual host, or one with so much memory, all of it free."""
+    host = WHAT_IF_CPU.model_copy(update={"cores": cores or WHAT_IF_CPU.cores})
+    if memory_bytes is None:
+        return host
+    if memory_bytes <= 0:
+        raise InvalidRequest("A host without memory runs nothing.", param="on", hint="Write it as CPU:32G.")
+    return host.model_copy(update={"memory_total_bytes": memory_bytes, "memory_free_bytes": memory_bytes})
+
+
+def _idle(known: KnownGpu, index: int, *, free: int | None) -> Gpu:
     memory = int(known.memory_gib * GIB)
+    if free is not None and not 0 < free <= memory:
+        message = f"A {known.name} cannot have {free / GIB:g} GiB free: it has {known.memory_gib:g}."
+        raise InvalidRequest(message, param="on", hint=f"Write it as {known.name.replace(' ', '')}:20G.")
     return Gpu(
         index=index,
         name=known.name,
         memory_total_bytes=memory,
-        memory_free_bytes=memory,
+        memory_free_bytes=memory if free is None else free,
         compute_capability=known.compute_capability,
         nvlink=known.nvlink,
     )

@@ -10,6 +10,7 @@ from tuning.base import Value
 
 Auto = Literal["auto"]
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant
+Validation = Literal["auto", "none"]  # without a validation file: hold out a tenth of the rows, or train on all
 OnLongRow = Literal["truncate", "refuse"]  # what to do with a row of more tokens than max_seq_length
 
 
@@ -42,7 +43,7 @@ class Hyperparameters(Value):
 
     `learning_rate_multiplier` scales the rate that the recipe rules choose. `early_stopping_patience` is how many
     evaluations in a row may pass without a lower validation loss before training stops and the best weights become the
-    result; `auto` trains to the end.
+    result; `auto` trains to the end, or with few rows until the loss stops falling.
     """
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
@@ -77,6 +78,7 @@ class JobSpec(Value):
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
     on_long_row: OnLongRow = "truncate"
     on_dropped_content: OnDroppedContent = "warn"
+    validation: Validation = "auto"
     template_date: date = date(2026, 1, 1)  # the day that chat templates print: the same at every attempt
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
     merge: bool = False
@@ -89,8 +91,10 @@ class DatasetFacts(Value):
 
     rows: int
     validation_rows: int = 0
+    held_out_rows: int = 0  # of the validation rows, those taken from the training file: `rows` counts them no more
     tokens: int
     longest_row_tokens: int
     supervised_tokens: int
     tokens_are_exact: bool = False
+    measured_rows: int = 0  # whose tokens the model's own tokenizer counted; the others are taken to be like them
     row_length_counts: tuple[int, ...] = ()  # rows by length, in the buckets of `tuning.lengths`; empty: not counted

@@ -14,6 +14,7 @@ EDGES = (
 )  # fmt: skip
 BUCKETS = len(EDGES) + 1
 TYPICAL_ROWS = 128
+_MOST_ROWS = 10**12  # with more a share of all but half a row is rounded to all
 
 
 def bucket_of(tokens: int) -> int:
@@ -68,7 +69,7 @@ def _counted(counts: Sequence[int], shares: Sequence[float]) -> list[float]:
 def _lognormal(mean: float, longest: float, rows: int, shares: Sequence[float]) -> list[float]:
     """Of a lognormal length the mean is exp(m + s^2 / 2), and a share p of all rows stays below exp(m + s z(p))."""
     normal = NormalDist()
-    tail = normal.inv_cdf(1 - 0.5 / max(rows, 2))
+    tail = normal.inv_cdf(1 - 0.5 / min(max(rows, 2), _MOST_ROWS))
     spread = tail - math.sqrt(max(0.0, tail**2 - 2 * math.log(max(longest / mean, 1.0))))
     middle = math.log(mean) - spread**2 / 2
     return [math.exp(middle + spread * normal.inv_cdf(share)) for share in shares]

@@ -13,6 +13,10 @@ SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.
 COMPLEX_SUPERVISED_TOKENS_PER_ROW = 512
 TARGET_STEPS = 100
+FEW_ROWS = 100  # of which a tenth says when to stop better than any number of epochs
+MOST_EPOCHS_OF_FEW_ROWS, PATIENCE_WITH_FEW_ROWS = 20, 3
+# Without held-out rows: passes enough for so many looks at a row, as OpenAI's cookbook does with half as many.
+LOOKS_AT_FEW_ROWS, MOST_EPOCHS_UNMEASURED = 200, 25
 LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
 ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
@@ -73,7 +77,7 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
         init=spec.lora.init,
         trainable_parameters=parameters,
     )
-    return lora, (rank_reason, alpha_reason, targets)
+    return lora, (rank_reason, alpha_reason, targets, *_untouched_experts(shape))
 
 
 def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
@@ -81,7 +85,8 @@ def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Bat
     epochs, epochs_reason = _choose_epochs(spec, dataset)
     rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs)
     total = math.ceil(dataset.rows / rows) * epochs
-    return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=(epochs_reason, rows_reason))
+    reasons = (_tokens(dataset), *_held_out(spec, dataset), epochs_reason, rows_reason)
+    return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=reasons)
 
 
 def choose_learning_rate(
@@ -148,14 +153,16 @@ def evaluation_interval(total_steps: int, *, patience: int = 0) -> int:
 def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: int) -> tuple[int, tuple[Reason, ...]]:
     """How many evaluations in a row may be worse than the best before training stops; 0 trains to the end."""
     asked = spec.hyperparameters.early_stopping_patience
-    if asked == "auto":
+    if asked == "auto" and not _trains_until_it_stops_improving(spec, dataset):
         return 0, ()
+    because = "as asked" if asked != "auto" else "because so few rows are learnt at very different speeds"
+    asked = PATIENCE_WITH_FEW_ROWS if asked == "auto" else asked
     if not dataset.validation_rows:
         text = f"Patience {asked} as asked has no effect: there are no validation rows."
         return 0, (Reason(rule="early-stopping", text=text),)
     interval = evaluation_interval(total_steps, patience=asked)
     text = (
-        f"Stops when {asked} evaluation{'s' if asked > 1 else ''} in a row bring no lower validation loss, as asked; "
+        f"Stops when {asked} evaluation{'s' if asked > 1 else ''} in a row bring no lower validation loss, {because}; "
         f"one every {interval:,} of {total_steps:,} steps. The result holds the best weights."
     )
     return asked, (Reason(rule="early-stopping", text=text),)
@@ -181,6 +188,18 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     return 64, 128, "over 100K rows"
 
 
+def _untouched_experts(shape: ModelShape) -> tuple[Reason, ...]:
+    """A mixture's experts are bare parameters in `transformers`, which the trainer puts no adapter on."""
+    weights = sum(linear.weights for linear in shape.linears if linear.role == "expert" and not linear.module)
+    if not weights:
+        return ()
+    text = (
+        f"The experts, {weights / shape.parameters:.0%} of all parameters, learn nothing: adapters go on the other "
+        "matrices alone here. Where much is to be learnt a dense model of the same size takes more of it in."
+    )
+    return (Reason(rule="experts", text=text),)
+
+
 def _adapter(shape: ModelShape, spec: JobSpec, rank: int) -> int:
     return shape.adapter_parameters(rank=rank, targets=spec.lora.target_modules)
 
@@ -200,20 +219,76 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
     return ALPHA_OF_FORMULA, Reason(rule="alpha", text=text)
 
 
+def _tokens(dataset: DatasetFacts) -> Reason:
+    """How sure the counts are that rank, time and row length rest on."""
+    if dataset.tokens_are_exact:
+        how = "as counted or assumed"
+    elif dataset.measured_rows:
+        rows = dataset.rows + dataset.held_out_rows
+        how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {_rows(rows)}"
+    else:
+        how = "estimated from bytes"
+    text = f"{count(dataset.tokens)} tokens, {count(dataset.supervised_tokens)} of them to learn: {how}."
+    return Reason(rule="tokens", text=text)
+
+
+def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
+    """What the loss is measured on, where no file says it."""
+    count, rows = dataset.held_out_rows, dataset.rows + dataset.held_out_rows
+    if count:
+        text = (
+            f"{count} of {rows:,} rows are held out, by their hash, to measure on: one in ten, at most 200; "
+            "validation 'none' trains on all of them."
+        )
+    elif dataset.validation_rows:
+        return ()
+    elif spec.validation == "none":
+        text = "No row is held out, as asked: nothing will tell how well it has learnt."
+    elif rows >= 10:  # counted by someone who has not thought of holding out
+        return ()
+    else:
+        text = f"{_rows(rows)} are too few to hold any out, so nothing will tell how well it has learnt: 10 would do."
+    return (Reason(rule="validation", text=text),)
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'' if number == 1 else 's'}"
+
+
+def _is_few(dataset: DatasetFacts) -> bool:
+    return dataset.rows + dataset.held_out_rows < FEW_ROWS
+
+
+def _trains_until_it_stops_improving(spec: JobSpec, dataset: DatasetFacts) -> bool:
+    return _is_few(dataset) and bool(dataset.validation_rows) and spec.hyperparameters.n_epochs == "auto"
+
+
 def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
+    epochs, why = _epochs(spec, dataset)
+    return epochs, Reason(rule="epochs", text=f"{epochs} epoch{'' if epochs == 1 else 's'} {why}.")
+
+
+def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
     asked = spec.hyperparameters.n_epochs
     if asked != "auto":
-        return asked, Reason(rule="epochs", text=f"{asked} epochs as asked.")
-    epochs = 3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1
-    return epochs, Reason(rule="epochs", text=f"{epochs} epochs for {dataset.rows:,} rows.")
+        return asked, "as asked"
+    rows = _rows(dataset.rows)
+    if _trains_until_it_stops_improving(spec, dataset):
+        return MOST_EPOCHS_OF_FEW_ROWS, f"at most, for {rows}: training stops when held-out rows stop improving"
+    if _is_few(dataset):
+        epochs = min(MOST_EPOCHS_UNMEASURED, math.ceil(LOOKS_AT_FEW_ROWS / dataset.rows))
+        missing = FEW_ROWS - dataset.rows
+        return epochs, f"for {rows}, a guess that nothing checks; {missing} more would need no guess"
+    return (3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1), f"for {rows}"
 
 
 def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
-        return asked, Reason(rule="batch", text=f"{asked} rows per step as asked.")
+        return asked, Reason(rule="batch", text=f"{_rows(asked)} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
     rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
     steps = math.ceil(dataset.rows / rows) * epochs
-    return rows, Reason(rule="batch", text=f"{rows} rows per step: {steps:,} steps, at most {most} rows for {method}.")
+    text = f"{_rows(rows)} per step: {steps:,} steps, at most {most} rows for {method}."
+    return rows, Reason(rule="batch", text=text)

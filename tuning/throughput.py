@@ -197,6 +197,11 @@ def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: flo
     return operations / rate + elementwise + overhead + dequantization
 
 
+def _passes(setup: Setup) -> int:
+    """Forward and backward passes of a micro-step: both sequences of a pair go alone where rows do."""
+    return 2 if setup.preference_pairs and not setup.packing else 1
+
+
 def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile, speeds: GpuSpeeds) -> float:
     """The optimizer, and what processes exchange once a step."""
     if setup.device == "cpu":

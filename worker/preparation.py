@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tuning.hardware import HardwareProfile
+from tuning.held_out import held_out_lines
 from tuning.job import DatasetFacts
 from tuning.messages import Claim, EventReport, FileRef, PhaseReport
 from tuning.pinned import is_same_training, replay
@@ -129,12 +130,14 @@ def _model_files(claim: Claim) -> tuple[tuple[FileRef, ...], tuple[FileRef, ...]
     return (named.files, ()) if named.adapter_of is None else (named.base_files, named.files)
 
 
-def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, str]:
-    """Paths of the data under names of our own: names that users chose are never paths."""
+def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, Any]:
+    """Paths of the data under names of our own: names that users chose are never paths. Rows are held out here."""
     training, validation = folder / "training.jsonl", folder / "validation.jsonl"
     control.download(claim.training_file, training)
     if claim.validation_file is None:
-        return {"training_file": str(training)}
+        with training.open("rb") as lines:
+            held_out = held_out_lines(lines, count=claim.dataset.held_out_rows)
+        return {"training_file": str(training), "held_out_lines": held_out}
     control.download(claim.validation_file, validation)
     return {"training_file": str(training), "validation_file": str(validation)}
 

@@ -90,6 +90,7 @@ class TrainRequest(Value):
     adapter_dir: str | None = None  # continue from this adapter of `model_dir`
     training_file: str
     validation_file: str | None = None
+    held_out_lines: tuple[int, ...] = ()  # of the training file: they are validation rows, and never trained on
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
     token_cache: str | None = None  # tokenised rows of other runs, to be read and never written

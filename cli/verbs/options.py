@@ -1,5 +1,6 @@
 """Options that several verbs share, and the reading of their text."""
 
+import math
 import re
 from enum import StrEnum
 from typing import Annotated
@@ -34,6 +35,17 @@ def seconds_of(text: str) -> float:
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a length of time; write it like 90s, 15m, 4h or 2d.")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def finite(value: float | None) -> float | None:
+    """The same number, which no comparison with a bound can tell from what is not a number.
+
+    Raises:
+        typer.BadParameter: it is not one.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number.")
+    return value
 
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `submit` and `ls` print it.")]

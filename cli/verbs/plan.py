@@ -7,10 +7,12 @@ import typer
 
 from cli import output
 from cli.exit_codes import ExitCode
-from cli.verbs.options import Listed, ListFormat
+from cli.learning import Learning, ObjectiveChoice
+from cli.verbs.options import Listed, ListFormat, finite
 from cli.verbs.submit import GoalChoice, MethodChoice
 
 if TYPE_CHECKING:
+    from tuning.hardware import HardwareProfile
     from tuning.job import DatasetFacts, JobSpec
     from tuning.plan import Plan, Refusal
     from tuning.shape import ModelShape
@@ -26,14 +28,21 @@ def plan(
         str | None, typer.Argument(metavar="FILE", help="A JSONL file, whose rows are only counted here; or a file id.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A model of the service; with --on any well-known one, such as llama-3.1-8b.")
+        str | None, typer.Option(help="A model of the service; with --on any well-known one, such as Qwen/Qwen3-8B.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option(metavar="HARDWARE", help="Instead of the live workers: 1xRTX4090,8xA100-80G. Needs no service."),
+        typer.Option(
+            metavar="HARDWARE",
+            help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), CPU. Needs no service.",
+        ),
+    ] = None,
+    host_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=0.1, max=1e6, callback=finite, help="Host memory of what --on names; 240."),
     ] = None,
     method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
     goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
@@ -43,13 +52,22 @@ def plan(
     rows: Annotated[
         int | None, typer.Option(min=1, max=2**53, help="Rows, of 500 tokens each, without a file.")
     ] = None,
+    tokens_per_row: Annotated[
+        int | None, typer.Option(min=1, max=1_048_576, help="Tokens of a row, in the mean, without a file.")
+    ] = None,
+    objective: Annotated[
+        ObjectiveChoice | None, typer.Option(help="What is learned; a file's rows say so by themselves.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=50, help="Passes over the data.")] = None,
     seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, max=512, help="Rank of the adapter.")] = None,
     float8_base: Annotated[
         bool,
         typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),
     ] = False,
-    price: Annotated[float | None, typer.Option(min=0, help="Money for an hour of one GPU.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU.")
+    ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")
     ] = False,
@@ -62,20 +80,28 @@ def plan(
     if accuracy:
         _accuracy(form=form)
         return
-    source = _source(training, data, rows=rows)
+    source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
     lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
+    options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
+    learning = Learning(objective=objective, epochs=epochs)
     if on is None and not table:
-        options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
-        _on_the_fleet(model, source, rows=rows, options=options, price=price, form=form)
+        if host_memory is not None:
+            raise typer.BadParameter("It belongs to --on: live workers report theirs.", param_hint="--host-memory")
+        numbers = {"rows": rows, "tokens_per_row": tokens_per_row}
+        _on_the_fleet(model, source, numbers=numbers, options=options, learning=learning, price=price, form=form)
         return
+    from tuning.held_out import with_held_out_rows
+
     shape = _shape(model, config)
     if table:
         _memory_tables(model or str(config), shape, form=form)
         return
     assert on is not None  # noqa: S101  without it, the fleet has answered
-    dataset = _dataset(source, rows=rows, longest=seq_length, shape=shape)
-    spec = _spec(model or str(config), method=method, goal=goal, seq_length=seq_length, lora=lora)
-    answers = {name: _choose(name, spec=spec, shape=shape, dataset=dataset) for name in _machines(on)}
+    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=seq_length, shape=shape)
+    spec = _spec(model or str(config), options, learning.of_rows(kind) if kind else learning)
+    dataset = with_held_out_rows(dataset, spec)
+    machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
+    answers = {name: _choose(machine, spec=spec, shape=shape, dataset=dataset) for name, machine in machines.items()}
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
     else:
@@ -87,7 +113,7 @@ def plan(
 def _shape(model: str | None, config: Path | None) -> "ModelShape":
     from cli.models.measure import with_shape
     from cli.models.shapes import read_config, recall
-    from tuning.catalogue import find_shape
+    from tuning.catalogue import find_model
     from tuning.shape import ModelShape
 
     if (model is None) == (config is None):
@@ -96,10 +122,15 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
         return ModelShape.from_config(with_shape(read_config(config)))
     assert model is not None  # noqa: S101  the check above
     own = recall(model)
-    return find_shape(model) if own is None else ModelShape.from_config(own)
+    if own is not None:
+        return ModelShape.from_config(own)
+    known = find_model(model)
+    if known.note:
+        output.note(f"note: {known.note}")
+    return known.shape
 
 
-def _source(training: str | None, data: Path | None, *, rows: int | None) -> str | None:
+def _source(training: str | None, data: Path | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
     from cli.fleet_plan import is_file_id
 
     if training is not None and data is not None:
@@ -107,6 +138,8 @@ def _source(training: str | None, data: Path | None, *, rows: int | None) -> str
     source = training if data is None else str(data)
     if source is not None and rows is not None:
         raise typer.BadParameter("Give either a file or --rows.", param_hint="--rows")
+    if source is not None and tokens_per_row is not None:
+        raise typer.BadParameter("The rows of a file are counted.", param_hint="--tokens-per-row")
     if source is not None and not Path(source).is_file() and not is_file_id(source):
         raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint="FILE")
     return source
@@ -121,21 +154,22 @@ def _on_the_fleet(
     model: str | None,
     source: str | None,
     *,
-    rows: int | None,
+    numbers: dict[str, int | None],
     options: dict[str, Any],
+    learning: Learning,
     price: float | None,
     form: ListFormat,
 ) -> None:
     if model is None:
         message = "Name a model of the service; one that is not there needs --on too."
         raise typer.BadParameter(message, param_hint="--model")
-    if source is None and rows is None:
+    if source is None and numbers["rows"] is None:
         message = "Say what to train on, FILE or --rows; or name hardware, such as 1xRTX4090, with --on."
         raise typer.BadParameter(message, param_hint="FILE")
     from cli.client import Client
     from cli.fleet_plan import request_for, show
 
-    body = request_for(source, model=model, rows=rows, options=options)
+    body = request_for(source, model=model, numbers=numbers, options=options, learning=learning)
     with Client() as client:
         answer = client.plan(body)
     if form is ListFormat.JSON:
@@ -158,42 +192,50 @@ def _accuracy(*, form: ListFormat) -> None:
         show_accuracy(answer)
 
 
-def _dataset(source: str | None, *, rows: int | None, longest: int | None, shape: "ModelShape") -> "DatasetFacts":
+def _dataset(
+    source: str | None, *, rows: int | None, tokens_per_row: int | None, longest: int | None, shape: "ModelShape"
+) -> "tuple[DatasetFacts, str | None]":
+    """The counts, and for which objective the rows of a file are."""
     from cli.fleet_plan import check_rows
     from tuning.assumptions import ROWS, assumed_dataset
 
     if source is None:
-        return assumed_dataset(shape, rows=rows or ROWS, longest_row_tokens=longest)
+        facts = assumed_dataset(shape, rows=rows or ROWS, tokens_per_row=tokens_per_row, longest_row_tokens=longest)
+        return facts, None
     if not Path(source).is_file():
         raise typer.BadParameter("With --on the file must be here: no service is asked.", param_hint="FILE")
-    return check_rows(Path(source)).facts()
+    report = check_rows(Path(source))
+    return report.facts(), report.kind
 
 
-def _spec(
-    name: str, *, method: MethodChoice, goal: GoalChoice, seq_length: int | None, lora: dict[str, Any]
-) -> "JobSpec":
+def _spec(name: str, options: dict[str, Any], learning: Learning) -> "JobSpec":
     from tuning.job import JobSpec
 
-    fields: dict[str, Any] = {"model": name, "method": method.value, "goal": goal.value, "seed": 0}
-    if seq_length is not None:
-        fields["max_seq_length"] = seq_length
-    if lora:
-        fields["lora"] = lora
-    return JobSpec.model_validate(fields)
+    objective = {} if learning.objective is None else {"objective": learning.objective.value}
+    fixed = {"model": name, "hyperparameters": learning.hyperparameters, "seed": 0}
+    return JobSpec.model_validate(options | objective | fixed)
 
 
-def _machines(on: str) -> list[str]:
+def _names(on: str) -> list[str]:
     names = [name.strip() for name in on.split(",") if name.strip()]
     if not names:
         raise typer.BadParameter("Name the hardware, such as 1xRTX4090.", param_hint="--on")
     return names
 
 
-def _choose(name: str, *, spec: "JobSpec", shape: "ModelShape", dataset: "DatasetFacts") -> "Plan | Refusal":
+def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
     from tuning.gpus import what_if
+    from tuning.hardware import GIB
+
+    return what_if(name, host_memory_bytes=None if host_memory_gib is None else int(host_memory_gib * GIB))
+
+
+def _choose(
+    machine: "HardwareProfile", *, spec: "JobSpec", shape: "ModelShape", dataset: "DatasetFacts"
+) -> "Plan | Refusal":
     from tuning.planner import choose
 
-    return choose(spec=spec, shape=shape, dataset=dataset, hardware=what_if(name))
+    return choose(spec=spec, shape=shape, dataset=dataset, hardware=machine)
 
 
 def _print(
@@ -287,11 +329,16 @@ def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
         smallest = smallest_machine(shape, method)
         layout = _method_text(smallest.plan) if smallest else ""
         machine = smallest.machine if smallest else "more than 32xB200"
-        rows.append((method.value, training_memory(shape, method), machine, layout))
+        each = smallest.plan.memory.budget_bytes if smallest else None
+        rows.append((method.value, training_memory(shape, method), machine, each, layout))
     if form is ListFormat.JSON:
-        keys = ("method", "peak_bytes_on_one_gpu", "smallest_machine", "layout")
+        keys = ("method", "peak_bytes_on_one_gpu", "smallest_machine", "free_bytes_on_each", "layout")
         output.as_json({"model": name, "methods": [dict(zip(keys, row, strict=True)) for row in rows]})
         return
-    output.note(f"{name}: one GPU, 2,048 tokens a micro-step, full recomputation, rank 16")
-    columns = ("METHOD", "PEAK GIB", "SMALLEST MACHINE", "LAYOUT")
-    output.table(columns, [(row[0], f"{row[1] / 2**30:.1f}", row[2], row[3]) for row in rows])
+    output.note(f"{name}: the peak is that of one GPU, 2,048 tokens a micro-step, full recomputation, rank 16")
+    columns = ("METHOD", "PEAK GIB", "SMALLEST MACHINE", "GIB ON EACH", "LAYOUT")
+    output.table(columns, [(row[0], _gib(row[1]), row[2], _gib(row[3]), row[4]) for row in rows])
+
+
+def _gib(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 2**30:.1f}"

@@ -58,7 +58,13 @@ def register(app: typer.Typer) -> None:
 def submit(
     training: Annotated[str, typer.Argument(metavar="FILE", help="A JSONL file, or the id of an uploaded one.")],
     model: Annotated[str, typer.Option(help="A base model's name, see `tunesmith models ls`.")],
-    validation: Annotated[str | None, typer.Option(help="A JSONL file (or id) that is only measured on.")] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
+        ),
+    ] = None,
     method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
     goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; 1 to 50.")] = None,
@@ -98,10 +104,12 @@ def submit(
     """Create a fine-tuning job from a JSONL file."""
     labels = _labels(metadata or [], name=name)
     _require_source(training, "FILE")
+    trains_on_all = validation == "none"
+    if trains_on_all and early_stopping_patience is not None:
+        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    validation = None if trains_on_all else validation
     if validation is not None:
         _require_source(validation, "--validation")
-    elif early_stopping_patience is not None:
-        raise typer.BadParameter("It needs --validation FILE to measure on.", param_hint="--early-stopping-patience")
     hyperparameters = _present(
         n_epochs=epochs,
         batch_size=batch_size,
@@ -115,6 +123,7 @@ def submit(
         max_seq_length=max_seq_length,
         on_long_row=on_long_row.value,
         on_dropped_content=on_dropped_content.value,
+        validation="none" if trains_on_all else None,
     )
     wanted = _present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},

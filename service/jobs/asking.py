@@ -14,10 +14,12 @@ from service.workers.machines import Wanted
 from tuning.checks import check_targets, impossible
 from tuning.continuing import continued
 from tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
+from tuning.held_out import with_held_out_rows
 from tuning.job import DatasetFacts, JobSpec, Objective
 from tuning.plan import Lora
 from tuning.rows import RowReport
 from tuning.shape import ModelShape
+from tuning.token_scale import TokenScale
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,12 @@ async def read(
     training_file: str,
     project: str,
     seed: int,
+    scale: TokenScale | None = None,
     to_train: bool = True,
 ) -> Asked:
     """Find and check everything that the request names. `seed` is used when it chose none.
+
+    Tokens are estimates, corrected by `scale` where the model's tokenizer has counted some rows.
 
     A model of which only the shape is known will do unless the request is `to_train`.
 
@@ -52,7 +57,8 @@ async def read(
     validation = None
     if request.validation_file is not None:
         validation = await _usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
-    return await suited(session, model, spec=spec, dataset=_facts(training, validation))
+    facts = _facts(training, validation)
+    return await suited(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
 
 async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, seed: int) -> JobSpec:
@@ -79,7 +85,7 @@ async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset:
     shape = ModelShape.from_config(model.config)
     check_targets(spec, shape)
     learned = await lessons.learn(session)
-    wanted = Wanted(spec=spec, dataset=dataset, shape=shape, corrections=learned.about(model))
+    wanted = Wanted(spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model))
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
     return Asked(model, wanted)

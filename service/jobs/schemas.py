@@ -15,6 +15,7 @@ from tuning.job import (
     Objective,
     OnDroppedContent,
     OnLongRow,
+    Validation,
 )
 
 
@@ -61,7 +62,11 @@ class MethodChoice(Body):
 
 
 class TunesmithOptions(Body):
-    """Everything that is ours, with the names and limits of `tuning.job.JobSpec`."""
+    """Everything that is ours, with the names and limits of `tuning.job.JobSpec`.
+
+    Without a `validation_file` a tenth of the rows, at most 200, is held out and measured on, unless `validation` is
+    `none`.
+    """
 
     method: Auto | Method = "auto"
     goal: Goal = Goal.BALANCED
@@ -69,6 +74,7 @@ class TunesmithOptions(Body):
     max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
     on_long_row: OnLongRow = "truncate"
     on_dropped_content: OnDroppedContent = "warn"
+    validation: Validation = "auto"
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = "auto"
     merge: bool = False
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -129,24 +135,25 @@ class JobRequest(Body):
             max_seq_length=ours.max_seq_length,
             on_long_row=ours.on_long_row,
             on_dropped_content=ours.on_dropped_content,
+            validation=ours.validation,
             learning_rate=ours.learning_rate,
             merge=ours.merge,
             seed=self.seed if self.seed is not None else seed,
         )
 
     def has_validation_rows(self) -> bool:
-        """Whether there is something held out to measure on."""
-        return self.validation_file is not None
+        """Whether there is something to measure on, or will be once rows are held out."""
+        return self.validation_file is not None or self.tunesmith.validation == "auto"
 
     def _check_early_stopping(self) -> None:
         if self._chosen_hyperparameters().early_stopping_patience == "auto" or self.has_validation_rows():
             return
         where = f"method.{self.method.type}.hyperparameters" if self.method else "hyperparameters"
         raise InvalidRequest(
-            f"'{where}.early_stopping_patience' needs a 'validation_file': it counts evaluations on held-out rows.",
+            f"'{where}.early_stopping_patience' needs held-out rows: it counts evaluations on them.",
             code="missing_required_parameter",
             param="validation_file",
-            hint="Send a validation_file (a tenth of the rows is plenty), or leave early_stopping_patience out.",
+            hint="Send a validation_file, or leave out tunesmith.validation 'none': then a tenth is held out.",
         )
 
     def _chosen_hyperparameters(self) -> SupervisedHyperparameters:

@@ -19,6 +19,8 @@ class CountedData(Body):
 
     rows: _Count
     validation_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    held_out_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    measured_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
     tokens: _Count
     longest_row_tokens: _Count
     supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]
@@ -26,9 +28,13 @@ class CountedData(Body):
 
 
 class PlanOptions(TunesmithOptions):
-    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file."""
+    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file.
+
+    Machines are written as 8xA100-80G, 1xA100:30G (GiB free on each) or 8xCPU:32G; `host_memory_gib` is that of each.
+    """
 
     on: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = []
+    host_memory_gib: Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)] | None = None
     rows: _Count | None = None
     tokens_per_row: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
     dataset: CountedData | None = None
@@ -66,7 +72,7 @@ class PlanRequest(JobRequest):
             raise InvalidRequest(message, code="invalid_value", param="tunesmith.tokens_per_row")
 
     def has_validation_rows(self) -> bool:
-        """A validation file, or held-out rows that were counted elsewhere."""
+        """A validation file, rows that will be held out, or those that were counted elsewhere."""
         counted = self.tunesmith.dataset
         return super().has_validation_rows() or (counted is not None and counted.validation_rows > 0)
 

@@ -33,6 +33,7 @@ def create(plane: ControlPlane, **fields: Any) -> Any:
         ({"hyperparameters": {"beta": 0.1}}, "unknown_parameter", "hyperparameters.beta", "Known here"),
         ({"trainingfile": "x"}, "unknown_parameter", "trainingfile", "Did you mean 'training_file'?"),
         ({"tunesmith": {"goal": "cheap"}}, "invalid_value", "tunesmith.goal", "'cheap'"),
+        ({"tunesmith": {"validation": "file"}}, "invalid_value", "tunesmith.validation", "'file'"),
         (
             {"tunesmith": {"lora": {"ranks": 8}}},
             "unknown_parameter",
@@ -206,3 +207,16 @@ def test_deleting_the_training_file_does_not_hurt_a_job_that_waits(control_plane
     attempt = control_plane.worker().claim()
     assert attempt is not None
     assert attempt.get(attempt.claim.training_file.sha256).content == chat_rows(8)
+
+
+@pytest.mark.parametrize(("ours", "trained", "held_out"), [({}, 36, 4), ({"validation": "none"}, 40, 0)])
+def test_a_tenth_of_the_rows_is_held_out_unless_none_is_to_be(
+    control_plane: ControlPlane, ours: dict[str, str], trained: int, held_out: int
+) -> None:
+    file = control_plane.upload(chat_rows(40))
+    assert create(control_plane, training_file=file, tunesmith=ours).status_code == 200
+    attempt = control_plane.worker().claim()
+    assert attempt is not None
+    dataset = attempt.claim.dataset
+    assert (dataset.rows, dataset.held_out_rows, dataset.validation_rows) == (trained, held_out, held_out)
+    assert any("4 of 40 rows are held out" in reason.text for reason in attempt.claim.plan.reasons) is bool(held_out)

@@ -191,7 +191,8 @@ def test_without_a_worker_there_is_nothing_to_choose_from(control_plane: Control
     control_plane.worker().beat(draining=True)
     answer = plans(control_plane, tunesmith={"rows": 500, "tokens_per_row": 100})
     assert (answer["data"], answer["chosen"]) == ([], None)
-    assert answer["dataset"]["tokens"] == 50_000
+    assert (answer["dataset"]["rows"], answer["dataset"]["held_out_rows"]) == (450, 50)
+    assert answer["dataset"]["tokens"] == 45_000
 
 
 def test_the_start_is_expected_when_the_running_attempt_and_the_line_ahead_are_done(

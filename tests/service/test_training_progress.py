@@ -82,14 +82,14 @@ def test_an_attempt_that_failed_stands_where_it_came_to_and_one_without_points_w
 
 
 @pytest.mark.parametrize("kind", ["supervised", "dpo"])
-def test_early_stopping_without_a_validation_file_is_refused_with_a_way_out(
-    control_plane: ControlPlane, kind: str
-) -> None:
-    error = create(control_plane, method=patience(2, kind=kind)).json()["error"]
+def test_early_stopping_without_held_out_rows_is_refused_with_a_way_out(control_plane: ControlPlane, kind: str) -> None:
+    on_all = {"validation": "none"}
+    error = create(control_plane, method=patience(2, kind=kind), tunesmith=on_all).json()["error"]
     assert (error["code"], error["param"]) == ("missing_required_parameter", "validation_file")
     assert f"method.{kind}.hyperparameters.early_stopping_patience" in error["message"]
     assert "Send a validation_file" in error["hint"]
-    old_spelling = create(control_plane, hyperparameters={"early_stopping_patience": 2}).json()["error"]
+    old = {"early_stopping_patience": 2}
+    old_spelling = create(control_plane, hyperparameters=old, tunesmith=on_all).json()["error"]
     assert "'hyperparameters.early_stopping_patience'" in old_spelling["message"]
 
 
@@ -125,6 +125,8 @@ def test_a_dry_run_knows_counted_validation_rows(control_plane: ControlPlane) ->
         body = {"model": "tiny-llama", "method": patience(3), "tunesmith": {"dataset": {**counted, **more}}}
         return control_plane.request("POST", "/v1/fine_tuning/plans", json=body)
 
-    assert ask().json()["error"]["param"] == "validation_file"
+    (entry,) = ask().json()["data"]
+    assert "10 of 100 rows are held out" in str(entry["reasons"])
     (entry,) = ask(validation_rows=10).json()["data"]
+    assert "held out, by their hash" not in str(entry["reasons"])
     assert entry["plan"]["early_stopping_patience"] == 3

@@ -60,6 +60,20 @@ def test_every_hash_and_version_in_the_manifest_is_true(tmp_path: Path, model: P
     assert str(tmp_path) not in json.dumps(said)
 
 
+def test_held_out_rows_are_measured_on_never_trained_on_and_in_the_manifest(tmp_path: Path, model: Path) -> None:
+    rows = runs.chat_rows(24)
+    kept = [row for number, row in enumerate(rows, start=1) if number not in (2, 19)]
+    split = runs.make_run(tmp_path / "split", model=model, plan=runs.plan(epochs=1), rows=rows, held_out_lines=(2, 19))
+    alone = runs.make_run(tmp_path / "alone", model=model, plan=runs.plan(epochs=1), rows=kept)
+    assert [runs.train_here(directory) for directory in (split, alone)] == [0, 0]
+    assert manifest(split)["held_out_lines"] == [2, 19]
+    assert manifest(split)["data"].keys() == {"training_file"}
+    weights = [sha256(directory.output / "adapter_model.safetensors") for directory in (split, alone)]
+    assert weights[0] == weights[1], "the held-out rows left a trace in the weights"
+    assert runs.metrics(split)[-1]["valid_loss"] is not None
+    assert any("lines 2, 19" in event["message"] for event in runs.events(split))
+
+
 def test_a_published_merged_model_shows_its_difference_and_tolerance(tmp_path: Path, model: Path) -> None:
     code, directory = merging(tmp_path, model)
     assert code == 0

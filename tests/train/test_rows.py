@@ -1,5 +1,6 @@
 """The model is taught the assistant's words and its end-of-turn token and nothing else, under any template."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
 from tuning.errors import JobFailure
-from worker.train.data.rows import Rows, load_rows
+from worker.train.data.rows import LineChoice, Rows, load_rows
 from worker.train.models.model import load_tokenizer
 
 LLAMA_3 = (
@@ -156,3 +157,13 @@ def test_preference_rows_become_two_sequences_that_teach_only_the_outputs(tmp_pa
     rows, tokenizer = load(tmp_path, [row], objective="dpo")
     told = [tokenizer.decode(ids[marks]) for ids, marks in rows.sequences(0)]
     assert told == ["yes<|im_end|>", "no<|im_end|>"]
+
+
+def test_rows_that_are_held_out_are_read_by_themselves_and_never_trained_on(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(build_tiny_model(tmp_path / "model"))
+    path = runs.write_rows(tmp_path / "rows.jsonl", runs.chat_rows(20))
+    held_out = frozenset({3, 11, 20})
+    read = partial(load_rows, path, tokenizer=tokenizer, objective="supervised", max_sequence_length=256)
+    trained, measured = read(lines=LineChoice(held_out)), read(lines=LineChoice(held_out, wants_held_out=True))
+    assert measured.line_numbers.tolist() == [3, 11, 20]
+    assert sorted([*trained.line_numbers, *measured.line_numbers]) == read().line_numbers.tolist()

@@ -30,7 +30,11 @@ CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2,
     "vocab_size": 512, "max_position_embeddings": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
-CONTENTS = {"config.json": json.dumps(CONFIG).encode(), "rows.jsonl": b'{"messages": []}\n'}
+CONTENTS = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "rows.jsonl": b'{"messages": []}\n',
+    "many.jsonl": b"".join(b'{"text": "row %d"}\n' % number for number in range(30)),
+}
 SPEC = JobSpec(model="tiny", seed=1)
 DATASET = DatasetFacts(rows=50, tokens=2000, longest_row_tokens=60, supervised_tokens=500)
 
@@ -100,6 +104,20 @@ def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing:
     assert request.seals[str(config)].sha256 == ref("config.json", CONTENTS["config.json"]).sha256
     assert request.seals[str(config)].is_intact(config)
     assert request.resume_from is None
+
+
+def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., Prepared]) -> None:
+    file = ref("many.jsonl", CONTENTS["many.jsonl"])
+    held_out = DATASET.model_copy(update={"rows": 27, "validation_rows": 3, "held_out_rows": 3})
+    first, second = (
+        preparing(
+            claim().model_copy(update={"dataset": held_out, "attempt_id": attempt, "training_file": file}), host()
+        )
+        for attempt in ("attempt-1", "attempt-2")
+    )
+    assert len(first.request.held_out_lines) == 3
+    assert first.request.held_out_lines == second.request.held_out_lines
+    assert preparing(claim(), host()).request.held_out_lines == ()
 
 
 def test_the_plan_is_kept_while_only_free_memory_differs(

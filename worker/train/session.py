@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import traceback
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from worker.train.checkpoints.state import Progress
 from worker.train.data.cache import RowCache, cached_rows, rows_key
 from worker.train.data.chat import default_template
 from worker.train.data.report import tell_about_rows
-from worker.train.data.rows import Rows, exact_facts, load_rows
+from worker.train.data.rows import ALL_LINES, LineChoice, Rows, exact_facts, load_rows
 from worker.train.data.stop_tokens import stop_tokens
 from worker.train.failures import failure_of, user_error
 from worker.train.kernels.attention_choice import choose_attention
@@ -98,7 +97,8 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     load = _loader(request, tokenizer, cache, accelerator=accelerator)
     planned = request.plan.max_sequence_length
     longest = planned if request.cut_long_rows else max(planned, shape.context_length)
-    rows = load(request.training_file, "training_file", longest)
+    held_out = frozenset(request.held_out_lines)
+    rows = load(request.training_file, "training_file", longest, LineChoice(held_out))
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
@@ -108,7 +108,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         recorder=recorder,
         tokenizer=tokenizer,
         rows=rows,
-        validation_rows=load(request.validation_file, "validation_file", planned) if request.validation_file else None,
+        validation_rows=_validation_rows(request, load),
         device=accelerator.device,
         versions=_versions(),
         attention=choose_attention(request.plan, shape, device=accelerator.device, recorder=recorder),
@@ -116,15 +116,15 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
         processes=accelerator.num_processes,
     )
     check_vocabulary(shape.vocab_size, run.rows, run.validation_rows)
-    tell_about_rows(rows, recorder, max_sequence_length=planned)
+    tell_about_rows(rows, recorder, max_sequence_length=planned, held_out=sorted(held_out))
     recorder.reached("rows_ready")
     return run
 
 
 def _loader(
     request: TrainRequest, tokenizer: PreTrainedTokenizerBase, cache: RowCache | None, *, accelerator: Accelerator
-) -> Callable[[str, str, int], Rows]:
-    """Loads a file's rows, given what errors call it and how many tokens a row may have."""
+) -> "_Load":
+    """Loads a file's rows, given what errors call it, how many tokens a row may have, and which lines are wanted."""
     folder, template = Path(request.model_dir), tokenizer.chat_template
     settings: dict[str, Any] = {
         "objective": request.plan.objective,
@@ -134,11 +134,12 @@ def _loader(
         "on_dropped_content": request.spec.on_dropped_content,
     }
 
-    def load(path: str, param: str, limit: int) -> Rows:
-        read = partial(load_rows, Path(path), tokenizer=tokenizer, max_sequence_length=limit, param=param, **settings)
+    def load(path: str, param: str, limit: int, lines: LineChoice = ALL_LINES) -> Rows:
+        chosen = settings | ({"lines": lines} if lines != ALL_LINES else {})
+        read = partial(load_rows, Path(path), tokenizer=tokenizer, max_sequence_length=limit, param=param, **chosen)
         if cache is None:
             return read()
-        key = rows_key(Path(path), model_folder=folder, template=template, settings=settings)
+        key = rows_key(Path(path), model_folder=folder, template=template, settings=chosen)
         everyone = accelerator.wait_for_everyone
         rows = cached_rows(cache, key, limit=limit, load=read, is_main=accelerator.is_main_process, wait=everyone)
         if rows.notes.default_template:  # as who renders them does: the result carries it
@@ -146,6 +147,17 @@ def _loader(
         return rows
 
     return load
+
+
+def _validation_rows(request: TrainRequest, load: "_Load") -> Rows | None:
+    """Those of a file of their own, else those that the training file holds out."""
+    planned = request.plan.max_sequence_length
+    if request.validation_file:
+        return load(request.validation_file, "validation_file", planned)
+    if not request.held_out_lines:
+        return None
+    lines = LineChoice(frozenset(request.held_out_lines), wants_held_out=True)
+    return load(request.training_file, "training_file", planned, lines)
 
 
 def _row_cache(
@@ -161,6 +173,10 @@ def _row_cache(
 def _method(run: Run) -> "_Method":
     """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
     return cast("_Method", importlib.import_module(f"worker.train.methods.{run.plan.method.value}"))
+
+
+class _Load(Protocol):
+    def __call__(self, path: str, param: str, limit: int, lines: LineChoice = ALL_LINES) -> Rows: ...
 
 
 class _Method(Protocol):

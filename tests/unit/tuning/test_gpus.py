@@ -75,7 +75,25 @@ def test_what_if_reads_number_and_name() -> None:
     assert len(what_if("RTX4090").gpus) == 1
 
 
-@pytest.mark.parametrize("text", ["", "0xH100", "99999xH100"])
+@pytest.mark.parametrize(
+    ("text", "free_gib"), [("1xA100:30G", 30), ("2xRTX4090:20.5GiB", 20.5), ("a100-80g : 64 GB", 64)]
+)
+def test_what_if_caps_the_memory_that_is_free(text: str, free_gib: float) -> None:
+    assert {gpu.memory_free_bytes for gpu in what_if(text).gpus} == {int(free_gib * GIB)}
+
+
+def test_what_if_knows_machines_without_a_gpu() -> None:
+    assert [what_if(text).device for text in ("CPU", "cpu", "8xCPU:32G")] == ["cpu"] * 3
+    small = what_if("8xCPU:32G").cpu
+    assert (small.cores, small.memory_free_bytes) == (8, 32 * GIB)
+
+
+def test_what_if_takes_the_hosts_memory() -> None:
+    assert what_if("8xH100", host_memory_bytes=1000 * GIB).cpu.memory_free_bytes == 1000 * GIB
+    assert what_if("CPU", host_memory_bytes=16 * GIB).cpu.memory_free_bytes == 16 * GIB
+
+
+@pytest.mark.parametrize("text", ["", "0xH100", "99999xH100", "A100:90G", "A100:0G", "CPU:0G", "A100:", ":30G"])
 def test_what_if_refuses_nonsense(text: str) -> None:
     with pytest.raises(InvalidRequest):
         what_if(text)

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from cli.verbs import models
@@ -67,10 +70,84 @@ def test_the_rows_of_a_file_are_counted(tmp_path: Path) -> None:
     assert isinstance(run("--model", "smollm2-135m", "--on", "T4", "--data", str(rows)).exception, InvalidTrainingFile)
 
 
+def one_plan(*arguments: str) -> dict[str, Any]:
+    result = run(*arguments, "-o", "json")
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)[0]["plan"]
+    return answer
+
+
+def test_a_processor_and_its_memory_can_be_asked_about() -> None:
+    small = one_plan("--model", "smollm2-135m", "--on", "cpu", "--host-memory", "12")
+    assert small["device"] == "cpu"
+    assert small["memory"]["budget_bytes"] <= 12 * 2**30
+
+
+def test_the_length_of_rows_moves_the_time_and_not_the_number_of_rows() -> None:
+    short, long = (
+        one_plan("--model", "qwen3-8b", "--on", "H100", "--tokens-per-row", tokens) for tokens in ("200", "4000")
+    )
+    assert long["time"]["seconds"] > 10 * short["time"]["seconds"]
+
+
+def test_preference_pairs_and_epochs_can_be_asked_about() -> None:
+    pairs = one_plan("--model", "qwen3-8b", "--on", "H100", "--objective", "dpo", "--epochs", "2")
+    assert (pairs["objective"], pairs["epochs"], pairs["beta"]) == ("dpo", 2, 0.1)
+
+
+def test_the_rows_of_a_file_say_what_is_learned(tmp_path: Path) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text(json.dumps({"prompt": "hi", "chosen": "hello", "rejected": "go"}) + "\n")
+    assert one_plan("--model", "smollm2-135m", "--on", "T4", "--data", str(rows))["objective"] == "dpo"
+    refused = run("--model", "gpt2", "--on", "T4", "--data", str(rows), "--objective", "supervised")
+    assert refused.exit_code == 2
+
+
+def test_a_name_for_weights_in_4_bits_is_planned_with_a_word() -> None:
+    result = run("--model", "unsloth/Qwen3-8B-bnb-4bit", "--on", "RTX4090")
+    assert result.exit_code == 0
+    assert "4-bit weights" in result.output
+
+
+def test_the_table_has_one_unit() -> None:
+    header = run("--model", "llama-3.1-70b", "--table").stdout.splitlines()[0]
+    assert "PEAK GIB" in header
+    assert "GIB ON EACH" in header
+
+
+def no_such_number(word: str) -> float:
+    raise AssertionError(f"{word} is not JSON")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    model=st.sampled_from(["smollm2-135m", "qwen3-30b-a3b", "llama-3.1-405b", "gpt2"]),
+    on=st.sampled_from(["CPU", "1xCPU:2G", "RTX3080:1G", "8xH100", "1024xB200", "T4"]),
+    rows=st.sampled_from([1, 7, 10**6, 2**53]),
+    tokens=st.sampled_from([1, 500, 1_048_576]),
+    price=st.sampled_from([0.0, 1e-300, 2.5, 1e6]),
+    epochs=st.sampled_from([1, 50]),
+)
+def test_the_json_of_any_question_holds_finite_numbers_only(
+    model: str, on: str, rows: int, tokens: int, price: float, epochs: int
+) -> None:
+    numbers = ["--rows", str(rows), "--tokens-per-row", str(tokens), "--price", str(price), "--epochs", str(epochs)]
+    result = run("--model", model, "--on", on, *numbers, "-o", "json")
+    assert result.exit_code in (0, 7), result.output
+    json.loads(result.stdout, parse_constant=no_such_number)
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "-inf", "1e308"])
+@pytest.mark.parametrize("option", ["--price", "--host-memory"])
+def test_what_is_no_number_of_money_or_memory_is_refused(option: str, number: str) -> None:
+    assert run("--model", "gpt2", "--on", "T4", option, number).exit_code == 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--on", "T4"),
+        ("--model", "gpt2", "--rows", "9", "--host-memory", "9"),
         ("--model", "gpt2"),
         ("--model", "gpt2", "--on", ","),
         ("--model", "gpt2", "--on", "T4", "--method", "magic"),

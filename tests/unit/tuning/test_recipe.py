@@ -6,7 +6,8 @@ import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tuning.catalogue import find_shape
-from tuning.job import Method
+from tuning.held_out import with_held_out_rows
+from tuning.job import DatasetFacts, Method
 from tuning.recipe import (
     choose_batch,
     choose_early_stopping,
@@ -102,9 +103,46 @@ def test_a_given_learning_rate_is_kept() -> None:
 def test_a_run_has_at_least_a_hundred_steps_where_the_data_allows_it(rows: int) -> None:
     batch = choose_batch(spec(), data(rows), method=Method.LORA)
     assert batch.total_steps == -(-rows // batch.rows_per_step) * batch.epochs
-    assert 1 <= batch.epochs <= 3
+    assert 1 <= batch.epochs <= (3 if rows >= 100 else 25)
     assert 1 <= batch.rows_per_step <= 64
     assert batch.total_steps >= 100
+
+
+def held_out(rows: int) -> DatasetFacts:
+    return with_held_out_rows(data(rows), spec())
+
+
+@pytest.mark.parametrize("rows", [10, 24, 99])
+def test_a_few_rows_are_trained_on_until_held_out_rows_stop_improving(rows: int) -> None:
+    facts = held_out(rows)
+    batch = choose_batch(spec(), facts, method=Method.LORA)
+    patience, (reason,) = choose_early_stopping(spec(), facts, total_steps=batch.total_steps)
+    assert (batch.epochs, patience) == (20, 3)
+    assert batch.total_steps >= 100
+    assert any(f"{rows // 10} of {rows} rows are held out" in told.text for told in batch.reasons)
+    assert "because so few rows" in reason.text
+
+
+def test_a_hundred_rows_are_trained_on_to_the_end() -> None:
+    facts = held_out(100)
+    assert choose_batch(spec(), facts, method=Method.LORA).epochs == 3
+    assert choose_early_stopping(spec(), facts, total_steps=90) == (0, ())
+
+
+def test_epochs_that_are_asked_for_are_not_cut_short() -> None:
+    asked = spec(hyperparameters={"n_epochs": 5})
+    assert choose_early_stopping(asked, held_out(24), total_steps=30) == (0, ())
+
+
+def test_where_nothing_is_held_out_the_plan_says_what_is_missing() -> None:
+    few, none = data(7), spec(validation="none")
+    told = " ".join(
+        reason.text for reason in choose_batch(spec(), with_held_out_rows(few, spec()), method=Method.LORA).reasons
+    )
+    assert "too few to hold any out" in told
+    assert "93 more would need no guess" in told
+    told = " ".join(reason.text for reason in choose_batch(none, data(24), method=Method.LORA).reasons)
+    assert "No row is held out, as asked" in told
 
 
 def test_given_epochs_and_batch_are_kept() -> None:
@@ -151,3 +189,10 @@ def test_early_stopping_is_off_unless_asked_for_and_needs_rows_to_measure_on() -
 @pytest.mark.parametrize(("patience", "steps", "interval"), [(0, 96, 16), (1, 96, 16), (3, 96, 8), (20, 400, 10)])
 def test_early_stopping_looks_often_enough_to_pay(patience: int, steps: int, interval: int) -> None:
     assert evaluation_interval(steps, patience=patience) == interval
+
+
+def test_a_mixture_whose_experts_learn_nothing_says_so() -> None:
+    _, reasons = choose_lora(spec(), data(), find_shape("qwen3-30b-a3b"))
+    told = next(reason.text for reason in reasons if reason.rule == "experts")
+    assert "95% of all parameters, learn nothing" in told
+    assert "experts" not in [reason.rule for reason in choose_lora(spec(), data(), find_shape("qwen3-8b"))[1]]

@@ -1,11 +1,13 @@
 """What a person should hear about the rows before training starts, one event for each matter."""
 
-from worker.train.data.rows import Rows, describe_left_out
+from collections.abc import Sequence
+
+from worker.train.data.rows import SHOWN_LINES, Rows, describe_left_out
 from worker.train.recorder import Recorder
 
 
-def tell_about_rows(rows: Rows, recorder: Recorder, *, max_sequence_length: int) -> None:
-    """Counts first, then whatever became of rows that their author may not expect."""
+def tell_about_rows(rows: Rows, recorder: Recorder, *, max_sequence_length: int, held_out: Sequence[int] = ()) -> None:
+    """Counts first, then whatever became of rows that their author may not expect. `held_out` are line numbers."""
     notes = rows.notes
     tokens, supervised = int(rows.lengths().sum()), int(rows.supervised_counts().sum())
     recorder.event(
@@ -15,6 +17,10 @@ def tell_about_rows(rows: Rows, recorder: Recorder, *, max_sequence_length: int)
         supervised_tokens=supervised,
         longest_row_tokens=int(rows.lengths().max()),
     )
+    if held_out:
+        shown = ", ".join(map(str, held_out[:SHOWN_LINES])) + (", ..." if len(held_out) > SHOWN_LINES else "")
+        text = f"{len(held_out)} more rows of the training file are held out and only measured on: lines {shown}."
+        recorder.event(text, held_out_lines=list(held_out))
     if notes.truncated:
         text = f"{notes.truncated} rows were longer than {max_sequence_length} tokens and lost their end."
         recorder.event(text, level="warn", rows_truncated=notes.truncated, max_sequence_length=max_sequence_length)

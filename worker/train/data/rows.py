@@ -21,6 +21,24 @@ SHOWN_LINES = 5
 TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call
 
 
+class LineChoice(NamedTuple):
+    """Lines of a file, from 1: those that are held out, or all others."""
+
+    held_out: frozenset[int] = frozenset()
+    wants_held_out: bool = False
+
+    def has(self, line: int) -> bool:
+        """Whether the line is read."""
+        return (line in self.held_out) is self.wants_held_out
+
+    def __str__(self) -> str:
+        """The same for the same lines, whatever the order of a set."""
+        return f"{'only' if self.wants_held_out else 'without'} {sorted(self.held_out)}"
+
+
+ALL_LINES = LineChoice()
+
+
 class LeftOut(NamedTuple):
     """How many rows hold words of an assistant's that the chat template does not print, and the line of the first."""
 
@@ -107,12 +125,13 @@ def load_rows(
     today: date = DEFAULT_DAY,
     on_long_row: OnLongRow = "truncate",
     on_dropped_content: OnDroppedContent = "warn",
+    lines: LineChoice = ALL_LINES,
     param: str = "training_file",
 ) -> Rows:
     """Read, render and tokenise a file; rows left with nothing to learn are dropped. `param` names it in errors.
 
     A row too long loses its end, or is refused. `stop_tokens` end a reply of the model (not given: the tokenizer's own
-    does); `today` is the day that a template prints.
+    does); `today` is the day that a template prints. Only the chosen `lines` are read.
 
     Raises:
         JobFailure: `invalid_training_file`, `row_too_long`, `content_left_out`, `no_supervised_tokens`,
@@ -121,8 +140,8 @@ def load_rows(
     renderer = RowRenderer(tokenizer, objective=objective, stop_tokens=stop_tokens, today=today)
     builder = _Builder(sequences_per_row=renderer.texts_per_row, max_sequence_length=max_sequence_length)
     builder.notes.default_template = renderer.chat.default_template is not None
-    for lines, texts in _batches(path, renderer, builder.notes, param=param):
-        builder.add(lines, tokenize(texts, tokenizer))
+    for numbers, texts in _batches(path, renderer, builder.notes, lines=lines, param=param):
+        builder.add(numbers, tokenize(texts, tokenizer))
     if builder.too_long and on_long_row == "refuse":
         raise _too_long(builder.too_long, limit=max_sequence_length, param=param)
     rows = builder.rows()
@@ -164,30 +183,30 @@ def describe_left_out(notes: RowNotes, *, rows: int) -> str:
 
 
 def _batches(
-    path: Path, renderer: RowRenderer, notes: RowNotes, *, param: str
+    path: Path, renderer: RowRenderer, notes: RowNotes, *, lines: LineChoice, param: str
 ) -> Iterator[tuple[list[int], list[MarkedText]]]:
     """Line numbers and texts of many rows at a time."""
-    lines: list[int] = []
+    numbers: list[int] = []
     texts: list[MarkedText] = []
-    for line, row in _read(path, param):
+    for line, row in _read(path, lines, param):
         try:
             made = renderer.texts(row)
         except UnusableRow as problem:
             raise _bad_row(line, problem, param=param) from problem
         notes.note(line, made)
-        lines.append(line)
+        numbers.append(line)
         texts.extend(made)
-        if len(lines) == TOKENIZE_AT_ONCE:
-            yield lines, texts
-            lines, texts = [], []
-    if lines:
-        yield lines, texts
+        if len(numbers) == TOKENIZE_AT_ONCE:
+            yield numbers, texts
+            numbers, texts = [], []
+    if numbers:
+        yield numbers, texts
 
 
-def _read(path: Path, param: str) -> Iterator[tuple[int, Any]]:
+def _read(path: Path, lines: LineChoice, param: str) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if line.strip() and lines.has(number):
                 try:
                     yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except (ValueError, RecursionError) as error:

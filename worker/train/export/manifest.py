@@ -33,6 +33,7 @@ def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, An
         },
         "seed": request.plan.seed,
         "data": {name: sealed_sha256(Path(path), request.seals) for name, path in data.items() if path},
+        "held_out_lines": list(request.held_out_lines),
         "base_model": hashes(run.model_folder, seals=request.seals),
         "continued_from": hashes(run.adapter_folder, seals=request.seals) if run.adapter_folder else None,
         "code": {"tunesmith": _own_version(), "source_sha256": source_sha256()},

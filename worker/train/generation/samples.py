@@ -1,8 +1,8 @@
 """What the model says to the same few held-out prompts at each evaluation, so that a person sees the answers change.
 
 Each evaluation leaves one event with `data` {"step", "samples": [{"line", "prompt_end", "reference", "answer",
-"finished"}]}: `line` of the validation file, texts cut to a few hundred characters, and `finished` false where the
-answer was still going on when its tokens or its time ran out.
+"finished"}]}: `line` of the file that the held-out rows are in, texts cut to a few hundred characters, and `finished`
+false where the answer was still going on when its tokens or its time ran out.
 """
 
 import random
@@ -29,7 +29,7 @@ PROMPT_TOKENS_OF_PLAIN_TEXT = 64
 
 @dataclass(frozen=True)
 class Prompt:
-    """One held-out prompt as token ids, and what the data answers. `line` is of the validation file, the first is 1."""
+    """One held-out prompt as token ids, and what the data answers. `line` is of its file, the first is 1."""
 
     line: int
     ids: tuple[int, ...]
