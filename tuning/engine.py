@@ -34,7 +34,7 @@ def fuses(*, zero_stage: int, offload_optimizer: bool) -> bool:
 
 def logits_chunk_tokens(*, device: str, vocab_size: int, is_learning: bool) -> int:
     """Tokens whose logits exist at once. `is_learning` is the head's weight, and only where the loss is supervised."""
-    fitting = LOGITS_CHUNK_BYTES[device] // (4 * vocab_size)
+    fitting = LOGITS_CHUNK_BYTES["cpu" if device == "cpu" else "cuda"] // (4 * vocab_size)
     return max(SMALLEST_LOGITS_CHUNK_TOKENS, fitting) * (CHUNKS_OF_A_LEARNING_HEAD if is_learning else 1)
 
 

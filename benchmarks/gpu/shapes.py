@@ -181,7 +181,9 @@ def optimizer_of(learner: Any, *, method: str, processes: int = 1) -> Any:
 
     from worker.train.optim.optimizer import MasterOptimizer
 
-    plan = SimpleNamespace(weight_decay=0.0, optimizer="adamw", learning_rate=STARTING_RATE, method=method)
+    plan = SimpleNamespace(
+        weight_decay=0.0, optimizer="adamw", learning_rate=STARTING_RATE, method=method, sharded_base=False
+    )
     return MasterOptimizer(learner.trainable(), plan=plan, processes=processes)  # type: ignore[arg-type]
 
 

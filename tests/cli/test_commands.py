@@ -100,12 +100,12 @@ def test_samples_show_how_the_answers_to_a_prompt_change(run: Run, finished_job:
     assert "step 4" in shown
 
 
-def test_early_stopping_without_validation_is_refused_before_anything_is_sent(
+def test_early_stopping_without_held_out_rows_is_refused_before_anything_is_sent(
     run: Run, rows: Rows, service: Connection
 ) -> None:
-    refused = run("submit", rows(8), "--model", MODEL, "--early-stopping-patience", "2")
+    refused = run("submit", rows(8), "--model", MODEL, "--validation", "none", "--early-stopping-patience", "2")
     assert refused.returncode == 2
-    assert "--validation" in refused.stderr
+    assert "held-out rows" in " ".join(refused.stderr.split())
 
 
 def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def held() -> dict[str, dict[str, float]]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
         cwd=Path(__file__).parents[2],
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
