@@ -42,13 +42,14 @@ class Site:
             RuntimeError: it did not succeed.
         """
         asked: dict[str, Any] = {"validation_file": validation_file} if validation_file else {}
+        validation = "auto" if validation_file else "none"  # without a file rows would be held out and measured on
         submitted = time.time()
         job = self._openai.fine_tuning.jobs.create(
             model=MODEL,
             training_file=training_file,
             seed=1,
             method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}},
-            extra_body={"tunesmith": {"method": "lora", "lora": {"rank": 16}}},
+            extra_body={"tunesmith": {"method": "lora", "lora": {"rank": 16}, "validation": validation}},
             **asked,
         )
         accepted = time.time()

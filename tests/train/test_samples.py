@@ -1,6 +1,7 @@
 """What a model in training says to held-out prompts: the right words, at the right moments, without a trace."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,23 @@ def test_the_answers_change_from_the_first_step_to_the_last(tmp_path: Path, mode
         assert sample["prompt_end"].endswith("assistant")
     assert [sample["answer"] for sample in by_step[0]] != [sample["answer"] for sample in by_step[60]]
     assert max(len(json.dumps(event)) for event in by_step.values()) < 4000
+
+
+def test_answers_that_take_long_are_given_at_the_ends_and_between_them_within_a_share_of_training(
+    tmp_path: Path, model: Path
+) -> None:
+    from worker.train.session import prepare
+
+    plan = runs.plan()
+    directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(5))
+    run = prepare(directory.request(), directory)
+    learner = Learner(attach_adapter(load_model(model, plan=plan, device=CPU), plan.lora, continue_from=None, seed=1))
+    ticks = count(step=3.0)  # every answer takes three seconds
+    asked = samples.Samples(run, clock=lambda: next(ticks))
+    asked.record(learner, step=0)
+    for step, training_seconds in ((1, 10.0), (2, 59.0), (3, 61.0), (4, 70.0), (5, None)):
+        asked.record(learner, step=step, training_seconds=training_seconds)
+    assert list(said(directory)) == [0, 3, 5]
 
 
 def test_a_model_that_cannot_generate_trains_on_and_is_not_asked_again(

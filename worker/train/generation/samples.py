@@ -6,6 +6,8 @@ false where the answer was still going on when its tokens or its time ran out.
 """
 
 import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,10 @@ from worker.train.run import Run
 SAMPLES = 3
 LONGEST_PROMPT_TOKENS = 1024
 LONGEST_ANSWER_TOKENS = 64
-LONGEST_SECONDS = 10.0  # of an evaluation; what is said by then is kept
+LONGEST_SECONDS = 5.0  # of an evaluation; what is said by then is kept
+# Answers that take longer than the first are given at the ends of a run, and between them only within the second: a job
+# of 40 s of training once spent 70 in seven evaluations.
+CHEAP_SECONDS, LARGEST_SHARE = 1.0, 0.05
 SHOWN_CHARACTERS = 300
 SHOWN_IN_MESSAGE = 60
 PROMPT_TOKENS_OF_PLAIN_TEXT = 64
@@ -39,16 +44,21 @@ class Prompt:
 class Samples:
     """Asks the model as it stands. Draws no random number and leaves nothing behind but events."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._clock = run, clock
+        self._asked, self._seconds = 0, 0.0
         rows = run.validation_rows
         is_asked = rows is not None and can_generate(run)
         self._prompts = choose_prompts(rows, seed=run.plan.seed) if rows is not None and is_asked else []
 
-    def record(self, learner: Learner, *, step: int) -> None:
-        """One event with the answers after `step`. A model that cannot answer trains on, and is not asked again."""
-        if not self._prompts:
+    def record(self, learner: Learner, *, step: int, training_seconds: float | None = None) -> None:
+        """One event with the answers after `step`. A model that cannot answer trains on, and is not asked again.
+
+        `training_seconds` so far bound the time for answers; without them, at the ends of a run, it is asked anyway.
+        """
+        if not self._prompts or (training_seconds is not None and self._is_dear(training_seconds)):
             return
+        began = self._clock()
         try:
             answers = self._answers(learner)
         except Exception as error:  # on the main process alone: raised, it would leave the others waiting
@@ -63,6 +73,10 @@ class Samples:
             _sample(prompt, answer, self._run.tokenizer) for prompt, answer in zip(self._prompts, answers, strict=True)
         ]
         self._run.recorder.event(_message(samples, step=step), step=step, samples=samples)
+        self._asked, self._seconds = self._asked + 1, self._seconds + self._clock() - began
+
+    def _is_dear(self, training_seconds: float) -> bool:
+        return self._seconds > CHEAP_SECONDS * self._asked and self._seconds > LARGEST_SHARE * training_seconds
 
     def _answers(self, learner: Learner) -> list[dict[str, Any]]:
         longest = max(len(prompt.reference) for prompt in self._prompts)

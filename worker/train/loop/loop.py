@@ -227,7 +227,9 @@ class _Fit:
             undo=self._learn_on,
         )
         result = combined(own, processes=self._run.processes)
-        self._samples.record(self._learner, step=self.step)
+        is_at_an_end = self.step in (0, self._total)
+        so_far = None if is_at_an_end else self._training_seconds()
+        self._samples.record(self._learner, step=self.step, training_seconds=so_far)
         self._run.recorder.phase(Phase.TRAINING)
         self._compare(result.loss)
         return {"valid_loss": result.loss, f"valid_{self._objective.accuracy}": result.accuracy}
