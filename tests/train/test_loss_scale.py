@@ -86,16 +86,20 @@ def test_a_gradient_that_overflows_at_every_scale_ends_the_step_at_the_smallest(
     assert steps.passes <= 2 + math.log2(FIRST_LOSS_SCALE)
 
 
-def test_a_run_whose_gradient_overflows_at_every_scale_says_so(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     cross_entropy = objectives.summed_cross_entropy
 
     def spoiled(*inputs: torch.Tensor) -> LossSums:
         sums = cross_entropy(*inputs)
-        return sums._replace(loss=overflowing_above(0.0)(sums.loss))
+        return sums._replace(loss=change(sums.loss))
 
     monkeypatch.setattr(objectives, "summed_cross_entropy", spoiled)
+
+
+def test_a_run_whose_gradient_overflows_at_every_scale_says_so(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_losses(monkeypatch, overflowing_above(0.0))
     directory = runs.make_run(tmp_path, model=model, plan=runs.plan(precision="fp16"))
     assert runs.train_here(directory) == EXIT_FAILED
     result = directory.read_result()
@@ -160,13 +164,7 @@ def test_a_resumed_run_goes_on_with_the_scale_and_its_count(
 def test_the_run_says_that_the_loss_and_not_a_gradient_was_no_number(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cross_entropy = objectives.summed_cross_entropy
-
-    def spoiled(*inputs: torch.Tensor) -> LossSums:
-        sums = cross_entropy(*inputs)
-        return sums._replace(loss=sums.loss * math.nan)
-
-    monkeypatch.setattr(objectives, "summed_cross_entropy", spoiled)
+    spoil_losses(monkeypatch, lambda loss: loss * math.nan)
     directory = runs.make_run(tmp_path, model=model, plan=runs.plan(precision="fp16"))
     assert runs.train_here(directory) == EXIT_FAILED
     result = directory.read_result()
