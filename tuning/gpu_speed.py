@@ -6,7 +6,7 @@ of this trainer. Each worker's own runs correct what comes out (`tuning.measured
 
 from dataclasses import dataclass
 
-from tuning.gpus import KnownGpu
+from tuning.gpu_table import KnownGpu
 from tuning.job import Method
 from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.shape import ModelShape
