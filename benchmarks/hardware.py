@@ -34,7 +34,7 @@ def hardware_page() -> str:
             workstation cards four times the fp32 rate. Laptops count with the highest power that a maker may allow."""
         ),
         paragraph(
-            """A MIG slice computes as its number of sevenths of the whole (an A30's quarters) and has its memory's share
+            """A MIG slice computes as its number of sevenths of the whole (an A30's quarters) and has its memory's part
             of the bandwidth; slices are never joined. More GPUs than a machine holds are several machines, and a run
             stays within one."""
         ),
