@@ -84,6 +84,10 @@ bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on
 families: $(STAMP) ## write docs/families.md: how every causal language model of transformers is trained
 	$(BIN)/python -m benchmarks.families --page docs/families.md
 
+.PHONY: hardware
+hardware: $(STAMP) ## write docs/hardware.md: the GPUs that the planner knows by name
+	$(BIN)/python -m benchmarks.hardware --page docs/hardware.md
+
 .PHONY: templates
 templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat templates, which pip fetches in a package
 	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md

@@ -27,6 +27,7 @@ class Graph:
     dora: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
     fused: bool = False
+    repeats_heads: bool = False  # keys and values once for each head that reads them, where kernels take no groups
     shared_out: bool = False  # DeepSpeed's linears, which keep their input also where the weight is frozen
 
     @property
@@ -130,7 +131,7 @@ def _attention(shape: ModelShape, graph: Graph) -> float:
     """FlashAttention (arXiv 2205.14135) keeps q, k, v, its output and a logsumexp a head; CPU blocks keep q, k, v."""
     query, key_value = shape.query_size, shape.key_value_size
     # A value that is a slice of one fused projection keeps all of it alive; unrotated q and k are such slices too.
-    states = query + 2 * key_value
+    states = query + 2 * (query if graph.repeats_heads else key_value)
     if shape.fused_qkv == "rotated":
         states += query + key_value
     kept = graph.width * states + _inputs(shape, graph, role="attention")

@@ -5,6 +5,7 @@ The planner names one; the trainer tries it where it runs and takes the next of 
 
 from collections.abc import Collection
 
+from tuning.engine import shares_heads
 from tuning.hardware import HardwareProfile
 from tuning.packing import OwnAttention
 from tuning.plan import Attention, Reason
@@ -61,6 +62,26 @@ def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision:
             return attention, Reason(rule="attention", text=_sentence(attention, rejected))
         rejected.append(f"{NAMES[attention]} {problem}")
     raise AssertionError("the last of each ladder runs everywhere")
+
+
+def keeps_scores(attention: Attention, shape: ModelShape) -> bool:
+    """Whether a layer keeps all its scores for the backward pass, which grow with the square of a row.
+
+    Every kernel of the ladders does without, also memory-efficient attention behind `sdpa` before compute capability
+    8.0. What none of them computes is written out: a class's own attention, sinks, and caps where `sdpa` has to do.
+    """
+    if shape.attention_alone == "eager":
+        return True
+    if shape.attention_sinks and attention in ("sdpa", "blocked"):
+        return True
+    return shape.score_softcap is not None and attention == "sdpa"
+
+
+def repeats_heads(hardware: HardwareProfile, shape: ModelShape, attention: Attention) -> bool:
+    """Whether keys and values are repeated for each head of a group, because a GPU's kernel takes no groups."""
+    if attention != "sdpa" or shape.query_size == shape.key_value_size or keeps_scores(attention, shape):
+        return False
+    return not all(shares_heads(gpu.compute_capability) for gpu in hardware.gpus)
 
 
 def ladder(*, on_gpu: bool) -> tuple[Attention, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tuning.activations import Checkpointing
-from tuning.attention import choose_attention
+from tuning.attention import choose_attention, keeps_scores, repeats_heads
 from tuning.constants import constants_of
 from tuning.corrections import Corrections, Ratios
 from tuning.devices import richest
@@ -159,7 +159,8 @@ class _Search:
             use_dora=self.lora.use_dora,
             float8_base=self.spec.lora.float8_base and self.method is Method.LORA,
             fused_passes=True,
-            fused_attention=_keeps_no_scores(self.attention, shape=self.shape, hardware=self.hardware),
+            fused_attention=not keeps_scores(self.attention, self.shape),
+            repeats_heads=repeats_heads(self.hardware, self.shape, self.attention),
             packing=self.shape.attention_alone is None,
             longest_row_tokens=self.max_sequence_length,
             constants=constants_of(self.hardware),
@@ -319,17 +320,3 @@ def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
     if not hardware.gpus:
         return "bf16" if hardware.cpu.bf16 else "fp32"
     return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
-
-
-def _keeps_no_scores(attention: Attention, *, shape: ModelShape, hardware: HardwareProfile) -> bool:
-    """PyTorch's kernels that keep no scores and take grouped heads need compute capability 8.0; none has caps or sinks.
-
-    On a CPU blocks take caps, and sinks are written out.
-    """
-    if shape.attention_alone == "eager":
-        return False
-    if shape.attention_sinks and attention in ("sdpa", "blocked"):
-        return False
-    if shape.score_softcap is not None and attention == "sdpa":
-        return False
-    return all(gpu.compute_capability >= (8, 0) for gpu in hardware.gpus)

@@ -9,15 +9,28 @@ def equal_devices(hardware: HardwareProfile) -> tuple[HardwareProfile, ...]:
     """The machine once for each kind of GPU in it, the kinds that compute most together first.
 
     Data-parallel steps wait for the slowest device, and the least memory of all decides what fits, so unlike GPUs are
-    never mixed.
+    never mixed. Nor are those of several machines, for a run stays within one, nor slices of a GPU, which cannot reach
+    each other: of equal slices only the one with most free memory is offered.
     """
-    kinds: dict[tuple[str, int], list[Gpu]] = {}
+    kinds: dict[tuple[str, int, int], list[Gpu]] = {}
     for gpu in hardware.gpus:
-        kinds.setdefault((gpu.name, gpu.memory_total_bytes), []).append(gpu)
-    if len(kinds) < 2:
+        kinds.setdefault((gpu.name, gpu.memory_total_bytes, gpu.machine), []).append(gpu)
+    usable = [list(richest(tuple(gpus), 1)) if gpus[0].mig else gpus for gpus in kinds.values()]
+    if not usable or (len(usable) == 1 and len(usable[0]) == len(hardware.gpus)):
         return (hardware,)
-    ordered = sorted(kinds.values(), key=_strength, reverse=True)
+    ordered = sorted(usable, key=_strength, reverse=True)
     return tuple(hardware.model_copy(update={"gpus": tuple(gpus)}) for gpus in ordered)
+
+
+def why_apart(chosen: tuple[Gpu, ...], *, of: tuple[Gpu, ...]) -> str:
+    """Why only these of a machine's GPUs are used, when some were left out for what they are."""
+    name, number = rates_of(chosen[0]).name, len(chosen)
+    if chosen[0].mig:
+        return f"One slice ({name}) of {len(of)} devices: slices of GPUs cannot be joined."
+    machines = {gpu.machine for gpu in of}
+    if len(machines) > 1 and len({(gpu.name, gpu.memory_total_bytes) for gpu in of}) == 1:
+        return f"{len(of)} GPUs are {len(machines)} machines, and a run stays within one: {number} x {name}."
+    return f"Of {len(of)} unlike GPUs {number} x {chosen[0].name}: the slowest would hold up the others."
 
 
 def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:

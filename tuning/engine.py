@@ -32,6 +32,15 @@ def fuses(*, zero_stage: int, offload_optimizer: bool) -> bool:
     return zero_stage == 0 and not offload_optimizer
 
 
+def shares_heads(capability: tuple[int, int] | None) -> bool:
+    """Whether PyTorch's attention takes grouped heads as they are; `capability` is of the GPU, None of a CPU.
+
+    Before 8.0 the one kernel that keeps no scores (memory-efficient attention) refuses them, and PyTorch would write
+    all scores out (transformers #48633). So keys and values are repeated for each head there.
+    """
+    return capability is None or capability >= (8, 0)
+
+
 def logits_chunk_tokens(*, device: str, vocab_size: int, is_learning: bool) -> int:
     """Tokens whose logits exist at once. `is_learning` is the head's weight, and only where the loss is supervised."""
     fitting = LOGITS_CHUNK_BYTES["cpu" if device == "cpu" else "cuda"] // (4 * vocab_size)

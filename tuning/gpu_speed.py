@@ -6,7 +6,7 @@ of this trainer. Each worker's own runs correct what comes out (`tuning.measured
 
 from dataclasses import dataclass
 
-from tuning.gpus import KnownGpu
+from tuning.gpu_table import KnownGpu
 from tuning.job import Method
 from tuning.memory import Setup, trainable_parameters, weight_bytes
 from tuning.shape import ModelShape
@@ -14,6 +14,9 @@ from tuning.sharded_base import with_gathers
 
 REFERENCE_TFLOPS = 312  # an A100's; the share of the data sheet that larger GPUs reach is lower, that of smaller higher
 MICRO_STEP_OVERHEAD_SECONDS = 0.004
+# What recomputation moves again between the products, as a share of a micro-step's: full is one of three passes, mlp
+# makes norms and gates again and the products' outputs beside them, selective norms and gates alone. Counted in bytes.
+TOUCHED_AGAIN = {"none": 0.0, "selective": 0.1, "mlp": 0.2, "full": 1 / 3}
 OPTIMIZER_BYTES = 28  # a parameter: its gradient, master and two moments read, all but the gradient written
 OFFLOAD_GB_PER_SECOND = 6.0
 
@@ -92,7 +95,7 @@ def _busy_seconds(
 
 
 def _moved_bytes(shape: ModelShape, setup: Setup, *, tokens: float, speeds: GpuSpeeds) -> float:
-    again = 4 / 3 if setup.checkpointing == "full" else 1
+    again = 1 + TOUCHED_AGAIN[setup.checkpointing]
     touched = tokens * shape.layers * (shape.hidden_size + shape.intermediate_size) * speeds.touched_bytes * again
     if setup.method is not Method.QLORA:
         return touched

@@ -1,56 +1,15 @@
-"""What known GPUs hold and how fast they are: vendors' data sheets, dense rates without sparsity."""
+"""Known GPUs by the names that people and drivers give them, slices of them, and machines that are only asked about."""
 
 import re
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import NamedTuple
 
 from tuning.errors import InvalidRequest
+from tuning.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
 from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
 
-
-class KnownGpu(NamedTuple):
-    """One line of a data sheet. `matmul_tflops` is dense bf16 with fp32 accumulation; fp16 where bf16 is missing."""
-
-    name: str
-    memory_gib: float  # what the driver reports as total, slightly under the marketing figure on most cards
-    matmul_tflops: float
-    bandwidth_gb_per_second: float
-    compute_capability: tuple[int, int]
-    link_gb_per_second: float  # to a neighbour in one direction: NVLink where there is one, else PCI Express
-
-    @property
-    def nvlink(self) -> bool:
-        """Whether neighbours are joined by NVLink."""
-        return self.link_gb_per_second > 60
-
-
-KNOWN_GPUS: tuple[KnownGpu, ...] = (
-    KnownGpu("RTX 3080", 10, 59.5, 760, (8, 6), 12),
-    KnownGpu("RTX 3090", 24, 71, 936, (8, 6), 12),
-    KnownGpu("RTX 4080", 16, 97.5, 717, (8, 9), 12),
-    KnownGpu("RTX 4090", 24, 165, 1008, (8, 9), 12),
-    KnownGpu("RTX 5090", 32, 209, 1792, (12, 0), 25),
-    KnownGpu("T4", 15, 65, 320, (7, 5), 6),
-    KnownGpu("V100 16GB", 16, 125, 900, (7, 0), 120),
-    KnownGpu("V100 32GB", 32, 125, 900, (7, 0), 120),
-    KnownGpu("A10", 22.5, 125, 600, (8, 6), 12),
-    KnownGpu("A10G", 22.5, 70, 600, (8, 6), 12),
-    KnownGpu("L4", 22.5, 121, 300, (8, 9), 12),
-    KnownGpu("L40S", 45, 362, 864, (8, 9), 12),
-    KnownGpu("A40", 45, 150, 696, (8, 6), 12),
-    KnownGpu("RTX A6000", 48, 155, 768, (8, 6), 12),
-    KnownGpu("RTX 6000 Ada", 48, 364, 960, (8, 9), 12),
-    KnownGpu("A100 40GB", 40, 312, 1555, (8, 0), 250),
-    KnownGpu("A100 80GB", 80, 312, 2039, (8, 0), 250),
-    KnownGpu("H100 PCIe", 80, 756, 2000, (9, 0), 25),
-    KnownGpu("H100", 80, 989, 3350, (9, 0), 370),
-    KnownGpu("H200", 141, 989, 4800, (9, 0), 370),
-    KnownGpu("B200", 180, 2250, 8000, (10, 0), 740),
-)
-LEAST_GB_PER_TFLOP = 3.0  # of a card in no table, whose bandwidth nobody has measured: among the lowest of the table
-UNKNOWN_GPU = KnownGpu("unknown GPU", 0, 60, 500, (8, 0), 12)
-
+# What a driver calls the same chip at less power.
+_SMALLER = {"laptop", "mobile", "maxq"}
 # Everything a worker image has: what-if questions assume it.
 EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0.19", "triton": "3.0"}
 # Number, name, and GiB that are free on each: 8xA100-80G:30G.
@@ -61,7 +20,13 @@ WHAT_IF_CPU = Cpu(model="CPU", cores=16, memory_total_bytes=256 * GIB, memory_fr
 
 
 def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
-    """The data sheet of the GPU that a driver reports, matched by name and memory; a cautious guess for others."""
+    """The data sheet of the GPU that a driver reports, matched by name and memory; a cautious guess for others.
+
+    Of a MIG slice the rates of its share of the whole GPU: a seventh of the products a slice, its memory's share of the
+    bandwidth, and no link, for slices are never joined.
+    """
+    if gpu.mig:
+        return _slice(gpu.name, gpu.memory_total_bytes)
     known = _data_sheet(gpu.name, gpu.memory_total_bytes)
     if known is UNKNOWN_GPU and unknown_tflops is not None:
         bandwidth = max(known.bandwidth_gb_per_second, unknown_tflops * LEAST_GB_PER_TFLOP)
@@ -70,10 +35,33 @@ def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
 
 
 @lru_cache(maxsize=256)
+def _slice(name: str, memory_total_bytes: int) -> KnownGpu:
+    """`NVIDIA A100-SXM4-80GB MIG 3g.40gb`; the profile says how many of seven slices (of an A30 four) compute."""
+    whole_name, _, profile = name.partition(" MIG ")
+    size = re.search(r"(\d+)gb", whole_name, flags=re.IGNORECASE)
+    whole = _data_sheet(whole_name, int(size[1]) * GIB if size else 1 << 60)
+    slices = re.match(r"(\d)g", profile)
+    parts = 4 if whole.name == "A30" else 7
+    memory_share = min(1.0, memory_total_bytes / GIB / whole.memory_gib) if whole.memory_gib else 1.0
+    computing = int(slices[1]) / parts if slices else memory_share
+    return whole._replace(
+        name=f"{whole.name} MIG {profile}".strip(),
+        memory_gib=memory_total_bytes / GIB,
+        matmul_tflops=whole.matmul_tflops * computing,
+        bandwidth_gb_per_second=whole.bandwidth_gb_per_second * memory_share,
+        link_gb_per_second=PCIE_3,
+    )
+
+
+@lru_cache(maxsize=256)
 def _data_sheet(name: str, memory_total_bytes: int) -> KnownGpu:
-    """Remembered, because a plan asks fifty times."""
+    """Remembered, because a plan asks fifty times. A laptop's card is never a desktop's, whose name it has."""
     wanted = _words(name)
-    matches = [known for known in KNOWN_GPUS if _model_words(known) <= wanted]
+    matches = [
+        known
+        for known in KNOWN_GPUS
+        if _model_words(known) <= wanted and ("laptop" in _model_words(known)) == bool(wanted & _SMALLER)
+    ]
     if not matches:
         return UNKNOWN_GPU
     most_specific = max(len(_model_words(known)) for known in matches)
@@ -90,11 +78,7 @@ def find_gpu(name: str) -> KnownGpu:
     Raises:
         InvalidRequest: none or several match; the hint names near ones.
     """
-    key = _key(name)
-    keys = {_key(known.name): known for known in KNOWN_GPUS} | {
-        _key(f"RTX {alias}"): gpu for alias, gpu in _ALIASES.items()
-    }
-    keys |= {_key(alias): gpu for alias, gpu in _ALIASES.items()}
+    key, keys = _key(name), _names()
     if key in keys:
         return keys[key]
     near = get_close_matches(key, keys, n=4, cutoff=0.4)
@@ -156,6 +140,7 @@ def _idle(known: KnownGpu, index: int, *, free: int | None) -> Gpu:
         memory_free_bytes=memory if free is None else free,
         compute_capability=known.compute_capability,
         nvlink=known.nvlink,
+        machine=index // known.most_in_a_machine,
     )
 
 
@@ -166,30 +151,26 @@ def _key(name: str) -> str:
 
 
 def _words(name: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower().replace("max-q", "maxq")))
 
 
 def _model_words(known: KnownGpu) -> frozenset[str]:
     """Words of the name without the memory size, which drivers write in many ways."""
-    return frozenset(word for word in _words(known.name) if not re.fullmatch(r"\d+gb", word)) - {"rtx"} | (
-        {"ada"} if "ada" in known.name.lower() else set()
-    )
+    return frozenset(word for word in _words(known.name) if not re.fullmatch(r"\d+gb", word)) - {"rtx"}
 
 
-_ALIASES: dict[str, KnownGpu] = {
-    alias: next(known for known in KNOWN_GPUS if known.name == name)
-    for alias, name in (
-        ("3080", "RTX 3080"),
-        ("3090", "RTX 3090"),
-        ("4080", "RTX 4080"),
-        ("4090", "RTX 4090"),
-        ("5090", "RTX 5090"),
-        ("V100", "V100 32GB"),
-        ("A6000", "RTX A6000"),
-        ("A6000 48GB", "RTX A6000"),
-        ("RTX 6000 Ada Generation", "RTX 6000 Ada"),
-        ("A100", "A100 80GB"),
-        ("H100 80GB", "H100"),
-        ("H200 141GB", "H200"),
-    )
-}
+@lru_cache(maxsize=1)
+def _names() -> dict[str, KnownGpu]:
+    """Every key of every card: with and without RTX, and with, without or instead of its own the size on the box.
+
+    Of cards that differ in memory alone the largest has the name without a size.
+    """
+    keys: dict[str, KnownGpu] = {}
+    for known in sorted(KNOWN_GPUS, key=lambda known: -known.box_gb):
+        bare = re.sub(r"\s+\d+GB$", "", known.name)
+        for name in (known.name, bare, f"{bare} {known.box_gb}GB"):
+            for written in (name, re.sub(r"^(Quadro )?RTX ", "", name)):
+                keys.setdefault(_key(written), known)
+    keys[_key("RTX 6000 Ada Generation")] = keys[_key("RTX 6000 Ada")]
+    keys[_key("RTX 3080")] = keys[_key("RTX 3080 10GB")]
+    return keys

@@ -18,8 +18,9 @@ class Gpu(Value):
     memory_free_bytes: int
     compute_capability: tuple[int, int]
     nvlink: bool = False
-    mig: bool = False
+    mig: bool = False  # a slice of a GPU, with a handle of its own; slices are never joined
     uuid: str = ""
+    machine: int = 0  # which of several machines holds it; a run stays within one
 
     @property
     def float8(self) -> bool:

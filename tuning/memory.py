@@ -48,7 +48,8 @@ class Setup:
     sharded_base: bool = False  # 4-bit weights are shared out, and gathered layer by layer
     preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
     fused_passes: bool = False  # the trainer's own forward and backward passes: wherever ZeRO does not share weights
-    fused_attention: bool = True
+    fused_attention: bool = True  # by a kernel that keeps no scores
+    repeats_heads: bool = False  # keys and values are repeated for each head of a group before they reach it
     packing: bool = True  # else every row goes through the model alone
     longest_row_tokens: int = 0  # matters only without a fused kernel
     constants: Constants = START_CONSTANTS
@@ -70,6 +71,7 @@ class Setup:
             dora=self.use_dora,
             device=self.device,
             fused=self.fused_passes,
+            repeats_heads=self.repeats_heads,
             shared_out=self.zero_stage == 3,
         )
 

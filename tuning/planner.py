@@ -6,7 +6,7 @@ from tuning.candidates import Candidate, best_candidate
 from tuning.checks import check_hardware, impossible
 from tuning.constants import explain_constants
 from tuning.corrections import Corrections
-from tuning.devices import equal_devices
+from tuning.devices import equal_devices, why_apart
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
 from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
@@ -89,9 +89,7 @@ def _choose_on_equals(
 def _say_which(plan: Plan, kind: HardwareProfile, *, of: HardwareProfile) -> Plan:
     if len(kind.gpus) == len(of.gpus):
         return plan
-    text = (
-        f"Of {len(of.gpus)} unlike GPUs {len(kind.gpus)} x {kind.gpus[0].name}: the slowest would hold up the others."
-    )
+    text = why_apart(kind.gpus, of=of.gpus)
     return plan.model_copy(update={"reasons": (*plan.reasons, Reason(rule="devices", text=text))})
 
 

@@ -8,7 +8,8 @@ them would flatter LoRA by half.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tuning.gpus import UNKNOWN_GPU, rates_of
+from tuning.gpu_table import UNKNOWN_GPU
+from tuning.gpus import rates_of
 from tuning.hardware import Gpu
 from tuning.shape import ModelShape
 

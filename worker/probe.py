@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pynvml
@@ -45,9 +45,51 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
         if not available:
             return (), None
         driver = str(pynvml.nvmlSystemGetDriverVersion())
-        count = pynvml.nvmlDeviceGetCount()
-        found = [_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
-        return tuple(gpu for gpu in found if _visible(gpu)), driver
+        devices = [device for index in range(pynvml.nvmlDeviceGetCount()) for device in _devices(index)]
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        found = [_gpu(device, index=index) for index, device in enumerate(devices) if device.is_among(chosen)]
+        return tuple(found), driver
+
+
+class _Device(NamedTuple):
+    """What NVML has a handle of: a GPU, or a slice of one that is cut up by MIG, which shares the GPU's other facts."""
+
+    handle: Any
+    whole: Any
+    whole_index: int
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a part of a GPU."""
+        return self.handle is not self.whole
+
+    def is_among(self, chosen: str | None) -> bool:
+        """NVML knows nothing of CUDA_VISIBLE_DEVICES, by which an operator shares a host between workers.
+
+        Slices are named there by their own identifiers, or all of a GPU's by the GPU.
+        """
+        if chosen is None:
+            return True
+        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        identifiers = {_identifier(self.handle), _identifier(self.whole)}
+        return str(self.whole_index) in names or any(
+            identifier.startswith(name) for name in names if not name.isdigit() for identifier in identifiers
+        )
+
+
+def _devices(index: int) -> list[_Device]:
+    """A GPU, or in its place the slices that it is cut into: as a whole nothing can use it then."""
+    whole = pynvml.nvmlDeviceGetHandleByIndex(index)
+    is_cut = _supported(lambda: pynvml.nvmlDeviceGetMigMode(whole)[0]) == pynvml.NVML_DEVICE_MIG_ENABLE
+    return [_Device(slice_, whole, index) for slice_ in _slices(whole)] if is_cut else [_Device(whole, whole, index)]
+
+
+def _slices(whole: Any) -> list[Any]:
+    found = []
+    for place in range(_supported(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(whole)) or 0):
+        with contextlib.suppress(pynvml.NVMLError):  # places where nothing was created
+            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, place))
+    return found
 
 
 @contextlib.contextmanager
@@ -64,19 +106,24 @@ def _nvml() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _gpu(index: int, handle: Any) -> Gpu:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+def _gpu(device: _Device, *, index: int) -> Gpu:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(device.handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device.whole)
+    link = _supported(lambda: pynvml.nvmlDeviceGetNvLinkState(device.whole, 0))
     return Gpu(
         index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
+        name=str(pynvml.nvmlDeviceGetName(device.handle)),
         memory_total_bytes=int(memory.total),
         memory_free_bytes=int(memory.free),
         compute_capability=(int(major), int(minor)),
-        nvlink=_supported(lambda: pynvml.nvmlDeviceGetNvLinkState(handle, 0)) == pynvml.NVML_FEATURE_ENABLED,
-        mig=(_supported(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]) or 0) == pynvml.NVML_DEVICE_MIG_ENABLE,
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        nvlink=not device.is_slice and link == pynvml.NVML_FEATURE_ENABLED,
+        mig=device.is_slice,
+        uuid=_identifier(device.handle),
     )
+
+
+def _identifier(handle: Any) -> str:
+    return str(pynvml.nvmlDeviceGetUUID(handle))
 
 
 def _supported(ask: Any) -> int | None:
@@ -85,15 +132,6 @@ def _supported(ask: Any) -> int | None:
         return int(ask())
     except pynvml.NVMLError:
         return None
-
-
-def _visible(gpu: Gpu) -> bool:
-    """NVML knows nothing of CUDA_VISIBLE_DEVICES, by which an operator shares a host between workers."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return True
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
-    return str(gpu.index) in names or any(gpu.uuid.startswith(name) for name in names if not name.isdigit())
 
 
 def _cpu(memory_cap_gib: float | None) -> Cpu:

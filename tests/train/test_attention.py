@@ -248,3 +248,28 @@ def test_the_mask_is_built_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> No
         scores = Scores(scale=1.0, window=window)
         segment_attention(*inputs((4, 2))[:3], segments=batch.through("flex"), scores=scores)
     assert built == [None, 40]
+
+
+def test_gpus_before_ampere_get_repeated_heads_and_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There PyTorch's only kernel without stored scores takes no groups; a CPU stands in for one."""
+    from worker.train.kernels import attention_kernels
+
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(9, heads, 8, generator=generator) for heads in (4, 2, 2)]
+    segments = Segments.of((4, 5), device=torch.device("cpu")).through("sdpa")
+
+    def attended(capability: tuple[int, int] | None) -> tuple[list[torch.Tensor], int]:
+        monkeypatch.setattr(attention_kernels, "_capability", lambda _: capability)
+        saved: set[torch.Size] = set()
+        leaves = [part.clone().requires_grad_() for part in states]
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.add(t.shape) or t, lambda t: t)
+        with hooks:
+            output = segment_attention(*leaves, segments=segments, scores=Scores(scale=0.3, window=None))
+        gradients = torch.autograd.grad(output.square().sum(), leaves)
+        heads = max(shape[1] for shape in saved if len(shape) == 4)
+        return [output.detach(), *gradients], heads
+
+    (grouped, _), (repeated, heads) = attended(None), attended((7, 5))
+    assert heads == 4
+    for one, other in zip(grouped, repeated, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)

@@ -165,3 +165,64 @@ def test_cards_that_the_operator_hides_are_not_offered(
     Driver(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.index for gpu in probe(disk=tmp_path).gpus] == indices
+
+
+class CutDriver(Driver):
+    """The first card is cut into two slices by MIG, with room for five more; the second is whole."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        for name in [name for name in vars(CutDriver) if not name.startswith("_")]:
+            monkeypatch.setattr(pynvml, f"nvml{name}", getattr(self, name))
+
+    def DeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        return (int(pynvml.NVML_DEVICE_MIG_ENABLE) if handle == 0 else int(pynvml.NVML_DEVICE_MIG_DISABLE)), 0
+
+    def DeviceGetMaxMigDeviceCount(self, _handle: int) -> int:  # noqa: N802
+        return 7
+
+    def DeviceGetMigDeviceHandleByIndex(self, _handle: int, place: int) -> str:  # noqa: N802
+        if place in (0, 3):
+            return f"slice {place}"
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+    def DeviceGetMemoryInfo(self, handle: int | str) -> SimpleNamespace:  # noqa: N802
+        size = 40 if isinstance(handle, str) else 80
+        return SimpleNamespace(total=size * GIB, free=(size - 1) * GIB)
+
+    def DeviceGetName(self, handle: int | str) -> str:  # noqa: N802
+        return "NVIDIA A100-SXM4-80GB" + (" MIG 3g.40gb" if isinstance(handle, str) else "")
+
+    def DeviceGetUUID(self, handle: int | str) -> str:  # noqa: N802
+        return f"MIG-{handle[-1]}fed" if isinstance(handle, str) else f"GPU-{handle}0a1b2c3"
+
+
+def test_a_card_that_is_cut_up_is_offered_as_its_slices_by_their_own_handles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    CutDriver(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = probe(disk=tmp_path).gpus
+    assert [(gpu.index, gpu.uuid, gpu.mig, gpu.memory_total_bytes // GIB) for gpu in found] == [
+        (0, "MIG-0fed", True, 40),
+        (1, "MIG-3fed", True, 40),
+        (2, "GPU-10a1b2c3", False, 80),
+    ]
+    assert not any(gpu.nvlink for gpu in found)
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [
+        ("MIG-3fed", ["MIG-3fed"]),
+        ("0", ["MIG-0fed", "MIG-3fed"]),
+        ("GPU-00a1", ["MIG-0fed", "MIG-3fed"]),
+        ("1", ["GPU-10a1b2c3"]),
+    ],
+)
+def test_slices_are_hidden_by_their_own_names_or_by_their_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, uuids: list[str]
+) -> None:
+    CutDriver(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.uuid for gpu in probe(disk=tmp_path).gpus] == uuids

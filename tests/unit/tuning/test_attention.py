@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning import cases
-from tuning.attention import CPU_LADDER, GPU_LADDER, NAMES, choose_attention, obstacle
+from tuning.attention import CPU_LADDER, GPU_LADDER, NAMES, choose_attention, keeps_scores, obstacle, repeats_heads
 from tuning.catalogue import find_shape
 from tuning.gpus import EVERYTHING_INSTALLED, what_if
 from tuning.hardware import HardwareProfile
@@ -93,3 +93,18 @@ def test_the_last_of_each_ladder_runs_everywhere() -> None:
         for last in (GPU_LADDER[-1], CPU_LADDER[-1]):
             assert obstacle(last, capability=capability, installed=(), precision="fp32", shape=odd) is None
     assert set(NAMES) == {*GPU_LADDER, *CPU_LADDER}
+
+
+@pytest.mark.parametrize("name", ["1xT4", "1xV100"])
+def test_before_ampere_no_scores_are_kept_but_heads_are_repeated(name: str) -> None:
+    hardware, shape = what_if(name), LLAMA
+    assert not keeps_scores("sdpa", shape)
+    assert repeats_heads(hardware, shape, "sdpa")
+    assert not repeats_heads(hardware, find_shape("llama-2-7b"), "sdpa")
+    assert not repeats_heads(what_if("1xA100-80G"), shape, "sdpa")
+
+
+def test_long_rows_fit_a_t4_as_they_fit_newer_cards() -> None:
+    """8,192 tokens a row were refused for scores that need not exist."""
+    rows = cases.data(2000, tokens_per_row=4000, longest=8192)
+    assert cases.plan("mistral-7b", "1xT4", method="qlora", dataset=rows).memory.fits

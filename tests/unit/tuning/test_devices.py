@@ -44,7 +44,7 @@ def test_of_equal_gpus_one_that_another_process_uses_is_left_out() -> None:
     chosen = plan("llama-3.1-8b", shared, dataset=data(2000))
     assert chosen.world_size == 1
     assert indices(chosen, shared) == [1]
-    assert chosen.memory.budget_bytes == 80 * GIB
+    assert chosen.memory.budget_bytes == int(79.15 * GIB)
 
 
 def test_gpus_that_are_all_used_are_planned_with_the_least_that_is_free() -> None:
@@ -56,7 +56,7 @@ def test_gpus_that_are_all_used_are_planned_with_the_least_that_is_free() -> Non
 def test_where_no_kind_fits_the_strongest_says_its_numbers() -> None:
     refused = answer("llama-3.1-70b", machine(("T4", None), ("RTX4090", None)))
     assert isinstance(refused, Refusal)
-    assert "24.0 GiB are free on this RTX 4090" in refused.text
+    assert "23.6 GiB are free on this RTX 4090" in refused.text
 
 
 def test_another_gpu_of_another_kind_never_takes_a_plan_away() -> None:
@@ -64,3 +64,38 @@ def test_another_gpu_of_another_kind_never_takes_a_plan_away() -> None:
         alone = plan(model, machine(("RTX4090", None)))
         beside = plan(model, machine(("RTX4090", None), ("B200", 1)))
         assert beside.method is alone.method
+
+
+def slices(*free_gib: float) -> HardwareProfile:
+    made = [
+        Gpu(
+            index=index,
+            name="NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+            memory_total_bytes=int(39.5 * GIB),
+            memory_free_bytes=int(free * GIB),
+            compute_capability=(8, 0),
+            mig=True,
+            uuid=f"MIG-{index}",
+        )
+        for index, free in enumerate(free_gib)
+    ]
+    return what_if("1xT4").model_copy(update={"gpus": tuple(made)})
+
+
+def test_slices_of_a_gpu_are_never_joined_and_the_freest_is_taken() -> None:
+    machine_of_slices = slices(20, 39, 30)
+    chosen = plan("llama-3.1-8b", machine_of_slices, dataset=data(20_000))
+    assert chosen.world_size == 1
+    assert indices(chosen, machine_of_slices) == [1]
+    assert "slices of GPUs cannot be joined" in next(r.text for r in chosen.reasons if r.rule == "devices")
+
+
+def test_a_slice_is_slower_than_the_gpu_that_it_is_cut_from() -> None:
+    whole = plan("llama-3.1-8b", "1xA100-80G", method="lora").time.seconds
+    assert plan("llama-3.1-8b", slices(39), method="lora").time.seconds > 2 * whole
+
+
+def test_a_run_stays_within_one_machine_and_the_plan_says_so() -> None:
+    chosen = plan("llama-3.1-8b", "16xH100", dataset=data(60_000))
+    assert chosen.world_size <= 8
+    assert "16 GPUs are 2 machines" in next(r.text for r in chosen.reasons if r.rule == "devices")

@@ -3,7 +3,8 @@
 import pytest
 
 from tuning.errors import InvalidRequest
-from tuning.gpus import KNOWN_GPUS, find_gpu, rates_of, what_if
+from tuning.gpu_table import KNOWN_GPUS, KnownGpu
+from tuning.gpus import find_gpu, rates_of, what_if
 from tuning.hardware import GIB, Gpu
 
 
@@ -40,7 +41,21 @@ def test_people_find_a_gpu_by_the_names_they_use(text: str, name: str) -> None:
         ("NVIDIA A10G", 22.1, "A10G"),
         ("NVIDIA A10", 22.1, "A10"),
         ("NVIDIA A100-SXM4-40GB", 39.6, "A100 40GB"),
-        ("NVIDIA A100 80GB PCIe", 79.3, "A100 80GB"),
+        ("NVIDIA A100 80GB PCIe", 79.3, "A100 PCIe 80GB"),
+        ("NVIDIA A100-PCIE-40GB", 39.6, "A100 PCIe 40GB"),
+        ("NVIDIA H100 NVL", 93.6, "H100 NVL"),
+        ("NVIDIA GH200 480GB", 95.6, "GH200 96GB"),
+        ("NVIDIA H20", 95.6, "H20"),
+        ("NVIDIA L40", 45, "L40"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 16, "RTX 4090 Laptop"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 16, "RTX 4070 Ti Super"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16, "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 3060", 12, "RTX 3060"),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, "RTX 3060 Laptop"),
+        ("NVIDIA RTX 5000 Ada Generation", 32, "RTX 5000 Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 95.6, "RTX PRO 6000"),
+        ("Tesla V100-PCIE-32GB", 32, "V100 PCIe 32GB"),
+        ("Quadro RTX 6000", 24, "Quadro RTX 6000"),
         ("NVIDIA H100 80GB HBM3", 79.2, "H100"),
         ("NVIDIA H100 PCIe", 79.2, "H100 PCIe"),
         ("NVIDIA RTX 6000 Ada Generation", 47.5, "RTX 6000 Ada"),
@@ -70,8 +85,8 @@ def test_an_unknown_name_gets_near_matches() -> None:
 def test_what_if_reads_number_and_name() -> None:
     machine = what_if("8xA100-80G")
     assert len(machine.gpus) == 8
-    assert machine.worker_class == "8x-a100-80gb-80gib"
-    assert {gpu.memory_free_bytes for gpu in machine.gpus} == {80 * GIB}
+    assert machine.worker_class == "8x-a100-80gb-79gib"
+    assert {gpu.memory_free_bytes for gpu in machine.gpus} == {int(79.15 * GIB)}
     assert len(what_if("RTX4090").gpus) == 1
 
 
@@ -100,5 +115,71 @@ def test_what_if_refuses_nonsense(text: str) -> None:
 
 
 def test_the_table_holds_the_common_gpus() -> None:
-    assert len(KNOWN_GPUS) >= 18
-    assert all(gpu.memory_gib > 0 and gpu.matmul_tflops > 0 for gpu in KNOWN_GPUS)
+    assert len(KNOWN_GPUS) >= 21 + 30
+    assert len({gpu.name for gpu in KNOWN_GPUS}) == len(KNOWN_GPUS)
+    for gpu in KNOWN_GPUS:
+        assert gpu.matmul_tflops > 0
+        assert gpu.bandwidth_gb_per_second > 0
+
+
+@pytest.mark.parametrize("known", KNOWN_GPUS, ids=lambda known: known.name)
+def test_every_card_is_found_by_its_own_name_and_shows_less_than_its_box_promises(known: KnownGpu) -> None:
+    assert find_gpu(known.name) == known
+    assert find_gpu(known.name.replace(" ", "").lower()) == known
+    assert 0.9 * known.box_gb < known.memory_gib < known.box_gb
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A100 PCIe", "A100 PCIe 80GB"),
+        ("H100 PCIe", "H100 PCIe"),
+        ("H100 NVL", "H100 NVL"),
+        ("RTX3060", "RTX 3060"),
+        ("4060Ti-16G", "RTX 4060 Ti 16GB"),
+        ("RTX 4090 Laptop", "RTX 4090 Laptop"),
+        ("A5000", "RTX A5000"),
+        ("RTX PRO 6000", "RTX PRO 6000"),
+        ("GH200", "GH200 144GB"),
+        ("A30", "A30"),
+    ],
+)
+def test_people_find_the_variants_too(text: str, name: str) -> None:
+    assert find_gpu(text).name == name
+
+
+def test_a_laptops_card_is_slower_than_the_desktops_of_its_name_and_an_unknown_one_is_not_taken_for_it() -> None:
+    def rates(name: str) -> float:
+        gpu = Gpu(index=0, name=name, memory_total_bytes=16 * GIB, memory_free_bytes=0, compute_capability=(8, 9))
+        return rates_of(gpu).matmul_tflops
+
+    assert rates("NVIDIA GeForce RTX 4090 Laptop GPU") < rates("NVIDIA GeForce RTX 4090") / 2
+    assert rates("NVIDIA GeForce RTX 2080 with Max-Q Design") == rates("XYZ 1")
+
+
+def slice_of(name: str, memory_gib: float) -> Gpu:
+    memory = int(memory_gib * GIB)
+    return Gpu(
+        index=0, name=name, memory_total_bytes=memory, memory_free_bytes=memory, compute_capability=(9, 0), mig=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_gib", "whole", "share"),
+    [
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", 39.5, "A100-80G", 3 / 7),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.75, "H100", 1 / 7),
+        ("NVIDIA A30 MIG 2g.12gb", 11.75, "A30", 2 / 4),
+        ("NVIDIA H200 MIG 7g.141gb", 139, "H200", 1),
+    ],
+)
+def test_a_slice_computes_as_its_share_of_the_whole(name: str, memory_gib: float, whole: str, share: float) -> None:
+    rates = rates_of(slice_of(name, memory_gib))
+    assert rates.matmul_tflops == pytest.approx(find_gpu(whole).matmul_tflops * share)
+    assert rates.bandwidth_gb_per_second <= find_gpu(whole).bandwidth_gb_per_second
+    assert not rates.nvlink
+
+
+def test_more_gpus_than_one_machine_holds_are_several_machines() -> None:
+    assert [gpu.machine for gpu in what_if("16xH100").gpus] == [0] * 8 + [1] * 8
+    assert {gpu.machine for gpu in what_if("8xH100").gpus} == {0}

@@ -93,7 +93,7 @@ def test_qlora_runs_on_a_cpu_only_when_asked_for() -> None:
 def test_four_bit_says_what_16_bit_would_have_needed() -> None:
     text = plan("llama-3.1-8b", "1xRTX3080").reasons[0].text
     assert "LoRA bf16 needs 1" in text
-    assert "GiB, 10.0 GiB are free on this RTX 3080, so QLoRA" in text
+    assert "GiB, 9.8 GiB are free on this RTX 3080, so QLoRA" in text
 
 
 def test_every_rejected_method_is_listed_with_its_number() -> None:
@@ -113,7 +113,7 @@ def test_a_forced_method_is_respected() -> None:
 def test_a_forced_method_that_does_not_fit_is_refused_with_the_number() -> None:
     refusal = answer("llama-3.1-8b", "1xRTX3080", method="lora")
     assert isinstance(refusal, Refusal)
-    assert "10.0 GiB are free on this RTX 3080" in refusal.text
+    assert "9.8 GiB are free on this RTX 3080" in refusal.text
     assert any(other.fits for other in refusal.alternatives), "it says that QLoRA would fit"
 
 
@@ -146,8 +146,8 @@ def test_without_bitsandbytes_there_is_no_qlora() -> None:
 
 
 def test_without_deepspeed_nothing_is_sharded() -> None:
-    machine = what_if("8xA100-80G").model_copy(update={"installed": {"bitsandbytes": "0.50"}})
-    chosen = plan("llama-2-7b", machine, dataset=LARGE, method="full")
+    machine = what_if("8xB200").model_copy(update={"installed": {"bitsandbytes": "0.50"}})
+    chosen = plan("llama-2-13b", machine, dataset=LARGE, method="full")
     assert (chosen.zero_stage, chosen.optimizer, chosen.world_size) == (0, "adamw_8bit", 1)
 
 
@@ -252,7 +252,7 @@ ASKED = st.fixed_dictionaries(
         "objective": st.sampled_from(["supervised", "dpo"]),
     }
 )
-FREE = st.lists(st.floats(0, 80), min_size=0, max_size=6)
+FREE = st.lists(st.floats(0, 79), min_size=0, max_size=6)
 
 
 def _machine(free_gib: list[float]) -> HardwareProfile:
@@ -278,14 +278,14 @@ def test_a_plan_never_exceeds_its_budget_and_is_the_same_every_time(
         assert asked["method"] in ("auto", first.method)
 
 
-@given(model=MODELS, dataset=DATA, asked=ASKED, free_gib=FREE, more=st.floats(0, 40), another=st.floats(0, 80))
+@given(model=MODELS, dataset=DATA, asked=ASKED, free_gib=FREE, more=st.floats(0, 40), another=st.floats(0, 79))
 @settings(max_examples=150, deadline=None)
 def test_more_memory_or_gpus_never_turn_a_plan_into_a_refusal(
     model: str, dataset: Any, asked: dict[str, str], free_gib: list[float], more: float, another: float
 ) -> None:
     if not free_gib or isinstance(answer(model, _machine(free_gib), dataset=dataset, **asked), Refusal):
         return
-    richer = [min(80.0, free + more) for free in free_gib]
+    richer = [min(79.0, free + more) for free in free_gib]
     assert isinstance(answer(model, _machine(richer), dataset=dataset, **asked), Plan)
     assert isinstance(answer(model, _machine([*free_gib, another]), dataset=dataset, **asked), Plan)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tuning.engine import shares_heads
 from tuning.plan import Attention
 from worker.train.kernels.blocked_attention import blocked_attention
 from worker.train.kernels.segments import Scores, Segments
@@ -197,6 +198,9 @@ def _capped_by(softcap: float | None) -> Callable[..., torch.Tensor] | None:
 
 
 def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scores: Scores) -> torch.Tensor:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and not shares_heads(_capability(query)):
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     return scaled_dot_product_attention(
         query,
         key,
@@ -206,6 +210,11 @@ def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, score
         scale=scores.scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _capability(states: torch.Tensor) -> tuple[int, int] | None:
+    """Of the GPU that holds them; None is a CPU."""
+    return torch.cuda.get_device_capability(states.device) if states.is_cuda else None
 
 
 def _written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scores: Scores) -> torch.Tensor:

@@ -33,6 +33,7 @@ from worker.train.kernels.loss import Head
 from worker.train.kernels.rebuild import rebuilding
 from worker.train.kernels.segments import Segments
 from worker.train.models.dropouts import without_dropout
+from worker.train.models.heap import forget_peak, leave_file, tidy_heap
 from worker.train.models.own_attention import use_attention
 from worker.train.models.rope import depend_on_own_row
 from worker.train.models.text_part import decoder_of, layers_of
@@ -73,8 +74,12 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
         JobFailure: `broken_model` when files are missing, altered or not a causal language model.
     """
     attention.register()
+    quantises_here = plan.quantization is not None and device.type == "cpu"
     try:
-        model, report = _load(folder, plan=plan, device=device)
+        with tidy_heap() if quantises_here else contextlib.nullcontext():
+            model, report = _load(folder, plan=plan, device=device)
+            if quantises_here:
+                leave_file(model)
     except _UNLOADABLE as error:
         if is_out_of_memory(error):
             raise
@@ -88,6 +93,8 @@ def load_model(folder: Path, *, plan: Plan, device: torch.device) -> PreTrainedM
         raise _broken(folder, f"{len(missing)} weights are missing or of another shape, the first is {missing[0]}")
     if plan.quantization:
         _keep_differentiable(model)
+    if quantises_here:
+        forget_peak()
     if plan.zero_stage == 3:
         model.to(device)  # its buffers; the weights lie there already
     model.config.use_cache = False

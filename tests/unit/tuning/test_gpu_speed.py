@@ -1,0 +1,80 @@
+"""What a micro-step on a GPU costs: each part by its own rate, and only what cannot hide is added."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuning.catalogue import find_shape
+from tuning.gpu_speed import micro_step_seconds
+from tuning.gpu_table import KNOWN_GPUS
+from tuning.gpus import find_gpu
+from tuning.job import Method
+from tuning.memory import Setup
+from tuning.throughput import operations_of
+
+SHAPE = find_shape("llama-3.1-8b")
+BASE = Setup(
+    method=Method.LORA, device="cuda", precision="bf16", tokens_per_micro_step=4096, rank=16, fused_passes=True
+)
+
+
+def seconds(setup: Setup, *, gpu: str = "H100", tokens: float = 4096, attended: float = 1024) -> float:
+    operations = operations_of(SHAPE, setup, tokens=tokens, supervised_share=0.5, attended_tokens=attended)
+    return micro_step_seconds(SHAPE, setup, gpu=find_gpu(gpu), operations=operations, tokens=tokens)
+
+
+CASES: dict[str, Any] = {
+    "gpu": st.sampled_from([gpu.name for gpu in KNOWN_GPUS]),
+    "method": st.sampled_from(list(Method)),
+    "checkpointing": st.sampled_from(["none", "selective", "mlp", "full"]),
+    "tokens": st.integers(1, 65_536),
+}
+
+
+@given(**CASES, more=st.integers(1, 10_000))
+@settings(max_examples=200, deadline=None)
+def test_more_tokens_take_longer_but_never_longer_apiece(
+    gpu: str, method: Method, checkpointing: Any, tokens: int, more: int
+) -> None:
+    setup = replace(BASE, method=method, checkpointing=checkpointing)
+    few, many = (seconds(setup, gpu=gpu, tokens=size) for size in (tokens, tokens + more))
+    assert few <= many
+    assert many / (tokens + more) <= few / tokens
+
+
+@given(**CASES)
+@settings(max_examples=100, deadline=None)
+def test_making_more_again_never_takes_less_time(gpu: str, method: Method, checkpointing: Any, tokens: int) -> None:
+    setup = replace(BASE, method=method, checkpointing=checkpointing)
+    assert seconds(replace(setup, checkpointing="none"), gpu=gpu, tokens=tokens) <= seconds(
+        setup, gpu=gpu, tokens=tokens
+    )
+
+
+def test_four_bit_weights_cost_time_and_cost_less_of_it_in_large_micro_steps() -> None:
+    ratios = [
+        seconds(replace(BASE, method=Method.QLORA), tokens=tokens) / seconds(BASE, tokens=tokens)
+        for tokens in (1024, 4096, 16384)
+    ]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[-1] > 1
+
+
+def test_long_rows_are_slower_than_one_rate_for_products_and_attention_would_say() -> None:
+    short, long = (seconds(BASE, tokens=65_536, attended=attended) for attended in (1024, 32_768))
+    assert long > 2 * short
+
+
+def test_gathering_hides_behind_arithmetic_where_there_is_enough_of_it() -> None:
+    shared = replace(BASE, zero_stage=3, world_size=8, fused_passes=False)
+    whole = replace(BASE, fused_passes=False)
+    costs = [seconds(shared, tokens=tokens) - seconds(whole, tokens=tokens) for tokens in (1024, 65_536)]
+    assert costs[0] > 0
+    assert costs[1] == 0
+
+
+def test_gathering_over_pci_express_costs_more_than_over_nvlink() -> None:
+    shared = replace(BASE, zero_stage=3, world_size=8, fused_passes=False)
+    assert seconds(shared, gpu="A100 PCIe 80GB") > 1.5 * seconds(shared, gpu="A100 80GB")
