@@ -171,6 +171,7 @@ def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: flo
         uses = 3 if setup.checkpointing == "full" else 2
         dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
     overhead = _passes(setup) * shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
+    overhead += _remade_bytes(shape, setup, tokens=tokens) / CPU_BYTES_PER_SECOND
     return operations / rate + elementwise + overhead + dequantization
 
 
@@ -183,7 +184,17 @@ def _gpu_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: 
         overhead += uses * shape.quantizable_weights * DEQUANTIZATION_BYTES / _bandwidth(gpu)
     if setup.zero_stage == 3 and setup.world_size > 1:  # the weights are gathered twice
         overhead += 2 * weight_bytes(shape, setup) / _link(gpu)
+    overhead += _remade_bytes(shape, setup, tokens=tokens) / _bandwidth(gpu)
     return operations / rate + overhead
+
+
+def _remade_bytes(shape: ModelShape, setup: Setup, *, tokens: float) -> float:
+    """Moved by operations that recomputation repeats between the products: norms and gates, read and written."""
+    if setup.checkpointing == "none":
+        return 0.0
+    elements = shape.layers * (2 * shape.norm_inputs * shape.hidden_size + 3 * shape.intermediate_size)
+    sequences = 2 if setup.preference_pairs else 1
+    return tokens * sequences * elements * setup.compute_bytes * (2 if setup.checkpointing == "full" else 1)
 
 
 def _passes(setup: Setup) -> int:
