@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import output
+from cli.plan_text import explain
 
 if TYPE_CHECKING:
     from tuning.rows import RowReport
@@ -68,7 +69,7 @@ def describe_rows(name: str, report: "RowReport") -> str:
     )
 
 
-def show(answer: Json, *, price: float | None) -> None:
+def show(answer: Json, *, price: float | None, why: bool) -> None:
     """The table of the fleet on stdout; the recipe and the reasons beside it."""
     if not answer["data"]:
         output.note("No worker is connected; start one, or name hardware with --on.")
@@ -84,10 +85,8 @@ def show(answer: Json, *, price: float | None) -> None:
             output.note(f"\n{output.bold(entry['worker_class'])}\n  {entry['refusal']}")
         return
     output.note(f"\nrecipe  {recipe(recommended['plan'])}")
-    for reason in recommended["reasons"]:
-        output.note(f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}")
-    for other in recommended["alternatives"]:
-        output.note(f"  not {other['method']:<6}  {other['rejected_because']}")
+    for line in explain(recommended["plan"], why=why):
+        output.note(line)
 
 
 def recipe(plan: Json) -> str:

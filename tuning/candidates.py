@@ -95,7 +95,6 @@ class Search:
             for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
         ]
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
-        self._offloading = [layout for layout in self.layouts if layout.offload_optimizer]
 
     @property
     def may_fill(self) -> float:
@@ -114,19 +113,19 @@ class Search:
 
     @cached_property
     def quickest(self) -> Priced | None:
-        """The soonest done that keeps its margin; with the optimizer in host memory only where nothing else fits."""
-        return self._least(_seconds, share=self.usable, among=self._usual)
+        """The soonest done that keeps its margin."""
+        return self._least(_seconds, share=self.usable, among=self.layouts)
 
     @cached_property
     def cheapest(self) -> Priced | None:
         """The least time of all devices together that keeps its margin."""
-        return self._least(_device_seconds, share=self.usable, among=self._usual)
+        return self._least(_device_seconds, share=self.usable, among=self.layouts)
 
     @cached_property
     def safest(self) -> Priced:
         """The soonest done of those that run out of memory with less than `NO_RISK`, else the least filled."""
         share = min(self.usable, riskless_share(self.pricer.spread))
-        return self._least(_seconds, share=share, among=self._usual) or self._least_filled(self._usual)
+        return self._least(_seconds, share=share, among=self.layouts) or self._least_filled(self.layouts)
 
     def candidate(self, priced: Priced, *, blocked: str | None = None) -> Candidate:
         """Everything about these settings."""
@@ -197,15 +196,17 @@ class Search:
     def _by_goal(self) -> Priced | None:
         if self.blocked is not None:
             return None
-        if self.quickest is not None:
-            return self._preferred(self.quickest)
         tight = self._least_filled(self._usual)
-        if tight.filled <= self.may_fill or not self._offloading:
-            return tight if tight.filled <= self.may_fill else None
-        expense = _device_seconds if self.pricer.spec.goal is Goal.COST else _seconds
-        slow = self._least(expense, share=self.usable, among=self._offloading)
-        slow = slow or self._least_filled(self._offloading)
-        return slow if slow.filled <= self.may_fill else None
+        if self.quickest is None:
+            smallest = tight if tight.filled <= self.may_fill else self._least_filled(self.layouts)
+            return smallest if smallest.filled <= self.may_fill else None
+        preferred = self._preferred(self.quickest)
+        if preferred.setup.offload_optimizer and tight.filled <= self.may_fill:
+            return min(tight, preferred, key=self._expense_of_goal)
+        return preferred
+
+    def _expense_of_goal(self, priced: Priced) -> float:
+        return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds
 
     def _preferred(self, quickest: Priced) -> Priced:
         """By the goal; moments of 8 bits only where they save much time."""
@@ -214,7 +215,7 @@ class Search:
             return self.cheapest or quickest
         if goal is Goal.SPEED or quickest.setup.optimizer == "adamw":
             return quickest
-        exact_layouts = [layout for layout in self._usual if layout.optimizer == "adamw"]
+        exact_layouts = [layout for layout in self.layouts if layout.optimizer == "adamw"]
         exact = self._least(_seconds, share=self.usable, among=exact_layouts)
         if exact is not None and exact.seconds <= PRICE_OF_EXACT_MOMENTS * quickest.seconds:
             return exact

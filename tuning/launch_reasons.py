@@ -41,14 +41,9 @@ class _Here:
         there, used = len(self.candidate.place.hardware.gpus), self.setup.world_size
         if there == 1:
             return
-        text = f"{used} of {plural(there, 'GPU')}"
-        if used < there:
-            text += f", because {self._why_fewer(there)}"
-        fewer = self._best_with(used // 2) if used > 1 else None
-        if fewer is not None:
-            text += f"; {used // 2} would take {duration(fewer.seconds)} instead of {self._duration}"
-        elif used > 1:
-            text += f"; {used // 2} do not hold the job with a margin"
+        text = f"All {there} GPUs" if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
+        if used > 1:
+            text += f"; {self._with_half(used // 2)}"
         yield Reason(rule="gpus", text=f"{text}.")
 
     def sharing(self) -> Iterator[Reason]:
@@ -92,12 +87,11 @@ class _Here:
         less = LEAST_RECOMPUTATION_FIRST[place - 1]
         tokens = self.setup.tokens_per_micro_step
         peak = self.search.pricer.peak_bytes(self.layout, less, tokens)
-        usual = f"{MODES[mode]} in the backward pass"
         if peak > self.layout.budget_bytes * self.search.usable:
-            return Reason(
-                rule="recomputation", text=f"{usual}: to recompute less would need {gib(peak)}{self._of_usable()}."
-            )
-        return Reason(rule="recomputation", text=f"{usual}, which measurements here found the quickest.")
+            why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable()}"
+        else:
+            why = ", which measurements here found the quickest"
+        return Reason(rule="recomputation", text=f"{MODES[mode]} in the backward pass{why}.")
 
     def micro_step(self) -> Reason:
         """The largest that fits, or that a step can fill."""
@@ -128,7 +122,14 @@ class _Here:
 
     def _of_usable(self) -> str:
         free, usable = self.layout.budget_bytes, int(self.layout.budget_bytes * self.search.usable)
-        return f", {gib(usable)} of {gib(free)} may be filled"
+        return f", more than the {gib(usable)} that a margin leaves of {gib(free)}"
+
+    def _with_half(self, number: int) -> str:
+        subject = "one alone" if number == 1 else f"{number} of them"
+        fewer = self._best_with(number)
+        if fewer is None:
+            return f"the job does not fit on {subject} with a margin"
+        return f"{subject} would take {duration(fewer.seconds)} instead of {self._duration}"
 
     def _why_fewer(self, there: int) -> str:
         used, batch = self.setup.world_size, self.candidate.batch
@@ -158,8 +159,7 @@ class _Here:
     def _against(self, other: Layout) -> str:
         found = self.search.quickest_of(other)
         stage = other.zero_stage
-        name = "A whole copy on each GPU" if stage == 0 else f"stage {stage}"
-        name = name.lower() if stage == 0 else name
+        name = "a whole copy on each GPU" if stage == 0 else f"stage {stage}"
         if found is None:
             return f"{name} would need {gib(self.search.least_peak(other))}{self._of_usable()}"
         return f"{name} would take {duration(found.seconds)} instead of {self._duration}"

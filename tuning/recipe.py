@@ -7,12 +7,13 @@ from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.lengths import percentile_tokens
 from tuning.plan import Lora, Reason
 from tuning.shape import ModelShape
-from tuning.units import count
+from tuning.units import count, plural
 
 SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.
 COMPLEX_SUPERVISED_TOKENS_PER_ROW = 512
 TARGET_STEPS = 100
+NAMES = {Method.FULL: "full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
 ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
@@ -59,10 +60,10 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     alpha, alpha_reason = _choose_alpha(spec, rank)
     parameters = _adapter(shape, spec, rank)
     names = ", ".join(linear.name for linear in shape.targets(spec.lora.target_modules))
-    targets = Reason(
-        rule="targets",
-        text=f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}.",
-    )
+    text = f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}"
+    if any(linear.role == "expert" and not linear.module for linear in shape.linears):
+        text += "; the experts stay as they are, which learns less than adapters on every matrix of a dense model"
+    targets = Reason(rule="targets", text=f"{text}.")
     lora = Lora(
         rank=rank,
         alpha=alpha,
@@ -171,7 +172,7 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     """The guide's table: lowest and highest rank, and the row that says so."""
     per_row = dataset.supervised_tokens / max(1, dataset.rows)
     complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
-    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens to learn a row)"
+    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens a row to learn from)"
     if dataset.rows < 1_000:
         return (8, 16, f"under 1K rows of {task}") if complex_task else (4, 8, f"under 1K rows of {task}")
     if dataset.rows < 10_000:
@@ -203,17 +204,18 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
 def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
     asked = spec.hyperparameters.n_epochs
     if asked != "auto":
-        return asked, Reason(rule="epochs", text=f"{asked} epochs as asked.")
+        return asked, Reason(rule="epochs", text=f"{plural(asked, 'epoch')} as asked.")
     epochs = 3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1
-    return epochs, Reason(rule="epochs", text=f"{epochs} epochs for {dataset.rows:,} rows.")
+    return epochs, Reason(rule="epochs", text=f"{plural(epochs, 'epoch')} for {plural(dataset.rows, 'row')}.")
 
 
 def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
-        return asked, Reason(rule="batch", text=f"{asked} rows per step as asked.")
+        return asked, Reason(rule="batch", text=f"{plural(asked, 'row')} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
     rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
     steps = math.ceil(dataset.rows / rows) * epochs
-    return rows, Reason(rule="batch", text=f"{rows} rows per step: {steps:,} steps, at most {most} rows for {method}.")
+    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, at most {most} rows for {NAMES[method]}."
+    return rows, Reason(rule="batch", text=text)

@@ -20,6 +20,7 @@ SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without R
 SMALL_DATA_ROWS_FOR_QUALITY = 5_000
 LARGE_DATA_ROWS = 50_000
 MOST_FOR_SHARDED_LORA = 1.3  # times QLoRA's duration that 16-bit weights are worth when they must be shared out
+MUCH_QUICKER = 0.9  # of a duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,8 @@ def _choose_adapter(situation: Situation) -> Verdict:
         )
         return Verdict(Method.QLORA, "shared-out-weights", why)
     why = f"LoRA over {weights} weights comes before 4-bit ones, which are rounded: {times}"
+    if qlora.time.seconds < MUCH_QUICKER * lora.time.seconds:
+        why += ", which goal speed would take"
     return Verdict(Method.LORA, "bf16-before-4-bit", why)
 
 
@@ -294,7 +297,7 @@ def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict
     if Method.FULL in (other.method, chosen.method):
         return verdicts[0].why
     if chosen.method is Method.QLORA:
-        return verdicts[-1].why
+        return f"its weights would be shared out over {other.setup.world_size} GPUs and gathered for every layer"
     saved = chosen.memory.total_bytes - other.memory.total_bytes
     rounded = f"its 4-bit weights are rounded, and {chosen.setup.precision} ones fit"
     return f"{rounded}; it would save {gib(saved)}" if saved > 0 else rounded

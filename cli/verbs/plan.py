@@ -56,6 +56,7 @@ def plan(
     accuracy: Annotated[
         bool, typer.Option("--accuracy", help="Predicted beside measured for the runs that have finished.")
     ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Every reason, not the first three.")] = False,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Say what would run: method, memory, time and why; creates no job. Exit code 7 when nothing fits."""
@@ -66,7 +67,7 @@ def plan(
     lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
     if on is None and not table:
         options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
-        _on_the_fleet(model, source, rows=rows, options=options, price=price, form=form)
+        _on_the_fleet(model, source, rows=rows, options=options, price=price, why=why, form=form)
         return
     shape = _shape(model, config)
     if table:
@@ -79,7 +80,7 @@ def plan(
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
     else:
-        _print(answers, shape=shape, dataset=dataset, price=price)
+        _print(answers, shape=shape, dataset=dataset, price=price, why=why)
     if not any(_is_plan(answer) for answer in answers.values()):
         raise typer.Exit(int(ExitCode.REJECTED))
 
@@ -124,6 +125,7 @@ def _on_the_fleet(
     rows: int | None,
     options: dict[str, Any],
     price: float | None,
+    why: bool,
     form: ListFormat,
 ) -> None:
     if model is None:
@@ -141,7 +143,7 @@ def _on_the_fleet(
     if form is ListFormat.JSON:
         output.as_json(answer)
     else:
-        show(answer, price=price)
+        show(answer, price=price, why=why)
     if not any(entry["fits"] for entry in answer["data"]):
         raise typer.Exit(int(ExitCode.REJECTED))
 
@@ -197,8 +199,14 @@ def _choose(name: str, *, spec: "JobSpec", shape: "ModelShape", dataset: "Datase
 
 
 def _print(
-    answers: "dict[str, Plan | Refusal]", *, shape: "ModelShape", dataset: "DatasetFacts", price: float | None
+    answers: "dict[str, Plan | Refusal]",
+    *,
+    shape: "ModelShape",
+    dataset: "DatasetFacts",
+    price: float | None,
+    why: bool,
 ) -> None:
+    from cli.plan_text import explain
     from tuning.units import count
 
     output.note(
@@ -219,10 +227,8 @@ def _print(
     for name, answer in answers.items():
         output.note()
         output.note(output.bold(name))
-        for reason in answer.reasons:
-            output.note(f"  {reason.rule.ljust(16)}  {reason.text}")
-        for alternative in answer.alternatives:
-            output.note(f"  {('not ' + alternative.method).ljust(16)}  {alternative.rejected_because}")
+        for line in explain(answer.model_dump(mode="json"), why=why):
+            output.note(line)
 
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:

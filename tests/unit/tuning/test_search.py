@@ -187,3 +187,29 @@ def test_what_a_larger_machine_would_change_is_said() -> None:
     assert "One more RTX 3080" in changes["one-more-gpu"].text
     assert changes["one-more-gpu"].way.world_size == 2
     assert "LoRA" in changes["ten-gib-more"].text
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "named"),
+    [
+        ("llama-3.1-8b", {"method": "full", "dataset": data(20_000)}, {"gpus", "zero", "optimizer"}),
+        ("llama-3.1-70b", {"method": "lora"}, {"gpus", "zero"}),
+        ("llama-3.2-1b", {"goal": "cost"}, {"gpus"}),
+    ],
+)
+def test_every_launch_number_has_its_reason(model: str, asked: dict[str, Any], named: set[str]) -> None:
+    said = rules(plan(model, "8xA100-80G", **asked))
+    assert named | {"recomputation", "micro-step"} <= set(said)
+    assert len(said) == len(set(said))
+
+
+def test_one_row_and_one_epoch_are_singular() -> None:
+    one = plan("llama-3.2-1b", "1xH100", dataset=data(1), hyperparameters={"n_epochs": 1, "batch_size": 1})
+    text = " ".join(reason.text for reason in one.reasons)
+    assert "1 epoch as asked" in text
+    assert "1 row per step as asked" in text
+
+
+def test_a_mixture_of_experts_says_that_its_experts_do_not_learn() -> None:
+    assert "experts stay as they are" in " ".join(reason.text for reason in plan("mixtral-8x7b", "2xB200").reasons)
+    assert "experts" not in " ".join(reason.text for reason in plan("llama-3.1-8b", "1xH100").reasons)
