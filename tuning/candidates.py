@@ -196,14 +196,15 @@ class Search:
     def _by_goal(self) -> Priced | None:
         if self.blocked is not None:
             return None
-        tight = self._least_filled(self._usual)
-        if self.quickest is None:
-            smallest = tight if tight.filled <= self.may_fill else self._least_filled(self.layouts)
-            return smallest if smallest.filled <= self.may_fill else None
-        preferred = self._preferred(self.quickest)
-        if preferred.setup.offload_optimizer and tight.filled <= self.may_fill:
-            return min(tight, preferred, key=self._expense_of_goal)
-        return preferred
+        if self.quickest is not None:
+            preferred = self._preferred(self.quickest)
+            if not preferred.setup.offload_optimizer:
+                return preferred
+            tight = self._least_filled(self._usual)
+            return min(tight, preferred, key=self._expense_of_goal) if tight.filled <= self.may_fill else preferred
+        among = (self._usual, self.layouts)
+        smallest = (self._least_filled(layouts) for layouts in among)
+        return next((priced for priced in smallest if priced.filled <= self.may_fill), None)
 
     def _expense_of_goal(self, priced: Priced) -> float:
         return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds

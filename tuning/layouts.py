@@ -27,6 +27,7 @@ LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
 CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
+UNEVEN = 1.5  # times its share that the device with most to do may have: it should not need a second micro-step
 WORLD_SIZES = (*range(1, 17), *range(24, 129, 8), *range(192, 1025, 64))
 CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
 
@@ -138,12 +139,14 @@ def layouts(place: Place, *, spec: JobSpec, shape: ModelShape, rows_per_step: in
 def micro_step_sizes(
     layout: Layout, *, shape: ModelShape, longest_row_tokens: int, tokens_per_step: float
 ) -> tuple[int, ...]:
-    """Largest first: at least the longest row, at most what one optimizer step gives one device."""
+    """Largest first: at least the longest row, at most what one optimizer step gives the device that has most to do."""
     if shape.attention_alone is not None:
         return (longest_row_tokens,)
     ladder = GPU_TOKENS if layout.place.hardware.gpus else CPU_TOKENS
-    useful = max(longest_row_tokens, 256 * math.ceil(tokens_per_step / layout.world_size / 256))
-    sizes = {min(tokens, useful) for tokens in ladder if tokens > longest_row_tokens} | {longest_row_tokens}
+    share = tokens_per_step / layout.world_size
+    most = max(longest_row_tokens, _rounded_up(share * (UNEVEN if layout.world_size > 1 else 1)))
+    sizes = {min(tokens, most) for tokens in ladder if tokens > longest_row_tokens}
+    sizes |= {max(longest_row_tokens, min(ladder[0], _rounded_up(share))), longest_row_tokens}
     return tuple(sorted(sizes, reverse=True))
 
 
@@ -152,6 +155,10 @@ def budget_bytes(hardware: HardwareProfile, *, world_size: int) -> int:
     if not hardware.gpus:
         return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
     return richest(hardware.gpus, world_size)[-1].memory_free_bytes
+
+
+def _rounded_up(tokens: float) -> int:
+    return 256 * math.ceil(tokens / 256)
 
 
 def _kind(hardware: HardwareProfile) -> str:

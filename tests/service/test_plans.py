@@ -259,7 +259,7 @@ def test_the_next_prediction_moves_to_what_the_last_run_measured(control_plane: 
     told = "earlier runs here measured: memory x 1.25, speed x 0.80 (1 run of this model and method with blocked/"
     assert told in claimed.plan.reasons[-1].text
     correction = Claim.model_validate_json(claimed.model_dump_json()).corrections[claimed.plan.method]
-    assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.5))
+    assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.8))
 
 
 def test_a_right_prediction_stays_as_it_is_however_often_it_is_confirmed(control_plane: ControlPlane) -> None:

@@ -144,6 +144,7 @@ def test_a_plan_of_years_is_a_refusal() -> None:
     assert isinstance(refused, Refusal)
     assert "would take" in refused.text
     assert "years" in refused.text
+    assert "a faster machine" in refused.reasons[-1].text
 
 
 def smallest_peak_bytes(method: Method) -> int:
