@@ -60,6 +60,14 @@ format: $(STAMP) ## let ruff rewrite what it can
 bench-training: $(STAMP) ## our engine against TRL on this machine (about an hour on 2 cores; builds the peer's own environment)
 	$(BIN)/python -m benchmarks.training.run
 
+.PHONY: planner-fuzz
+planner-fuzz: $(STAMP) ## 50,000 random plans against what every plan promises (about 5 minutes on one core)
+	$(BIN)/python -m benchmarks.planner.fuzz
+
+.PHONY: planner-questions
+planner-questions: $(STAMP) ## ask a review's 51 questions again and write the answers into docs/planner.md
+	$(BIN)/python -m benchmarks.planner.questions --page docs/planner.md
+
 .PHONY: bench-memory
 bench-memory: $(STAMP) ## four memory estimators against counted tensors
 	$(BIN)/python -m benchmarks.memory

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import output
 from cli.learning import Learning
+from cli.plan_text import explain
 
 if TYPE_CHECKING:
     from tuning.rows import RowReport
@@ -59,17 +60,17 @@ def request_for(source: str | None, *, model: str, numbers: Json, options: Json,
 
 
 def describe_rows(name: str, report: "RowReport") -> str:
-    """`support.jsonl  8,412 rows, chat, 3.90M tokens (2.60M trained on), longest 2,310, 0 bad`."""
+    """`support.jsonl  8,412 rows, chat, 3.90M tokens (2.60M to learn), longest 2,310, 0 bad`."""
     from tuning.units import count
 
     return (
         f"{name}  {report.rows:,} rows, {report.format}, {count(report.tokens)} tokens "
-        f"({count(report.supervised_tokens)} trained on), longest {report.longest_row_tokens:,}, "
+        f"({count(report.supervised_tokens)} to learn), longest {report.longest_row_tokens:,}, "
         f"{report.problem_count} bad"
     )
 
 
-def show(answer: Json, *, price: float | None) -> None:
+def show(answer: Json, *, price: float | None, why: bool) -> None:
     """The table of the fleet on stdout; the recipe and the reasons beside it."""
     if not answer["data"]:
         output.note("No worker is connected; start one, or name hardware with --on.")
@@ -85,10 +86,8 @@ def show(answer: Json, *, price: float | None) -> None:
             output.note(f"\n{output.bold(entry['worker_class'])}\n  {entry['refusal']}")
         return
     output.note(f"\nrecipe  {recipe(recommended['plan'])}")
-    for reason in recommended["reasons"]:
-        output.note(f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}")
-    for other in recommended["alternatives"]:
-        output.note(f"  not {other['method']:<6}  {other['rejected_because']}")
+    for line in explain(recommended["plan"], why=why):
+        output.note(line)
 
 
 def recipe(plan: Json) -> str:

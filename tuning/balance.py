@@ -32,7 +32,7 @@ def evenness(steps: Sequence[Sequence[float]], *, processes: int) -> float:
     """Work over what the processes could have done in that time, from 0 to 1; `steps` holds the work of rows."""
     longest = 0.0
     for work in steps:
-        longest += max(sum(work[position] for position in share) for share in share_out(work, processes=processes))
+        longest += _longest_share(work, processes=processes)
     return sum(map(sum, steps)) / (processes * longest) if longest else 1.0
 
 
@@ -40,14 +40,30 @@ def evenness(steps: Sequence[Sequence[float]], *, processes: int) -> float:
 def expected_evenness(lengths: tuple[float, ...], *, squared_share: float, rows_per_step: int, processes: int) -> float:
     """`evenness` of steps that are drawn, in a fixed random order, from rows of such lengths.
 
-    `squared_share` is what a squared token costs beside a token: attention grows with the square of a row.
+    `squared_share` is what a squared token costs beside a token: attention grows with the square of a row. Without
+    lengths nothing is known against sharing out evenly.
     """
-    if processes == 1:
+    if processes == 1 or not lengths:
         return 1.0
     rows = max(1, SIMULATED_ROWS // rows_per_step) * rows_per_step
     work = [length + squared_share * length**2 for length in lengths]
-    drawn = [work[index * len(work) // rows] for index in range(rows)]
-    random.Random(0).shuffle(drawn)  # noqa: S311 - an order, not a secret
+    drawn = [work[index * len(work) // rows] for index in _random_order(rows)]
     return evenness(
         [drawn[start : start + rows_per_step] for start in range(0, rows, rows_per_step)], processes=processes
     )
+
+
+def _longest_share(work: Sequence[float], *, processes: int) -> float:
+    """Of the shares that `share_out` makes, without making them."""
+    loads = [0.0] * processes
+    for load in sorted(work, reverse=True):
+        heapreplace(loads, loads[0] + load)
+    return max(loads)
+
+
+@lru_cache(maxsize=64)
+def _random_order(number: int) -> tuple[int, ...]:
+    """Always the same."""
+    order = list(range(number))
+    random.Random(0).shuffle(order)  # noqa: S311 - an order, not a secret
+    return tuple(order)

@@ -1,41 +1,36 @@
-"""For one method: the launch settings that fit and finish soonest, or the smallest ones that still do not fit."""
+"""For one method: of all launch settings that fit a machine the one that serves the goal, and the ends of what it can.
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+Every layout is priced, unless a bound below its duration already says that it cannot win. Nothing is taken because it
+comes first, so more memory and more GPUs, which only add settings, make no plan slower.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from tuning.activations import Checkpointing
-from tuning.attention import choose_attention, keeps_scores, repeats_heads
-from tuning.constants import constants_of
-from tuning.corrections import Corrections, Ratios
-from tuning.devices import richest
 from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
-from tuning.kernels import kernels_label
-from tuning.lengths import typical_lengths
-from tuning.memory import Setup, estimate, total, trainable_parameters
-from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate
-from tuning.recipe import Batch, choose_batch, choose_lora, choose_sequence_length
-from tuning.shape import ModelShape
-from tuning.sharded_base import explain, may_be_shared
-from tuning.throughput import Workload, predict, predict_evenness
+from tuning.job import Goal, Method
+from tuning.layouts import Layout, Place, layouts, micro_step_sizes, places
+from tuning.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
+from tuning.memory import Setup, estimate
+from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
+from tuning.pricing import Priced, Pricer
+from tuning.recipe import Batch
+from tuning.sharded_base import explain
+from tuning.throughput import predict_evenness
+from tuning.units import duration
 
-ZeroStage = Literal[0, 1, 2, 3]
-# A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
-GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
-CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
-FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
-LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
-QLORA_STAGES: tuple[ZeroStage, ...] = (0,)
-FLOAT8_REASON = Reason(
-    rule="float8-base",
-    text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
-    "roofline and has not been measured.",
-)
 EVEN_ENOUGH = 0.95
-CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
+# Moments of 8 bits are rounded: those of 32 bits are worth so much more time, unless speed or cost is the goal.
+PRICE_OF_EXACT_MOMENTS = 1.1
+LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
+
+
+Expense = Callable[[float, int], float]  # of so many seconds on so many devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,279 +39,310 @@ class Candidate:
 
     method: Method
     setup: Setup
+    place: Place
     batch: Batch
     lora: Lora
     max_sequence_length: int
-    attention: Attention
     memory: MemoryEstimate
     time: TimeEstimate
     reasons: tuple[Reason, ...]
     correction_basis: str = ""
     blocked: str | None = None
+    may_fill: float = MOST_FILLED  # of what is free
+    margin: float = 0.0  # what is wanted beyond the peak, as a share of it
 
     @property
     def fits(self) -> bool:
-        """Whether this can be run here."""
-        return self.blocked is None and self.memory.fits
+        """Whether this can be run here, if need be without its margin."""
+        return self.blocked is None and self.memory.total_bytes <= self.memory.budget_bytes * self.may_fill
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether it fits although its peak is only a prediction."""
+        return self.fits and self.memory.total_bytes <= self.memory.budget_bytes * usable_share(self.margin)
+
+    @property
+    def attention(self) -> Attention:
+        """The kernel that it attends by."""
+        return self.place.attention
+
+    @property
+    def device_seconds(self) -> float:
+        """Of all devices together."""
+        return self.time.seconds * self.setup.world_size
 
 
-def best_candidate(
-    method: Method,
-    *,
-    spec: JobSpec,
-    shape: ModelShape,
-    dataset: DatasetFacts,
-    hardware: HardwareProfile,
-    corrections: Corrections,
-) -> Candidate:
-    """The fastest settings of `method` that fit; recompute and shard as little as fits."""
-    search = _Search(method, spec=spec, shape=shape, dataset=dataset, hardware=hardware, corrections=corrections)
-    return search.best()
+class Search:
+    """All settings of one method on one machine."""
 
-
-class _Search:
-    """Everything that stays the same while settings are tried."""
-
-    def __init__(
-        self,
-        method: Method,
-        *,
-        spec: JobSpec,
-        shape: ModelShape,
-        dataset: DatasetFacts,
-        hardware: HardwareProfile,
-        corrections: Corrections,
-    ) -> None:
-        self.method, self.spec, self.shape, self.hardware = method, spec, shape, hardware
-        self.dataset, self.corrections = dataset, corrections
-        self.lora, lora_reasons = choose_lora(spec, dataset, shape)
-        self.batch = choose_batch(spec, dataset, method=method)
-        self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
-        self.precision = _precision(hardware)
-        self.attention, attention_reason = choose_attention(hardware, shape, precision=self.precision)
-        adapter = () if method is Method.FULL else lora_reasons
-        if spec.lora.float8_base and method is Method.LORA:
-            adapter = (*adapter, FLOAT8_REASON)
-        self.reasons = (*adapter, *self.batch.reasons, length_reason, attention_reason)
-        row_tokens = dataset.tokens / dataset.rows
-        self.workload = Workload(
-            tokens_per_epoch=dataset.tokens,
-            supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),
-            mean_row_tokens=min(row_tokens, self.max_sequence_length),
-            rows_per_step=self.batch.rows_per_step,
-            total_steps=self.batch.total_steps,
-            epochs=self.batch.epochs,
-            row_lengths=typical_lengths(
-                dataset.row_length_counts,
-                mean_tokens=row_tokens,
-                longest_tokens=min(dataset.longest_row_tokens, self.max_sequence_length),
-                rows=dataset.rows,
-            ),
+    def __init__(self, pricer: Pricer, hardware: HardwareProfile) -> None:
+        self.pricer, self.hardware = pricer, hardware
+        self.forced = pricer.spec.method == pricer.method
+        self.places = places(
+            pricer.method,
+            spec=pricer.spec,
+            shape=pricer.shape,
+            hardware=hardware,
+            lora=pricer.lora,
+            longest_row_tokens=pricer.max_sequence_length,
         )
+        self._sizes: dict[tuple[str, int], tuple[int, ...]] = {}
+        rows = pricer.batch.rows_per_step
+        open_places = [place for place in self.places if place.blocked is None]
+        self.blocked = None if open_places else self.places[0].blocked
+        self.layouts = [
+            layout
+            for place in open_places or self.places[:1]
+            for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
+        ]
+        self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
 
-    def best(self) -> Candidate:
-        blocked = _blocked(self.method, self.hardware, spec=self.spec)
-        smallest: tuple[int, Setup] | None = None
-        for family in self._families():
-            least = self._least(family)
-            deficit = self._peak(least) - self._budget(least.world_size)
-            if deficit <= 0 and blocked is None:
-                return self._candidate(self._fastest(family))
-            if smallest is None or deficit < smallest[0]:
-                smallest = (deficit, least)
-        assert smallest is not None  # noqa: S101  there is always at least one family
-        return self._candidate(smallest[1], blocked=blocked)
+    @property
+    def may_fill(self) -> float:
+        """The share of free memory that a plan may fill at most."""
+        return 1.0 if self.forced else MOST_FILLED
 
-    def _families(self) -> Iterator[Setup]:
-        """Ways to lay out the run in the order of their cost; the first that fits with any micro-step is the one."""
-        base = self._base()
-        worlds = self._world_sizes()
-        for world_size in worlds:
-            for stage in self._zero_stages(world_size):
-                yield replace(base, world_size=world_size, zero_stage=stage, fused_passes=stage == 0)
-            if may_be_shared(self.method, self.spec, self.hardware, world_size=world_size):
-                yield replace(base, world_size=world_size, sharded_base=True)
-        if self.method is not Method.FULL:
-            return
-        if "bitsandbytes" in self.hardware.installed:
-            yield replace(base, optimizer="adamw_8bit")
-        if self._can_offload():
-            for world_size in worlds:
-                sharded = replace(base, world_size=world_size, zero_stage=3 if world_size > 1 else 2)
-                yield replace(sharded, offload_optimizer=True, fused_passes=False)
+    def chosen(self) -> Candidate:
+        """What serves the goal; without room for a margin what fills least; where nothing fits what misses least."""
+        found = self._by_goal()
+        if found is not None and found.seconds <= LONGEST_RUN_SECONDS:
+            return self.candidate(found)
+        if found is not None:
+            years = f"{self._name_of_method} would take {duration(found.seconds)} here"
+            return self.candidate(found, blocked=years)
+        return self.candidate(self._least_missing(), blocked=self.blocked)
 
-    def _base(self) -> Setup:
-        return Setup(
-            method=self.method,
-            device="cuda" if self.hardware.gpus else "cpu",
-            precision=self.precision,
-            tokens_per_micro_step=1,
-            rank=self.lora.rank,
-            targets=self.lora.target_modules,
-            dropout=self.lora.dropout,
-            double_quantization=self.method is Method.QLORA,
-            preference_pairs=self.spec.objective is Objective.DPO,
-            use_dora=self.lora.use_dora,
-            float8_base=self.spec.lora.float8_base and self.method is Method.LORA,
-            fused_passes=True,
-            fused_attention=not keeps_scores(self.attention, self.shape),
-            repeats_heads=repeats_heads(self.hardware, self.shape, self.attention),
-            packing=self.shape.attention_alone is None,
-            longest_row_tokens=self.max_sequence_length,
-            constants=constants_of(self.hardware),
-        )
+    @cached_property
+    def quickest(self) -> Priced | None:
+        """The soonest done that keeps its margin."""
+        return self._least(_seconds, share=self.usable, among=self.layouts)
 
-    def _world_sizes(self) -> list[int]:
-        """All GPUs first; then fewer, because a GPU with less free memory must not spoil the others."""
-        free = sorted((gpu.memory_free_bytes for gpu in self.hardware.gpus), reverse=True)
-        drops = {count for count in range(1, len(free)) if free[count] < free[count - 1]}
-        return sorted({max(1, len(free)), 1} | drops, reverse=self.spec.goal is not Goal.COST)
+    @cached_property
+    def cheapest(self) -> Priced | None:
+        """The least time of all devices together that keeps its margin."""
+        return self._least(_device_seconds, share=self.usable, among=self.layouts)
 
-    def _zero_stages(self, world_size: int) -> tuple[ZeroStage, ...]:
-        """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
-        if world_size == 1 or not self._can_shard():
-            return (0,)
-        return {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: QLORA_STAGES}[self.method]
+    @cached_property
+    def safest(self) -> Priced:
+        """The soonest done of those that run out of memory with less than `NO_RISK`, else the least filled."""
+        share = min(self.usable, riskless_share(self.pricer.spread))
+        return self._least(_seconds, share=share, among=self.layouts) or self._least_filled(self.layouts)
 
-    def _can_shard(self) -> bool:
-        """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
-        needs_whole_base = self.method is Method.LORA and (
-            self.lora.use_dora or self.lora.init == "pissa" or self.spec.merge or self.spec.lora.float8_base
-        )
-        return "deepspeed" in self.hardware.installed and self.precision != "fp16" and not needs_whole_base
-
-    def _can_offload(self) -> bool:
-        """Moments and masters in host memory: the last resort, about ten times slower."""
-        moments = trainable_parameters(self.shape, self._base()) * 12
-        room = moments <= self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE
-        return bool(self.hardware.gpus) and self._can_shard() and room
-
-    def _token_budgets(self, world_size: int) -> tuple[int, ...]:
-        """Micro-steps hold at least the longest row and at most what one optimizer step gives one device."""
-        longest = self.max_sequence_length
-        if self.shape.attention_alone is not None:
-            return (longest,)
-        ladder = GPU_TOKENS if self.hardware.gpus else CPU_TOKENS
-        per_device = self.workload.mean_row_tokens * self.batch.rows_per_step / world_size
-        useful = max(longest, 256 * math.ceil(per_device / 256))
-        budgets = {min(tokens, useful) for tokens in ladder if tokens > longest} | {longest}
-        return tuple(sorted(budgets, reverse=True))
-
-    def _budget(self, world_size: int) -> int:
-        """Bytes free on the poorest of the devices used."""
-        if not self.hardware.gpus:
-            return int(self.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
-        return richest(self.hardware.gpus, world_size)[-1].memory_free_bytes
-
-    def _ratios(self, setup: Setup) -> Ratios:
-        """What runs with these kernels measured, else with any."""
-        kernels = kernels_label(
-            attention=self.attention,
-            checkpointing=setup.checkpointing,
-            optimizer=setup.optimizer,
-            fused_passes=setup.fused_passes,
-            zero_stage=setup.zero_stage,
-            offload=setup.offload_optimizer,
-            float8_base=setup.float8_base,
-            packing=setup.packing,
-            sharded_base=setup.sharded_base,
-        )
-        return self.corrections.of(kernels)
-
-    def _peak(self, setup: Setup) -> int:
-        return int(total(self.shape, setup) * (self._ratios(setup).memory or 1.0))
-
-    def _least(self, family: Setup) -> Setup:
-        """The settings with the smallest peak: full recomputation, unless measurements say that another needs less."""
-        smallest = replace(family, checkpointing="full", tokens_per_micro_step=self.max_sequence_length)
-        if not self.corrections.by_kernels:
-            return smallest
-        return min((replace(smallest, checkpointing=some) for some in LEAST_RECOMPUTATION_FIRST), key=self._peak)
-
-    def _fastest(self, family: Setup) -> Setup:
-        """Of all micro-steps and amounts of recomputation that fit, the soonest done."""
-        budget = self._budget(family.world_size)
-        fitting: list[Setup] = []
-        for tokens in self._token_budgets(family.world_size):
-            for checkpointing in LEAST_RECOMPUTATION_FIRST:
-                setup = replace(family, checkpointing=checkpointing, tokens_per_micro_step=tokens)
-                if self._peak(setup) <= budget:
-                    fitting.append(setup)
-                    break
-        return min(fitting, key=lambda setup: (self._time(setup).seconds, self._peak(setup)))
-
-    def _time(self, setup: Setup) -> TimeEstimate:
-        return predict(
-            self.shape,
-            setup,
-            workload=self.workload,
-            hardware=self.hardware,
-            correction=self._ratios(setup).speed,
-        )
-
-    def _balance(self, setup: Setup) -> tuple[Reason, ...]:
-        """Said where devices wait for one another for more than a few per cent of a step."""
-        evenness = predict_evenness(self.shape, setup, workload=self.workload)
-        if evenness > EVEN_ENOUGH:
-            return ()
-        text = (
-            f"{setup.world_size} GPUs that share out {self.batch.rows_per_step} rows a step of such lengths work "
-            f"{evenness:.0%} of the time; more rows a step would come out more evenly."
-        )
-        return (Reason(rule="balance", text=text),)
-
-    def _candidate(self, setup: Setup, *, blocked: str | None = None) -> Candidate:
-        memory = estimate(self.shape, setup, budget_bytes=self._budget(setup.world_size))
-        time = self._time(setup)
-        ratios = self._ratios(setup)
+    def candidate(self, priced: Priced, *, blocked: str | None = None) -> Candidate:
+        """Everything about these settings."""
+        pricer, setup, layout = self.pricer, priced.setup, priced.layout
+        memory = estimate(pricer.shape, setup, budget_bytes=layout.budget_bytes)
+        ratios = pricer.ratios(layout, setup)
+        time = pricer.time(layout, setup)
         if ratios.speed is not None:
-            time = time.model_copy(update={"measured_correction": ratios.speed})
-        extra = self._peak(setup) - memory.total_bytes
-        if extra:
-            items = memory.items | {"measured_correction": extra}
-            memory = memory.model_copy(update={"items": items, "total_bytes": memory.total_bytes + extra})
+            time = time.model_copy(update={"measured_correction": ratios.speed} | _range(time, ratios.speed_spread))
+        update: dict[str, Any] = {
+            "margin_bytes": int(priced.peak_bytes * pricer.margin),
+            "out_of_memory_probability": self.risk(priced),
+        }
+        if extra := priced.peak_bytes - memory.total_bytes:
+            update |= {"items": memory.items | {"measured_correction": extra}, "total_bytes": priced.peak_bytes}
         return Candidate(
-            method=self.method,
+            method=pricer.method,
             setup=setup,
-            batch=self.batch,
-            lora=self.lora,
-            max_sequence_length=self.max_sequence_length,
-            attention=self.attention,
-            memory=memory,
+            place=layout.place,
+            batch=pricer.batch,
+            lora=pricer.lora,
+            max_sequence_length=pricer.max_sequence_length,
+            memory=memory.model_copy(update=update),
             time=time,
-            reasons=(*self.reasons, *explain(self.shape, setup), *self._balance(setup)),
+            reasons=(
+                *pricer.reasons,
+                layout.place.attention_reason,
+                *explain(pricer.shape, setup),
+                *self._balance(setup),
+            ),
             correction_basis=ratios.basis,
             blocked=blocked,
+            may_fill=self.may_fill,
+            margin=pricer.margin,
         )
 
-
-def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
-    """Why this method cannot run the job on the machine at all, whatever its memory."""
-    if method is Method.FULL and spec.continues_adapter:
-        return "the job continues an adapter, which full fine-tuning would throw away"
-    if spec.lora.float8_base and (problem := _float8_obstacle(method, hardware, spec=spec)):
-        return problem
-    if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
-        return "QLoRA needs bitsandbytes, which is not installed on this worker"
-    return None
-
-
-def _float8_obstacle(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
-    if method is not Method.LORA:
-        return "the job asks for a base in 8-bit floating point, which is for LoRA alone"
-    if not hardware.gpus:
-        return "a base in 8-bit floating point needs a GPU of compute capability 8.9 or higher"
-    slowest = min(gpu.compute_capability for gpu in hardware.gpus)
-    if not all(gpu.float8 for gpu in hardware.gpus):
-        return (
-            f"a base in 8-bit floating point needs compute capability 8.9, this GPU has {'.'.join(map(str, slowest))}"
+    def way(self, priced: Priced) -> Way:
+        """In short."""
+        setup = priced.setup
+        return Way(
+            method=setup.method,
+            world_size=setup.world_size,
+            zero_stage=setup.zero_stage,
+            sharded_base=setup.sharded_base,
+            offload_optimizer=setup.offload_optimizer,
+            optimizer=setup.optimizer,
+            activation_checkpointing=setup.checkpointing,
+            tokens_per_micro_step=setup.tokens_per_micro_step,
+            seconds=priced.seconds,
+            device_seconds=priced.gpu_seconds,
+            peak_bytes=priced.peak_bytes,
+            out_of_memory_probability=self.risk(priced),
         )
-    if spec.merge:
-        return "an adapter over a base in 8-bit floating point cannot be merged into the base that was registered"
-    return None
+
+    def risk(self, priced: Priced) -> float:
+        """The probability that it needs more memory than is free."""
+        return probability_of_running_out(
+            priced.peak_bytes, free_bytes=priced.layout.budget_bytes, spread=self.pricer.spread
+        )
+
+    def quickest_of(self, layout: Layout) -> Priced | None:
+        """The soonest done with this layout that keeps its margin."""
+        return self._quickest_of(layout, share=self.usable)
+
+    @property
+    def usable(self) -> float:
+        """The share of free memory that a predicted peak may take."""
+        return usable_share(self.pricer.margin)
+
+    @property
+    def _name_of_method(self) -> str:
+        return {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}[self.pricer.method]
+
+    def _by_goal(self) -> Priced | None:
+        if self.blocked is not None:
+            return None
+        if self.quickest is not None:
+            preferred = self._preferred(self.quickest)
+            if not preferred.setup.offload_optimizer:
+                return preferred
+            tight = self._least_filled(self._usual)
+            return min(tight, preferred, key=self._expense_of_goal) if tight.filled <= self.may_fill else preferred
+        among = (self._usual, self.layouts)
+        smallest = (self._least_filled(layouts) for layouts in among)
+        return next((priced for priced in smallest if priced.filled <= self.may_fill), None)
+
+    def _expense_of_goal(self, priced: Priced) -> float:
+        return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds
+
+    def _preferred(self, quickest: Priced) -> Priced:
+        """By the goal; moments of 8 bits only where they save much time."""
+        goal = self.pricer.spec.goal
+        if goal is Goal.COST:
+            return self.cheapest or quickest
+        if goal is Goal.SPEED or quickest.setup.optimizer == "adamw":
+            return quickest
+        exact_layouts = [layout for layout in self.layouts if layout.optimizer == "adamw"]
+        exact = self._least(_seconds, share=self.usable, among=exact_layouts)
+        if exact is not None and exact.seconds <= PRICE_OF_EXACT_MOMENTS * quickest.seconds:
+            return exact
+        return quickest
+
+    def _least_filled(self, among: list[Layout]) -> Priced:
+        """What needs the smallest share of the free memory."""
+        layout = min(
+            among, key=lambda layout: (self.least_peak(layout) / max(1, layout.budget_bytes), self._bound(layout))
+        )
+        return self._smallest_of(layout)
+
+    def _least_missing(self) -> Priced:
+        """Where nothing fits: the smallest deficit on the strongest devices."""
+        own = [layout for layout in self.layouts if layout.place is self.layouts[0].place]
+        return self._smallest_of(
+            min(own, key=lambda layout: (self.least_peak(layout) - layout.budget_bytes, self._bound(layout)))
+        )
+
+    def _smallest_of(self, layout: Layout) -> Priced:
+        return self.pricer.price(layout, self._least_mode(layout), self.sizes(layout)[-1])
+
+    def _least(self, expense: Expense, *, share: float, among: list[Layout]) -> Priced | None:
+        """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
+        best: Priced | None = None
+        for bound, layout in self._by_bound(expense, among):
+            if best is not None and bound > expense(best.seconds, best.setup.world_size):
+                break
+            found = self._quickest_of(layout, share=share)
+            if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
+                best = found
+        return best
+
+    def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int]:
+        """Moments of 8 bits lose ties: they are rounded."""
+        spent = expense(priced.seconds, priced.setup.world_size)
+        return spent, priced.setup.optimizer != "adamw", priced.peak_bytes
+
+    def _by_bound(self, expense: Expense, among: list[Layout]) -> list[tuple[float, Layout]]:
+        bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in among]
+        return sorted(bounds, key=lambda pair: pair[0])
+
+    def _bound(self, layout: Layout) -> float:
+        return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
+
+    def sizes(self, layout: Layout) -> tuple[int, ...]:
+        """Micro-steps that are tried, the largest first."""
+        found = self._sizes.get((layout.place.kind, layout.world_size))
+        if found is None:
+            pricer = self.pricer
+            found = micro_step_sizes(
+                layout,
+                shape=pricer.shape,
+                longest_row_tokens=pricer.max_sequence_length,
+                tokens_per_step=pricer.workload.mean_row_tokens * pricer.batch.rows_per_step,
+            )
+            self._sizes[layout.place.kind, layout.world_size] = found
+        return found
+
+    def _quickest_of(self, layout: Layout, *, share: float) -> Priced | None:
+        """For each amount of recomputation the largest micro-step that fits; more of either is never quicker."""
+        budget = layout.budget_bytes * share
+        if self.least_peak(layout) > budget:
+            return None
+        sizes = self.sizes(layout)
+        best: Priced | None = None
+        for checkpointing in LEAST_RECOMPUTATION_FIRST:
+            first = bisect_left(sizes, -budget, key=lambda size: -self.pricer.peak_bytes(layout, checkpointing, size))
+            if first == len(sizes):
+                continue
+            found = self.pricer.price(layout, checkpointing, sizes[first])
+            if best is None or (found.seconds, found.peak_bytes) < (best.seconds, best.peak_bytes):
+                best = found
+            if first == 0 and not self.pricer.kernels_differ:
+                break
+        return best and self._shrunk(best, sizes)
+
+    def _shrunk(self, priced: Priced, sizes: tuple[int, ...]) -> Priced:
+        """A smaller micro-step where it costs no time: as many of them fill a step."""
+        setup = priced.setup
+        for size in sizes[sizes.index(setup.tokens_per_micro_step) + 1 :]:
+            if self.pricer.seconds(priced.layout, setup.checkpointing, size) > priced.seconds:
+                break
+            priced = self.pricer.price(priced.layout, setup.checkpointing, size)
+        return priced
+
+    def least_peak(self, layout: Layout) -> int:
+        """The smallest peak that this layout can have."""
+        return self.pricer.peak_bytes(layout, self._least_mode(layout), self.sizes(layout)[-1])
+
+    def _least_mode(self, layout: Layout) -> Checkpointing:
+        """Full recomputation, unless measurements say that another mode needs less."""
+        if not self.pricer.kernels_differ:
+            return "full"
+        tokens = self.sizes(layout)[-1]
+        return min(LEAST_RECOMPUTATION_FIRST, key=lambda mode: self.pricer.peak_bytes(layout, mode, tokens))
+
+    def _balance(self, setup: Setup) -> Iterator[Reason]:
+        """Said where devices wait for one another for more than a few per cent of a step."""
+        evenness = predict_evenness(self.pricer.shape, setup, workload=self.pricer.workload)
+        if evenness > EVEN_ENOUGH:
+            return
+        text = (
+            f"{setup.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
+            f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
+        )
+        yield Reason(rule="balance", text=text)
 
 
-def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
-    if not hardware.gpus:
-        return "bf16" if hardware.cpu.bf16 else "fp32"
-    return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
+def _seconds(seconds: float, _world_size: int) -> float:
+    return seconds
+
+
+def _device_seconds(seconds: float, world_size: int) -> float:
+    return seconds * world_size
+
+
+def _range(time: TimeEstimate, spread: float | None) -> dict[str, float]:
+    """As wide as what was measured scatters."""
+    if spread is None:
+        return {}
+    return {"seconds_low": time.seconds / (1 + spread), "seconds_high": time.seconds * (1 + 1.6 * spread)}

@@ -11,6 +11,7 @@ class Ratios:
     memory: float | None = None
     speed: float | None = None
     basis: str = ""
+    speed_spread: float | None = None  # how far off the next run may be: a share of the speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,10 @@ class Corrections:
     memory: float | None = None
     speed: float | None = None
     basis: str = ""
+    speed_spread: float | None = None
+    memory_spread: float | None = None  # standard deviation of the logarithm of measured over predicted
     by_kernels: Mapping[str, Ratios] = field(default_factory=dict)
 
     def of(self, kernels: str) -> Ratios:
         """The finest that is known."""
-        return self.by_kernels.get(kernels) or Ratios(self.memory, self.speed, self.basis)
+        return self.by_kernels.get(kernels) or Ratios(self.memory, self.speed, self.basis, self.speed_spread)

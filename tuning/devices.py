@@ -42,7 +42,8 @@ def devices_of(plan: Plan, hardware: HardwareProfile) -> tuple[Gpu, ...]:
     """The GPUs that the plan was made for on this machine, in the order of their index; none for a plan on a CPU."""
     if plan.device == "cpu":
         return ()
-    for kind in equal_devices(hardware):
+    kinds = equal_devices(hardware)
+    for kind in sorted(kinds, key=lambda kind: kind.gpus[0].name != plan.device_name):
         chosen = richest(kind.gpus, plan.world_size)
         if len(chosen) == plan.world_size and chosen[-1].memory_free_bytes >= plan.memory.total_bytes:
             return _by_index(chosen)

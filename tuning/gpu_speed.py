@@ -17,6 +17,9 @@ MICRO_STEP_OVERHEAD_SECONDS = 0.004
 # What recomputation moves again between the products, as a share of a micro-step's: full is one of three passes, mlp
 # makes norms and gates again and the products' outputs beside them, selective norms and gates alone. Counted in bytes.
 TOUCHED_AGAIN = {"none": 0.0, "selective": 0.1, "mlp": 0.2, "full": 1 / 3}
+# What it launches again, as a share of a micro-step's launches: of a layer's twelve operations or so the norms and
+# gates, or all of its MLP but the last product; a whole forward pass takes Python as long as a backward pass.
+LAUNCHED_AGAIN = {"none": 0.0, "selective": 0.1, "mlp": 0.2, "full": 0.5}
 OPTIMIZER_BYTES = 28  # a parameter: its gradient, master and two moments read, all but the gradient written
 OFFLOAD_GB_PER_SECOND = 6.0
 
@@ -64,11 +67,14 @@ def micro_step_seconds(
     """Forward and backward over `tokens` tokens on one GPU.
 
     The GPU computes while Python launches and weights travel, so the longest of the three decides, but for what cannot
-    hide: the share of communication that finds nothing to compute beside it.
+    hide: the share of communication that finds nothing to compute beside it, and that of one layer, for the first
+    weights are waited for and the last gradients are waited upon.
     """
     busy = _busy_seconds(shape, setup, gpu=gpu, operations=operations, tokens=tokens, speeds=speeds)
-    exposed = max(0.0, _communication_seconds(shape, setup, gpu=gpu, speeds=speeds) - speeds.hidden * busy)
-    seconds = max(busy, _launch_seconds(shape, setup, speeds=speeds)) + exposed + MICRO_STEP_OVERHEAD_SECONDS
+    working = max(busy, _launch_seconds(shape, setup, speeds=speeds))
+    travelling = _communication_seconds(shape, setup, gpu=gpu, speeds=speeds)
+    exposed = max(travelling / shape.layers, travelling - speeds.hidden * working)
+    seconds = working + exposed + MICRO_STEP_OVERHEAD_SECONDS
     if not setup.sharded_base:
         return seconds
     return with_gathers(seconds, shape, setup, link_bytes_per_second=_link(gpu, speeds))
@@ -106,7 +112,7 @@ def _moved_bytes(shape: ModelShape, setup: Setup, *, tokens: float, speeds: GpuS
 def _launch_seconds(shape: ModelShape, setup: Setup, *, speeds: GpuSpeeds) -> float:
     """Both sequences of a pair go alone where rows do."""
     sequences = 2 if setup.preference_pairs and not setup.packing else 1
-    again = 1.5 if setup.checkpointing == "full" else 1
+    again = 1 + LAUNCHED_AGAIN[setup.checkpointing]
     own = 1 if setup.fused_passes else speeds.library_launches
     return sequences * again * own * shape.layers * speeds.layer_launch_seconds
 

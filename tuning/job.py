@@ -98,3 +98,8 @@ class DatasetFacts(Value):
     tokens_are_exact: bool = False
     measured_rows: int = 0  # whose tokens the model's own tokenizer counted; the others are taken to be like them
     row_length_counts: tuple[int, ...] = ()  # rows by length, in the buckets of `tuning.lengths`; empty: not counted
+
+    @property
+    def all_rows(self) -> int:
+        """Those trained on and those held out of the same file."""
+        return self.rows + self.held_out_rows

@@ -1,7 +1,8 @@
 """What measurements teach the next prediction: measured over predicted, by method and kernels, safe against odd ones.
 
 Finished runs and canaries count, a run as much as three canaries. A ratio is a weighted median of the newest, within
-bounds that are narrow while few have spoken. Memory is predicted lower than the formulas say only when several whole
+bounds that are narrow while few have spoken, and narrowest for a single one. How they scatter makes the margin of the
+next peak and the range of the next duration. Memory is predicted lower than the formulas say only when several whole
 runs agree: a plan that asks for too much waits longer, one that asks for too little dies.
 """
 
@@ -13,6 +14,7 @@ from tuning.base import Value
 from tuning.corrections import Corrections, Ratios
 from tuning.job import Method
 from tuning.kernels import kernels_label
+from tuning.margins import assumed_spread
 from tuning.plan import MemoryEstimate, TimeEstimate
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
@@ -22,7 +24,16 @@ AGREEMENT = 1.15  # the largest of several memory ratios over the smallest, when
 # A ratio outside these says that something else was measured: a shared machine, a swapped process.
 MEMORY_BOUNDS = (0.6, 1.8)
 SPEED_BOUNDS = (0.05, 10.0)
-SPEED_BOUNDS_OF_FEW = (0.25, 4.0)
+SPEED_BOUNDS_OF_FEW = (0.25, 4.0)  # two that agree
+SPEED_BOUNDS_OF_ONE = (2 / 3, 3 / 2)
+SPEED_AGREEMENT = 1.5
+ASSUMED_SPEED_SPREAD, SPEED_SPREAD_BOUNDS = 0.25, (0.08, 0.6)
+ASSUMED_WEIGHT = 2  # measurements that an assumption is worth
+SIBLINGS = {
+    Method.LORA: (Method.QLORA, Method.FULL),
+    Method.QLORA: (Method.LORA, Method.FULL),
+    Method.FULL: (Method.LORA, Method.QLORA),
+}
 # Torch counts what its allocator hands out: neither the context nor the holes are among it.
 _UNSEEN_BY_THE_ALLOCATOR = ("context", "slack")
 
@@ -133,15 +144,27 @@ def kernels_of(plan: Mapping[str, Any]) -> str:
 def corrections_from(runs: Iterable[Run]) -> dict[Method, Corrections]:
     """What to multiply the next prediction with. `runs` are of one model on one kind of machine, the newest first.
 
-    Kernels get ratios of their own from a whole run, or from three canaries; else the ratios of their method hold.
+    Kernels get ratios of their own from a whole run, or from three canaries; else the ratios of their method hold, and
+    for a method that never ran here those of its nearest sibling that did: comparing a corrected method with one that
+    is not would compare machines.
     """
     by_method: dict[Method, list[Run]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
-    return {method: _corrections(group) for method, group in by_method.items()}
+    own = {method: _corrections(group, method=method) for method, group in by_method.items()}
+    return own | {method: _lent(own, to=method) for method in Method if own and method not in own}
 
 
-def _corrections(runs: Sequence[Run]) -> Corrections:
+def _lent(own: Mapping[Method, Corrections], *, to: Method) -> Corrections:
+    """Memory only upwards: that a sibling needs less than predicted promises nothing."""
+    lender = next(method for method in SIBLINGS[to] if method in own)
+    found = own[lender]
+    memory = None if found.memory is None else max(1.0, found.memory)
+    basis = found.basis.replace("this model and method", f"this model with {lender}")
+    return Corrections(memory=memory, speed=found.speed, basis=basis, speed_spread=found.speed_spread)
+
+
+def _corrections(runs: Sequence[Run], *, method: Method) -> Corrections:
     by_kernels: dict[str, list[Run]] = {}
     for run in runs:
         by_kernels.setdefault(run.kernels, []).append(run)
@@ -151,12 +174,55 @@ def _corrections(runs: Sequence[Run]) -> Corrections:
         for kernels, group in by_kernels.items()
         if sum(_weight(run) for run in group) >= RUN_WEIGHT
     }
-    return Corrections(memory=coarse.memory, speed=coarse.speed, basis=coarse.basis, by_kernels=fine)
+    return Corrections(
+        memory=coarse.memory,
+        speed=coarse.speed,
+        basis=coarse.basis,
+        speed_spread=coarse.speed_spread,
+        memory_spread=_memory_spread(by_kernels.values(), method=method),
+        by_kernels=fine,
+    )
 
 
 def _ratios(runs: Sequence[Run], *, of: str) -> Ratios:
-    newest = [*_newest(runs, canaries=False), *_newest(runs, canaries=True)]
-    return Ratios(memory=_memory(newest), speed=_speed(newest), basis=f"{_counted(newest)} of {of}")
+    newest = _newest_of_both(runs)
+    speed = _speed(newest)
+    return Ratios(
+        memory=_memory(newest),
+        speed=speed,
+        basis=f"{_counted(newest)} of {of}",
+        speed_spread=None if speed is None else _speed_spread(newest, around=speed),
+    )
+
+
+def _memory_spread(groups: Iterable[Sequence[Run]], *, method: Method) -> float | None:
+    """How far peaks lie from the ratio of their own kernels; None while fewer than `ENOUGH` were measured."""
+    deviations = []
+    for group in groups:
+        newest = _newest_of_both(group)
+        ratio = _memory(newest)
+        known = [run.memory_ratio for run in newest if run.memory_ratio]
+        deviations += [math.log(each / ratio) for each in known if ratio]
+    if len(deviations) < ENOUGH:
+        return None
+    return _pooled(deviations, assumed=assumed_spread(method))
+
+
+def _speed_spread(runs: Sequence[Run], *, around: float) -> float:
+    """The same of speeds: wide after one run, wider where runs disagree."""
+    deviations = [math.log(run.speed_ratio / around) for run in runs if run.speed_ratio]
+    found = _pooled(deviations, assumed=ASSUMED_SPEED_SPREAD)
+    return _bounded(found, SPEED_SPREAD_BOUNDS)
+
+
+def _pooled(deviations: Sequence[float], *, assumed: float) -> float:
+    """Standard deviation, with what was assumed as good as two measurements."""
+    squares = ASSUMED_WEIGHT * assumed**2 + sum(deviation**2 for deviation in deviations)
+    return math.sqrt(squares / (ASSUMED_WEIGHT + len(deviations)))
+
+
+def _newest_of_both(runs: Sequence[Run]) -> list[Run]:
+    return [*_newest(runs, canaries=False), *_newest(runs, canaries=True)]
 
 
 def _newest(runs: Sequence[Run], *, canaries: bool) -> list[Run]:
@@ -177,10 +243,17 @@ def _memory(runs: Sequence[Run]) -> float | None:
 
 
 def _speed(runs: Sequence[Run]) -> float | None:
+    """What one observation alone may change is capped: the host may have been busy with something else."""
     known = [(run.speed_ratio, _weight(run)) for run in runs if run.speed_ratio is not None]
     if not known:
         return None
-    return _bounded(_weighted_median(known), SPEED_BOUNDS if len(known) >= ENOUGH else SPEED_BOUNDS_OF_FEW)
+    values = [value for value, _ in known]
+    if len(known) >= ENOUGH:
+        bounds = SPEED_BOUNDS
+    else:
+        together = len(known) > 1 and max(values) <= SPEED_AGREEMENT * min(values)
+        bounds = SPEED_BOUNDS_OF_FEW if together else SPEED_BOUNDS_OF_ONE
+    return _bounded(_weighted_median(known), bounds)
 
 
 def _weight(run: Run) -> int:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from tuning.candidates import CPU_USABLE_SHARE
 from tuning.devices import richest
 from tuning.hardware import HardwareProfile
+from tuning.layouts import CPU_USABLE_SHARE
 from tuning.plan import Plan, Reason, Refusal
 from tuning.units import gib
 
@@ -17,7 +17,7 @@ _PACKAGES = {
     "flash_attention_4": "flash_attn_4",
 }
 # What a trainer does not act on: plans that differ only here train the same.
-EXPLANATION = frozenset({"memory", "time", "reasons", "alternatives"})
+EXPLANATION = frozenset({"memory", "time", "reasons", "alternatives", "ways", "changes"})
 
 
 def replay(plan: Plan, *, hardware: HardwareProfile) -> Plan | Refusal:

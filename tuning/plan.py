@@ -19,11 +19,16 @@ class Reason(Value):
 
 
 class MemoryEstimate(Value):
-    """Predicted peak per device, itemised. `items` adds up to `total_bytes`."""
+    """Predicted peak per device, itemised. `items` adds up to `total_bytes`.
+
+    `margin_bytes` is what is held back beyond it because predictions scatter; a plan that could not keep it says so.
+    """
 
     items: dict[str, int]
     total_bytes: int
     budget_bytes: int
+    margin_bytes: int = 0
+    out_of_memory_probability: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -68,12 +73,46 @@ class Alternative(Value):
     rejected_because: str
 
 
+class Way(Value):
+    """One way to run the job: what it is launched with, how long it takes, what it costs and how much it needs."""
+
+    method: Method
+    world_size: int
+    zero_stage: Literal[0, 1, 2, 3]
+    sharded_base: bool
+    offload_optimizer: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
+    activation_checkpointing: Literal["none", "selective", "mlp", "full"]
+    tokens_per_micro_step: int
+    seconds: float
+    device_seconds: float  # of all devices together
+    peak_bytes: int
+    out_of_memory_probability: float
+
+
+class Ways(Value):
+    """The ends of what is possible here, of all methods that fit or of the one that was asked for."""
+
+    quickest: Way
+    cheapest: Way  # least GPU time
+    safest: Way  # least likely to run out of memory; of several the quickest
+
+
+class Change(Value):
+    """What the plan would be on a slightly larger machine."""
+
+    machine: Literal["one-more-gpu", "ten-gib-more"]
+    way: Way
+    text: str
+
+
 class Plan(Value):
     """Everything the trainer needs to know, decided."""
 
     method: Method
     objective: Literal["supervised", "dpo"] = "supervised"
     device: Literal["cuda", "cpu"]
+    device_name: str = ""  # of the GPUs that it was made for, in a machine with several kinds
     world_size: int = 1
     precision: Literal["bf16", "fp16", "fp32"]
     attention: Attention
@@ -108,6 +147,8 @@ class Plan(Value):
     time: TimeEstimate
     reasons: tuple[Reason, ...]
     alternatives: tuple[Alternative, ...] = ()
+    ways: Ways | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def kernels(self) -> str:

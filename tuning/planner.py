@@ -1,15 +1,19 @@
 """Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from tuning.candidates import Candidate, best_candidate
+from tuning.candidates import Candidate, Search
 from tuning.checks import check_hardware, impossible
 from tuning.constants import explain_constants
 from tuning.corrections import Corrections
-from tuning.devices import equal_devices, why_apart
+from tuning.devices import why_apart
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
-from tuning.plan import Alternative, MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
+from tuning.launch_reasons import explain_launch
+from tuning.margins import NO_RISK
+from tuning.outlook import changes_of, ways_of
+from tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
+from tuning.pricing import Pricer
 from tuning.recipe import (
     checkpoint_interval,
     choose_early_stopping,
@@ -33,7 +37,7 @@ def choose(
     hardware: HardwareProfile,
     corrections: Corrections | Mapping[Method, Corrections] = NO_CORRECTIONS,
 ) -> Plan | Refusal:
-    """Decide everything about one run, or refuse with the numbers that forbid it. A pure function, under 5 ms.
+    """Decide everything about one run, or refuse with the numbers that forbid it. Pure, and a few milliseconds.
 
     `corrections` holds measured over predicted ratios of earlier runs on this hardware, one for all methods or by
     method; a method without any is predicted by the formulas alone.
@@ -45,58 +49,64 @@ def choose(
     refusal = impossible(spec=spec, shape=shape, dataset=dataset)
     if refusal is not None:
         return refusal
-    first: Plan | Refusal | None = None
-    for kind in equal_devices(hardware):
-        decision = _choose_on_equals(kind, spec=spec, shape=shape, dataset=dataset, corrections=corrections)
-        if isinstance(decision, Plan):
-            return _say_which(decision, kind, of=hardware)
-        first = first or decision
-    assert first is not None  # noqa: S101  there is always a machine to try
-    return first
 
+    def pricer(asked: JobSpec, method: Method) -> Pricer:
+        own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)
+        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own)
 
-def _choose_on_equals(
-    hardware: HardwareProfile,
-    *,
-    spec: JobSpec,
-    shape: ModelShape,
-    dataset: DatasetFacts,
-    corrections: Corrections | Mapping[Method, Corrections],
-) -> Plan | Refusal:
-    def candidate(asked: JobSpec, method: Method) -> Candidate:
-        return best_candidate(
-            method,
-            spec=asked,
-            shape=shape,
-            dataset=dataset,
-            hardware=hardware,
-            corrections=corrections
-            if isinstance(corrections, Corrections)
-            else corrections.get(method, NO_CORRECTIONS),
-        )
+    def retry(asked: JobSpec, method: Method) -> Candidate:
+        return Search(pricer(asked, method), hardware).chosen()
 
-    candidates = {method: candidate(spec, method) for method in Method}
-    decision = decide(candidates, spec=spec, dataset=dataset, hardware=hardware)
-    if decision.method is None:
-        way_out = remedy(candidates, spec=spec, dataset=dataset, retry=candidate)
+    pricers = {method: pricer(spec, method) for method in Method}
+    here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+    chosen, decision = here.chosen, here.decision
+    if chosen is None:
+        way_out = remedy(here.candidates, spec=spec, dataset=dataset, retry=retry)
         return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
-    chosen = candidates[decision.method]
-    return _plan(
-        chosen, decision.reasons, decision.alternatives, spec=spec, shape=shape, dataset=dataset, hardware=hardware
-    )
+    plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
+
+    def choose_on(larger: HardwareProfile) -> Candidate | None:
+        return _Choice(pricers, larger, spec=spec, shape=shape, dataset=dataset).chosen
+
+    outlook = {
+        "ways": ways_of(chosen, here.searches, spec=spec),
+        "changes": changes_of(chosen, hardware, choose=choose_on),
+    }
+    return plan.model_copy(update=outlook)
 
 
-def _say_which(plan: Plan, kind: HardwareProfile, *, of: HardwareProfile) -> Plan:
-    if len(kind.gpus) == len(of.gpus):
-        return plan
-    text = why_apart(kind.gpus, of=of.gpus)
-    return plan.model_copy(update={"reasons": (*plan.reasons, Reason(rule="devices", text=text))})
+class _Choice:
+    """The methods on one machine, and the one that the rules take."""
+
+    def __init__(
+        self,
+        pricers: Mapping[Method, Pricer],
+        hardware: HardwareProfile,
+        *,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+    ) -> None:
+        self.searches = {method: Search(pricer, hardware) for method, pricer in pricers.items()}
+        self.candidates = {method: search.chosen() for method, search in self.searches.items()}
+        self.decision = decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """None when nothing fits."""
+        return None if self.decision.method is None else self.candidates[self.decision.method]
+
+
+def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]:
+    """Which of a machine's GPUs are used, where some were left out for what they are."""
+    own = candidate.place.hardware.gpus
+    if len(own) < len(of.gpus):
+        yield Reason(rule="devices", text=why_apart(own, of=of.gpus))
 
 
 def _plan(
     candidate: Candidate,
-    reasons: tuple[Reason, ...],
-    alternatives: tuple[Alternative, ...],
+    choice: _Choice,
     *,
     spec: JobSpec,
     shape: ModelShape,
@@ -113,6 +123,7 @@ def _plan(
         method=setup.method,
         objective=spec.objective.value,
         device=setup.device,
+        device_name=candidate.place.hardware.gpus[0].name if candidate.place.hardware.gpus else "",
         world_size=setup.world_size,
         precision=setup.precision,
         attention=candidate.attention,
@@ -146,27 +157,38 @@ def _plan(
         memory=candidate.memory,
         time=candidate.time,
         reasons=(
-            *reasons,
+            *choice.decision.reasons,
+            *explain_launch(candidate, choice.searches[setup.method]),
+            *_say_which(candidate, of=hardware),
             *candidate.reasons,
             rate_reason,
             *patience_reasons,
-            explain_constants(hardware, precision=setup.precision),
-            _summary(candidate, hardware),
+            explain_constants(candidate.place.hardware, precision=setup.precision),
+            _summary(candidate),
         ),
-        alternatives=alternatives,
+        alternatives=choice.decision.alternatives,
     )
 
 
-def _summary(candidate: Candidate, hardware: HardwareProfile) -> Reason:
-    memory, time = candidate.memory, candidate.time
-    where = hardware.gpus[0].name if hardware.gpus else hardware.cpu.model
-    return Reason(
-        rule="prediction",
-        text=(
-            f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on this {where}; "
-            f"{time.tokens_per_second:,.0f} tokens/s, {duration(time.seconds_low)} to {duration(time.seconds_high)}."
-            f"{_learned(memory, time, basis=candidate.correction_basis)}"
-        ),
+def _summary(candidate: Candidate) -> Reason:
+    memory, time, hardware = candidate.memory, candidate.time, candidate.place.hardware
+    where = f"this {hardware.gpus[0].name}" if hardware.gpus else hardware.cpu.model
+    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
+    duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
+    learned = _learned(memory, time, basis=candidate.correction_basis)
+    return Reason(rule="prediction", text=f"{peak}; {time.tokens_per_second:,.0f} tokens/s, {duration_range}.{learned}")
+
+
+def _risk(candidate: Candidate) -> str:
+    """How likely it is that the peak is higher than what is free, and what is done about it."""
+    risk = candidate.memory.out_of_memory_probability or 0.0
+    if risk < NO_RISK:
+        return ""
+    if candidate.has_margin:
+        return f", a risk of {risk:.1%} of running out"
+    return (
+        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out, "
+        f"which the canary step tries before training"
     )
 
 

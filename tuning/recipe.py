@@ -7,7 +7,7 @@ from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.lengths import percentile_tokens
 from tuning.plan import Lora, Reason
 from tuning.shape import ModelShape
-from tuning.units import count
+from tuning.units import count, plural
 
 SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.
@@ -17,6 +17,7 @@ FEW_ROWS = 100  # of which a tenth says when to stop better than any number of e
 MOST_EPOCHS_OF_FEW_ROWS, PATIENCE_WITH_FEW_ROWS = 20, 3
 # Without held-out rows: passes enough for so many looks at a row, as OpenAI's cookbook does with half as many.
 LOOKS_AT_FEW_ROWS, MOST_EPOCHS_UNMEASURED = 200, 25
+NAMES = {Method.FULL: "full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
 ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
@@ -63,10 +64,10 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     alpha, alpha_reason = _choose_alpha(spec, rank)
     parameters = _adapter(shape, spec, rank)
     names = ", ".join(linear.name for linear in shape.targets(spec.lora.target_modules))
-    targets = Reason(
-        rule="targets",
-        text=f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}.",
-    )
+    text = f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}"
+    if any(linear.role == "expert" and not linear.module for linear in shape.linears):
+        text += "; the experts stay as they are, which learns less than adapters on every matrix of a dense model"
+    targets = Reason(rule="targets", text=f"{text}.")
     lora = Lora(
         rank=rank,
         alpha=alpha,
@@ -178,7 +179,7 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     """The guide's table: lowest and highest rank, and the row that says so."""
     per_row = dataset.supervised_tokens / max(1, dataset.rows)
     complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
-    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens to learn a row)"
+    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens a row to learn from)"
     if dataset.rows < 1_000:
         return (8, 16, f"under 1K rows of {task}") if complex_task else (4, 8, f"under 1K rows of {task}")
     if dataset.rows < 10_000:
@@ -224,8 +225,8 @@ def _tokens(dataset: DatasetFacts) -> Reason:
     if dataset.tokens_are_exact:
         how = "as counted or assumed"
     elif dataset.measured_rows:
-        rows = dataset.rows + dataset.held_out_rows
-        how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {_rows(rows)}"
+        rows = dataset.all_rows
+        how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {plural(rows, 'row')}"
     else:
         how = "estimated from bytes"
     text = f"{count(dataset.tokens)} tokens, {count(dataset.supervised_tokens)} of them to learn: {how}."
@@ -234,7 +235,7 @@ def _tokens(dataset: DatasetFacts) -> Reason:
 
 def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     """What the loss is measured on, where no file says it."""
-    count, rows = dataset.held_out_rows, dataset.rows + dataset.held_out_rows
+    count, rows = dataset.held_out_rows, dataset.all_rows
     if count:
         text = (
             f"{count} of {rows:,} rows are held out, by their hash, to measure on: one in ten, at most 200; "
@@ -247,16 +248,13 @@ def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     elif rows >= 10:  # counted by someone who has not thought of holding out
         return ()
     else:
-        text = f"{_rows(rows)} are too few to hold any out, so nothing will tell how well it has learnt: 10 would do."
+        few = f"{plural(rows, 'row')} {'is' if rows == 1 else 'are'} too few to hold any out"
+        text = f"{few}, so nothing will tell how well it has learnt: 10 would do."
     return (Reason(rule="validation", text=text),)
 
 
-def _rows(number: int) -> str:
-    return f"{number:,} row{'' if number == 1 else 's'}"
-
-
 def _is_few(dataset: DatasetFacts) -> bool:
-    return dataset.rows + dataset.held_out_rows < FEW_ROWS
+    return dataset.all_rows < FEW_ROWS
 
 
 def _trains_until_it_stops_improving(spec: JobSpec, dataset: DatasetFacts) -> bool:
@@ -265,14 +263,14 @@ def _trains_until_it_stops_improving(spec: JobSpec, dataset: DatasetFacts) -> bo
 
 def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
     epochs, why = _epochs(spec, dataset)
-    return epochs, Reason(rule="epochs", text=f"{epochs} epoch{'' if epochs == 1 else 's'} {why}.")
+    return epochs, Reason(rule="epochs", text=f"{plural(epochs, 'epoch')} {why}.")
 
 
 def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
     asked = spec.hyperparameters.n_epochs
     if asked != "auto":
         return asked, "as asked"
-    rows = _rows(dataset.rows)
+    rows = plural(dataset.rows, "row")
     if _trains_until_it_stops_improving(spec, dataset):
         return MOST_EPOCHS_OF_FEW_ROWS, f"at most, for {rows}: training stops when held-out rows stop improving"
     if _is_few(dataset):
@@ -285,10 +283,10 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
 def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
-        return asked, Reason(rule="batch", text=f"{_rows(asked)} per step as asked.")
+        return asked, Reason(rule="batch", text=f"{plural(asked, 'row')} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
     rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
     steps = math.ceil(dataset.rows / rows) * epochs
-    text = f"{_rows(rows)} per step: {steps:,} steps, at most {most} rows for {method}."
+    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, at most {most} rows for {NAMES[method]}."
     return rows, Reason(rule="batch", text=text)

@@ -154,7 +154,15 @@ class ModelShape(Value):
 
     def adapter_parameters(self, *, rank: int, targets: Targets) -> int:
         """Trainable parameters of a LoRA adapter."""
-        return sum(linear.adapter_parameters(rank) for linear in self.targets(targets))
+        key = (rank, targets)
+        if key not in self.adapter_counts:
+            self.adapter_counts[key] = sum(linear.adapter_parameters(rank) for linear in self.targets(targets))
+        return self.adapter_counts[key]
+
+    @cached_property
+    def adapter_counts(self) -> dict[tuple[int, Targets], int]:
+        """Those of adapters that were asked for: a plan asks some hundred times."""
+        return {}
 
 
 def is_known(config: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """How fast a setup trains: arithmetic, bytes moved and launches, at rates from data sheets and measured runs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tuning.balance import expected_evenness
 from tuning.gpu_speed import (
@@ -55,9 +56,14 @@ class Workload:
     row_lengths: tuple[float, ...]
 
     @property
+    def tokens_per_step(self) -> float:
+        """Of all devices together."""
+        return max(1.0, self.mean_row_tokens * self.rows_per_step)
+
+    @property
     def attended_tokens(self) -> float:
         """Earlier tokens that a token attends to, the mean over tokens: half of a row; long rows hold more of them."""
-        return sum(length * length for length in self.row_lengths) / (2 * sum(self.row_lengths))
+        return _attended_tokens(self.row_lengths)
 
 
 def operations_of(
@@ -113,28 +119,46 @@ def predict(
     speeds: GpuSpeeds = GPU_SPEEDS,
 ) -> TimeEstimate:
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
-    tokens_per_step = max(1.0, workload.mean_row_tokens * workload.rows_per_step)
-    evenness = predict_evenness(shape, setup, workload=workload)
-    own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
-    micro_steps = _micro_steps(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
-    speed = correction or 1.0
-
-    def pass_seconds(tokens: float) -> float:
-        seconds = _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
-        return seconds / speed
-
-    update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds) / speed
-    seconds_per_step = micro_steps * pass_seconds(own_tokens / micro_steps) + update
-    seconds = seconds_per_step * workload.total_steps
-    spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
+    seconds = predict_seconds(shape, setup, workload=workload, hardware=hardware, correction=correction, speeds=speeds)
     full = setup.tokens_per_micro_step
+    full_pass = _micro_step_seconds(shape, setup, tokens=full, workload=workload, hardware=hardware, speeds=speeds)
+    spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     return TimeEstimate(
-        tokens_per_second=tokens_per_step / seconds_per_step,
+        tokens_per_second=workload.tokens_per_step * workload.total_steps / seconds,
         seconds=seconds,
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
-        micro_step_tokens_per_second=full / pass_seconds(full),
+        micro_step_tokens_per_second=full / full_pass * (correction or 1.0),
     )
+
+
+def predict_seconds(
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    workload: Workload,
+    hardware: HardwareProfile,
+    correction: float | None = None,
+    speeds: GpuSpeeds = GPU_SPEEDS,
+    evenly: bool = False,
+) -> float:
+    """Duration of all steps alone.
+
+    `evenly`: as if rows could be shared out so that no device waits, which bounds the duration from below.
+    """
+    tokens_per_step = workload.tokens_per_step
+    evenness = 1.0 if evenly else predict_evenness(shape, setup, workload=workload)
+    own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
+    micro_steps = _micro_steps(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
+    tokens = own_tokens / micro_steps
+    one_pass = _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
+    update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds)
+    return (micro_steps * one_pass + update) * workload.total_steps / (correction or 1.0)
+
+
+@lru_cache(maxsize=256)
+def _attended_tokens(row_lengths: tuple[float, ...]) -> float:
+    return sum(length * length for length in row_lengths) / (2 * sum(row_lengths))
 
 
 def _micro_steps(setup: Setup, *, own_tokens: float, mean_row_tokens: float) -> int:
@@ -194,7 +218,17 @@ def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: flo
         uses = 3 if setup.checkpointing == "full" else 2
         dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
     overhead = _passes(setup) * shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
+    overhead += _remade_bytes(shape, setup, tokens=tokens) / CPU_BYTES_PER_SECOND
     return operations / rate + elementwise + overhead + dequantization
+
+
+def _remade_bytes(shape: ModelShape, setup: Setup, *, tokens: float) -> float:
+    """Moved by operations that recomputation repeats between the products: norms and gates, read and written."""
+    if setup.checkpointing == "none":
+        return 0.0
+    elements = shape.layers * (2 * shape.norm_inputs * shape.hidden_size + 3 * shape.intermediate_size)
+    sequences = 2 if setup.preference_pairs else 1
+    return tokens * sequences * elements * setup.compute_bytes * (2 if setup.checkpointing == "full" else 1)
 
 
 def _passes(setup: Setup) -> int:

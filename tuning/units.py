@@ -25,12 +25,19 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
-    """`41 s`, `7 min`, `5.2 h`, `3.1 days`."""
+    """`41 s`, `7 min`, `5.2 h`, `3.1 days`, `12 years`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
+    if seconds < 365 * 86400:
+        return f"{seconds / 86400:.1f} days"
+    return f"{seconds / (365 * 86400):,.1f} years"

@@ -74,6 +74,7 @@ def plan(
     accuracy: Annotated[
         bool, typer.Option("--accuracy", help="Predicted beside measured for the runs that have finished.")
     ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Every reason, not the first three.")] = False,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Say what would run: method, memory, time and why; creates no job. Exit code 7 when nothing fits."""
@@ -88,7 +89,9 @@ def plan(
         if host_memory is not None:
             raise typer.BadParameter("It belongs to --on: live workers report theirs.", param_hint="--host-memory")
         numbers = {"rows": rows, "tokens_per_row": tokens_per_row}
-        _on_the_fleet(model, source, numbers=numbers, options=options, learning=learning, price=price, form=form)
+        _on_the_fleet(
+            model, source, numbers=numbers, options=options, learning=learning, price=price, why=why, form=form
+        )
         return
     from tuning.held_out import with_held_out_rows
 
@@ -105,7 +108,7 @@ def plan(
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
     else:
-        _print(answers, shape=shape, dataset=dataset, price=price)
+        _print(answers, shape=shape, dataset=dataset, price=price, why=why)
     if not any(_is_plan(answer) for answer in answers.values()):
         raise typer.Exit(int(ExitCode.REJECTED))
 
@@ -158,6 +161,7 @@ def _on_the_fleet(
     options: dict[str, Any],
     learning: Learning,
     price: float | None,
+    why: bool,
     form: ListFormat,
 ) -> None:
     if model is None:
@@ -175,7 +179,7 @@ def _on_the_fleet(
     if form is ListFormat.JSON:
         output.as_json(answer)
     else:
-        show(answer, price=price)
+        show(answer, price=price, why=why)
     if not any(entry["fits"] for entry in answer["data"]):
         raise typer.Exit(int(ExitCode.REJECTED))
 
@@ -239,13 +243,19 @@ def _choose(
 
 
 def _print(
-    answers: "dict[str, Plan | Refusal]", *, shape: "ModelShape", dataset: "DatasetFacts", price: float | None
+    answers: "dict[str, Plan | Refusal]",
+    *,
+    shape: "ModelShape",
+    dataset: "DatasetFacts",
+    price: float | None,
+    why: bool,
 ) -> None:
+    from cli.plan_text import explain
     from tuning.units import count
 
     output.note(
-        f"{shape.family}, {count(shape.parameters)} parameters; {dataset.rows:,} rows, {count(dataset.tokens)} tokens "
-        f"({count(dataset.supervised_tokens)} trained on), longest {dataset.longest_row_tokens:,}"
+        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens "
+        f"({count(dataset.supervised_tokens)} to learn), longest {dataset.longest_row_tokens:,}"
     )
     columns = [
         "HARDWARE",
@@ -261,10 +271,8 @@ def _print(
     for name, answer in answers.items():
         output.note()
         output.note(output.bold(name))
-        for reason in answer.reasons:
-            output.note(f"  {reason.rule.ljust(16)}  {reason.text}")
-        for alternative in answer.alternatives:
-            output.note(f"  {('not ' + alternative.method).ljust(16)}  {alternative.rejected_because}")
+        for line in explain(answer.model_dump(mode="json"), why=why):
+            output.note(line)
 
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
@@ -279,6 +287,13 @@ def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[st
     span = f"{output.duration(time.seconds_low)} - {output.duration(time.seconds_high)}"
     peak = f"{memory.total_bytes / 2**30:.1f} / {memory.budget_bytes / 2**30:.1f}"
     return [name, _method_text(answer), "yes", peak, span, f"{_gpu_hours(answer):.2f}", *money, answer.reasons[0].text]
+
+
+def _rows(dataset: "DatasetFacts") -> str:
+    from tuning.units import plural
+
+    held_out = f" ({dataset.held_out_rows:,} held out)" if dataset.held_out_rows else ""
+    return f"{plural(dataset.all_rows, 'row')}{held_out}"
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:

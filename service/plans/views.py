@@ -6,8 +6,8 @@ from service.plans.accuracy import Error, memory_error, time_error
 from service.plans.fleet import Answer
 from service.plans.planning import Forecast
 from service.plans.prices import Prices, gpu_hours
-from tuning.candidates import CPU_USABLE_SHARE
 from tuning.hardware import HardwareProfile
+from tuning.layouts import CPU_USABLE_SHARE
 from tuning.measured import Run
 from tuning.plan import Plan, Refusal
 

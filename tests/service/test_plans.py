@@ -247,7 +247,7 @@ def test_a_finished_job_shows_what_was_measured_beside_its_plan(control_plane: C
 
 
 def test_the_next_prediction_moves_to_what_the_last_run_measured(control_plane: ControlPlane) -> None:
-    first = run_once(control_plane, memory=1.25, speed=0.5).claim.plan
+    first = run_once(control_plane, memory=1.25, speed=0.8).claim.plan
     file = control_plane.upload()
     (planned,) = plans(control_plane, training_file=file, seed=3)["data"]
     control_plane.create_job(training_file=file, seed=3)
@@ -256,15 +256,15 @@ def test_the_next_prediction_moves_to_what_the_last_run_measured(control_plane: 
     claimed = second.claim
     assert planned["plan"] == claimed.plan.model_dump(mode="json")
     assert claimed.plan.memory.total_bytes == pytest.approx(first.memory.total_bytes * 1.25, rel=1e-3)
-    assert claimed.plan.time.tokens_per_second == pytest.approx(first.time.tokens_per_second * 0.5, rel=1e-3)
-    told = "earlier runs here measured: memory x 1.25, speed x 0.50 (1 run of this model and method with blocked/"
+    assert claimed.plan.time.tokens_per_second == pytest.approx(first.time.tokens_per_second * 0.8, rel=1e-3)
+    told = "earlier runs here measured: memory x 1.25, speed x 0.80 (1 run of this model and method with blocked/"
     assert told in claimed.plan.reasons[-1].text
     correction = Claim.model_validate_json(claimed.model_dump_json()).corrections[claimed.plan.method]
-    assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.5))
+    assert (correction.memory, correction.speed) == (pytest.approx(1.25, rel=1e-3), pytest.approx(0.8))
 
 
 def test_a_right_prediction_stays_as_it_is_however_often_it_is_confirmed(control_plane: ControlPlane) -> None:
-    run_once(control_plane, memory=1.25, speed=0.5)
+    run_once(control_plane, memory=1.25, speed=0.8)
     expected = run_once(control_plane).claim.plan
     assert run_once(control_plane).claim.plan.memory == expected.memory
     (entry,) = plans(control_plane, training_file=control_plane.upload())["data"]
@@ -283,7 +283,7 @@ def test_an_absurd_measurement_moves_a_prediction_only_within_bounds(control_pla
     first = run_once(control_plane, memory=50, speed=1e6).claim.plan
     (entry,) = plans(control_plane, training_file=control_plane.upload())["data"]
     assert entry["predicted_peak_bytes"] == pytest.approx(first.memory.total_bytes * 1.8, rel=1e-3)
-    assert entry["plan"]["time"]["measured_correction"] == 4
+    assert entry["plan"]["time"]["measured_correction"] == 1.5
 
 
 def test_a_run_that_had_to_shrink_does_not_lower_the_next_prediction(control_plane: ControlPlane) -> None:

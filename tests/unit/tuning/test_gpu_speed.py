@@ -71,8 +71,8 @@ def test_gathering_hides_behind_arithmetic_where_there_is_enough_of_it() -> None
     shared = replace(BASE, zero_stage=3, world_size=8, fused_passes=False)
     whole = replace(BASE, fused_passes=False)
     costs = [seconds(shared, tokens=tokens) - seconds(whole, tokens=tokens) for tokens in (1024, 65_536)]
-    assert costs[0] > 0
-    assert costs[1] == 0
+    assert costs[1] < costs[0] / 10
+    assert costs[1] > 0, "nothing hides the gather of the first layer"
 
 
 def test_gathering_over_pci_express_costs_more_than_over_nvlink() -> None:

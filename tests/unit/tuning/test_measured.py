@@ -12,6 +12,7 @@ from tuning.catalogue import find_shape
 from tuning.corrections import Corrections, Ratios
 from tuning.job import Method
 from tuning.kernels import kernels_label
+from tuning.margins import assumed_spread
 from tuning.measured import MEMORY_BOUNDS, SPEED_BOUNDS, SPEED_BOUNDS_OF_FEW, Run, corrections_from, run_of
 from tuning.plan import MemoryEstimate, Plan, TimeEstimate
 from tuning.planner import choose
@@ -119,6 +120,65 @@ def test_three_runs_that_agree_lower_it_to_the_highest_of_them() -> None:
 
 def test_of_two_runs_the_surprising_one_has_no_say() -> None:
     assert learned([run(1.0, 0.05), run(1.0, 0.9)]).speed == pytest.approx(0.9)
+
+
+@given(ratios, st.booleans())
+def test_one_run_on_a_busy_host_moves_a_promise_by_half_at_most(speed: float, is_canary: bool) -> None:
+    found = learned([run(1.0, speed, is_canary=is_canary)]).speed
+    assert found is not None
+    assert 2 / 3 <= found <= 3 / 2
+
+
+def test_two_runs_that_agree_are_believed_and_two_that_do_not_are_not() -> None:
+    assert learned([run(1.0, 0.30), run(1.0, 0.33)]).speed == pytest.approx(0.33)
+    assert learned([run(1.0, 0.15), run(1.0, 0.5)]).speed == pytest.approx(2 / 3)
+
+
+def test_a_range_is_wider_where_runs_disagree_and_narrower_where_many_agree() -> None:
+    one, many = learned([run(1.0, 0.9)]), learned([run(1.0, 0.9) for _ in range(5)])
+    torn = learned([run(1.0, 0.9), run(1.0, 0.2), run(1.0, 0.9), run(1.0, 0.3), run(1.0, 1.0)])
+    assert many.speed_spread is not None
+    assert one.speed_spread is not None
+    assert torn.speed_spread is not None
+    assert many.speed_spread < one.speed_spread < torn.speed_spread
+
+
+def test_a_method_without_runs_borrows_from_its_sibling_until_it_has_its_own() -> None:
+    lora = [run(0.9, 0.8), run(0.9, 0.8), run(0.9, 0.8)]
+    found = corrections_from(lora)
+    assert found[Method.QLORA].speed == found[Method.LORA].speed == pytest.approx(0.8)
+    assert found[Method.QLORA].memory == 1, "that LoRA needs less promises nothing for QLoRA"
+    assert found[Method.QLORA].basis == "3 runs of this model with lora"
+    both = corrections_from([*lora, run(1.0, 0.7, method=Method.QLORA)])
+    assert both[Method.QLORA].speed == pytest.approx(0.7)
+    assert both[Method.FULL].speed == pytest.approx(0.8)
+
+
+def test_the_margin_comes_from_the_spread_once_three_peaks_were_measured() -> None:
+    few = corrections_from([run(1.02, 1.0), run(1.02, 1.0)])[Method.QLORA]
+    assert few.memory_spread is None
+    close = corrections_from([run(1.02, 1.0) for _ in range(5)])[Method.LORA].memory_spread
+    apart = corrections_from([run(ratio, 1.0) for ratio in (1.0, 1.3, 0.9, 1.1, 1.2)])[Method.LORA].memory_spread
+    assert close is not None
+    assert apart is not None
+    assert close < assumed_spread(Method.LORA) < apart
+
+
+def test_a_wider_spread_holds_more_back() -> None:
+    def margin(spread: float | None) -> float:
+        decision = choose(
+            spec=spec(method="lora"),
+            shape=find_shape("smollm2-135m"),
+            dataset=data(500, tokens_per_row=100, longest=200),
+            hardware=cpu(),
+            corrections=Corrections(memory_spread=spread),
+        )
+        assert isinstance(decision, Plan)
+        return decision.memory.margin_bytes / decision.memory.total_bytes
+
+    assert margin(0.01) == pytest.approx(0.02, rel=1e-3)
+    assert margin(None) == pytest.approx(0.05, rel=1e-3)
+    assert margin(0.1) == pytest.approx(0.2, rel=1e-3)
 
 
 def test_a_run_that_had_to_recompute_more_needed_more_than_was_free() -> None:

@@ -198,3 +198,13 @@ def test_a_config_that_cannot_be_read_is_not_remembered(alone: Path) -> None:
 def test_a_name_is_never_a_way_out_of_the_folder(alone: Path, name: str) -> None:
     on_models("add", name, "--config", str(alone))
     assert {path.parent for path in alone.parent.rglob("*.json")} <= {alone, alone.parent / "data" / "shapes"}
+
+
+def test_three_reasons_come_first_and_the_rest_when_asked_why() -> None:
+    short, long = (run("--model", "llama-3.1-8b", "--on", "1xA10G", *more).output for more in ((), ("--why",)))
+    assert "more reasons with --why" in short
+    assert "more reasons" not in long
+    assert "learning-rate" not in short
+    assert "learning-rate" in long
+    for word in ("not qlora", "quickest", "cheapest", "safest", "One more A10G"):
+        assert word in short

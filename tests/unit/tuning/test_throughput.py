@@ -3,10 +3,11 @@
 import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
-from tuning.candidates import best_candidate
+from tuning.candidates import Search
 from tuning.catalogue import find_shape
 from tuning.corrections import Corrections
 from tuning.job import Method
+from tuning.pricing import Pricer
 
 # `python -m benchmarks.training.ours WORKLOAD` on two idle cores of an EPYC with AVX-512 BF16, 2026-11-22: tokens a
 # second over all steps of 8 rows, LoRA rank 16, of the benchmark's rows and of rows as short as the demo's.
@@ -35,14 +36,14 @@ def test_a_micro_step_alone_is_faster_than_whole_steps(method: Method) -> None:
 
 def test_more_cores_are_faster_and_a_correction_scales_everything() -> None:
     def speed(cores: int, factor: float | None) -> tuple[float, float]:
-        candidate = best_candidate(
+        pricer = Pricer(
             Method.LORA,
             spec=spec(),
             shape=find_shape("smollm2-135m"),
             dataset=SHORT_ROWS,
-            hardware=cpu(cores),
             corrections=Corrections(speed=factor),
         )
+        candidate = Search(pricer, cpu(cores)).chosen()
         assert candidate.time.micro_step_tokens_per_second is not None
         return candidate.time.tokens_per_second, candidate.time.micro_step_tokens_per_second
 

@@ -1,0 +1,43 @@
+"""Why a plan is what it is, in a few lines: the first reasons, what was rejected, what else could be done."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cli import output
+
+Json = dict[str, Any]
+
+REASONS_FIRST = 3
+_GIB = 1024**3
+_WIDTH = 18
+_LIKELY = 0.01  # a probability of running out of memory that is worth a word
+
+
+def explain(decision: Json, *, why: bool) -> Iterator[str]:
+    """A plan or a refusal as the planner made it. Without `why` the first three reasons only."""
+    reasons = decision["reasons"]
+    shown = reasons if why or not decision.get("ways") else reasons[:REASONS_FIRST]
+    for reason in shown:
+        yield _line(reason["rule"], reason["text"])
+    for other in decision["alternatives"]:
+        yield _line(f"not {other['method']}", other["rejected_because"])
+    if ways := decision.get("ways"):
+        yield from (_line(name, _way(ways[name])) for name in ("quickest", "cheapest", "safest"))
+    for change in decision.get("changes", ()):
+        yield _line("with more", change["text"])
+    if left := len(reasons) - len(shown):
+        yield output.dim(f"  {left} more reasons with --why")
+
+
+def _way(way: Json) -> str:
+    """`lora on 8 GPUs: 8 min, 65 min of GPU time, 31.2 GiB`."""
+    devices = f" on {way['world_size']} GPUs" if way["world_size"] > 1 else ""
+    duration, whole = output.duration(way["seconds"]), output.duration(way["device_seconds"])
+    all_together = f", {whole} of GPU time" if way["world_size"] > 1 else ""
+    risk = way["out_of_memory_probability"]
+    likely = f", {risk:.0%} likely to run out of memory" if risk >= _LIKELY else ""
+    return f"{way['method']}{devices}: {duration}{all_together}, {way['peak_bytes'] / _GIB:.1f} GiB{likely}"
+
+
+def _line(title: str, text: str) -> str:
+    return f"  {title.ljust(_WIDTH)}  {text}"

@@ -1,0 +1,183 @@
+"""What one method's launch settings cost in memory and time, remembered: searches of several machines ask for the same.
+
+Nothing here depends on how many GPUs a machine has, only on which layout is priced.
+"""
+
+from typing import NamedTuple
+
+from tuning.activations import Checkpointing
+from tuning.corrections import Corrections, Ratios
+from tuning.job import DatasetFacts, JobSpec, Method
+from tuning.kernels import kernels_label
+from tuning.layouts import Layout, LayoutKey
+from tuning.lengths import typical_lengths
+from tuning.margins import assumed_spread, margin_of
+from tuning.memory import Setup, total
+from tuning.plan import Reason, TimeEstimate
+from tuning.recipe import choose_batch, choose_lora, choose_sequence_length
+from tuning.shape import ModelShape
+from tuning.throughput import Workload, predict, predict_seconds
+
+_Key = tuple[LayoutKey, Checkpointing, int]
+
+FLOAT8_REASON = Reason(
+    rule="float8-base",
+    text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
+    "roofline and has not been measured.",
+)
+
+
+class Priced(NamedTuple):
+    """Launch settings with their predicted peak and duration."""
+
+    layout: Layout
+    setup: Setup
+    peak_bytes: int
+    seconds: float
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of all devices together."""
+        return self.seconds * self.setup.world_size
+
+    @property
+    def filled(self) -> float:
+        """Share of the free memory that the peak takes."""
+        return self.peak_bytes / max(1, self.layout.budget_bytes)
+
+
+class Pricer:
+    """One method of one job: its recipe, and the price of any launch settings."""
+
+    def __init__(
+        self, method: Method, *, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts, corrections: Corrections
+    ) -> None:
+        self.method, self.spec, self.shape, self.corrections = method, spec, shape, corrections
+        self.lora, adapter_reasons = choose_lora(spec, dataset, shape)
+        self.batch = choose_batch(spec, dataset, method=method)
+        self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
+        if method is Method.FULL:
+            adapter_reasons = ()
+        if spec.lora.float8_base and method is Method.LORA:
+            adapter_reasons = (*adapter_reasons, FLOAT8_REASON)
+        self.reasons = (*adapter_reasons, *self.batch.reasons, length_reason)
+        row_tokens = dataset.tokens / dataset.rows
+        self.workload = Workload(
+            tokens_per_epoch=dataset.tokens,
+            supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),
+            mean_row_tokens=min(row_tokens, self.max_sequence_length),
+            rows_per_step=self.batch.rows_per_step,
+            total_steps=self.batch.total_steps,
+            epochs=self.batch.epochs,
+            row_lengths=typical_lengths(
+                dataset.row_length_counts,
+                mean_tokens=row_tokens,
+                longest_tokens=min(dataset.longest_row_tokens, self.max_sequence_length),
+                rows=dataset.rows,
+            ),
+        )
+        speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
+        self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
+        self._peaks: dict[_Key, int] = {}
+        self._seconds: dict[_Key, float] = {}
+        self._setups: dict[_Key, Setup] = {}
+        self._bounds: dict[LayoutKey, float] = {}
+
+    @property
+    def kernels_differ(self) -> bool:
+        """Whether measurements may say that more recomputation is quicker, or takes more memory."""
+        return bool(self.corrections.by_kernels)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the logarithm of measured over predicted peaks."""
+        measured = self.corrections.memory_spread
+        return assumed_spread(self.method) if measured is None else measured
+
+    @property
+    def margin(self) -> float:
+        """The share of a predicted peak that is held back beyond it."""
+        return margin_of(self.spread)
+
+    def ratios(self, layout: Layout, setup: Setup) -> Ratios:
+        """What runs with these kernels measured, else with any."""
+        if not self.kernels_differ:
+            return self.corrections.of("")
+        kernels = kernels_label(
+            attention=layout.place.attention,
+            checkpointing=setup.checkpointing,
+            optimizer=setup.optimizer,
+            fused_passes=setup.fused_passes,
+            zero_stage=setup.zero_stage,
+            offload=setup.offload_optimizer,
+            float8_base=setup.float8_base,
+            packing=setup.packing,
+            sharded_base=setup.sharded_base,
+        )
+        return self.corrections.of(kernels)
+
+    def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
+        """Predicted peak on one device."""
+        key = (layout.memory_key, checkpointing, tokens)
+        found = self._peaks.get(key)
+        if found is None:
+            setup = self._setup(layout, checkpointing, tokens)
+            found = int(total(self.shape, setup) * (self.ratios(layout, setup).memory or 1.0))
+            self._peaks[key] = found
+        return found
+
+    def seconds(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> float:
+        """Predicted duration of all steps."""
+        key = (layout.key, checkpointing, tokens)
+        found = self._seconds.get(key)
+        if found is None:
+            setup = self._setup(layout, checkpointing, tokens)
+            found = self._seconds[key] = predict_seconds(
+                self.shape,
+                setup,
+                workload=self.workload,
+                hardware=layout.place.hardware,
+                correction=self.ratios(layout, setup).speed,
+            )
+        return found
+
+    def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
+        """Both."""
+        setup = self._setup(layout, checkpointing, tokens)
+        peak = self.peak_bytes(layout, checkpointing, tokens)
+        return Priced(layout, setup, peak, self.seconds(layout, checkpointing, tokens))
+
+    def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
+        """The same with its range."""
+        return predict(
+            self.shape,
+            setup,
+            workload=self.workload,
+            hardware=layout.place.hardware,
+            correction=self.ratios(layout, setup).speed,
+        )
+
+    def least_seconds(self, layout: Layout, *, tokens: int) -> float:
+        """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
+
+        Simulating how unevenly rows are shared out takes twenty times as long as all else.
+        """
+        key = layout.key
+        found = self._bounds.get(key)
+        if found is None:
+            found = self._bounds[key] = predict_seconds(
+                self.shape,
+                self._setup(layout, "none", tokens),
+                workload=self.workload,
+                hardware=layout.place.hardware,
+                correction=self._highest_speed,
+                evenly=True,
+            )
+        return found
+
+    def _setup(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Setup:
+        key = (layout.key, checkpointing, tokens)
+        found = self._setups.get(key)
+        if found is None:
+            found = self._setups[key] = layout.setup(checkpointing, tokens)
+        return found
