@@ -154,9 +154,12 @@ class ControlPlane:
         assert response.status_code == 200, response.text
         return str(response.json()["id"])
 
-    def add_model(self, name: str = "tiny-llama", *, config: Json | None = None) -> str:
+    def add_model(
+        self, name: str = "tiny-llama", *, config: Json | None = None, more: dict[str, bytes] | None = None
+    ) -> str:
         """A registered base model; its weights are a few bytes, because only a worker reads them."""
         contents = {"config.json": json.dumps(config or TINY_CONFIG).encode(), "model.safetensors": name.encode()}
+        contents |= more or {}
         files = [FileRef(name=n, sha256=sha256(d), bytes=len(d)).model_dump() for n, d in contents.items()]
         body = {"name": name, "files": files, "config": config or TINY_CONFIG}
         with self.http("admin") as client:

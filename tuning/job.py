@@ -96,4 +96,5 @@ class DatasetFacts(Value):
     longest_row_tokens: int
     supervised_tokens: int
     tokens_are_exact: bool = False
+    measured_rows: int = 0  # whose tokens the model's own tokenizer counted; the others are taken to be like them
     row_length_counts: tuple[int, ...] = ()  # rows by length, in the buckets of `tuning.lengths`; empty: not counted

@@ -85,7 +85,7 @@ def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Bat
     epochs, epochs_reason = _choose_epochs(spec, dataset)
     rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs)
     total = math.ceil(dataset.rows / rows) * epochs
-    reasons = (*_held_out(spec, dataset), epochs_reason, rows_reason)
+    reasons = (_tokens(dataset), *_held_out(spec, dataset), epochs_reason, rows_reason)
     return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=reasons)
 
 
@@ -217,6 +217,19 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
         return alpha, Reason(rule="alpha", text=text)
     text = f"Alpha {ALPHA_OF_FORMULA:g}: the learning-rate formula assumes it at every rank."
     return ALPHA_OF_FORMULA, Reason(rule="alpha", text=text)
+
+
+def _tokens(dataset: DatasetFacts) -> Reason:
+    """How sure the counts are that rank, time and row length rest on."""
+    if dataset.tokens_are_exact:
+        how = "as counted or assumed"
+    elif dataset.measured_rows:
+        rows = dataset.rows + dataset.held_out_rows
+        how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {_rows(rows)}"
+    else:
+        how = "estimated from bytes"
+    text = f"{count(dataset.tokens)} tokens, {count(dataset.supervised_tokens)} of them to learn: {how}."
+    return Reason(rule="tokens", text=text)
 
 
 def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:

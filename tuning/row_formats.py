@@ -20,7 +20,8 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # by which name depends on who wrote the file
 _MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *_REASONING_KEYS})
 _CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
-_OVERHEAD_TOKENS = 4  # of the chat template around each message: role, separators
+_OVERHEAD_TOKENS = 5  # of the chat template around each message: role, separators
+_STOP_TOKENS = 1  # ends every reply, and is learnt with it
 _BYTES_PER_TOKEN = 4  # English prose under a byte-pair tokenizer of 32k to 150k entries; other scripts take fewer
 
 
@@ -195,7 +196,8 @@ def _message(message: Any, *, where: str) -> _Size:
     calls = _tool_calls(message, where=where)
     body = _measure(content + calls + _reasoning(message, where=where))
     tokens = body.tokens + _OVERHEAD_TOKENS
-    return _Size(body.characters, tokens, body.tokens if _teaches(message, where=where) else 0)
+    teaches = _teaches(message, where=where) and body.tokens
+    return _Size(body.characters, tokens, body.tokens + _STOP_TOKENS if teaches else 0)
 
 
 def _reasoning(message: dict[str, Any], *, where: str) -> str:

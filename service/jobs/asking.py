@@ -19,6 +19,7 @@ from tuning.job import DatasetFacts, JobSpec, Objective
 from tuning.plan import Lora
 from tuning.rows import RowReport
 from tuning.shape import ModelShape
+from tuning.token_scale import TokenScale
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ async def read(
     training_file: str,
     project: str,
     seed: int,
+    scale: TokenScale | None = None,
     to_train: bool = True,
 ) -> Asked:
     """Find and check everything that the request names. `seed` is used when it chose none.
+
+    Tokens are estimates, corrected by `scale` where the model's tokenizer has counted some rows.
 
     A model of which only the shape is known will do unless the request is `to_train`.
 
@@ -53,7 +57,8 @@ async def read(
     validation = None
     if request.validation_file is not None:
         validation = await _usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
-    return await suited(session, model, spec=spec, dataset=_facts(training, validation))
+    facts = _facts(training, validation)
+    return await suited(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
 
 async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, seed: int) -> JobSpec:

@@ -12,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service import outbox
 from service.auth import Member
 from service.bodies import documented, json_body
-from service.deps import AnnouncerDep, DatabaseDep, Session, SettingsDep
+from service.deps import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
 from service.events import event_object
 from service.jobs import lifecycle, store, views
 from service.jobs.schemas import JobCreate
 from service.jobs.submit import Submission, submit
 from service.pages import listing, page
 from service.tables import Job
+from service.tokens.measure import measure
 from tuning.state import FINAL_STATES
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
@@ -34,6 +35,7 @@ async def create_job(
     session: Session,
     settings: SettingsDep,
     database: DatabaseDep,
+    blobs: BlobsDep,
     announcer: AnnouncerDep,
     background: BackgroundTasks,
     idempotency_key: Annotated[str | None, Header()] = None,
@@ -48,6 +50,9 @@ async def create_job(
         seed=randbelow(2**31),
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
+        scale=await measure(
+            database, blobs, training_file=request.training_file, model=request.model, project=caller.project
+        ),
     )
     job = await submit(session, submission)
     background.add_task(outbox.deliver_soon, database, announcer)

@@ -25,6 +25,7 @@ from service.workers import store as workers
 from tuning.errors import DoesNotFit, InvalidRequest
 from tuning.job import DatasetFacts, JobSpec
 from tuning.state import JobState, JobTransition
+from tuning.token_scale import TokenScale
 
 _RETRY_WINDOW = timedelta(minutes=10)
 _KEY_LIFETIME = timedelta(hours=24)
@@ -42,6 +43,7 @@ class Submission:
     seed: int  # used when the request names none
     max_attempts: int
     worker_silence: timedelta
+    scale: TokenScale | None = None  # of tokens that the model's tokenizer counted
 
     @property
     def sha256(self) -> str:
@@ -67,6 +69,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
         training_file=submission.request.training_file,
         project=submission.caller.project,
         seed=submission.seed,
+        scale=submission.scale,
     )
     fit = await find_machines(session, asked.wanted, silence=submission.worker_silence)
     at = await now(session)

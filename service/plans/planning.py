@@ -18,6 +18,7 @@ from tuning.gpus import what_if
 from tuning.hardware import GIB, HardwareProfile
 from tuning.job import DatasetFacts
 from tuning.shape import ModelShape
+from tuning.token_scale import TokenScale
 
 _LINE_LOOKED_AT = (
     50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them
@@ -34,7 +35,9 @@ class Forecast:
     chosen: str | None
 
 
-async def forecast(session: AsyncSession, request: PlanRequest, *, project: str, silence: timedelta) -> Forecast:
+async def forecast(
+    session: AsyncSession, request: PlanRequest, *, project: str, scale: TokenScale | None, silence: timedelta
+) -> Forecast:
     """Plan the job on every class of live worker, and on the machines that the request imagines.
 
     Raises:
@@ -44,7 +47,7 @@ async def forecast(session: AsyncSession, request: PlanRequest, *, project: str,
     request.check()
     ours = request.tunesmith
     machines = {name: _imagine(name, host_memory_gib=ours.host_memory_gib) for name in ours.on}
-    asked = await _ask(session, request, project=project)
+    asked = await _ask(session, request, project=project, scale=scale)
     live = await workers.find_live(session, silence=silence)
     remaining = await store.remaining_seconds(session, [worker.id for worker in live], at=await now(session))
     line, count = await store.find_ahead(
@@ -71,10 +74,16 @@ async def forecast(session: AsyncSession, request: PlanRequest, *, project: str,
     return Forecast(asked.wanted.dataset, found, fleet.chosen(found))
 
 
-async def _ask(session: AsyncSession, request: PlanRequest, *, project: str) -> Asked:
+async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, scale: TokenScale | None) -> Asked:
     if request.training_file is not None:
         return await read(
-            session, request, training_file=request.training_file, project=project, seed=_SEED, to_train=False
+            session,
+            request,
+            training_file=request.training_file,
+            project=project,
+            seed=_SEED,
+            scale=scale,
+            to_train=False,
         )
     model = await models.find_plannable(session, request.model, project=project)
     facts = request.facts(ModelShape.from_config(model.config))

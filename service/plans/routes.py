@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from service.auth import Member
 from service.bodies import documented, json_body
-from service.deps import Session, SettingsDep
+from service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
 from service.pages import listing
 from service.plans import store
 from service.plans.accuracy import current_errors, measured_in
@@ -14,6 +14,7 @@ from service.plans.planning import forecast
 from service.plans.prices import Prices
 from service.plans.schemas import PlanRequest
 from service.plans.views import accuracy_object, error_object, plan_object
+from service.tokens.measure import measure
 from tuning.measured import run_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
@@ -22,12 +23,17 @@ router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
 @router.post("", openapi_extra=documented(PlanRequest))
 async def plan_job(
     caller: Member,
+    *,
     request: Annotated[PlanRequest, json_body(PlanRequest)],
     session: Session,
     settings: SettingsDep,
+    database: DatabaseDep,
+    blobs: BlobsDep,
 ) -> dict[str, Any]:
     """What each class of worker would do with this job, and when. Nothing is stored."""
-    found = await forecast(session, request, project=caller.project, silence=settings.worker_silence)
+    project, file = caller.project, request.training_file
+    scale = await measure(database, blobs, training_file=file, model=request.model, project=project) if file else None
+    found = await forecast(session, request, project=project, scale=scale, silence=settings.worker_silence)
     return plan_object(found, prices=Prices(settings.gpu_hour_prices))
 
 

@@ -20,6 +20,7 @@ class CountedData(Body):
     rows: _Count
     validation_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
     held_out_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    measured_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
     tokens: _Count
     longest_row_tokens: _Count
     supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]

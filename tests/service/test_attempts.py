@@ -50,7 +50,7 @@ class TestReports:
         assert attempt.heartbeat().json() == {"cancel": True, "pause": False}
 
     def test_metrics_sent_twice_or_in_longer_chunks_count_once(self, control_plane: ControlPlane) -> None:
-        attempt = control_plane.claimed()
+        attempt = control_plane.claimed(hyperparameters={"n_epochs": 1})  # of fifty steps each is told
         points = [{"step": step, "train_loss": 2.0 - step / 10} for step in range(1, 5)]
         for _ in range(2):
             attempt.metrics(points[:2], start=0, end=50)

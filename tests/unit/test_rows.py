@@ -174,8 +174,8 @@ def test_supervised_tokens_are_those_of_weighted_assistant_turns() -> None:
             ]
         }
     )
-    assert both.supervised_tokens == 100
-    assert both.tokens == 208
+    assert both.supervised_tokens == 101  # and the token that ends the reply
+    assert both.tokens == 210
     assert both.has_weights
 
 
