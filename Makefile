@@ -88,6 +88,10 @@ bench-growth: $(STAMP) ## what a run pays for the size of its file, at 10 thousa
 bench-quality: $(STAMP) ## accuracy before and after for full, LoRA and QLoRA on the Debian package index (about 50 minutes on one core)
 	$(BIN)/python -m benchmarks.quality.run
 
+.PHONY: bench-recipe
+bench-recipe: $(STAMP) ## the recipe's learning rate and rank against a sweep, two tasks (about an hour on 2 cores; MODEL=FOLDER)
+	$(BIN)/python -m benchmarks.recipe $(if $(MODEL),--model $(MODEL))
+
 .PHONY: families
 families: $(STAMP) ## write docs/families.md: how every causal language model of transformers is trained
 	$(BIN)/python -m benchmarks.families --page docs/families.md

@@ -19,7 +19,17 @@ MOST_EPOCHS_OF_FEW_ROWS, PATIENCE_WITH_FEW_ROWS = 20, 3
 LOOKS_AT_FEW_ROWS, MOST_EPOCHS_UNMEASURED = 200, 25
 NAMES = {Method.FULL: "full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 LARGEST_AUTO_BATCH = {Method.LORA: 64, Method.QLORA: 64, Method.FULL: 128}
-ALPHA_OF_FORMULA = 32.0  # the learning-rate formula was fitted with this alpha at every rank
+# The learning-rate formula was fitted with this alpha at every rank, around this one, over sweeps of these families.
+ALPHA_OF_FORMULA, RANK_OF_FORMULA, ROWS_OF_FORMULA = 32.0, 32, 128
+CALIBRATED_FAMILIES = ("llama", "qwen")
+LORA_RATES = 5e-5, 1e-3
+# Below, the rate no longer falls with the rows of a step: with alpha 32 it is then what QLoRA, Axolotl and Qwen train
+# small batches by (alpha x rate = 3.2e-3 to 4.8e-3 for 7B to 8B), where the law alone is up to four times lower.
+FEWEST_ROWS_OF_LAW = 16
+# Full fine-tuning from 7B on: Qwen 1e-5 at 16 rows, LLaMA-Factory 1e-5, Axolotl 2e-5, Tulu 3 5e-6; all forget less.
+HIDDEN_SIZE_OF_7B, LARGEST_FULL_RATE_FROM_7B = 3584, 2e-5
+# Preference pairs: Tinker 1e-5 at 256 rows, Unsloth and LLaMA-Factory 5e-6 at small batches.
+DPO_RATE, ROWS_OF_DPO_RATE, LOWEST_DPO_RATE = 1e-5, 256, 5e-6
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
 ESTIMATE_MARGIN = 1.25
 EVALUATIONS, MOST_EVALUATIONS = 6, 40
@@ -93,12 +103,7 @@ def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Bat
 def choose_learning_rate(
     spec: JobSpec, shape: ModelShape, *, method: Method, rows_per_step: int
 ) -> tuple[float, Reason]:
-    """Peak learning rate.
-
-    LoRA: 5e-5 x 10 x (2000 / hidden size)^p, p = 0.0775 for Qwen and 0.781 else, fitted over sweeps by the Tinker
-    cookbook at 128 rows a step, times sqrt(rows / 128), within 5e-5 and 1e-3. Full: a tenth of it
-    (LoRA Without Regret, 2025).
-    """
+    """Peak learning rate, with the source of each number above."""
     multiplier = spec.hyperparameters.learning_rate_multiplier
     factor = 1.0 if multiplier == "auto" else multiplier
     asked = "" if multiplier == "auto" else f" x {factor:g} as asked"
@@ -107,17 +112,47 @@ def choose_learning_rate(
             rule="learning-rate",
             text=f"Learning rate {spec.learning_rate * factor:.2e}: as asked{asked and ',' + asked}.",
         )
-    power = 0.0775 if shape.family.startswith("qwen") else 0.781
-    formula = 5e-5 * 10 * (2000 / shape.hidden_size) ** power * math.sqrt(rows_per_step / 128)
-    rate = min(max(formula, 5e-5), 1e-3)
-    text = f"5e-5 x 10 x (2000/{shape.hidden_size})^{power:g} x sqrt({rows_per_step}/128)"
-    if rate != formula:
-        text += f" = {formula:.2e}, held within 5e-5 and 1e-3"
-    if method is Method.FULL:
-        rate, text = rate / 10, f"{text}, a tenth of LoRA's for full fine-tuning"
+    rate, text = _lora_rate(shape, rows_per_step)
     if spec.objective is Objective.DPO:
-        rate, text = rate / 10, f"{text}, a tenth for preference pairs"
+        rate, text = _preference_rate(rows_per_step)
+    if method is Method.FULL:
+        rate, text = _full_rate(rate, text, shape, rows_per_step)
     return rate * factor, Reason(rule="learning-rate", text=f"Learning rate {rate * factor:.2e}: {text}{asked}.")
+
+
+def _lora_rate(shape: ModelShape, rows_per_step: int) -> tuple[float, str]:
+    """5e-5 x 10 x (2000 / hidden size)^p x sqrt(rows / 128), p = 0.0775 for Qwen and 0.781 else, for 16 rows or more.
+
+    Fitted over sweeps by the Tinker cookbook.
+    """
+    power = 0.0775 if shape.family.startswith("qwen") else 0.781
+    rows = max(rows_per_step, FEWEST_ROWS_OF_LAW)
+    formula = 5e-5 * 10 * (2000 / shape.hidden_size) ** power * math.sqrt(rows / ROWS_OF_FORMULA)
+    lowest, highest = LORA_RATES
+    rate = min(max(formula, lowest), highest)
+    text = f"5e-5 x 10 x (2000/{shape.hidden_size})^{power:g} x sqrt({rows}/{ROWS_OF_FORMULA})"
+    if rows != rows_per_step:
+        text += f" as with {rows} rows: fewer lower it no further"
+    if rate != formula:
+        text += f" = {formula:.2e}, held within {lowest:g} and {highest:g}"
+    if not shape.family.startswith(CALIBRATED_FAMILIES):
+        text += f"; the formula was not calibrated for {shape.family}, which is taken for a Llama"
+    return rate, text
+
+
+def _preference_rate(rows_per_step: int) -> tuple[float, str]:
+    rate = DPO_RATE * math.sqrt(rows_per_step / ROWS_OF_DPO_RATE)
+    text = f"1e-5 x sqrt({rows_per_step}/{ROWS_OF_DPO_RATE}) for preference pairs"
+    return (rate, text) if rate >= LOWEST_DPO_RATE else (LOWEST_DPO_RATE, f"{text}, at least {LOWEST_DPO_RATE:g}")
+
+
+def _full_rate(lora_rate: float, text: str, shape: ModelShape, rows_per_step: int) -> tuple[float, str]:
+    """A tenth of an adapter's (LoRA Without Regret, 2025), with a bound for large models."""
+    rate, text = lora_rate / 10, f"{text}, a tenth of LoRA's for full fine-tuning"
+    most = LARGEST_FULL_RATE_FROM_7B * math.sqrt(max(rows_per_step, FEWEST_ROWS_OF_LAW) / ROWS_OF_FORMULA)
+    if shape.hidden_size < HIDDEN_SIZE_OF_7B or rate <= most:
+        return rate, text
+    return most, f"{text}, and at most {most:.1e} from 7B on"
 
 
 def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[int, Reason]:
@@ -213,8 +248,12 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
     if spec.lora.alpha != "auto":
         return spec.lora.alpha, Reason(rule="alpha", text=f"Alpha {spec.lora.alpha:g} as asked.")
     if spec.lora.use_rslora:
-        alpha = ALPHA_OF_FORMULA / math.sqrt(rank)
-        text = f"Alpha {alpha:.3g}: with rsLoRA the same scale as alpha {ALPHA_OF_FORMULA:g}."
+        alpha = ALPHA_OF_FORMULA / math.sqrt(RANK_OF_FORMULA)
+        scale, plain = alpha / math.sqrt(rank), ALPHA_OF_FORMULA / rank
+        text = (
+            f"Alpha {alpha:.3g}: rsLoRA scales by alpha / sqrt(rank), {scale:.3g} at rank {rank} where plain LoRA has "
+            f"{plain:.3g}; at rank {RANK_OF_FORMULA}, which the learning-rate formula was fitted around, both are one."
+        )
         return alpha, Reason(rule="alpha", text=text)
     text = f"Alpha {ALPHA_OF_FORMULA:g}: the learning-rate formula assumes it at every rank."
     return ALPHA_OF_FORMULA, Reason(rule="alpha", text=text)

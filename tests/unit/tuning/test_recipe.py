@@ -63,9 +63,12 @@ def test_alpha_does_not_move_with_the_rank_so_the_learning_rate_need_not(rank: i
     assert choose_lora(spec(lora={"rank": rank}), data(), TINY)[0].alpha == 32
 
 
-def test_rslora_keeps_the_scale_of_plain_lora() -> None:
-    lora, _ = choose_lora(spec(lora={"rank": 64, "use_rslora": True}), data(), TINY)
-    assert lora.alpha / 64**0.5 == pytest.approx(32 / 64)
+@pytest.mark.parametrize("rank", [8, 32, 128])
+def test_rslora_scales_by_the_root_of_the_rank(rank: int) -> None:
+    lora, (_, reason, *_) = choose_lora(spec(lora={"rank": rank, "use_rslora": True}), data(), TINY)
+    scale, scale_at_32 = lora.alpha / rank**0.5, 32 / 32
+    assert scale == pytest.approx(scale_at_32 * (32 / rank) ** 0.5)
+    assert "alpha / sqrt(rank)" in reason.text
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,45 @@ def test_learning_rate_follows_the_published_formula(model: str, rate: float) ->
     assert "sqrt(128/128)" in reason.text
 
 
-def test_full_fine_tuning_learns_at_a_tenth_of_the_rate() -> None:
-    shape = find_shape("llama-3.1-8b")
-    lora, _ = choose_learning_rate(spec(), shape, method=Method.LORA, rows_per_step=32)
-    full, _ = choose_learning_rate(spec(), shape, method=Method.FULL, rows_per_step=32)
+def rate(model: str, *, method: Method, rows: int, **changes: Any) -> tuple[float, str]:
+    chosen, reason = choose_learning_rate(spec(**changes), find_shape(model), method=method, rows_per_step=rows)
+    return chosen, reason.text
+
+
+@pytest.mark.parametrize("rows", [8, 32, 128])
+def test_small_models_learn_all_of_their_weights_at_a_tenth_of_the_rate(rows: int) -> None:
+    lora, _ = rate("llama-3.2-1b", method=Method.LORA, rows=rows)
+    full, told = rate("llama-3.2-1b", method=Method.FULL, rows=rows)
     assert full == pytest.approx(lora / 10)
+    assert "a tenth of LoRA's" in told
+
+
+@pytest.mark.parametrize(("model", "rows", "most"), [("llama-3.1-8b", 128, 2e-5), ("qwen2.5-7b", 16, 1e-5)])
+def test_large_models_learn_all_of_their_weights_as_careful_sources_do(model: str, rows: int, most: float) -> None:
+    full, told = rate(model, method=Method.FULL, rows=rows)
+    assert 5e-6 < full <= most
+    assert "at most" in told
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(8, 5e-6), (64, 5e-6), (128, 7.1e-6)])
+def test_preference_pairs_are_learnt_as_careful_sources_do(rows: int, wanted: float) -> None:
+    lora, _ = rate("qwen3-8b", method=Method.LORA, rows=rows, objective="dpo")
+    full, _ = rate("qwen3-8b", method=Method.FULL, rows=rows, objective="dpo")
+    assert lora == pytest.approx(wanted, rel=0.01)
+    assert full == pytest.approx(wanted / 10, rel=0.01)
+
+
+@pytest.mark.parametrize(("model", "rows"), [("llama-3.1-8b", 1), ("llama-3.1-8b", 16), ("qwen2.5-7b", 4)])
+def test_small_batches_move_the_weights_as_far_as_those_of_others(model: str, rows: int) -> None:
+    chosen, told = rate(model, method=Method.LORA, rows=rows)
+    assert 3e-3 < 32 * chosen < 6e-3
+    assert ("as with 16 rows" in told) is (rows < 16)
+
+
+@pytest.mark.parametrize(("model", "is_said"), [("gemma-3-1b", True), ("mistral-7b", True), ("qwen3-8b", False)])
+def test_a_family_that_nobody_calibrated_is_said(model: str, is_said: bool) -> None:
+    assert ("not calibrated" in rate(model, method=Method.LORA, rows=64)[1]) is is_said
+    assert "not calibrated" not in rate("llama-3.1-8b", method=Method.LORA, rows=64)[1]
 
 
 def test_the_multiplier_scales_what_the_rules_choose() -> None:
