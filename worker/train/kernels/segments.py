@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tuning.plan import Attention
@@ -50,8 +51,7 @@ class Segments:
     def of(cls, lengths: Sequence[int], *, device: torch.device) -> "Segments":
         """From the segments' lengths in their order, for a kernel that runs on any device of this kind."""
         bounds = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
-        counts = torch.tensor(lengths)
-        numbers = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(counts)
+        numbers = torch.from_numpy(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
         attention: Attention = "blocked" if device.type == "cpu" else "sdpa"
         return cls(
             lengths=tuple(lengths),
