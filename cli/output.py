@@ -69,7 +69,7 @@ def bold(text: str, *, stream: TextIO | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: `8.2 s`, `7m 40s`, `5h 10m`."""
+    """A length of time as people say it: `8.2 s`, `7m 40s`, `5h 10m`, `3d 4h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -77,7 +77,9 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
 def size(count_bytes: float) -> str:

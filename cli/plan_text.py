@@ -19,14 +19,23 @@ def explain(decision: Json, *, why: bool) -> Iterator[str]:
     shown = reasons if why or not decision.get("ways") else reasons[:REASONS_FIRST]
     for reason in shown:
         yield _line(reason["rule"], reason["text"])
-    for other in decision["alternatives"]:
-        yield _line(f"not {other['method']}", other["rejected_because"])
-    if ways := decision.get("ways"):
-        yield from (_line(name, _way(ways[name])) for name in ("quickest", "cheapest", "safest"))
+    if ways := decision.get("ways"):  # the reasons of a refusal speak of every method
+        for other in decision["alternatives"]:
+            yield _line(f"not {other['method']}", other["rejected_because"])
+        yield from _ways(ways)
     for change in decision.get("changes", ()):
         yield _line("with more", change["text"])
     if left := len(reasons) - len(shown):
         yield output.dim(f"  {left} more reasons with --why")
+
+
+def _ways(ways: Json) -> Iterator[str]:
+    """One line for each end, or for those that are the same."""
+    names: dict[str, list[str]] = {}
+    for name in ("quickest", "cheapest", "safest"):
+        names.setdefault(_way(ways[name]), []).append(name)
+    for text, alike in names.items():
+        yield _line(alike[0], text if len(alike) == 1 else f"{text}; also the {' and the '.join(alike[1:])}")
 
 
 def _way(way: Json) -> str:

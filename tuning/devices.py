@@ -33,6 +33,17 @@ def why_apart(chosen: tuple[Gpu, ...], *, of: tuple[Gpu, ...]) -> str:
     return f"Of {len(of)} unlike GPUs {number} x {chosen[0].name}: the slowest would hold up the others."
 
 
+def with_gpus(hardware: HardwareProfile, number: int) -> HardwareProfile | None:
+    """So many GPUs like the strongest kind here, in one machine; None where there are as many, none, or slices."""
+    kind = equal_devices(hardware)[0].gpus
+    if not kind or kind[0].mig or number <= len(kind):
+        return None
+    best = richest(kind, 1)[0]
+    return hardware.model_copy(
+        update={"gpus": tuple(best.model_copy(update={"index": index}) for index in range(number))}
+    )
+
+
 def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
     """The `number` GPUs with most free memory."""
     return tuple(sorted(gpus, key=lambda gpu: (-gpu.memory_free_bytes, gpu.index))[:number])

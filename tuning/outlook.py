@@ -7,7 +7,7 @@ from tuning.devices import richest
 from tuning.hardware import GIB, HardwareProfile
 from tuning.job import JobSpec, Method
 from tuning.plan import Change, Way, Ways
-from tuning.rules import NAMES
+from tuning.recipe import NAMES
 from tuning.units import duration, gib
 
 MORE_MEMORY_BYTES = 10 * GIB

@@ -6,7 +6,7 @@ from tuning.candidates import Candidate, Search
 from tuning.checks import check_hardware, impossible
 from tuning.constants import explain_constants
 from tuning.corrections import Corrections
-from tuning.devices import why_apart
+from tuning.devices import why_apart, with_gpus
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method, Objective
 from tuning.launch_reasons import explain_launch
@@ -57,11 +57,15 @@ def choose(
     def retry(asked: JobSpec, method: Method) -> Candidate:
         return Search(pricer(asked, method), hardware).chosen()
 
+    def on_more_gpus(method: Method, number: int) -> Candidate | None:
+        larger = with_gpus(hardware, number)
+        return None if larger is None else Search(pricers[method], larger).chosen()
+
     pricers = {method: pricer(spec, method) for method in Method}
     here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
     chosen, decision = here.chosen, here.decision
     if chosen is None:
-        way_out = remedy(here.candidates, spec=spec, dataset=dataset, retry=retry)
+        way_out = remedy(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
         return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 

@@ -7,7 +7,7 @@ from tuning.candidates import LONGEST_RUN_SECONDS, Candidate
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.lengths import share_within
 from tuning.plan import Reason
-from tuning.rules import name_of
+from tuning.rules import name_of, sentence
 from tuning.units import gib
 
 SHORTEST_WORTH_OFFERING = 128
@@ -19,8 +19,13 @@ def remedy(
     spec: JobSpec,
     dataset: DatasetFacts,
     retry: Callable[[JobSpec, Method], Candidate],
+    on_more_gpus: Callable[[Method, int], Candidate | None],
 ) -> Reason:
-    """Shorter rows that fit, else how much memory the least demanding way wants."""
+    """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants.
+
+    `retry` asks for another job on the machine, `on_more_gpus` for this job on so many GPUs like its own, where it can
+    have them.
+    """
     methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
@@ -42,12 +47,14 @@ def remedy(
     possible = [candidates[method] for method in methods if candidates[method].blocked is None]
     if not possible:
         return Reason(rule="what-would-fit", text="Install what is missing on a worker, or choose another method.")
+    if more := _more_gpus(methods, on_more_gpus):
+        return more
     least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
     devices = "a device" if least.setup.world_size == 1 else f"{least.setup.world_size} devices each"
     wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
     return Reason(
         rule="what-would-fit",
-        text=f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help.",
+        text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
     )
 
 
@@ -70,6 +77,17 @@ def _with_a_base_shared_out(
                 f"out over {found.setup.world_size} GPUs, {gib(found.memory.total_bytes)} of "
                 f"{gib(found.memory.budget_bytes)} on each.",
             )
+    return None
+
+
+def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Candidate | None]) -> Reason | None:
+    for number in (2, 3, 4, 6, 8):
+        for method in methods:
+            found = on_more_gpus(method, number)
+            if found is not None and found.fits:
+                needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)} on each"
+                text = f"On {number} x {found.place.name} {name_of(found)} fits: {needed}."
+                return Reason(rule="what-would-fit", text=text)
     return None
 
 

@@ -11,11 +11,10 @@ from tuning.candidates import Candidate
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, Goal, JobSpec, Method
 from tuning.plan import Alternative, Reason
-from tuning.recipe import LARGEST_RANK
+from tuning.recipe import LARGEST_RANK, NAMES
 from tuning.shape import ModelShape
 from tuning.units import count, duration, gib, plural
 
-NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
 SMALL_DATA_ROWS_FOR_QUALITY = 5_000
 LARGE_DATA_ROWS = 50_000
@@ -283,11 +282,11 @@ def _rejection(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], 
     """The rule that rejected this method, not the one that chose another."""
     was_asked_for = situation.spec.method != "auto"
     if not other.fits or (chosen.has_margin and not other.has_margin and not was_asked_for):
-        return f"{shortage(other)}."
+        return sentence(f"{shortage(other)}.")
     if other.method not in situation.fitting and not was_asked_for:
         spent = duration(other.time.seconds)
-        return f"{name_of(other)} fits only with its optimizer in host memory, which takes {spent}."
-    numbers = f"{name_of(other)} fits too ({_numbers(other, chosen, situation)})"
+        return sentence(f"{name_of(other)} fits only with its optimizer in host memory, which takes {spent}.")
+    numbers = sentence(f"{name_of(other)} fits too ({_numbers(other, chosen, situation)})")
     return f"{numbers}, but {_rule_against(other, chosen, verdicts=verdicts, situation=situation)}."
 
 
@@ -323,9 +322,9 @@ def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], ru
             fits=candidate.fits,
             peak_bytes=candidate.memory.total_bytes,
             rejected_because=(
-                f"{NAMES[method]} would fit with {gib(candidate.memory.total_bytes)}, but was not asked for."
+                sentence(f"{NAMES[method]} would fit with {gib(candidate.memory.total_bytes)}, but was not asked for.")
                 if candidate.fits
-                else f"{shortage(candidate)}."
+                else sentence(f"{shortage(candidate)}.")
             ),
         )
         for method, candidate in candidates.items()
@@ -335,4 +334,4 @@ def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], ru
 
 def _refusal(candidate: Candidate) -> str:
     smallest = "" if candidate.blocked else ", even with the smallest settings"
-    return f"{shortage(candidate)}{smallest}."
+    return sentence(f"{shortage(candidate)}{smallest}.")

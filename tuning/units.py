@@ -7,7 +7,7 @@ def gib(size_bytes: float) -> str:
     """`27.4 GiB`; below a tenth of a GiB in MiB, so that small models do not all read 0.0."""
     if abs(size_bytes) < GIB / 10:
         return f"{size_bytes / 1024**2:.1f} MiB"
-    return f"{size_bytes / GIB:.1f} GiB"
+    return f"{size_bytes / GIB:,.1f} GiB"
 
 
 def count(number: float) -> str:
@@ -31,9 +31,11 @@ def plural(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`41 s`, `7 min`, `5.2 h`, `3.1 days`, `12 years`."""
+    """`41 s`, `2.1 min`, `17 min`, `5.2 h`, `3.1 days`, `12 years`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds < 10 * 60:
+        return f"{seconds / 60:.1f} min"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     if seconds < 48 * 3600:

@@ -49,7 +49,8 @@ def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(8.24, "8.2 s"), (42, "42 s"), (460, "7m 40s"), (59.7, "1m 00s"), (18_600, "5h 10m")]
+    ("seconds", "text"),
+    [(8.24, "8.2 s"), (42, "42 s"), (460, "7m 40s"), (59.7, "1m 00s"), (18_600, "5h 10m"), (275_000, "3d 4h")],
 )
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
     assert output.duration(seconds) == text

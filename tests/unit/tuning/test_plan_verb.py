@@ -208,3 +208,16 @@ def test_three_reasons_come_first_and_the_rest_when_asked_why() -> None:
     assert "learning-rate" in long
     for word in ("not qlora", "quickest", "cheapest", "safest", "One more A10G"):
         assert word in short
+
+
+def test_ends_that_are_the_same_way_are_told_in_one_line() -> None:
+    lines = run("--model", "smollm2-135m", "--on", "CPU", "--rows", "240").output.splitlines()
+    assert [line for line in lines if "also the cheapest and the safest" in line]
+    assert not [line for line in lines if line.startswith("  cheapest")]
+
+
+def test_a_refusal_says_of_each_method_once_why_it_does_not_fit() -> None:
+    output = run("--model", "llama-3.3-70b", "--on", "2xRTX4090", "--rows", "5000").output
+    assert "not lora" not in output
+    assert output.count("LoRA bf16 needs") == 1
+    assert "On 4 x RTX 4090 QLoRA" in output

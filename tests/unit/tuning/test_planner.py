@@ -126,6 +126,16 @@ def test_a_refusal_offers_the_longest_rows_that_fit() -> None:
     assert isinstance(answer("llama-3.1-8b", "1xRTX4090", max_seq_length=length), Plan)
 
 
+def test_a_refusal_that_shorter_rows_do_not_help_says_how_many_gpus_would() -> None:
+    refusal = answer("llama-3.3-70b", "2xRTX4090", dataset=data(longest=100, tokens_per_row=80))
+    assert isinstance(refusal, Refusal)
+    number = int(refusal.reasons[-1].text.removeprefix("On ").split(" x RTX 4090 ")[0])
+    assert number > 2
+    dataset = data(longest=100, tokens_per_row=80)
+    assert isinstance(answer("llama-3.3-70b", f"{number}xRTX4090", dataset=dataset), Plan)
+    assert isinstance(answer("llama-3.3-70b", f"{number - 1}xRTX4090", dataset=dataset), Refusal)
+
+
 def test_rows_longer_than_the_models_context_are_refused() -> None:
     refusal = answer("llama-2-7b", "8xH200", max_seq_length=8192)
     assert isinstance(refusal, Refusal)
