@@ -185,6 +185,7 @@ class CanaryReport(Value):
     predicted_peak_bytes: int | None = None
     memory_ratio: float | None = None
     expected_seconds: float | None = None  # of all training steps, at the measured speed
+    others_share: float | None = None  # of the machine, that others used meanwhile, from 0 to 1
 
 
 class MetricChunk(Value):

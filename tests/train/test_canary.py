@@ -58,6 +58,22 @@ def test_it_measures_the_heaviest_micro_step_and_says_what_was_predicted(tmp_pat
     assert "predicted 1,000" in event["message"]
 
 
+@pytest.mark.parametrize("correction", [0.2, 1.0, 3.0])
+def test_what_it_measures_replaces_what_earlier_runs_said(tmp_path: Path, model: Path, correction: float) -> None:
+    corrected = TIME.model_copy(
+        update={
+            "tokens_per_second": 500 * correction,
+            "seconds": 100 / correction,
+            "measured_correction": correction,
+            "micro_step_tokens_per_second": 1000 * correction,
+        }
+    )
+    plan = runs.plan(memory=MEMORY, time=corrected, total_steps=6, checkpoint_interval_steps=100)
+    report = trained(runs.make_run(tmp_path, model=model, plan=plan)).read_canary()
+    assert report is not None
+    assert report.expected_seconds == pytest.approx(100 * 1000 / report.tokens_per_second)
+
+
 def test_it_changes_no_bit_of_the_result(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = runs.plan(precision="bf16", lora=runs.lora(dropout=0.2), checkpoint_interval_steps=100)
     with_canary = trained(runs.make_run(tmp_path / "with", model=model, plan=plan))

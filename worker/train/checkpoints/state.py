@@ -43,6 +43,7 @@ class Progress:
     last_good_checkpoint: str | None = None
     canary_of: str | None = None  # the launch settings that a canary has tried
     mfu: float | None = None
+    others_share: float | None = None  # of the machine, that others used while this process trained
     packs: bool = False
 
 

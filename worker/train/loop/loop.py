@@ -33,6 +33,7 @@ from worker.train.models.model import Learner
 from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.schedule import learning_rate_at
 from worker.train.optim.zero import ShardedOptimizer
+from worker.train.profiling.neighbours import Neighbours
 from worker.train.recorder import Pace, peak_memory_bytes
 from worker.train.run import Run
 
@@ -96,6 +97,7 @@ class _Fit:
         held_out = run.validation_rows
         self._held_out = None if held_out is None else (held_out, begun.sharing_of(held_out))
         self._samples = Samples(run)
+        self._neighbours = Neighbours(run)
 
     @property
     def step(self) -> int:
@@ -109,6 +111,7 @@ class _Fit:
         if self.step == 0:
             self._record_start()
         self._run.recorder.phase(Phase.TRAINING)
+        self._neighbours.begin()
         while self.step < self._total and not self._has_stalled():
             self._one_step()
             if self._stop_requested() and self.step < self._total and not self._has_stalled():
@@ -118,6 +121,7 @@ class _Fit:
         self._finish_checkpoint()
         self._restore_best()
         self._progress.training_seconds = self._training_seconds()
+        self._progress.others_share = self._neighbours.share()
         self._progress.mfu, self._progress.packs = self._utilization.mean(), self._learner.packs
         return self._progress
 
@@ -152,6 +156,7 @@ class _Fit:
         rate = learning_rate_at(step, plan=self._plan, total_steps=self._total)
         self._masters.step(learning_rate=rate)
         speed = self._pace.end(tokens=sums.tokens)
+        self._neighbours.look()
         self._advance(step, sums)
         point = self._point(step, sums, rate=rate, speed=speed)
         point["mfu"] = self._utilization.of_step(sums, tokens_per_second=speed)
