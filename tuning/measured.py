@@ -63,12 +63,18 @@ class Run(Value):
     peak_memory_bytes: int | None = None
     tokens_per_second: float | None = None
     training_seconds: float | None = None
+    evaluation_seconds: float | None = None
     others_share: float | None = None  # of the machine, used by others meanwhile; None where nobody looked
 
     @property
     def trust(self) -> float:
         """How much its speed counts, from 0 to 1."""
         return trust_of(self.others_share)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training and evaluations: what the plan's duration is held against. Speeds are those of steps alone."""
+        return None if self.training_seconds is None else self.training_seconds + (self.evaluation_seconds or 0.0)
 
     @property
     def predicted_peak_bytes(self) -> int:
@@ -144,6 +150,7 @@ def run_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: boo
         peak_memory_bytes=_whole(result.get("peak_memory_bytes")),
         tokens_per_second=_positive(result.get("tokens_per_second")),
         training_seconds=_positive(result.get("training_seconds")),
+        evaluation_seconds=_positive(result.get("evaluation_seconds")),
         others_share=_share(result.get("others_share")),
     )
 

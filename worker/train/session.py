@@ -221,6 +221,7 @@ def _result(run: Run, progress: Progress) -> TrainResult:
         tokens_per_second=progress.trained_tokens / seconds if seconds else None,
         peak_memory_bytes=peak_memory_bytes(run.device),
         training_seconds=seconds,
+        evaluation_seconds=round(progress.evaluation_seconds, 3),
         checkpoint_stall_seconds=round(progress.checkpoint_stall_seconds, 3),
         mfu=progress.mfu,
         others_share=progress.others_share,

@@ -13,7 +13,7 @@ import torch
 
 from tuning.measured import visible_peak_bytes
 from tuning.messages import CanaryReport
-from tuning.plan import Plan
+from tuning.plan import Plan, TimeEstimate
 from tuning.rehearsal import judge
 from tuning.units import duration, gib
 from worker.rundir import write_atomically
@@ -175,9 +175,14 @@ def _report(
         peak_memory_bytes=peak_memory_bytes,
         predicted_peak_bytes=predicted_peak if plan.memory.items else None,
         memory_ratio=peak_memory_bytes / predicted_peak if plan.memory.items else None,
-        expected_seconds=plan.time.seconds * share_of_steps / speed_ratio if speed_ratio else None,
+        expected_seconds=_expected_seconds(plan.time, speed_ratio) * share_of_steps if speed_ratio else None,
         others_share=others_share,
     )
+
+
+def _expected_seconds(time: TimeEstimate, speed_ratio: float) -> float:
+    """At the measured speed; answers are given for a bounded time at any."""
+    return (time.training_seconds + time.evaluation_seconds) / speed_ratio + time.sample_seconds
 
 
 def _tell(run: Run, report: CanaryReport) -> None:

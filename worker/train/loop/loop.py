@@ -11,6 +11,7 @@ from typing import Any
 
 from tuning.errors import Category, Failure, JobFailure
 from tuning.metrics import METRICS
+from tuning.recipe import evaluation_count
 from tuning.state import Phase
 from worker.rundir import checkpoint_name
 from worker.train.checkpoints import state as checkpoints
@@ -81,6 +82,7 @@ class _Fit:
         )
         self._pace = Pace()
         self._seconds_before = self._progress.training_seconds
+        self._evaluation_seconds_before = self._progress.evaluation_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
         self._sharing = begun.sharing_of(run.rows)
         order = RowOrder(len(run.rows), rows_per_step=run.plan.rows_per_step, seed=run.plan.seed)
@@ -205,7 +207,7 @@ class _Fit:
             "tokens_per_second": speed,
             "supervised_tokens": self._progress.supervised_tokens,
             "trained_tokens": self._progress.trained_tokens,
-            "eta_seconds": self._pace.remaining_seconds(self._total - step),
+            "eta_seconds": self._pace.remaining_seconds(self._total - step, evaluations=self._evaluations_after(step)),
             "memory_bytes": peak_memory_bytes(self._run.device),
             "time": time.time(),
         }
@@ -217,6 +219,12 @@ class _Fit:
             self._run.recorder.metrics(**{**dict.fromkeys(METRICS), **before, **self._evaluate(*self._held_out)})
 
     def _evaluate(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
+        with self._pace.evaluating():
+            found = self._evaluated(rows, sharing)
+        self._progress.evaluation_seconds = self._evaluation_seconds_before + self._pace.evaluation_seconds
+        return found
+
+    def _evaluated(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
         self._run.recorder.phase(Phase.EVALUATING)
         own = self._ladder.fit(
             lambda: own_sums(
@@ -261,6 +269,13 @@ class _Fit:
 
     def _is_evaluation(self, step: int) -> bool:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total
+
+    def _evaluations_after(self, done: int) -> int:
+        """How many are still to come, that of step `done` among them where it has one."""
+        if self._held_out is None:
+            return 0
+        interval = self._plan.evaluation_interval_steps
+        return evaluation_count(self._total, interval=interval) - 1 - (done - 1) // interval
 
     def _training_seconds(self) -> float:
         """Spent in steps, by this process and the ones whose checkpoint it went on from."""
