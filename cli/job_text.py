@@ -102,8 +102,13 @@ def _decisions(plan: Json) -> Iterator[str]:
     yield f"  memory    {_gib(memory['total_bytes'])} predicted, {_gib(memory['budget_bytes'])} may be used"
     yield (
         f"  time      {output.duration(time['seconds_low'])} to {output.duration(time['seconds_high'])} of training, "
-        f"about {time['tokens_per_second']:,.0f} tokens/s"
+        f"about {time['tokens_per_second']:,.0f} tokens/s{_beside_training(time)}"
     )
+
+
+def _beside_training(time: Json) -> str:
+    seconds = time.get("evaluation_seconds", 0.0) + time.get("sample_seconds", 0.0)
+    return f", {output.duration(seconds)} of it for evaluations" if seconds >= 1 else ""
 
 
 def _measured(measured: Json, plan: Json) -> Iterator[str]:
@@ -116,7 +121,8 @@ def _measured(measured: Json, plan: Json) -> Iterator[str]:
         yield f"            speed: predicted {time['tokens_per_second']:,.0f} tokens/s, measured {speed:,.0f}"
     if seconds is not None:
         low, high = output.duration(time["seconds_low"]), output.duration(time["seconds_high"])
-        yield f"            training: predicted {low} to {high}, measured {output.duration(seconds)}"
+        whole = output.duration(seconds + (measured.get("evaluation_seconds") or 0.0))
+        yield f"            training and evaluations: predicted {low} to {high}, measured {whole}"
     if (mfu := measured.get("mfu")) is not None:
         yield f"            MFU: {mfu:.1%} of what the device multiplies"
     if (stall := measured.get("checkpoint_stall_seconds")) is not None and seconds:

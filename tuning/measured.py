@@ -4,10 +4,13 @@ Finished runs and canaries count, a run as much as three canaries. A ratio is a 
 bounds that are narrow while few have spoken, and narrowest for a single one. How they scatter makes the margin of the
 next peak and the range of the next duration. Memory is predicted lower than the formulas say only when several whole
 runs agree: a plan that asks for too much waits longer, one that asks for too little dies.
+
+A speed counts as much as the machine was free of others while it was measured (`trust_of`).
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from tuning.base import Value
@@ -18,6 +21,7 @@ from tuning.margins import assumed_spread
 from tuning.plan import MemoryEstimate, TimeEstimate
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
+LOOKED_BACK_RUNS = 4 * LATEST_RUNS  # of each kind: as far back as speeds are sought that were measured undisturbed
 RUN_WEIGHT, CANARY_WEIGHT = 3, 1
 ENOUGH = 3  # measurements that must stand together before a ratio may go far, or memory below the formulas
 AGREEMENT = 1.15  # the largest of several memory ratios over the smallest, when they agree
@@ -27,6 +31,8 @@ SPEED_BOUNDS = (0.05, 10.0)
 SPEED_BOUNDS_OF_FEW = (0.25, 4.0)  # two that agree
 SPEED_BOUNDS_OF_ONE = (2 / 3, 3 / 2)
 SPEED_AGREEMENT = 1.5
+FAINT = 0.1  # of the trust in the best of them: a speed with less is left out, or it would decide between equals
+SAID_FROM_SHARE = 0.1  # of the machine: the plan says that others used so much of it
 ASSUMED_SPEED_SPREAD, SPEED_SPREAD_BOUNDS = 0.25, (0.08, 0.6)
 ASSUMED_WEIGHT = 2  # measurements that an assumption is worth
 SIBLINGS = {
@@ -57,6 +63,18 @@ class Run(Value):
     peak_memory_bytes: int | None = None
     tokens_per_second: float | None = None
     training_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    others_share: float | None = None  # of the machine, used by others meanwhile; None where nobody looked
+
+    @property
+    def trust(self) -> float:
+        """How much its speed counts, from 0 to 1."""
+        return trust_of(self.others_share)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training and evaluations: what the plan's duration is held against. Speeds are those of steps alone."""
+        return None if self.training_seconds is None else self.training_seconds + (self.evaluation_seconds or 0.0)
 
     @property
     def predicted_peak_bytes(self) -> int:
@@ -98,6 +116,15 @@ class Run(Value):
         )
 
 
+def trust_of(others_share: float | None) -> float:
+    """How much a speed counts that was measured while others used such a share of the machine: (1 - share) squared.
+
+    Fully on an idle machine, a quarter where others used half of it, a hundredth where they used nine tenths; fully
+    where nobody looked. Peaks of memory count alike: what others compute does not change them.
+    """
+    return 1.0 if others_share is None else (1 - min(max(others_share, 0.0), 1.0)) ** 2
+
+
 def visible_peak_bytes(memory: MemoryEstimate, *, device: str) -> int:
     """What a trainer's own measurement of that peak would show: all of it on a CPU, the allocator's part on a GPU."""
     if device == "cpu":
@@ -123,6 +150,8 @@ def run_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: boo
         peak_memory_bytes=_whole(result.get("peak_memory_bytes")),
         tokens_per_second=_positive(result.get("tokens_per_second")),
         training_seconds=_positive(result.get("training_seconds")),
+        evaluation_seconds=_positive(result.get("evaluation_seconds")),
+        others_share=_share(result.get("others_share")),
     )
 
 
@@ -170,7 +199,7 @@ def _corrections(runs: Sequence[Run], *, method: Method) -> Corrections:
         by_kernels.setdefault(run.kernels, []).append(run)
     coarse = _ratios(runs, of="this model and method")
     fine = {
-        kernels: _ratios(group, of=f"this model and method with {kernels}")
+        kernels: _ratios(group, of=f"this model and method with {kernels}", coarse=coarse)
         for kernels, group in by_kernels.items()
         if sum(_weight(run) for run in group) >= RUN_WEIGHT
     }
@@ -184,15 +213,15 @@ def _corrections(runs: Sequence[Run], *, method: Method) -> Corrections:
     )
 
 
-def _ratios(runs: Sequence[Run], *, of: str) -> Ratios:
-    newest = _newest_of_both(runs)
-    speed = _speed(newest)
-    return Ratios(
-        memory=_memory(newest),
-        speed=speed,
-        basis=f"{_counted(newest)} of {of}",
-        speed_spread=None if speed is None else _speed_spread(newest, around=speed),
-    )
+def _ratios(runs: Sequence[Run], *, of: str, coarse: Ratios | None = None) -> Ratios:
+    """`coarse` lends its speed where these were disturbed too much to have one of their own."""
+    trusted = _newest_trusted(runs)
+    memory, basis = _memory(_newest_of_both(runs)), f"{_counted(trusted)} of {of}{_disturbed(trusted)}"
+    if coarse is not None and 2 * sum(_speed_weight(run) for run in trusted) < RUN_WEIGHT:
+        return Ratios(memory=memory, speed=coarse.speed, basis=basis, speed_spread=coarse.speed_spread)
+    speed = _speed(trusted)
+    spread = None if speed is None else _speed_spread(trusted, around=speed)
+    return Ratios(memory=memory, speed=speed, basis=basis, speed_spread=spread)
 
 
 def _memory_spread(groups: Iterable[Sequence[Run]], *, method: Method) -> float | None:
@@ -210,15 +239,18 @@ def _memory_spread(groups: Iterable[Sequence[Run]], *, method: Method) -> float 
 
 def _speed_spread(runs: Sequence[Run], *, around: float) -> float:
     """The same of speeds: wide after one run, wider where runs disagree."""
-    deviations = [math.log(run.speed_ratio / around) for run in runs if run.speed_ratio]
-    found = _pooled(deviations, assumed=ASSUMED_SPEED_SPREAD)
+    known = [(math.log(run.speed_ratio / around), run.trust) for run in _undisturbed(runs) if run.speed_ratio]
+    deviations, trusts = [deviation for deviation, _ in known], [trust for _, trust in known]
+    found = _pooled(deviations, assumed=ASSUMED_SPEED_SPREAD, weights=trusts)
     return _bounded(found, SPEED_SPREAD_BOUNDS)
 
 
-def _pooled(deviations: Sequence[float], *, assumed: float) -> float:
+def _pooled(deviations: Sequence[float], *, assumed: float, weights: Sequence[float] | None = None) -> float:
     """Standard deviation, with what was assumed as good as two measurements."""
-    squares = ASSUMED_WEIGHT * assumed**2 + sum(deviation**2 for deviation in deviations)
-    return math.sqrt(squares / (ASSUMED_WEIGHT + len(deviations)))
+    weights = [1.0] * len(deviations) if weights is None else weights
+    squares = ASSUMED_WEIGHT * assumed**2
+    squares += sum(weight * deviation**2 for deviation, weight in zip(deviations, weights, strict=True))
+    return math.sqrt(squares / (ASSUMED_WEIGHT + sum(weights)))
 
 
 def _newest_of_both(runs: Sequence[Run]) -> list[Run]:
@@ -227,6 +259,22 @@ def _newest_of_both(runs: Sequence[Run]) -> list[Run]:
 
 def _newest(runs: Sequence[Run], *, canaries: bool) -> list[Run]:
     return [run for run in runs if run.is_canary is canaries][:LATEST_RUNS]
+
+
+def _newest_trusted(runs: Sequence[Run]) -> list[Run]:
+    """As many of each kind as count like `LATEST_RUNS` undisturbed ones: a busy week hides nothing that was known."""
+    found: list[Run] = []
+    for canaries in (False, True):
+        kind = [run for run in runs if run.is_canary is canaries][:LOOKED_BACK_RUNS]
+        before = [0.0, *accumulate(run.trust for run in kind)]
+        found += [run for run, trust in zip(kind, before, strict=False) if round(trust) < LATEST_RUNS]
+    return found
+
+
+def _undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Without those that say next to nothing about speed beside the others."""
+    best = max((run.trust for run in runs if run.speed_ratio is not None), default=0.0)
+    return [run for run in runs if run.speed_ratio is not None and run.trust > FAINT * best]
 
 
 def _memory(runs: Sequence[Run]) -> float | None:
@@ -243,27 +291,44 @@ def _memory(runs: Sequence[Run]) -> float | None:
 
 
 def _speed(runs: Sequence[Run]) -> float | None:
-    """What one observation alone may change is capped: the host may have been busy with something else."""
-    known = [(run.speed_ratio, _weight(run)) for run in runs if run.speed_ratio is not None]
+    """What one observation alone may change is capped, and what a disturbed one may change is capped more."""
+    known = [run for run in _undisturbed(runs) if run.speed_ratio is not None]
     if not known:
         return None
-    values = [value for value, _ in known]
-    if len(known) >= ENOUGH:
-        bounds = SPEED_BOUNDS
-    else:
-        together = len(known) > 1 and max(values) <= SPEED_AGREEMENT * min(values)
-        bounds = SPEED_BOUNDS_OF_FEW if together else SPEED_BOUNDS_OF_ONE
-    return _bounded(_weighted_median(known), bounds)
+    middle = _weighted_median([(run.speed_ratio or 0.0, _speed_weight(run)) for run in known])
+    near = [run for run in known if _are_alike(run.speed_ratio or 0.0, middle)]
+    return _bounded(middle, _speed_bounds(sum(run.trust for run in known), alike=sum(run.trust for run in near)))
+
+
+def _speed_bounds(trust: float, *, alike: float) -> tuple[float, float]:
+    """How far speeds may move a prediction that count like so many undisturbed ones, and those of them that agree."""
+    if round(trust) >= ENOUGH:
+        return SPEED_BOUNDS
+    if round(alike) > 1:
+        return SPEED_BOUNDS_OF_FEW
+    low, high = SPEED_BOUNDS_OF_ONE
+    return low ** min(1.0, trust), high ** min(1.0, trust)
+
+
+def _are_alike(one: float, other: float) -> bool:
+    return max(one, other) <= SPEED_AGREEMENT * min(one, other)
 
 
 def _weight(run: Run) -> int:
     return CANARY_WEIGHT if run.is_canary else RUN_WEIGHT
 
 
-def _weighted_median(values: Sequence[tuple[float, int]]) -> float:
+def _speed_weight(run: Run) -> float:
+    return _weight(run) * run.trust
+
+
+def _weighted_median(values: Sequence[tuple[float, float]]) -> float:
     """Of two values in the middle the less surprising one, so that of two runs the odd one has no say."""
-    spread_out = sorted(value for value, weight in values for _ in range(weight))
-    low, high = spread_out[(len(spread_out) - 1) // 2], spread_out[len(spread_out) // 2]
+    ordered = sorted(values)
+    reached = list(accumulate(weight for _, weight in ordered))
+    half, rounding = reached[-1] / 2, 1e-9 * reached[-1]
+    low = next(value for (value, _), sum_ in zip(ordered, reached, strict=True) if sum_ >= half - rounding)
+    high = next(value for (value, _), sum_ in zip(ordered, reached, strict=True) if sum_ > half + rounding)
     return min(low, high, key=lambda value: abs(math.log(value)) if value > 0 else math.inf)
 
 
@@ -278,6 +343,16 @@ def _counted(runs: Sequence[Run]) -> str:
     return " and ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items() if number)
 
 
+def _disturbed(runs: Sequence[Run]) -> str:
+    """`, 1 of them discounted because others used 62% of the machine meanwhile`."""
+    shares = [run.others_share for run in runs if (run.others_share or 0.0) >= SAID_FROM_SHARE]
+    if not shares:
+        return ""
+    most = max(share for share in shares if share is not None)
+    used = f"{'up to ' if len(shares) > 1 else ''}{most:.0%}"
+    return f", {len(shares)} of them discounted because others used {used} of the machine meanwhile"
+
+
 def _word(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -285,6 +360,11 @@ def _word(value: Any) -> str | None:
 def _positive(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value < 1e18 else None
+
+
+def _share(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= 1 else None
 
 
 def _whole(value: Any) -> int | None:

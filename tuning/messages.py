@@ -184,7 +184,8 @@ class CanaryReport(Value):
     peak_memory_bytes: int = Field(gt=0)
     predicted_peak_bytes: int | None = None
     memory_ratio: float | None = None
-    expected_seconds: float | None = None  # of all training steps, at the measured speed
+    expected_seconds: float | None = None  # of the whole run, with evaluations, at the measured speed
+    others_share: float | None = None  # of the machine, that others used meanwhile, from 0 to 1
 
 
 class MetricChunk(Value):

@@ -37,7 +37,10 @@ class MemoryEstimate(Value):
 
 
 class TimeEstimate(Value):
-    """Predicted speed and duration of the training steps, with a range that admits what is not known.
+    """Predicted speed of the training steps, and duration with evaluations, with a range for what is not known.
+
+    Of `seconds`, `evaluation_seconds` go to forward passes over validation rows and `sample_seconds` to sample answers;
+    checkpoints are written meanwhile. `tokens_per_second` is that of training steps alone, as a run measures it.
 
     `measured_correction` is the measured over predicted speed of earlier runs that the numbers already include.
     `micro_step_tokens_per_second` is the speed of a full micro-step alone, without the optimizer: what a canary shows.
@@ -49,6 +52,13 @@ class TimeEstimate(Value):
     seconds_high: float
     measured_correction: float = 1.0
     micro_step_tokens_per_second: float | None = None
+    evaluation_seconds: float = 0.0
+    sample_seconds: float = 0.0
+
+    @property
+    def training_seconds(self) -> float:
+        """Of the optimizer steps."""
+        return max(0.0, self.seconds - self.evaluation_seconds - self.sample_seconds)
 
 
 class Lora(Value):

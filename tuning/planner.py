@@ -27,6 +27,7 @@ from tuning.shape import ModelShape
 from tuning.units import duration, gib
 
 NO_CORRECTIONS = Corrections()
+WORTH_A_WORD = 0.05  # of the duration, that goes to evaluations
 
 
 def choose(
@@ -122,7 +123,7 @@ def _plan(
     rate, rate_reason = choose_learning_rate(spec, shape, method=setup.method, rows_per_step=batch.rows_per_step)
     patience, patience_reasons = choose_early_stopping(spec, dataset, total_steps=batch.total_steps)
     beta = spec.hyperparameters.beta
-    seconds_per_step = candidate.time.seconds / batch.total_steps
+    seconds_per_step = candidate.time.training_seconds / batch.total_steps
     return Plan(
         method=setup.method,
         objective=spec.objective.value,
@@ -180,7 +181,19 @@ def _summary(candidate: Candidate) -> Reason:
     peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
     learned = _learned(memory, time, basis=candidate.correction_basis)
-    return Reason(rule="prediction", text=f"{peak}; {time.tokens_per_second:,.0f} tokens/s, {duration_range}.{learned}")
+    speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
+    return Reason(rule="prediction", text=f"{peak}; {speed}.{learned}")
+
+
+def _beside_training(time: TimeEstimate) -> str:
+    """What of the duration does not train, where it is a part worth a word."""
+    beside = time.evaluation_seconds + time.sample_seconds
+    if beside < WORTH_A_WORD * time.seconds:
+        return ""
+    return (
+        f", of which evaluations take {duration(time.evaluation_seconds)} and sample answers "
+        f"{duration(time.sample_seconds)}"
+    )
 
 
 def _risk(candidate: Candidate) -> str:

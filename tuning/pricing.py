@@ -7,6 +7,13 @@ from typing import NamedTuple
 
 from tuning.activations import Checkpointing
 from tuning.corrections import Corrections, Ratios
+from tuning.evaluating import (
+    EvaluationCost,
+    EvaluationCosts,
+    durations,
+    least_seconds,
+    with_evaluations,
+)
 from tuning.job import DatasetFacts, JobSpec, Method
 from tuning.kernels import kernels_label
 from tuning.layouts import Layout, LayoutKey
@@ -14,7 +21,14 @@ from tuning.lengths import typical_lengths
 from tuning.margins import assumed_spread, margin_of
 from tuning.memory import Setup, total
 from tuning.plan import Reason, TimeEstimate
-from tuning.recipe import choose_batch, choose_lora, choose_sequence_length
+from tuning.recipe import (
+    choose_batch,
+    choose_early_stopping,
+    choose_lora,
+    choose_sequence_length,
+    evaluation_count,
+    evaluation_interval,
+)
 from tuning.shape import ModelShape
 from tuning.throughput import Workload, predict, predict_seconds
 
@@ -64,6 +78,8 @@ class Pricer:
         row_tokens = dataset.tokens / dataset.rows
         self.workload = Workload(
             tokens_per_epoch=dataset.tokens,
+            validation_rows=dataset.validation_rows,
+            evaluations=self._evaluations(dataset),
             supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),
             mean_row_tokens=min(row_tokens, self.max_sequence_length),
             rows_per_step=self.batch.rows_per_step,
@@ -82,6 +98,7 @@ class Pricer:
         self._seconds: dict[_Key, float] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
+        self._evaluation_costs = EvaluationCosts(shape, self.workload)
 
     @property
     def kernels_differ(self) -> bool:
@@ -127,18 +144,17 @@ class Pricer:
         return found
 
     def seconds(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> float:
-        """Predicted duration of all steps."""
+        """Predicted duration of all steps, with evaluations."""
         key = (layout.key, checkpointing, tokens)
         found = self._seconds.get(key)
         if found is None:
             setup = self._setup(layout, checkpointing, tokens)
-            found = self._seconds[key] = predict_seconds(
-                self.shape,
-                setup,
-                workload=self.workload,
-                hardware=layout.place.hardware,
-                correction=self.ratios(layout, setup).speed,
+            speed = self.ratios(layout, setup).speed
+            training = predict_seconds(
+                self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed
             )
+            cost = self._evaluation_cost(layout, setup)
+            found = self._seconds[key] = durations(training, cost, correction=speed).total
         return found
 
     def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
@@ -149,13 +165,10 @@ class Pricer:
 
     def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
         """The same with its range."""
-        return predict(
-            self.shape,
-            setup,
-            workload=self.workload,
-            hardware=layout.place.hardware,
-            correction=self.ratios(layout, setup).speed,
-        )
+        speed = self.ratios(layout, setup).speed
+        steps = predict(self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed)
+        cost = self._evaluation_cost(layout, setup)
+        return with_evaluations(steps, cost, correction=speed)
 
     def least_seconds(self, layout: Layout, *, tokens: int) -> float:
         """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
@@ -165,15 +178,27 @@ class Pricer:
         key = layout.key
         found = self._bounds.get(key)
         if found is None:
-            found = self._bounds[key] = predict_seconds(
+            setup = self._setup(layout, "none", tokens)
+            training = predict_seconds(
                 self.shape,
-                self._setup(layout, "none", tokens),
+                setup,
                 workload=self.workload,
                 hardware=layout.place.hardware,
                 correction=self._highest_speed,
                 evenly=True,
             )
+            cost = self._evaluation_cost(layout, setup)
+            found = self._bounds[key] = least_seconds(training, cost, correction=self._highest_speed)
         return found
+
+    def _evaluations(self, dataset: DatasetFacts) -> int:
+        total_steps = self.batch.total_steps
+        patience, _ = choose_early_stopping(self.spec, dataset, total_steps=total_steps)
+        interval = evaluation_interval(total_steps, patience=patience)
+        return evaluation_count(total_steps, interval=interval) if dataset.validation_rows else 0
+
+    def _evaluation_cost(self, layout: Layout, setup: Setup) -> EvaluationCost:
+        return self._evaluation_costs.of(setup, kind=layout.place.kind, hardware=layout.place.hardware)
 
     def _setup(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Setup:
         key = (layout.key, checkpointing, tokens)

@@ -186,6 +186,11 @@ def evaluation_interval(total_steps: int, *, patience: int = 0) -> int:
     return max(1, round(total_steps / evaluations))
 
 
+def evaluation_count(total_steps: int, *, interval: int) -> int:
+    """How often the validation rows are evaluated: before training, every `interval` steps, and after the last."""
+    return 1 + math.ceil(total_steps / interval)
+
+
 def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: int) -> tuple[int, tuple[Reason, ...]]:
     """How many evaluations in a row may be worse than the best before training stops; 0 trains to the end."""
     asked = spec.hyperparameters.early_stopping_patience

@@ -54,6 +54,8 @@ class Workload:
     total_steps: int
     epochs: int
     row_lengths: tuple[float, ...]
+    validation_rows: int = 0
+    evaluations: int = 0  # over all validation rows: one before training, one at the end, and those between
 
     @property
     def tokens_per_step(self) -> float:
@@ -121,7 +123,7 @@ def predict(
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
     seconds = predict_seconds(shape, setup, workload=workload, hardware=hardware, correction=correction, speeds=speeds)
     full = setup.tokens_per_micro_step
-    full_pass = _micro_step_seconds(shape, setup, tokens=full, workload=workload, hardware=hardware, speeds=speeds)
+    full_pass = one_micro_step_seconds(shape, setup, tokens=full, workload=workload, hardware=hardware, speeds=speeds)
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     return TimeEstimate(
         tokens_per_second=workload.tokens_per_step * workload.total_steps / seconds,
@@ -142,29 +144,18 @@ def predict_seconds(
     speeds: GpuSpeeds = GPU_SPEEDS,
     evenly: bool = False,
 ) -> float:
-    """Duration of all steps alone.
+    """Duration of all steps alone, without evaluations.
 
     `evenly`: as if rows could be shared out so that no device waits, which bounds the duration from below.
     """
     tokens_per_step = workload.tokens_per_step
     evenness = 1.0 if evenly else predict_evenness(shape, setup, workload=workload)
     own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
-    micro_steps = _micro_steps(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
+    micro_steps = micro_steps_of(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
     tokens = own_tokens / micro_steps
-    one_pass = _micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
+    one_pass = one_micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
     update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds)
     return (micro_steps * one_pass + update) * workload.total_steps / (correction or 1.0)
-
-
-@lru_cache(maxsize=256)
-def _attended_tokens(row_lengths: tuple[float, ...]) -> float:
-    return sum(length * length for length in row_lengths) / (2 * sum(row_lengths))
-
-
-def _micro_steps(setup: Setup, *, own_tokens: float, mean_row_tokens: float) -> int:
-    if setup.packing:
-        return max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
-    return max(1, round(own_tokens / max(1.0, mean_row_tokens)))
 
 
 def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> float:
@@ -179,14 +170,21 @@ def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> 
     )
 
 
-def _micro_step_seconds(
+def micro_steps_of(setup: Setup, *, own_tokens: float, mean_row_tokens: float) -> int:
+    """How many forward and backward passes so many tokens of one device take."""
+    if setup.packing:
+        return max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
+    return max(1, round(own_tokens / max(1.0, mean_row_tokens)))
+
+
+def one_micro_step_seconds(
     shape: ModelShape,
     setup: Setup,
     *,
     tokens: float,
     workload: Workload,
     hardware: HardwareProfile,
-    speeds: GpuSpeeds,
+    speeds: GpuSpeeds = GPU_SPEEDS,
 ) -> float:
     """Forward and backward over so many tokens on one device."""
     operations = operations_of(
@@ -202,6 +200,11 @@ def _micro_step_seconds(
     gpu = rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
     sequences = 2 if setup.preference_pairs else 1
     return micro_step_seconds(shape, setup, gpu=gpu, operations=operations, tokens=sequences * tokens, speeds=speeds)
+
+
+@lru_cache(maxsize=256)
+def _attended_tokens(row_lengths: tuple[float, ...]) -> float:
+    return sum(length * length for length in row_lengths) / (2 * sum(row_lengths))
 
 
 def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:

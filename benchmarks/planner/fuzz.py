@@ -112,6 +112,7 @@ class Fuzz:
             longest_row_tokens=min(131_072, max(mean, int(mean * pick.uniform(1, 12)))),
             supervised_tokens=max(1, int(tokens * pick.uniform(0.01, 1))),
             tokens_are_exact=pick.random() < 0.5,
+            validation_rows=pick.choice((0, min(rows // 10, 200), int(10 ** pick.uniform(0, 4)))),
         )
         asked = {
             "method": pick.choice(("auto", "auto", "auto", "full", "lora", "qlora")),
@@ -156,6 +157,8 @@ def _broken_alone(plan: Plan, case: Case) -> Iterator[str]:
     if not duration.seconds_low <= duration.seconds <= duration.seconds_high:
         yield "a duration lies within its range"
     yield from _broken_limits(plan, case)
+    if (duration.evaluation_seconds > 0) is not (case.dataset.validation_rows > 0) or duration.training_seconds <= 0:
+        yield "evaluations take time where there is something to evaluate, and training takes some always"
     if sum(memory.items.values()) != memory.total_bytes:
         yield "items of memory add up"
     if any(not reason.text.endswith(".") or "  " in reason.text for reason in plan.reasons):

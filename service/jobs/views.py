@@ -112,6 +112,7 @@ def _measured(job: Job) -> dict[str, Any] | None:
         "predicted_peak_memory_bytes": run.predicted_peak_bytes,
         "tokens_per_second": run.tokens_per_second,
         "training_seconds": run.training_seconds,
+        "evaluation_seconds": run.evaluation_seconds,
         "mfu": job.result.get("mfu"),
         "checkpoint_stall_seconds": job.result.get("checkpoint_stall_seconds"),
     }

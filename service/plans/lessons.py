@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.tables import Attempt, Job, Model
 from tuning.corrections import Corrections
 from tuning.job import Method
-from tuning.measured import LATEST_RUNS, Run, corrections_from, run_of
+from tuning.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
 from tuning.state import Outcome
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
@@ -55,7 +55,7 @@ def _measured(row: Row[Any]) -> Iterator[Run]:
 
 
 def _query(worker_class: str | None) -> Select[Any]:
-    """The newest few successes and the newest few other canaries of each kind, the newest first."""
+    """The newest successes and the newest other canaries of each kind, as many as are looked at, the newest first."""
     newest = select(Attempt.id).order_by(Attempt.id.desc()).limit(_LOOKED_AT).subquery()
     root = func.coalesce(Model.base_model, Model.name)
     succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
@@ -72,4 +72,4 @@ def _query(worker_class: str | None) -> Select[Any]:
     if worker_class is not None:
         measured = measured.where(Attempt.worker_class == worker_class)
     runs = measured.subquery()
-    return select(runs).where(runs.c.place <= LATEST_RUNS).order_by(runs.c.id.desc())
+    return select(runs).where(runs.c.place <= LOOKED_BACK_RUNS).order_by(runs.c.id.desc())

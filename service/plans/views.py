@@ -43,7 +43,8 @@ def accuracy_object(run: Run, *, attempt_id: str, job_id: str, worker_class: str
         "predicted_seconds": run.time.seconds,
         "predicted_seconds_low": run.time.seconds_low,
         "predicted_seconds_high": run.time.seconds_high,
-        "measured_seconds": run.training_seconds,
+        "measured_seconds": run.seconds,
+        "others_share": run.others_share,
     }
 
 

@@ -74,3 +74,12 @@ def test_the_current_errors_are_told_by_class_model_method_and_kernels(control_p
     newest = control_plane.sql("SELECT extract(epoch FROM started_at)::bigint FROM attempts WHERE ended_at IS NULL")
     assert kind["newest_at"] == pytest.approx(newest[0][0], abs=1)
     assert [pair["job"] for pair in answer["data"]] == [second.job_id, first.job_id]
+
+
+def test_a_run_on_a_busy_host_moves_no_promise_and_the_plan_says_why(control_plane: ControlPlane) -> None:
+    run_once(control_plane, speed=1 / 6, others_share=0.9)
+    (entry,) = plans(control_plane, training_file=control_plane.upload())["data"]
+    assert entry["plan"]["time"]["measured_correction"] == pytest.approx(1, abs=0.005)
+    assert "discounted because others used 90% of the machine" in entry["reasons"][-1]["text"]
+    (pair,) = control_plane.request("GET", "/v1/fine_tuning/plans/accuracy").json()["data"]
+    assert pair["others_share"] == 0.9

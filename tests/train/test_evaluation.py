@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tuning.recipe import evaluation_count
 from worker.train.checkpoints.state import Progress
 from worker.train.data.rows import Rows
 from worker.train.data.sharing import Sharing
@@ -18,6 +19,7 @@ from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.loop.objectives import supervised
 from worker.train.loop.reference import REFERENCE_FILE, Reader, fingerprint, with_reference
 from worker.train.models.model import Learner, load_model
+from worker.train.recorder import Pace
 from worker.train.run import Run
 from worker.train.session import prepare
 
@@ -88,3 +90,29 @@ def test_scores_of_other_rows_are_not_used(tmp_path: Path, model: Path) -> None:
     assert scored.rows.reference is not None
     assert (scored.rows.reference < 0).all()
     assert fingerprint(other) not in kept
+
+
+def test_a_run_evaluates_as_often_as_planned_and_says_how_long_it_took(tmp_path: Path, model: Path) -> None:
+    plan = runs.plan(epochs=3, evaluation_interval_steps=4)
+    directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(6, offset=30))
+    assert runs.train_here(directory) == 0
+    points, result = runs.metrics(directory), directory.read_result()
+    evaluated = [point["step"] for point in points if point["valid_loss"] is not None]
+    assert evaluated == [0, 4, 8, 9]
+    assert len(evaluated) == evaluation_count(9, interval=4)
+    assert result is not None
+    assert result.evaluation_seconds is not None
+    assert result.evaluation_seconds > 0
+    left = [point["eta_seconds"] for point in points if point["step"] > 0]
+    assert left[-1] > 0, "after the last step its evaluation is still to come"
+
+
+def test_what_is_left_counts_the_evaluations_to_come_as_long_as_those_so_far() -> None:
+    clock = iter([0.0, 0.0, 6.0, 10.0, 12.0])
+    pace = Pace(clock=lambda: next(clock))
+    with pace.evaluating():
+        pass
+    pace.begin()
+    pace.end(tokens=10)
+    assert pace.remaining_seconds(5, evaluations=3) == pytest.approx(5 * 2 + 3 * 6)
+    assert pace.training_seconds == 2

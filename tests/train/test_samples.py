@@ -10,6 +10,7 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tuning.evaluating import LONGEST_PROMPT_TOKENS, SAMPLES
 from worker.train.checkpoints import state as checkpoint
 from worker.train.data.packing import pack
 from worker.train.data.rows import Rows, load_rows
@@ -78,10 +79,10 @@ def test_the_same_seed_asks_the_same_rows_and_long_prompts_come_last(tmp_path: P
     chosen = samples.choose_prompts(rows, seed=5)
     assert chosen == samples.choose_prompts(rows, seed=5)
     assert any(samples.choose_prompts(rows, seed=seed) != chosen for seed in range(6, 12))
-    assert len(chosen) == samples.SAMPLES
+    assert len(chosen) == SAMPLES
     assert 1 not in [prompt.line for prompt in chosen]
     only_long = samples.choose_prompts(loaded(tmp_path, model, [long_row], max_sequence_length=8000), seed=5)
-    assert len(only_long[0].ids) == samples.LONGEST_PROMPT_TOKENS
+    assert len(only_long[0].ids) == LONGEST_PROMPT_TOKENS
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -60,7 +61,22 @@ class Run:
         torch.distributed.broadcast(told, src=0)
         return int(told.item())
 
+    def sum_of_all(self, number: float) -> float:
+        """Of the numbers of all processes; they get the same answer."""
+        return self._reduced(number, torch.distributed.ReduceOp.SUM)
+
+    def highest_of_all(self, number: float) -> float:
+        """The same of the highest."""
+        return self._reduced(number, torch.distributed.ReduceOp.MAX)
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes."""
         return self.rank == 0
+
+    def _reduced(self, number: float, operation: Any) -> float:
+        if self.processes == 1:
+            return number
+        told = torch.tensor([number], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(told, op=operation)
+        return float(told.item())

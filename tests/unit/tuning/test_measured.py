@@ -13,7 +13,7 @@ from tuning.corrections import Corrections, Ratios
 from tuning.job import Method
 from tuning.kernels import kernels_label
 from tuning.margins import assumed_spread
-from tuning.measured import MEMORY_BOUNDS, SPEED_BOUNDS, SPEED_BOUNDS_OF_FEW, Run, corrections_from, run_of
+from tuning.measured import MEMORY_BOUNDS, SPEED_BOUNDS, SPEED_BOUNDS_OF_FEW, Run, corrections_from, run_of, trust_of
 from tuning.plan import MemoryEstimate, Plan, TimeEstimate
 from tuning.planner import choose
 
@@ -217,3 +217,65 @@ def test_a_stored_plan_has_the_label_that_the_planner_looks_up() -> None:
     chosen = plan("smollm2-135m", cpu())
     stored = run_of(chosen.model_dump(mode="json"), {"peak_memory_bytes": 1})
     assert stored.kernels == chosen.kernels == f"{chosen.attention}/recompute-none/adamw/fused"
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_what_a_speed_counts_lies_between_nothing_and_one_and_falls_with_the_load(one: float, other: float) -> None:
+    assert trust_of(None) == trust_of(0) == 1
+    assert trust_of(0.5) == 0.25
+    assert 0 <= trust_of(one) <= 1
+    assert trust_of(max(one, other)) <= trust_of(min(one, other))
+
+
+@given(ratios, st.booleans())
+def test_one_run_beside_others_that_used_nine_tenths_moves_a_promise_by_half_a_per_cent(
+    speed: float, is_canary: bool
+) -> None:
+    found = learned([run(1.0, speed, is_canary=is_canary, others_share=0.9)]).speed
+    assert found == pytest.approx(1, abs=0.005)
+
+
+@given(st.lists(st.floats(0.05, 10), min_size=1, max_size=5), ratios, st.floats(0.7, 1), st.integers(0, 5))
+def test_beside_runs_on_an_idle_machine_one_on_a_busy_host_changes_nothing(
+    quiet: list[float], odd: float, load: float, place: int
+) -> None:
+    runs = [run(1.0, speed, others_share=0.0) for speed in quiet]
+    runs.insert(place, run(1.0, odd, others_share=load))
+    assert learned(runs).speed == learned([each for each in runs if each.others_share == 0]).speed
+
+
+@given(st.lists(close_to_one, min_size=3, max_size=5), ratios, st.floats(0.5, 1))
+def test_beside_runs_that_agree_one_at_half_load_moves_nothing_beyond_them(
+    good: list[float], odd: float, load: float
+) -> None:
+    found = learned([run(1.0, odd, others_share=load), *(run(1.0, speed, others_share=0.02) for speed in good)]).speed
+    assert found is not None
+    assert min(good) * (1 - 1e-9) <= found <= max(good) * (1 + 1e-9)
+
+
+def test_a_busy_week_hides_nothing_that_was_known() -> None:
+    busy = [run(1.0, 0.2, others_share=0.9) for _ in range(12)]
+    assert learned([*busy, *(run(1.0, 0.7, others_share=0.0) for _ in range(3))]).speed == pytest.approx(0.7)
+
+
+def test_a_disturbed_run_with_kernels_of_its_own_takes_the_speed_of_the_others() -> None:
+    elsewhere = "sdpa/recompute-full/adamw/fused"
+    runs = [run(1.2, 0.2, others_share=0.9), *(run(1.1, 0.8, kernels=elsewhere, others_share=0.0) for _ in range(3))]
+    assert learned(runs).speed == pytest.approx(0.8)
+    assert learned(runs).memory == pytest.approx(1.2), "what others compute changes no peak"
+
+
+def test_two_quiet_runs_that_agree_are_believed_beside_a_disturbed_one_that_does_not() -> None:
+    assert learned([run(1.0, 0.1, others_share=0.5), run(1.0, 0.30), run(1.0, 0.33)]).speed == pytest.approx(0.3)
+
+
+def test_a_plan_says_which_measurements_it_discounted() -> None:
+    runs = [run(1.0, 0.5, others_share=0.62), run(1.0, 0.9, others_share=0.03)]
+    assert learned(runs).basis.endswith(", 1 of them discounted because others used 62% of the machine meanwhile")
+    assert "discounted" not in learned(runs[1:]).basis
+
+
+def test_a_stored_share_without_sense_is_none() -> None:
+    stored = plan("smollm2-135m", cpu()).model_dump(mode="json")
+    assert run_of(stored, {"others_share": 0.4}).others_share == 0.4
+    assert [run_of(stored, {"others_share": odd}).others_share for odd in (7, -1, "0.4", True)] == [None] * 4

@@ -20,10 +20,13 @@ from tuning.pricing import Priced, Pricer
 
 MODELS = st.sampled_from(["llama-3.2-1b", "llama-3.1-8b", "llama-2-13b", "mixtral-8x7b"])
 DATA = st.builds(
-    lambda rows, tokens, longest: data(rows, tokens_per_row=tokens, longest=longest),
+    lambda rows, tokens, longest, validation: data(rows, tokens_per_row=tokens, longest=longest).model_copy(
+        update={"validation_rows": validation}
+    ),
     st.integers(1, 300_000),
     st.integers(20, 2_000),
     st.integers(64, 16_384),
+    st.sampled_from([0, 1, 200, 20_000]),
 )
 FREE_GIB = st.lists(st.floats(4, 80), min_size=1, max_size=5)
 

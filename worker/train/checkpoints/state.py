@@ -33,6 +33,7 @@ class Progress:
     loss_scale: float = 0.0
     good_steps_at_loss_scale: int = 0
     training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0  # beside them, with sample answers
     checkpoint_stall_seconds: float = 0.0  # that training stood still to copy its state, or waited for the writer
     first_valid_loss: float | None = None
     last_valid_loss: float | None = None
@@ -43,6 +44,7 @@ class Progress:
     last_good_checkpoint: str | None = None
     canary_of: str | None = None  # the launch settings that a canary has tried
     mfu: float | None = None
+    others_share: float | None = None  # of the machine, that others used while this process trained
     packs: bool = False
 
 

@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tuning.evaluating import (
+    CHEAP_SECONDS,
+    LARGEST_SHARE,
+    LONGEST_PROMPT_TOKENS,
+    LONGEST_SECONDS,
+    SAMPLES,
+    can_answer,
+    most_answer_tokens,
+)
 from worker.train.data.rows import Rows
 from worker.train.generation.generator import Speaker
 from worker.train.models.model import Learner
 from worker.train.models.own_attention import attending, attention_for_generation
 from worker.train.run import Run
 
-SAMPLES = 3
-LONGEST_PROMPT_TOKENS = 1024
-LONGEST_ANSWER_TOKENS = 64
-LONGEST_SECONDS = 5.0  # of an evaluation; what is said by then is kept
-# Answers that take longer than the first are given at the ends of a run, and between them only within the second: a job
-# of 40 s of training once spent 70 in seven evaluations.
-CHEAP_SECONDS, LARGEST_SHARE = 1.0, 0.05
 SHOWN_CHARACTERS = 300
 SHOWN_IN_MESSAGE = 60
 PROMPT_TOKENS_OF_PLAIN_TEXT = 64
@@ -87,7 +89,7 @@ class Samples:
             with attending(model, attention_for_generation(model), afterwards=learner.attention_name):
                 return Speaker(model, self._run.tokenizer, ends=self._run.rows.notes.ends).go_on(
                     [prompt.ids for prompt in self._prompts],
-                    max_new_tokens=min(LONGEST_ANSWER_TOKENS, longest + longest // 2 + 8),
+                    max_new_tokens=most_answer_tokens(longest),
                     max_seconds=LONGEST_SECONDS,
                 )
         finally:
@@ -96,7 +98,7 @@ class Samples:
 
 def can_generate(run: Run) -> bool:
     """Whether this process holds the whole model and is the one that writes."""
-    return run.is_main and run.plan.zero_stage < 3 and not run.plan.sharded_base
+    return run.is_main and can_answer(zero_stage=run.plan.zero_stage, sharded_base=run.plan.sharded_base)
 
 
 def choose_prompts(rows: Rows, *, seed: int) -> list[Prompt]:

@@ -13,7 +13,7 @@ import torch
 
 from tuning.measured import visible_peak_bytes
 from tuning.messages import CanaryReport
-from tuning.plan import Plan
+from tuning.plan import Plan, TimeEstimate
 from tuning.rehearsal import judge
 from tuning.units import duration, gib
 from worker.rundir import write_atomically
@@ -25,6 +25,7 @@ from worker.train.loop.gradients import GradientSource
 from worker.train.loop.memory_ladder import MemoryLadder
 from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.zero import ShardedOptimizer
+from worker.train.profiling.neighbours import Neighbours
 from worker.train.recorder import peak_memory_bytes
 from worker.train.run import Run
 
@@ -92,12 +93,14 @@ def rehearse(stage: Stage) -> CanaryReport:
         return rows, seconds[-1]
 
     doing = "at the canary step before training"
+    neighbours = Neighbours(run)
     rows, seconds = stage.ladder.fit(largest_and_its_seconds, doing=doing, learns=True, undo=undo)
+    others_share = neighbours.share()
     undo()
     missing = _moment_bytes(stage) if reserved is None else 0
     peak = peak_memory_bytes(run.device) + missing
     del reserved
-    report = _report(stage, lengths[rows], seconds=seconds, peak_memory_bytes=peak)
+    report = _report(stage, lengths[rows], seconds=seconds, peak_memory_bytes=peak, others_share=others_share)
     if run.is_main:
         write_atomically(run.directory.canary, report.model_dump_json(indent=2))
     _tell(run, report)
@@ -151,7 +154,9 @@ def _moment_bytes(stage: Stage) -> int:
     return stage.masters.elements_without_moments() * MOMENT_BYTES[stage.run.plan.optimizer]
 
 
-def _report(stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int) -> CanaryReport:
+def _report(
+    stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int, others_share: float | None
+) -> CanaryReport:
     plan, progress = stage.run.plan, stage.progress
     tokens = int(lengths.sum())
     speed = tokens / max(seconds, 1e-9)
@@ -170,8 +175,14 @@ def _report(stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_by
         peak_memory_bytes=peak_memory_bytes,
         predicted_peak_bytes=predicted_peak if plan.memory.items else None,
         memory_ratio=peak_memory_bytes / predicted_peak if plan.memory.items else None,
-        expected_seconds=plan.time.seconds * share_of_steps / speed_ratio if speed_ratio else None,
+        expected_seconds=_expected_seconds(plan.time, speed_ratio) * share_of_steps if speed_ratio else None,
+        others_share=others_share,
     )
+
+
+def _expected_seconds(time: TimeEstimate, speed_ratio: float) -> float:
+    """At the measured speed; answers are given for a bounded time at any."""
+    return (time.training_seconds + time.evaluation_seconds) / speed_ratio + time.sample_seconds
 
 
 def _tell(run: Run, report: CanaryReport) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tuning.errors import Category, Failure, JobFailure
 from tuning.metrics import METRICS
+from tuning.recipe import evaluation_count
 from tuning.state import Phase
 from worker.rundir import checkpoint_name
 from worker.train.checkpoints import state as checkpoints
@@ -33,6 +34,7 @@ from worker.train.models.model import Learner
 from worker.train.optim.optimizer import MasterOptimizer
 from worker.train.optim.schedule import learning_rate_at
 from worker.train.optim.zero import ShardedOptimizer
+from worker.train.profiling.neighbours import Neighbours
 from worker.train.recorder import Pace, peak_memory_bytes
 from worker.train.run import Run
 
@@ -80,6 +82,7 @@ class _Fit:
         )
         self._pace = Pace()
         self._seconds_before = self._progress.training_seconds
+        self._evaluation_seconds_before = self._progress.evaluation_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
         self._sharing = begun.sharing_of(run.rows)
         order = RowOrder(len(run.rows), rows_per_step=run.plan.rows_per_step, seed=run.plan.seed)
@@ -96,6 +99,7 @@ class _Fit:
         held_out = run.validation_rows
         self._held_out = None if held_out is None else (held_out, begun.sharing_of(held_out))
         self._samples = Samples(run)
+        self._neighbours = Neighbours(run)
 
     @property
     def step(self) -> int:
@@ -109,6 +113,7 @@ class _Fit:
         if self.step == 0:
             self._record_start()
         self._run.recorder.phase(Phase.TRAINING)
+        self._neighbours.begin()
         while self.step < self._total and not self._has_stalled():
             self._one_step()
             if self._stop_requested() and self.step < self._total and not self._has_stalled():
@@ -118,6 +123,7 @@ class _Fit:
         self._finish_checkpoint()
         self._restore_best()
         self._progress.training_seconds = self._training_seconds()
+        self._progress.others_share = self._neighbours.share()
         self._progress.mfu, self._progress.packs = self._utilization.mean(), self._learner.packs
         return self._progress
 
@@ -152,6 +158,7 @@ class _Fit:
         rate = learning_rate_at(step, plan=self._plan, total_steps=self._total)
         self._masters.step(learning_rate=rate)
         speed = self._pace.end(tokens=sums.tokens)
+        self._neighbours.look()
         self._advance(step, sums)
         point = self._point(step, sums, rate=rate, speed=speed)
         point["mfu"] = self._utilization.of_step(sums, tokens_per_second=speed)
@@ -200,7 +207,7 @@ class _Fit:
             "tokens_per_second": speed,
             "supervised_tokens": self._progress.supervised_tokens,
             "trained_tokens": self._progress.trained_tokens,
-            "eta_seconds": self._pace.remaining_seconds(self._total - step),
+            "eta_seconds": self._pace.remaining_seconds(self._total - step, evaluations=self._evaluations_after(step)),
             "memory_bytes": peak_memory_bytes(self._run.device),
             "time": time.time(),
         }
@@ -212,6 +219,12 @@ class _Fit:
             self._run.recorder.metrics(**{**dict.fromkeys(METRICS), **before, **self._evaluate(*self._held_out)})
 
     def _evaluate(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
+        with self._pace.evaluating():
+            found = self._evaluated(rows, sharing)
+        self._progress.evaluation_seconds = self._evaluation_seconds_before + self._pace.evaluation_seconds
+        return found
+
+    def _evaluated(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
         self._run.recorder.phase(Phase.EVALUATING)
         own = self._ladder.fit(
             lambda: own_sums(
@@ -256,6 +269,13 @@ class _Fit:
 
     def _is_evaluation(self, step: int) -> bool:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total
+
+    def _evaluations_after(self, done: int) -> int:
+        """How many are still to come, that of step `done` among them where it has one."""
+        if self._held_out is None:
+            return 0
+        interval = self._plan.evaluation_interval_steps
+        return evaluation_count(self._total, interval=interval) - 1 - (done - 1) // interval
 
     def _training_seconds(self) -> float:
         """Spent in steps, by this process and the ones whose checkpoint it went on from."""
