@@ -13,6 +13,7 @@ from tuning.linears import Linear, Role, Targets, closes, is_target
 from tuning.shape import MEASURED_RANK, ModelShape
 
 Checkpointing = Literal["none", "selective", "mlp", "full"]
+INDEX_BYTES = 24  # of a token's expert: its number and its place among the sorted, and its share
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,18 @@ def backward_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
     """Gradients in flight inside one layer: the MLP's, and an adapter's share of them in fp32 before it is rounded."""
     width, hidden = shape.intermediate_size, shape.hidden_size
     if graph.fused:
-        return graph.width * (4 * width + 2 * hidden)
+        dense = graph.width * (4 * width + 2 * hidden)
+        return dense if graph.full or _has_own_mlp(shape) else max(dense, _experts_backward(shape, graph))
     in_flight = graph.width * (3 * width + 2 * hidden)
     return in_flight if graph.full else in_flight + 4 * max(width, hidden)
+
+
+def _experts_backward(shape: ModelShape, graph: Graph) -> float:
+    """Rows of all of a token's experts: dy or dx twice, beside what the gate's derivative makes."""
+    last = [linear for linear in shape.linears if linear.role == "expert" and closes(linear)]
+    rows = sum(linear.out_features * _active_per_layer(linear, shape) for linear in last)
+    inner = sum(linear.in_features * _active_per_layer(linear, shape) for linear in last)
+    return graph.width * (max(rows + 5 * inner, 2 * rows + 2 * inner) + 2 * shape.hidden_size)
 
 
 def _norms(shape: ModelShape, graph: Graph) -> float:
@@ -151,10 +161,58 @@ def _keeps_as_is(shape: ModelShape, graph: Graph) -> bool:
 
 def _mlp(shape: ModelShape, graph: Graph) -> float:
     """What the activation function and the gate's product keep, and the inputs of the matrices."""
+    if graph.fused and not graph.full and not _has_own_mlp(shape):
+        return _experts(shape, graph) + _dense_beside_experts(shape, graph) + _inputs(shape, graph, role="mlp")
     tensors = shape.activation_tensors
     if graph.fused and _has_own_mlp(shape):
         tensors = 2 if _is_gated(shape) else 1
     return graph.width * tensors * shape.intermediate_size + _inputs(shape, graph, role="mlp")
+
+
+def _experts(shape: ModelShape, graph: Graph) -> float:
+    """What our pass over experts keeps for each of a token's: the wide product, and where it is; router scores in fp32.
+
+    Adapters add the input, once, and a thin product each, of a rank filled up for the kernels.
+    """
+    experts = [linear for linear in shape.linears if linear.role == "expert"]
+    wide = [linear for linear in experts if not closes(linear)]
+    kept = graph.width * sum(linear.out_features * _active_per_layer(linear, shape) for linear in wide)
+    kept += INDEX_BYTES * sum(_active_per_layer(linear, shape) for linear in experts if closes(linear))
+    kept += 4 * sum(
+        linear.out_features * _per_layer(linear, shape) for linear in shape.linears if linear.role == "router"
+    )
+    adapted = _adapted_experts(shape, graph)
+    if not adapted:
+        return kept
+    rank = graph.rank if graph.width > 2 else -(-graph.rank // 8) * 8
+    kept += graph.width * rank * sum(_active_per_layer(linear, shape) for linear in adapted)
+    already = any(linear.role == "mlp" and not closes(linear) for linear in shape.targets(graph.targets))
+    return kept + (0 if already else graph.width * shape.hidden_size * _share_of_layers(shape))
+
+
+def _adapted_experts(shape: ModelShape, graph: Graph) -> list[Linear]:
+    """None where everything learns."""
+    return [] if graph.full else [linear for linear in shape.targets(graph.targets) if linear.role == "expert"]
+
+
+def _dense_beside_experts(shape: ModelShape, graph: Graph) -> float:
+    """What lies between the matrices of MLPs that are modules: shared experts, and layers without any."""
+    inner = sum(linear.in_features * _per_layer(linear, shape) for linear in shape.linears if _is_last_of_mlp(linear))
+    return graph.width * (2 if _is_gated(shape) else 1) * inner
+
+
+def _is_last_of_mlp(linear: Linear) -> bool:
+    return linear.role == "mlp" and closes(linear)
+
+
+def _active_per_layer(linear: Linear, shape: ModelShape) -> float:
+    return (linear.copies if linear.active_copies is None else linear.active_copies) / shape.layers
+
+
+def _share_of_layers(shape: ModelShape) -> float:
+    """That have experts."""
+    routers = sum(linear.copies for linear in shape.linears if linear.role == "router")
+    return min(1.0, routers / shape.layers) if routers else 1.0
 
 
 def _mlp_inside(shape: ModelShape, graph: Graph) -> float:
@@ -174,6 +232,8 @@ def _made_again(shape: ModelShape, graph: Graph, *, roles: tuple[Role, ...] = ("
         return 0.0
     readers = [linear for linear in shape.linears if linear.role in roles and linear.module and _reads(linear, graph)]
     normalised = {linear.role for linear in readers if not closes(linear)}
+    if "mlp" in roles and _adapted_experts(shape, graph):
+        normalised.add("mlp")
     outputs = min(len(normalised), 1) if shape.shared_norm_output else len(normalised)
     gate = any(linear.role == "mlp" and closes(linear) for linear in readers) and not graph.whole_blocks
     inner = shape.intermediate_size if gate and _has_own_mlp(shape) else 0

@@ -2,6 +2,7 @@
 
 import difflib
 
+from tuning import experts
 from tuning.errors import InvalidRequest
 from tuning.hardware import HardwareProfile
 from tuning.job import DatasetFacts, JobSpec, Method
@@ -29,9 +30,12 @@ def check_targets(spec: JobSpec, shape: ModelShape) -> None:
     """Every module that the job names for an adapter exists in the model.
 
     Raises:
-        InvalidRequest: `no_such_target_modules`, with the names that come near.
+        InvalidRequest: `no_such_target_modules`, with the names that come near; `experts_cannot_learn`.
     """
     targets = spec.lora.target_modules
+    if (found := _expert_obstacle(spec, shape)) is not None:
+        param = f"tunesmith.lora.{found.param}"
+        raise InvalidRequest(found.text, code="experts_cannot_learn", param=param, hint=found.hint)
     if isinstance(targets, str) or spec.method is Method.FULL:
         return
     known = [linear.name for linear in shape.linears if linear.module]
@@ -61,6 +65,8 @@ def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Re
                 f"the model was built for.",
             )
         )
+    if (found := _expert_obstacle(spec, shape)) is not None:
+        reasons.append(Reason(rule="experts", text=f"{found.text} {found.hint}"))
     adapters_only = spec.method in (Method.LORA, Method.QLORA)
     if adapters_only and not shape.targets(spec.lora.target_modules):
         known = ", ".join(linear.name for linear in shape.linears if linear.module)
@@ -68,6 +74,12 @@ def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Re
             Reason(rule="targets", text=f"No module of this model matches {spec.lora.target_modules}; it has {known}.")
         )
     return Refusal(reasons=tuple(reasons)) if reasons else None
+
+
+def _expert_obstacle(spec: JobSpec, shape: ModelShape) -> experts.Obstacle | None:
+    if spec.method is Method.FULL:
+        return None
+    return experts.obstacle(spec.lora, has_experts=experts.have_experts(shape))
 
 
 def _check_memory(free_bytes: int, total_bytes: int, *, param: str) -> None:

@@ -320,7 +320,7 @@ def _gated_mlp(hidden: int, width: int, *, copies: int, bias: bool = False, pref
 
 
 def _experts(hidden: int, width: int, *, experts: int, active: int, layers: int) -> tuple[Linear, ...]:
-    """`transformers` 5 keeps a layer's experts in two bare 3D parameters, out of reach of adapters and of 4-bit."""
+    """`transformers` 5 keeps a layer's experts in two bare 3D parameters, out of reach of 4-bit."""
 
     def linear(name: str, rows: int, columns: int) -> Linear:
         return Linear(
@@ -333,7 +333,15 @@ def _experts(hidden: int, width: int, *, experts: int, active: int, layers: int)
             active_copies=layers * active,
         )
 
-    router = Linear(name="router", role="router", in_features=hidden, out_features=experts, copies=layers, module=False)
+    router = Linear(
+        name="router",
+        role="router",
+        in_features=hidden,
+        out_features=experts,
+        copies=layers,
+        module=False,
+        adaptable=False,
+    )
     return (router, linear("experts.gate_up_proj", hidden, 2 * width), linear("experts.down_proj", width, hidden))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tuning.base import Value
+from tuning.linears import Targets
 
 Auto = Literal["auto"]
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant
@@ -54,12 +55,16 @@ class Hyperparameters(Value):
 
 
 class LoraOptions(Value):
-    """Knobs of the adapter. A list of targets names module suffixes such as `q_proj`."""
+    """Knobs of the adapter.
+
+    A list of targets names module suffixes such as `q_proj`. `all-linear+experts` also gives every expert of a
+    mixture an adapter of its own.
+    """
 
     rank: Auto | Annotated[int, Field(ge=1, le=512)] = "auto"
     alpha: Auto | Annotated[float, Field(gt=0, le=4096)] = "auto"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...] = "all-linear"
+    target_modules: Targets = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["default", "pissa"] = "default"

@@ -15,6 +15,7 @@ from tuning.devices import equal_devices, richest
 from tuning.gpus import rates_of
 from tuning.hardware import HardwareProfile
 from tuning.job import JobSpec, Method, Objective
+from tuning.linears import adapts_experts
 from tuning.memory import Optimizer, Setup, trainable_parameters
 from tuning.plan import Attention, Lora, Reason
 from tuning.shape import ModelShape
@@ -193,7 +194,11 @@ def _can_shard(place: Place, *, spec: JobSpec) -> bool:
     """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
     setup = place.base
     needs_whole_base = setup.method is Method.LORA and (
-        setup.use_dora or spec.lora.init == "pissa" or spec.merge or spec.lora.float8_base
+        setup.use_dora
+        or spec.lora.init == "pissa"
+        or spec.merge
+        or spec.lora.float8_base
+        or adapts_experts(spec.lora.target_modules)
     )
     return "deepspeed" in place.hardware.installed and setup.precision != "fp16" and not needs_whole_base
 

@@ -5,19 +5,22 @@ from typing import Literal
 from tuning.base import Value
 
 Role = Literal["attention", "mlp", "expert", "router", "head"]
-Targets = Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...]
+Preset = Literal["attention", "attention_mlp", "all-linear", "all-linear+experts"]
+Targets = Preset | tuple[str, ...]
 
 ROLES_OF_PRESET: dict[str, frozenset[Role]] = {
     "attention": frozenset({"attention"}),
     "attention_mlp": frozenset({"attention", "mlp"}),
     "all-linear": frozenset({"attention", "mlp"}),
+    "all-linear+experts": frozenset({"attention", "mlp", "expert"}),
 }
 
 
 class Linear(Value):
     """`copies` matrices of one name and size.
 
-    `module` is false for a bare parameter, which an adapter cannot wrap; `adaptable` for a module that PEFT refuses.
+    `module` is false for a bare parameter, which no name in a list of targets means; `adaptable` for what neither PEFT
+    nor the trainer puts an adapter on.
     """
 
     name: str
@@ -50,14 +53,24 @@ class Linear(Value):
         """Entries of the two low-rank factors on every copy (LoRA, arXiv 2106.09685): r (in + out)."""
         return rank * (self.in_features + self.out_features) * self.copies
 
+    def active_adapter_parameters(self, rank: int) -> int:
+        """Of those, the entries that one token is multiplied with."""
+        copies = self.copies if self.active_copies is None else self.active_copies
+        return rank * (self.in_features + self.out_features) * copies
+
 
 def is_target(linear: Linear, targets: Targets) -> bool:
     """Whether an adapter goes on this kind of matrix. A list names modules by the end of their path."""
-    if not linear.module or not linear.adaptable:
+    if not linear.adaptable:
         return False
     if isinstance(targets, str):
         return linear.role in ROLES_OF_PRESET[targets]
-    return any(linear.name == target or linear.name.endswith(f".{target}") for target in targets)
+    return linear.module and any(linear.name == target or linear.name.endswith(f".{target}") for target in targets)
+
+
+def adapts_experts(targets: Targets) -> bool:
+    """Whether every expert of a mixture gets an adapter of its own."""
+    return isinstance(targets, str) and "expert" in ROLES_OF_PRESET[targets]
 
 
 def closes(linear: Linear) -> bool:

@@ -14,7 +14,7 @@ from tuning.activations import (
 from tuning.constants import START_CONSTANTS, Constants
 from tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
 from tuning.job import Method
-from tuning.linears import Targets
+from tuning.linears import Linear, Targets
 from tuning.plan import MemoryEstimate
 from tuning.shape import ModelShape
 
@@ -120,7 +120,7 @@ def _saved_by_float8(shape: ModelShape, setup: Setup) -> int:
     """A byte an entry, and an fp32 scale a row, in place of the compute dtype."""
     if not setup.float8_base:
         return 0
-    targets = shape.targets(setup.targets)
+    targets = [linear for linear in shape.targets(setup.targets) if linear.module]  # experts stay as they are
     entries = sum(linear.weights for linear in targets)
     return entries * (setup.compute_bytes - 1) - 4 * sum(linear.out_features * linear.copies for linear in targets)
 
@@ -132,6 +132,17 @@ def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
     return shape.adapter_parameters(rank=setup.rank, targets=setup.targets)
 
 
+def expert_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Of those, the ones on experts: rounded anew in both passes of each layer."""
+    return sum(linear.adapter_parameters(setup.rank) for linear in _adapted_experts(shape, setup))
+
+
+def _adapted_experts(shape: ModelShape, setup: Setup) -> list[Linear]:
+    if setup.method is Method.FULL:
+        return []
+    return [linear for linear in shape.targets(setup.targets) if linear.role == "expert"]
+
+
 def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
     """What stays for the whole run."""
     full = setup.method is Method.FULL
@@ -139,9 +150,10 @@ def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
     gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
     trainable = trainable_parameters(shape, setup)
     items["gradients"] = int(trainable * gradients)
-    if setup.fused_passes and not full and setup.compute_bytes < 4:
-        states += setup.compute_bytes  # adapters rounded for the matmuls live from forward to backward
-    items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states)
+    rounded = 0
+    if setup.fused_passes and not full and setup.compute_bytes < 4:  # for the matmuls, from forward to backward
+        rounded = setup.compute_bytes * (trainable - expert_adapter_parameters(shape, setup))
+    items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states) + rounded
     if setup.zero_stage:
         items["zero_buckets"] = _zero_buckets(shape, setup)
     return items
@@ -213,7 +225,7 @@ def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
     tokens, graph, width = _tokens(setup), setup.graph, setup.compute_bytes
     per_token = backward_bytes_per_token(shape, graph)
     per_token += recomputed_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
-    backward = int(tokens * per_token)
+    backward = int(tokens * per_token) + _expert_factors(shape, setup)
     if setup.method is Method.QLORA:
         backward += shape.largest_linear * width
     if setup.float8_base:  # one matrix turned over, and what it is multiplied with in 8 bits
@@ -221,6 +233,12 @@ def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
     if setup.method is Method.FULL:
         backward += shape.largest_linear * (width + 4)  # one gradient, as computed and widened for the master
     return {"layer_backward": backward, "logits": _logits(shape, setup)}
+
+
+def _expert_factors(shape: ModelShape, setup: Setup) -> int:
+    """One layer's factors rounded, and their gradients as multiplied and in fp32 as PEFT lays them out."""
+    largest = max((linear.adapter_parameters(setup.rank) for linear in _adapted_experts(shape, setup)), default=0)
+    return largest // shape.layers * (2 * setup.compute_bytes + 4)
 
 
 def _logits(shape: ModelShape, setup: Setup) -> int:

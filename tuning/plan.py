@@ -5,6 +5,7 @@ from typing import Literal
 from tuning.base import Value
 from tuning.job import Method, OnLongRow
 from tuning.kernels import kernels_label
+from tuning.linears import Targets
 
 Attention = Literal[
     "flash_attention_4", "flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"
@@ -67,7 +68,7 @@ class Lora(Value):
     rank: int
     alpha: float
     dropout: float
-    target_modules: Literal["attention", "attention_mlp", "all-linear"] | tuple[str, ...]
+    target_modules: Targets
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["default", "pissa"] = "default"

@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from tuning.experts import PRESET, have_experts
 from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
 from tuning.lengths import percentile_tokens
+from tuning.linears import adapts_experts
 from tuning.plan import Lora, Reason
 from tuning.shape import ModelShape
 from tuning.units import count, plural
@@ -75,7 +77,7 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     parameters = _adapter(shape, spec, rank)
     names = ", ".join(linear.name for linear in shape.targets(spec.lora.target_modules))
     text = f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}"
-    if any(linear.role == "expert" and not linear.module for linear in shape.linears):
+    if _has_experts(shape) and not adapts_experts(spec.lora.target_modules):
         text += "; the experts stay as they are, which learns less than adapters on every matrix of a dense model"
     targets = Reason(rule="targets", text=f"{text}.")
     lora = Lora(
@@ -88,7 +90,7 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
         init=spec.lora.init,
         trainable_parameters=parameters,
     )
-    return lora, (rank_reason, alpha_reason, targets, *_untouched_experts(shape))
+    return lora, (rank_reason, alpha_reason, targets, *_about_experts(spec, shape))
 
 
 def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
@@ -229,16 +231,27 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     return 64, 128, "over 100K rows"
 
 
-def _untouched_experts(shape: ModelShape) -> tuple[Reason, ...]:
-    """A mixture's experts are bare parameters in `transformers`, which the trainer puts no adapter on."""
-    weights = sum(linear.weights for linear in shape.linears if linear.role == "expert" and not linear.module)
-    if not weights:
+def _has_experts(shape: ModelShape) -> bool:
+    return any(linear.role == "expert" for linear in shape.linears)
+
+
+def _about_experts(spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
+    """Whether a mixture's experts learn: bare parameters in `transformers`, adapted where that is asked for."""
+    if not _has_experts(shape):
         return ()
-    text = (
-        f"The experts, {weights / shape.parameters:.0%} of all parameters, learn nothing: adapters go on the other "
-        "matrices alone here. Where much is to be learnt a dense model of the same size takes more of it in."
-    )
+    share = sum(linear.weights for linear in shape.linears if linear.role == "expert") / shape.parameters
+    whole = f"The experts, {share:.0%} of all parameters,"
+    if adapts_experts(spec.lora.target_modules):
+        text = f"{whole} learn: each has an adapter of its own, which moves with the tokens that are sent to it."
+    else:
+        text = f"{whole} learn nothing: adapters go on the other matrices alone here. {_next_step(shape)}"
     return (Reason(rule="experts", text=text),)
+
+
+def _next_step(shape: ModelShape) -> str:
+    if have_experts(shape):
+        return f"target_modules '{PRESET}' gives each expert one, for more memory and time."
+    return "Where much is to be learnt a dense model of the same size takes more of it in."
 
 
 def _adapter(shape: ModelShape, spec: JobSpec, rank: int) -> int:

@@ -159,6 +159,11 @@ class ModelShape(Value):
             self.adapter_counts[key] = sum(linear.adapter_parameters(rank) for linear in self.targets(targets))
         return self.adapter_counts[key]
 
+    def sleeping_adapter_parameters(self, *, rank: int, targets: Targets) -> int:
+        """Of those, the ones that one token leaves out: on experts that it is not sent to."""
+        chosen = [linear for linear in self.targets(targets) if linear.active_copies is not None]
+        return sum(linear.adapter_parameters(rank) - linear.active_adapter_parameters(rank) for linear in chosen)
+
     @cached_property
     def adapter_counts(self) -> dict[tuple[int, Targets], int]:
         """Those of adapters that were asked for: a plan asks some hundred times."""

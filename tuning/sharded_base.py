@@ -6,6 +6,7 @@ next layer's while one is at work. The two layers at the turn from forward to ba
 
 from tuning.hardware import HardwareProfile
 from tuning.job import JobSpec, Method
+from tuning.linears import adapts_experts
 from tuning.memory import Setup, quantized_bytes
 from tuning.plan import Reason
 from tuning.shape import ModelShape
@@ -13,8 +14,11 @@ from tuning.units import gib
 
 
 def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, world_size: int) -> bool:
-    """Whether the trainer can run the job that way: merging writes the whole base, DoRA starts from whole rows."""
-    needs_whole_base = spec.merge or spec.lora.use_dora
+    """Whether the trainer can run the job that way.
+
+    Merging writes the whole base, DoRA starts from whole rows, and adapters on experts multiply with all of them.
+    """
+    needs_whole_base = spec.merge or spec.lora.use_dora or adapts_experts(spec.lora.target_modules)
     return method is Method.QLORA and world_size > 1 and bool(hardware.gpus) and not needs_whole_base
 
 

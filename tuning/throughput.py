@@ -85,7 +85,7 @@ def operations_of(
     head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
     slow_adapters = setup.device == "cuda" and not setup.fused_passes
     per_parameter = 6 * (FP32_ADAPTER_FLOPS_FACTOR if slow_adapters else 1)
-    adapters = 0 if full else per_parameter * trainable_parameters(shape, setup)
+    adapters = 0 if full else per_parameter * _active_adapter_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
     attention_passes = 4 if setup.checkpointing == "full" else 3
     attention = 4 * shape.query_size * shape.layers * attended_tokens * attention_passes
@@ -94,6 +94,11 @@ def operations_of(
         products=sequences * tokens * (layers + head + adapters + reference),
         attention=sequences * tokens * attention,
     )
+
+
+def _active_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
+    sleeping = shape.sleeping_adapter_parameters(rank=setup.rank, targets=setup.targets)
+    return trainable_parameters(shape, setup) - sleeping
 
 
 def recomputed_weights(shape: ModelShape, setup: Setup) -> int:

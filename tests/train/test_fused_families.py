@@ -53,9 +53,9 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
          "resid_pdrop": 0.0, "embd_pdrop": 0.0},
         {"norms", "mlps", "linears"},
     ),
-    "mixtral": (MOE, {"norms", "layers", "attentions", "linears"}),
-    "qwen3_moe": ({**MOE, "head_dim": 8}, {"norms", "layers", "attentions", "linears"}),
-    "gpt_oss": ({**MOE, "head_dim": 8, "sliding_window": 5}, {"norms", "linears"}),
+    "mixtral": (MOE, {"norms", "layers", "attentions", "linears", "experts"}),
+    "qwen3_moe": ({**MOE, "head_dim": 8}, {"norms", "layers", "attentions", "linears", "experts"}),
+    "gpt_oss": ({**MOE, "head_dim": 8, "sliding_window": 5}, {"norms", "linears", "experts"}),
 }  # fmt: skip
 ADAPTERS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -6,6 +6,7 @@ import torch
 from tuning.errors import InvalidRequest
 from tuning.hardware import Gpu
 from tuning.job import Method
+from tuning.plan import Lora
 from tuning.shape import ModelShape
 from tuning.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from worker.train.data.rows import Rows
@@ -25,7 +26,7 @@ class Utilization:
     def __init__(self, run: Run, learner: Learner) -> None:
         self._shape = run.request.measured_shape or _shape(run)
         is_full = run.plan.method is Method.FULL
-        self._adapter_parameters = None if is_full else sum(whole_size(value) for _, value in learner.trainable())
+        self._adapter_parameters = None if is_full else _used_by_a_token(learner, run.plan.lora, self._shape)
         self._squared_lengths = run.rows.squared_lengths()
         per_device, source = _device_rate(run)
         self._rate = per_device * run.processes
@@ -58,6 +59,14 @@ class Utilization:
     def mean(self) -> float | None:
         """Over all steps of this process."""
         return self._flops / self._seconds / self._rate if self._flops else None
+
+
+def _used_by_a_token(learner: Learner, lora: Lora | None, shape: ModelShape | None) -> int:
+    """Adapter parameters without those on experts that a token is not sent to."""
+    sleeping = 0
+    if lora is not None and shape is not None:
+        sleeping = shape.sleeping_adapter_parameters(rank=lora.rank, targets=lora.target_modules)
+    return sum(whole_size(value) for _, value in learner.trainable()) - sleeping
 
 
 def _shape(run: Run) -> ModelShape | None:

@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from tuning import experts
 from tuning.errors import JobFailure
-from tuning.linears import ROLES_OF_PRESET, Role
+from tuning.linears import ROLES_OF_PRESET, Role, adapts_experts
 from tuning.plan import Lora
 from worker.rundir import MANIFEST, Seal, sealed_sha256
 from worker.train.failures import user_error
+from worker.train.models.experts import expert_parameters
 from worker.train.models.fuse import ADAPTER
 from worker.train.models.text_part import TextPart
 
@@ -49,7 +51,7 @@ def attach_adapter(
     base came from: an adapter to continue must have been trained over the same bytes, whose hashes may be `seals`.
 
     Raises:
-        JobFailure: `no_such_target_modules`, or `adapter_of_another_base`.
+        JobFailure: `no_such_target_modules`, `experts_cannot_learn`, or `adapter_of_another_base`.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -59,6 +61,7 @@ def attach_adapter(
         if model_folder is not None:
             _require_same_base(continue_from, model_folder=model_folder, seals=seals)
         return _continued(model, lora, continue_from)
+    parameters = target_parameters(model, lora)
     targets = target_modules(model, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -66,6 +69,7 @@ def attach_adapter(
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        target_parameters=parameters or None,
         fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
@@ -99,6 +103,22 @@ def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
         hint=f"Did you mean {', '.join(near)}? This model has {', '.join(known)}.",
         param="tunesmith.lora.target_modules",
     )
+
+
+def target_parameters(model: PreTrainedModel, lora: Lora) -> list[str]:
+    """Full names of the bare parameters of experts that get an adapter.
+
+    Raises:
+        JobFailure: `experts_cannot_learn`.
+    """
+    if not adapts_experts(lora.target_modules):
+        return []
+    text = TextPart(model)
+    names = [name for name in expert_parameters(model) if text.has(name)]
+    found = experts.obstacle(lora, has_experts=bool(names))
+    if found is None:
+        return names
+    raise user_error("experts_cannot_learn", found.text, hint=found.hint, param=f"tunesmith.lora.{found.param}")
 
 
 def file_key(name: str) -> str:

@@ -16,6 +16,7 @@ from worker.train.kernels import norms
 from worker.train.kernels.attention import segment_attention
 from worker.train.kernels.lora_passes import adapted_linear, mlp, project
 from worker.train.kernels.sites import Site
+from worker.train.models.experts import adapted_experts, experts_forward
 from worker.train.models.twins import (
     GATED,
     AttentionKind,
@@ -35,7 +36,10 @@ ADAPTER = "default"  # PEFT's name for a model's only adapter
 def fuse(model: nn.Module) -> dict[str, int]:
     """Replace the forward pass of every module that qualifies; returns how many of each kind there were."""
     done: Counter[str] = Counter()
+    wrapped = adapted_experts(model)
     for module in model.modules():
+        if module in wrapped:  # its adapters are outside of it
+            continue
         for kind, make in _PASSES.items():
             forward = make(module)
             if forward is not None:
@@ -164,6 +168,7 @@ _PASSES: dict[str, Callable[[Any], Forward | None]] = {
     "mlps": _mlp_forward,
     "attentions": _attention_forward,
     "linears": _linear_forward,
+    "experts": experts_forward,
 }
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 from torch import nn
 
+from tuning import experts
 from tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
 from tuning.plan import Plan
 from worker.rundir import TrainRequest
@@ -82,6 +83,10 @@ def check_available(request: TrainRequest) -> None:
             hint="Leave use_dora, init and merge at their defaults, or use GPUs that hold the base each.",
             param="tunesmith.lora",
         )
+    found = None if plan.lora is None else experts.shared_out(plan.lora.target_modules)
+    if found is not None:
+        param = f"tunesmith.lora.{found.param}"
+        raise user_error("sharding_not_available", found.text, hint=found.hint, param=param)
     os.environ.setdefault("DS_ACCELERATOR", plan.device)
     import deepspeed.ops
 

@@ -23,6 +23,7 @@ from tuning.linears import Linear, Role
 from tuning.packing import require_causal
 from tuning.shape import MEASURED_RANK, MeasuredActivations, ModelShape
 from worker.train.models.adapter import adaptable_linears, role_of
+from worker.train.models.experts import expert_parameters
 from worker.train.models.text_part import TextPart, layers_of
 from worker.train.profiling.counting import Case, counted_bytes_per_token, untrained
 
@@ -136,6 +137,7 @@ def _modules(model: PreTrainedModel, part: TextPart, head: nn.Module) -> Iterato
 def _experts(model: PreTrainedModel, part: TextPart, config: PretrainedConfig) -> Iterator[Linear]:
     """Matrices of experts that are stacked in one bare parameter: [experts, out, in]."""
     active = next(_found(config, _ACTIVE_EXPERTS), 1)
+    adaptable = set(expert_parameters(model))
     for path, parameter in model.named_parameters():
         if parameter.ndim == 3 and part.has(path):
             experts, outward, inward = parameter.shape
@@ -147,6 +149,7 @@ def _experts(model: PreTrainedModel, part: TextPart, config: PretrainedConfig) -
                 copies=experts,
                 active_copies=min(active, experts),
                 module=False,
+                adaptable=path in adaptable,
             )
 
 
