@@ -241,6 +241,7 @@ def test_a_finished_job_shows_what_was_measured_beside_its_plan(control_plane: C
         "training_seconds": 12.5,
         "mfu": None,
         "checkpoint_stall_seconds": None,
+        "evaluation_seconds": None,
     }
     waiting = control_plane.create_job()
     assert waiting["tunesmith"]["measured"] is None
