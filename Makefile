@@ -32,6 +32,14 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 test: $(STAMP) ## all tests that belong in every run
 	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --durations=10
 
+.PHONY: test-fast
+test-fast: $(STAMP) ## tests without servers and without torch, in seconds
+	$(BIN)/python -m pytest @tests/fast.txt --numprocesses 2 --dist loadfile
+
+.PHONY: t
+t: $(STAMP) ## some tests in this process: make t F=tests/service/test_files.py
+	$(BIN)/python -m pytest $(F)
+
 TRITON := .triton
 $(TRITON)/triton/__init__.py:
 	$(PYTHON) -m pip install -qq --no-deps --target $(TRITON) 'triton>=3.6,<4'  # a gigabyte, and nothing else needs it here

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,24 @@ if TYPE_CHECKING:  # the tests of the trainer run where no server and no driver 
     from cli.embedded.postgres import PostgresServer
 
 _TEMPLATE = "migrated_template"
+_SLOW_TO_IMPORT = ("torch", "transformers")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-torch", action="store_true", help="whoever imports torch or transformers fails")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-torch"):
+        sys.meta_path.insert(0, _NoTorch())
+
+
+class _NoTorch(MetaPathFinder):
+    """Keeps `make test-fast` what it says: seconds go into importing torch before the first test runs."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname in _SLOW_TO_IMPORT:
+            raise ImportError(f"The fast tests import no {fullname}: mark the test `torch`, or see tests/fast.txt.")
 
 
 @pytest.fixture(scope="session", autouse=True)

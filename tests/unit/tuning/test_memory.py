@@ -81,6 +81,7 @@ def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[flo
     return measured, stored_bytes_per_token(shape, graph, checkpointing=case.checkpointing)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,6 +91,7 @@ def test_saved_activations_of_every_family_are_within_one_per_cent(family: str, 
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("checkpointing", ["selective", "mlp"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -101,12 +103,14 @@ def test_selective_recomputation_keeps_in_every_family_what_the_formula_says(
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("variant", [*VARIANTS, *OF_OUR_PASSES], ids=str)
 def test_saved_activations_follow_every_setting(variant: dict[str, Any]) -> None:
     measured, predicted = _measured_and_predicted({"model_type": "llama", **GROUPED}, **variant)
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "mistral-7b", "qwen2.5-7b", "qwen3-8b"])
 def test_saved_activations_of_real_sizes_are_within_one_per_cent(model: str, method: str) -> None:

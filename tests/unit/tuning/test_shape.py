@@ -69,6 +69,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config["model_type"])
 def test_the_count_of_every_family_equals_its_model_class(config: dict[str, Any]) -> None:
     import torch
