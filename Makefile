@@ -40,6 +40,11 @@ test-fast: $(STAMP) ## tests without servers and without torch, in seconds
 t: $(STAMP) ## some tests in this process: make t F=tests/service/test_files.py
 	$(BIN)/python -m pytest $(F)
 
+.PHONY: coverage
+coverage: $(STAMP) ## branches of tuning/ that the fast tests reach; fails under the floor in pyproject.toml
+	$(BIN)/python -m coverage run -m pytest @tests/fast.txt -q -k "not milliseconds"  # tracing makes everything slow
+	$(BIN)/python -m coverage report
+
 TRITON := .triton
 $(TRITON)/triton/__init__.py:
 	$(PYTHON) -m pip install -qq --no-deps --target $(TRITON) 'triton>=3.6,<4'  # a gigabyte, and nothing else needs it here
