@@ -27,7 +27,7 @@ def commands_before_a_commit() -> list[str]:
 def recipe(target: str) -> str:
     """The commands of a target of the Makefile."""
     told = subprocess.run(
-        ["make", "--dry-run", "--always-make", "--old-file=.venv/.installed", target],
+        ["make", "--no-print-directory", "--dry-run", "--always-make", "--old-file=.venv/.installed", target],
         cwd=ROOT,
         check=True,
         capture_output=True,

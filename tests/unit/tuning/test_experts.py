@@ -36,6 +36,7 @@ MIXTRAL = find_shape("mixtral-8x7b")
 @pytest.mark.parametrize("setting", FAR_SETTINGS, ids=str)
 @pytest.mark.parametrize("targets", ["all-linear", PRESET])
 @pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.torch
 def test_what_a_mixture_keeps_for_the_backward_pass_is_within_one_per_cent(
     family: str, targets: str, setting: dict[str, Any]
 ) -> None:
