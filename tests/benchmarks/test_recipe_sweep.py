@@ -1,5 +1,6 @@
 """The recipe benchmark: its points and its regret, and one sweep with a tiny model."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,23 +40,18 @@ def test_no_module_is_on_both_sides() -> None:
     assert not {str(row) for row in training} & {str(row) for row in held_out}
 
 
-def test_a_sweep_runs_goes_on_where_it_was_stopped_and_reports(tmp_path: Path) -> None:
-    model = build_tiny_model(tmp_path / "model")
-    sizes = ["--training-rows", "20", "--held-out-rows", "8", "--seeds", "0", "--ranks", "", "--tasks", "docstrings"]
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.recipe",
-        "--model",
-        str(model),
-        "--folder",
-        str(tmp_path / "b"),
-        *sizes,
-    ]
-    told = [
-        subprocess.run([*command, "--multipliers", rates], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-        for rates in ("", "4")
-    ]
-    assert "Regret of auto: 0.00%" in told[0].stdout
-    assert "docstrings, auto, seed 0" not in told[1].stdout, "a finished run was made again"
-    assert "| rate x 4, rank auto |" in told[1].stdout
+def test_a_sweep_goes_on_where_it_was_stopped_and_reports(tmp_path: Path) -> None:
+    model, folder = build_tiny_model(tmp_path / "model").resolve(), tmp_path / "bench"
+    sizes = {"training_rows": 20, "held_out_rows": 8}
+    earlier = {**record(AUTO, 99.0), "task": "docstrings", "model": str(model), **sizes}
+    folder.mkdir()
+    (folder / "results.jsonl").write_text(json.dumps(earlier) + "\n")
+    command = [sys.executable, "-m", "benchmarks.recipe", "--model", str(model), "--folder", str(folder)]
+    command += ["--training-rows", "20", "--held-out-rows", "8", "--tasks", "docstrings"]
+    command += ["--seeds", "0", "--ranks", "", "--multipliers", "4"]
+    told = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert "docstrings, auto, seed 0" not in told, "a finished run was made again"
+    assert "docstrings, rate x 4, rank auto, seed 0: held-out loss" in told
+    assert "| rate x 4, rank auto |" in told
+    assert "Regret of auto:" in told
+    assert "Regret of auto: 0.00%" not in told

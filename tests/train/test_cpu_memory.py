@@ -105,6 +105,6 @@ def test_a_quantised_model_takes_little_more_than_its_weights(used: dict[str, in
     assert used["loaded"] < 1.4 * promised["weights"]
 
 
-def test_the_peak_of_training_is_within_a_sixth_of_the_promise(used: dict[str, int], promised: dict[str, int]) -> None:
+def test_the_peak_of_training_is_within_a_fifth_of_the_promise(used: dict[str, int], promised: dict[str, int]) -> None:
     without_process = sum(promised.values()) - promised["context"]
-    assert used["peak"] == pytest.approx(without_process, rel=1 / 6)
+    assert used["peak"] == pytest.approx(without_process, rel=1 / 5)

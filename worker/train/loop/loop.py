@@ -271,11 +271,11 @@ class _Fit:
         return step % self._plan.evaluation_interval_steps == 0 or step == self._total
 
     def _evaluations_after(self, done: int) -> int:
-        """How many are still to come, that of step `done` among them where it has one."""
-        if self._held_out is None:
+        """How many are still to come once step `done` and its own evaluation are over."""
+        if self._held_out is None or done == self._total:
             return 0
         interval = self._plan.evaluation_interval_steps
-        return evaluation_count(self._total, interval=interval) - 1 - (done - 1) // interval
+        return evaluation_count(self._total, interval=interval) - 1 - done // interval
 
     def _training_seconds(self) -> float:
         """Spent in steps, by this process and the ones whose checkpoint it went on from."""
