@@ -25,15 +25,9 @@ def commands_before_a_commit() -> list[str]:
 
 
 def recipe(target: str) -> str:
-    """The commands of a target of the Makefile."""
-    told = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "--always-make", "--old-file=.venv/.installed", target],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return told.stdout
+    """The commands of a target of the Makefile, without those that build the environment they run in."""
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", "VENV=.venv", "--old-file=.venv/.installed"]
+    return subprocess.run([*command, target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def run_pytest(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
