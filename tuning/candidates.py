@@ -257,10 +257,11 @@ class Search:
                 best = found
         return best
 
-    def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int]:
-        """Moments of 8 bits lose ties: they are rounded."""
-        spent = expense(priced.seconds, priced.setup.world_size)
-        return spent, priced.setup.optimizer != "adamw", priced.peak_bytes
+    def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
+        """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
+        setup = priced.setup
+        spent = expense(priced.seconds, setup.world_size)
+        return spent, setup.optimizer != "adamw", priced.peak_bytes, setup.world_size
 
     def _by_bound(self, expense: Expense, among: list[Layout]) -> list[tuple[float, Layout]]:
         bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in among]

@@ -22,7 +22,7 @@ def ways_of(chosen: Candidate, searches: Mapping[Method, Search], *, spec: JobSp
     cheap = [search.way(search.cheapest) for search in allowed if search.cheapest is not None]
     safe = [search.way(search.safest) for search in allowed if search.quickest is not None]
     return Ways(
-        quickest=min((own, *quick), key=lambda way: (way.seconds, way.peak_bytes)) if chosen.has_margin else own,
+        quickest=min((own, *quick), key=_time_peak_and_gpus) if chosen.has_margin else own,
         cheapest=min((own, *cheap), key=lambda way: (way.device_seconds, way.peak_bytes)) if chosen.has_margin else own,
         safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.seconds)),
     )
@@ -63,6 +63,10 @@ def changes_of(
         start = f"{gib(MORE_MEMORY_BYTES)} more {'on each GPU' if hardware.gpus else 'of memory'}"
         found.append(Change(machine="ten-gib-more", way=way_of(roomier), text=_told(start, chosen, roomier)))
     return tuple(found)
+
+
+def _time_peak_and_gpus(way: Way) -> tuple[float, int, int]:
+    return way.seconds, way.peak_bytes, way.world_size
 
 
 def _with_more_memory(hardware: HardwareProfile) -> HardwareProfile:
