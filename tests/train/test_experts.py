@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tests.train.test_fused_families import FAMILIES, MODES, MOE, adapted, assert_same, outcome
+from tests.train.test_fused_families import MODES, MOE, adapted, assert_same, outcome, random_model
 from tuning.job import JobSpec
 from tuning.shape import ModelShape
 from worker.rundir import EXIT_STOPPED, RunDirectory
 from worker.train.checkpoints.state import sha256_of
-from worker.train.kernels import attention, grouped
+from worker.train.kernels import grouped
 from worker.train.kernels.grouped import Groups
 from worker.train.models.adapter import attach_adapter, trainable_parameters
 from worker.train.models.fuse import fuse
@@ -35,15 +35,7 @@ OF_A_FILE = {**MOE, "vocab_size": 512, "max_position_embeddings": 2048}
 
 @pytest.fixture(params=[*MIXTURES, "gpt_oss"])
 def base(request: pytest.FixtureRequest) -> nn.Module:
-    attention.register()
-    config = AutoConfig.for_model(request.param, **FAMILIES[request.param][0])
-    config.use_cache = False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.PACKED)
-        for name, value in model.named_parameters():
-            nn.init.normal_(value, mean=1.0 if "norm" in name else 0.0, std=0.2)
-    return model
+    return random_model(request.param)
 
 
 @pytest.fixture(scope="module", params=MIXTURES)

@@ -74,6 +74,11 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def base(family: str) -> nn.Module:
+    return random_model(family)
+
+
+def random_model(family: str) -> nn.Module:
+    """Weights that are neither zero nor one, so that nothing cancels out."""
     attention.register()
     config = AutoConfig.for_model(family, **FAMILIES[family][0])
     config.use_cache = False

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +15,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.embedded.process import wait_until
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from worker.train.profiling import neighbours
 from worker.train.profiling.neighbours import GpuNeighbours, Usage, share_of_others, usage
 
-BURN = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+BURN = """
+import os, pathlib, sys, time
+signs, end = pathlib.Path(sys.argv[1]), time.monotonic() + 60
+(signs / f"begun-{os.getpid()}").touch()
+while time.monotonic() < end and not (signs / "stop").exists():
+    sum(range(100_000))
+"""
 PROCESSORS = len(os.sched_getaffinity(0))
 seconds = st.floats(0, 1e6)
 
@@ -41,38 +48,50 @@ def test_it_is_what_is_busy_less_what_is_our_own(elapsed: float, own: float, oth
     assert share_of_others(Usage(5, 7, 3), now, processors=processors) == pytest.approx(others, abs=1e-6)
 
 
-def burn(*, for_seconds: float, processes: int) -> None:
-    """Keep processors busy from outside of this process's tree: who started them ends at once."""
-    script = f"exec({BURN.format(seconds=for_seconds)!r})"
-    command = f'for n in $(seq {processes}); do "{sys.executable}" -c "$0" & done'
-    subprocess.run(["sh", "-c", command, script], check=True)
+@pytest.fixture
+def signs(tmp_path: Path) -> Iterator[Path]:
+    """Where burning processes leave a file when they begin, and look for the one that ends them."""
+    yield tmp_path
+    (tmp_path / "stop").touch()
 
 
-def test_a_busy_program_on_the_machine_is_seen() -> None:
-    burn(for_seconds=2.5, processes=PROCESSORS)
-    time.sleep(0.5)  # until they have started
-    began = usage()
-    time.sleep(1.0)
-    now = usage()
-    assert began is not None
-    assert now is not None
-    share = share_of_others(began, now, processors=PROCESSORS)
+def test_a_busy_program_on_the_machine_is_seen(signs: Path) -> None:
+    command = f'for n in $(seq {PROCESSORS}); do "{sys.executable}" -c "$0" "$1" & done'
+    subprocess.run(["sh", "-c", command, BURN, str(signs)], check=True)  # its children are not of this process's tree
+    assert wait_until(lambda: len(list(signs.glob("begun-*"))) == PROCESSORS, timeout_seconds=30)
+    began, readings = looked(), [looked()]
+
+    def others_worked_for_a_second() -> bool:
+        readings.append(looked())
+        return readings[-1].everybody - began.everybody - (readings[-1].own - began.own) > 1.0
+
+    assert wait_until(others_worked_for_a_second, timeout_seconds=30)
+    share = share_of_others(began, readings[-1], processors=PROCESSORS)
     assert share is not None
     assert share > 0.8
 
 
-def test_a_child_of_ours_is_not_another_whether_it_lives_or_has_ended() -> None:
-    began = usage()
-    child = subprocess.Popen([sys.executable, "-c", BURN.format(seconds=1.0)])
-    time.sleep(0.9)
-    alive, used = usage(), psutil.Process(child.pid).cpu_times()
+def test_a_child_of_ours_is_not_another_whether_it_lives_or_has_ended(signs: Path) -> None:
+    began = looked()
+    child = subprocess.Popen([sys.executable, "-c", BURN, str(signs)])
+    assert wait_until(lambda: processor_seconds(child) > 0.5, timeout_seconds=30)
+    used, alive = processor_seconds(child), looked()
+    (signs / "stop").touch()
     child.wait()
-    ended = usage()
-    assert began is not None
-    assert alive is not None
-    assert ended is not None
-    assert alive.own - began.own >= (used.user + used.system) * 0.9 > 0.1
+    ended = looked()
+    assert alive.own - began.own >= used
     assert ended.own >= alive.own
+
+
+def looked() -> Usage:
+    found = usage()
+    assert found is not None
+    return found
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
 
 
 def test_a_run_says_what_others_used_and_its_canary_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
