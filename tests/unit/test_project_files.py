@@ -26,7 +26,14 @@ def commands_before_a_commit() -> list[str]:
 
 def recipe(target: str) -> str:
     """The commands of a target of the Makefile, without those that build the environment they run in."""
-    command = ["make", "--no-print-directory", "--dry-run", "--always-make", "VENV=.venv", "--old-file=.venv/.installed"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "--always-make",
+        "VENV=.venv",
+        "--old-file=.venv/.installed",
+    ]
     return subprocess.run([*command, target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
