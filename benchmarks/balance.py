@@ -14,18 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuning.balance import expected_evenness, share_out
-from tuning.catalogue import find_shape
-from tuning.gpus import what_if
-from tuning.job import DatasetFacts, JobSpec
-from tuning.lengths import BUCKETS, bucket_of, typical_lengths
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.utilization import flop_rates
-from worker.train.data.order import RowOrder
-from worker.train.data.packing import plan_micro_steps
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
+from tunesmith.tuning.balance import expected_evenness, share_out
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.lengths import BUCKETS, bucket_of, typical_lengths
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.utilization import flop_rates
+from tunesmith.worker.train.data.order import RowOrder
+from tunesmith.worker.train.data.packing import plan_micro_steps
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
 
 MODEL, SIGMA, STEPS = "llama-3.1-8b", 1.0, 60
 DATA_SETS = (

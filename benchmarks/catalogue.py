@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tuning.catalogue import CONFIGS, without_formulas
-from tuning.shape import ModelShape
+from tunesmith.tuning.catalogue import CONFIGS, without_formulas
+from tunesmith.tuning.shape import ModelShape
 
 TARGET = Path(__file__).parents[1] / "tuning" / "hub_shapes.json"
 
@@ -33,7 +33,7 @@ def measured(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(CONFIGS[name]))
-        tool = [sys.executable, "-m", "worker.train.profiling.shape", str(config)]
+        tool = [sys.executable, "-m", "tunesmith.worker.train.profiling.shape", str(config)]
         output = subprocess.run(tool, check=True, capture_output=True, text=True).stdout
     shape = ModelShape.model_validate_json(output.splitlines()[-1])
     print(f"{name}: {shape.parameters:,} parameters", flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.training import workload
 from benchmarks.training.ours import plan_for
-from worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def measure(data: Path, *, method: str, root: Path) -> str:
     )
     run.create(request)
     with run.log.open("wb") as log:
-        subprocess.run([sys.executable, "-m", "worker.train", str(root)], stdout=log, stderr=log, check=True)
+        subprocess.run([sys.executable, "-m", "tunesmith.worker.train", str(root)], stdout=log, stderr=log, check=True)
     result = run.read_result()
     assert result is not None
     assert result.training_seconds

@@ -25,16 +25,16 @@ import torch
 
 from benchmarks.balance import lognormal_lengths, rows_of
 from benchmarks.training.workload import build_tokenizer
-from tuning.plan import Plan
-from worker.rundir import RunDirectory
-from worker.train.data.cache import RowCache, rows_key
-from worker.train.data.order import RowOrder, epoch_order
-from worker.train.data.packing import pack, plan_micro_steps
-from worker.train.data.rows import load_rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop.canary import largest_micro_step
-from worker.train.models.model import load_tokenizer
-from worker.train.recorder import Recorder
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.data.cache import RowCache, rows_key
+from tunesmith.worker.train.data.order import RowOrder, epoch_order
+from tunesmith.worker.train.data.packing import pack, plan_micro_steps
+from tunesmith.worker.train.data.rows import load_rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.canary import largest_micro_step
+from tunesmith.worker.train.models.model import load_tokenizer
+from tunesmith.worker.train.recorder import Recorder
 
 SIZES = (10_000, 100_000, 1_000_000)
 ROWS_PER_STEP, TOKEN_BUDGET, EPOCHS = 64, 8_192, 3

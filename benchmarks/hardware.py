@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.pages import page, paragraph, table
-from tuning.gpu_table import KNOWN_GPUS, KnownGpu
+from tunesmith.tuning.gpu_table import KNOWN_GPUS, KnownGpu
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from cli import output
+from tunesmith.cli import output
 
 Json = dict[str, Any]
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
-from cli.connection import Connection, NotConnected, find_connection
-from tuning.errors import TunesmithError
+from tunesmith.cli.connection import Connection, NotConnected, find_connection
+from tunesmith.tuning.errors import TunesmithError
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuning.errors import TunesmithError
+from tunesmith.tuning.errors import TunesmithError
 
 FILE_NAME = "connection.json"
 

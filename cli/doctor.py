@@ -13,14 +13,14 @@ from typing import Any
 
 import httpx
 
-from cli.connection import Connection, find_connection
-from cli.embedded.binaries import postgres_candidates, valkey_binary
-from cli.embedded.identity import unprivileged
-from cli.embedded.locks import read_holder
-from cli.embedded.process import alive
-from cli.output import data
-from tuning.errors import TunesmithError
-from tuning.hardware import GIB
+from tunesmith.cli.connection import Connection, find_connection
+from tunesmith.cli.embedded.binaries import postgres_candidates, valkey_binary
+from tunesmith.cli.embedded.identity import unprivileged
+from tunesmith.cli.embedded.locks import read_holder
+from tunesmith.cli.embedded.process import alive
+from tunesmith.cli.output import data
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.hardware import GIB
 
 _ENOUGH_DISK_BYTES = 10 * GIB
 _ENOUGH_MEMORY_BYTES = 4 * GIB

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cli.client import Client, ServiceError
-from cli.models.hashing import sha256_of
-from cli.progress import transfer
-from tuning.errors import InvalidRequest, NotFound
+from tunesmith.cli.client import Client, ServiceError
+from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.cli.progress import transfer
+from tunesmith.tuning.errors import InvalidRequest, NotFound
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tuning.errors import TunesmithError
+    from tunesmith.tuning.errors import TunesmithError
 
 
 class ExitCode(IntEnum):

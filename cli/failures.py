@@ -4,9 +4,9 @@ import os
 import sys
 import traceback
 
-from cli import output
-from cli.exit_codes import ExitCode, for_error
-from tuning.errors import TunesmithError
+from tunesmith.cli import output
+from tunesmith.cli.exit_codes import ExitCode, for_error
+from tunesmith.tuning.errors import TunesmithError
 
 
 def report(error: Exception) -> ExitCode:

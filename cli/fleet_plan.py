@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import output
-from cli.learning import Learning
-from cli.plan_text import explain
+from tunesmith.cli import output
+from tunesmith.cli.learning import Learning
+from tunesmith.cli.plan_text import explain
 
 if TYPE_CHECKING:
-    from tuning.rows import RowReport
+    from tunesmith.tuning.rows import RowReport
 
 Json = dict[str, Any]
 
@@ -24,8 +24,8 @@ def check_rows(path: Path) -> "RowReport":
     Raises:
         InvalidTrainingFile: with the lines that cannot be trained on.
     """
-    from tuning.errors import InvalidTrainingFile
-    from tuning.rows import RowChecker
+    from tunesmith.tuning.errors import InvalidTrainingFile
+    from tunesmith.tuning.rows import RowChecker
 
     checker = RowChecker()
     with path.open("rb") as file:
@@ -61,7 +61,7 @@ def request_for(source: str | None, *, model: str, numbers: Json, options: Json,
 
 def describe_rows(name: str, report: "RowReport") -> str:
     """`support.jsonl  8,412 rows, chat, 3.90M tokens (2.60M to learn), longest 2,310, 0 bad`."""
-    from tuning.units import count
+    from tunesmith.tuning.units import count
 
     return (
         f"{name}  {report.rows:,} rows, {report.format}, {count(report.tokens)} tokens "

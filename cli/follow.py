@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cli.client import Client, ServiceError, Unreachable
+from tunesmith.cli.client import Client, ServiceError, Unreachable
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cli import output
+from tunesmith.cli import output
 
 Json = dict[str, Any]
 

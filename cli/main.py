@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.verbs import artifacts, demo, files, jobs, models, plan, reproduce, server, submit, watch, workers
+from tunesmith.cli.verbs import artifacts, demo, files, jobs, models, plan, reproduce, server, submit, watch, workers
 
 app = typer.Typer(
     name="tunesmith",
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         _leave_the_pipe()
         return 141  # what a shell reports for SIGPIPE
     except Exception as error:
-        from cli.failures import report
+        from tunesmith.cli.failures import report
 
         return int(report(error))
     return 0

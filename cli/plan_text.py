@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from cli import output
+from tunesmith.cli import output
 
 Json = dict[str, Any]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from cli import output
+from tunesmith.cli import output
 
 PLAIN_INTERVAL_SECONDS = 30.0
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 _TAIL_LINES = 12
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cli import output
-from cli.follow import View
-from cli.progress import PLAIN_INTERVAL_SECONDS
+from tunesmith.cli import output
+from tunesmith.cli.follow import View
+from tunesmith.cli.progress import PLAIN_INTERVAL_SECONDS
 
 Json = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.tables import Row
+from tunesmith.service.tables import Row
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Row.metadata)
 with context.begin_transaction():

@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
-from tuning.messages import WAKE_TASK, Wake, wake_queue
+from tunesmith.tuning.messages import WAKE_TASK, Wake, wake_queue
 
 log = structlog.get_logger(__name__)
 

@@ -6,22 +6,22 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import errors, health, migrate
-from service.announcer import announcer_for
-from service.artifacts.routes import router as artifacts
-from service.attempts.routes import router as attempts
-from service.blobs import BlobStore
-from service.db import Database, create_engine
-from service.edge import Edge
-from service.files.routes import router as files
-from service.jobs.routes import router as jobs
-from service.metrics.routes import router as metrics
-from service.models.routes import router as models
-from service.monitoring.routes import router as monitoring
-from service.plans.routes import router as plans
-from service.reproductions.routes import router as reproductions
-from service.settings import Settings
-from service.workers.routes import router as workers
+from tunesmith.service import errors, health, migrate
+from tunesmith.service.announcer import announcer_for
+from tunesmith.service.artifacts.routes import router as artifacts
+from tunesmith.service.attempts.routes import router as attempts
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.db import Database, create_engine
+from tunesmith.service.edge import Edge
+from tunesmith.service.files.routes import router as files
+from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.metrics.routes import router as metrics
+from tunesmith.service.models.routes import router as models
+from tunesmith.service.monitoring.routes import router as monitoring
+from tunesmith.service.plans.routes import router as plans
+from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.settings import Settings
+from tunesmith.service.workers.routes import router as workers
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -6,9 +6,9 @@ from typing import Annotated
 import structlog
 from fastapi import Depends, Request
 
-from service.db import Database
-from service.keys import secrets, store
-from tuning.errors import Forbidden, Unauthenticated
+from tunesmith.service.db import Database
+from tunesmith.service.keys import secrets, store
+from tunesmith.tuning.errors import Forbidden, Unauthenticated
 
 
 @dataclass(frozen=True)

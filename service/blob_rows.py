@@ -6,9 +6,9 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import Blob
-from tuning.errors import InvalidRequest
-from tuning.messages import FileRef
+from tunesmith.service.tables import Blob
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.messages import FileRef
 
 
 async def record(session: AsyncSession, *, sha256: str, length_bytes: int) -> None:

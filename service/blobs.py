@@ -9,7 +9,7 @@ from uuid import uuid4
 import obstore
 from obstore.store import ObjectStore, from_url
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024

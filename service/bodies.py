@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -13,14 +13,14 @@ import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import logs, migrate
-from service.announcer import announcer_for
-from service.app import create_app
-from service.db import Database, create_engine, now
-from service.keeper import Keeper
-from service.keys import store
-from service.settings import Settings
-from tuning.errors import TunesmithError
+from tunesmith.service import logs, migrate
+from tunesmith.service.announcer import announcer_for
+from tunesmith.service.app import create_app
+from tunesmith.service.db import Database, create_engine, now
+from tunesmith.service.keeper import Keeper
+from tunesmith.service.keys import store
+from tunesmith.service.settings import Settings
+from tunesmith.tuning.errors import TunesmithError
 
 T = TypeVar("T")
 

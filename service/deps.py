@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.announcer import Announcer
-from service.blobs import BlobStore
-from service.db import Database
-from service.settings import Settings
+from tunesmith.service.announcer import Announcer
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.db import Database
+from tunesmith.service.settings import Settings
 
 
 def _database(request: Request) -> Database:

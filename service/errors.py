@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyEr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, TunesmithError
+from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, TunesmithError
 
 log = structlog.get_logger(__name__)
 

@@ -12,19 +12,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from service import outbox
-from service.announcer import Announcer
-from service.attempts import store as attempts
-from service.attempts.ending import Policy, lose
-from service.db import Database, now
-from service.jobs import store as jobs
-from service.jobs.waiting import note_reason
-from service.plans import lessons
-from service.plans.lessons import Lessons
-from service.settings import Settings
-from service.tables import Attempt, Job, Model, WorkerNode
-from service.workers import store as workers
-from service.workers.machines import Fit, Machine, Wanted, current, find_fit
+from tunesmith.service import outbox
+from tunesmith.service.announcer import Announcer
+from tunesmith.service.attempts import store as attempts
+from tunesmith.service.attempts.ending import Policy, lose
+from tunesmith.service.db import Database, now
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.jobs.waiting import note_reason
+from tunesmith.service.plans import lessons
+from tunesmith.service.plans.lessons import Lessons
+from tunesmith.service.settings import Settings
+from tunesmith.service.tables import Attempt, Job, Model, WorkerNode
+from tunesmith.service.workers import store as workers
+from tunesmith.service.workers.machines import Fit, Machine, Wanted, current, find_fit
 
 log = structlog.get_logger(__name__)
 

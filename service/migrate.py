@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from service.db import driver_url
+from tunesmith.service.db import driver_url
 
 _LOCK_KEY = 0x74756E65  # any number that every copy of this program agrees on
 

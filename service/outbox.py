@@ -8,9 +8,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from service.announcer import Announcer
-from service.db import Database
-from service.tables import OutboxMessage
+from tunesmith.service.announcer import Announcer
+from tunesmith.service.db import Database
+from tunesmith.service.tables import OutboxMessage
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from tuning.state import FINAL_STATES, JobState, Outcome
+from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 
 Json = dict[str, Any]
 

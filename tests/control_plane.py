@@ -17,19 +17,19 @@ import uvicorn
 from openai import OpenAI
 from psycopg import sql
 
-from cli.embedded.postgres import PostgresServer
-from service import logs
-from service.announcer import announcer_for
-from service.app import create_app
-from service.db import Database, create_engine
-from service.keeper import Keeper
-from service.keys.secrets import sha256_of
-from service.settings import Settings
-from service.tables import Row
-from tuning.base import Value
-from tuning.errors import Failure
-from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
-from tuning.messages import (
+from tunesmith.cli.embedded.postgres import PostgresServer
+from tunesmith.service import logs
+from tunesmith.service.announcer import announcer_for
+from tunesmith.service.app import create_app
+from tunesmith.service.db import Database, create_engine
+from tunesmith.service.keeper import Keeper
+from tunesmith.service.keys.secrets import sha256_of
+from tunesmith.service.settings import Settings
+from tunesmith.service.tables import Row
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import Failure
+from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.messages import (
     AttemptHeartbeat,
     Claim,
     ClaimRequest,
@@ -38,7 +38,7 @@ from tuning.messages import (
     RegisterWorker,
     WorkerHeartbeat,
 )
-from tuning.state import Outcome, Phase
+from tunesmith.tuning.state import Outcome, Phase
 
 T = TypeVar("T")
 Json = dict[str, Any]

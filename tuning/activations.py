@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from tuning.linears import Linear, Role, Targets, closes, is_target
-from tuning.shape import MEASURED_RANK, ModelShape
+from tunesmith.tuning.linears import Linear, Role, Targets, closes, is_target
+from tunesmith.tuning.shape import MEASURED_RANK, ModelShape
 
 Checkpointing = Literal["none", "selective", "mlp", "full"]
 INDEX_BYTES = 24  # of a token's expert: its number and its place among the sorted, and its share

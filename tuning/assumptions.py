@@ -1,7 +1,7 @@
 """A data set that nobody has seen yet, for planning before there is a file."""
 
-from tuning.job import DatasetFacts
-from tuning.shape import ModelShape
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.shape import ModelShape
 
 ROWS = 2_000
 TOKENS_PER_ROW = 500

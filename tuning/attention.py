@@ -5,11 +5,11 @@ The planner names one; the trainer tries it where it runs and takes the next of 
 
 from collections.abc import Collection
 
-from tuning.engine import shares_heads
-from tuning.hardware import HardwareProfile
-from tuning.packing import OwnAttention
-from tuning.plan import Attention, Reason
-from tuning.shape import ModelShape
+from tunesmith.tuning.engine import shares_heads
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.packing import OwnAttention
+from tunesmith.tuning.plan import Attention, Reason
+from tunesmith.tuning.shape import ModelShape
 
 Capability = tuple[int, int]
 

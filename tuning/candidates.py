@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tuning.activations import Checkpointing
-from tuning.hardware import HardwareProfile
-from tuning.job import Goal, Method
-from tuning.layouts import Layout, Place, layouts, micro_step_sizes, places
-from tuning.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
-from tuning.memory import Setup, estimate
-from tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
-from tuning.pricing import Priced, Pricer
-from tuning.recipe import Batch
-from tuning.sharded_base import explain
-from tuning.throughput import predict_evenness
-from tuning.units import duration
+from tunesmith.tuning.activations import Checkpointing
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Goal, Method
+from tunesmith.tuning.layouts import Layout, Place, layouts, micro_step_sizes, places
+from tunesmith.tuning.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
+from tunesmith.tuning.memory import Setup, estimate
+from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
+from tunesmith.tuning.pricing import Priced, Pricer
+from tunesmith.tuning.recipe import Batch
+from tunesmith.tuning.sharded_base import explain
+from tunesmith.tuning.throughput import predict_evenness
+from tunesmith.tuning.units import duration
 
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
 EVEN_ENOUGH = 0.95

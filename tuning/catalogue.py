@@ -12,9 +12,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from tuning.errors import InvalidRequest
-from tuning.families import MULTIMODAL, READERS
-from tuning.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.families import MULTIMODAL, READERS
+from tunesmith.tuning.shape import MEASURED_SHAPE, ModelShape
 
 Json = dict[str, Any]
 
@@ -83,7 +83,7 @@ def _models() -> Json:
 
 @cache
 def _read(name: str) -> Json:
-    content: Json = json.loads(files("tuning").joinpath(name).read_text(encoding="utf-8"))
+    content: Json = json.loads(files("tunesmith.tuning").joinpath(name).read_text(encoding="utf-8"))
     return content
 
 

@@ -2,12 +2,12 @@
 
 import difflib
 
-from tuning import experts
-from tuning.errors import InvalidRequest
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.plan import Reason, Refusal
-from tuning.shape import ModelShape
+from tunesmith.tuning import experts
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.plan import Reason, Refusal
+from tunesmith.tuning.shape import ModelShape
 
 
 def check_hardware(hardware: HardwareProfile) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 _ORIGINAL = "Use the config.json that came with the weights."
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon")

@@ -2,9 +2,9 @@
 
 import math
 
-from tuning.errors import InvalidRequest
-from tuning.job import JobSpec, Method
-from tuning.plan import Lora
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.plan import Lora
 
 _FIXED = ("rank", "alpha", "target_modules", "use_rslora", "use_dora")
 

@@ -1,8 +1,8 @@
 """Which of a machine's GPUs a run takes: devices that are equal, and of those the ones with most free memory."""
 
-from tuning.gpus import rates_of
-from tuning.hardware import Gpu, HardwareProfile
-from tuning.plan import Plan
+from tunesmith.tuning.gpus import rates_of
+from tunesmith.tuning.hardware import Gpu, HardwareProfile
+from tunesmith.tuning.plan import Plan
 
 
 def equal_devices(hardware: HardwareProfile) -> tuple[HardwareProfile, ...]:

@@ -20,7 +20,7 @@ because task queues pickle exceptions.
 from enum import StrEnum
 from typing import Any
 
-from tuning.base import Value
+from tunesmith.tuning.base import Value
 
 
 class Category(StrEnum):

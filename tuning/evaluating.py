@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from tuning.hardware import HardwareProfile
-from tuning.job import Method
-from tuning.memory import Setup
-from tuning.plan import TimeEstimate
-from tuning.shape import ModelShape
-from tuning.throughput import Workload, micro_steps_of, one_micro_step_seconds
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup
+from tunesmith.tuning.plan import TimeEstimate
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.throughput import Workload, micro_steps_of, one_micro_step_seconds
 
 SAMPLES = 3
 LONGEST_PROMPT_TOKENS = 1024

@@ -6,10 +6,10 @@ expert is what PEFT's `target_parameters` gives, without dropout, DoRA and PiSSA
 
 from typing import NamedTuple
 
-from tuning.job import LoraOptions
-from tuning.linears import Targets, adapts_experts
-from tuning.plan import Lora
-from tuning.shape import ModelShape
+from tunesmith.tuning.job import LoraOptions
+from tunesmith.tuning.linears import Targets, adapts_experts
+from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.shape import ModelShape
 
 PRESET = "all-linear+experts"
 

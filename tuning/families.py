@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tuning.config_reader import ConfigReader, divisible, even
-from tuning.linears import Linear
+from tunesmith.tuning.config_reader import ConfigReader, divisible, even
+from tunesmith.tuning.linears import Linear
 
 MOST_LAYERS = 1_000
 MULTIMODAL = {"gemma3": "gemma3_text"}  # the language part alone is trained

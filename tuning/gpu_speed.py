@@ -6,11 +6,11 @@ of this trainer. Each worker's own runs correct what comes out (`tuning.measured
 
 from dataclasses import dataclass
 
-from tuning.gpu_table import KnownGpu
-from tuning.job import Method
-from tuning.memory import Setup, trainable_parameters, weight_bytes
-from tuning.shape import ModelShape
-from tuning.sharded_base import with_gathers
+from tunesmith.tuning.gpu_table import KnownGpu
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup, trainable_parameters, weight_bytes
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.sharded_base import with_gathers
 
 REFERENCE_TFLOPS = 312  # an A100's; the share of the data sheet that larger GPUs reach is lower, that of smaller higher
 MICRO_STEP_OVERHEAD_SECONDS = 0.004

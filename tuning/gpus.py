@@ -4,9 +4,9 @@ import re
 from difflib import get_close_matches
 from functools import lru_cache
 
-from tuning.errors import InvalidRequest
-from tuning.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
-from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
+from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
 
 # What a driver calls the same chip at less power.
 _SMALLER = {"laptop", "mobile", "maxq"}

@@ -4,7 +4,7 @@ import re
 
 from pydantic import Field
 
-from tuning.base import Value
+from tunesmith.tuning.base import Value
 
 GIB = 1024**3
 

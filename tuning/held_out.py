@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from heapq import heappush, heappushpop
 
-from tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 
 SHARE, MOST_ROWS = 10, 200  # one row in ten
 

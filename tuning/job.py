@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tuning.base import Value
-from tuning.linears import Targets
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.linears import Targets
 
 Auto = Literal["auto"]
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant

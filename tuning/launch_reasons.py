@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from tuning.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
-from tuning.job import Goal, Method
-from tuning.layouts import Layout
-from tuning.plan import Reason
-from tuning.pricing import Priced
-from tuning.units import duration, gib, plural
+from tunesmith.tuning.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
+from tunesmith.tuning.job import Goal, Method
+from tunesmith.tuning.layouts import Layout
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.pricing import Priced
+from tunesmith.tuning.units import duration, gib, plural
 
 MODES = {
     "none": "Nothing is recomputed",

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tuning.activations import Checkpointing
-from tuning.attention import choose_attention, keeps_scores, repeats_heads
-from tuning.constants import constants_of
-from tuning.devices import equal_devices, richest
-from tuning.gpus import rates_of
-from tuning.hardware import HardwareProfile
-from tuning.job import JobSpec, Method, Objective
-from tuning.linears import adapts_experts
-from tuning.memory import Optimizer, Setup, trainable_parameters
-from tuning.plan import Attention, Lora, Reason
-from tuning.shape import ModelShape
-from tuning.sharded_base import may_be_shared
+from tunesmith.tuning.activations import Checkpointing
+from tunesmith.tuning.attention import choose_attention, keeps_scores, repeats_heads
+from tunesmith.tuning.constants import constants_of
+from tunesmith.tuning.devices import equal_devices, richest
+from tunesmith.tuning.gpus import rates_of
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import JobSpec, Method, Objective
+from tunesmith.tuning.linears import adapts_experts
+from tunesmith.tuning.memory import Optimizer, Setup, trainable_parameters
+from tunesmith.tuning.plan import Attention, Lora, Reason
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.sharded_base import may_be_shared
 
 ZeroStage = Literal[0, 1, 2, 3]
 LayoutKey = tuple[str, int, ZeroStage, Optimizer, bool, bool]

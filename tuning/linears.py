@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from tuning.base import Value
+from tunesmith.tuning.base import Value
 
 Role = Literal["attention", "mlp", "expert", "router", "head"]
 Preset = Literal["attention", "attention_mlp", "all-linear", "all-linear+experts"]

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from tuning.base import Value
-from tuning.corrections import Corrections, Ratios
-from tuning.job import Method
-from tuning.kernels import kernels_label
-from tuning.margins import assumed_spread
-from tuning.plan import MemoryEstimate, TimeEstimate
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.corrections import Corrections, Ratios
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.margins import assumed_spread
+from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
 LOOKED_BACK_RUNS = 4 * LATEST_RUNS  # of each kind: as far back as speeds are sought that were measured undisturbed

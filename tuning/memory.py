@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tuning.activations import (
+from tunesmith.tuning.activations import (
     Checkpointing,
     Graph,
     backward_bytes_per_token,
@@ -11,12 +11,12 @@ from tuning.activations import (
     recomputed_bytes_per_token,
     stored_bytes_per_token,
 )
-from tuning.constants import START_CONSTANTS, Constants
-from tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
-from tuning.job import Method
-from tuning.linears import Linear, Targets
-from tuning.plan import MemoryEstimate
-from tuning.shape import ModelShape
+from tunesmith.tuning.constants import START_CONSTANTS, Constants
+from tunesmith.tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.linears import Linear, Targets
+from tunesmith.tuning.plan import MemoryEstimate
+from tunesmith.tuning.shape import ModelShape
 
 Optimizer = Literal["adamw", "adamw_8bit"]
 

@@ -23,14 +23,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tuning.base import Value
-from tuning.corrections import Corrections
-from tuning.errors import Failure
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.plan import Plan
-from tuning.shape import ModelShape
-from tuning.state import Outcome, Phase
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.errors import Failure
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.state import Outcome, Phase
 
 WAKE_TASK = "tunesmith.wake"
 

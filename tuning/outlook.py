@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 
-from tuning.candidates import Candidate, Search
-from tuning.devices import richest
-from tuning.hardware import GIB, HardwareProfile
-from tuning.job import JobSpec, Method
-from tuning.plan import Change, Way, Ways
-from tuning.recipe import NAMES
-from tuning.units import duration, gib
+from tunesmith.tuning.candidates import Candidate, Search
+from tunesmith.tuning.devices import richest
+from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.plan import Change, Way, Ways
+from tunesmith.tuning.recipe import NAMES
+from tunesmith.tuning.units import duration, gib
 
 MORE_MEMORY_BYTES = 10 * GIB
 WORTH_SAYING = 0.98  # of the duration: a change of less is none

@@ -7,7 +7,7 @@ packs. The trainer tries each model again before it trains, and goes by what it 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 OwnAttention = Literal["eager", "sdpa"]
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from tuning.devices import richest
-from tuning.hardware import HardwareProfile
-from tuning.layouts import CPU_USABLE_SHARE
-from tuning.plan import Plan, Reason, Refusal
-from tuning.units import gib
+from tunesmith.tuning.devices import richest
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.layouts import CPU_USABLE_SHARE
+from tunesmith.tuning.plan import Plan, Reason, Refusal
+from tunesmith.tuning.units import gib
 
 # What a plan needs installed, by the value that needs it.
 _PACKAGES = {

@@ -2,29 +2,29 @@
 
 from collections.abc import Iterator, Mapping
 
-from tuning.candidates import Candidate, Search
-from tuning.checks import check_hardware, impossible
-from tuning.constants import explain_constants
-from tuning.corrections import Corrections
-from tuning.devices import why_apart, with_gpus
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec, Method, Objective
-from tuning.launch_reasons import explain_launch
-from tuning.margins import NO_RISK
-from tuning.outlook import changes_of, ways_of
-from tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
-from tuning.pricing import Pricer
-from tuning.recipe import (
+from tunesmith.tuning.candidates import Candidate, Search
+from tunesmith.tuning.checks import check_hardware, impossible
+from tunesmith.tuning.constants import explain_constants
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.devices import why_apart, with_gpus
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method, Objective
+from tunesmith.tuning.launch_reasons import explain_launch
+from tunesmith.tuning.margins import NO_RISK
+from tunesmith.tuning.outlook import changes_of, ways_of
+from tunesmith.tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
+from tunesmith.tuning.pricing import Pricer
+from tunesmith.tuning.recipe import (
     checkpoint_interval,
     choose_early_stopping,
     choose_learning_rate,
     evaluation_interval,
     warmup_steps,
 )
-from tuning.remedies import remedy
-from tuning.rules import decide
-from tuning.shape import ModelShape
-from tuning.units import duration, gib
+from tunesmith.tuning.remedies import remedy
+from tunesmith.tuning.rules import decide
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.units import duration, gib
 
 NO_CORRECTIONS = Corrections()
 WORTH_A_WORD = 0.05  # of the duration, that goes to evaluations

@@ -5,23 +5,17 @@ Nothing here depends on how many GPUs a machine has, only on which layout is pri
 
 from typing import NamedTuple
 
-from tuning.activations import Checkpointing
-from tuning.corrections import Corrections, Ratios
-from tuning.evaluating import (
-    EvaluationCost,
-    EvaluationCosts,
-    durations,
-    least_seconds,
-    with_evaluations,
-)
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.kernels import kernels_label
-from tuning.layouts import Layout, LayoutKey
-from tuning.lengths import typical_lengths
-from tuning.margins import assumed_spread, margin_of
-from tuning.memory import Setup, total
-from tuning.plan import Reason, TimeEstimate
-from tuning.recipe import (
+from tunesmith.tuning.activations import Checkpointing
+from tunesmith.tuning.corrections import Corrections, Ratios
+from tunesmith.tuning.evaluating import EvaluationCost, EvaluationCosts, durations, least_seconds, with_evaluations
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.layouts import Layout, LayoutKey
+from tunesmith.tuning.lengths import typical_lengths
+from tunesmith.tuning.margins import assumed_spread, margin_of
+from tunesmith.tuning.memory import Setup, total
+from tunesmith.tuning.plan import Reason, TimeEstimate
+from tunesmith.tuning.recipe import (
     choose_batch,
     choose_early_stopping,
     choose_lora,
@@ -29,8 +23,8 @@ from tuning.recipe import (
     evaluation_count,
     evaluation_interval,
 )
-from tuning.shape import ModelShape
-from tuning.throughput import Workload, predict, predict_seconds
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.throughput import Workload, predict, predict_seconds
 
 _Key = tuple[LayoutKey, Checkpointing, int]
 

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from tuning.experts import PRESET, have_experts
-from tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
-from tuning.lengths import percentile_tokens
-from tuning.linears import adapts_experts
-from tuning.plan import Lora, Reason
-from tuning.shape import ModelShape
-from tuning.units import count, plural
+from tunesmith.tuning.experts import PRESET, have_experts
+from tunesmith.tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
+from tunesmith.tuning.lengths import percentile_tokens
+from tunesmith.tuning.linears import adapts_experts
+from tunesmith.tuning.plan import Lora, Reason
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.units import count, plural
 
 SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.

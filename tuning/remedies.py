@@ -3,12 +3,12 @@
 from bisect import bisect_left
 from collections.abc import Callable
 
-from tuning.candidates import LONGEST_RUN_SECONDS, Candidate
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.lengths import share_within
-from tuning.plan import Reason
-from tuning.rules import name_of, sentence
-from tuning.units import gib
+from tunesmith.tuning.candidates import LONGEST_RUN_SECONDS, Candidate
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.lengths import share_within
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.rules import name_of, sentence
+from tunesmith.tuning.units import gib
 
 SHORTEST_WORTH_OFFERING = 128
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from tuning.base import Value
-from tuning.pinned import EXPLANATION
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.pinned import EXPLANATION
 
 Json = Mapping[str, Any]
 

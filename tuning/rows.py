@@ -4,10 +4,10 @@ import codecs
 import json
 from typing import Any, Literal
 
-from tuning.base import Value
-from tuning.job import DatasetFacts
-from tuning.lengths import BUCKETS, bucket_of
-from tuning.row_formats import BadRow, RowFacts, RowFormat, read_row
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.lengths import BUCKETS, bucket_of
+from tunesmith.tuning.row_formats import BadRow, RowFacts, RowFormat, read_row
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 SHOWN_PROBLEMS = 20

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tuning.candidates import Candidate
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, Goal, JobSpec, Method
-from tuning.plan import Alternative, Reason
-from tuning.recipe import LARGEST_RANK, NAMES
-from tuning.shape import ModelShape
-from tuning.units import count, duration, gib, plural
+from tunesmith.tuning.candidates import Candidate
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, Goal, JobSpec, Method
+from tunesmith.tuning.plan import Alternative, Reason
+from tunesmith.tuning.recipe import LARGEST_RANK, NAMES
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.units import count, duration, gib, plural
 
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
 SMALL_DATA_ROWS_FOR_QUALITY = 5_000

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tuning import families
-from tuning.base import Value
-from tuning.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
-from tuning.errors import InvalidRequest
-from tuning.linears import Linear, Targets, is_target
-from tuning.packing import OwnAttention, attention_alone, require_causal
-from tuning.vision import siglip_parameters
+from tunesmith.tuning import families
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.linears import Linear, Targets, is_target
+from tunesmith.tuning.packing import OwnAttention, attention_alone, require_causal
+from tunesmith.tuning.vision import siglip_parameters
 
 MEASURED_SHAPE = "tunesmith_shape"  # key in a stored config: the shape of a family without formulas, as measured
 MEASURED_RANK = 16

@@ -4,13 +4,13 @@ Every process keeps its part of each layer and gathers a layer's bytes before it
 next layer's while one is at work. The two layers at the turn from forward to backward are at hand.
 """
 
-from tuning.hardware import HardwareProfile
-from tuning.job import JobSpec, Method
-from tuning.linears import adapts_experts
-from tuning.memory import Setup, quantized_bytes
-from tuning.plan import Reason
-from tuning.shape import ModelShape
-from tuning.units import gib
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.linears import adapts_experts
+from tunesmith.tuning.memory import Setup, quantized_bytes
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.units import gib
 
 
 def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, world_size: int) -> bool:

@@ -13,7 +13,7 @@ stops, and its finish report makes the transition.
 
 from enum import StrEnum
 
-from tuning.errors import InvalidTransition
+from tunesmith.tuning.errors import InvalidTransition
 
 
 class JobState(StrEnum):

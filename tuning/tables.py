@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-from tuning.gpus import what_if
-from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
-from tuning.memory import Setup, total
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.shape import ModelShape
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.memory import Setup, total
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
 
 REFERENCE_TOKENS = 2048  # of one micro-step and of the longest row
 REFERENCE_RANK = 16

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tuning.balance import expected_evenness
-from tuning.gpu_speed import (
+from tunesmith.tuning.balance import expected_evenness
+from tunesmith.tuning.gpu_speed import (
     GPU_SPEEDS,
     MICRO_STEP_OVERHEAD_SECONDS,
     OPTIMIZER_BYTES,
@@ -13,14 +13,14 @@ from tuning.gpu_speed import (
     micro_step_seconds,
     update_seconds,
 )
-from tuning.gpus import rates_of
-from tuning.hardware import HardwareProfile
-from tuning.job import Method
-from tuning.linears import closes
-from tuning.memory import Setup, trainable_parameters
-from tuning.plan import TimeEstimate
-from tuning.shape import ModelShape
-from tuning.utilization import flop_rates
+from tunesmith.tuning.gpus import rates_of
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.linears import closes
+from tunesmith.tuning.memory import Setup, trainable_parameters
+from tunesmith.tuning.plan import TimeEstimate
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.utilization import flop_rates
 
 # Products of a frozen base in 8 bits: the data sheets double the rate, scaling and rounding take a part of it back.
 # Unmeasured: a roofline over the bytes of both.

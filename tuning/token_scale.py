@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from tuning.base import Value
-from tuning.job import DatasetFacts
-from tuning.lengths import BUCKETS, EDGES, bucket_of
-from tuning.rows import RowReport
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.lengths import BUCKETS, EDGES, bucket_of
+from tunesmith.tuning.rows import RowReport
 
 
 class TokenCounts(Value):

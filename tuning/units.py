@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-from tuning.hardware import GIB
+from tunesmith.tuning.hardware import GIB
 
 
 def gib(size_bytes: float) -> str:

@@ -8,10 +8,10 @@ them would flatter LoRA by half.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tuning.gpu_table import UNKNOWN_GPU
-from tuning.gpus import rates_of
-from tuning.hardware import Gpu
-from tuning.shape import ModelShape
+from tunesmith.tuning.gpu_table import UNKNOWN_GPU
+from tunesmith.tuning.gpus import rates_of
+from tunesmith.tuning.hardware import Gpu
+from tunesmith.tuning.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

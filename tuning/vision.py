@@ -1,6 +1,6 @@
 """What the part of a model that sees adds to its memory: weights that are loaded and never trained."""
 
-from tuning.config_reader import ConfigReader, divisible
+from tunesmith.tuning.config_reader import ConfigReader, divisible
 
 
 def siglip_parameters(reader: ConfigReader, *, hidden_size: int) -> int:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuning import families
-from tuning.errors import InvalidRequest
-from tuning.shape import ModelShape
+from tunesmith.tuning import families
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.shape import ModelShape
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from celery import Celery, signals
 
-from worker.logs import configure_logs
-from worker.settings import WorkerSettings
+from tunesmith.worker.logs import configure_logs
+from tunesmith.worker.settings import WorkerSettings
 
 
 def create_app(redis_url: str, *, queue: str) -> Celery:
@@ -13,7 +13,7 @@ def create_app(redis_url: str, *, queue: str) -> Celery:
 
     Messages are acknowledged early and carry no job, so redelivery, results, priorities and revocation are all off.
     """
-    app = Celery("tunesmith.worker", broker=redis_url, include=["worker.tasks"])
+    app = Celery("tunesmith.worker", broker=redis_url, include=["tunesmith.worker.tasks"])
     app.conf.update(
         task_acks_late=False,
         task_ignore_result=True,

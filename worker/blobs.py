@@ -7,10 +7,10 @@ from typing import IO
 
 import httpx
 
-from tuning.messages import FileRef
-from worker.retry import Unavailable
-from worker.rundir import sha256_of
-from worker.wire import raise_for, send
+from tunesmith.tuning.messages import FileRef
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import sha256_of
+from tunesmith.worker.wire import raise_for, send
 
 CHUNK_BYTES = 1024**2
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
-from tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
-from worker.blobs import file_ref
-from worker.control import AttemptControl
-from worker.directives import Directive, Directives
-from worker.retry import Unavailable
-from worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
-from worker.workdir import inside
+from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
+from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
+from tunesmith.worker.blobs import file_ref
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.directives import Directive, Directives
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
+from tunesmith.worker.workdir import inside
 
 
 class CorruptCheckpoint(Exception):

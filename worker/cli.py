@@ -5,13 +5,13 @@ import sys
 
 from pydantic import ValidationError
 
-from tuning.errors import TunesmithError
-from worker.constants import stored_constants
-from worker.logs import configure_logs
-from worker.probe import probe
-from worker.settings import ProbeSettings, WorkerSettings
-from worker.slots import hardware_of_slot
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.worker.constants import stored_constants
+from tunesmith.worker.logs import configure_logs
+from tunesmith.worker.probe import probe
+from tunesmith.worker.settings import ProbeSettings, WorkerSettings
+from tunesmith.worker.slots import hardware_of_slot
+from tunesmith.worker.workdir import WorkDirectory
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(name: str | None) -> int:
     settings = WorkerSettings()
     configure_logs(settings.log_format)
-    from worker.host import Host  # noqa: PLC0415 - Celery is not needed to probe
+    from tunesmith.worker.host import Host  # noqa: PLC0415 - Celery is not needed to probe
 
     return Host(settings, name=name).run()
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from tuning.base import Value
-from tuning.hardware import HardwareProfile, MachineConstants
-from worker.launcher import trainer_environment
-from worker.rundir import write_atomically
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
+from tunesmith.worker.launcher import trainer_environment
+from tunesmith.worker.rundir import write_atomically
+from tunesmith.worker.workdir import WorkDirectory
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,10 @@ def measure_once(
             return stored.constants
     began = time.monotonic()
     found = _measure(
-        work, hardware, command or [sys.executable, "-P", "-m", "worker.train.profiling.measure"], patience_seconds
+        work,
+        hardware,
+        command or [sys.executable, "-P", "-m", "tunesmith.worker.train.profiling.measure"],
+        patience_seconds,
     )
     seconds = round(time.monotonic() - began, 1)
     if found is not None:

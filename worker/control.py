@@ -6,8 +6,8 @@ from typing import Protocol
 
 import httpx
 
-from tuning.base import Value
-from tuning.messages import (
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
     CanaryReport,
@@ -24,9 +24,9 @@ from tuning.messages import (
     WorkerHeartbeat,
     WorkerRegistered,
 )
-from worker.blobs import download, upload
-from worker.retry import Patience, never_stop
-from worker.wire import read_answer, send
+from tunesmith.worker.blobs import download, upload
+from tunesmith.worker.retry import Patience, never_stop
+from tunesmith.worker.wire import read_answer, send
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from tuning.errors import LeaseLost
-from tuning.state import Outcome
+from tunesmith.tuning.errors import LeaseLost
+from tunesmith.tuning.state import Outcome
 
 
 class Directive(StrEnum):

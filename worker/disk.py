@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
-from tuning.errors import JobFailure
-from tuning.hardware import GIB
-from tuning.messages import Claim
-from tuning.plan import Plan
-from worker.models import ModelCache
-from worker.verdict import disk_full
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.hardware import GIB
+from tunesmith.tuning.messages import Claim
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.verdict import disk_full
 
 _KEPT_CHECKPOINTS = 3
 _WRITTEN_ASIDE = 1  # a checkpoint exists twice while the newest replaces the oldest

@@ -16,15 +16,15 @@ from typing import Any
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from tuning.base import Value
-from tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
-from tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
-from tuning.state import Phase
-from worker.control import AttemptControl
-from worker.directives import Directive, Directives
-from worker.progress import Progress
-from worker.retry import Unavailable
-from worker.rundir import RunDirectory, write_atomically
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
+from tunesmith.tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.directives import Directive, Directives
+from tunesmith.worker.progress import Progress
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import RunDirectory, write_atomically
 
 BATCH_BYTES = 128 * 1024
 LONGEST_LINE_BYTES = 1024**2

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from tuning.errors import LeaseLost, TunesmithError
-from tuning.messages import HeartbeatReply
-from worker.control import AttemptControl
-from worker.directives import Directive, Directives
-from worker.progress import Progress
-from worker.retry import Unavailable
+from tunesmith.tuning.errors import LeaseLost, TunesmithError
+from tunesmith.tuning.messages import HeartbeatReply
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.directives import Directive, Directives
+from tunesmith.worker.progress import Progress
+from tunesmith.worker.retry import Unavailable
 
 
 class Heartbeat:

@@ -14,18 +14,18 @@ import structlog
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from tuning.hardware import HardwareProfile, MachineConstants
-from tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
-from worker.app import create_app
-from worker.constants import measure_once
-from worker.control import HttpControlPlane
-from worker.presence import Presence
-from worker.probe import probe
-from worker.processes import end_leftovers
-from worker.retry import Patience, Unavailable
-from worker.settings import WorkerSettings
-from worker.slots import Slots, hardware_of_slot, slots_of
-from worker.workdir import Session, WorkDirectory
+from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
+from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
+from tunesmith.worker.app import create_app
+from tunesmith.worker.constants import measure_once
+from tunesmith.worker.control import HttpControlPlane
+from tunesmith.worker.presence import Presence
+from tunesmith.worker.probe import probe
+from tunesmith.worker.processes import end_leftovers
+from tunesmith.worker.retry import Patience, Unavailable
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.slots import Slots, hardware_of_slot, slots_of
+from tunesmith.worker.workdir import Session, WorkDirectory
 
 log = structlog.get_logger(__name__)
 

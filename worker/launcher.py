@@ -12,12 +12,12 @@ from typing import Literal, Protocol
 
 import structlog
 
-from tuning.plan import Plan
-from worker.processes import RUN_MARK, kill_tree, record_trainer, terminate_group
-from worker.rundir import RunDirectory
-from worker.slots import Slot
-from worker.trainer_log import TrainerLog
-from worker.warm import Ends, NotWarm, WarmTrainer
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.processes import RUN_MARK, kill_tree, record_trainer, terminate_group
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.slots import Slot
+from tunesmith.worker.trainer_log import TrainerLog
+from tunesmith.worker.warm import Ends, NotWarm, WarmTrainer
 
 log = structlog.get_logger(__name__)
 
@@ -194,8 +194,8 @@ def _begin(
 def trainer_command(run_dir: Path, *, world_size: int) -> list[str]:
     """The argument list. Several processes start through torchrun, whose watch names the one that died first."""
     if world_size == 1:
-        return [sys.executable, "-P", "-m", "worker.train", str(run_dir)]
-    return [sys.executable, "-P", "-m", "worker.train.ranks", str(run_dir), "--processes", str(world_size)]
+        return [sys.executable, "-P", "-m", "tunesmith.worker.train", str(run_dir)]
+    return [sys.executable, "-P", "-m", "tunesmith.worker.train.ranks", str(run_dir), "--processes", str(world_size)]
 
 
 def trainer_environment(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import structlog
 
-from tuning.messages import FileRef
-from worker.control import AttemptControl
-from worker.rundir import Seal, sha256_of
-from worker.workdir import inside
+from tunesmith.tuning.messages import FileRef
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.rundir import Seal, sha256_of
+from tunesmith.worker.workdir import inside
 
 log = structlog.get_logger(__name__)
 

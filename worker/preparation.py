@@ -8,25 +8,25 @@ from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
 
-from tuning.errors import Category, Failure, InvalidRequest, JobFailure
-from tuning.hardware import HardwareProfile
-from tuning.held_out import held_out_lines
-from tuning.job import DatasetFacts
-from tuning.messages import Claim, EventReport, FileRef, PhaseReport
-from tuning.pinned import is_same_training, replay
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from tuning.state import Phase
-from worker.checkpoints import find_resumable
-from worker.control import AttemptControl
-from worker.disk import require_space
-from worker.launcher import LIFELINE_FD
-from worker.models import ModelCache
-from worker.rehearsals import Rehearsals
-from worker.rundir import RunDirectory, TrainRequest
-from worker.tokens import TokenStore
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.errors import Category, Failure, InvalidRequest, JobFailure
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.held_out import held_out_lines
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.messages import Claim, EventReport, FileRef, PhaseReport
+from tunesmith.tuning.pinned import is_same_training, replay
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.checkpoints import find_resumable
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.disk import require_space
+from tunesmith.worker.launcher import LIFELINE_FD
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.workdir import WorkDirectory
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import structlog
 
-from tuning.errors import NotFound, TunesmithError
-from tuning.messages import WorkerHeartbeat
-from worker.control import ControlPlane
-from worker.retry import Unavailable
+from tunesmith.tuning.errors import NotFound, TunesmithError
+from tunesmith.tuning.messages import WorkerHeartbeat
+from tunesmith.worker.control import ControlPlane
+from tunesmith.worker.retry import Unavailable
 
 log = structlog.get_logger(__name__)
 

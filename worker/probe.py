@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import psutil
 import pynvml
 
-from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
-from worker.cgroup import read_limits
+from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.worker.cgroup import read_limits
 
 PACKAGES = (
     "torch",

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from tuning.base import Value
-from worker.rundir import write_atomically
+from tunesmith.tuning.base import Value
+from tunesmith.worker.rundir import write_atomically
 
 RUN_MARK = "TUNESMITH_RUN_DIR"
 STATUS_LOST = 256  # no process can end with it: somebody else took the exit status

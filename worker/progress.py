@@ -2,8 +2,8 @@
 
 import threading
 
-from tuning.messages import AttemptHeartbeat
-from tuning.state import Phase
+from tunesmith.tuning.messages import AttemptHeartbeat
+from tunesmith.tuning.state import Phase
 
 
 class Progress:

@@ -4,9 +4,9 @@ Kept in the memory of one pool process: a restart of the worker, and with it any
 with nothing.
 """
 
-from tuning.messages import CanaryReport
-from tuning.rehearsal import Rehearsal, settings_of
-from worker.rundir import TrainRequest, TrainResult
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.rehearsal import Rehearsal, settings_of
+from tunesmith.worker.rundir import TrainRequest, TrainResult
 
 MOST = 256
 

@@ -15,7 +15,7 @@
     ranks/           of several processes, the Failure of each that failed; the launcher makes one result of them
     stop             created by the worker: checkpoint at the next step and exit with EXIT_STOPPED
 
-A trainer can be run by hand: `python -m worker.train RUN_DIR`.
+A trainer can be run by hand: `python -m tunesmith.worker.train RUN_DIR`.
 """
 
 import errno
@@ -27,14 +27,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.base import Value
-from tuning.errors import Failure
-from tuning.hardware import MachineConstants
-from tuning.job import DatasetFacts, JobSpec
-from tuning.messages import CanaryReport
-from tuning.plan import Plan
-from tuning.rehearsal import Rehearsal
-from tuning.shape import ModelShape
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import Failure
+from tunesmith.tuning.hardware import MachineConstants
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.rehearsal import Rehearsal
+from tunesmith.tuning.shape import ModelShape
 
 MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete

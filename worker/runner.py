@@ -10,33 +10,33 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from tuning.devices import devices_of
-from tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
-from tuning.hardware import HardwareProfile
-from tuning.messages import Claim, EventReport, FinishReport, PhaseReport
-from tuning.plan import Plan
-from tuning.state import Outcome, Phase
-from worker.cgroup import out_of_memory_kills
-from worker.checkpoints import CheckpointUploader
-from worker.control import AttemptControl
-from worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
-from worker.follower import Follower
-from worker.heartbeat import Heartbeat
-from worker.launcher import POLL_SECONDS, Trainer, launch
-from worker.models import ModelCache
-from worker.preparation import Prepared, prepare, prepare_longer
-from worker.progress import Progress
-from worker.rehearsals import Rehearsals
-from worker.retry import Unavailable
-from worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
-from worker.settings import WorkerSettings
-from worker.slots import Slot
-from worker.tokens import TokenStore
-from worker.trainer_log import log_tail
-from worker.uploads import upload_log, upload_output
-from worker.verdict import Ending, disk_full, judge
-from worker.warm import WarmTrainer
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.devices import devices_of
+from tunesmith.tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseReport
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.worker.cgroup import out_of_memory_kills
+from tunesmith.worker.checkpoints import CheckpointUploader
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.directives import OUTCOMES, Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.follower import Follower
+from tunesmith.worker.heartbeat import Heartbeat
+from tunesmith.worker.launcher import POLL_SECONDS, Trainer, launch
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.progress import Progress
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import ROWS_TOO_LONG, RunDirectory, TrainResult
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.slots import Slot
+from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.trainer_log import log_tail
+from tunesmith.worker.uploads import upload_log, upload_output
+from tunesmith.worker.verdict import Ending, disk_full, judge
+from tunesmith.worker.warm import WarmTrainer
+from tunesmith.worker.workdir import WorkDirectory
 
 _TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
 _TERMINATE_SECONDS = 5.0

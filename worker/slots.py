@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tuning.hardware import Gpu, HardwareProfile
+from tunesmith.tuning.hardware import Gpu, HardwareProfile
 
 _POLL_SECONDS = 0.05
 

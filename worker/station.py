@@ -7,22 +7,22 @@ from contextlib import closing
 
 import structlog
 
-from tuning.errors import TunesmithError
-from tuning.hardware import GIB, HardwareProfile
-from tuning.messages import Claim, ClaimRequest
-from worker.constants import stored_constants
-from worker.control import ControlPlane, HttpControlPlane
-from worker.launcher import trainer_environment
-from worker.models import ModelCache
-from worker.probe import probe
-from worker.processes import bury_orphans
-from worker.rehearsals import Rehearsals
-from worker.retry import Unavailable
-from worker.runner import Attempt, Surroundings
-from worker.settings import WorkerSettings
-from worker.slots import Slot, hardware_of_slot, slots_of
-from worker.warm import WarmTrainer
-from worker.workdir import Session, WorkDirectory
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.messages import Claim, ClaimRequest
+from tunesmith.worker.constants import stored_constants
+from tunesmith.worker.control import ControlPlane, HttpControlPlane
+from tunesmith.worker.launcher import trainer_environment
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.probe import probe
+from tunesmith.worker.processes import bury_orphans
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.runner import Attempt, Surroundings
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.slots import Slot, hardware_of_slot, slots_of
+from tunesmith.worker.warm import WarmTrainer
+from tunesmith.worker.workdir import Session, WorkDirectory
 
 log = structlog.get_logger(__name__)
 

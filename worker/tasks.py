@@ -7,9 +7,9 @@ import structlog
 from celery import shared_task, signals
 from pydantic import ValidationError
 
-import worker.app  # noqa: F401 - connects the set-up of logs in each pool process
-from tuning.messages import WAKE_TASK, Wake
-from worker.station import Station, leave_sigterm_to_the_main_process
+import tunesmith.worker.app  # noqa: F401 - connects the set-up of logs in each pool process
+from tunesmith.tuning.messages import WAKE_TASK, Wake
+from tunesmith.worker.station import Station, leave_sigterm_to_the_main_process
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
+from tunesmith.worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
 
 _ENTRY = re.compile(rf"[0-9a-f]{{64}}\.([0-9a-f]{{64}}){re.escape(TOKENS_SUFFIX)}")
 

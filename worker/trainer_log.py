@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from worker.scrub import scrub
+from tunesmith.worker.scrub import scrub
 
 TAIL_LINES = 60
 _CHUNK_BYTES = 64 * 1024

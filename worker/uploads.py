@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from tuning.messages import ArtifactReport
-from worker.blobs import file_ref
-from worker.control import AttemptControl
-from worker.rundir import RunDirectory, TrainResult
-from worker.trainer_log import scrubbed_copy
+from tunesmith.tuning.messages import ArtifactReport
+from tunesmith.worker.blobs import file_ref
+from tunesmith.worker.control import AttemptControl
+from tunesmith.worker.rundir import RunDirectory, TrainResult
+from tunesmith.worker.trainer_log import scrubbed_copy
 
 
 def upload_output(run: RunDirectory, result: TrainResult, control: AttemptControl) -> None:

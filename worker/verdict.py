@@ -4,10 +4,10 @@ import re
 import signal
 from dataclasses import dataclass
 
-from tuning.errors import Category, Failure
-from tuning.state import Outcome
-from worker.directives import OUTCOMES, Directive
-from worker.rundir import EXIT_STOPPED, TrainResult
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
+from tunesmith.worker.directives import OUTCOMES, Directive
+from tunesmith.worker.rundir import EXIT_STOPPED, TrainResult
 
 _NO_SPACE = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded")
 _NO_MEMORY = re.compile(

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.forking import GO, ROOM, ROOM_BYTES, ForkRequest, Word, ask, differing, hear
-from worker.processes import RUN_MARK, AdoptedProcess, adopt_orphans, mark_of
+from tunesmith.worker.forking import GO, ROOM, ROOM_BYTES, ForkRequest, Word, ask, differing, hear
+from tunesmith.worker.processes import RUN_MARK, AdoptedProcess, adopt_orphans, mark_of
 
 log = structlog.get_logger(__name__)
 
-COMMAND = (sys.executable, "-P", "-m", "worker.train.warm")
+COMMAND = (sys.executable, "-P", "-m", "tunesmith.worker.train.warm")
 START_SECONDS = 120.0  # of imports, on a machine that has other things to do; a plain start would take as long
 FORK_SECONDS = 10.0
 EXCUSE_SECONDS = 1.0

@@ -4,9 +4,17 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tuning.base import Value
-from tuning.errors import Conflict, Forbidden, InvalidRequest, LeaseLost, NotFound, TunesmithError, Unauthenticated
-from worker.retry import Unavailable
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    TunesmithError,
+    Unauthenticated,
+)
+from tunesmith.worker.retry import Unavailable
 
 Answer = TypeVar("Answer", bound=Value)
 

@@ -21,9 +21,9 @@ import uuid
 from pathlib import Path
 from typing import IO
 
-from tuning.base import Value
-from tuning.errors import TunesmithError
-from worker.rundir import write_atomically
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.worker.rundir import write_atomically
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 import torch  # isort: skip
 import transformers

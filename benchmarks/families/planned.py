@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuning.errors import InvalidRequest
-from tuning.packing import OwnAttention, require_causal
-from tuning.shape import ModelShape, is_known
-from worker.train.profiling.shape import measure_shape
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.packing import OwnAttention, require_causal
+from tunesmith.tuning.shape import ModelShape, is_known
+from tunesmith.worker.train.profiling.shape import measure_shape
 
 
 @dataclass(frozen=True)

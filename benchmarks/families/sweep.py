@@ -13,16 +13,16 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 
 from benchmarks.families.planned import Planned, planned
 from benchmarks.families.tiny import SEEING, tiny_config
-from tuning.errors import JobFailure
-from tuning.job import Method
-from tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows
-from worker.train.loop.objectives import supervised
-from worker.train.models.adapter import attach_adapter, trainable_parameters
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, load_model
-from worker.train.models.model_trial import try_model
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.loop.objectives import supervised
+from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.models.model_trial import try_model
 
 Outcome = Literal["packed", "unpacked", "refused", "wrong", "planned otherwise", "broken", "not built"]
 

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     if absent:
         print(f"Missing, and needed by every piece: {', '.join(absent)}. Carry their wheels in {options.wheels}.")
         return 2
-    from worker.train import environment  # noqa: F401 - before torch
+    from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
     import torch  # isort: skip
 

@@ -28,10 +28,10 @@ def run(setting: Setting) -> None:
 def _attention(setting: Setting, case: str, numbers: dict[str, Any]) -> None:
     import torch
 
-    from tuning.attention import ladder, obstacle
-    from worker.train.kernels.attention import segment_attention
-    from worker.train.kernels.attention_choice import _installed
-    from worker.train.kernels.segments import Scores, Segments
+    from tunesmith.tuning.attention import ladder, obstacle
+    from tunesmith.worker.train.kernels.attention import segment_attention
+    from tunesmith.worker.train.kernels.attention_choice import _installed
+    from tunesmith.worker.train.kernels.segments import Scores, Segments
 
     device = torch.device(setting.device)
     capability = torch.cuda.get_device_capability() if setting.device == "cuda" else None
@@ -85,8 +85,8 @@ def _elementwise(setting: Setting) -> None:
     import torch
 
     from benchmarks.gpu import definition
-    from worker.train.kernels import elementwise
-    from worker.train.kernels.choice import _TRIALS, _Draw, largest_difference
+    from tunesmith.worker.train.kernels import elementwise
+    from tunesmith.worker.train.kernels.choice import _TRIALS, _Draw, largest_difference
 
     device, shape = torch.device(setting.device), _elementwise_shape(setting)
     sides: dict[str, Callable[[], Any]] = {"plain": lambda: elementwise, "triton": _triton, "liger": _liger}
@@ -125,7 +125,7 @@ def _float8(setting: Setting) -> None:
     """Forward and input gradient of one large frozen matrix, in bf16 and in 8 bits."""
     import torch
 
-    from worker.train.kernels.float8 import Float8Weight
+    from tunesmith.worker.train.kernels.float8 import Float8Weight
 
     device = torch.device(setting.device)
     tokens, inward, outward = (64, 64, 96) if setting.tiny else (8192, 4096, 14336)
@@ -205,7 +205,7 @@ def _work(operation: str, module: Any, setting: Setting) -> _Work:
 
 
 def _triton() -> Any:
-    return importlib.import_module("worker.train.kernels.triton_elementwise")
+    return importlib.import_module("tunesmith.worker.train.kernels.triton_elementwise")
 
 
 def _liger() -> Any:
@@ -246,7 +246,7 @@ def _liger() -> Any:
 
 
 def _shape(numbers: dict[str, Any]) -> Any:
-    from tuning.catalogue import find_shape
+    from tunesmith.tuning.catalogue import find_shape
 
     return find_shape("llama-3.1-8b").model_copy(
         update={

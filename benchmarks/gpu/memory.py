@@ -29,7 +29,7 @@ def run(setting: Setting) -> None:
 
 
 def _cases(setting: Setting, size: str, method: str) -> dict[str, Any]:
-    from worker.train.models.model import enable_checkpointing
+    from tunesmith.worker.train.models.model import enable_checkpointing
 
     config = shapes.config_of(size, tiny=setting.tiny)
     attention = shapes.best_attention(config, device=setting.device)
@@ -64,8 +64,8 @@ def _peak(
     setting: Setting, learner: Any, masters: Any, *, size: str, method: str, tokens: int, mode: str
 ) -> dict[str, Any]:
     """Two optimizer steps of one micro-step each: the second has the moments that the first made."""
-    from worker.train.kernels.loss import summed_cross_entropy
-    from worker.train.recorder import peak_memory_bytes
+    from tunesmith.worker.train.kernels.loss import summed_cross_entropy
+    from tunesmith.worker.train.recorder import peak_memory_bytes
 
     import torch  # isort: skip
 
@@ -90,8 +90,8 @@ def _peak(
 
 def _predicted(shape: Any, method: str, *, tokens: int, mode: str, device: str) -> int:
     """What the allocator hands out, as the canary compares it: without context and slack."""
-    from tuning.measured import visible_peak_bytes
-    from tuning.memory import estimate
+    from tunesmith.tuning.measured import visible_peak_bytes
+    from tunesmith.tuning.memory import estimate
 
     setup = shapes.setup_of(method, device=device, tokens=tokens, checkpointing=mode)
     return int(visible_peak_bytes(estimate(shape, setup, budget_bytes=0), device=setup.device))

@@ -62,7 +62,7 @@ def _gradients(device: str, lengths: list[int], *, own: int | None) -> list[Any]
     """The masters' fp32 gradients of the mean over all rows, summed over processes where there are several."""
     import torch
 
-    from worker.train.kernels.loss import summed_cross_entropy
+    from tunesmith.worker.train.kernels.loss import summed_cross_entropy
 
     config = shapes.TINY
     learner = shapes.build(config, method="full", device=device, attention="blocked" if device == "cpu" else "sdpa")
@@ -83,7 +83,7 @@ def _share(rows: Any, lengths: list[int], *, before: int) -> Any:
     """One process's rows of a batch."""
     from dataclasses import replace
 
-    from worker.train.kernels.segments import Segments
+    from tunesmith.worker.train.kernels.segments import Segments
 
     tokens = slice(before, before + sum(lengths))
     chosen = (rows.target_positions >= tokens.start) & (rows.target_positions < tokens.stop)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tuning.catalogue import CONFIGS
-from tuning.job import Method
-from tuning.memory import Setup
-from tuning.shape import ModelShape
+from tunesmith.tuning.catalogue import CONFIGS
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup
+from tunesmith.tuning.shape import ModelShape
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -41,9 +41,9 @@ def build(config: dict[str, Any], *, method: str, device: str, attention: str, f
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from worker.train.kernels import attention as packed
-    from worker.train.models.fuse import fuse
-    from worker.train.models.model import Learner
+    from tunesmith.worker.train.kernels import attention as packed
+    from tunesmith.worker.train.models.fuse import fuse
+    from tunesmith.worker.train.models.model import Learner
 
     packed.register()
     known = AutoConfig.for_model(**config)
@@ -85,8 +85,8 @@ def fill(model: Any, config: dict[str, Any], *, device: str) -> None:
 
 def adapted(model: Any) -> Any:
     """With LoRA of rank 16 on all linear modules."""
-    from tuning.plan import Lora
-    from worker.train.models.adapter import attach_adapter
+    from tunesmith.tuning.plan import Lora
+    from tunesmith.worker.train.models.adapter import attach_adapter
 
     numbers = Lora(rank=RANK, alpha=32, dropout=0.0, target_modules="all-linear", trainable_parameters=1)
     return attach_adapter(model, numbers, continue_from=None, seed=0)
@@ -120,7 +120,7 @@ def hold(model: Any, *, device: str) -> None:
     """The base in 8-bit floating point; an exception where the device cannot."""
     import torch
 
-    from worker.train.models.float8_base import hold_in_float8, problem_of
+    from tunesmith.worker.train.models.float8_base import hold_in_float8, problem_of
 
     problem = problem_of(torch.device(device))
     if problem is not None:
@@ -136,8 +136,8 @@ def batch(lengths: list[int], *, vocabulary: int, device: str, supervised: float
     """Packed rows of random tokens; the last share of each row has loss."""
     import torch
 
-    from worker.train.data.packing import PackedBatch
-    from worker.train.kernels.segments import Segments
+    from tunesmith.worker.train.data.packing import PackedBatch
+    from tunesmith.worker.train.kernels.segments import Segments
 
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, vocabulary, (1, sum(lengths)), generator=generator)
@@ -179,7 +179,7 @@ def optimizer_of(learner: Any, *, method: str, processes: int = 1) -> Any:
     """The trainer's own, over what learns."""
     from types import SimpleNamespace
 
-    from worker.train.optim.optimizer import MasterOptimizer
+    from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 
     plan = SimpleNamespace(
         weight_decay=0.0, optimizer="adamw", learning_rate=STARTING_RATE, method=method, sharded_base=False
@@ -191,8 +191,8 @@ def best_attention(config: dict[str, Any], *, device: str) -> str:
     """What the trainer would choose here, by its own trial."""
     import torch
 
-    from tuning.attention import ladder
-    from worker.train.kernels.attention_choice import find_attention
+    from tunesmith.tuning.attention import ladder
+    from tunesmith.worker.train.kernels.attention_choice import find_attention
 
     planned = ladder(on_gpu=device == "cuda")[0]
     shape = ModelShape.from_config(config)

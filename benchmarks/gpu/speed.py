@@ -78,8 +78,8 @@ def _measure(
 ) -> dict[str, Any]:
     import torch
 
-    from worker.train.kernels import choice, elementwise
-    from worker.train.models.model import enable_checkpointing
+    from tunesmith.worker.train.kernels import choice, elementwise
+    from tunesmith.worker.train.models.model import enable_checkpointing
 
     config = shapes.config_of(case.size, tiny=setting.tiny)
     shape = shapes.shape_of(case.size, tiny=setting.tiny)
@@ -111,7 +111,7 @@ def _measure(
 
 
 def _our_step(learner: Any, rows: Any) -> Any:
-    from worker.train.kernels.loss import summed_cross_entropy
+    from tunesmith.worker.train.kernels.loss import summed_cross_entropy
 
     def step() -> None:
         (learner(rows, summed_cross_entropy).loss / rows.supervised_tokens).backward()
@@ -177,8 +177,8 @@ def _figures(
 ) -> dict[str, Any]:
     import torch
 
-    from tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
-    from worker.train.loop.utilization import _gpu
+    from tunesmith.tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
+    from tunesmith.worker.train.loop.utilization import _gpu
 
     tokens = sum(lengths)
     adapter = None if case.method == "full" else shape.adapter_parameters(rank=shapes.RANK, targets="all-linear")

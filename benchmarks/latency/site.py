@@ -11,11 +11,11 @@ import openai
 import psutil
 
 from benchmarks.latency.timeline import JobTimes, trainer_moments, worker_moments
-from cli.client import Client
-from cli.connection import Connection
-from cli.models.folder import inspect
-from cli.models.register import register
-from cli.up.stack import running_stack
+from tunesmith.cli.client import Client
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.models.folder import inspect
+from tunesmith.cli.models.register import register
+from tunesmith.cli.up.stack import running_stack
 
 MODEL = "latency-base"
 LOOK_SECONDS = 0.05  # between two looks at a job's status
@@ -66,7 +66,7 @@ class Site:
         """What the warm process would free by ending; None where there is none."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if "worker.train.warm" in process.cmdline() and self._is_ours(process):
+                if "tunesmith.worker.train.warm" in process.cmdline() and self._is_ours(process):
                     return int(process.memory_full_info().uss)
         return None
 

@@ -14,10 +14,10 @@ import torch
 from accelerate.commands.estimate import estimate_training_usage
 from accelerate.utils import calculate_maximum_sizes
 
-from tuning.catalogue import CONFIGS, find_shape
-from tuning.job import Method
-from tuning.memory import NF4_DOUBLE_BITS, Setup, estimate
-from worker.train.profiling.counting import Case, build, layer_bytes, saved_bytes
+from tunesmith.tuning.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import NF4_DOUBLE_BITS, Setup, estimate
+from tunesmith.worker.train.profiling.counting import Case, build, layer_bytes, saved_bytes
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "qwen2.5-7b", "llama-2-7b", "llama-3.1-8b", "qwen3-8b")
 GUIDE_BYTES = {Method.FULL: 12.0, Method.LORA: 2.0, Method.QLORA: 0.5}

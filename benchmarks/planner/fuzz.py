@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuning.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS
-from tuning.catalogue import CONFIGS, find_shape
-from tuning.corrections import Corrections
-from tuning.gpus import EVERYTHING_INSTALLED, KNOWN_GPUS, what_if
-from tuning.hardware import GIB, Cpu, HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
+from tunesmith.tuning.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS
+from tunesmith.tuning.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, KNOWN_GPUS, what_if
+from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
 
 ROUNDING = 1 + 1e-9
 MODELS = tuple(sorted(CONFIGS))

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuning.catalogue import find_shape
-from tuning.gpus import EVERYTHING_INSTALLED, what_if
-from tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from tuning.units import duration
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, what_if
+from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.units import duration
 
 BEGIN, END = "<!-- questions -->", "<!-- end of questions -->"
 GEMMA_3_27B = {

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from benchmarks.published.predict import prediction
 from benchmarks.published.runs import Book, Run
-from tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
 
 BOUNDS = {
     "products": (0.5, 0.85),

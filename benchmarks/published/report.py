@@ -9,7 +9,7 @@ from benchmarks.pages import Reasons, page, paragraph, table
 from benchmarks.published.fit import BOUNDS
 from benchmarks.published.predict import HIDDEN_BY_FSDP, Prediction
 from benchmarks.published.runs import HELD_OUT_SHARE, Book, Run
-from tuning.gpu_speed import GpuSpeeds
+from tunesmith.tuning.gpu_speed import GpuSpeeds
 
 
 def memory_errors(predictions: Sequence[Prediction]) -> list[float]:

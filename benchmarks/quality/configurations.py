@@ -6,11 +6,11 @@ Learning rate, alpha, schedule, warm-up, clipping and weight decay are left to t
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from worker.probe import probe
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.probe import probe
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One run: train one configuration with one seed through `python -m worker.train`, score the result, print a JSON line.
+"""One run: train one configuration with one seed by the trainer, score the result, print a JSON line.
 
     python -m benchmarks.quality.one FOLDER CONFIGURATION SEED
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.configurations import BASES, by_name, plan_of, spec_of, trainable_parameters
-from tuning.job import DatasetFacts, Method
-from tuning.shape import ModelShape
-from worker.rundir import RunDirectory, TrainRequest, TrainResult
+from tunesmith.tuning.job import DatasetFacts, Method
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def _prepare(
 
 
 def _train(directory: RunDirectory, *, lifeline: int) -> TrainResult:
-    command = [sys.executable, "-m", "worker.train", str(directory.root)]
+    command = [sys.executable, "-m", "tunesmith.worker.train", str(directory.root)]
     with directory.log.open("wb") as log:
         ended = subprocess.run(command, stdout=log, stderr=log, check=False, env=_environment(), pass_fds=(lifeline,))
     result = directory.read_result()

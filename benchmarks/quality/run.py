@@ -37,7 +37,7 @@ from benchmarks.quality.packages import (
     split,
 )
 from benchmarks.quality.report import render
-from worker.rundir import append_line
+from tunesmith.worker.rundir import append_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,16 +179,16 @@ def _held_out(packages: tuple[Package, ...]) -> dict[str, list[Any]]:
 
 def _model() -> Path:
     """The model of `make demo`, fetched and converted once for this user."""
-    from cli.demo import model
-    from cli.models.sources import from_gguf
+    from tunesmith.cli.demo import model
+    from tunesmith.cli.models.sources import from_gguf
 
     return from_gguf(model.fetch())
 
 
 def _facts(folder: Path, model: Path) -> dict[str, int]:
     """What the planner must know about the rows, counted by the product's own tokenisation."""
-    from worker.train.data.rows import load_rows
-    from worker.train.models.model import load_tokenizer
+    from tunesmith.worker.train.data.rows import load_rows
+    from tunesmith.worker.train.models.model import load_tokenizer
 
     rows = load_rows(
         folder / "training.jsonl", tokenizer=load_tokenizer(model), objective="supervised", max_sequence_length=4096

@@ -19,12 +19,12 @@ from typing import Any
 from benchmarks.quality.packages import NoPackageIndex
 from benchmarks.recipe import tasks
 from benchmarks.recipe.sweep import Point, Record, points, render
-from tuning.job import DatasetFacts, JobSpec
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from worker.probe import probe
-from worker.rundir import RunDirectory, TrainRequest, TrainResult, append_line
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.probe import probe
+from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult, append_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +119,7 @@ class Bench:
 
 
 def _trained(directory: RunDirectory) -> TrainResult:
-    command = [sys.executable, "-m", "worker.train", str(directory.root)]
+    command = [sys.executable, "-m", "tunesmith.worker.train", str(directory.root)]
     with directory.log.open("wb") as log:
         subprocess.run(command, stdout=log, stderr=log, check=False, cwd=ROOT)
     result = directory.read_result()
@@ -140,8 +140,8 @@ def _plan(spec: JobSpec, *, model: Path, facts: DatasetFacts, folder: Path) -> P
 
 
 def _demo_model() -> Path:
-    from cli.demo import model
-    from cli.models.sources import from_gguf
+    from tunesmith.cli.demo import model
+    from tunesmith.cli.models.sources import from_gguf
 
     return from_gguf(model.fetch())
 

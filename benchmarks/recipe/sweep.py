@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tuning.job import Hyperparameters, JobSpec, LoraOptions, Method
+from tunesmith.tuning.job import Hyperparameters, JobSpec, LoraOptions, Method
 
 Record = dict[str, Any]
 

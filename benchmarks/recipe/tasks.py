@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import packages
-from cli.demo import dataset
-from tuning.job import DatasetFacts
+from tunesmith.cli.demo import dataset
+from tunesmith.tuning.job import DatasetFacts
 
 Row = dict[str, Any]
 
@@ -47,8 +47,8 @@ def files_of(folder: Path, name: str) -> tuple[Path, Path]:
 
 def facts(training: Path, held_out: Path, *, model: Path) -> DatasetFacts:
     """The counts, by the product's own tokenisation."""
-    from worker.train.data.rows import exact_facts, load_rows
-    from worker.train.models.model import load_tokenizer
+    from tunesmith.worker.train.data.rows import exact_facts, load_rows
+    from tunesmith.worker.train.models.model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     rows, measured = (

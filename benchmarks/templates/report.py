@@ -11,8 +11,8 @@ from benchmarks.templates.conversations import CONVERSATIONS
 from benchmarks.templates.differences import LINE_BREAK, explain
 from benchmarks.templates.properties import marked, violations
 from benchmarks.templates.twins import PACKAGE, Template
-from worker.train.data.chat import UnknownTurn
-from worker.train.data.template import TemplateRefusal
+from tunesmith.worker.train.data.chat import UnknownTurn
+from tunesmith.worker.train.data.template import TemplateRefusal
 
 UNEXPLAINED = "UNEXPLAINED: a bug"
 

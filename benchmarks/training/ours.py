@@ -1,4 +1,4 @@
-"""Our engine on the same rows: `python -m worker.train` in a process of its own. Prints one JSON line like the peers.
+"""Our engine on the same rows, in a process of its own. Prints one JSON line like the peers.
 
 python -m benchmarks.training.ours WORKLOAD_DIR [--method lora|full] [--rows-per-step 8] [--tokens-per-micro-step N]
                                                 [--processes 1]
@@ -15,13 +15,13 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from tuning.utilization import StepWork, training_flops
-from worker.probe import probe
-from worker.rundir import RunDirectory, TrainRequest
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.utilization import StepWork, training_flops
+from tunesmith.worker.probe import probe
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
 
 
 def plan_for(workload: Path, *, method: str, rows_per_step: int) -> tuple[JobSpec, DatasetFacts, Plan]:
@@ -123,8 +123,8 @@ def main() -> None:
 
 def _command(run: RunDirectory, processes: int) -> list[str]:
     if processes == 1:
-        return [sys.executable, "-m", "worker.train", str(run.root)]
-    return [sys.executable, "-m", "worker.train.ranks", str(run.root), "--processes", str(processes)]
+        return [sys.executable, "-m", "tunesmith.worker.train", str(run.root)]
+    return [sys.executable, "-m", "tunesmith.worker.train.ranks", str(run.root), "--processes", str(processes)]
 
 
 def _environment(plan: Plan) -> dict[str, str]:

@@ -108,8 +108,8 @@ def tokens_per_second(result: dict[str, Any], *, first_step: int = 0) -> float:
 def matmul_gflops() -> float:
     """The fastest bf16 product of two seconds, the ceiling for both sides, in billions of operations per second."""
     code = (
-        "from worker.train import environment; import torch;"
-        "from worker.train.profiling.rates import matmul_flops_per_second;"
+        "from tunesmith.worker.train import environment; import torch;"
+        "from tunesmith.worker.train.profiling.rates import matmul_flops_per_second;"
         "print(matmul_flops_per_second(torch.bfloat16, device=torch.device('cpu'), seconds=2) / 1e9)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)

@@ -12,19 +12,19 @@ import random
 import time
 from pathlib import Path
 
-from worker.train import environment  # noqa: F401 - settles the libraries' settings before they load
+from tunesmith.worker.train import environment  # noqa: F401 - settles the libraries' settings before they load
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
 
 from benchmarks.training.ours import plan_for  # isort: skip
-from worker.train.models.adapter import attach_adapter  # isort: skip
-from worker.train.data.rows import Rows  # isort: skip
-from worker.train.models.fuse import fuse  # isort: skip
-from worker.train.models.model import Learner, load_model  # isort: skip
-from worker.train.loop.objectives import supervised  # isort: skip
-from worker.train.optim.optimizer import MasterOptimizer  # isort: skip
-from worker.train.data.packing import pack  # isort: skip
+from tunesmith.worker.train.models.adapter import attach_adapter  # isort: skip
+from tunesmith.worker.train.data.rows import Rows  # isort: skip
+from tunesmith.worker.train.models.fuse import fuse  # isort: skip
+from tunesmith.worker.train.models.model import Learner, load_model  # isort: skip
+from tunesmith.worker.train.loop.objectives import supervised  # isort: skip
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer  # isort: skip
+from tunesmith.worker.train.data.packing import pack  # isort: skip
 
 CPU = torch.device("cpu")
 TOKENS = 1024

@@ -49,7 +49,9 @@ def build(folder: Path, *, seed: int = 0) -> None:
 
 
 def _write_tokens(folder: Path, tokenizer) -> None:
-    from worker.train.data.rows import load_rows  # the product's own tokenisation is the reference for both sides
+    from tunesmith.worker.train.data.rows import (
+        load_rows,  # the product's own tokenisation is the reference for both sides
+    )
 
     tokenised = load_rows(
         folder / "rows.jsonl", tokenizer=tokenizer, objective="supervised", max_sequence_length=LONGEST * 2

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import output
-from cli.demo.dataset import Example
-from cli.trainer import run_tool
+from tunesmith.cli import output
+from tunesmith.cli.demo.dataset import Example
+from tunesmith.cli.trainer import run_tool
 
 MAX_NEW_TOKENS = 32
 _SOURCE_LINES = 8
@@ -80,6 +80,11 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _generate(prompts: Path, *models: str) -> list[dict[str, str]]:
     printed = run_tool(
-        "worker.train.generation.generate", *models, "--prompts", str(prompts), "--max-new-tokens", str(MAX_NEW_TOKENS)
+        "tunesmith.worker.train.generation.generate",
+        *models,
+        "--prompts",
+        str(prompts),
+        "--max-new-tokens",
+        str(MAX_NEW_TOKENS),
     )
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]

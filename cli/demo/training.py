@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.client import Client
-from cli.connection import Connection
-from cli.demo.dataset import SYSTEM_PROMPT
-from cli.follow import FINAL_STATES, Followed, View, follow
-from cli.job_text import describe_plan
-from tuning.errors import InvalidRequest, InvalidTrainingFile
+from tunesmith.cli.client import Client
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.demo.dataset import SYSTEM_PROMPT
+from tunesmith.cli.follow import FINAL_STATES, Followed, View, follow
+from tunesmith.cli.job_text import describe_plan
+from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 
 Json = dict[str, Any]
 

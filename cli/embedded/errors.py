@@ -10,7 +10,7 @@ EmbeddedError
 └── ServerFailed              the server stopped or did not answer, with the end of its log
 """
 
-from tuning.errors import TunesmithError
+from tunesmith.tuning.errors import TunesmithError
 
 
 class EmbeddedError(TunesmithError):

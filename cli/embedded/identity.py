@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.embedded.errors import NoPrivilege
+from tunesmith.cli.embedded.errors import NoPrivilege
 
 
 @dataclass(frozen=True)

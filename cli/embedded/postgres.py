@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cli.embedded.binaries import PostgresBinaries, postgres_candidates
-from cli.embedded.diagnosis import postgres_failure
-from cli.embedded.errors import DirectoryUnusable
-from cli.embedded.folders import private_folder, recorded, remembered_folder, socket_folder
-from cli.embedded.identity import Identity, unprivileged
-from cli.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
+from tunesmith.cli.embedded.binaries import PostgresBinaries, postgres_candidates
+from tunesmith.cli.embedded.diagnosis import postgres_failure
+from tunesmith.cli.embedded.errors import DirectoryUnusable
+from tunesmith.cli.embedded.folders import private_folder, recorded, remembered_folder, socket_folder
+from tunesmith.cli.embedded.identity import Identity, unprivileged
+from tunesmith.cli.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
 
 USER = "tunesmith"
 DATABASE = "tunesmith"

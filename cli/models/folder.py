@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.models.tensors import read_header
-from tuning.errors import InvalidRequest
-from tuning.shape import ModelShape, is_known
-from tuning.weights import Shapes, check_weights
+from tunesmith.cli.models.tensors import read_header
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.shape import ModelShape, is_known
+from tunesmith.tuning.weights import Shapes, check_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

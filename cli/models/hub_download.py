@@ -1,4 +1,4 @@
-"""`python -m cli.models.hub_download ID REVISION`: fetch one commit of a repository, print where it lies."""
+"""`python -m tunesmith.cli.models.hub_download ID REVISION`: fetch one commit of a repository, print where it lies."""
 
 import json
 import sys

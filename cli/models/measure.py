@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cli import output
-from cli.trainer import run_tool
-from tuning.shape import MEASURED_SHAPE, is_known
+from tunesmith.cli import output
+from tunesmith.cli.trainer import run_tool
+from tunesmith.tuning.shape import MEASURED_SHAPE, is_known
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ def with_shape(config: Json) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        shape = json.loads(run_tool("worker.train.profiling.shape", str(file)))
+        shape = json.loads(run_tool("tunesmith.worker.train.profiling.shape", str(file)))
     if shape["measured"] is None:
         output.note("note: its layers cannot be run without weights; their memory is estimated from their matrices")
     return config | {MEASURED_SHAPE: shape}

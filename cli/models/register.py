@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from cli.client import Client, ServiceError
-from cli.models.folder import ModelFolder
-from cli.models.hashing import sha256_of
-from cli.models.measure import with_shape
-from cli.progress import transfer, watched
-from tuning.config_reader import as_json
+from tunesmith.cli.client import Client, ServiceError
+from tunesmith.cli.models.folder import ModelFolder
+from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.cli.models.measure import with_shape
+from tunesmith.cli.progress import transfer, watched
+from tunesmith.tuning.config_reader import as_json
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from cli.connection import default_data_dir
-from tuning.errors import InvalidRequest
+from tunesmith.cli.connection import default_data_dir
+from tunesmith.tuning.errors import InvalidRequest
 
 Json = dict[str, Any]
 

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.cache import cache_dir, made_aside
-from cli.models.hashing import sha256_of
-from cli.progress import transfer, waiting
-from cli.trainer import last_json, run_tool
-from tuning.errors import InvalidRequest, TunesmithError
+from tunesmith.cli.cache import cache_dir, made_aside
+from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.cli.progress import transfer, waiting
+from tunesmith.cli.trainer import last_json, run_tool
+from tunesmith.tuning.errors import InvalidRequest, TunesmithError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
@@ -39,7 +39,7 @@ def from_gguf(file: Path, *, cache: Path | None = None) -> Path:
     target = (cache or cache_dir()) / "gguf" / sha256
     if not target.is_dir():
         with waiting(f"convert {file.name} to safetensors (once; it is kept)"), made_aside(target) as aside:
-            run_tool("worker.train.models.gguf", str(file.absolute()), str(aside))
+            run_tool("tunesmith.worker.train.models.gguf", str(file.absolute()), str(aside))
     return target
 
 
@@ -54,7 +54,7 @@ def from_hub(name: str) -> Path:
         raise InvalidRequest(
             f"{name!r} is not a hub name.", param="--hub", hint="write it like OWNER/NAME or OWNER/NAME@REVISION"
         )
-    command = [sys.executable, "-m", "cli.models.hub_download", identifier, revision or "main"]
+    command = [sys.executable, "-m", "tunesmith.cli.models.hub_download", identifier, revision or "main"]
     with waiting(f"fetch {name} from the hub"):
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     answer = last_json(ended.stdout)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli import output
-from cli.verbs.options import JobId, Listed, ListFormat
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
 
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models,
 @app.command()
 def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     """List the files a job has produced."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         artifacts = client.artifacts(job_id)
@@ -36,8 +36,8 @@ def pull(
     kind: Annotated[str | None, typer.Option(help="Only this kind: adapter, model, ...")] = None,
 ) -> None:
     """Download a job's results, each file verified by its sha256."""
-    from cli.client import Client
-    from cli.download import pull_artifacts
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.download import pull_artifacts
 
     with Client() as client:
         written = pull_artifacts(client, job_id, folder=folder, kind=kind)

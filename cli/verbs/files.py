@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli import output
-from cli.verbs.options import Listed, ListFormat
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 
@@ -19,7 +19,7 @@ def register(parent: typer.Typer) -> None:
 @app.command()
 def ls(form: Listed = ListFormat.TABLE) -> None:
     """List uploaded files, newest first."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         files = client.list_files()
@@ -45,9 +45,9 @@ def add(
     path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A JSONL file.")],
 ) -> None:
     """Upload a training file and print what the check found."""
-    from cli.client import Client
-    from cli.exit_codes import ExitCode
-    from cli.progress import transfer, watched
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.progress import transfer, watched
 
     with (
         Client() as client,
@@ -63,7 +63,7 @@ def add(
 @app.command()
 def rm(file_id: Annotated[str, typer.Argument(metavar="FILE_ID")]) -> None:
     """Remove a file; jobs that were made from it keep its bytes."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         client.delete_file(file_id)

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import JobId, Listed, ListFormat
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
 
 _PANEL = "Jobs"
 _STATES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
@@ -25,7 +25,7 @@ def ls(
     """List jobs, newest first."""
     if state is not None and state not in _STATES:
         raise typer.BadParameter(f"{state!r} is none of {', '.join(_STATES)}.", param_hint="--state")
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         jobs = _newest(client, limit=limit, state=state)
@@ -40,8 +40,8 @@ def get(
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Show one job with its plan and the reasons for it."""
-    from cli.client import Client
-    from cli.job_text import describe
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.job_text import describe
 
     with Client() as client:
         job = client.job(job_id)
@@ -90,7 +90,7 @@ def _row(job: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _act(job_id: str, action: str) -> None:
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         job = client.act_on_job(job_id, action)

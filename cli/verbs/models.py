@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import Listed, ListFormat
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Base models to start from, and what came out.")
 
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Base models to start from, and wha
 @app.command()
 def ls(form: Listed = ListFormat.TABLE) -> None:
     """List base models and fine-tuned ones."""
-    from cli.models.shapes import remembered
+    from tunesmith.cli.models.shapes import remembered
 
     own = remembered()
     models = _models_of_the_service(or_nothing=bool(own))
@@ -47,10 +47,10 @@ def add(
     if config is not None:
         _add_shape(name, config)
         return
-    from cli.client import Client
-    from cli.models import sources
-    from cli.models.folder import inspect
-    from cli.models.register import register
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.models import sources
+    from tunesmith.cli.models.folder import inspect
+    from tunesmith.cli.models.register import register
 
     with Client() as client:
         if gguf is not None:
@@ -68,9 +68,9 @@ def add(
 @app.command()
 def rm(name: Annotated[str, typer.Argument()]) -> None:
     """Forget a model; jobs that already run keep their weights."""
-    from cli.client import Client
-    from cli.connection import NotConnected
-    from cli.models import shapes
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.connection import NotConnected
+    from tunesmith.cli.models import shapes
 
     was_here = shapes.forget(name)
     try:
@@ -83,8 +83,8 @@ def rm(name: Annotated[str, typer.Argument()]) -> None:
 
 
 def _models_of_the_service(*, or_nothing: bool) -> list[dict[str, Any]]:
-    from cli.client import Client
-    from cli.connection import NotConnected
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.connection import NotConnected
 
     try:
         with Client() as client:
@@ -97,12 +97,12 @@ def _models_of_the_service(*, or_nothing: bool) -> list[dict[str, Any]]:
 
 def _add_shape(name: str, path: Path) -> None:
     """Kept here, and at the service when there is one."""
-    from cli.client import Client
-    from cli.connection import NotConnected
-    from cli.models import shapes
-    from cli.models.measure import with_shape
-    from tuning.shape import ModelShape
-    from tuning.units import count
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.connection import NotConnected
+    from tunesmith.cli.models import shapes
+    from tunesmith.cli.models.measure import with_shape
+    from tunesmith.tuning.shape import ModelShape
+    from tunesmith.tuning.units import count
 
     config = with_shape(shapes.read_config(path))
     shape = ModelShape.from_config(config)

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output
-from cli.exit_codes import ExitCode
-from cli.learning import Learning, ObjectiveChoice
-from cli.verbs.options import Listed, ListFormat, finite
-from cli.verbs.submit import GoalChoice, MethodChoice
+from tunesmith.cli import output
+from tunesmith.cli.exit_codes import ExitCode
+from tunesmith.cli.learning import Learning, ObjectiveChoice
+from tunesmith.cli.verbs.options import Listed, ListFormat, finite
+from tunesmith.cli.verbs.submit import GoalChoice, MethodChoice
 
 if TYPE_CHECKING:
-    from tuning.hardware import HardwareProfile
-    from tuning.job import DatasetFacts, JobSpec
-    from tuning.plan import Plan, Refusal
-    from tuning.shape import ModelShape
+    from tunesmith.tuning.hardware import HardwareProfile
+    from tunesmith.tuning.job import DatasetFacts, JobSpec
+    from tunesmith.tuning.plan import Plan, Refusal
+    from tunesmith.tuning.shape import ModelShape
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +93,7 @@ def plan(
             model, source, numbers=numbers, options=options, learning=learning, price=price, why=why, form=form
         )
         return
-    from tuning.held_out import with_held_out_rows
+    from tunesmith.tuning.held_out import with_held_out_rows
 
     shape = _shape(model, config)
     if table:
@@ -114,10 +114,10 @@ def plan(
 
 
 def _shape(model: str | None, config: Path | None) -> "ModelShape":
-    from cli.models.measure import with_shape
-    from cli.models.shapes import read_config, recall
-    from tuning.catalogue import find_model
-    from tuning.shape import ModelShape
+    from tunesmith.cli.models.measure import with_shape
+    from tunesmith.cli.models.shapes import read_config, recall
+    from tunesmith.tuning.catalogue import find_model
+    from tunesmith.tuning.shape import ModelShape
 
     if (model is None) == (config is None):
         raise typer.BadParameter("Give either --model or --config.", param_hint="--model")
@@ -134,7 +134,7 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
 
 
 def _source(training: str | None, data: Path | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
-    from cli.fleet_plan import is_file_id
+    from tunesmith.cli.fleet_plan import is_file_id
 
     if training is not None and data is not None:
         raise typer.BadParameter("Name the file once: as FILE or with --data.", param_hint="--data")
@@ -170,8 +170,8 @@ def _on_the_fleet(
     if source is None and numbers["rows"] is None:
         message = "Say what to train on, FILE or --rows; or name hardware, such as 1xRTX4090, with --on."
         raise typer.BadParameter(message, param_hint="FILE")
-    from cli.client import Client
-    from cli.fleet_plan import request_for, show
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.fleet_plan import request_for, show
 
     body = request_for(source, model=model, numbers=numbers, options=options, learning=learning)
     with Client() as client:
@@ -185,8 +185,8 @@ def _on_the_fleet(
 
 
 def _accuracy(*, form: ListFormat) -> None:
-    from cli.accuracy import show_accuracy
-    from cli.client import Client
+    from tunesmith.cli.accuracy import show_accuracy
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         answer = client.plan_accuracy()
@@ -200,8 +200,8 @@ def _dataset(
     source: str | None, *, rows: int | None, tokens_per_row: int | None, longest: int | None, shape: "ModelShape"
 ) -> "tuple[DatasetFacts, str | None]":
     """The counts, and for which objective the rows of a file are."""
-    from cli.fleet_plan import check_rows
-    from tuning.assumptions import ROWS, assumed_dataset
+    from tunesmith.cli.fleet_plan import check_rows
+    from tunesmith.tuning.assumptions import ROWS, assumed_dataset
 
     if source is None:
         facts = assumed_dataset(shape, rows=rows or ROWS, tokens_per_row=tokens_per_row, longest_row_tokens=longest)
@@ -213,7 +213,7 @@ def _dataset(
 
 
 def _spec(name: str, options: dict[str, Any], learning: Learning) -> "JobSpec":
-    from tuning.job import JobSpec
+    from tunesmith.tuning.job import JobSpec
 
     objective = {} if learning.objective is None else {"objective": learning.objective.value}
     fixed = {"model": name, "hyperparameters": learning.hyperparameters, "seed": 0}
@@ -228,8 +228,8 @@ def _names(on: str) -> list[str]:
 
 
 def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
-    from tuning.gpus import what_if
-    from tuning.hardware import GIB
+    from tunesmith.tuning.gpus import what_if
+    from tunesmith.tuning.hardware import GIB
 
     return what_if(name, host_memory_bytes=None if host_memory_gib is None else int(host_memory_gib * GIB))
 
@@ -237,7 +237,7 @@ def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
 def _choose(
     machine: "HardwareProfile", *, spec: "JobSpec", shape: "ModelShape", dataset: "DatasetFacts"
 ) -> "Plan | Refusal":
-    from tuning.planner import choose
+    from tunesmith.tuning.planner import choose
 
     return choose(spec=spec, shape=shape, dataset=dataset, hardware=machine)
 
@@ -250,8 +250,8 @@ def _print(
     price: float | None,
     why: bool,
 ) -> None:
-    from cli.plan_text import explain
-    from tuning.units import count
+    from tunesmith.cli.plan_text import explain
+    from tunesmith.tuning.units import count
 
     output.note(
         f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens "
@@ -276,7 +276,7 @@ def _print(
 
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
-    from tuning.plan import Plan
+    from tunesmith.tuning.plan import Plan
 
     money = [""] if price else []
     if not isinstance(answer, Plan):
@@ -290,7 +290,7 @@ def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[st
 
 
 def _rows(dataset: "DatasetFacts") -> str:
-    from tuning.units import plural
+    from tunesmith.tuning.units import plural
 
     held_out = f" ({dataset.held_out_rows:,} held out)" if dataset.held_out_rows else ""
     return f"{plural(dataset.all_rows, 'row')}{held_out}"
@@ -319,13 +319,13 @@ def _gpu_hours(answer: "Plan") -> float:
 
 
 def _is_plan(answer: "Plan | Refusal") -> bool:
-    from tuning.plan import Plan
+    from tunesmith.tuning.plan import Plan
 
     return isinstance(answer, Plan)
 
 
 def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dict[str, Any]:
-    from tuning.plan import Plan
+    from tunesmith.tuning.plan import Plan
 
     body = {"hardware": name, "fits": isinstance(answer, Plan)}
     if not isinstance(answer, Plan):
@@ -336,8 +336,8 @@ def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dic
 
 
 def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
-    from tuning.job import Method
-    from tuning.tables import smallest_machine, training_memory
+    from tunesmith.tuning.job import Method
+    from tunesmith.tuning.tables import smallest_machine, training_memory
 
     rows = []
     for method in Method:

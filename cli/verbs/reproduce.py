@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
 
 Json = dict[str, Any]
 
@@ -29,9 +29,9 @@ def reproduce(
     """Repeat a finished job with the same data, base, seed and plan, and compare. Exits with 6 when they differ."""
     import uuid
 
-    from cli.client import Client
-    from cli.exit_codes import ExitCode
-    from cli.verbs.watch import watch_to_the_end
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.verbs.watch import watch_to_the_end
 
     with Client() as client:
         job = client.reproduce(job_id, idempotency_key=idempotency_key or uuid.uuid4().hex)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import output
+from tunesmith.cli import output
 
 _PANEL = "The service"
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -35,7 +35,7 @@ def env(
     """Print exports for the openai client: eval "$(tunesmith env)"."""
     import shlex
 
-    from cli.connection import find_connection
+    from tunesmith.cli.connection import find_connection
 
     connection = find_connection(data_dir=data_dir)
     output.data(f"export OPENAI_BASE_URL={shlex.quote(connection.base_url)}")
@@ -51,7 +51,7 @@ def version() -> None:
 
 def _pass_on(verb: str, arguments: list[str]) -> None:
     """Run a verb that reads its own options, so that its imports wait until it is wanted."""
-    from cli.up import command
+    from tunesmith.cli.up import command
 
     inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     inner.command()(getattr(command, verb))

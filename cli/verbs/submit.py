@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import Format, Timeout
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import Format, Timeout
 
 if TYPE_CHECKING:
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
 Json = dict[str, Any]
 
@@ -129,7 +129,7 @@ def submit(
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "tunesmith": ours,
     }
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         job = _create(client, wanted, training=training, validation=validation, idempotency_key=idempotency_key)
@@ -161,7 +161,7 @@ def _announce(job: Json, *, form: Format, is_waiting: bool) -> None:
 
 
 def _wait(client: "Client", job: Json, *, timeout: float | None, is_live: bool, form: Format) -> int:
-    from cli.verbs.watch import watch_to_the_end
+    from tunesmith.cli.verbs.watch import watch_to_the_end
 
     code = watch_to_the_end(client, job["id"], timeout_seconds=timeout, is_live=is_live)
     if form is Format.JSON:
@@ -174,9 +174,9 @@ def _file_id(client: "Client", source: str) -> str:
 
     That also keeps the body of a repeated submit the same, which an idempotency key insists on.
     """
-    from cli.models.hashing import sha256_of
-    from cli.progress import transfer, watched
-    from tuning.errors import InvalidTrainingFile
+    from tunesmith.cli.models.hashing import sha256_of
+    from tunesmith.cli.progress import transfer, watched
+    from tunesmith.tuning.errors import InvalidTrainingFile
 
     if _FILE_ID.fullmatch(source) and not Path(source).exists():
         return source

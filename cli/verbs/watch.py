@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
 
 if TYPE_CHECKING:
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def watch(job_id: JobId, timeout: Timeout = None) -> None:
     """Follow a job to its end; Ctrl-C leaves it running."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         code = watch_to_the_end(client, job_id, timeout_seconds=timeout)
@@ -37,9 +37,9 @@ def logs(
     timeout: Timeout = None,
 ) -> None:
     """Print a job's history as log lines; with -f, as it happens."""
-    from cli.client import Client
-    from cli.exit_codes import for_job
-    from cli.job_text import describe_failure
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.exit_codes import for_job
+    from tunesmith.cli.job_text import describe_failure
 
     with Client() as client:
         if follow:
@@ -57,7 +57,7 @@ def logs(
 
 def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     """List every event of a job, oldest first."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         found = client.events_since(job_id)
@@ -70,8 +70,8 @@ def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
 
 def samples(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     """Show how the answers to a few held-out prompts change from step to step."""
-    from cli.client import Client
-    from cli.job_text import describe_samples
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.job_text import describe_samples
 
     with Client() as client:
         found = client.samples(job_id)
@@ -88,8 +88,8 @@ def watch_to_the_end(
     client: "Client", job_id: str, *, timeout_seconds: float | None = None, is_live: bool = True
 ) -> int:
     """Show a job until it ends and return the exit code. Ctrl-C detaches and says how to come back."""
-    from cli.follow import follow
-    from cli.views import PlainView, view_for_this_terminal
+    from tunesmith.cli.follow import follow
+    from tunesmith.cli.views import PlainView, view_for_this_terminal
 
     try:
         if is_live:
@@ -110,7 +110,7 @@ def log_line(event: Json) -> str:
 
 
 def _follow_log(client: "Client", job_id: str, *, timeout_seconds: float | None) -> Json:
-    from cli.follow import follow
+    from tunesmith.cli.follow import follow
 
     try:
         followed = follow(client, job_id, view=_LogView(), timeout_seconds=timeout_seconds)
@@ -144,8 +144,8 @@ class _LogView:
 
 
 def _tell_the_end(client: "Client", job: Json) -> int:
-    from cli.exit_codes import for_job
-    from cli.job_text import describe_failure
+    from tunesmith.cli.exit_codes import for_job
+    from tunesmith.cli.job_text import describe_failure
 
     if job["status"] == "succeeded":
         for line in _result_lines(client, job):
@@ -170,7 +170,7 @@ def _result_lines(client: "Client", job: Json) -> list[str]:
 
 
 def _detached(job_id: str) -> int:
-    from cli.exit_codes import ExitCode
+    from tunesmith.cli.exit_codes import ExitCode
 
     output.note(f"\ndetached; {job_id} goes on")
     output.note(f"  watch it again   tunesmith watch {job_id}")
@@ -179,7 +179,7 @@ def _detached(job_id: str) -> int:
 
 
 def _timed_out(job_id: str) -> int:
-    from cli.exit_codes import ExitCode
+    from tunesmith.cli.exit_codes import ExitCode
 
     output.note(f"the time is up; {job_id} goes on: tunesmith watch {job_id}")
     return int(ExitCode.TIMED_OUT)

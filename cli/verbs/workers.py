@@ -4,8 +4,8 @@ from typing import Any
 
 import typer
 
-from cli import output
-from cli.verbs.options import Listed, ListFormat
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 _GIB = 1024**3
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def workers(form: Listed = ListFormat.TABLE) -> None:
     """List live workers with their hardware and what they are doing."""
-    from cli.client import Client
+    from tunesmith.cli.client import Client
 
     with Client() as client:
         found = client.workers()

@@ -4,13 +4,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.artifacts import store
-from service.auth import Member
-from service.deps import BlobsDep, Session
-from service.jobs import store as jobs
-from service.pages import listing
-from service.streams import send_blob
-from service.tables import Artifact
+from tunesmith.service.artifacts import store
+from tunesmith.service.auth import Member
+from tunesmith.service.deps import BlobsDep, Session
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.pages import listing
+from tunesmith.service.streams import send_blob
+from tunesmith.service.tables import Artifact
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 

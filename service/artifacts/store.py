@@ -3,9 +3,9 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import Artifact, Job
-from tuning.errors import NotFound
-from tuning.messages import FileRef
+from tunesmith.service.tables import Artifact, Job
+from tunesmith.tuning.errors import NotFound
+from tunesmith.tuning.messages import FileRef
 
 
 async def find_of_job(session: AsyncSession, job: Job) -> list[Artifact]:

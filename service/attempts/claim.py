@@ -6,22 +6,22 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from service import events
-from service.attempts import store
-from service.db import now
-from service.ids import new_id
-from service.jobs.moves import move
-from service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
-from service.plans import lessons
-from service.tables import Attempt, Job, Model
-from service.workers import registry
-from service.workers.machines import Wanted, plan_on
-from tuning.corrections import Corrections
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
-from tuning.plan import Plan
-from tuning.shape import MEASURED_SHAPE, ModelShape
-from tuning.state import JobTransition, Phase
+from tunesmith.service import events
+from tunesmith.service.attempts import store
+from tunesmith.service.db import now
+from tunesmith.service.ids import new_id
+from tunesmith.service.jobs.moves import move
+from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
+from tunesmith.service.plans import lessons
+from tunesmith.service.tables import Attempt, Job, Model
+from tunesmith.service.workers import registry
+from tunesmith.service.workers.machines import Wanted, plan_on
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.state import JobTransition, Phase
 
 _LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds
 

@@ -10,13 +10,13 @@ from secrets import SystemRandom
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events
-from service.clean import storable
-from service.jobs.moves import move
-from service.settings import Settings
-from service.tables import Attempt, Job
-from tuning.errors import Category, Failure
-from tuning.state import JobTransition, Outcome
+from tunesmith.service import events
+from tunesmith.service.clean import storable
+from tunesmith.service.jobs.moves import move
+from tunesmith.service.settings import Settings
+from tunesmith.service.tables import Attempt, Job
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import JobTransition, Outcome
 
 _LONGEST_PAUSE_SECONDS = 300.0
 _POISON_KILLS = 3

@@ -10,13 +10,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.auth import bearer
-from service.deps import DatabaseDep, Session
-from service.jobs import store as jobs
-from service.keys import secrets
-from service.tables import Attempt, Job
-from tuning.errors import LeaseLost, Unauthenticated
-from tuning.state import JobState
+from tunesmith.service.auth import bearer
+from tunesmith.service.deps import DatabaseDep, Session
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.keys import secrets
+from tunesmith.service.tables import Attempt, Job
+from tunesmith.tuning.errors import LeaseLost, Unauthenticated
+from tunesmith.tuning.state import JobState
 
 
 @dataclass(frozen=True)

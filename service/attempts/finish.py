@@ -4,24 +4,24 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events
-from service.artifacts import store as artifacts
-from service.attempts import store
-from service.attempts.ending import Policy, close, settle
-from service.attempts.fencing import Held
-from service.blobs import BlobStore
-from service.clean import storable
-from service.db import Database, now
-from service.files import intake
-from service.jobs.moves import move
-from service.jobs.views import model_name
-from service.metrics import store as metrics
-from service.metrics.points import result_csv
-from service.models.registry import digest_of
-from service.tables import Artifact, Attempt, Job, Model
-from tuning.errors import Category, Failure, InvalidRequest
-from tuning.messages import FileRef, FinishReport
-from tuning.state import JobTransition, Outcome
+from tunesmith.service import events
+from tunesmith.service.artifacts import store as artifacts
+from tunesmith.service.attempts import store
+from tunesmith.service.attempts.ending import Policy, close, settle
+from tunesmith.service.attempts.fencing import Held
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.clean import storable
+from tunesmith.service.db import Database, now
+from tunesmith.service.files import intake
+from tunesmith.service.jobs.moves import move
+from tunesmith.service.jobs.views import model_name
+from tunesmith.service.metrics import store as metrics
+from tunesmith.service.metrics.points import result_csv
+from tunesmith.service.models.registry import digest_of
+from tunesmith.service.tables import Artifact, Attempt, Job, Model
+from tunesmith.tuning.errors import Category, Failure, InvalidRequest
+from tunesmith.tuning.messages import FileRef, FinishReport
+from tunesmith.tuning.state import JobTransition, Outcome
 
 _MODEL_KINDS = ("adapter", "model")
 _UNEXPLAINED = Failure(

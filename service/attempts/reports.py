@@ -6,18 +6,18 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import blob_rows, events
-from service.attempts.fencing import Held
-from service.attempts.store import file_ref
-from service.clean import storable
-from service.db import now
-from service.ids import new_id
-from service.metrics import points
-from service.metrics import store as metrics
-from service.models.names import check_file_name
-from service.tables import Artifact, Attempt, Checkpoint, Job, Model
-from tuning.errors import InvalidRequest
-from tuning.messages import (
+from tunesmith.service import blob_rows, events
+from tunesmith.service.attempts.fencing import Held
+from tunesmith.service.attempts.store import file_ref
+from tunesmith.service.clean import storable
+from tunesmith.service.db import now
+from tunesmith.service.ids import new_id
+from tunesmith.service.metrics import points
+from tunesmith.service.metrics import store as metrics
+from tunesmith.service.models.names import check_file_name
+from tunesmith.service.tables import Artifact, Attempt, Checkpoint, Job, Model
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
     CanaryReport,

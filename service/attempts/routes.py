@@ -4,19 +4,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service import blob_rows
-from service.attempts import fencing, reports
-from service.attempts import finish as finishing
-from service.attempts.claim import LeaseTerms, claim
-from service.attempts.ending import Policy
-from service.attempts.fencing import Fenced, FencedNow, Known, KnownNow
-from service.auth import Worker, bearer
-from service.blobs import check_name
-from service.bodies import documented, json_body
-from service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
-from service.streams import send_blob
-from tuning.errors import NotFound
-from tuning.messages import (
+from tunesmith.service import blob_rows
+from tunesmith.service.attempts import fencing, reports
+from tunesmith.service.attempts import finish as finishing
+from tunesmith.service.attempts.claim import LeaseTerms, claim
+from tunesmith.service.attempts.ending import Policy
+from tunesmith.service.attempts.fencing import Fenced, FencedNow, Known, KnownNow
+from tunesmith.service.auth import Worker, bearer
+from tunesmith.service.blobs import check_name
+from tunesmith.service.bodies import documented, json_body
+from tunesmith.service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.streams import send_blob
+from tunesmith.tuning.errors import NotFound
+from tunesmith.tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
     CanaryReport,
@@ -29,7 +29,7 @@ from tuning.messages import (
     MetricChunk,
     PhaseReport,
 )
-from tuning.state import Outcome
+from tunesmith.tuning.state import Outcome
 
 router = APIRouter(prefix="/internal", tags=["workers"])
 

@@ -5,11 +5,11 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.jobs.store import queue_order
-from service.tables import Attempt, Checkpoint, File, Job, Model
-from tuning.errors import Category
-from tuning.messages import CheckpointRef, FileRef
-from tuning.state import JobState, Outcome
+from tunesmith.service.jobs.store import queue_order
+from tunesmith.service.tables import Attempt, Checkpoint, File, Job, Model
+from tunesmith.tuning.errors import Category
+from tunesmith.tuning.messages import CheckpointRef, FileRef
+from tunesmith.tuning.state import JobState, Outcome
 
 _RESUME_CHOICES = 3  # a worker falls back to an older checkpoint when the newest does not verify
 

@@ -8,12 +8,12 @@ from typing import BinaryIO
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from service import blob_rows
-from service.blobs import BlobStore
-from service.db import now
-from service.ids import new_id
-from service.tables import File
-from tuning.rows import RowChecker, RowReport
+from tunesmith.service import blob_rows
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.db import now
+from tunesmith.service.ids import new_id
+from tunesmith.service.tables import File
+from tunesmith.tuning.rows import RowChecker, RowReport
 
 TRAINING_PURPOSE = "fine-tune"
 RESULTS_PURPOSE = "fine-tune-results"

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from service.auth import Member
-from service.db import now
-from service.deps import BlobsDep, DatabaseDep, Session
-from service.files import intake, store
-from service.files.views import file_object
-from service.pages import page
-from service.streams import send_blob
-from tuning.errors import InvalidRequest
+from tunesmith.service.auth import Member
+from tunesmith.service.db import now
+from tunesmith.service.deps import BlobsDep, DatabaseDep, Session
+from tunesmith.service.files import intake, store
+from tunesmith.service.files.views import file_object
+from tunesmith.service.pages import page
+from tunesmith.service.streams import send_blob
+from tunesmith.tuning.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

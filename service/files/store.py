@@ -5,8 +5,8 @@ from typing import Literal
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import File
-from tuning.errors import NotFound
+from tunesmith.service.tables import File
+from tunesmith.tuning.errors import NotFound
 
 
 async def find(session: AsyncSession, file_id: str, *, project: str) -> File:

@@ -4,22 +4,22 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.files import store as files
-from service.files.intake import TRAINING_PURPOSE
-from service.jobs.schemas import JobRequest
-from service.models import store as models
-from service.plans import lessons
-from service.tables import File, Job, Model
-from service.workers.machines import Wanted
-from tuning.checks import check_targets, impossible
-from tuning.continuing import continued
-from tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
-from tuning.held_out import with_held_out_rows
-from tuning.job import DatasetFacts, JobSpec, Objective
-from tuning.plan import Lora
-from tuning.rows import RowReport
-from tuning.shape import ModelShape
-from tuning.token_scale import TokenScale
+from tunesmith.service.files import store as files
+from tunesmith.service.files.intake import TRAINING_PURPOSE
+from tunesmith.service.jobs.schemas import JobRequest
+from tunesmith.service.models import store as models
+from tunesmith.service.plans import lessons
+from tunesmith.service.tables import File, Job, Model
+from tunesmith.service.workers.machines import Wanted
+from tunesmith.tuning.checks import check_targets, impossible
+from tunesmith.tuning.continuing import continued
+from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
+from tunesmith.tuning.held_out import with_held_out_rows
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Objective
+from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.rows import RowReport
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.token_scale import TokenScale
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events
-from service.db import now
-from service.jobs import store
-from service.jobs.moves import move
-from service.tables import Job
-from tuning.state import JobState, JobTransition
+from tunesmith.service import events
+from tunesmith.service.db import now
+from tunesmith.service.jobs import store
+from tunesmith.service.jobs.moves import move
+from tunesmith.service.tables import Job
+from tunesmith.tuning.state import JobState, JobTransition
 
 
 async def cancel(session: AsyncSession, job_id: str, *, project: str) -> Job:

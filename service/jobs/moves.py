@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from service.tables import Job
-from tuning.state import FINAL_STATES, JobState, JobTransition, apply
+from tunesmith.service.tables import Job
+from tunesmith.tuning.state import FINAL_STATES, JobState, JobTransition, apply
 
 
 def move(job: Job, transition: JobTransition, *, at: datetime) -> None:

@@ -9,18 +9,18 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import outbox
-from service.auth import Member
-from service.bodies import documented, json_body
-from service.deps import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
-from service.events import event_object
-from service.jobs import lifecycle, store, views
-from service.jobs.schemas import JobCreate
-from service.jobs.submit import Submission, submit
-from service.pages import listing, page
-from service.tables import Job
-from service.tokens.measure import measure
-from tuning.state import FINAL_STATES
+from tunesmith.service import outbox
+from tunesmith.service.auth import Member
+from tunesmith.service.bodies import documented, json_body
+from tunesmith.service.deps import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.events import event_object
+from tunesmith.service.jobs import lifecycle, store, views
+from tunesmith.service.jobs.schemas import JobCreate
+from tunesmith.service.jobs.submit import Submission, submit
+from tunesmith.service.pages import listing, page
+from tunesmith.service.tables import Job
+from tunesmith.service.tokens.measure import measure
+from tunesmith.tuning.state import FINAL_STATES
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tuning.errors import InvalidRequest
-from tuning.job import (
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.job import (
     Auto,
     Goal,
     Hyperparameters,

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import Attempt, Checkpoint, Event, Job
-from tuning.errors import InvalidRequest, NotFound
-from tuning.state import JobState
+from tunesmith.service.tables import Attempt, Checkpoint, Event, Job
+from tunesmith.tuning.errors import InvalidRequest, NotFound
+from tunesmith.tuning.state import JobState
 
 _SECONDS_PER_PRIORITY = 1800  # ageing: half an hour of waiting outweighs one step of priority
 

@@ -10,22 +10,22 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events, outbox
-from service.auth import Caller
-from service.db import now
-from service.ids import new_id
-from service.jobs import store
-from service.jobs.asking import read
-from service.jobs.moves import move
-from service.jobs.schemas import JobCreate
-from service.jobs.waiting import note_reason
-from service.tables import IdempotencyKey, Job, Model
-from service.workers import machines
-from service.workers import store as workers
-from tuning.errors import DoesNotFit, InvalidRequest
-from tuning.job import DatasetFacts, JobSpec
-from tuning.state import JobState, JobTransition
-from tuning.token_scale import TokenScale
+from tunesmith.service import events, outbox
+from tunesmith.service.auth import Caller
+from tunesmith.service.db import now
+from tunesmith.service.ids import new_id
+from tunesmith.service.jobs import store
+from tunesmith.service.jobs.asking import read
+from tunesmith.service.jobs.moves import move
+from tunesmith.service.jobs.schemas import JobCreate
+from tunesmith.service.jobs.waiting import note_reason
+from tunesmith.service.tables import IdempotencyKey, Job, Model
+from tunesmith.service.workers import machines
+from tunesmith.service.workers import store as workers
+from tunesmith.tuning.errors import DoesNotFit, InvalidRequest
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.state import JobState, JobTransition
+from tunesmith.tuning.token_scale import TokenScale
 
 _RETRY_WINDOW = timedelta(minutes=10)
 _KEY_LIFETIME = timedelta(hours=24)

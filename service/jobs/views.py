@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from service.models.names import checkpoint_name, fine_tuned_name
-from service.tables import Attempt, Checkpoint, Job
-from tuning.measured import run_of
-from tuning.state import JobState
+from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
+from tunesmith.service.tables import Attempt, Checkpoint, Job
+from tunesmith.tuning.measured import run_of
+from tunesmith.tuning.state import JobState
 
 
 def job_object(job: Job, *, queue_position: int | None) -> dict[str, Any]:

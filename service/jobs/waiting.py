@@ -2,8 +2,8 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events
-from service.tables import Job
+from tunesmith.service import events
+from tunesmith.service.tables import Job
 
 
 def note_reason(session: AsyncSession, job: Job, reason: str | None) -> bool:

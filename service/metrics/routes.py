@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from service.auth import Member
-from service.deps import Session
-from service.jobs import store as jobs
-from service.metrics import samples, store
-from service.pages import listing
+from tunesmith.service.auth import Member
+from tunesmith.service.deps import Session
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.metrics import samples, store
+from tunesmith.service.pages import listing
 
 router = APIRouter(tags=["fine-tuning jobs"])
 

@@ -6,9 +6,9 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.metrics.points import Point, merge
-from service.tables import Attempt, Event, MetricChunk
-from tuning.messages import MetricChunk as Shipped
+from tunesmith.service.metrics.points import Point, merge
+from tunesmith.service.tables import Attempt, Event, MetricChunk
+from tunesmith.tuning.messages import MetricChunk as Shipped
 
 
 async def find_points(session: AsyncSession, job_id: str, *, after_step: int = -1) -> list[Point]:

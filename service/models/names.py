@@ -2,7 +2,7 @@
 
 import re
 
-from tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest
 
 _BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _FILE_NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]*")

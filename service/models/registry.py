@@ -5,16 +5,16 @@ import hashlib
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import blob_rows
-from service.auth import Caller
-from service.models import store
-from service.models.names import check_base_name, check_file_name
-from service.models.schemas import RegisterModel
-from service.tables import Model
-from tuning.config_reader import as_json
-from tuning.errors import Forbidden, InvalidRequest, NotFound
-from tuning.messages import FileRef
-from tuning.shape import ModelShape
+from tunesmith.service import blob_rows
+from tunesmith.service.auth import Caller
+from tunesmith.service.models import store
+from tunesmith.service.models.names import check_base_name, check_file_name
+from tunesmith.service.models.schemas import RegisterModel
+from tunesmith.service.tables import Model
+from tunesmith.tuning.config_reader import as_json
+from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
+from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.shape import ModelShape
 
 _UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
 

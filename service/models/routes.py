@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from service import blob_rows
-from service.auth import Admin, Member
-from service.blobs import check_name
-from service.bodies import documented, json_body
-from service.deps import BlobsDep, DatabaseDep, Session
-from service.models import registry, store
-from service.models.schemas import RegisterModel
-from service.pages import listing
-from service.tables import Model
+from tunesmith.service import blob_rows
+from tunesmith.service.auth import Admin, Member
+from tunesmith.service.blobs import check_name
+from tunesmith.service.bodies import documented, json_body
+from tunesmith.service.deps import BlobsDep, DatabaseDep, Session
+from tunesmith.service.models import registry, store
+from tunesmith.service.models.schemas import RegisterModel
+from tunesmith.service.pages import listing
+from tunesmith.service.tables import Model
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

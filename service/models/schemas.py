@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tuning.messages import FileRef
+from tunesmith.tuning.messages import FileRef
 
 
 class RegisterModel(BaseModel):

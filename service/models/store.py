@@ -5,9 +5,9 @@ import difflib
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import Job, Model
-from tuning.errors import InvalidRequest, NotFound
-from tuning.state import FINAL_STATES
+from tunesmith.service.tables import Job, Model
+from tunesmith.tuning.errors import InvalidRequest, NotFound
+from tunesmith.tuning.state import FINAL_STATES
 
 
 async def find(session: AsyncSession, name: str, *, project: str) -> Model:

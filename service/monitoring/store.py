@@ -7,11 +7,11 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.plans import store as plans
-from service.plans.accuracy import Measured, measured_in
-from service.tables import Attempt, Job
-from service.workers import store as workers
-from tuning.state import JobState
+from tunesmith.service.plans import store as plans
+from tunesmith.service.plans.accuracy import Measured, measured_in
+from tunesmith.service.tables import Attempt, Job
+from tunesmith.service.workers import store as workers
+from tunesmith.tuning.state import JobState
 
 _RUNS_LOOKED_AT = 500  # the newest of all projects
 _STARTS_WITHIN = timedelta(hours=1)

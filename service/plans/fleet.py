@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from service.plans.forecast import expected_starts
-from service.tables import WorkerNode
-from service.workers.machines import Wanted, current, decide_on
-from tuning.hardware import HardwareProfile
-from tuning.plan import Plan, Refusal
+from tunesmith.service.plans.forecast import expected_starts
+from tunesmith.service.tables import WorkerNode
+from tunesmith.service.workers.machines import Wanted, current, decide_on
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.plan import Plan, Refusal
 
 _MACHINES_TRIED = 8  # of one class: they differ only in the memory that is free
 

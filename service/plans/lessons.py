@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.tables import Attempt, Job, Model
-from tuning.corrections import Corrections
-from tuning.job import Method
-from tuning.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
-from tuning.state import Outcome
+from tunesmith.service.tables import Attempt, Job, Model
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
+from tunesmith.tuning.state import Outcome
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
 _KERNEL_FIELDS = (

@@ -6,19 +6,19 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from service.db import now
-from service.jobs.asking import Asked, read, spec_of, suited
-from service.models import store as models
-from service.plans import fleet, lessons, store
-from service.plans.schemas import PlanRequest
-from service.workers import store as workers
-from service.workers.machines import Wanted
-from tuning.errors import InvalidRequest
-from tuning.gpus import what_if
-from tuning.hardware import GIB, HardwareProfile
-from tuning.job import DatasetFacts
-from tuning.shape import ModelShape
-from tuning.token_scale import TokenScale
+from tunesmith.service.db import now
+from tunesmith.service.jobs.asking import Asked, read, spec_of, suited
+from tunesmith.service.models import store as models
+from tunesmith.service.plans import fleet, lessons, store
+from tunesmith.service.plans.schemas import PlanRequest
+from tunesmith.service.workers import store as workers
+from tunesmith.service.workers.machines import Wanted
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.token_scale import TokenScale
 
 _LINE_LOOKED_AT = (
     50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them

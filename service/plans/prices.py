@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tuning.plan import Plan
+from tunesmith.tuning.plan import Plan
 
 
 @dataclass(frozen=True)

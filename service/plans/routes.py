@@ -4,18 +4,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from service.auth import Member
-from service.bodies import documented, json_body
-from service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
-from service.pages import listing
-from service.plans import store
-from service.plans.accuracy import current_errors, measured_in
-from service.plans.planning import forecast
-from service.plans.prices import Prices
-from service.plans.schemas import PlanRequest
-from service.plans.views import accuracy_object, error_object, plan_object
-from service.tokens.measure import measure
-from tuning.measured import run_of
+from tunesmith.service.auth import Member
+from tunesmith.service.bodies import documented, json_body
+from tunesmith.service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.pages import listing
+from tunesmith.service.plans import store
+from tunesmith.service.plans.accuracy import current_errors, measured_in
+from tunesmith.service.plans.planning import forecast
+from tunesmith.service.plans.prices import Prices
+from tunesmith.service.plans.schemas import PlanRequest
+from tunesmith.service.plans.views import accuracy_object, error_object, plan_object
+from tunesmith.service.tokens.measure import measure
+from tunesmith.tuning.measured import run_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
 

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from service.jobs.schemas import Body, JobRequest, TunesmithOptions
-from tuning.assumptions import assumed_dataset
-from tuning.errors import InvalidRequest
-from tuning.job import DatasetFacts
-from tuning.lengths import BUCKETS
-from tuning.shape import ModelShape
+from tunesmith.service.jobs.schemas import Body, JobRequest, TunesmithOptions
+from tunesmith.tuning.assumptions import assumed_dataset
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.lengths import BUCKETS
+from tunesmith.tuning.shape import ModelShape
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from service.plans.accuracy import Error, memory_error, time_error
-from service.plans.fleet import Answer
-from service.plans.planning import Forecast
-from service.plans.prices import Prices, gpu_hours
-from tuning.hardware import HardwareProfile
-from tuning.layouts import CPU_USABLE_SHARE
-from tuning.measured import Run
-from tuning.plan import Plan, Refusal
+from tunesmith.service.plans.accuracy import Error, memory_error, time_error
+from tunesmith.service.plans.fleet import Answer
+from tunesmith.service.plans.planning import Forecast
+from tunesmith.service.plans.prices import Prices, gpu_hours
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.layouts import CPU_USABLE_SHARE
+from tunesmith.tuning.measured import Run
+from tunesmith.tuning.plan import Plan, Refusal
 
 
 def plan_object(forecast: Forecast, *, prices: Prices) -> dict[str, Any]:

@@ -6,18 +6,18 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service import events
-from service.auth import Caller
-from service.db import now
-from service.files import store as files
-from service.ids import new_id
-from service.jobs.submit import claim_key, find_machines, record_start
-from service.models import store as models
-from service.reproductions.evidence import Manifest, succeeded
-from service.tables import Job, Model
-from service.workers.machines import Wanted
-from tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
-from tuning.state import JobState
+from tunesmith.service import events
+from tunesmith.service.auth import Caller
+from tunesmith.service.db import now
+from tunesmith.service.files import store as files
+from tunesmith.service.ids import new_id
+from tunesmith.service.jobs.submit import claim_key, find_machines, record_start
+from tunesmith.service.models import store as models
+from tunesmith.service.reproductions.evidence import Manifest, succeeded
+from tunesmith.service.tables import Job, Model
+from tunesmith.service.workers.machines import Wanted
+from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
+from tunesmith.tuning.state import JobState
 
 LABEL = "reproduces"  # in the job's metadata, where the API's own clients can see and filter it
 

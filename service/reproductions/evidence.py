@@ -5,13 +5,13 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.artifacts import store as artifacts
-from service.blobs import BlobStore
-from service.jobs import store as jobs
-from service.tables import Job
-from tuning.errors import CannotReproduce
-from tuning.messages import FileRef
-from tuning.state import FINAL_STATES, JobState
+from tunesmith.service.artifacts import store as artifacts
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.tables import Job
+from tunesmith.tuning.errors import CannotReproduce
+from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.state import FINAL_STATES, JobState
 
 Manifest = dict[str, Any]
 

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header
 
-from service import outbox
-from service.auth import Member
-from service.deps import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
-from service.jobs.views import job_object
-from service.reproductions.create import Repetition, create
-from service.reproductions.evidence import manifest_file, read_manifest, succeeded
-from service.reproductions.verdict import judge
+from tunesmith.service import outbox
+from tunesmith.service.auth import Member
+from tunesmith.service.deps import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
+from tunesmith.service.jobs.views import job_object
+from tunesmith.service.reproductions.create import Repetition, create
+from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tunesmith.service.reproductions.verdict import judge
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 

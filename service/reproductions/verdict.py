@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from service.blobs import BlobStore
-from service.db import Database
-from service.metrics import store as metrics
-from service.reproductions.evidence import manifest_file, read_manifest, succeeded
-from tuning.errors import CannotReproduce
-from tuning.reproduction import compare
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.db import Database
+from tunesmith.service.metrics import store as metrics
+from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tunesmith.tuning.errors import CannotReproduce
+from tunesmith.tuning.reproduction import compare
 
 
 async def judge(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:

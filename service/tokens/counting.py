@@ -1,4 +1,4 @@
-"""`python -m service.tokens.counting FOLDER`: the tokens of `rows.jsonl` by the tokenizer beside it, as JSON.
+"""`python -m tunesmith.service.tokens.counting FOLDER`: the tokens of `rows.jsonl` by the tokenizer beside it, as JSON.
 
 A process of its own, because tokenizer and chat template come from the model: it may end by any signal. Conversations
 are rendered as the trainer does it, without the care for every turn's words that training needs.
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from tuning.token_scale import TokenCounts
+from tunesmith.tuning.token_scale import TokenCounts
 
 Json = dict[str, Any]
 

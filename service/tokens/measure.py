@@ -11,15 +11,15 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.blobs import BlobStore
-from service.db import Database
-from service.files import store as files
-from service.files.intake import TRAINING_PURPOSE
-from service.models import store as models
-from tuning.errors import TunesmithError
-from tuning.messages import FileRef
-from tuning.rows import RowChecker
-from tuning.token_scale import TokenCounts, TokenScale
+from tunesmith.service.blobs import BlobStore
+from tunesmith.service.db import Database
+from tunesmith.service.files import store as files
+from tunesmith.service.files.intake import TRAINING_PURPOSE
+from tunesmith.service.models import store as models
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.rows import RowChecker
+from tunesmith.tuning.token_scale import TokenCounts, TokenScale
 
 _TOKENIZER = "tokenizer.json"
 _WANTED = (_TOKENIZER, "tokenizer_config.json", "chat_template.jinja")
@@ -28,7 +28,7 @@ _SLICES, _SLICE_BYTES = 4, 64 * 1024
 _MOST_ROWS = 400
 _MOST_SECONDS = 5.0
 _REMEMBERED = 512
-_TOOL = (sys.executable, "-m", "service.tokens.counting")
+_TOOL = (sys.executable, "-m", "tunesmith.service.tokens.counting")
 
 _log = logging.getLogger(__name__)
 _remembered: "OrderedDict[tuple[str, ...], TokenScale | None]" = OrderedDict()

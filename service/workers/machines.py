@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.tables import WorkerNode
-from tuning.corrections import Corrections
-from tuning.errors import InvalidRequest
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.pinned import replay
-from tuning.plan import Plan, Reason, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
+from tunesmith.service.tables import WorkerNode
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.pinned import replay
+from tunesmith.tuning.plan import Plan, Reason, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
 
 
 @dataclass(frozen=True)

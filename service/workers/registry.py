@@ -4,14 +4,14 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.attempts.ending import Policy, lose
-from service.db import now
-from service.jobs import store as jobs
-from service.tables import WorkerNode
-from service.workers import store
-from tuning.checks import check_hardware
-from tuning.errors import NotFound
-from tuning.messages import RegisterWorker, WorkerHeartbeat
+from tunesmith.service.attempts.ending import Policy, lose
+from tunesmith.service.db import now
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.tables import WorkerNode
+from tunesmith.service.workers import store
+from tunesmith.tuning.checks import check_hardware
+from tunesmith.tuning.errors import NotFound
+from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat
 
 
 async def register(session: AsyncSession, request: RegisterWorker, *, policy: Policy) -> WorkerNode:

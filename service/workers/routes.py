@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 
-from service.attempts.ending import Policy
-from service.auth import Admin, Worker
-from service.bodies import documented, json_body
-from service.deps import Session, SettingsDep
-from service.pages import listing
-from service.tables import Attempt, WorkerNode
-from service.workers import registry, store
-from tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered
+from tunesmith.service.attempts.ending import Policy
+from tunesmith.service.auth import Admin, Worker
+from tunesmith.service.bodies import documented, json_body
+from tunesmith.service.deps import Session, SettingsDep
+from tunesmith.service.pages import listing
+from tunesmith.service.tables import Attempt, WorkerNode
+from tunesmith.service.workers import registry, store
+from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered
 
 router = APIRouter(tags=["workers"])
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos.installation import Installation
-from worker.launcher import trainer_environment
-from worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.launcher import trainer_environment
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
 
 
 def request_of(up: Installation, job_id: str) -> TrainRequest:
@@ -30,7 +30,7 @@ class UndisturbedRun:
         environment = trainer_environment(os.environ, run_dir=self._run.root, cores=1, devices=())
         with self._run.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.train", str(self._run.root)],
+                [sys.executable, "-m", "tunesmith.worker.train", str(self._run.root)],
                 env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
                 stdout=log,
                 stderr=log,

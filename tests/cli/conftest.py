@@ -15,10 +15,10 @@ from unittest import mock
 
 import pytest
 
-from cli.connection import Connection
-from cli.main import main
-from cli.up.stack import running_stack
 from tests.tiny_model import build_tiny_model
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.main import main
+from tunesmith.cli.up.stack import running_stack
 
 MODEL = "tiny-llama"
 TUNESMITH = Path(sys.executable).parent / "tunesmith"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from cli.client import Client, ServiceError, Unreachable
-from cli.connection import Connection, NotConnected
+from tunesmith.cli.client import Client, ServiceError, Unreachable
+from tunesmith.cli.connection import Connection, NotConnected
 
 FIRST = Connection(base_url="http://first/v1", api_key="key-1")
 SECOND = Connection(base_url="http://second/v1", api_key="key-2")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.connection import Connection
-from cli.up import strays
 from tests.cli.conftest import MODEL, TUNESMITH, Run
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.up import strays
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client
-from cli.connection import Connection
-from cli.download import DamagedDownload, UnsafeName, pull_artifacts, safe_target
-from tuning.errors import NotFound
+from tunesmith.cli.client import Client
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.download import DamagedDownload, UnsafeName, pull_artifacts, safe_target
+from tunesmith.tuning.errors import NotFound
 
 CONTENT = b"weights"
 TRICKY = ["../escaped", "/etc/passwd", "a/../../escaped", "..", "", "a\\..\\b", "C:evil", "a\0b"]

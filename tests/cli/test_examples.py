@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.connection import Connection
 from tests.cli.conftest import MODEL, Run
+from tunesmith.cli.connection import Connection
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from cli.client import ServiceError, Unreachable
-from cli.connection import NotConnected
-from cli.exit_codes import ExitCode, for_error, for_job
-from cli.failures import report
-from cli.models.folder import BrokenModel
-from tuning.errors import TunesmithError
+from tunesmith.cli.client import ServiceError, Unreachable
+from tunesmith.cli.connection import NotConnected
+from tunesmith.cli.exit_codes import ExitCode, for_error, for_job
+from tunesmith.cli.failures import report
+from tunesmith.cli.models.folder import BrokenModel
+from tunesmith.tuning.errors import TunesmithError
 
 
 def test_the_numbers_never_change() -> None:

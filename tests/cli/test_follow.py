@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client, ServiceError, Unreachable
-from cli.follow import follow
-from cli.views import PlainView, bar, progress_line
+from tunesmith.cli.client import Client, ServiceError, Unreachable
+from tunesmith.cli.follow import follow
+from tunesmith.cli.views import PlainView, bar, progress_line
 
 Json = dict[str, Any]
 

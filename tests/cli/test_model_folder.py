@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cli.models.folder import BrokenModel, inspect
-from cli.models.tensors import read_header
-from tuning.errors import InvalidRequest
+from tunesmith.cli.models.folder import BrokenModel, inspect
+from tunesmith.cli.models.tensors import read_header
+from tunesmith.tuning.errors import InvalidRequest
 
 CONFIG = {
     "model_type": "llama",

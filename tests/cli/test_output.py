@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cli import output
+from tunesmith.cli import output
 
 
 class Terminal(io.StringIO):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cli.verbs.reproduce import describe
+from tunesmith.cli.verbs.reproduce import describe
 
 SAME: dict[str, Any] = {
     "verdict": "identical",

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.cache import made_aside
-from cli.models.hashing import sha256_of
-from cli.models.sources import HubFailed, from_gguf, from_hub
-from cli.trainer import ToolFailed
-from tuning.errors import InvalidRequest
+from tunesmith.cli.cache import made_aside
+from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.cli.models.sources import HubFailed, from_gguf, from_hub
+from tunesmith.cli.trainer import ToolFailed
+from tunesmith.tuning.errors import InvalidRequest
 
 
 def test_a_converted_file_is_found_by_its_hash_whatever_its_name(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.compare import Comparison, side_by_side
-from cli.demo.dataset import Example, build
-from cli.demo.story import Script, tell
-from cli.demo.training import losses
-from cli.up import strays
 from tests.tiny_model import build_tiny_model
+from tunesmith.cli.demo.compare import Comparison, side_by_side
+from tunesmith.cli.demo.dataset import Example, build
+from tunesmith.cli.demo.story import Script, tell
+from tunesmith.cli.demo.training import losses
+from tunesmith.cli.up import strays
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cli.embedded.postgres import PostgresServer
 from tests.e2e.stack import Stack, Worker
+from tunesmith.cli.embedded.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def warm_processes(worker: Worker) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(worker.process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "worker.train.warm" in process.cmdline() and process.name() != "trainer":
+            if "tunesmith.worker.train.warm" in process.cmdline() and process.name() != "trainer":
                 found.append(process)
     return found
 

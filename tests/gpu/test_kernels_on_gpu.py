@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from tests.train import runs
-from tuning.attention import GPU_LADDER, obstacle
-from tuning.plan import Attention
-from tuning.shape import ModelShape
-from worker.train.data.packing import pack
-from worker.train.data.rows import load_rows
-from worker.train.kernels import choice, elementwise
-from worker.train.kernels.attention_choice import TOLERANCE, TRIAL_WINDOWS, _difference, _installed
-from worker.train.kernels.elementwise import OPERATIONS
-from worker.train.loop.objectives import supervised
-from worker.train.models.float8_base import problem_of
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, load_model, load_tokenizer, read_config
+from tunesmith.tuning.attention import GPU_LADDER, obstacle
+from tunesmith.tuning.plan import Attention
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import load_rows
+from tunesmith.worker.train.kernels import choice, elementwise
+from tunesmith.worker.train.kernels.attention_choice import TOLERANCE, TRIAL_WINDOWS, _difference, _installed
+from tunesmith.worker.train.kernels.elementwise import OPERATIONS
+from tunesmith.worker.train.loop.objectives import supervised
+from tunesmith.worker.train.models.float8_base import problem_of
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer, read_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.train import runs
-from tuning.hardware import HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
-from tuning.measured import visible_peak_bytes
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from worker.rundir import RunDirectory
-from worker.train.models.model import read_config
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.models.model import read_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 MARGIN = 0.15  # of the predicted peak
@@ -53,7 +53,7 @@ def profile(device: torch.device, disk: Path) -> HardwareProfile:
         from tests.unit.tuning.cases import cpu
 
         return cpu()
-    from tuning.hardware import Cpu, Gpu
+    from tunesmith.tuning.hardware import Cpu, Gpu
 
     found = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info()

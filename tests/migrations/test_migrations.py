@@ -7,8 +7,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from service import migrate
-from tuning.state import FINAL_STATES, TRANSITIONS, JobState
+from tunesmith.service import migrate
+from tunesmith.tuning.state import FINAL_STATES, TRANSITIONS, JobState
 
 _SEED = """
 INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES ('k', 'k', 'member', 'p', 'x', 'x');

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane
-from tuning.state import Outcome
+from tunesmith.tuning.state import Outcome
 
 T = TypeVar("T")
 

@@ -110,7 +110,7 @@ def test_an_unexpected_error_is_a_500_with_a_request_id_and_no_trace(
     async def broken(*_args: object, **_options: object) -> None:
         raise ZeroDivisionError("the secret detail")
 
-    monkeypatch.setattr("service.models.store.find_many", broken)
+    monkeypatch.setattr("tunesmith.service.models.store.find_many", broken)
     response = control_plane.request("GET", "/v1/models", headers={"x-request-id": "mine-1"})
     assert is_error(response, 500, "internal_error")
     assert response.headers["x-request-id"] == "mine-1"

@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from tests.control_plane import TINY_CONFIG, AttemptSide, ControlPlane, sha256
-from tuning.errors import Category, Failure
-from tuning.state import Outcome, Phase
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome, Phase
 
 TRANSIENT = Failure(code="flaky", message="The disk hiccuped.", category=Category.TRANSIENT, retryable=True)
 HOPELESS = Failure(

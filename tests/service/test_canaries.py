@@ -5,8 +5,8 @@ import pytest
 
 from tests.control_plane import CPU, AttemptSide, ControlPlane
 from tests.service.test_plans import finish, plans, run_once
-from tuning.messages import CanaryReport
-from tuning.state import Outcome
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.state import Outcome
 
 
 def rehearse(attempt: AttemptSide, *, memory: float, speed: float) -> httpx.Response:

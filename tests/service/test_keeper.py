@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.keeper import Brake, Keeper
 from tests.control_plane import ONE_GPU, ControlPlane
-from tuning.messages import wake_queue
+from tunesmith.service.keeper import Brake, Keeper
+from tunesmith.tuning.messages import wake_queue
 
 CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
 
@@ -218,7 +218,7 @@ def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: Co
     control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "process"}')""")
     log = tmp_path / "log"
     with log.open("wb") as output:
-        command = [sys.executable, "-c", "from service.cli import main; main()", "keeper"]
+        command = [sys.executable, "-c", "from tunesmith.service.cli import main; main()", "keeper"]
         process = subprocess.Popen(command, env=environment, stderr=output)
     try:
         until(lambda: rings(control_plane, "wake.process") == 1, seconds=40)

@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from tests.control_plane import ControlPlane, chat_rows
-from tuning.state import Outcome
+from tunesmith.tuning.state import Outcome
 
 
 def test_a_job_runs_from_upload_to_result_through_the_openai_client(control_plane: ControlPlane) -> None:

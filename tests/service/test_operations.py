@@ -8,13 +8,13 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from cli.embedded.postgres import PostgresServer
-from service.announcer import CeleryAnnouncer
-from service.app import create_app
-from service.cli import app as command_line
-from service.keys.secrets import sha256_of
-from service.settings import Settings
 from tests.control_plane import ControlPlane
+from tunesmith.cli.embedded.postgres import PostgresServer
+from tunesmith.service.announcer import CeleryAnnouncer
+from tunesmith.service.app import create_app
+from tunesmith.service.cli import app as command_line
+from tunesmith.service.keys.secrets import sha256_of
+from tunesmith.service.settings import Settings
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ class TestCommandLine:
 
 
 def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., httpx.Response], tmp_path: Path) -> None:
-    from service.migrate import upgrade
+    from tunesmith.service.migrate import upgrade
 
     root = tmp_path / "pg"
     root.mkdir()

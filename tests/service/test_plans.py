@@ -5,15 +5,15 @@ from typing import Any
 import httpx
 import pytest
 
-from service.plans.forecast import expected_starts
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, TINY_CONFIG, AttemptSide, ControlPlane, chat_rows
-from tuning.constants import CPU_KERNELS_BYTES
-from tuning.hardware import GIB, MachineConstants
-from tuning.measured import visible_peak_bytes
-from tuning.messages import Claim, FinishReport
-from tuning.plan import MemoryEstimate
-from tuning.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
-from tuning.state import Outcome
+from tunesmith.service.plans.forecast import expected_starts
+from tunesmith.tuning.constants import CPU_KERNELS_BYTES
+from tunesmith.tuning.hardware import GIB, MachineConstants
+from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.messages import Claim, FinishReport
+from tunesmith.tuning.plan import MemoryEstimate
+from tunesmith.tuning.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
+from tunesmith.tuning.state import Outcome
 
 Json = dict[str, Any]
 BIG_CONFIG = {

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, AttemptSide, ControlPlane, chat_rows, sha256
-from tuning.state import Outcome
+from tunesmith.tuning.state import Outcome
 
 WEIGHTS = b"trained weights"
 POINTS = [{"step": 0, "valid_loss": 3.5}, {"step": 1, "train_loss": 3.25, "grad_norm": 1.0}]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.tokens.counting import Counter
 from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.service.tokens.counting import Counter
 
 TOOL_ROWS = [
     {
@@ -48,8 +48,8 @@ def tokenizer_files(model: Path, **changes: bytes) -> dict[str, bytes]:
     ],
 )
 def test_it_counts_what_the_trainer_will_count(model: Path, tmp_path: Path, rows: list[Any], objective: str) -> None:
-    from worker.train.data.rows import load_rows
-    from worker.train.models.model import load_tokenizer
+    from tunesmith.worker.train.data.rows import load_rows
+    from tunesmith.worker.train.models.model import load_tokenizer
 
     path = runs.write_rows(tmp_path / "rows.jsonl", rows)
     exact = load_rows(path, tokenizer=load_tokenizer(model), objective=objective, max_sequence_length=2048)
@@ -110,5 +110,5 @@ def test_a_model_whose_tokenizer_cannot_count_is_planned_by_estimates(
 
 
 def test_the_service_itself_loads_no_tokenizer() -> None:
-    code = "import service.app, sys; sys.exit('tokenizers' in sys.modules or 'transformers' in sys.modules)"
+    code = "import tunesmith.service.app, sys; sys.exit('tokenizers' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

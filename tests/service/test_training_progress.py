@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.control_plane import ControlPlane
-from tuning.errors import Category, Failure
-from tuning.state import Outcome
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
 
 TRANSIENT = Failure(code="flaky", message="The disk hiccuped.", category=Category.TRANSIENT, retryable=True)
 

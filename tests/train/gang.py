@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-from worker.rundir import RunDirectory
+from tunesmith.worker.rundir import RunDirectory
 
 DEADLINE_SECONDS = 60
 
@@ -53,9 +53,7 @@ def main() -> None:
     jobs: list[Job] = json.load(sys.stdin)
     import deepspeed  # noqa: F401
 
-    from worker.train.methods import (
-        lora,  # noqa: F401
-    )
+    from tunesmith.worker.train.methods import lora  # noqa: F401
 
     print(json.dumps([_codes(job) for job in jobs]))
 
@@ -104,16 +102,16 @@ def _fork(directory: RunDirectory, job: Job, rank: int, processes: int, port: in
         if "memory_ends_in_backward" in job and rank == processes - 1:
             _end_memory_in_backward(job["memory_ends_in_backward"])
         if job.get("tokenises", rank) != rank:
-            from worker.train import session
+            from tunesmith.worker.train import session
 
             session.load_rows = _refuse
         if job.get("weighs"):
             _weigh_before_training(directory.root / f"bytes-{rank}")
         if "bucket_bytes" in job:
-            from worker.train.optim import optimizer
+            from tunesmith.worker.train.optim import optimizer
 
             optimizer.GRADIENT_BUCKET_BYTES = job["bucket_bytes"]
-        from worker.train.session import train_to_result
+        from tunesmith.worker.train.session import train_to_result
 
         code = train_to_result(directory.request(), directory)
     finally:
@@ -138,7 +136,7 @@ def bytes_of_8_bit_tensors() -> int:
 
 
 def _weigh_before_training(file: Path) -> None:
-    from worker.train.methods import lora
+    from tunesmith.worker.train.methods import lora
 
     fit = lora.fit
 
@@ -152,7 +150,7 @@ def _weigh_before_training(file: Path) -> None:
 def _end_memory_above(tokens: int) -> None:
     import torch
 
-    from worker.train.models.model import Learner
+    from tunesmith.worker.train.models.model import Learner
 
     forward = Learner.forward
 
@@ -167,7 +165,7 @@ def _end_memory_above(tokens: int) -> None:
 def _end_memory_in_backward(number: int) -> None:
     import torch
 
-    from worker.train.models.model import Learner
+    from tunesmith.worker.train.models.model import Learner
 
     forward, passes = Learner.forward, 0
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
-from worker.rundir import RunDirectory, TrainRequest
-from worker.train.data.feed import Feed
-from worker.train.data.order import RowOrder
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.run import Run
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.train.data.feed import Feed
+from tunesmith.worker.train.data.order import RowOrder
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "zero"]
@@ -140,7 +140,7 @@ def start(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> subproc
     """The real command, in a process group of its own, with its output in log.txt."""
     with directory.log.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "worker.train", str(directory.root)],
+            [sys.executable, "-m", "tunesmith.worker.train", str(directory.root)],
             cwd=REPOSITORY,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -152,7 +152,7 @@ def start(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> subproc
 
 def train_here(directory: RunDirectory) -> int:
     """In this process: no imports to wait for. Returns the exit code."""
-    from worker.train.session import train_to_result
+    from tunesmith.worker.train.session import train_to_result
 
     return train_to_result(directory.request(), directory)
 

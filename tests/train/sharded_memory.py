@@ -30,7 +30,7 @@ CASES = [("full", 1), ("full", 2), ("full", 3), ("lora", 3)]
 def main() -> None:
     import deepspeed  # noqa: F401 - before the fork
 
-    from worker.train.methods import lora  # noqa: F401
+    from tunesmith.worker.train.methods import lora  # noqa: F401
 
     print(json.dumps({f"{method} {stage}": _case(method, stage) for method, stage in CASES}))
 
@@ -66,12 +66,12 @@ def _trained(method: str, stage: int) -> dict[str, float]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.train import runs
-    from tuning.plan import Lora
-    from worker.train.kernels import attention
-    from worker.train.models.adapter import attach_adapter
-    from worker.train.models.model import Learner
-    from worker.train.optim import zero
-    from worker.train.profiling.counting import Case, _batch
+    from tunesmith.tuning.plan import Lora
+    from tunesmith.worker.train.kernels import attention
+    from tunesmith.worker.train.models.adapter import attach_adapter
+    from tunesmith.worker.train.models.model import Learner
+    from tunesmith.worker.train.optim import zero
+    from tunesmith.worker.train.profiling.counting import Case, _batch
 
     torch.distributed.init_process_group("gloo")
     plan = runs.plan(method=method, world_size=PROCESSES, zero_stage=stage, precision="bf16")
@@ -134,7 +134,7 @@ def _counted(learner: Any) -> Iterator[list[int]]:
     """Sizes of the storages that inner layers save; weights, which DeepSpeed takes away again, and angles left out."""
     import torch
 
-    from worker.train.models.text_part import layers_of
+    from tunesmith.worker.train.models.text_part import layers_of
 
     sizes: list[int] = []
     known = {value.untyped_storage()._cdata for value in learner.buffers()}

@@ -8,14 +8,14 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.checkpoints.state import Progress
-from worker.train.data.rows import Rows
-from worker.train.loop.gradients import GradientSource, StepSums
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import preference, supervised
-from worker.train.models.model import Learner, load_model
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.session import prepare
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.loop.gradients import GradientSource, StepSums
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import preference, supervised
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.session import prepare
 
 ROWS = 9
 OBJECTIVES = {"supervised": supervised(), "dpo": preference(beta=0.5)}

@@ -9,12 +9,12 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.plan import Attention
-from tuning.shape import ModelShape
-from worker.train.kernels.attention_choice import Choice, find_attention
-from worker.train.kernels.attention_kernels import KERNELS, sdpa
-from worker.train.kernels.segments import Scores, Segments
-from worker.train.models.model import read_config
+from tunesmith.tuning.plan import Attention
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.train.kernels.attention_choice import Choice, find_attention
+from tunesmith.worker.train.kernels.attention_kernels import KERNELS, sdpa
+from tunesmith.worker.train.kernels.segments import Scores, Segments
+from tunesmith.worker.train.models.model import read_config
 
 CPU = torch.device("cpu")
 

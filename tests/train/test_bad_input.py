@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.errors import Category, Failure
-from worker.rundir import EXIT_FAILED, RunDirectory
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from worker.train.optim.buckets import GradientBuckets
+from tunesmith.worker.train.optim.buckets import GradientBuckets
 
 BUCKET_BYTES = 4 * (64 + 16)  # one bucket for weight and bias of each layer of `Chain`
 

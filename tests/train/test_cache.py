@@ -13,14 +13,14 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from worker.rundir import RunDirectory, sha256_of
-from worker.tokens import TokenStore
-from worker.train import session
-from worker.train.data import cache as caching
-from worker.train.data.cache import RowCache, rows_key
-from worker.train.data.rows import Rows, load_rows
-from worker.train.models.model import load_tokenizer
-from worker.train.recorder import Recorder
+from tunesmith.worker.rundir import RunDirectory, sha256_of
+from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.train import session
+from tunesmith.worker.train.data import cache as caching
+from tunesmith.worker.train.data.cache import RowCache, rows_key
+from tunesmith.worker.train.data.rows import Rows, load_rows
+from tunesmith.worker.train.models.model import load_tokenizer
+from tunesmith.worker.train.recorder import Recorder
 
 RESULT = "adapter_model.safetensors"
 SETTINGS: dict[str, Any] = {"objective": "supervised", "on_long_row": "truncate"}

@@ -11,17 +11,17 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.messages import CanaryReport
-from tuning.plan import MemoryEstimate, TimeEstimate
-from tuning.rehearsal import Rehearsal
-from worker.rehearsals import Rehearsals
-from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train.checkpoints.state import sha256_of
-from worker.train.data.order import RowOrder
-from worker.train.data.packing import PackedBatch
-from worker.train.data.sharing import Sharing
-from worker.train.loop import canary, loop
-from worker.train.models.model import Learner
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
+from tunesmith.tuning.rehearsal import Rehearsal
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
+from tunesmith.worker.train.checkpoints.state import sha256_of
+from tunesmith.worker.train.data.order import RowOrder
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop import canary, loop
+from tunesmith.worker.train.models.model import Learner
 
 MEMORY = MemoryEstimate(items={"weights": 2**30}, total_bytes=2**30, budget_bytes=2**34)
 TIME = TimeEstimate(

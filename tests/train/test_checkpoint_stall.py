@@ -8,10 +8,10 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.rundir import RunDirectory
-from worker.train.checkpoints import cadence
-from worker.train.checkpoints import writer as checkpoint_writer
-from worker.train.checkpoints.state import load_progress, newest_whole, sha256_of, verify
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.checkpoints import cadence
+from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
+from tunesmith.worker.train.checkpoints.state import load_progress, newest_whole, sha256_of, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 WRITING_SECONDS = 0.4

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tuning.catalogue import CONFIGS
-from tuning.job import Method
-from tuning.memory import Setup, estimate
-from tuning.shape import ModelShape
+from tunesmith.tuning.catalogue import CONFIGS
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup, estimate
+from tunesmith.tuning.shape import ModelShape
 
 CONFIG = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
 TOKENS = 512
@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from tests.train import runs
-from tuning.plan import Lora
-from worker.train.kernels.loss import summed_cross_entropy
-from worker.train.methods import lora
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, load_model
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.profiling.counting import Case, _batch
+from tunesmith.tuning.plan import Lora
+from tunesmith.worker.train.kernels.loss import summed_cross_entropy
+from tunesmith.worker.train.methods import lora
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.profiling.counting import Case, _batch
 import bitsandbytes
 
 config, folder, tokens = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from worker.rundir import RunDirectory, sha256_of
-from worker.train.checkpoints.state import draw_apart, load_progress
-from worker.train.loop.reference import REFERENCE_FILE
+from tunesmith.worker.rundir import RunDirectory, sha256_of
+from tunesmith.worker.train.checkpoints.state import draw_apart, load_progress
+from tunesmith.worker.train.loop.reference import REFERENCE_FILE
 
 FILES = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 LIMIT = 1e-6  # of a weight's difference; rates are 1e-3, so a step that differed would show a thousand times as much

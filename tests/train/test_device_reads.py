@@ -11,20 +11,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_families import DYNAMIC, LONG_ROPE, rows_of, with_rope
-from tuning.plan import Attention
-from worker.train.checkpoints.state import Progress
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows, load_rows
-from worker.train.kernels.attention_kernels import KERNELS, blocked
-from worker.train.kernels.segments import Segments
-from worker.train.loop.gradients import GradientSource
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import Objective, preference, supervised
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.session import prepare
+from tunesmith.tuning.plan import Attention
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows, load_rows
+from tunesmith.worker.train.kernels.attention_kernels import KERNELS, blocked
+from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.loop.gradients import GradientSource
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import Objective, preference, supervised
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.session import prepare
 
 # Operators whose result, or the size of whose result, the host needs before it can go on.
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_consecutive"}

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_resume import wait_for_step
-from worker.rundir import EXIT_STOPPED, RunDirectory, sha256_of
-from worker.train.checkpoints.best import BEST_FILE
-from worker.train.checkpoints.state import newest_whole
+from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory, sha256_of
+from tunesmith.worker.train.checkpoints.best import BEST_FILE
+from tunesmith.worker.train.checkpoints.state import newest_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ADAPTER = "adapter_model.safetensors"

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from tests.unit.tuning.cases import answer, data
-from tuning.catalogue import find_shape
-from tuning.engine import fuses, logits_chunk_tokens
-from tuning.job import Method
-from tuning.memory import Setup, zero_sizes_of
-from tuning.plan import Plan
-from worker.train.kernels.loss import _chunk_tokens
-from worker.train.models.model import Learner
-from worker.train.optim import optimizer, zero
-from worker.train.profiling.counting import Case, build
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.engine import fuses, logits_chunk_tokens
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup, zero_sizes_of
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.train.kernels.loss import _chunk_tokens
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.optim import optimizer, zero
+from tunesmith.worker.train.profiling.counting import Case, build
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "llama-3.1-8b", "qwen2.5-32b", "llama-3.1-70b")
 MACHINES = ("1xT4", "1xRTX4090", "2xRTX4090", "1xA100-80G", "8xA100-80G", "8xH100")
@@ -64,7 +64,7 @@ def test_the_trainer_computes_as_many_logits_at_once_as_are_planned(device: str)
 
 
 def test_gradients_are_summed_in_buckets_of_the_planned_size() -> None:
-    from tuning import engine
+    from tunesmith.tuning import engine
 
     assert optimizer.GRADIENT_BUCKET_BYTES is engine.GRADIENT_BUCKET_BYTES
 
@@ -72,7 +72,7 @@ def test_gradients_are_summed_in_buckets_of_the_planned_size() -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_deepspeed_gets_the_sizes_that_are_planned(method: str) -> None:
     """But for norms and biases, which the planner leaves out of a layer."""
-    from tuning.catalogue import CONFIGS
+    from tunesmith.tuning.catalogue import CONFIGS
 
     config = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
     shape = find_shape("smollm2-135m")

@@ -9,19 +9,19 @@ from safetensors.torch import save_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.recipe import evaluation_count
-from worker.train.checkpoints.state import Progress
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop import reference
-from worker.train.loop.evaluate import combined, own_sums
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import supervised
-from worker.train.loop.reference import REFERENCE_FILE, Reader, fingerprint, with_reference
-from worker.train.models.model import Learner, load_model
-from worker.train.recorder import Pace
-from worker.train.run import Run
-from worker.train.session import prepare
+from tunesmith.tuning.recipe import evaluation_count
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop import reference
+from tunesmith.worker.train.loop.evaluate import combined, own_sums
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import supervised
+from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, fingerprint, with_reference
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.recorder import Pace
+from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.session import prepare
 
 
 @pytest.fixture(scope="module")

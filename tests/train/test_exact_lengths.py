@@ -8,12 +8,12 @@ import pytest
 
 from tests.tiny_model import SPECIAL_TOKENS, build_tiny_model
 from tests.train import runs
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.rows import RowChecker
-from tuning.shape import ModelShape
-from worker.probe import probe
-from worker.rundir import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.rows import RowChecker
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.probe import probe
+from tunesmith.worker.rundir import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 BYTES = 256 + len(SPECIAL_TOKENS)  # a vocabulary without a single merge: every byte is a token

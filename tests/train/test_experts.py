@@ -15,16 +15,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_fused_families import MODES, MOE, adapted, assert_same, outcome, random_model
-from tuning.job import JobSpec
-from tuning.shape import ModelShape
-from worker.rundir import EXIT_STOPPED, RunDirectory
-from worker.train.checkpoints.state import sha256_of
-from worker.train.kernels import grouped
-from worker.train.kernels.grouped import Groups
-from worker.train.models.adapter import attach_adapter, trainable_parameters
-from worker.train.models.fuse import fuse
-from worker.train.models.model import enable_checkpointing, load_model
-from worker.train.profiling.shape import measure_shape
+from tunesmith.tuning.job import JobSpec
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory
+from tunesmith.worker.train.checkpoints.state import sha256_of
+from tunesmith.worker.train.kernels import grouped
+from tunesmith.worker.train.kernels.grouped import Groups
+from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import enable_checkpointing, load_model
+from tunesmith.worker.train.profiling.shape import measure_shape
 
 CPU = torch.device("cpu")
 EXPERTS = "all-linear+experts"

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from benchmarks.families.sweep import TOLERANCE, sweep
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows
-from worker.train.models.model import Learner, load_model
-from worker.train.models.model_trial import try_model
-from worker.train.profiling.shape import measure_shape
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.models.model_trial import try_model
+from tunesmith.worker.train.profiling.shape import measure_shape
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.train import runs
-from worker.train.data import feed as feeding
-from worker.train.data.feed import Feed
-from worker.train.data.order import RowOrder
-from worker.train.data.packing import pack
-from worker.train.data.sharing import Sharing
+from tunesmith.worker.train.data import feed as feeding
+from tunesmith.worker.train.data.feed import Feed
+from tunesmith.worker.train.data.order import RowOrder
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.sharing import Sharing
 
 CPU = torch.device("cpu")
 STEPS, BUDGET = 5, 60

@@ -9,15 +9,15 @@ import torch
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.unit.tuning import cases
-from tuning.catalogue import find_shape
-from tuning.hardware import HardwareProfile
-from tuning.job import Method
-from tuning.plan import Plan, Refusal
-from worker.train.kernels import float8
-from worker.train.kernels.float8 import LARGEST, Float8Weight, quantize
-from worker.train.kernels.lora_passes import adapted_linear
-from worker.train.kernels.sites import Site
-from worker.train.models import float8_base
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.worker.train.kernels import float8
+from tunesmith.worker.train.kernels.float8 import LARGEST, Float8Weight, quantize
+from tunesmith.worker.train.kernels.lora_passes import adapted_linear
+from tunesmith.worker.train.kernels.sites import Site
+from tunesmith.worker.train.models import float8_base
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.data.packing import PackedBatch
-from worker.train.kernels import attention
-from worker.train.kernels.loss import summed_cross_entropy
-from worker.train.kernels.segments import Segments
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, enable_checkpointing, load_model
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.kernels import attention
+from tunesmith.worker.train.kernels.loss import summed_cross_entropy
+from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model
 
 CPU = torch.device("cpu")
 VOCABULARY, RANK = 61, 4

@@ -11,10 +11,10 @@ from benchmarks.templates.compare import stop_tokens as stop_tokens_of
 from benchmarks.templates.twins import Template, templates, tokenizer_for
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
-from worker.rundir import RunDirectory
-from worker.train.data.chat import ChatRenderer
-from worker.train.generation import generate
-from worker.train.models.model import load_tokenizer
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.data.chat import ChatRenderer
+from tunesmith.worker.train.generation import generate
+from tunesmith.worker.train.models.model import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 ROWS = runs.chat_rows(4)

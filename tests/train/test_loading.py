@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.models import model as models
-from worker.train.models.model import load_model
+from tunesmith.worker.train.models import model as models
+from tunesmith.worker.train.models.model import load_model
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.job import JobSpec
-from tuning.pinned import is_same_training
-from tuning.plan import Plan
-from worker.rundir import EXIT_FAILED, RunDirectory
-from worker.train.export import merge
-from worker.train.session import train_to_result
+from tunesmith.tuning.job import JobSpec
+from tunesmith.tuning.pinned import is_same_training
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
+from tunesmith.worker.train.export import merge
+from tunesmith.worker.train.session import train_to_result
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

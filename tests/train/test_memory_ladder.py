@@ -15,18 +15,18 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.errors import Category
-from tuning.hardware import GIB
-from tuning.plan import MemoryEstimate
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
-from worker.train.checkpoints.state import Progress, sha256_of
-from worker.train.data.packing import PackedBatch
-from worker.train.kernels import rebuild
-from worker.train.loop import evaluate
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.models.model import Learner, load_model
-from worker.train.run import Run
-from worker.train.session import prepare
+from tunesmith.tuning.errors import Category
+from tunesmith.tuning.hardware import GIB
+from tunesmith.tuning.plan import MemoryEstimate
+from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
+from tunesmith.worker.train.checkpoints.state import Progress, sha256_of
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.kernels import rebuild
+from tunesmith.worker.train.loop import evaluate
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 RESULT = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}

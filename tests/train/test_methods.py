@@ -11,15 +11,15 @@ from peft import PeftModel
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.job import JobSpec
-from tuning.metrics import METRICS
-from worker.rundir import RunDirectory
-from worker.train.data.rows import load_rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop.evaluate import combined, own_sums
-from worker.train.loop.objectives import supervised
-from worker.train.models.model import Learner, load_model, load_tokenizer
-from worker.train.session import train_to_result
+from tunesmith.tuning.job import JobSpec
+from tunesmith.tuning.metrics import METRICS
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.data.rows import load_rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.evaluate import combined, own_sums
+from tunesmith.worker.train.loop.objectives import supervised
+from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
+from tunesmith.worker.train.session import train_to_result
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.embedded.process import wait_until
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.train.profiling import neighbours
-from worker.train.profiling.neighbours import GpuNeighbours, Usage, share_of_others, usage
+from tunesmith.cli.embedded.process import wait_until
+from tunesmith.worker.train.profiling import neighbours
+from tunesmith.worker.train.profiling.neighbours import GpuNeighbours, Usage, share_of_others, usage
 
 BURN = """
 import os, pathlib, sys, time

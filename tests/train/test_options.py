@@ -11,21 +11,21 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.rundir import RunDirectory
-from worker.train.checkpoints.state import Progress
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows, load_rows
-from worker.train.data.sharing import Sharing
-from worker.train.kernels.loss import token_log_probabilities
-from worker.train.loop import reference
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import objective_of, preference, supervised
-from worker.train.loop.reference import Reader, with_reference
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.model import Learner, load_model, load_tokenizer
-from worker.train.models.pissa import start_from_principal_components
-from worker.train.run import Run
-from worker.train.session import prepare
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows, load_rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.kernels.loss import token_log_probabilities
+from tunesmith.worker.train.loop import reference
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import objective_of, preference, supervised
+from tunesmith.worker.train.loop.reference import Reader, with_reference
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
+from tunesmith.worker.train.models.pissa import start_from_principal_components
+from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CPU = torch.device("cpu")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from worker.train.data import order
-from worker.train.data.order import RowOrder, epoch_order
+from tunesmith.worker.train.data import order
+from tunesmith.worker.train.data.order import RowOrder, epoch_order
 
 
 def steps(rows: RowOrder, *, first: int, last: int) -> list[int]:

@@ -27,7 +27,7 @@ def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str, obj
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, "-m", "worker.train", str(together.root)],
+        [*command, "-m", "tunesmith.worker.train", str(together.root)],
         cwd=runs.REPOSITORY,
         env=environment,
         capture_output=True,

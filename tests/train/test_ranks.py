@@ -15,10 +15,10 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.errors import Category, Failure
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
-from worker.train import ranks
-from worker.train.checkpoints.state import newest_whole, verify
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
+from tunesmith.worker.train import ranks
+from tunesmith.worker.train.checkpoints.state import newest_whole, verify
 
 BOUND_SECONDS = 60
 SOON_SECONDS = 20  # less than the 30 after which torchrun would end by force what hangs
@@ -38,7 +38,7 @@ def directory(tmp_path: Path, model: Path) -> RunDirectory:
 def launched(directory: RunDirectory, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     with directory.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker.train.ranks", str(directory.root), *options],
+            [sys.executable, "-P", "-m", "tunesmith.worker.train.ranks", str(directory.root), *options],
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from worker.train.profiling.rates import matmul_flops_per_second
+from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from worker.rundir import EXIT_STOPPED, RunDirectory
-from worker.train.checkpoints.state import newest_whole, sha256_of, verify
+from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory
+from tunesmith.worker.train.checkpoints.state import newest_whole, sha256_of, verify
 
 RESULTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,9 +8,9 @@ import pytest
 
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
-from tuning.errors import JobFailure
-from worker.train.data.rows import LineChoice, Rows, load_rows
-from worker.train.models.model import load_tokenizer
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.worker.train.data.rows import LineChoice, Rows, load_rows
+from tunesmith.worker.train.models.model import load_tokenizer
 
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"

@@ -10,16 +10,16 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tuning.evaluating import LONGEST_PROMPT_TOKENS, SAMPLES
-from worker.train.checkpoints import state as checkpoint
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows, load_rows
-from worker.train.generation import samples
-from worker.train.generation.generator import Speaker
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, load_model, load_tokenizer
-from worker.train.models.own_attention import attending
+from tunesmith.tuning.evaluating import LONGEST_PROMPT_TOKENS, SAMPLES
+from tunesmith.worker.train.checkpoints import state as checkpoint
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows, load_rows
+from tunesmith.worker.train.generation import samples
+from tunesmith.worker.train.generation.generator import Speaker
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
+from tunesmith.worker.train.models.own_attention import attending
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def predicted(learner: Learner, ids: list[int]) -> int:
 def test_asking_changes_neither_random_numbers_nor_the_model(tmp_path: Path, model: Path) -> None:
     plan = runs.plan(lora=runs.lora(dropout=0.2))
     directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(5))
-    from worker.train.session import prepare
+    from tunesmith.worker.train.session import prepare
 
     run = prepare(directory.request(), directory)
     learner = Learner(attach_adapter(load_model(model, plan=plan, device=CPU), plan.lora, continue_from=None, seed=1))
@@ -165,7 +165,7 @@ def test_the_answers_change_from_the_first_step_to_the_last(tmp_path: Path, mode
 def test_answers_that_take_long_are_given_at_the_ends_and_between_them_within_a_share_of_training(
     tmp_path: Path, model: Path
 ) -> None:
-    from worker.train.session import prepare
+    from tunesmith.worker.train.session import prepare
 
     plan = runs.plan()
     directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(5))

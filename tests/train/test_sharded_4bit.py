@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
-from worker.train.kernels.loss import summed_cross_entropy
-from worker.train.models import sharded_base
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, enable_checkpointing, load_model
-from worker.train.models.model_trial import _batch
-from worker.train.models.sharded_base import ALIGNMENT_BYTES, ShardedBase, _is_4_bit, _Layer, _places
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.train.kernels.loss import summed_cross_entropy
+from tunesmith.worker.train.models import sharded_base
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model
+from tunesmith.worker.train.models.model_trial import _batch
+from tunesmith.worker.train.models.sharded_base import ALIGNMENT_BYTES, ShardedBase, _is_4_bit, _Layer, _places
 
 RESULT = "adapter_model.safetensors"
 LIMIT = 1e-6  # of a weight's difference; rates are 1e-3, so a step that differed would show a thousand times as much

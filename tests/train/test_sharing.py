@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.train import runs
-from tuning.balance import evenness, expected_evenness, share_out
-from worker.train.data.sharing import Sharing
+from tunesmith.tuning.balance import evenness, expected_evenness, share_out
+from tunesmith.worker.train.data.sharing import Sharing
 
 LENGTHS = [90, 10, 20, 40, 40, 30, 10, 60]
 

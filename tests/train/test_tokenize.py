@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from worker.train.data.chat import MarkedText
-from worker.train.data.tokenize import tokenize
+from tunesmith.worker.train.data.chat import MarkedText
+from tunesmith.worker.train.data.tokenize import tokenize
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from tuning.catalogue import find_shape
-from tuning.shape import ModelShape
-from worker.train.kernels import choice, elementwise
-from worker.train.kernels.elementwise import OPERATIONS
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.train.kernels import choice, elementwise
+from tunesmith.worker.train.kernels.elementwise import OPERATIONS
 
 CPU = torch.device("cpu")
 CAPABILITIES = (80, 89, 90, 100)
@@ -33,7 +33,7 @@ def kernels() -> ModuleType:
     pytest.importorskip("triton", reason="Triton is not installed: make test-triton")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("outside of Triton's interpreter kernels need a GPU: make test-triton")
-    return importlib.import_module("worker.train.kernels.triton_elementwise")
+    return importlib.import_module("tunesmith.worker.train.kernels.triton_elementwise")
 
 
 def shape(name: str) -> ModelShape:
@@ -83,8 +83,8 @@ def test_one_that_gives_other_numbers_or_fails_is_not(
 
 def test_the_passes_learn_the_same_through_the_kernels(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and gradients of a layer's worth of passes, with every operation sent through Triton."""
-    from worker.train.kernels import norms
-    from worker.train.kernels.loss import Head, summed_cross_entropy
+    from tunesmith.worker.train.kernels import norms
+    from tunesmith.worker.train.kernels.loss import Head, summed_cross_entropy
 
     def outcome() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(4)
@@ -109,7 +109,7 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from worker.train.kernels import triton_elementwise as ours
+from tunesmith.worker.train.kernels import triton_elementwise as ours
 
 NUMBERS = {"epsilon": "fp32", "softcap": "fp32", "direction": "fp32"}
 WHOLE = {"inverse": "*fp32", "sums": "*fp32", "losses": "*fp32", "hits": "*i32", "labels": "*i64"}

@@ -14,12 +14,12 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train.runs import chat_rows, lora, make_run, plan
-from tuning.job import Method
-from worker.launcher import How, launch, trainer_environment
-from worker.processes import adopt_orphans, bury_orphans
-from worker.rundir import RunDirectory
-from worker.slots import Slot
-from worker.warm import WarmTrainer
+from tunesmith.tuning.job import Method
+from tunesmith.worker.launcher import How, launch, trainer_environment
+from tunesmith.worker.processes import adopt_orphans, bury_orphans
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.slots import Slot
+from tunesmith.worker.warm import WarmTrainer
 
 WEIGHTS = {Method.FULL: "model.safetensors"}
 
@@ -95,12 +95,12 @@ def test_what_one_job_did_to_torch_the_next_does_not_see(tmp_path: Path, model: 
 def test_the_guard_says_no_to_whatever_a_fork_could_not_bear(tmp_path: Path) -> None:
     script = f"""
         import json, mmap, os, sys, threading, types
-        from worker.train import environment
+        from tunesmith.worker.train import environment
         import torch
         sys.path.insert(0, {str(tmp_path)!r})
         import on_disk
-        from worker.train.warm import server
-        from worker.train.warm.guard import Guard, open_descriptors
+        from tunesmith.worker.train.warm import server
+        from tunesmith.worker.train.warm.guard import Guard, open_descriptors
         guard = Guard(descriptors=open_descriptors().keys())
         said = {{"nothing": guard.obstacle()}}
 
@@ -149,12 +149,12 @@ def test_the_guard_says_no_to_whatever_a_fork_could_not_bear(tmp_path: Path) -> 
 def test_importing_what_a_trainer_imports_asks_for_no_gpu() -> None:
     """CUDA cannot be used in a fork of a process that has touched it."""
     script = """
-        from worker.train import environment
+        from tunesmith.worker.train import environment
         import torch
         def asked(*_, **__): raise AssertionError("an import asked for a GPU")
         for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties"):
             setattr(torch.cuda, name, asked)
-        from worker.train.warm import server
+        from tunesmith.worker.train.warm import server
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 

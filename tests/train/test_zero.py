@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
-from worker.train.checkpoints import writer as checkpoint_writer
-from worker.train.checkpoints.state import Snapshot, newest_whole, verify
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
+from tunesmith.worker.train.checkpoints.state import Snapshot, newest_whole, verify
 
 RESULT = "model.safetensors"
 WAYS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.connection import (
+from tunesmith.cli.connection import (
     Connection,
     NotConnected,
     default_data_dir,

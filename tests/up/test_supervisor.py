@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded.errors import ServerFailed
-from cli.embedded.process import Command, alive, wait_until
-from cli.up import logs, supervisor
-from cli.up.signals import StopRequested, StopSignals
-from cli.up.supervisor import Service, Supervisor
+from tunesmith.cli.embedded.errors import ServerFailed
+from tunesmith.cli.embedded.process import Command, alive, wait_until
+from tunesmith.cli.up import logs, supervisor
+from tunesmith.cli.up.signals import StopRequested, StopSignals
+from tunesmith.cli.up.supervisor import Service, Supervisor
 
 WRITES_ITS_END = """
     import signal, sys, time

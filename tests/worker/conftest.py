@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from tests.worker.scripted_service import ScriptedService
-from tuning.messages import FileRef
-from worker.control import HttpAttemptControl, _client
-from worker.rundir import RunDirectory
+from tunesmith.tuning.messages import FileRef
+from tunesmith.worker.control import HttpAttemptControl, _client
+from tunesmith.worker.rundir import RunDirectory
 
 
 @pytest.fixture

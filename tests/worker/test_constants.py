@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tuning.hardware import GIB, Cpu, HardwareProfile
-from worker.constants import measure_once, stored_constants
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.worker.constants import measure_once, stored_constants
+from tunesmith.worker.workdir import WorkDirectory
 
 GOOD = {
     "process_bytes": 400_000_000,

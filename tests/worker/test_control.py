@@ -6,13 +6,13 @@ import pytest
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from tuning.errors import InvalidRequest, LeaseLost, NotFound
-from tuning.hardware import Cpu, HardwareProfile
-from tuning.messages import ClaimRequest, EventReport, FinishReport
-from tuning.state import Outcome
-from worker.control import HttpAttemptControl, HttpControlPlane
-from worker.directives import Directive, Halted
-from worker.retry import Patience, Unavailable
+from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound
+from tunesmith.tuning.hardware import Cpu, HardwareProfile
+from tunesmith.tuning.messages import ClaimRequest, EventReport, FinishReport
+from tunesmith.tuning.state import Outcome
+from tunesmith.worker.control import HttpAttemptControl, HttpControlPlane
+from tunesmith.worker.directives import Directive, Halted
+from tunesmith.worker.retry import Patience, Unavailable
 
 CONTENT = bytes(range(256)) * 4096
 BLOB = ref("weights.bin", CONTENT)

@@ -7,15 +7,15 @@ import pytest
 from structlog.typing import FilteringBoundLogger
 
 from tests.worker.scripted_service import Reply, ScriptedService
-from tuning.errors import LeaseLost
-from tuning.messages import CanaryReport
-from tuning.state import Phase
-from worker.control import HttpAttemptControl
-from worker.directives import Directive, Directives
-from worker.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
-from worker.progress import Progress
-from worker.retry import Unavailable
-from worker.rundir import RunDirectory, append_line, write_atomically
+from tunesmith.tuning.errors import LeaseLost
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.control import HttpAttemptControl
+from tunesmith.worker.directives import Directive, Directives
+from tunesmith.worker.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
+from tunesmith.worker.progress import Progress
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import RunDirectory, append_line, write_atomically
 
 
 @pytest.fixture

@@ -9,17 +9,17 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.scripted_service import ScriptedService
 from tests.worker.test_preparation import claim, host
-from tuning.errors import Category, Failure
-from tuning.state import Outcome
-from worker.control import HttpAttemptControl
-from worker.models import ModelCache
-from worker.rehearsals import Rehearsals
-from worker.rundir import EXIT_FAILED, RunDirectory, TrainResult
-from worker.runner import Attempt, Surroundings
-from worker.settings import WorkerSettings
-from worker.slots import Slot
-from worker.verdict import Ending
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
+from tunesmith.worker.control import HttpAttemptControl
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, TrainResult
+from tunesmith.worker.runner import Attempt, Surroundings
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.slots import Slot
+from tunesmith.worker.verdict import Ending
+from tunesmith.worker.workdir import WorkDirectory
 
 UNMERGED = Failure(code="merged_model_differs", message="It differs.", category=Category.INTERNAL)
 

@@ -7,12 +7,12 @@ import pytest
 from structlog.typing import FilteringBoundLogger
 
 from tests.worker.scripted_service import Reply, ScriptedService
-from tuning.errors import LeaseLost
-from tuning.state import Phase
-from worker.control import HttpAttemptControl
-from worker.directives import Directive, Directives, Halted, OutOfTime
-from worker.heartbeat import Heartbeat
-from worker.progress import Progress
+from tunesmith.tuning.errors import LeaseLost
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.control import HttpAttemptControl
+from tunesmith.worker.directives import Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.heartbeat import Heartbeat
+from tunesmith.worker.progress import Progress
 
 NOTHING = Reply.json({"cancel": False, "pause": False})
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from worker.launcher import Trainer, start, trainer_command, trainer_environment
-from worker.processes import end_leftovers, record_trainer, tree
-from worker.rundir import RunDirectory
-from worker.slots import Slot
-from worker.trainer_log import log_tail
+from tunesmith.worker.launcher import Trainer, start, trainer_command, trainer_environment
+from tunesmith.worker.processes import end_leftovers, record_trainer, tree
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.slots import Slot
+from tunesmith.worker.trainer_log import log_tail
 
 Start = Callable[[str], Trainer]
 
@@ -77,11 +77,11 @@ def test_a_trainer_that_ignores_everything_is_killed_with_its_whole_tree(begin: 
 
 def test_a_trainer_dies_when_its_worker_is_killed(run: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "trainers").mkdir()
-    watched = "import os; from worker.train.lifeline import watch; watch(0); import time; time.sleep(600)"
+    watched = "import os; from tunesmith.worker.train.lifeline import watch; watch(0); import time; time.sleep(600)"
     worker = (
         "import os, sys, time; from pathlib import Path\n"
-        "from worker.launcher import start, trainer_environment\n"
-        "from worker.rundir import RunDirectory; from worker.slots import Slot\n"
+        "from tunesmith.worker.launcher import start, trainer_environment\n"
+        "from tunesmith.worker.rundir import RunDirectory; from tunesmith.worker.slots import Slot\n"
         f"run = RunDirectory(Path({str(run.root)!r}))\n"
         "environment = trainer_environment(os.environ, run_dir=run.root, cores=1, devices=())\n"
         f"trainer = start([sys.executable, '-c', {watched!r}], run, environment=environment, slot=Slot(0),\n"
@@ -150,7 +150,9 @@ def test_what_the_gpu_image_sets_for_the_trainer_arrives_there(run: RunDirectory
     assert {"CC", "PYTORCH_ALLOC_CONF"} <= set(wanted)
     environment = trainer_environment(os.environ | wanted, run_dir=run.root, cores=1, devices=())
     said = tmp_path / "said.json"
-    script = f"import json, os, worker.train.environment; json.dump(dict(os.environ), open({str(said)!r}, 'w'))"
+    script = (
+        f"import json, os, tunesmith.worker.train.environment; json.dump(dict(os.environ), open({str(said)!r}, 'w'))"
+    )
     (tmp_path / "trainers").mkdir()
     trainer = start(
         [sys.executable, "-c", script],
@@ -169,7 +171,8 @@ def test_what_the_gpu_image_sets_for_the_trainer_arrives_there(run: RunDirectory
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_an_operators_allocator_setting_beats_the_trainers(name: str) -> None:
     told = f"os.environ.get({name!r}) or os.environ['PYTORCH_ALLOC_CONF']"
-    script = f"import os, worker.train.environment; print({told}, len([n for n in os.environ if 'ALLOC_CONF' in n]))"
+    count = "len([name for name in os.environ if 'ALLOC_CONF' in name])"
+    script = f"import os, tunesmith.worker.train.environment; print({told}, {count})"
     clean = {key: value for key, value in os.environ.items() if "ALLOC_CONF" not in key}
     for mine, expected in (({}, "expandable_segments:True 1"), ({name: "backend:native"}, "backend:native 1")):
         environment = trainer_environment(clean | mine, run_dir=Path("/run"), cores=1, devices=())
@@ -180,8 +183,8 @@ def test_an_operators_allocator_setting_beats_the_trainers(name: str) -> None:
 
 def test_several_processes_start_through_torchrun() -> None:
     command = trainer_command(Path("/run"), world_size=4)
-    assert command[2:] == ["-m", "worker.train.ranks", "/run", "--processes", "4"]
-    assert trainer_command(Path("/run"), world_size=1)[2:] == ["-m", "worker.train", "/run"]
+    assert command[2:] == ["-m", "tunesmith.worker.train.ranks", "/run", "--processes", "4"]
+    assert trainer_command(Path("/run"), world_size=1)[2:] == ["-m", "tunesmith.worker.train", "/run"]
 
 
 def test_a_flood_of_output_keeps_its_end_within_the_cap(begin: Start, run: RunDirectory) -> None:

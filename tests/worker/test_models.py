@@ -9,11 +9,11 @@ import pytest
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from worker import models
-from worker.control import HttpAttemptControl
-from worker.models import ModelCache, set_digest
-from worker.retry import Unavailable
-from worker.rundir import Seal, sealed_sha256, sha256_of
+from tunesmith.worker import models
+from tunesmith.worker.control import HttpAttemptControl
+from tunesmith.worker.models import ModelCache, set_digest
+from tunesmith.worker.retry import Unavailable
+from tunesmith.worker.rundir import Seal, sealed_sha256, sha256_of
 
 CONTENTS = {"config.json": b"{}", "weights/one.safetensors": b"w" * 5000, "tokenizer.json": b"[]"}
 FILES = tuple(ref(name, content) for name, content in CONTENTS.items())

@@ -9,21 +9,21 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from tuning.corrections import Corrections
-from tuning.errors import Category, JobFailure
-from tuning.hardware import GIB, Cpu, HardwareProfile
-from tuning.job import DatasetFacts, JobSpec, Method
-from tuning.messages import BaseModelRef, Claim, FileRef
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.shape import ModelShape
-from worker.control import HttpAttemptControl
-from worker.models import ModelCache
-from worker.preparation import Prepared, prepare, prepare_longer
-from worker.rehearsals import Rehearsals
-from worker.tokens import TokenStore
-from worker.wire import read_answer
-from worker.workdir import WorkDirectory
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.errors import Category, JobFailure
+from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.control import HttpAttemptControl
+from tunesmith.worker.models import ModelCache
+from tunesmith.worker.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.wire import read_answer
+from tunesmith.worker.workdir import WorkDirectory
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

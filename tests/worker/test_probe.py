@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from tuning.attention import NEEDED_PACKAGES
-from tuning.hardware import GIB, HardwareProfile
-from worker.cgroup import CgroupLimits, out_of_memory_kills, read_limits
-from worker.probe import probe
+from tunesmith.tuning.attention import NEEDED_PACKAGES
+from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.worker.cgroup import CgroupLimits, out_of_memory_kills, read_limits
+from tunesmith.worker.probe import probe
 
 
 def test_the_probe_of_this_host_is_plausible(tmp_path: Path) -> None:
@@ -48,7 +48,8 @@ def test_the_memory_that_a_worker_offers_can_be_capped(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_profile_without_any_settings_and_without_torch() -> None:
-    script = "import sys; from worker.cli import main\ntry: main(['probe'])\nfinally: assert 'torch' not in sys.modules"
+    run = "from tunesmith.worker.cli import main\ntry: main(['probe'])\n"
+    script = f"import sys; {run}finally: assert 'torch' not in sys.modules"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert HardwareProfile.model_validate(json.loads(printed.stdout)).worker_class
 

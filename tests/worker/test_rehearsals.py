@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.train.runs import make_run, plan
-from tuning.messages import CanaryReport
-from worker.rehearsals import Rehearsals
-from worker.rundir import TrainRequest, TrainResult
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.worker.rehearsals import Rehearsals
+from tunesmith.worker.rundir import TrainRequest, TrainResult
 
 CANARY = CanaryReport(
     tokens=900,

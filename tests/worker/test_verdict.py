@@ -2,11 +2,11 @@
 
 import pytest
 
-from tuning.errors import Category, Failure
-from tuning.state import Outcome
-from worker.directives import Directive
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, TrainResult
-from worker.verdict import Ending, judge
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
+from tunesmith.worker.directives import Directive
+from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, TrainResult
+from tunesmith.worker.verdict import Ending, judge
 
 DONE = TrainResult(output_kind="adapter", steps=3)
 

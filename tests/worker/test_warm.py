@@ -13,13 +13,21 @@ import psutil
 import pytest
 
 from tests.worker.test_launcher import never, wait_until
-from tuning.plan import Plan
-from worker import warm as warm_module
-from worker.launcher import Trainer, launch, trainer_environment
-from worker.processes import STATUS_LOST, AdoptedProcess, adopt_orphans, bury_orphans, end_leftovers, mark_of, tree
-from worker.rundir import RunDirectory
-from worker.slots import Slot, Slots
-from worker.warm import MOST_FAILURES, WarmTrainer
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker import warm as warm_module
+from tunesmith.worker.launcher import Trainer, launch, trainer_environment
+from tunesmith.worker.processes import (
+    STATUS_LOST,
+    AdoptedProcess,
+    adopt_orphans,
+    bury_orphans,
+    end_leftovers,
+    mark_of,
+    tree,
+)
+from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.slots import Slot, Slots
+from tunesmith.worker.warm import MOST_FAILURES, WarmTrainer
 
 LIGHT = (sys.executable, str(Path(__file__).with_name("light_warm.py")))
 PLAN = Plan.model_construct(world_size=1)
@@ -106,7 +114,7 @@ class TestAForkIsAProcessLikeAnyOther:
         slot = slots_in(tmp_path).acquire()
         assert slot is not None
         trainer = begin(
-            "import json; from worker.train.warm.guard import open_descriptors; print(json.dumps(open_descriptors()))",
+            "import json; from tunesmith.worker.train.warm import guard; print(json.dumps(guard.open_descriptors()))",
             slot=slot,
         )
         assert ended(trainer) == 0
@@ -232,7 +240,7 @@ class TestNothingPassesFromOneJobToTheNext:
 
     def test_a_fork_that_writes_to_all_memory_it_may_write_to_changes_nothing(self, begin: Begin) -> None:
         """It overwrites an object of the warm process where it lies, as a fault in a kernel could."""
-        address = "import ctypes, worker.forking as shared\ntext = shared.ROOM\nplace = id(text) + 48\n"
+        address = "import ctypes, tunesmith.worker.forking as shared\ntext = shared.ROOM\nplace = id(text) + 48\n"
         trainer = begin(address + "ctypes.memset(place, 88, len(text)); print(text)")
         assert (ended(trainer), said(trainer).strip("X\n")) == (0, "")
         after = begin(address + "print(text)")
@@ -293,7 +301,7 @@ class TestWhateverHappensToTheWarmProcess:
         slots.mkdir()
         script = (
             "import os, sys, time; from pathlib import Path; from worker import warm as module\n"
-            "from worker.launcher import trainer_environment; from worker.slots import Slots\n"
+            "from tunesmith.worker.launcher import trainer_environment; from tunesmith.worker.slots import Slots\n"
             f"slot = Slots(Path({str(slots)!r}), (('cpu-0',),)).acquire()\n"
             "environment = trainer_environment(os.environ, run_dir=Path('/nowhere'), cores=1, devices=())\n"
             f"warm = module.WarmTrainer(environment=environment, command={LIGHT!r}); warm.keep()\n"
@@ -314,10 +322,10 @@ class TestWhateverHappensToTheWarmProcess:
         freed.release()
 
     def test_a_killed_worker_takes_warm_process_and_trainer_along(self, tmp_path: Path) -> None:
-        (tmp_path / "job.py").write_text("from worker.train.lifeline import watch; watch(0)\n" + SLEEPS)
+        (tmp_path / "job.py").write_text("from tunesmith.worker.train.lifeline import watch; watch(0)\n" + SLEEPS)
         script = (
-            "import os, time; from pathlib import Path; from worker.warm import *\n"
-            "from worker.launcher import trainer_environment\n"
+            "import os, time; from pathlib import Path; from tunesmith.worker.warm import *\n"
+            "from tunesmith.worker.launcher import trainer_environment\n"
             f"environment = trainer_environment(os.environ, run_dir=Path({str(tmp_path)!r}), cores=1, devices=())\n"
             f"warm = WarmTrainer(environment=environment, command={LIGHT!r}); warm.keep()\n"
             "lifeline, output = os.pipe(), os.pipe()\n"
@@ -355,7 +363,8 @@ class TestWhateverHappensToTheWarmProcess:
             assert time.monotonic() - began < 10
 
     def test_one_whose_imports_fail_says_why_and_is_given_up_after_a_few(self, begin: Begin) -> None:
-        broken = "import socket; from worker.forking import *; say(socket.socket(fileno=0), Word(refused='no torch'))"
+        refusal = "say(socket.socket(fileno=0), Word(refused='no torch'))"
+        broken = f"import socket; from tunesmith.worker.forking import *; {refusal}"
         for failing in kept(sys.executable, "-c", broken):
             for _ in range(MOST_FAILURES):
                 assert begin("print('done')", trainer=failing).start == "plain"

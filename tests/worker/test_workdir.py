@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.scrub import scrub
-from worker.workdir import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
+from tunesmith.worker.scrub import scrub
+from tunesmith.worker.workdir import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
 
 SESSION = Session(worker_id="w", incarnation="i", worker_class="cpu", name="n")
 
@@ -36,7 +36,7 @@ def test_the_command_refuses_a_folder_in_use_in_one_line(work: WorkDirectory) ->
         "TUNESMITH_WORK_DIR": str(work.root),
     }
     with work.lock():
-        command = [sys.executable, "-m", "worker.cli", "run"]
+        command = [sys.executable, "-m", "tunesmith.worker.cli", "run"]
         ended = subprocess.run(
             command, check=False, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60
         )
@@ -47,7 +47,7 @@ def test_the_command_refuses_a_folder_in_use_in_one_line(work: WorkDirectory) ->
 
 def test_settings_that_are_missing_are_named_without_values(tmp_path: Path) -> None:
     environment = {**os.environ, "TUNESMITH_SLOTS": "ts-secret-in-the-wrong-place"}
-    command = [sys.executable, "-m", "worker.cli", "run"]
+    command = [sys.executable, "-m", "tunesmith.worker.cli", "run"]
     ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert "REDIS_URL: Field required" in ended.stderr

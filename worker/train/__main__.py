@@ -1,10 +1,10 @@
-"""`python -m worker.train RUN_DIR`: read plan.json, train by the plan's method, write result.json."""
+"""`python -m tunesmith.worker.train RUN_DIR`: read plan.json, train by the plan's method, write result.json."""
 
 import sys
 from pathlib import Path
 
-from worker.train import environment  # noqa: F401 - before torch
-from worker.train.trainer import leave, train_here
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.train.trainer import leave, train_here
 
 if __name__ == "__main__":
     leave(train_here(Path(sys.argv[1])))

@@ -6,7 +6,7 @@ import re
 import torch
 import torch.distributed
 
-from tuning.errors import Category, Failure, JobFailure, TunesmithError
+from tunesmith.tuning.errors import Category, Failure, JobFailure, TunesmithError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I)
 

@@ -1,6 +1,8 @@
-"""`python -m worker.train.ranks RUN_DIR --processes N`: one run in several processes, by torchrun, on one host or more.
+"""One run in several processes, by torchrun, on one host or more.
 
-Exit codes are those of `python -m worker.train`. When a process dies torchrun ends the others; result.json then names
+    python -m tunesmith.worker.train.ranks RUN_DIR --processes N
+
+Exit codes are those of the trainer itself. When a process dies torchrun ends the others; result.json then names
 the one that died first, with what it said about itself or the signal that ended it.
 
 On several hosts start the same on each, with the run directory on a shared file system and, for two hosts of N
@@ -15,13 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-from tuning.errors import Failure
-from worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainResult, append_line
-from worker.train import (
-    environment,  # noqa: F401 - before torch
-    lifeline,
-)
-from worker.verdict import crashed, killed
+from tunesmith.tuning.errors import Failure
+from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainResult, append_line
+from tunesmith.worker.train import environment, lifeline  # noqa: F401 - before torch
+from tunesmith.worker.verdict import crashed, killed
 
 PROCESS_LOST = "process_lost"  # the code of a failure whose reason is another process's
 OTHER_HOSTS_SECONDS = 15.0
@@ -60,11 +59,11 @@ def torchrun_arguments(options: argparse.Namespace) -> list[str]:
         where += ["--nnodes", str(options.hosts), "--local-addr", options.local_address or socket.gethostname()]
     each = ["--nproc-per-node", str(options.processes), "--max-restarts", "0"]
     each += ["--signals-to-handle", _HANDLED_BY_TORCHRUN]
-    return [*where, *each, "-m", "worker.train", str(options.run_dir.resolve())]
+    return [*where, *each, "-m", "tunesmith.worker.train", str(options.run_dir.resolve())]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker.train.ranks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.worker.train.ranks", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--processes", type=int, required=True, help="on this host; one per GPU")
     parser.add_argument("--hosts", type=int, default=1)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from tuning.state import Phase
-from worker.rundir import RunDirectory, append_line, write_atomically
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.rundir import RunDirectory, append_line, write_atomically
 
 
 class Recorder:

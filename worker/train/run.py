@@ -8,10 +8,10 @@ import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
-from tuning.plan import Attention, Plan
-from worker.rundir import RunDirectory, TrainRequest
-from worker.train.data.rows import Rows
-from worker.train.recorder import Recorder
+from tunesmith.tuning.plan import Attention, Plan
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.recorder import Recorder
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from tuning.errors import Failure
-from tuning.shape import ModelShape
-from tuning.state import Phase
-from worker.rundir import (
+from tunesmith.tuning.errors import Failure
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.rundir import (
     EXIT_FAILED,
     EXIT_STOPPED,
     MANIFEST,
@@ -30,20 +30,20 @@ from worker.rundir import (
     TrainRequest,
     TrainResult,
 )
-from worker.train.checkpoints.state import Progress
-from worker.train.data.cache import RowCache, cached_rows, rows_key
-from worker.train.data.chat import default_template
-from worker.train.data.report import tell_about_rows
-from worker.train.data.rows import ALL_LINES, LineChoice, Rows, exact_facts, load_rows
-from worker.train.data.stop_tokens import stop_tokens
-from worker.train.failures import failure_of, user_error
-from worker.train.kernels.attention_choice import choose_attention
-from worker.train.kernels.choice import choose_kernels
-from worker.train.loop.loop import Stopped
-from worker.train.models.model import check_config, check_vocabulary, load_tokenizer, read_config
-from worker.train.optim.zero import check_available
-from worker.train.recorder import Recorder, peak_memory_bytes
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.cache import RowCache, cached_rows, rows_key
+from tunesmith.worker.train.data.chat import default_template
+from tunesmith.worker.train.data.report import tell_about_rows
+from tunesmith.worker.train.data.rows import ALL_LINES, LineChoice, Rows, exact_facts, load_rows
+from tunesmith.worker.train.data.stop_tokens import stop_tokens
+from tunesmith.worker.train.failures import failure_of, user_error
+from tunesmith.worker.train.kernels.attention_choice import choose_attention
+from tunesmith.worker.train.kernels.choice import choose_kernels
+from tunesmith.worker.train.loop.loop import Stopped
+from tunesmith.worker.train.models.model import check_config, check_vocabulary, load_tokenizer, read_config
+from tunesmith.worker.train.optim.zero import check_available
+from tunesmith.worker.train.recorder import Recorder, peak_memory_bytes
+from tunesmith.worker.train.run import Run
 
 # The main process alone tokenises a file, which may hold millions of conversations, and hashes a checkpoint, which may
 # be hundreds of gigabytes, while the others wait.
@@ -172,7 +172,7 @@ def _row_cache(
 
 def _method(run: Run) -> "_Method":
     """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
-    return cast("_Method", importlib.import_module(f"worker.train.methods.{run.plan.method.value}"))
+    return cast("_Method", importlib.import_module(f"tunesmith.worker.train.methods.{run.plan.method.value}"))
 
 
 class _Load(Protocol):

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from worker.rundir import RunDirectory, TrainRequest
-from worker.train import lifeline
+from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.train import lifeline
 
 
 def train_here(run_dir: Path) -> int:
@@ -23,7 +23,7 @@ def train_here(run_dir: Path) -> int:
     lifeline.watch(request.lifeline_fd)
     _hide_unused_packages(request)
     signal.signal(signal.SIGTERM, lambda *_: directory.stop.touch())
-    from worker.train.session import train_to_result
+    from tunesmith.worker.train.session import train_to_result
 
     return train_to_result(request, directory)
 

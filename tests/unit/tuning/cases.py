@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from tuning.catalogue import find_shape
-from tuning.gpus import EVERYTHING_INSTALLED, what_if
-from tuning.hardware import GIB, Cpu, HardwareProfile
-from tuning.job import DatasetFacts, JobSpec
-from tuning.plan import Plan, Refusal
-from tuning.planner import choose
-from tuning.shape import ModelShape
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, what_if
+from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.shape import ModelShape
 
 TINY = ModelShape.from_config(
     {

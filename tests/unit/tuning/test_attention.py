@@ -5,10 +5,18 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning import cases
-from tuning.attention import CPU_LADDER, GPU_LADDER, NAMES, choose_attention, keeps_scores, obstacle, repeats_heads
-from tuning.catalogue import find_shape
-from tuning.gpus import EVERYTHING_INSTALLED, what_if
-from tuning.hardware import HardwareProfile
+from tunesmith.tuning.attention import (
+    CPU_LADDER,
+    GPU_LADDER,
+    NAMES,
+    choose_attention,
+    keeps_scores,
+    obstacle,
+    repeats_heads,
+)
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, what_if
+from tunesmith.tuning.hardware import HardwareProfile
 
 FLASH = {"flash_attn": "2.8", "flash_attn_3": "3.0"}
 NEWEST = {**FLASH, "flash_attn_4": "4.0"}

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.tuning.cases import data, plan, rules
-from tuning.balance import evenness
-from tuning.catalogue import find_shape
-from tuning.gpus import what_if
-from tuning.job import Method
-from tuning.lengths import BUCKETS, EDGES, bucket_of, typical_lengths
-from tuning.memory import Setup
-from tuning.throughput import Workload, predict, predict_evenness
+from tunesmith.tuning.balance import evenness
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.lengths import BUCKETS, EDGES, bucket_of, typical_lengths
+from tunesmith.tuning.memory import Setup
+from tunesmith.tuning.throughput import Workload, predict, predict_evenness
 
 
 def counts_of(lengths: list[int]) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tuning.catalogue import CONFIGS, find_model, find_shape, hub_ids, without_formulas
-from tuning.errors import InvalidRequest
-from tuning.shape import ModelShape
+from tunesmith.tuning.catalogue import CONFIGS, find_model, find_shape, hub_ids, without_formulas
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.shape import ModelShape
 
 ROOT = Path(__file__).parents[3]
 # What is called 1B or 2B and has more, counted by its owner without embeddings, or simply rounded down.
@@ -124,6 +124,6 @@ def test_a_stored_shape_is_what_measuring_gives(tmp_path: Path) -> None:
     assert name in set(without_formulas())
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGS[name]))
-    tool = [sys.executable, "-m", "worker.train.profiling.shape", str(config)]
+    tool = [sys.executable, "-m", "tunesmith.worker.train.profiling.shape", str(config)]
     told = subprocess.run(tool, cwd=ROOT, check=True, capture_output=True, text=True)
     assert ModelShape.model_validate_json(told.stdout.splitlines()[-1]) == find_shape(name)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, plan
-from tuning.constants import CPU_KERNELS_BYTES, START_CONSTANTS
-from tuning.gpus import what_if
-from tuning.hardware import GIB, HardwareProfile, MachineConstants
-from tuning.plan import Plan
+from tunesmith.tuning.constants import CPU_KERNELS_BYTES, START_CONSTANTS
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.hardware import GIB, HardwareProfile, MachineConstants
+from tunesmith.tuning.plan import Plan
 
 
 def measured(**changes: Any) -> MachineConstants:

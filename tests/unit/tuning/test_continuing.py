@@ -4,9 +4,9 @@ import pytest
 
 from tests.train import runs
 from tests.unit.tuning.cases import data, plan, spec
-from tuning.continuing import as_written, continued
-from tuning.errors import InvalidRequest
-from tuning.job import Method
+from tunesmith.tuning.continuing import as_written, continued
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.job import Method
 
 
 def test_the_planner_never_throws_an_adapter_away() -> None:

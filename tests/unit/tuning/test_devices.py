@@ -1,10 +1,10 @@
 """Machines whose GPUs are not alike, or not free alike."""
 
 from tests.unit.tuning.cases import answer, data, plan
-from tuning.devices import devices_of, equal_devices
-from tuning.gpus import what_if
-from tuning.hardware import GIB, Gpu, HardwareProfile
-from tuning.plan import Plan, Refusal
+from tunesmith.tuning.devices import devices_of, equal_devices
+from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.hardware import GIB, Gpu, HardwareProfile
+from tunesmith.tuning.plan import Plan, Refusal
 
 
 def machine(*gpus: tuple[str, float | None]) -> HardwareProfile:

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import cpu, data, plan, spec
-from tuning.catalogue import find_shape
-from tuning.corrections import Corrections
-from tuning.evaluating import LARGEST_SHARE, LONGEST_SECONDS, EvaluationCost, durations, least_seconds
-from tuning.held_out import with_held_out_rows
-from tuning.job import DatasetFacts
-from tuning.measured import run_of
-from tuning.plan import Plan
-from tuning.planner import choose
-from tuning.recipe import evaluation_count
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.evaluating import LARGEST_SHARE, LONGEST_SECONDS, EvaluationCost, durations, least_seconds
+from tunesmith.tuning.held_out import with_held_out_rows
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.measured import run_of
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner import choose
+from tunesmith.tuning.recipe import evaluation_count
 
 costs = st.builds(EvaluationCost, st.floats(0, 1e5), st.floats(0, 100), st.integers(0, 41))
 training_seconds = st.floats(1e-3, 1e7)

@@ -6,13 +6,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuning.catalogue import find_shape
-from tuning.gpu_speed import micro_step_seconds
-from tuning.gpu_table import KNOWN_GPUS
-from tuning.gpus import find_gpu
-from tuning.job import Method
-from tuning.memory import Setup
-from tuning.throughput import operations_of
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.gpu_speed import micro_step_seconds
+from tunesmith.tuning.gpu_table import KNOWN_GPUS
+from tunesmith.tuning.gpus import find_gpu
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup
+from tunesmith.tuning.throughput import operations_of
 
 SHAPE = find_shape("llama-3.1-8b")
 BASE = Setup(

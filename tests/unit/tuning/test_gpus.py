@@ -2,10 +2,10 @@
 
 import pytest
 
-from tuning.errors import InvalidRequest
-from tuning.gpu_table import KNOWN_GPUS, KnownGpu
-from tuning.gpus import find_gpu, rates_of, what_if
-from tuning.hardware import GIB, Gpu
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.gpu_table import KNOWN_GPUS, KnownGpu
+from tunesmith.tuning.gpus import find_gpu, rates_of, what_if
+from tunesmith.tuning.hardware import GIB, Gpu
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.families.tiny import tiny_config
-from cli.models.measure import with_shape
 from tests.unit.tuning.cases import plan
-from tuning.activations import Graph, layer_bytes_per_token
-from tuning.errors import InvalidRequest
-from tuning.packing import SEES_LATER_TOKENS
-from tuning.plan import Lora
-from tuning.shape import MEASURED_RANK, MEASURED_SHAPE, ModelShape
-from worker.train.models.adapter import attach_adapter, trainable_parameters
-from worker.train.profiling.counting import Case, counted_bytes_per_token, layer_bytes, untrained
-from worker.train.profiling.shape import main, measure_shape
+from tunesmith.cli.models.measure import with_shape
+from tunesmith.tuning.activations import Graph, layer_bytes_per_token
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.packing import SEES_LATER_TOKENS
+from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.shape import MEASURED_RANK, MEASURED_SHAPE, ModelShape
+from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
+from tunesmith.worker.train.profiling.counting import Case, counted_bytes_per_token, layer_bytes, untrained
+from tunesmith.worker.train.profiling.shape import main, measure_shape
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 7, "num_attention_heads": 8,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuning.activations import Graph, stored_bytes_per_token
-from tuning.catalogue import CONFIGS, find_shape
-from tuning.job import Method
-from tuning.memory import Setup, estimate, total, weight_bytes
-from tuning.shape import ModelShape
+from tunesmith.tuning.activations import Graph, stored_bytes_per_token
+from tunesmith.tuning.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.memory import Setup, estimate, total, weight_bytes
+from tunesmith.tuning.shape import ModelShape
 
 SMALL = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 640, "vocab_size": 512}
 GROUPED = {**SMALL, "num_key_value_heads": 2}
@@ -60,7 +60,7 @@ OF_OUR_PASSES: list[dict[str, Any]] = [
 
 
 def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[float, float]:
-    from worker.train.profiling.counting import Case, layer_bytes
+    from tunesmith.worker.train.profiling.counting import Case, layer_bytes
 
     case = Case(config, **options)
     with warnings.catch_warnings():

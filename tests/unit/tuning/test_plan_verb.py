@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from cli.verbs import models
-from cli.verbs import plan as verb
-from tuning.catalogue import CONFIGS
-from tuning.errors import InvalidRequest, InvalidTrainingFile
+from tunesmith.cli.verbs import models
+from tunesmith.cli.verbs import plan as verb
+from tunesmith.tuning.catalogue import CONFIGS
+from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 
 
 def run(*arguments: str) -> Result:

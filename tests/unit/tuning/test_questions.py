@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.planner.questions import BEGIN, END, QUESTIONS, Question, write
-from tuning.job import Method
-from tuning.plan import Plan
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.plan import Plan
 
 PAGE = Path(__file__).parents[3] / "docs" / "planner.md"
 # What was judged wrong then and is the planner's own to decide, with the method that the reviewer wanted.

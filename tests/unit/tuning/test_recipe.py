@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
-from tuning.catalogue import find_shape
-from tuning.held_out import with_held_out_rows
-from tuning.job import DatasetFacts, Method
-from tuning.recipe import (
+from tunesmith.tuning.catalogue import find_shape
+from tunesmith.tuning.held_out import with_held_out_rows
+from tunesmith.tuning.job import DatasetFacts, Method
+from tunesmith.tuning.recipe import (
     choose_batch,
     choose_early_stopping,
     choose_learning_rate,

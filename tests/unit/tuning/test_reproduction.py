@@ -7,10 +7,10 @@ import pytest
 
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU
 from tests.train import runs
-from tuning.hardware import GIB, HardwareProfile
-from tuning.pinned import replay
-from tuning.plan import MemoryEstimate, Plan, Refusal
-from tuning.reproduction import compare
+from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.pinned import replay
+from tunesmith.tuning.plan import MemoryEstimate, Plan, Refusal
+from tunesmith.tuning.reproduction import compare
 
 MEMORY = MemoryEstimate(items={}, total_bytes=2 * GIB, budget_bytes=4 * GIB)
 FIRST: dict[str, Any] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from worker.train.checkpoints import shards
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.checkpoints import shards
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
 
 BEST_FILE, BEST_SHARD = "best.safetensors", "best"
 

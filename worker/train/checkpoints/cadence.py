@@ -8,9 +8,9 @@ Which steps are saved changes nothing about what a step computes: a resumed run 
 import time
 from collections.abc import Callable
 
-from worker.train.checkpoints.state import Progress
-from worker.train.checkpoints.writer import CheckpointWriter
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.writer import CheckpointWriter
+from tunesmith.worker.train.run import Run
 
 STALL_SHARE = 0.05
 STALL_GRACE_SECONDS = 2.0

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from worker.train.checkpoints.state import another_plan
-from worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.checkpoints.state import another_plan
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
 
 INDEX, MASTER = "shards.json", "master"
 

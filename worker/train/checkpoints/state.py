@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from tuning.errors import Category, Failure, JobFailure
-from worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
-from worker.train.run import Run
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
+from tunesmith.worker.train.run import Run
 
 STATE, RANDOM = "state.json", "random.safetensors"
 

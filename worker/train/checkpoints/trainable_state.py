@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from worker.train.checkpoints import shards
-from worker.train.checkpoints.state import another_plan
-from worker.train.optim import optimizer as whole
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.checkpoints import shards
+from tunesmith.worker.train.checkpoints.state import another_plan
+from tunesmith.worker.train.optim import optimizer as whole
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
 
 
 @dataclass(frozen=True)

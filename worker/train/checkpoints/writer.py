@@ -12,9 +12,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from tuning.errors import Category, Failure, JobFailure
-from worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of, write_atomically
-from worker.train.checkpoints.state import Snapshot
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of, write_atomically
+from tunesmith.worker.train.checkpoints.state import Snapshot
 
 KEEP = 3
 PART_SECONDS = 600.0

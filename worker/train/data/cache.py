@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
-from worker.train.data.rows import LeftOut, RowNotes, Rows
-from worker.train.recorder import Recorder
+from tunesmith.worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
+from tunesmith.worker.train.data.rows import LeftOut, RowNotes, Rows
+from tunesmith.worker.train.recorder import Recorder
 
 RENDERED_BY = ("jinja2", "tokenizers", "transformers")  # another release may print or split another way
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from tuning.errors import JobFailure
-from worker.train.data.rendered import Rendered, Renderer
-from worker.train.data.template import ChatTemplate, Message, Span, TemplateRefusal, TooSlow
-from worker.train.data.turns import Turn, TurnFinder
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.worker.train.data.rendered import Rendered, Renderer
+from tunesmith.worker.train.data.template import ChatTemplate, Message, Span, TemplateRefusal, TooSlow
+from tunesmith.worker.train.data.turns import Turn, TurnFinder
 
 _RESULT = "<tool_response>"
 DEFAULT_DAY = date(2026, 1, 1)

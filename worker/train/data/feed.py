@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from worker.train.data.order import RowOrder
-from worker.train.data.packing import PackedBatch, pack
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Pass, Sharing
+from tunesmith.worker.train.data.order import RowOrder
+from tunesmith.worker.train.data.packing import PackedBatch, pack
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Pass, Sharing
 
 
 class Prepared(NamedTuple):

@@ -12,8 +12,8 @@ from heapq import heappop, heappush
 import numpy as np
 import torch
 
-from worker.train.data.rows import Rows
-from worker.train.kernels.segments import Segments, to_device
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.kernels.segments import Segments, to_device
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from worker.train.data.anchors import (
+from tunesmith.worker.train.data.anchors import (
     LEVELS,
     Anchor,
     AnchoredConversation,
@@ -15,7 +15,7 @@ from worker.train.data.anchors import (
     has_reserved_characters,
     place_anchors,
 )
-from worker.train.data.template import ChatTemplate, Span, TemplateRefusal
+from tunesmith.worker.train.data.template import ChatTemplate, Span, TemplateRefusal
 
 
 class Place(NamedTuple):

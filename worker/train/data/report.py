@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from worker.train.data.rows import SHOWN_LINES, Rows, describe_left_out
-from worker.train.recorder import Recorder
+from tunesmith.worker.train.data.rows import SHOWN_LINES, Rows, describe_left_out
+from tunesmith.worker.train.recorder import Recorder
 
 
 def tell_about_rows(rows: Rows, recorder: Recorder, *, max_sequence_length: int, held_out: Sequence[int] = ()) -> None:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
-from tuning.lengths import BUCKETS, bucket_of
-from worker.train.data.chat import DEFAULT_DAY, MarkedText
-from worker.train.data.row_texts import RowRenderer, UnusableRow
-from worker.train.data.tokenize import TokenizedText, tokenize
-from worker.train.failures import user_error
+from tunesmith.tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
+from tunesmith.tuning.lengths import BUCKETS, bucket_of
+from tunesmith.worker.train.data.chat import DEFAULT_DAY, MarkedText
+from tunesmith.worker.train.data.row_texts import RowRenderer, UnusableRow
+from tunesmith.worker.train.data.tokenize import TokenizedText, tokenize
+from tunesmith.worker.train.failures import user_error
 
 SHOWN_LINES = 5
 TOKENIZE_AT_ONCE = 512  # rows handed to the tokenizer's own threads in one call

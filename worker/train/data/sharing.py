@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tuning.balance import share_out
-from worker.train.data.packing import plan_micro_steps
-from worker.train.data.rows import Rows
+from tunesmith.tuning.balance import share_out
+from tunesmith.worker.train.data.packing import plan_micro_steps
+from tunesmith.worker.train.data.rows import Rows
 
 
 class Pass(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any
 import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from worker.train.data.limits import TookTooLong, bounded
-from worker.train.failures import user_error
+from tunesmith.worker.train.data.limits import TookTooLong, bounded
+from tunesmith.worker.train.failures import user_error
 
 Message = dict[str, Any]
 Span = tuple[int, int]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 
-from worker.train.data.anchors import find_anchors
-from worker.train.data.rendered import Place, Rendered, Renderer, Run
-from worker.train.data.template import ChatTemplate, Message, TemplateRefusal
+from tunesmith.worker.train.data.anchors import find_anchors
+from tunesmith.worker.train.data.rendered import Place, Rendered, Renderer, Run
+from tunesmith.worker.train.data.template import ChatTemplate, Message, TemplateRefusal
 
 _TEXT_ATOMS = r"<[^<>\n]{1,80}>|\n|[^<\n]+|<"
 # A thought that the prompt opens for the model is part of its turn, as in the marked templates that there are.

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from worker.train.checkpoints.state import Progress
-from worker.train.data.rows import RowNotes
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.rows import RowNotes
+from tunesmith.worker.train.run import Run
 
 
 def model_card(run: Run, progress: Progress, *, merged: dict[str, Any] | None = None) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-import tuning
-import worker.train
-from worker.rundir import MANIFEST, Seal, sealed_sha256, sha256_of
-from worker.train.checkpoints.state import Progress
-from worker.train.run import Run
+import tunesmith.tuning
+import tunesmith.worker.train
+from tunesmith.worker.rundir import MANIFEST, Seal, sealed_sha256, sha256_of
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.run import Run
 
 
 def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, Any] | None) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def hashes(folder: Path, *, deep: bool = False, seals: Mapping[str, Seal] = Mapp
 def source_sha256() -> str:
     """One hash of the source that decides and trains: two checkouts of one version need not be the same code."""
     digest = hashlib.sha256()
-    for package in (tuning, worker.train):
+    for package in (tunesmith.tuning, tunesmith.worker.train):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{root.name}/{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())

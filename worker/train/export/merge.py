@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tuning.errors import Category, Failure, JobFailure
-from worker.train.data.packing import pack, plan_micro_steps
-from worker.train.data.rows import Rows
-from worker.train.export.settings import publish_settings
-from worker.train.kernels.loss import token_log_probabilities
-from worker.train.models.model import Learner, load_model
-from worker.train.run import Run
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.worker.train.data.packing import pack, plan_micro_steps
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.export.settings import publish_settings
+from tunesmith.worker.train.kernels.loss import token_log_probabilities
+from tunesmith.worker.train.models.model import Learner, load_model
+from tunesmith.worker.train.run import Run
 
 MERGED = "merged"
 ROWS_COMPARED = 32

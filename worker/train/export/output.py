@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from tuning.errors import Category, Failure, JobFailure
-from tuning.state import Phase
-from worker.rundir import MANIFEST, write_atomically
-from worker.train.checkpoints.state import Progress
-from worker.train.export.card import model_card
-from worker.train.export.manifest import manifest
-from worker.train.export.settings import publish_settings
-from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE
-from worker.train.run import Run
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.rundir import MANIFEST, write_atomically
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.export.card import model_card
+from tunesmith.worker.train.export.manifest import manifest
+from tunesmith.worker.train.export.settings import publish_settings
+from tunesmith.worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE
+from tunesmith.worker.train.run import Run
 
 
 def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str, object], progress: Progress) -> None:

@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedModel
 
-from worker.train.models.dropouts import restore_dropout
-from worker.train.models.model import load_config
-from worker.train.run import Run
+from tunesmith.worker.train.models.dropouts import restore_dropout
+from tunesmith.worker.train.models.model import load_config
+from tunesmith.worker.train.run import Run
 
 
 def publish_settings(model: PreTrainedModel, run: Run) -> None:

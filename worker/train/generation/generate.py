@@ -1,4 +1,4 @@
-"""`python -m worker.train.generation.generate --model DIR [--adapter DIR] --prompts FILE`: greedy answers.
+"""`python -m tunesmith.worker.train.generation.generate --model DIR [--adapter DIR] --prompts FILE`: greedy answers.
 
 Each line of the prompts is {"messages": [...], "tools": [...]?} or {"prompt": "..."}; a trailing assistant message is
 left out. Each line of the answer, as JSON, is {"index", "text", "tokens", "finished"}; with --base-too also
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 PROMPTS_AT_ONCE = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line of JSON {"code", "message", "hint"} on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m worker.train.generation.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.worker.train.generation.generate", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--base-too", action="store_true", help="also answer without the adapter")
     options = parser.parse_args(arguments)
-    from tuning.errors import JobFailure
+    from tunesmith.tuning.errors import JobFailure
 
     try:
         for answer in answers(**vars(options)):
@@ -47,11 +47,11 @@ def answers(
         JobFailure: `broken_model`, `broken_chat_template`, `adapter_of_another_base`, or a prompt is at fault:
             `invalid_prompts`, or `chat_template_error` with the template's words.
     """
-    from worker.train.data.chat import ChatRenderer
-    from worker.train.data.stop_tokens import stop_tokens
-    from worker.train.generation.generator import Speaker
-    from worker.train.generation.prompts import read_prompts
-    from worker.train.models.model import load_tokenizer
+    from tunesmith.worker.train.data.chat import ChatRenderer
+    from tunesmith.worker.train.data.stop_tokens import stop_tokens
+    from tunesmith.worker.train.generation.generator import Speaker
+    from tunesmith.worker.train.generation.prompts import read_prompts
+    from tunesmith.worker.train.models.model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     renderer = ChatRenderer(tokenizer, stop_tokens=stop_tokens(model, tokenizer))

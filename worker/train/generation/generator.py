@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from worker.train.failures import user_error
-from worker.train.models.model import load_plainly
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.models.model import load_plainly
 
 
 class Speaker:

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tuning.errors import JobFailure
-from worker.train.data.chat import ChatRenderer
-from worker.train.data.row_texts import beginning
-from worker.train.data.template import TemplateRefusal, TooSlow
-from worker.train.failures import user_error
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.worker.train.data.chat import ChatRenderer
+from tunesmith.worker.train.data.row_texts import beginning
+from tunesmith.worker.train.data.template import TemplateRefusal, TooSlow
+from tunesmith.worker.train.failures import user_error
 
 
 def read_prompts(file: Path, *, renderer: ChatRenderer, tokenizer: PreTrainedTokenizerBase) -> list[str]:

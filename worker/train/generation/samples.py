@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tuning.evaluating import (
+from tunesmith.tuning.evaluating import (
     CHEAP_SECONDS,
     LARGEST_SHARE,
     LONGEST_PROMPT_TOKENS,
@@ -23,11 +23,11 @@ from tuning.evaluating import (
     can_answer,
     most_answer_tokens,
 )
-from worker.train.data.rows import Rows
-from worker.train.generation.generator import Speaker
-from worker.train.models.model import Learner
-from worker.train.models.own_attention import attending, attention_for_generation
-from worker.train.run import Run
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.generation.generator import Speaker
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.models.own_attention import attending, attention_for_generation
+from tunesmith.worker.train.run import Run
 
 SHOWN_CHARACTERS = 300
 SHOWN_IN_MESSAGE = 60

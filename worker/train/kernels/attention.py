@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from worker.train.failures import user_error
-from worker.train.kernels.attention_kernels import KERNELS
-from worker.train.kernels.segments import Scores, Segments
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.kernels.attention_kernels import KERNELS
+from tunesmith.worker.train.kernels.segments import Scores, Segments
 
 PACKED = "packed"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tuning.attention import NAMES, NEEDED_PACKAGES, Capability, ladder, obstacle
-from tuning.plan import Attention, Plan
-from tuning.shape import ModelShape
-from worker.train.kernels.attention import segment_attention
-from worker.train.kernels.segments import Scores, Segments
-from worker.train.recorder import Recorder
+from tunesmith.tuning.attention import NAMES, NEEDED_PACKAGES, Capability, ladder, obstacle
+from tunesmith.tuning.plan import Attention, Plan
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.train.kernels.attention import segment_attention
+from tunesmith.worker.train.kernels.segments import Scores, Segments
+from tunesmith.worker.train.recorder import Recorder
 
 # Where a package is imported by another name.
 MODULES = {"flash_attn_3": "flash_attn_interface", "flash_attn_4": "flash_attn.cute"}

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tuning.engine import shares_heads
-from tuning.plan import Attention
-from worker.train.kernels.blocked_attention import blocked_attention
-from worker.train.kernels.segments import Scores, Segments
+from tunesmith.tuning.engine import shares_heads
+from tunesmith.tuning.plan import Attention
+from tunesmith.worker.train.kernels.blocked_attention import blocked_attention
+from tunesmith.worker.train.kernels.segments import Scores, Segments
 
 Kernel = Callable[..., torch.Tensor]
 

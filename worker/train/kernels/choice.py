@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from tuning.shape import ModelShape
-from worker.train.kernels import elementwise
-from worker.train.kernels.elementwise import OPERATIONS, Activation
-from worker.train.recorder import Recorder
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.worker.train.kernels import elementwise
+from tunesmith.worker.train.kernels.elementwise import OPERATIONS, Activation
+from tunesmith.worker.train.recorder import Recorder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOLERANCE = 0.03  # of the largest value: a few roundings of bf16
@@ -146,4 +146,4 @@ _TRIALS: dict[str, Callable[[Any, ModelShape, _Draw], list[torch.Tensor]]] = {
 
 
 def _triton() -> ModuleType:
-    return importlib.import_module("worker.train.kernels.triton_elementwise")
+    return importlib.import_module("tunesmith.worker.train.kernels.triton_elementwise")

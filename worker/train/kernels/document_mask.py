@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
-from worker.train.kernels.segments import to_device
+from tunesmith.worker.train.kernels.segments import to_device
 
 BLOCK = 128  # tokens; the kernels' own choice
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.train.kernels import grouped
-from worker.train.kernels.grouped import Groups, padded_rank
-from worker.train.kernels.sites import Tensors, as_master
+from tunesmith.worker.train.kernels import grouped
+from tunesmith.worker.train.kernels.grouped import Groups, padded_rank
+from tunesmith.worker.train.kernels.sites import Tensors, as_master
 
 Gate = Callable[[torch.Tensor], torch.Tensor]
 

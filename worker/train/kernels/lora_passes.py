@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from worker.train.kernels import elementwise
-from worker.train.kernels.elementwise import Activation
-from worker.train.kernels.sites import Site, Tensors, all_factors, as_master, multiply, multiply_backward
+from tunesmith.worker.train.kernels import elementwise
+from tunesmith.worker.train.kernels.elementwise import Activation
+from tunesmith.worker.train.kernels.sites import Site, Tensors, all_factors, as_master, multiply, multiply_backward
 
 
 def project(x: torch.Tensor, sites: Sequence[Site]) -> tuple[torch.Tensor, ...]:

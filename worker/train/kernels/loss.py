@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tuning.engine import logits_chunk_tokens
-from worker.train.kernels.elementwise import cross_entropy
+from tunesmith.tuning.engine import logits_chunk_tokens
+from tunesmith.worker.train.kernels.elementwise import cross_entropy
 
 
 class Head(NamedTuple):

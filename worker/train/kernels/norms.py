@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.train.kernels import elementwise
-from worker.train.kernels.elementwise import Activation
-from worker.train.kernels.rebuild import can_be_made
+from tunesmith.worker.train.kernels import elementwise
+from tunesmith.worker.train.kernels.elementwise import Activation
+from tunesmith.worker.train.kernels.rebuild import can_be_made
 
 Tensors = tuple[torch.Tensor | None, ...]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tuning.plan import Attention
+from tunesmith.tuning.plan import Attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -68,7 +68,7 @@ class Segments:
     def block_mask(self, window: int | None) -> "BlockMask":
         """FlexAttention's mask, built by the first layer that asks and kept for the others."""
         if window not in self._masks:
-            from worker.train.kernels.document_mask import document_mask
+            from tunesmith.worker.train.kernels.document_mask import document_mask
 
             self._masks[window] = document_mask(self.lengths, window=window, device=self.cumulative.device)
         return self._masks[window]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from worker.train.kernels.float8 import Float8Weight
+from tunesmith.worker.train.kernels.float8 import Float8Weight
 
 Tensors = tuple[torch.Tensor | None, ...]
 

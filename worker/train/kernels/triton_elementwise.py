@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.train.kernels.elementwise import Activation
+from tunesmith.worker.train.kernels.elementwise import Activation
 
 ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3}
 TILE = 4096  # elements of a program: rows shorter than it share one

@@ -11,23 +11,23 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
-from tuning.measured import visible_peak_bytes
-from tuning.messages import CanaryReport
-from tuning.plan import Plan, TimeEstimate
-from tuning.rehearsal import judge
-from tuning.units import duration, gib
-from worker.rundir import write_atomically
-from worker.train.checkpoints import state as checkpoints
-from worker.train.checkpoints.state import Progress
-from worker.train.data.order import epoch_order
-from worker.train.data.sharing import Sharing
-from worker.train.loop.gradients import GradientSource
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer
-from worker.train.profiling.neighbours import Neighbours
-from worker.train.recorder import peak_memory_bytes
-from worker.train.run import Run
+from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.plan import Plan, TimeEstimate
+from tunesmith.tuning.rehearsal import judge
+from tunesmith.tuning.units import duration, gib
+from tunesmith.worker.rundir import write_atomically
+from tunesmith.worker.train.checkpoints import state as checkpoints
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.order import epoch_order
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.gradients import GradientSource
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.profiling.neighbours import Neighbours
+from tunesmith.worker.train.recorder import peak_memory_bytes
+from tunesmith.worker.train.run import Run
 
 # Laying out every step of a large file takes minutes: of an epoch those with most tokens, and so many in all.
 STEPS_OF_EPOCH, STEPS_SEARCHED = 64, 512

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 import torch.distributed
 
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop.objectives import Objective
-from worker.train.models.model import Learner
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.models.model import Learner
 
 
 class Evaluation(NamedTuple):

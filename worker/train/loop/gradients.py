@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
-from worker.train.checkpoints import state as checkpoints
-from worker.train.checkpoints.state import Progress
-from worker.train.data.feed import Feed
-from worker.train.data.packing import pack
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import Objective
-from worker.train.models.model import Learner
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints import state as checkpoints
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.feed import Feed
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.run import Run
 
 # Loss scaling for fp16 (arXiv 1710.03740, section 3.2): halved whenever a gradient overflows, doubled after as many
 # good steps in a row as torch.amp.GradScaler waits for.

@@ -9,34 +9,34 @@ import time
 from contextlib import closing
 from typing import Any
 
-from tuning.errors import Category, Failure, JobFailure
-from tuning.metrics import METRICS
-from tuning.recipe import evaluation_count
-from tuning.state import Phase
-from worker.rundir import checkpoint_name
-from worker.train.checkpoints import state as checkpoints
-from worker.train.checkpoints import trainable_state as learned
-from worker.train.checkpoints.cadence import CheckpointCadence
-from worker.train.checkpoints.state import Progress
-from worker.train.checkpoints.trainable_state import WeightFile
-from worker.train.checkpoints.writer import CheckpointWriter
-from worker.train.data.feed import Feed
-from worker.train.data.order import RowOrder, steps_per_epoch
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.generation.samples import Samples
-from worker.train.loop import canary
-from worker.train.loop.evaluate import combined, own_sums
-from worker.train.loop.gradients import GradientSource, StepSums
-from worker.train.loop.objectives import Objective
-from worker.train.loop.start import Start, start
-from worker.train.models.model import Learner
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.schedule import learning_rate_at
-from worker.train.optim.zero import ShardedOptimizer
-from worker.train.profiling.neighbours import Neighbours
-from worker.train.recorder import Pace, peak_memory_bytes
-from worker.train.run import Run
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.tuning.metrics import METRICS
+from tunesmith.tuning.recipe import evaluation_count
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.rundir import checkpoint_name
+from tunesmith.worker.train.checkpoints import state as checkpoints
+from tunesmith.worker.train.checkpoints import trainable_state as learned
+from tunesmith.worker.train.checkpoints.cadence import CheckpointCadence
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.checkpoints.writer import CheckpointWriter
+from tunesmith.worker.train.data.feed import Feed
+from tunesmith.worker.train.data.order import RowOrder, steps_per_epoch
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.generation.samples import Samples
+from tunesmith.worker.train.loop import canary
+from tunesmith.worker.train.loop.evaluate import combined, own_sums
+from tunesmith.worker.train.loop.gradients import GradientSource, StepSums
+from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.start import Start, start
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.schedule import learning_rate_at
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.profiling.neighbours import Neighbours
+from tunesmith.worker.train.recorder import Pace, peak_memory_bytes
+from tunesmith.worker.train.run import Run
 
 
 class Stopped(Exception):

@@ -13,12 +13,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tuning.errors import Category, Failure, JobFailure
-from tuning.units import gib
-from worker.train.checkpoints.state import Progress
-from worker.train.failures import is_out_of_memory
-from worker.train.models.model import Learner, enable_checkpointing
-from worker.train.run import Run
+from tunesmith.tuning.errors import Category, Failure, JobFailure
+from tunesmith.tuning.units import gib
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.failures import is_out_of_memory
+from tunesmith.worker.train.models.model import Learner, enable_checkpointing
+from tunesmith.worker.train.run import Run
 
 MAX_HALVINGS = 4
 CHECKPOINTING = ("none", "selective", "mlp", "full")

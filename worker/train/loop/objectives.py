@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch.nn.functional import logsigmoid
 
-from tuning.plan import Plan
-from worker.train.data.packing import PackedBatch
-from worker.train.kernels.loss import LossSums, summed_cross_entropy, token_log_probabilities
-from worker.train.models.model import Learner
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.kernels.loss import LossSums, summed_cross_entropy, token_log_probabilities
+from tunesmith.worker.train.models.model import Learner
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """How rows go through the model of this run: packed where a trial shows that it changes nothing, else one by one."""
 
-from tuning.packing import OwnAttention
-from worker.train.models.dropouts import model_dropouts
-from worker.train.models.model import Learner, load_config
-from worker.train.models.model_trial import Trial, try_model
-from worker.train.run import Run
+from tunesmith.tuning.packing import OwnAttention
+from tunesmith.worker.train.models.dropouts import model_dropouts
+from tunesmith.worker.train.models.model import Learner, load_config
+from tunesmith.worker.train.models.model_trial import Trial, try_model
+from tunesmith.worker.train.run import Run
 
 
 def choose_packing(run: Run, learner: Learner) -> None:

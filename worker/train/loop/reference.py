@@ -13,14 +13,14 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
-from worker.train.checkpoints.state import Progress
-from worker.train.data.packing import pack
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import log_probabilities
-from worker.train.models.model import Learner
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.data.packing import pack
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import log_probabilities
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.run import Run
 
 REFERENCE_FILE = "reference.safetensors"
 

@@ -3,21 +3,21 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from worker.train.checkpoints import state as checkpoints
-from worker.train.checkpoints import trainable_state as learned
-from worker.train.checkpoints.best import BestWeights
-from worker.train.checkpoints.state import Progress
-from worker.train.checkpoints.trainable_state import WeightFile
-from worker.train.data.rows import Rows
-from worker.train.data.sharing import Sharing
-from worker.train.loop.memory_ladder import MemoryLadder
-from worker.train.loop.objectives import Objective
-from worker.train.loop.reference import REFERENCE_FILE, Reader, with_reference
-from worker.train.loop.utilization import Utilization
-from worker.train.models.model import Learner
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer
-from worker.train.run import Run
+from tunesmith.worker.train.checkpoints import state as checkpoints
+from tunesmith.worker.train.checkpoints import trainable_state as learned
+from tunesmith.worker.train.checkpoints.best import BestWeights
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.data.sharing import Sharing
+from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
+from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, with_reference
+from tunesmith.worker.train.loop.utilization import Utilization
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.run import Run
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@
 import numpy as np
 import torch
 
-from tuning.errors import InvalidRequest
-from tuning.hardware import Gpu
-from tuning.job import Method
-from tuning.plan import Lora
-from tuning.shape import ModelShape
-from tuning.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
-from worker.train.data.rows import Rows
-from worker.train.loop.gradients import StepSums
-from worker.train.models.model import DTYPES, Learner, read_config
-from worker.train.optim.zero import whole_size
-from worker.train.profiling.rates import matmul_flops_per_second
-from worker.train.run import Run
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.hardware import Gpu
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.loop.gradients import StepSums
+from tunesmith.worker.train.models.model import DTYPES, Learner, read_config
+from tunesmith.worker.train.optim.zero import whole_size
+from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
+from tunesmith.worker.train.run import Run
 
 MEASURING_SECONDS = 0.1
 _measured: dict[torch.dtype, float] = {}  # one process measures once, however many runs it is asked for

@@ -1,19 +1,19 @@
 """Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
 
-from tuning.engine import fuses
-from worker.train.checkpoints.state import Progress
-from worker.train.checkpoints.trainable_state import WeightFile
-from worker.train.export.output import save_gathered_model, save_model
-from worker.train.failures import user_error
-from worker.train.loop.loop import fit
-from worker.train.loop.objectives import objective_of
-from worker.train.loop.packing_choice import choose_packing
-from worker.train.models.fuse import describe as described
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from worker.train.models.text_part import TextPart
-from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
-from worker.train.run import Run
+from tunesmith.tuning.engine import fuses
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.export.output import save_gathered_model, save_model
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.loop.loop import fit
+from tunesmith.worker.train.loop.objectives import objective_of
+from tunesmith.worker.train.loop.packing_choice import choose_packing
+from tunesmith.worker.train.models.fuse import describe as described
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from tunesmith.worker.train.models.text_part import TextPart
+from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
+from tunesmith.worker.train.run import Run
 
 MASTERS_FILE = "masters.safetensors"
 

@@ -6,25 +6,32 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from tuning.engine import fuses
-from tuning.plan import Lora
-from tuning.units import gib
-from worker.train.checkpoints.state import Progress, resume_folder
-from worker.train.checkpoints.trainable_state import WeightFile
-from worker.train.export.merge import write_merged_model
-from worker.train.export.output import describe, save_adapter
-from worker.train.loop.loop import fit
-from worker.train.loop.objectives import objective_of
-from worker.train.loop.packing_choice import choose_packing
-from worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE, adapter_tensors, attach_adapter, config_of, file_key
-from worker.train.models.float8_base import hold_in_float8
-from worker.train.models.fuse import describe as described
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from worker.train.models.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
-from worker.train.optim.optimizer import MasterOptimizer
-from worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
-from worker.train.run import Run
+from tunesmith.tuning.engine import fuses
+from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.units import gib
+from tunesmith.worker.train.checkpoints.state import Progress, resume_folder
+from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.export.merge import write_merged_model
+from tunesmith.worker.train.export.output import describe, save_adapter
+from tunesmith.worker.train.loop.loop import fit
+from tunesmith.worker.train.loop.objectives import objective_of
+from tunesmith.worker.train.loop.packing_choice import choose_packing
+from tunesmith.worker.train.models.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_tensors,
+    attach_adapter,
+    config_of,
+    file_key,
+)
+from tunesmith.worker.train.models.float8_base import hold_in_float8
+from tunesmith.worker.train.models.fuse import describe as described
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
+from tunesmith.worker.train.models.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer
+from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
+from tunesmith.worker.train.run import Run
 
 
 def train(run: Run) -> Progress:
@@ -69,7 +76,7 @@ def train(run: Run) -> Progress:
 
 
 def _tell_about_sharing(run: Run, base: PreTrainedModel) -> None:
-    from worker.train.models.sharded_base import sharded_base
+    from tunesmith.worker.train.models.sharded_base import sharded_base
 
     shared = sharded_base(base)
     if shared is not None:

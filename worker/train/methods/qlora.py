@@ -4,11 +4,11 @@ Embeddings, norms and head keep the compute dtype. Upcasting them to fp32, as is
 model and gain nothing here: the head multiplies in the compute dtype and the loss is computed in fp32 anyway.
 """
 
-from tuning import experts
-from worker.train.checkpoints.state import Progress
-from worker.train.failures import user_error
-from worker.train.methods import lora
-from worker.train.run import Run
+from tunesmith.tuning import experts
+from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.methods import lora
+from tunesmith.worker.train.run import Run
 
 
 def train(run: Run) -> Progress:

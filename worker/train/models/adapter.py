@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from tuning import experts
-from tuning.errors import JobFailure
-from tuning.linears import ROLES_OF_PRESET, Role, adapts_experts
-from tuning.plan import Lora
-from worker.rundir import MANIFEST, Seal, sealed_sha256
-from worker.train.failures import user_error
-from worker.train.models.experts import expert_parameters
-from worker.train.models.fuse import ADAPTER
-from worker.train.models.text_part import TextPart
+from tunesmith.tuning import experts
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.linears import ROLES_OF_PRESET, Role, adapts_experts
+from tunesmith.tuning.plan import Lora
+from tunesmith.worker.rundir import MANIFEST, Seal, sealed_sha256
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.models.experts import expert_parameters
+from tunesmith.worker.train.models.fuse import ADAPTER
+from tunesmith.worker.train.models.text_part import TextPart
 
 if TYPE_CHECKING:  # full fine-tuning needs no PEFT
     from peft import PeftModel

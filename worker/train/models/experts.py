@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.train.kernels.expert_pass import Experts, ExpertSite, experts_output
+from tunesmith.worker.train.kernels.expert_pass import Experts, ExpertSite, experts_output
 
 MATRICES = ("gate_up_proj", "down_proj")
 _WRAPPER = "ParamWrapper"  # PEFT's module around one bare parameter; two of them lie around each other

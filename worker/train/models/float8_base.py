@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from worker.train.kernels.float8 import Float8Weight, obstacle
-from worker.train.models.fuse import site_of
-from worker.train.recorder import Recorder
+from tunesmith.worker.train.kernels.float8 import Float8Weight, obstacle
+from tunesmith.worker.train.models.fuse import site_of
+from tunesmith.worker.train.recorder import Recorder
 
 TOLERANCE = 0.02  # of the largest value, against the same 8-bit numbers multiplied in fp32
 

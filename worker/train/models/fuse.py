@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.train.kernels import norms
-from worker.train.kernels.attention import segment_attention
-from worker.train.kernels.lora_passes import adapted_linear, mlp, project
-from worker.train.kernels.sites import Site
-from worker.train.models.experts import adapted_experts, experts_forward
-from worker.train.models.twins import (
+from tunesmith.worker.train.kernels import norms
+from tunesmith.worker.train.kernels.attention import segment_attention
+from tunesmith.worker.train.kernels.lora_passes import adapted_linear, mlp, project
+from tunesmith.worker.train.kernels.sites import Site
+from tunesmith.worker.train.models.experts import adapted_experts, experts_forward
+from tunesmith.worker.train.models.twins import (
     GATED,
     AttentionKind,
     MlpKind,

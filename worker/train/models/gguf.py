@@ -1,4 +1,6 @@
-"""`python -m worker.train.models.gguf FILE.gguf OUT_DIR`: a bf16 safetensors folder with tokenizer from a GGUF file.
+"""A bf16 safetensors folder with tokenizer from a GGUF file.
+
+    python -m tunesmith.worker.train.models.gguf FILE.gguf OUT_DIR
 
 Dequantisation runs once, when a model is registered. Needs the `gguf` package; a few tokenizers (Llama 1 and 2 style)
 also need `sentencepiece`.
@@ -10,12 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one line of JSON {"code", "message", "hint"} on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m worker.train.models.gguf", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.worker.train.models.gguf", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)

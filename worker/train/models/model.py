@@ -21,22 +21,22 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from tuning.packing import OwnAttention
-from tuning.plan import Attention, Plan
-from tuning.shape import is_known
-from tuning.weights import check_weights
-from worker.train.data.packing import PackedBatch
-from worker.train.data.rows import Rows
-from worker.train.failures import is_out_of_memory, user_error
-from worker.train.kernels import attention
-from worker.train.kernels.loss import Head
-from worker.train.kernels.rebuild import rebuilding
-from worker.train.kernels.segments import Segments
-from worker.train.models.dropouts import without_dropout
-from worker.train.models.heap import forget_peak, leave_file, tidy_heap
-from worker.train.models.own_attention import use_attention
-from worker.train.models.rope import depend_on_own_row
-from worker.train.models.text_part import decoder_of, layers_of
+from tunesmith.tuning.packing import OwnAttention
+from tunesmith.tuning.plan import Attention, Plan
+from tunesmith.tuning.shape import is_known
+from tunesmith.tuning.weights import check_weights
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.failures import is_out_of_memory, user_error
+from tunesmith.worker.train.kernels import attention
+from tunesmith.worker.train.kernels.loss import Head
+from tunesmith.worker.train.kernels.rebuild import rebuilding
+from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.models.dropouts import without_dropout
+from tunesmith.worker.train.models.heap import forget_peak, leave_file, tidy_heap
+from tunesmith.worker.train.models.own_attention import use_attention
+from tunesmith.worker.train.models.rope import depend_on_own_row
+from tunesmith.worker.train.models.text_part import decoder_of, layers_of
 
 Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
 _LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
@@ -351,7 +351,7 @@ def _quantization(plan: Plan) -> Any:
 
     config = BitsAndBytesConfig
     if plan.sharded_base:
-        from worker.train.models.sharded_base import SharedOut as config  # noqa: N813
+        from tunesmith.worker.train.models.sharded_base import SharedOut as config  # noqa: N813
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=plan.quantization,

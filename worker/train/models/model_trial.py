@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tuning.errors import JobFailure
-from tuning.packing import (
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.packing import (
     NO_GRADIENT,
     NOT_SUPPORTED_HINT,
     SEES_LATER_TOKENS,
@@ -22,11 +22,11 @@ from tuning.packing import (
     OwnAttention,
     not_supported,
 )
-from worker.train.data.packing import PackedBatch
-from worker.train.failures import is_out_of_memory, user_error
-from worker.train.kernels.loss import Head, logits_of, token_log_probabilities
-from worker.train.kernels.segments import Segments
-from worker.train.models.model import Learner
+from tunesmith.worker.train.data.packing import PackedBatch
+from tunesmith.worker.train.failures import is_out_of_memory, user_error
+from tunesmith.worker.train.kernels.loss import Head, logits_of, token_log_probabilities
+from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.models.model import Learner
 
 LENGTHS = (9, 13, 7)
 AS_PLANNED = "as planned"

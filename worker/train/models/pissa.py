@@ -15,9 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from worker.train.failures import user_error
-from worker.train.models.fuse import ADAPTER
-from worker.train.models.twins import is_conv1d
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.models.fuse import ADAPTER
+from tunesmith.worker.train.models.twins import is_conv1d
 
 INITIAL_FILE = "initial.safetensors"
 POWER_ITERATIONS = 16

@@ -21,7 +21,7 @@ from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from worker.train.models.text_part import layers_of
+from tunesmith.worker.train.models.text_part import layers_of
 
 ALIGNMENT_BYTES = 256  # what the widest loads of a GPU want, and every dtype
 METHOD = "bitsandbytes_shared_out"

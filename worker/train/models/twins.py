@@ -17,10 +17,10 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from worker.train.kernels import elementwise
-from worker.train.kernels.attention import packed_attention
-from worker.train.kernels.elementwise import Activation
-from worker.train.kernels.segments import Scores, Segments
+from tunesmith.worker.train.kernels import elementwise
+from tunesmith.worker.train.kernels.attention import packed_attention
+from tunesmith.worker.train.kernels.elementwise import Activation
+from tunesmith.worker.train.kernels.segments import Scores, Segments
 
 NormKind = Literal["plain", "offset"]
 GATED: tuple[tuple[str, ...], ...] = (("gate_proj", "up_proj", "down_proj"), ("gate_up_proj", "down_proj"))
@@ -134,7 +134,7 @@ def attend(
     segments: Segments,
 ) -> torch.Tensor:
     """What our pass over an attention module computes, in plain PyTorch: [1, tokens, hidden]."""
-    from worker.train.kernels.attention import segment_attention
+    from tunesmith.worker.train.kernels.attention import segment_attention
 
     query, key, value = (
         getattr(module, name)(states)[0].view(states.shape[1], -1, module.head_dim) for name in kind.names[:3]

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tuning.engine import GRADIENT_BUCKET_BYTES
-from tuning.plan import Plan
-from worker.train.optim.buckets import GradientBuckets
+from tunesmith.tuning.engine import GRADIENT_BUCKET_BYTES
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.train.optim.buckets import GradientBuckets
 
 TENSORS, SCALARS = "optimizer.safetensors", "optimizer.json"
 BETAS, EPSILON = (0.9, 0.999), 1e-8

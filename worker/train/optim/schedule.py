@@ -2,7 +2,7 @@
 
 import math
 
-from tuning.plan import Plan
+from tunesmith.tuning.plan import Plan
 
 
 def learning_rate_at(step: int, *, plan: Plan, total_steps: int) -> float:

@@ -17,15 +17,15 @@ import torch
 import torch.distributed
 from torch import nn
 
-from tuning import experts
-from tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
-from tuning.plan import Plan
-from worker.rundir import TrainRequest
-from worker.train.failures import user_error
-from worker.train.kernels.loss import Head
-from worker.train.models.model import Learner
-from worker.train.models.text_part import layers_of
-from worker.train.optim.optimizer import MasterOptimizer, build_adamw
+from tunesmith.tuning import experts
+from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.rundir import TrainRequest
+from tunesmith.worker.train.failures import user_error
+from tunesmith.worker.train.kernels.loss import Head
+from tunesmith.worker.train.models.model import Learner
+from tunesmith.worker.train.models.text_part import layers_of
+from tunesmith.worker.train.optim.optimizer import MasterOptimizer, build_adamw
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # For a model of which no more is known than that it will be shared out.

@@ -17,16 +17,16 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, masking_utils
 from transformers.integrations import moe
 
-from tuning.packing import attention_alone
-from tuning.plan import Lora
-from worker.train.kernels import attention, rebuild
-from worker.train.kernels.attention_kernels import KERNELS
-from worker.train.kernels.segments import Segments
-from worker.train.models.adapter import attach_adapter
-from worker.train.models.dropouts import without_dropout
-from worker.train.models.fuse import fuse
-from worker.train.models.model import Learner, auto_class, enable_checkpointing
-from worker.train.models.text_part import layers_of
+from tunesmith.tuning.packing import attention_alone
+from tunesmith.tuning.plan import Lora
+from tunesmith.worker.train.kernels import attention, rebuild
+from tunesmith.worker.train.kernels.attention_kernels import KERNELS
+from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.models.dropouts import without_dropout
+from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.models.model import Learner, auto_class, enable_checkpointing
+from tunesmith.worker.train.models.text_part import layers_of
 
 Kind = tuple[str, ...]
 
@@ -268,7 +268,7 @@ class _Flash(torch.autograd.Function):
 
 
 def _batch(case: Case) -> Any:
-    from worker.train.data.packing import PackedBatch
+    from tunesmith.worker.train.data.packing import PackedBatch
 
     length = case.tokens // case.segments
     device = torch.device(case.device)

@@ -1,4 +1,6 @@
-"""`python -m worker.train.profiling.measure OUT_FILE [GPU_UUID]`: measure what no formula gives and write it as JSON.
+"""Measure what no formula gives and write it as JSON.
+
+    python -m tunesmith.worker.train.profiling.measure OUT_FILE [GPU_UUID]
 
 Run once for a machine and its libraries, by the worker, while nothing else trains there.
 """
@@ -7,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tuning.hardware import MachineConstants
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.tuning.hardware import MachineConstants
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 _ALLOCATOR_LAYERS = 8
 _ALLOCATOR_TOKENS, _ALLOCATOR_WIDTH = 4096, 4096
@@ -21,11 +23,11 @@ def main() -> int:
     """Import what a trainer imports, measure, write."""
     out, gpu = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # as for a trainer that needs no 4-bit weights
-    import worker.train.methods.lora
-    import worker.train.session  # noqa: F401
+    import tunesmith.worker.train.methods.lora
+    import tunesmith.worker.train.session  # noqa: F401
 
     constants = measure(gpu)
-    from worker.rundir import write_atomically
+    from tunesmith.worker.rundir import write_atomically
 
     write_atomically(out, constants.model_dump_json())
     return 0
@@ -35,7 +37,7 @@ def measure(gpu: str | None) -> MachineConstants:
     """The constants of this machine, of one GPU by its UUID or of the processor."""
     import torch
 
-    from worker.train.profiling.rates import matmul_flops_per_second
+    from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
 
     before = _used_bytes(gpu) if gpu else 0
     device = torch.device("cuda" if gpu else "cpu")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from worker.train.run import Run
+from tunesmith.worker.train.run import Run
 
 STAT = Path("/proc/stat")
 SHORTEST_SECONDS = 0.2  # the kernel counts in hundredths of a second: less says nothing

@@ -1,4 +1,4 @@
-"""`python -m worker.train.profiling.shape CONFIG_FILE`: the shape of a model family without formulas.
+"""`python -m tunesmith.worker.train.profiling.shape CONFIG_FILE`: the shape of a model family without formulas.
 
 Nothing of the model is loaded: it is built on the meta device at full depth, its parameters are counted and what its
 layers save for the backward pass. Prints the shape as JSON; a reason, as JSON on stderr.
@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 import torch  # isort: skip
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tuning.errors import InvalidRequest
-from tuning.linears import Linear, Role
-from tuning.packing import require_causal
-from tuning.shape import MEASURED_RANK, MeasuredActivations, ModelShape
-from worker.train.models.adapter import adaptable_linears, role_of
-from worker.train.models.experts import expert_parameters
-from worker.train.models.text_part import TextPart, layers_of
-from worker.train.profiling.counting import Case, counted_bytes_per_token, untrained
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.linears import Linear, Role
+from tunesmith.tuning.packing import require_causal
+from tunesmith.tuning.shape import MEASURED_RANK, MeasuredActivations, ModelShape
+from tunesmith.worker.train.models.adapter import adaptable_linears, role_of
+from tunesmith.worker.train.models.experts import expert_parameters
+from tunesmith.worker.train.models.text_part import TextPart, layers_of
+from tunesmith.worker.train.profiling.counting import Case, counted_bytes_per_token, untrained
 
 _TOKENS = 256  # a multiple of every chunk that recurrent layers pad to
 # Where classes say how long a row may be; of those with positions that never end, what the planner takes for a row.

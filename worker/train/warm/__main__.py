@@ -1,4 +1,6 @@
-"""`python -m worker.train.warm`: import what every trainer imports, then fork one for each request on standard input.
+"""Import what every trainer imports, then fork one for each request on standard input.
+
+    python -m tunesmith.worker.train.warm
 
 Started by a pool process of the worker, whose end is this process's too. It holds no lock, key or data, and writes
 nothing.
@@ -10,8 +12,8 @@ import signal
 import socket
 import sys
 
-from worker.forking import Word, say
-from worker.train import environment  # noqa: F401 - before torch
+from tunesmith.worker.forking import Word, say
+from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 _CONTROL = 0
 _PR_SET_PDEATHSIG = 1
@@ -23,7 +25,7 @@ def main() -> int:
     control = socket.socket(fileno=_CONTROL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
-            from worker.train.warm import server
+            from tunesmith.worker.train.warm import server
         except Exception as error:  # whatever an installation may lack: trainers will say it themselves
             say(control, Word(refused=f"its imports failed ({type(error).__name__}: {error})"[:500]))
             return 1

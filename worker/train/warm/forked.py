@@ -16,11 +16,11 @@ from typing import NoReturn
 
 import numpy as np
 
-from worker.forking import GATE, GO, LOCKS, OUTPUT, STANDARD_INPUT, ForkRequest
-from worker.train import environment
-from worker.train.trainer import leave, train_here
-from worker.train.warm.guard import open_descriptors
-from worker.train.warm.visible import show_environment
+from tunesmith.worker.forking import GATE, GO, LOCKS, OUTPUT, STANDARD_INPUT, ForkRequest
+from tunesmith.worker.train import environment
+from tunesmith.worker.train.trainer import leave, train_here
+from tunesmith.worker.train.warm.guard import open_descriptors
+from tunesmith.worker.train.warm.visible import show_environment
 
 ADOPTION_SECONDS = 10.0
 _POLL_SECONDS = 0.0005
@@ -75,7 +75,7 @@ def _begin_alone(request: ForkRequest, descriptors: list[int]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     np.random.seed()  # as in a new process, until the plan's seed is set
-    sys.argv = ["worker.train", request.run_dir]
+    sys.argv = ["tunesmith.worker.train", request.run_dir]
 
 
 def _take_descriptors(descriptors: list[int]) -> socket.socket:

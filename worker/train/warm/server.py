@@ -6,10 +6,10 @@ import socket
 
 from transformers.utils import import_utils
 
-import worker.train.session  # noqa: F401 - what a trainer imports first, and longest
-from worker.forking import ForkRequest, Word, next_request, say
-from worker.train.warm.forked import fork_trainer
-from worker.train.warm.guard import Guard
+import tunesmith.worker.train.session  # noqa: F401 - what a trainer imports first, and longest
+from tunesmith.worker.forking import ForkRequest, Word, next_request, say
+from tunesmith.worker.train.warm.forked import fork_trainer
+from tunesmith.worker.train.warm.guard import Guard
 
 
 def serve(control: socket.socket) -> None:
