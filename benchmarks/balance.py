@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunesmith.tuning.balance import expected_evenness, share_out
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.datasets.balance import expected_evenness, share_out
+from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of, typical_lengths
+from tunesmith.tuning.estimates.utilization import flop_rates
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.lengths import BUCKETS, bucket_of, typical_lengths
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.utilization import flop_rates
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.train.data.order import RowOrder
 from tunesmith.worker.train.data.packing import plan_micro_steps
 from tunesmith.worker.train.data.rows import Rows

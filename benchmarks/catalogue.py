@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tunesmith.tuning.catalogue import CONFIGS, without_formulas
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import CONFIGS, without_formulas
+from tunesmith.tuning.models.shape import ModelShape
 
-TARGET = Path(__file__).parents[1] / "tuning" / "hub_shapes.json"
+TARGET = Path(__file__).parents[1] / "tuning" / "models" / "hub_shapes.json"
 
 
 def main() -> int:

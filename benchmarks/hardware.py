@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.pages import page, paragraph, table
-from tunesmith.tuning.gpu_table import KNOWN_GPUS, KnownGpu
+from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, KnownGpu
 
 
 def main() -> None:
@@ -22,9 +22,9 @@ def hardware_page() -> str:
     return page(
         "Known GPUs",
         paragraph(
-            f"""Written by `make hardware` from `tuning/gpu_table.py`: {len(KNOWN_GPUS)} cards that the planner knows by
-            name; any other is priced by what its worker measures, or cautiously. Nothing here was measured by this
-            project."""
+            f"""Written by `make hardware` from `tuning/hardware_facts/gpu_table.py`: {len(KNOWN_GPUS)} cards
+            that the planner knows by name; any other is priced by what its worker measures, or
+            cautiously. Nothing here was measured by this project."""
         ),
         paragraph(
             """"Visible" is what PyTorch sees and what `--on` offers: "seen" is among the least of the figures that

@@ -10,7 +10,7 @@ from tunesmith.cli.learning import Learning
 from tunesmith.cli.plan_text import explain
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.rows import RowReport
+    from tunesmith.tuning.datasets.rows import RowReport
 
 Json = dict[str, Any]
 
@@ -24,8 +24,8 @@ def check_rows(path: Path) -> "RowReport":
     Raises:
         InvalidTrainingFile: with the lines that cannot be trained on.
     """
+    from tunesmith.tuning.datasets.rows import RowChecker
     from tunesmith.tuning.errors import InvalidTrainingFile
-    from tunesmith.tuning.rows import RowChecker
 
     checker = RowChecker()
     with path.open("rb") as file:

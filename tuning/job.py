@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith.tuning.base import Value
-from tunesmith.tuning.linears import Targets
+from tunesmith.tuning.models.linears import Targets
 
 Auto = Literal["auto"]
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant
@@ -102,7 +102,9 @@ class DatasetFacts(Value):
     supervised_tokens: int
     tokens_are_exact: bool = False
     measured_rows: int = 0  # whose tokens the model's own tokenizer counted; the others are taken to be like them
-    row_length_counts: tuple[int, ...] = ()  # rows by length, in the buckets of `tuning.lengths`; empty: not counted
+    row_length_counts: tuple[
+        int, ...
+    ] = ()  # by length, in the buckets of `tuning.datasets.lengths`; empty: not counted
 
     @property
     def all_rows(self) -> int:

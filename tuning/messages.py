@@ -28,8 +28,8 @@ from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.shape import ModelShape
 from tunesmith.tuning.state import Outcome, Phase
 
 WAKE_TASK = "tunesmith.wake"

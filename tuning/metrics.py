@@ -2,7 +2,7 @@
 
 # Every point has all of these; what was not measured at a step is null: between evaluations what begins with `valid_`,
 # at step 0 (the untrained model) nearly everything else. `mfu` is model FLOPs utilisation, from 0 to 1
-# (`tuning.utilization`). Preference training counts `reward_accuracy` in place of `mean_token_accuracy`.
+# (`tuning.estimates.utilization`). Preference training counts `reward_accuracy` in place of `mean_token_accuracy`.
 METRICS = (
     "step",
     "total_steps",

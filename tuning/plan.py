@@ -5,7 +5,7 @@ from typing import Literal
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.job import Method, OnLongRow
 from tunesmith.tuning.kernels import kernels_label
-from tunesmith.tuning.linears import Targets
+from tunesmith.tuning.models.linears import Targets
 
 Attention = Literal[
     "flash_attention_4", "flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"

@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.tuning.datasets.held_out import held_out_lines
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.held_out import held_out_lines
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.messages import Claim, EventReport, FileRef, PhaseReport
-from tunesmith.tuning.pinned import is_same_training, replay
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.planner.pinned import is_same_training, replay
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.checkpoints import find_resumable
 from tunesmith.worker.control import AttemptControl

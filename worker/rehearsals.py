@@ -5,7 +5,7 @@ with nothing.
 """
 
 from tunesmith.tuning.messages import CanaryReport
-from tunesmith.tuning.rehearsal import Rehearsal, settings_of
+from tunesmith.tuning.planner.rehearsal import Rehearsal, settings_of
 from tunesmith.worker.rundir import TrainRequest, TrainResult
 
 MOST = 256

@@ -32,9 +32,9 @@ from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import MachineConstants
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.rehearsal import Rehearsal
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.rehearsal import Rehearsal
 
 MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete

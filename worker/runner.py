@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from tunesmith.tuning.devices import devices_of
 from tunesmith.tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.devices import devices_of
 from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseReport
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.packing import OwnAttention, require_causal
-from tunesmith.tuning.shape import ModelShape, is_known
+from tunesmith.tuning.models.packing import OwnAttention, require_causal
+from tunesmith.tuning.models.shape import ModelShape, is_known
 from tunesmith.worker.train.profiling.shape import measure_shape
 
 

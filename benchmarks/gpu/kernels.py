@@ -28,7 +28,7 @@ def run(setting: Setting) -> None:
 def _attention(setting: Setting, case: str, numbers: dict[str, Any]) -> None:
     import torch
 
-    from tunesmith.tuning.attention import ladder, obstacle
+    from tunesmith.tuning.search.attention_kernel import ladder, obstacle
     from tunesmith.worker.train.kernels.attention import segment_attention
     from tunesmith.worker.train.kernels.attention_choice import _installed
     from tunesmith.worker.train.kernels.segments import Scores, Segments
@@ -246,7 +246,7 @@ def _liger() -> Any:
 
 
 def _shape(numbers: dict[str, Any]) -> Any:
-    from tunesmith.tuning.catalogue import find_shape
+    from tunesmith.tuning.models.catalogue import find_shape
 
     return find_shape("llama-3.1-8b").model_copy(
         update={

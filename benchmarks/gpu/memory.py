@@ -90,8 +90,8 @@ def _peak(
 
 def _predicted(shape: Any, method: str, *, tokens: int, mode: str, device: str) -> int:
     """What the allocator hands out, as the canary compares it: without context and slack."""
-    from tunesmith.tuning.measured import visible_peak_bytes
-    from tunesmith.tuning.memory import estimate
+    from tunesmith.tuning.estimates.measured import visible_peak_bytes
+    from tunesmith.tuning.estimates.memory import estimate
 
     setup = shapes.setup_of(method, device=device, tokens=tokens, checkpointing=mode)
     return int(visible_peak_bytes(estimate(shape, setup, budget_bytes=0), device=setup.device))

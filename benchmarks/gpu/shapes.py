@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tunesmith.tuning.catalogue import CONFIGS
+from tunesmith.tuning.estimates.memory import Setup
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import CONFIGS
+from tunesmith.tuning.models.shape import ModelShape
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -191,7 +191,7 @@ def best_attention(config: dict[str, Any], *, device: str) -> str:
     """What the trainer would choose here, by its own trial."""
     import torch
 
-    from tunesmith.tuning.attention import ladder
+    from tunesmith.tuning.search.attention_kernel import ladder
     from tunesmith.worker.train.kernels.attention_choice import find_attention
 
     planned = ladder(on_gpu=device == "cuda")[0]

@@ -177,7 +177,7 @@ def _figures(
 ) -> dict[str, Any]:
     import torch
 
-    from tunesmith.tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
+    from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, training_flops
     from tunesmith.worker.train.loop.utilization import _gpu
 
     tokens = sum(lengths)

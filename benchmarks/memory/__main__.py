@@ -14,9 +14,9 @@ import torch
 from accelerate.commands.estimate import estimate_training_usage
 from accelerate.utils import calculate_maximum_sizes
 
-from tunesmith.tuning.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.estimates.memory import NF4_DOUBLE_BITS, Setup, estimate
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import NF4_DOUBLE_BITS, Setup, estimate
+from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.worker.train.profiling.counting import Case, build, layer_bytes, saved_bytes
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "qwen2.5-7b", "llama-2-7b", "llama-3.1-8b", "qwen3-8b")

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, what_if
 from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.hardware_facts.gpus import EVERYTHING_INSTALLED, what_if
 from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.units import duration
 
 BEGIN, END = "<!-- questions -->", "<!-- end of questions -->"

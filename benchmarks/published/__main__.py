@@ -11,7 +11,7 @@ from benchmarks.published.fit import fit
 from benchmarks.published.predict import Prediction, prediction
 from benchmarks.published.report import mean_speed_ratio, median_memory_error, published_page, share_within_range
 from benchmarks.published.runs import Book, book
-from tunesmith.tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Fits the constants of `tuning.gpu_speed` to the published runs that are not held out.
+"""Fits the constants of `tuning.estimates.gpu_speed` to the published runs that are not held out.
 
 Coordinate by coordinate, each constant within bounds that physics or the other sources allow, until nothing improves.
 A source's runs together weigh as the square root of their number, so that one long table does not decide.
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from benchmarks.published.predict import prediction
 from benchmarks.published.runs import Book, Run
-from tunesmith.tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
 
 BOUNDS = {
     "products": (0.5, 0.85),

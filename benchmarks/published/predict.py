@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from benchmarks.published.runs import Book, Run, Stack
-from tunesmith.tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.estimates.memory import Setup, estimate, trainable_parameters
+from tunesmith.tuning.estimates.throughput import Workload, predict
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup, estimate, trainable_parameters
-from tunesmith.tuning.shape import ModelShape
-from tunesmith.tuning.throughput import Workload, predict
+from tunesmith.tuning.models.shape import ModelShape
 
 GB = 1e9
 HIDDEN_BY_FSDP = 0.9  # assumed: of the time of arithmetic, behind which FSDP's gathers and sums hide

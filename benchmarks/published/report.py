@@ -9,7 +9,7 @@ from benchmarks.pages import Reasons, page, paragraph, table
 from benchmarks.published.fit import BOUNDS
 from benchmarks.published.predict import HIDDEN_BY_FSDP, Prediction
 from benchmarks.published.runs import HELD_OUT_SHARE, Book, Run
-from tunesmith.tuning.gpu_speed import GpuSpeeds
+from tunesmith.tuning.estimates.gpu_speed import GpuSpeeds
 
 
 def memory_errors(predictions: Sequence[Prediction]) -> list[float]:
@@ -119,7 +119,7 @@ def _constants(speeds: GpuSpeeds) -> str:
         (f"`{field.name}`", f"{getattr(speeds, field.name):g}", "fitted" if field.name in BOUNDS else "assumed")
         for field in fields(speeds)
     ]
-    return table(("constant of `tuning/gpu_speed.py`", "value", "basis"), rows)
+    return table(("constant of `tuning/estimates/gpu_speed.py`", "value", "basis"), rows)
 
 
 def _row(book: Book, each: Prediction, reasons: Reasons) -> tuple[object, ...]:

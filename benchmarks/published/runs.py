@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tunesmith.tuning.activations import Checkpointing
 from tunesmith.tuning.base import Value
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.estimates.activations import Checkpointing
+from tunesmith.tuning.estimates.memory import Optimizer
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.linears import Targets
-from tunesmith.tuning.memory import Optimizer
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.models.linears import Targets
+from tunesmith.tuning.models.shape import ModelShape
 
 FILE = Path(__file__).with_name("runs.toml")
 HELD_OUT_SHARE = 0.4

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.quality.configurations import BASES, by_name, plan_of, spec_of, trainable_parameters
 from tunesmith.tuning.job import DatasetFacts, Method
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult
 
 

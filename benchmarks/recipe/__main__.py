@@ -20,9 +20,9 @@ from benchmarks.quality.packages import NoPackageIndex
 from benchmarks.recipe import tasks
 from benchmarks.recipe.sweep import Point, Record, points, render
 from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.probe import probe
 from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult, append_line
 

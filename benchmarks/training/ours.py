@@ -15,11 +15,11 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from tunesmith.tuning.estimates.utilization import StepWork, training_flops
 from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
-from tunesmith.tuning.utilization import StepWork, training_flops
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.probe import probe
 from tunesmith.worker.rundir import RunDirectory, TrainRequest
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tunesmith.cli.models.tensors import read_header
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.shape import ModelShape, is_known
-from tunesmith.tuning.weights import Shapes, check_weights
+from tunesmith.tuning.models.shape import ModelShape, is_known
+from tunesmith.tuning.models.weights import Shapes, check_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

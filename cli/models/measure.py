@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.cli import output
 from tunesmith.cli.trainer import run_tool
-from tunesmith.tuning.shape import MEASURED_SHAPE, is_known
+from tunesmith.tuning.models.shape import MEASURED_SHAPE, is_known
 
 Json = dict[str, Any]
 

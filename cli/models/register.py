@@ -7,7 +7,7 @@ from tunesmith.cli.models.folder import ModelFolder
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.models.measure import with_shape
 from tunesmith.cli.progress import transfer, watched
-from tunesmith.tuning.config_reader import as_json
+from tunesmith.tuning.models.config_reader import as_json
 
 Json = dict[str, Any]
 

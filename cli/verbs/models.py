@@ -101,7 +101,7 @@ def _add_shape(name: str, path: Path) -> None:
     from tunesmith.cli.connection import NotConnected
     from tunesmith.cli.models import shapes
     from tunesmith.cli.models.measure import with_shape
-    from tunesmith.tuning.shape import ModelShape
+    from tunesmith.tuning.models.shape import ModelShape
     from tunesmith.tuning.units import count
 
     config = with_shape(shapes.read_config(path))

@@ -14,8 +14,8 @@ from tunesmith.cli.verbs.submit import GoalChoice, MethodChoice
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
     from tunesmith.tuning.job import DatasetFacts, JobSpec
+    from tunesmith.tuning.models.shape import ModelShape
     from tunesmith.tuning.plan import Plan, Refusal
-    from tunesmith.tuning.shape import ModelShape
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +93,7 @@ def plan(
             model, source, numbers=numbers, options=options, learning=learning, price=price, why=why, form=form
         )
         return
-    from tunesmith.tuning.held_out import with_held_out_rows
+    from tunesmith.tuning.datasets.held_out import with_held_out_rows
 
     shape = _shape(model, config)
     if table:
@@ -116,8 +116,8 @@ def plan(
 def _shape(model: str | None, config: Path | None) -> "ModelShape":
     from tunesmith.cli.models.measure import with_shape
     from tunesmith.cli.models.shapes import read_config, recall
-    from tunesmith.tuning.catalogue import find_model
-    from tunesmith.tuning.shape import ModelShape
+    from tunesmith.tuning.models.catalogue import find_model
+    from tunesmith.tuning.models.shape import ModelShape
 
     if (model is None) == (config is None):
         raise typer.BadParameter("Give either --model or --config.", param_hint="--model")
@@ -201,7 +201,7 @@ def _dataset(
 ) -> "tuple[DatasetFacts, str | None]":
     """The counts, and for which objective the rows of a file are."""
     from tunesmith.cli.fleet_plan import check_rows
-    from tunesmith.tuning.assumptions import ROWS, assumed_dataset
+    from tunesmith.tuning.datasets.assumptions import ROWS, assumed_dataset
 
     if source is None:
         facts = assumed_dataset(shape, rows=rows or ROWS, tokens_per_row=tokens_per_row, longest_row_tokens=longest)
@@ -228,8 +228,8 @@ def _names(on: str) -> list[str]:
 
 
 def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
-    from tunesmith.tuning.gpus import what_if
     from tunesmith.tuning.hardware import GIB
+    from tunesmith.tuning.hardware_facts.gpus import what_if
 
     return what_if(name, host_memory_bytes=None if host_memory_gib is None else int(host_memory_gib * GIB))
 
@@ -237,7 +237,7 @@ def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
 def _choose(
     machine: "HardwareProfile", *, spec: "JobSpec", shape: "ModelShape", dataset: "DatasetFacts"
 ) -> "Plan | Refusal":
-    from tunesmith.tuning.planner import choose
+    from tunesmith.tuning.planner.choose import choose
 
     return choose(spec=spec, shape=shape, dataset=dataset, hardware=machine)
 
@@ -337,7 +337,7 @@ def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dic
 
 def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
     from tunesmith.tuning.job import Method
-    from tunesmith.tuning.tables import smallest_machine, training_memory
+    from tunesmith.tuning.planner.reference_tables import smallest_machine, training_memory
 
     rows = []
     for method in Method:

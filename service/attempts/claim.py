@@ -19,8 +19,8 @@ from tunesmith.service.workers.machines import Wanted, plan_on
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
+from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.state import JobTransition, Phase
 
 _LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds

@@ -13,7 +13,7 @@ from tunesmith.service.blobs import BlobStore
 from tunesmith.service.db import now
 from tunesmith.service.ids import new_id
 from tunesmith.service.tables import File
-from tunesmith.tuning.rows import RowChecker, RowReport
+from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 
 TRAINING_PURPOSE = "fine-tune"
 RESULTS_PURPOSE = "fine-tune-results"

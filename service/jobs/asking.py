@@ -11,15 +11,15 @@ from tunesmith.service.models import store as models
 from tunesmith.service.plans import lessons
 from tunesmith.service.tables import File, Job, Model
 from tunesmith.service.workers.machines import Wanted
-from tunesmith.tuning.checks import check_targets, impossible
-from tunesmith.tuning.continuing import continued
+from tunesmith.tuning.datasets.held_out import with_held_out_rows
+from tunesmith.tuning.datasets.rows import RowReport
+from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
-from tunesmith.tuning.held_out import with_held_out_rows
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Objective
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
-from tunesmith.tuning.rows import RowReport
-from tunesmith.tuning.shape import ModelShape
-from tunesmith.tuning.token_scale import TokenScale
+from tunesmith.tuning.planner.checks import check_targets, impossible
+from tunesmith.tuning.recipe.continue_from_adapter import continued
 
 
 @dataclass(frozen=True)

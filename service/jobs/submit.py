@@ -22,10 +22,10 @@ from tunesmith.service.jobs.waiting import note_reason
 from tunesmith.service.tables import IdempotencyKey, Job, Model
 from tunesmith.service.workers import machines
 from tunesmith.service.workers import store as workers
+from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.state import JobState, JobTransition
-from tunesmith.tuning.token_scale import TokenScale
 
 _RETRY_WINDOW = timedelta(minutes=10)
 _KEY_LIFETIME = timedelta(hours=24)

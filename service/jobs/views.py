@@ -5,7 +5,7 @@ from typing import Any
 
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
 from tunesmith.service.tables import Attempt, Checkpoint, Job
-from tunesmith.tuning.measured import run_of
+from tunesmith.tuning.estimates.measured import run_of
 from tunesmith.tuning.state import JobState
 
 

@@ -11,10 +11,10 @@ from tunesmith.service.models import store
 from tunesmith.service.models.names import check_base_name, check_file_name
 from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.tables import Model
-from tunesmith.tuning.config_reader import as_json
 from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
 from tunesmith.tuning.messages import FileRef
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.config_reader import as_json
+from tunesmith.tuning.models.shape import ModelShape
 
 _UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
 

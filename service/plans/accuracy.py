@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from tunesmith.tuning.estimates.measured import LATEST_RUNS, Run, run_of
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.measured import LATEST_RUNS, Run, run_of
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.tables import Attempt, Job, Model
 from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
 from tunesmith.tuning.state import Outcome
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is

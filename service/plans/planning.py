@@ -13,12 +13,12 @@ from tunesmith.service.plans import fleet, lessons, store
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.workers import store as workers
 from tunesmith.service.workers.machines import Wanted
+from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.gpus import what_if
 from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import DatasetFacts
-from tunesmith.tuning.shape import ModelShape
-from tunesmith.tuning.token_scale import TokenScale
+from tunesmith.tuning.models.shape import ModelShape
 
 _LINE_LOOKED_AT = (
     50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them

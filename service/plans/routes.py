@@ -15,7 +15,7 @@ from tunesmith.service.plans.prices import Prices
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.plans.views import accuracy_object, error_object, plan_object
 from tunesmith.service.tokens.measure import measure
-from tunesmith.tuning.measured import run_of
+from tunesmith.tuning.estimates.measured import run_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
 

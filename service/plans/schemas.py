@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from tunesmith.service.jobs.schemas import Body, JobRequest, TunesmithOptions
-from tunesmith.tuning.assumptions import assumed_dataset
+from tunesmith.tuning.datasets.assumptions import assumed_dataset
+from tunesmith.tuning.datasets.lengths import BUCKETS
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import DatasetFacts
-from tunesmith.tuning.lengths import BUCKETS
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
 

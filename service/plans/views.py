@@ -6,10 +6,10 @@ from tunesmith.service.plans.accuracy import Error, memory_error, time_error
 from tunesmith.service.plans.fleet import Answer
 from tunesmith.service.plans.planning import Forecast
 from tunesmith.service.plans.prices import Prices, gpu_hours
+from tunesmith.tuning.estimates.measured import Run
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.layouts import CPU_USABLE_SHARE
-from tunesmith.tuning.measured import Run
 from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
 
 
 def plan_object(forecast: Forecast, *, prices: Prices) -> dict[str, Any]:

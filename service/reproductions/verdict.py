@@ -7,7 +7,7 @@ from tunesmith.service.db import Database
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
 from tunesmith.tuning.errors import CannotReproduce
-from tunesmith.tuning.reproduction import compare
+from tunesmith.tuning.planner.reproduction import compare
 
 
 async def judge(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:

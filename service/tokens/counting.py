@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from tunesmith.tuning.token_scale import TokenCounts
+from tunesmith.tuning.datasets.token_scale import TokenCounts
 
 Json = dict[str, Any]
 

@@ -16,10 +16,10 @@ from tunesmith.service.db import Database
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.models import store as models
+from tunesmith.tuning.datasets.rows import RowChecker
+from tunesmith.tuning.datasets.token_scale import TokenCounts, TokenScale
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.messages import FileRef
-from tunesmith.tuning.rows import RowChecker
-from tunesmith.tuning.token_scale import TokenCounts, TokenScale
 
 _TOKENIZER = "tokenizer.json"
 _WANTED = (_TOKENIZER, "tokenizer_config.json", "chat_template.jinja")

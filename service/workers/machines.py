@@ -9,10 +9,10 @@ from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
-from tunesmith.tuning.pinned import replay
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Reason, Refusal
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.planner.pinned import replay
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from tunesmith.service.db import now
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.tables import WorkerNode
 from tunesmith.service.workers import store
-from tunesmith.tuning.checks import check_hardware
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat
+from tunesmith.tuning.planner.checks import check_hardware
 
 
 async def register(session: AsyncSession, request: RegisterWorker, *, policy: Policy) -> WorkerNode:

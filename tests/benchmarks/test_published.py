@@ -16,7 +16,7 @@ from benchmarks.published.report import (
     speed_ratios,
 )
 from benchmarks.published.runs import book
-from tunesmith.tuning.gpu_speed import GPU_SPEEDS, GpuSpeeds
+from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
 
 PREDICTIONS = predicted(book())
 HELD_OUT = [each for each in PREDICTIONS if each.run.is_held_out]

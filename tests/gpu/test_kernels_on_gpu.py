@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.train import runs
-from tunesmith.tuning.attention import GPU_LADDER, obstacle
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.search.attention_kernel import GPU_LADDER, obstacle
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import load_rows
 from tunesmith.worker.train.kernels import choice, elementwise

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.train import runs
+from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.rundir import RunDirectory
 from tunesmith.worker.train.models.model import read_config
 

@@ -7,12 +7,12 @@ import pytest
 
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, TINY_CONFIG, AttemptSide, ControlPlane, chat_rows
 from tunesmith.service.plans.forecast import expected_starts
-from tunesmith.tuning.constants import CPU_KERNELS_BYTES
+from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.hardware import GIB, MachineConstants
-from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES
 from tunesmith.tuning.messages import Claim, FinishReport
+from tunesmith.tuning.models.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
 from tunesmith.tuning.plan import MemoryEstimate
-from tunesmith.tuning.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
 from tunesmith.tuning.state import Outcome
 
 Json = dict[str, Any]

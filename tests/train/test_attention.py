@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import flash_stand_in, runs
-from tunesmith.tuning.attention import CAP_SCORES, HAVE_SINKS
 from tunesmith.tuning.plan import Attention
+from tunesmith.tuning.search.attention_kernel import CAP_SCORES, HAVE_SINKS
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.kernels.attention import segment_attention

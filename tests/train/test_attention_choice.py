@@ -9,8 +9,8 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention
-from tunesmith.tuning.shape import ModelShape
 from tunesmith.worker.train.kernels.attention_choice import Choice, find_attention
 from tunesmith.worker.train.kernels.attention_kernels import KERNELS, sdpa
 from tunesmith.worker.train.kernels.segments import Scores, Segments

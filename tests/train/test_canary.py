@@ -13,7 +13,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
-from tunesmith.tuning.rehearsal import Rehearsal
+from tunesmith.tuning.planner.rehearsal import Rehearsal
 from tunesmith.worker.rehearsals import Rehearsals
 from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.checkpoints.state import sha256_of

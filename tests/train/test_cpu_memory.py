@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.tuning.catalogue import CONFIGS
+from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup, estimate
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import CONFIGS
+from tunesmith.tuning.models.shape import ModelShape
 
 CONFIG = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
 TOKENS = 512

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.unit.tuning.cases import answer, data
-from tunesmith.tuning.catalogue import find_shape
 from tunesmith.tuning.engine import fuses, logits_chunk_tokens
+from tunesmith.tuning.estimates.memory import Setup, zero_sizes_of
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup, zero_sizes_of
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
 from tunesmith.worker.train.kernels.loss import _chunk_tokens
 from tunesmith.worker.train.models.model import Learner
@@ -72,7 +72,7 @@ def test_gradients_are_summed_in_buckets_of_the_planned_size() -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_deepspeed_gets_the_sizes_that_are_planned(method: str) -> None:
     """But for norms and biases, which the planner leaves out of a layer."""
-    from tunesmith.tuning.catalogue import CONFIGS
+    from tunesmith.tuning.models.catalogue import CONFIGS
 
     config = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
     shape = find_shape("smollm2-135m")

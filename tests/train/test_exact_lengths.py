@@ -8,10 +8,10 @@ import pytest
 
 from tests.tiny_model import SPECIAL_TOKENS, build_tiny_model
 from tests.train import runs
+from tunesmith.tuning.datasets.rows import RowChecker
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.rows import RowChecker
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.probe import probe
 from tunesmith.worker.rundir import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
 

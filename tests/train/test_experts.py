@@ -16,7 +16,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_fused_families import MODES, MOE, adapted, assert_same, outcome, random_model
 from tunesmith.tuning.job import JobSpec
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.state import sha256_of
 from tunesmith.worker.train.kernels import grouped

@@ -11,8 +11,8 @@ import torch
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.job import JobSpec
-from tunesmith.tuning.pinned import is_same_training
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner.pinned import is_same_training
 from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.export import merge
 from tunesmith.worker.train.session import train_to_result

@@ -10,7 +10,7 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.tuning.evaluating import LONGEST_PROMPT_TOKENS, SAMPLES
+from tunesmith.tuning.estimates.evaluation_time import LONGEST_PROMPT_TOKENS, SAMPLES
 from tunesmith.worker.train.checkpoints import state as checkpoint
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.train.sharded_memory import CASES, CONFIG, PROCESSES, RANK, TOKENS
-from tunesmith.tuning.activations import Graph, layer_bytes_per_token
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS
+from tunesmith.tuning.estimates.activations import Graph, layer_bytes_per_token
+from tunesmith.tuning.estimates.memory import Setup, _sharded_learning_bytes
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup, _sharded_learning_bytes
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 
 SHAPE = ModelShape.from_config(CONFIG)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.train import runs
-from tunesmith.tuning.balance import evenness, expected_evenness, share_out
+from tunesmith.tuning.datasets.balance import evenness, expected_evenness, share_out
 from tunesmith.worker.train.data.sharing import Sharing
 
 LENGTHS = [90, 10, 20, 40, 40, 30, 10, 60]

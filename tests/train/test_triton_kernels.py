@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.worker.train.kernels import choice, elementwise
 from tunesmith.worker.train.kernels.elementwise import OPERATIONS
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.tuning.row_formats import RowFormat
-from tunesmith.tuning.rows import RowChecker, RowReport
+from tunesmith.tuning.datasets.row_formats import RowFormat
+from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 
 
 def check(*lines: object, max_row_bytes: int = 1 << 20) -> RowReport:

@@ -14,9 +14,9 @@ from tunesmith.tuning.errors import Category, JobFailure
 from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.control import HttpAttemptControl
 from tunesmith.worker.models import ModelCache
 from tunesmith.worker.preparation import Prepared, prepare, prepare_longer

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from tunesmith.tuning.attention import NEEDED_PACKAGES
 from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.search.attention_kernel import NEEDED_PACKAGES
 from tunesmith.worker.cgroup import CgroupLimits, out_of_memory_kills, read_limits
 from tunesmith.worker.probe import probe
 

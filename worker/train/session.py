@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.tuning.errors import Failure
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.rundir import (
     EXIT_FAILED,

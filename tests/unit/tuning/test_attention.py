@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning import cases
-from tunesmith.tuning.attention import (
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.gpus import EVERYTHING_INSTALLED, what_if
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.search.attention_kernel import (
     CPU_LADDER,
     GPU_LADDER,
     NAMES,
@@ -14,9 +17,6 @@ from tunesmith.tuning.attention import (
     obstacle,
     repeats_heads,
 )
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import EVERYTHING_INSTALLED, what_if
-from tunesmith.tuning.hardware import HardwareProfile
 
 FLASH = {"flash_attn": "2.8", "flash_attn_3": "3.0"}
 NEWEST = {**FLASH, "flash_attn_4": "4.0"}

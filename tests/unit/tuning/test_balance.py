@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.tuning.cases import data, plan, rules
-from tunesmith.tuning.balance import evenness
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.datasets.balance import evenness
+from tunesmith.tuning.datasets.lengths import BUCKETS, EDGES, bucket_of, typical_lengths
+from tunesmith.tuning.estimates.memory import Setup
+from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.lengths import BUCKETS, EDGES, bucket_of, typical_lengths
-from tunesmith.tuning.memory import Setup
-from tunesmith.tuning.throughput import Workload, predict, predict_evenness
+from tunesmith.tuning.models.catalogue import find_shape
 
 
 def counts_of(lengths: list[int]) -> tuple[int, ...]:

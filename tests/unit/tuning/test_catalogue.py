@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.tuning.catalogue import CONFIGS, find_model, find_shape, hub_ids, without_formulas
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import CONFIGS, find_model, find_shape, hub_ids, without_formulas
+from tunesmith.tuning.models.shape import ModelShape
 
 ROOT = Path(__file__).parents[3]
 # What is called 1B or 2B and has more, counted by its owner without embeddings, or simply rounded down.
@@ -38,7 +38,7 @@ def test_four_hundred_everyday_ids_are_known_and_have_the_size_that_they_say() -
 
 
 def test_every_entry_has_a_source_and_a_shape() -> None:
-    content = json.loads((ROOT / "tuning" / "hub_models.json").read_text())
+    content = json.loads((ROOT / "tuning" / "models" / "hub_models.json").read_text())
     for name, model in content["models"].items():
         assert model["source"] in content["sources"], name
         assert find_shape(name).context_length == context_of(CONFIGS[name]), name

@@ -4,9 +4,9 @@ import pytest
 
 from tests.train import runs
 from tests.unit.tuning.cases import data, plan, spec
-from tunesmith.tuning.continuing import as_written, continued
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import Method
+from tunesmith.tuning.recipe.continue_from_adapter import as_written, continued
 
 
 def test_the_planner_never_throws_an_adapter_away() -> None:

@@ -1,9 +1,9 @@
 """Machines whose GPUs are not alike, or not free alike."""
 
 from tests.unit.tuning.cases import answer, data, plan
-from tunesmith.tuning.devices import devices_of, equal_devices
-from tunesmith.tuning.gpus import what_if
 from tunesmith.tuning.hardware import GIB, Gpu, HardwareProfile
+from tunesmith.tuning.hardware_facts.devices import devices_of, equal_devices
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan, Refusal
 
 

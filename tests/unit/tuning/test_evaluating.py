@@ -7,15 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import cpu, data, plan, spec
-from tunesmith.tuning.catalogue import find_shape
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.evaluating import LARGEST_SHARE, LONGEST_SECONDS, EvaluationCost, durations, least_seconds
-from tunesmith.tuning.held_out import with_held_out_rows
+from tunesmith.tuning.datasets.held_out import with_held_out_rows
+from tunesmith.tuning.estimates.evaluation_time import (
+    LARGEST_SHARE,
+    LONGEST_SECONDS,
+    EvaluationCost,
+    durations,
+    least_seconds,
+)
+from tunesmith.tuning.estimates.measured import run_of
 from tunesmith.tuning.job import DatasetFacts
-from tunesmith.tuning.measured import run_of
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.planner import choose
-from tunesmith.tuning.recipe import evaluation_count
+from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.recipe.hyperparameters import evaluation_count
 
 costs = st.builds(EvaluationCost, st.floats(0, 1e5), st.floats(0, 100), st.integers(0, 41))
 training_seconds = st.floats(1e-3, 1e7)

@@ -7,13 +7,13 @@ import pytest
 
 from tests.unit.tuning.cases import answer, plan
 from tests.unit.tuning.test_memory import _measured_and_predicted
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.checks import check_targets
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.experts import PRESET
+from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.job import JobSpec, Method
-from tunesmith.tuning.memory import Setup, estimate
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Refusal
+from tunesmith.tuning.planner.checks import check_targets
+from tunesmith.tuning.recipe.expert_adapters import PRESET
 
 SIZES = {
     "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,

@@ -6,13 +6,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpu_speed import micro_step_seconds
-from tunesmith.tuning.gpu_table import KNOWN_GPUS
-from tunesmith.tuning.gpus import find_gpu
+from tunesmith.tuning.estimates.gpu_speed import micro_step_seconds
+from tunesmith.tuning.estimates.memory import Setup
+from tunesmith.tuning.estimates.throughput import operations_of
+from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS
+from tunesmith.tuning.hardware_facts.gpus import find_gpu
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup
-from tunesmith.tuning.throughput import operations_of
+from tunesmith.tuning.models.catalogue import find_shape
 
 SHAPE = find_shape("llama-3.1-8b")
 BASE = Setup(

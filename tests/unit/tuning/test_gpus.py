@@ -3,9 +3,9 @@
 import pytest
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.gpu_table import KNOWN_GPUS, KnownGpu
-from tunesmith.tuning.gpus import find_gpu, rates_of, what_if
 from tunesmith.tuning.hardware import GIB, Gpu
+from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, KnownGpu
+from tunesmith.tuning.hardware_facts.gpus import find_gpu, rates_of, what_if
 
 
 @pytest.mark.parametrize(

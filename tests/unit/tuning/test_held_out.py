@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import data, spec
-from tunesmith.tuning.held_out import held_out_count, held_out_lines, with_held_out_rows
+from tunesmith.tuning.datasets.held_out import held_out_count, held_out_lines, with_held_out_rows
 
 files = st.lists(st.binary(min_size=1, max_size=4).filter(lambda row: row.strip()), max_size=60)
 

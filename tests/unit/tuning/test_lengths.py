@@ -3,10 +3,10 @@
 import json
 
 from tests.unit.tuning.cases import answer, data, plan, spec
-from tunesmith.tuning.lengths import BUCKETS, EDGES, bucket_of, percentile_tokens, share_within
+from tunesmith.tuning.datasets.lengths import BUCKETS, EDGES, bucket_of, percentile_tokens, share_within
+from tunesmith.tuning.datasets.rows import RowChecker
 from tunesmith.tuning.plan import Refusal
-from tunesmith.tuning.recipe import choose_sequence_length
-from tunesmith.tuning.rows import RowChecker
+from tunesmith.tuning.recipe.hyperparameters import choose_sequence_length
 
 
 def counts(*lengths: int) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ def test_the_plan_says_how_long_most_rows_are_and_cuts_none() -> None:
     skewed = data(1000, tokens_per_row=120, longest=1500).model_copy(
         update={"row_length_counts": counts(*[100] * 995, *[1500] * 5)}
     )
-    from tunesmith.tuning.catalogue import find_shape
+    from tunesmith.tuning.models.catalogue import find_shape
 
     length, reason = choose_sequence_length(spec(), skewed, find_shape("llama-3.1-8b"))
     assert length == 1536

@@ -7,13 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import cpu, data, plan, spec
-from tunesmith.tuning.candidates import LEAST_RECOMPUTATION_FIRST
-from tunesmith.tuning.catalogue import find_shape
 from tunesmith.tuning.corrections import Corrections, Ratios
-from tunesmith.tuning.job import Method
-from tunesmith.tuning.kernels import kernels_label
-from tunesmith.tuning.margins import assumed_spread
-from tunesmith.tuning.measured import (
+from tunesmith.tuning.estimates.margins import assumed_spread
+from tunesmith.tuning.estimates.measured import (
     MEMORY_BOUNDS,
     SPEED_BOUNDS,
     SPEED_BOUNDS_OF_FEW,
@@ -22,8 +18,12 @@ from tunesmith.tuning.measured import (
     run_of,
     trust_of,
 )
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, TimeEstimate
-from tunesmith.tuning.planner import choose
+from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST
 
 PREDICTED_BYTES, PREDICTED_SPEED, MICRO_STEP_SPEED = 1_000_000, 100.0, 120.0
 ratios = st.floats(min_value=1e-3, max_value=1e3)

@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.families.tiny import tiny_config
 from tests.unit.tuning.cases import plan
 from tunesmith.cli.models.measure import with_shape
-from tunesmith.tuning.activations import Graph, layer_bytes_per_token
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.packing import SEES_LATER_TOKENS
+from tunesmith.tuning.estimates.activations import Graph, layer_bytes_per_token
+from tunesmith.tuning.models.packing import SEES_LATER_TOKENS
+from tunesmith.tuning.models.shape import MEASURED_RANK, MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Lora
-from tunesmith.tuning.shape import MEASURED_RANK, MEASURED_SHAPE, ModelShape
 from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
 from tunesmith.worker.train.profiling.counting import Case, counted_bytes_per_token, layer_bytes, untrained
 from tunesmith.worker.train.profiling.shape import main, measure_shape

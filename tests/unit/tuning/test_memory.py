@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.tuning.activations import Graph, stored_bytes_per_token
-from tunesmith.tuning.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.estimates.activations import Graph, stored_bytes_per_token
+from tunesmith.tuning.estimates.memory import Setup, estimate, total, weight_bytes
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.memory import Setup, estimate, total, weight_bytes
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.models.shape import ModelShape
 
 SMALL = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 640, "vocab_size": 512}
 GROUPED = {**SMALL, "num_key_value_heads": 2}

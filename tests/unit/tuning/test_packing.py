@@ -3,11 +3,11 @@
 import pytest
 
 from tests.unit.tuning.cases import cpu, data, plan
-from tunesmith.tuning.catalogue import find_shape
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.packing import REFUSED, SEES_LATER_TOKENS, not_supported
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.models.packing import REFUSED, SEES_LATER_TOKENS, not_supported
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.shape import ModelShape
 
 
 def like_llama(family: str) -> ModelShape:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from tunesmith.cli.verbs import models
 from tunesmith.cli.verbs import plan as verb
-from tunesmith.tuning.catalogue import CONFIGS
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
+from tunesmith.tuning.models.catalogue import CONFIGS
 
 
 def run(*arguments: str) -> Result:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.held_out import with_held_out_rows
+from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.job import DatasetFacts, Method
-from tunesmith.tuning.recipe import (
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.recipe.hyperparameters import (
     choose_batch,
     choose_early_stopping,
     choose_learning_rate,

@@ -5,7 +5,7 @@ import pytest
 from tests.train.runs import lora, plan
 from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.plan import MemoryEstimate
-from tunesmith.tuning.rehearsal import Rehearsal, judge, settings_of
+from tunesmith.tuning.planner.rehearsal import Rehearsal, judge, settings_of
 
 EARLIER = Rehearsal(tokens=1000, longest_row_tokens=200, peak_memory_bytes=4 * GIB)
 

@@ -8,9 +8,9 @@ import pytest
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU
 from tests.train import runs
 from tunesmith.tuning.hardware import GIB, HardwareProfile
-from tunesmith.tuning.pinned import replay
 from tunesmith.tuning.plan import MemoryEstimate, Plan, Refusal
-from tunesmith.tuning.reproduction import compare
+from tunesmith.tuning.planner.pinned import replay
+from tunesmith.tuning.planner.reproduction import compare
 
 MEMORY = MemoryEstimate(items={}, total_bytes=2 * GIB, budget_bytes=4 * GIB)
 FIRST: dict[str, Any] = {

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.config_reader import as_json
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.models.config_reader import as_json
+from tunesmith.tuning.models.shape import ModelShape
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

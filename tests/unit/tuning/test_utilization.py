@@ -3,10 +3,10 @@
 import pytest
 
 from tests.unit.tuning.cases import TINY
-from tunesmith.tuning.catalogue import find_shape
-from tunesmith.tuning.gpus import what_if
+from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, training_flops
 from tunesmith.tuning.hardware import GIB, Gpu
-from tunesmith.tuning.utilization import StepWork, data_sheet_flops_per_second, training_flops
+from tunesmith.tuning.hardware_facts.gpus import what_if
+from tunesmith.tuning.models.catalogue import find_shape
 
 
 def test_a_full_step_costs_six_operations_a_weight_and_token() -> None:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
-from tunesmith.tuning.lengths import BUCKETS, bucket_of
 from tunesmith.worker.train.data.chat import DEFAULT_DAY, MarkedText
 from tunesmith.worker.train.data.row_texts import RowRenderer, UnusableRow
 from tunesmith.worker.train.data.tokenize import TokenizedText, tokenize

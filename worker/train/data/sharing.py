@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunesmith.tuning.balance import share_out
+from tunesmith.tuning.datasets.balance import share_out
 from tunesmith.worker.train.data.packing import plan_micro_steps
 from tunesmith.worker.train.data.rows import Rows
 

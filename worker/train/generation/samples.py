@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.tuning.evaluating import (
+from tunesmith.tuning.estimates.evaluation_time import (
     CHEAP_SECONDS,
     LARGEST_SHARE,
     LONGEST_PROMPT_TOKENS,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tunesmith.tuning.attention import NAMES, NEEDED_PACKAGES, Capability, ladder, obstacle
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention, Plan
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.search.attention_kernel import NAMES, NEEDED_PACKAGES, Capability, ladder, obstacle
 from tunesmith.worker.train.kernels.attention import segment_attention
 from tunesmith.worker.train.kernels.segments import Scores, Segments
 from tunesmith.worker.train.recorder import Recorder

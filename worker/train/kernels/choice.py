@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.tuning.shape import ModelShape
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.worker.train.kernels import elementwise
 from tunesmith.worker.train.kernels.elementwise import OPERATIONS, Activation
 from tunesmith.worker.train.recorder import Recorder

@@ -11,10 +11,10 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
-from tunesmith.tuning.measured import visible_peak_bytes
+from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import Plan, TimeEstimate
-from tunesmith.tuning.rehearsal import judge
+from tunesmith.tuning.planner.rehearsal import judge
 from tunesmith.tuning.units import duration, gib
 from tunesmith.worker.rundir import write_atomically
 from tunesmith.worker.train.checkpoints import state as checkpoints

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.metrics import METRICS
-from tunesmith.tuning.recipe import evaluation_count
+from tunesmith.tuning.recipe.hyperparameters import evaluation_count
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.rundir import checkpoint_name
 from tunesmith.worker.train.checkpoints import state as checkpoints

@@ -1,6 +1,6 @@
 """How rows go through the model of this run: packed where a trial shows that it changes nothing, else one by one."""
 
-from tunesmith.tuning.packing import OwnAttention
+from tunesmith.tuning.models.packing import OwnAttention
 from tunesmith.worker.train.models.dropouts import model_dropouts
 from tunesmith.worker.train.models.model import Learner, load_config
 from tunesmith.worker.train.models.model_trial import Trial, try_model

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.job import Method
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
-from tunesmith.tuning.shape import ModelShape
-from tunesmith.tuning.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.loop.gradients import StepSums
 from tunesmith.worker.train.models.model import DTYPES, Learner, read_config

@@ -4,7 +4,7 @@ Embeddings, norms and head keep the compute dtype. Upcasting them to fp32, as is
 model and gain nothing here: the head multiplies in the compute dtype and the loss is computed in fp32 anyway.
 """
 
-from tunesmith.tuning import experts
+from tunesmith.tuning.recipe import expert_adapters
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.methods import lora
@@ -26,7 +26,7 @@ def train(run: Run) -> Progress:
 
 def _check_sharding(run: Run) -> None:
     """Merging writes the whole base, and a magnitude of DoRA starts as the length of a whole row."""
-    found = None if run.plan.lora is None else experts.shared_out(run.plan.lora.target_modules)
+    found = None if run.plan.lora is None else expert_adapters.shared_out(run.plan.lora.target_modules)
     if found is not None:
         param = f"tunesmith.lora.{found.param}"
         raise user_error("sharding_not_available", found.text, hint=found.hint, param=param)

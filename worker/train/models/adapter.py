@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.tuning import experts
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.linears import ROLES_OF_PRESET, Role, adapts_experts
+from tunesmith.tuning.models.linears import ROLES_OF_PRESET, Role, adapts_experts
 from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.recipe import expert_adapters
 from tunesmith.worker.rundir import MANIFEST, Seal, sealed_sha256
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.models.experts import expert_parameters
@@ -115,7 +115,7 @@ def target_parameters(model: PreTrainedModel, lora: Lora) -> list[str]:
         return []
     text = TextPart(model)
     names = [name for name in expert_parameters(model) if text.has(name)]
-    found = experts.obstacle(lora, has_experts=bool(names))
+    found = expert_adapters.obstacle(lora, has_experts=bool(names))
     if found is None:
         return names
     raise user_error("experts_cannot_learn", found.text, hint=found.hint, param=f"tunesmith.lora.{found.param}")

@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from tunesmith.tuning.packing import OwnAttention
+from tunesmith.tuning.models.packing import OwnAttention
+from tunesmith.tuning.models.shape import is_known
+from tunesmith.tuning.models.weights import check_weights
 from tunesmith.tuning.plan import Attention, Plan
-from tunesmith.tuning.shape import is_known
-from tunesmith.tuning.weights import check_weights
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.failures import is_out_of_memory, user_error

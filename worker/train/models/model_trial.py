@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.packing import (
+from tunesmith.tuning.models.packing import (
     NO_GRADIENT,
     NOT_SUPPORTED_HINT,
     SEES_LATER_TOKENS,

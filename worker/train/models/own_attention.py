@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedModel
 
-from tunesmith.tuning.packing import OwnAttention
+from tunesmith.tuning.models.packing import OwnAttention
 
 
 def use_attention(model: PreTrainedModel, attention: str) -> None:

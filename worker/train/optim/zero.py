@@ -17,9 +17,9 @@ import torch
 import torch.distributed
 from torch import nn
 
-from tunesmith.tuning import experts
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.recipe import expert_adapters
 from tunesmith.worker.rundir import TrainRequest
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.kernels.loss import Head
@@ -83,7 +83,7 @@ def check_available(request: TrainRequest) -> None:
             hint="Leave use_dora, init and merge at their defaults, or use GPUs that hold the base each.",
             param="tunesmith.lora",
         )
-    found = None if plan.lora is None else experts.shared_out(plan.lora.target_modules)
+    found = None if plan.lora is None else expert_adapters.shared_out(plan.lora.target_modules)
     if found is not None:
         param = f"tunesmith.lora.{found.param}"
         raise user_error("sharding_not_available", found.text, hint=found.hint, param=param)

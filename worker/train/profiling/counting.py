@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, masking_utils
 from transformers.integrations import moe
 
-from tunesmith.tuning.packing import attention_alone
+from tunesmith.tuning.models.packing import attention_alone
 from tunesmith.tuning.plan import Lora
 from tunesmith.worker.train.kernels import attention, rebuild
 from tunesmith.worker.train.kernels.attention_kernels import KERNELS

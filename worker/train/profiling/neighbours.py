@@ -1,4 +1,4 @@
-"""How much of the machine others used while this run computed: `tuning.measured` weighs its speed by that.
+"""How much of the machine others used while this run computed: `tuning.estimates.measured` weighs its speed by that.
 
 Of the processors that this process may use: what the kernel counts as busy (a hypervisor's other guests included) less
 the CPU time of the run's own processes, over all there was. Of a GPU: what NVML tells of other processes. It tells

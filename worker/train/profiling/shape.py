@@ -19,9 +19,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.linears import Linear, Role
-from tunesmith.tuning.packing import require_causal
-from tunesmith.tuning.shape import MEASURED_RANK, MeasuredActivations, ModelShape
+from tunesmith.tuning.models.linears import Linear, Role
+from tunesmith.tuning.models.packing import require_causal
+from tunesmith.tuning.models.shape import MEASURED_RANK, MeasuredActivations, ModelShape
 from tunesmith.worker.train.models.adapter import adaptable_linears, role_of
 from tunesmith.worker.train.models.experts import expert_parameters
 from tunesmith.worker.train.models.text_part import TextPart, layers_of

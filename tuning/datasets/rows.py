@@ -1,0 +1,195 @@
+"""Checking a training file line by line, in bounded memory, however the bytes arrive."""
+
+import codecs
+import json
+from typing import Any, Literal
+
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
+from tunesmith.tuning.datasets.row_formats import BadRow, RowFacts, RowFormat, read_row
+from tunesmith.tuning.job import DatasetFacts
+
+MAX_ROW_BYTES = 16 * 1024 * 1024
+SHOWN_PROBLEMS = 20
+
+
+class RowProblem(Value):
+    """Why one line cannot be trained on. Lines count from 1; line 0 is the file as a whole."""
+
+    line: int
+    reason: str
+
+
+class RowReport(Value):
+    """What the check found. Token counts are estimates from bytes; `problems` are the first ones of `problem_count`."""
+
+    format: RowFormat | None
+    rows: int
+    characters: int
+    tokens: int
+    longest_row_tokens: int
+    supervised_tokens: int
+    row_length_counts: tuple[int, ...] = ()  # in the buckets of `tuning.datasets.lengths`
+    has_tools: bool = False
+    has_weights: bool = False
+    problem_count: int = 0
+    problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def kind(self) -> Literal["supervised", "dpo"]:
+        """The objective that rows of this format are for."""
+        return "dpo" if self.format is RowFormat.PREFERENCE else "supervised"
+
+    @property
+    def summary(self) -> str | None:
+        """The problems as one text for people; None when there are none."""
+        if not self.problems:
+            return None
+        if self.problems[0].line == 0:
+            return self.problems[0].reason
+        lines = "; ".join(f"line {problem.line}: {problem.reason}" for problem in self.problems)
+        more = self.problem_count - len(self.problems)
+        ending = f"; and {more:,} more" if more else ""
+        rows = self.rows + self.problem_count
+        return f"{self.problem_count:,} of {rows:,} rows cannot be trained on. {lines}{ending}"
+
+    def facts(self, *, validation_rows: int = 0) -> DatasetFacts:
+        """The same counts as the planner wants them."""
+        return DatasetFacts(
+            rows=self.rows,
+            validation_rows=validation_rows,
+            tokens=self.tokens,
+            longest_row_tokens=self.longest_row_tokens,
+            supervised_tokens=self.supervised_tokens,
+            row_length_counts=self.row_length_counts,
+        )
+
+
+class RowChecker:
+    """Feed it bytes in pieces of any size, then ask for the report. Holds at most one row."""
+
+    def __init__(self, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
+        self._max_row_bytes = max_row_bytes
+        self._pending = bytearray()
+        self._skipping = False  # inside a row that is already known to be too long
+        self._line = 0
+        self._counts = _Counts()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            self._extend(data[start:end])
+            self._end_line()
+            start = end + 1
+        self._extend(data[start:])
+
+    def finish(self) -> RowReport:
+        """End the file and return what was found."""
+        if self._pending or self._skipping:
+            self._end_line()
+        if not self._counts.rows and not self._counts.problem_count:
+            self._counts.reject(0, "The file has no rows.")
+        return self._counts.report()
+
+    def _extend(self, piece: bytes) -> None:
+        if self._skipping:
+            return
+        if len(self._pending) + len(piece) > self._max_row_bytes:
+            self._skipping = True
+            self._pending.clear()
+            return
+        self._pending += piece
+
+    def _end_line(self) -> None:
+        self._line += 1
+        line, skipped = bytes(self._pending), self._skipping
+        self._pending.clear()
+        self._skipping = False
+        if skipped:
+            self._counts.reject(self._line, f"the row is longer than {_size(self._max_row_bytes)}")
+            return
+        if self._line == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            return
+        try:
+            self._counts.accept(_read(line))
+        except BadRow as bad:
+            self._counts.reject(self._line, str(bad))
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self.format: RowFormat | None = None
+        self.rows = 0
+        self.problem_count = 0
+        self._problems: list[RowProblem] = []
+        self._characters = self._tokens = self._longest = self._supervised = 0
+        self._lengths = [0] * BUCKETS
+        self._has_tools = self._has_weights = False
+
+    def accept(self, row: RowFacts) -> None:
+        """Add a good row; one file has rows of one format."""
+        if self.format is not None and row.format is not self.format:
+            raise BadRow(f"this is a {row.format} row in a file of {self.format} rows")
+        self.format = row.format
+        self.rows += 1
+        self._characters += row.characters
+        self._tokens += row.tokens
+        self._longest = max(self._longest, row.longest)
+        self._lengths[bucket_of(row.longest)] += 1
+        self._supervised += row.supervised_tokens
+        self._has_tools |= row.has_tools
+        self._has_weights |= row.has_weights
+
+    def reject(self, line: int, reason: str) -> None:
+        self.problem_count += 1
+        if len(self._problems) < SHOWN_PROBLEMS:
+            self._problems.append(RowProblem(line=line, reason=reason))
+
+    def report(self) -> RowReport:
+        return RowReport(
+            format=self.format,
+            rows=self.rows,
+            characters=self._characters,
+            tokens=self._tokens,
+            longest_row_tokens=self._longest,
+            supervised_tokens=self._supervised,
+            row_length_counts=tuple(self._lengths),
+            has_tools=self._has_tools,
+            has_weights=self._has_weights,
+            problem_count=self.problem_count,
+            problems=tuple(self._problems),
+        )
+
+
+def _read(line: bytes) -> RowFacts:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        hint = "; the file looks like UTF-16" if b"\x00" in line[:4] or line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise BadRow(f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}{hint}") from None
+    return read_row(_decode(text))
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise BadRow("not valid JSON: nested too deeply") from None
+    except BadRow:
+        raise
+    except ValueError:
+        raise BadRow("not valid JSON: a number with too many digits") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise BadRow(f"not valid JSON: {name} is not a JSON number")
+
+
+def _size(count_bytes: int) -> str:
+    mebibytes = count_bytes / 1024**2
+    return f"{mebibytes:.0f} MiB" if mebibytes >= 1 else f"{count_bytes:,} bytes"

@@ -1,0 +1,147 @@
+"""What evaluations take beside training: forward passes over validation rows, and sample answers of bounded time."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from tunesmith.tuning.estimates.memory import Setup
+from tunesmith.tuning.estimates.throughput import Workload, micro_steps_of, one_micro_step_seconds
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import TimeEstimate
+
+SAMPLES = 3
+LONGEST_PROMPT_TOKENS = 1024
+LONGEST_ANSWER_TOKENS = 64
+LONGEST_SECONDS = 5.0  # of an evaluation; what is said by then is kept
+# Answers that take longer than the first are given at the ends of a run, and between them only within the second: a job
+# of 40 s of training once spent 70 in seven evaluations.
+CHEAP_SECONDS, LARGEST_SHARE = 1.0, 0.05
+
+
+class EvaluationCost(NamedTuple):
+    """Seconds by the formulas alone: of all evaluations' forward passes, and of the answers of one."""
+
+    passes_seconds: float
+    answers_seconds: float
+    evaluations: int
+
+
+class Durations(NamedTuple):
+    """Seconds of a whole run, by what they go to."""
+
+    training: float
+    evaluation: float
+    samples: float
+
+    @property
+    def total(self) -> float:
+        """Of all three."""
+        return self.training + self.evaluation + self.samples
+
+
+NOTHING = EvaluationCost(0.0, 0.0, 0)
+
+
+def most_answer_tokens(reference_tokens: float) -> int:
+    """How many tokens answers may have where the longest reference has so many."""
+    return min(LONGEST_ANSWER_TOKENS, int(reference_tokens * 1.5) + 8)
+
+
+def can_answer(*, zero_stage: int, sharded_base: bool) -> bool:
+    """Whether one process holds the whole model."""
+    return zero_stage < 3 and not sharded_base
+
+
+class EvaluationCosts:
+    """Of one job's evaluations under any launch settings, remembered: few of these matter to a forward pass."""
+
+    def __init__(self, shape: ModelShape, workload: Workload) -> None:
+        self._shape, self._workload = shape, workload
+        self._passes: dict[tuple[str, int, bool, bool, bool, int], float] = {}
+        self._answers: dict[tuple[str, bool], float] = {}
+
+    def of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> EvaluationCost:
+        """With this setup on such hardware, which `kind` names."""
+        workload = self._workload
+        if not workload.evaluations or not workload.validation_rows:
+            return NOTHING
+        gathers, fused = setup.zero_stage == 3, setup.fused_passes
+        key = (kind, setup.world_size, gathers, fused, setup.sharded_base, setup.tokens_per_micro_step)
+        if key not in self._passes:
+            self._passes[key] = workload.evaluations * self._evaluation_seconds(setup, hardware)
+        answers = 0.0
+        if can_answer(zero_stage=setup.zero_stage, sharded_base=setup.sharded_base):
+            if (kind, fused) not in self._answers:
+                self._answers[kind, fused] = self._answers_seconds(setup, hardware)
+            answers = self._answers[kind, fused]
+        return EvaluationCost(self._passes[key], answers, workload.evaluations)
+
+    def _evaluation_seconds(self, setup: Setup, hardware: HardwareProfile) -> float:
+        """Of one, over the rows of the process that has most."""
+        mean = self._workload.mean_row_tokens
+        own_tokens = max(1.0, -(-self._workload.validation_rows // setup.world_size) * mean)
+        passes = micro_steps_of(setup, own_tokens=own_tokens, mean_row_tokens=mean)
+        return passes * self._forward_seconds(own_tokens / passes, setup, hardware)
+
+    def _answers_seconds(self, setup: Setup, hardware: HardwareProfile) -> float:
+        """The prompts at once, then token by token."""
+        workload = self._workload
+        prompts = SAMPLES * min(workload.mean_row_tokens, LONGEST_PROMPT_TOKENS)
+        tokens = most_answer_tokens(workload.supervised_share * workload.mean_row_tokens)
+        a_token = self._forward_seconds(SAMPLES, setup, hardware)
+        return self._forward_seconds(prompts, setup, hardware) + tokens * a_token
+
+    def _forward_seconds(self, tokens: float, setup: Setup, hardware: HardwareProfile) -> float:
+        """Half of a micro-step in which the base is frozen, a third of one in which everything learns.
+
+        Of preference pairs the reference's pass comes to both. Nothing is made again, and no gradient travels.
+        """
+        if setup.checkpointing != "none" or setup.zero_stage == 2:
+            setup = replace(setup, checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
+        whole = one_micro_step_seconds(self._shape, setup, tokens=tokens, workload=self._workload, hardware=hardware)
+        return whole * _forward_share(setup)
+
+
+def durations(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> Durations:
+    """Of a run whose steps take so long, `correction` included; it is what forward passes are corrected by as well."""
+    answers = min(LONGEST_SECONDS, cost.answers_seconds / (correction or 1.0))
+    evaluation = cost.passes_seconds / (correction or 1.0)
+    return Durations(training_seconds, evaluation, _sample_seconds(answers, cost, training_seconds=training_seconds))
+
+
+def least_seconds(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> float:
+    """A bound from below for any run whose steps and answers take at least as long.
+
+    The answers between the ends are left out: slower ones may be fewer.
+    """
+    at_ends = cost._replace(evaluations=min(2, cost.evaluations))
+    return durations(training_seconds, at_ends, correction=correction).total
+
+
+def with_evaluations(time: TimeEstimate, cost: EvaluationCost, *, correction: float | None = None) -> TimeEstimate:
+    """A prediction for steps alone, for the whole run; its range as wide as before."""
+    spent = durations(time.seconds, cost, correction=correction)
+    longer = spent.total / time.seconds
+    return time.model_copy(
+        update={
+            "seconds": spent.total,
+            "seconds_low": time.seconds_low * longer,
+            "seconds_high": time.seconds_high * longer,
+            "evaluation_seconds": spent.evaluation,
+            "sample_seconds": spent.samples,
+        }
+    )
+
+
+def _sample_seconds(answers: float, cost: EvaluationCost, *, training_seconds: float) -> float:
+    """At both ends always, and between them while they are cheap or within their share of training."""
+    at_ends, between = min(2, cost.evaluations), max(0, cost.evaluations - 2)
+    most = between * answers
+    return at_ends * answers + (most if answers <= CHEAP_SECONDS else min(most, LARGEST_SHARE * training_seconds))
+
+
+def _forward_share(setup: Setup) -> float:
+    passes = 3 if setup.method is Method.FULL else 2
+    reference = 1 if setup.preference_pairs else 0
+    return (1 + reference) / (passes + reference)

@@ -1,0 +1,140 @@
+"""How long a GPU works on one micro-step: products, attention, what only moves bytes, launches, and gathered weights.
+
+The constants were fitted to published runs (`benchmarks/published`, docs/published.md); none of them is a measurement
+of this trainer. Each worker's own runs correct what comes out (`tuning.estimates.measured`).
+"""
+
+from dataclasses import dataclass
+
+from tunesmith.tuning.estimates.memory import Setup, trainable_parameters, weight_bytes
+from tunesmith.tuning.estimates.sharded_base import with_gathers
+from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.models.shape import ModelShape
+
+REFERENCE_TFLOPS = 312  # an A100's; the share of the data sheet that larger GPUs reach is lower, that of smaller higher
+MICRO_STEP_OVERHEAD_SECONDS = 0.004
+# What recomputation moves again between the products, as a share of a micro-step's: full is one of three passes, mlp
+# makes norms and gates again and the products' outputs beside them, selective norms and gates alone. Counted in bytes.
+TOUCHED_AGAIN = {"none": 0.0, "selective": 0.1, "mlp": 0.2, "full": 1 / 3}
+# What it launches again, as a share of a micro-step's launches: of a layer's twelve operations or so the norms and
+# gates, or all of its MLP but the last product; a whole forward pass takes Python as long as a backward pass.
+LAUNCHED_AGAIN = {"none": 0.0, "selective": 0.1, "mlp": 0.2, "full": 0.5}
+OPTIMIZER_BYTES = 28  # a parameter: its gradient, master and two moments read, all but the gradient written
+OFFLOAD_GB_PER_SECOND = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpeeds:
+    """Shares of data sheets that training reaches. Fitted: docs/published.md says to what, and how well it holds."""
+
+    products: float = 0.77  # of the rate of dense 16-bit products, by large ones on a GPU of `REFERENCE_TFLOPS`
+    size_exponent: float = 0.26  # a GPU of twice the rate reaches 2 ** -0.26 of the share
+    half_rate_tokens: float = 500  # small products leave a GPU idle: half of the rate at so many tokens a micro-step
+    attention: float = 0.37  # of the rate that products reach, by fused attention kernels
+    bandwidth: float = 0.70  # of the memory; assumed
+    # Bytes moved between the products for each token, layer and element of hidden state and MLP, forwards and backwards
+    touched_bytes: float = 45.0
+    # Python and launches of a layer by our own passes, forwards and backwards; assumed
+    layer_launch_seconds: float = 0.0012
+    library_launches: float = 2.9  # times as many by the modules of transformers and PEFT
+    link: float = 0.90
+    hidden: float = 0.35  # of the time of arithmetic, behind which DeepSpeed's gathers and sums of gradients hide
+    # Expanding a 4-bit weight moves it, its expanded copy out, and that in again.
+    dequantization_bytes: float = 4.5
+
+
+GPU_SPEEDS = GpuSpeeds()
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Floating-point operations of one micro-step: of matrix products, and of attention between tokens."""
+
+    products: float
+    attention: float
+
+
+def micro_step_seconds(
+    shape: ModelShape,
+    setup: Setup,
+    *,
+    gpu: KnownGpu,
+    operations: Operations,
+    tokens: float,
+    speeds: GpuSpeeds = GPU_SPEEDS,
+) -> float:
+    """Forward and backward over `tokens` tokens on one GPU.
+
+    The GPU computes while Python launches and weights travel, so the longest of the three decides, but for what cannot
+    hide: the share of communication that finds nothing to compute beside it, and that of one layer, for the first
+    weights are waited for and the last gradients are waited upon.
+    """
+    busy = _busy_seconds(shape, setup, gpu=gpu, operations=operations, tokens=tokens, speeds=speeds)
+    working = max(busy, _launch_seconds(shape, setup, speeds=speeds))
+    travelling = _communication_seconds(shape, setup, gpu=gpu, speeds=speeds)
+    exposed = max(travelling / shape.layers, travelling - speeds.hidden * working)
+    seconds = working + exposed + MICRO_STEP_OVERHEAD_SECONDS
+    if not setup.sharded_base:
+        return seconds
+    return with_gathers(seconds, shape, setup, link_bytes_per_second=_link(gpu, speeds))
+
+
+def update_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS) -> float:
+    """The optimizer's step, and the sum of gradients over processes where it comes once a step."""
+    trainable = trainable_parameters(shape, setup)
+    moved = trainable * OPTIMIZER_BYTES / (setup.world_size if setup.zero_stage else 1)
+    seconds = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else _bandwidth(gpu, speeds))
+    if setup.world_size > 1 and setup.zero_stage < 2:
+        seconds += 2 * trainable * setup.compute_bytes / _link(gpu, speeds)
+    return seconds
+
+
+def _busy_seconds(
+    shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: Operations, tokens: float, speeds: GpuSpeeds
+) -> float:
+    share = speeds.products * float((REFERENCE_TFLOPS / gpu.matmul_tflops) ** speeds.size_exponent)
+    rate = gpu.matmul_tflops * 1e12 * min(0.9, share)
+    products = operations.products / (rate * tokens / (tokens + speeds.half_rate_tokens))
+    attention = operations.attention / (rate * speeds.attention)
+    return products + attention + _moved_bytes(shape, setup, tokens=tokens, speeds=speeds) / _bandwidth(gpu, speeds)
+
+
+def _moved_bytes(shape: ModelShape, setup: Setup, *, tokens: float, speeds: GpuSpeeds) -> float:
+    again = 1 + TOUCHED_AGAIN[setup.checkpointing]
+    touched = tokens * shape.layers * (shape.hidden_size + shape.intermediate_size) * speeds.touched_bytes * again
+    if setup.method is not Method.QLORA:
+        return touched
+    uses = 3 if setup.checkpointing == "full" else 2
+    return touched + uses * shape.quantizable_weights * speeds.dequantization_bytes
+
+
+def _launch_seconds(shape: ModelShape, setup: Setup, *, speeds: GpuSpeeds) -> float:
+    """Both sequences of a pair go alone where rows do."""
+    sequences = 2 if setup.preference_pairs and not setup.packing else 1
+    again = 1 + LAUNCHED_AGAIN[setup.checkpointing]
+    own = 1 if setup.fused_passes else speeds.library_launches
+    return sequences * again * own * shape.layers * speeds.layer_launch_seconds
+
+
+def _communication_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: GpuSpeeds) -> float:
+    """Stages 2 and 3 hand each pass's gradients out; stage 3 gathers weights for each pass through a layer.
+
+    DeepSpeed keeps a layer that was recomputed for its backward pass, but not one whose weights are frozen (counted in
+    a run of two processes).
+    """
+    if setup.zero_stage < 2 or setup.world_size < 2:
+        return 0.0
+    travelling = float(trainable_parameters(shape, setup) * setup.compute_bytes)
+    if setup.zero_stage == 3:
+        is_gathered_again = setup.checkpointing == "full" and setup.method is not Method.FULL
+        travelling += (3 if is_gathered_again else 2) * weight_bytes(shape, setup)
+    return travelling * (setup.world_size - 1) / setup.world_size / _link(gpu, speeds)
+
+
+def _bandwidth(gpu: KnownGpu, speeds: GpuSpeeds) -> float:
+    return gpu.bandwidth_gb_per_second * 1e9 * speeds.bandwidth
+
+
+def _link(gpu: KnownGpu, speeds: GpuSpeeds) -> float:
+    return gpu.link_gb_per_second * 1e9 * speeds.link

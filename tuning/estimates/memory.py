@@ -1,0 +1,267 @@
+"""Bytes that training needs on one device at its peak, itemised, for every method and launch setting."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
+from tunesmith.tuning.estimates.activations import (
+    Checkpointing,
+    Graph,
+    backward_bytes_per_token,
+    outside_bytes_per_token,
+    recomputed_bytes_per_token,
+    stored_bytes_per_token,
+)
+from tunesmith.tuning.hardware_facts.constants import START_CONSTANTS, Constants
+from tunesmith.tuning.job import Method
+from tunesmith.tuning.models.linears import Linear, Targets
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import MemoryEstimate
+
+Optimizer = Literal["adamw", "adamw_8bit"]
+
+# NF4 with blocks of 64: 4 bits and an fp32 scale a block; double quantisation makes the scale 8 bits and adds an fp32
+# scale per 256 blocks (QLoRA, arXiv 2305.14314, section 3).
+NF4_BITS = 4 + 32 / 64
+NF4_DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The launch numbers that memory and speed depend on."""
+
+    method: Method
+    device: Literal["cuda", "cpu"]
+    precision: Literal["bf16", "fp16", "fp32"]
+    tokens_per_micro_step: int
+    checkpointing: Checkpointing = "none"
+    optimizer: Optimizer = "adamw"
+    rank: int = 0
+    targets: Targets = "all-linear"
+    dropout: float = 0.0
+    use_dora: bool = False
+    float8_base: bool = False  # adapted matrices of the base in 8 bits
+    double_quantization: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    world_size: int = 1
+    offload_optimizer: bool = False
+    sharded_base: bool = False  # 4-bit weights are shared out, and gathered layer by layer
+    preference_pairs: bool = False  # DPO puts two sequences for every row into a micro-step
+    fused_passes: bool = False  # the trainer's own forward and backward passes: wherever ZeRO does not share weights
+    fused_attention: bool = True  # by a kernel that keeps no scores
+    repeats_heads: bool = False  # keys and values are repeated for each head of a group before they reach it
+    packing: bool = True  # else every row goes through the model alone
+    longest_row_tokens: int = 0  # matters only without a fused kernel
+    constants: Constants = START_CONSTANTS
+
+    @property
+    def compute_bytes(self) -> int:
+        """Width of one activation."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def graph(self) -> Graph:
+        """What autograd sees."""
+        return Graph(
+            full=self.method is Method.FULL,
+            width=self.compute_bytes,
+            rank=self.rank,
+            targets=self.targets,
+            dropout=self.dropout,
+            dora=self.use_dora,
+            device=self.device,
+            fused=self.fused_passes,
+            repeats_heads=self.repeats_heads,
+            shared_out=self.zero_stage == 3,
+        )
+
+
+def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEstimate:
+    """Predicted peak on one device, its items adding up to the total.
+
+    The peak is static memory plus saved activations plus the largest of what comes and goes: the logits of a chunk,
+    the working set of one layer's backward, or the optimizer's temporaries.
+    """
+    items = _static_items(shape, setup)
+    items["activations"] = _saved_activations(shape, setup)
+    name, size = max(_transients(shape, setup).items(), key=lambda item: item[1])
+    items[name] = size
+    items["slack"] = _slack(setup, allocated=sum(items.values()), activations=items["activations"])
+    items["context"] = _context(setup)
+    items = {name: size for name, size in items.items() if size}
+    return MemoryEstimate(items=items, total_bytes=sum(items.values()), budget_bytes=budget_bytes)
+
+
+def total(shape: ModelShape, setup: Setup) -> int:
+    """Predicted peak on one device as one number."""
+    activations = _saved_activations(shape, setup)
+    allocated = sum(_static_items(shape, setup).values()) + activations + max(_transients(shape, setup).values())
+    return allocated + _slack(setup, allocated=allocated, activations=activations) + _context(setup)
+
+
+def weight_bytes(shape: ModelShape, setup: Setup) -> int:
+    """The model's own weights, as loaded on one device before sharding."""
+    if setup.method is not Method.QLORA:
+        return _loaded_parameters(shape) * setup.compute_bytes - _saved_by_float8(shape, setup)
+    rest = _loaded_parameters(shape) - shape.quantizable_weights
+    return quantized_bytes(shape, setup) + rest * setup.compute_bytes
+
+
+def quantized_bytes(shape: ModelShape, setup: Setup) -> int:
+    """Those of the weights that 4-bit quantisation reaches, with their scales."""
+    return int(shape.quantizable_weights * (NF4_DOUBLE_BITS if setup.double_quantization else NF4_BITS) / 8)
+
+
+def _loaded_parameters(shape: ModelShape) -> int:
+    return shape.parameters + shape.outside_parameters
+
+
+def _saved_by_float8(shape: ModelShape, setup: Setup) -> int:
+    """A byte an entry, and an fp32 scale a row, in place of the compute dtype."""
+    if not setup.float8_base:
+        return 0
+    targets = [linear for linear in shape.targets(setup.targets) if linear.module]  # experts stay as they are
+    entries = sum(linear.weights for linear in targets)
+    return entries * (setup.compute_bytes - 1) - 4 * sum(linear.out_features * linear.copies for linear in targets)
+
+
+def trainable_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Parameters that the optimizer moves."""
+    if setup.method is Method.FULL:
+        return shape.parameters
+    return shape.adapter_parameters(rank=setup.rank, targets=setup.targets)
+
+
+def expert_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Of those, the ones on experts: rounded anew in both passes of each layer."""
+    return sum(linear.adapter_parameters(setup.rank) for linear in _adapted_experts(shape, setup))
+
+
+def _adapted_experts(shape: ModelShape, setup: Setup) -> list[Linear]:
+    if setup.method is Method.FULL:
+        return []
+    return [linear for linear in shape.targets(setup.targets) if linear.role == "expert"]
+
+
+def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
+    """What stays for the whole run."""
+    full = setup.method is Method.FULL
+    items = _weight_items(shape, setup)
+    gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
+    trainable = trainable_parameters(shape, setup)
+    items["gradients"] = int(trainable * gradients)
+    rounded = 0
+    if setup.fused_passes and not full and setup.compute_bytes < 4:  # for the matmuls, from forward to backward
+        rounded = setup.compute_bytes * (trainable - expert_adapter_parameters(shape, setup))
+    items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states) + rounded
+    if setup.zero_stage:
+        items["zero_buckets"] = _zero_buckets(shape, setup)
+    return items
+
+
+def _weight_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
+    """Whole, or this device's share of them; of a sharded 4-bit base also the layer at work and the next, gathered."""
+    whole = weight_bytes(shape, setup)
+    if not setup.sharded_base:
+        return {"weights": whole // (setup.world_size if setup.zero_stage == 3 else 1)}
+    shared = quantized_bytes(shape, setup)
+    return {"weights": whole - shared + shared // setup.world_size, "gathered_layers": 2 * shared // shape.layers}
+
+
+def _learning_bytes(setup: Setup) -> tuple[float, float]:
+    """Per trainable parameter: an fp32 gradient; an fp32 master (16-bit ones lose small updates) and two moments."""
+    weights_are_masters = setup.method is Method.FULL and setup.precision == "fp32"
+    moments = 2 if setup.optimizer == "adamw_8bit" else 8
+    return 4, moments + (0 if weights_are_masters else 4)
+
+
+def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
+    """fp32 gradient, master and moments, shared out; at stage 1 no gradient is, nor the sum that it goes into.
+
+    Adapters stay in fp32 beside their masters. Counted in runs of two processes (`tests/train/test_sharded_memory.py`).
+    """
+    shards = setup.world_size
+    if setup.zero_stage == 1:
+        return setup.compute_bytes + 4, 12 / shards
+    if setup.offload_optimizer:
+        return setup.compute_bytes / shards, 0
+    return 4 / shards, (12 if setup.method is Method.FULL else 16) / shards
+
+
+def zero_sizes_of(shape: ModelShape, setup: Setup) -> ZeroSizes:
+    """What the trainer hands to DeepSpeed for this model."""
+    return zero_sizes(
+        parameters=shape.parameters,
+        trainable=trainable_parameters(shape, setup),
+        layer_parameters=shape.linear_weights // shape.layers,
+        embedding_parameters=shape.vocab_size * shape.hidden_size,
+        hidden_size=shape.hidden_size,
+    )
+
+
+def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
+    """The flat buffer of gradients and its copy while they are summed; under stage 3 also the weights held whole."""
+    sizes = zero_sizes_of(shape, setup)
+    return (2 * sizes.reduced + (sizes.live if setup.zero_stage == 3 else 0)) * setup.compute_bytes
+
+
+def _saved_activations(shape: ModelShape, setup: Setup) -> int:
+    graph = setup.graph
+    per_token = stored_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    per_token += outside_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    return int(_tokens(setup) * (per_token + _scores(shape, setup)))
+
+
+def _scores(shape: ModelShape, setup: Setup) -> int:
+    """Without a fused attention kernel every layer keeps its scores: fp32 and rounded, a head and earlier token."""
+    if setup.fused_attention:
+        return 0
+    layers = 1 if setup.checkpointing == "full" else shape.layers
+    return layers * shape.heads * setup.longest_row_tokens * (4 + setup.compute_bytes)
+
+
+def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
+    """What comes and goes, by name; only the largest is at the peak."""
+    tokens, graph, width = _tokens(setup), setup.graph, setup.compute_bytes
+    per_token = backward_bytes_per_token(shape, graph)
+    per_token += recomputed_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
+    backward = int(tokens * per_token) + _expert_factors(shape, setup)
+    if setup.method is Method.QLORA:
+        backward += shape.largest_linear * width
+    if setup.float8_base:  # one matrix turned over, and what it is multiplied with in 8 bits
+        backward += shape.largest_linear + tokens * max(shape.hidden_size, shape.intermediate_size)
+    if setup.method is Method.FULL:
+        backward += shape.largest_linear * (width + 4)  # one gradient, as computed and widened for the master
+    return {"layer_backward": backward, "logits": _logits(shape, setup)}
+
+
+def _expert_factors(shape: ModelShape, setup: Setup) -> int:
+    """One layer's factors rounded, and their gradients as multiplied and in fp32 as PEFT lays them out."""
+    largest = max((linear.adapter_parameters(setup.rank) for linear in _adapted_experts(shape, setup)), default=0)
+    return largest // shape.layers * (2 * setup.compute_bytes + 4)
+
+
+def _logits(shape: ModelShape, setup: Setup) -> int:
+    """One chunk's logits and their fp32 log-softmax; the head's own gradient, added up in fp32, when it learns."""
+    full = setup.method is Method.FULL
+    chunk = logits_chunk_tokens(
+        device=setup.device, vocab_size=shape.vocab_size, is_learning=full and not setup.preference_pairs
+    )
+    chunk = min(_tokens(setup), chunk)
+    entries = chunk * shape.vocab_size * (setup.compute_bytes + (8 if setup.preference_pairs else 4))
+    return entries + (shape.vocab_size * shape.hidden_size * (4 + setup.compute_bytes) if full else 0)
+
+
+def _slack(setup: Setup, *, allocated: int, activations: int) -> int:
+    extra = setup.constants.cpu_activation_slack * activations if setup.device == "cpu" else 0
+    return int(setup.constants.slack * allocated + extra)
+
+
+def _tokens(setup: Setup) -> int:
+    return setup.tokens_per_micro_step * (2 if setup.preference_pairs else 1)
+
+
+def _context(setup: Setup) -> int:
+    if setup.device == "cpu":
+        return setup.constants.cpu_process_bytes
+    return setup.constants.cuda_context_bytes + setup.constants.cuda_workspace_bytes

@@ -1,0 +1,50 @@
+"""A frozen 4-bit base shared out over several GPUs, as the trainer does it: where it may be, what it costs, in words.
+
+Every process keeps its part of each layer and gathers a layer's bytes before its forward and its backward pass, the
+next layer's while one is at work. The two layers at the turn from forward to backward are at hand.
+"""
+
+from tunesmith.tuning.estimates.memory import Setup, quantized_bytes
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.models.linears import adapts_experts
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.units import gib
+
+
+def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, world_size: int) -> bool:
+    """Whether the trainer can run the job that way.
+
+    Merging writes the whole base, DoRA starts from whole rows, and adapters on experts multiply with all of them.
+    """
+    needs_whole_base = spec.merge or spec.lora.use_dora or adapts_experts(spec.lora.target_modules)
+    return method is Method.QLORA and world_size > 1 and bool(hardware.gpus) and not needs_whole_base
+
+
+def gathered_bytes(shape: ModelShape, setup: Setup) -> int:
+    """What one process receives in one micro-step, forward and backward."""
+    if not setup.sharded_base:
+        return 0
+    twice = 2 * shape.layers - min(2, shape.layers)
+    of_others = (setup.world_size - 1) / setup.world_size
+    return int(quantized_bytes(shape, setup) / shape.layers * twice * of_others)
+
+
+def with_gathers(seconds: float, shape: ModelShape, setup: Setup, *, link_bytes_per_second: float) -> float:
+    """A micro-step of so many `seconds` of work with gathers behind it: the longer of both, and the first layer's."""
+    moving = gathered_bytes(shape, setup) / link_bytes_per_second
+    return max(seconds, moving) + moving / (2 * shape.layers)
+
+
+def explain(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
+    """Why and how, of a setup that shares the base out."""
+    if not setup.sharded_base:
+        return ()
+    whole = quantized_bytes(shape, setup)
+    text = (
+        f"The 4-bit weights are shared out over {setup.world_size} GPUs, as FSDP does: each keeps "
+        f"{gib(whole // setup.world_size)} of {gib(whole)} and gathers one layer ahead, "
+        f"{gib(gathered_bytes(shape, setup))} over its link in every micro-step. No GPU has measured this yet."
+    )
+    return (Reason(rule="sharded-base", text=text),)

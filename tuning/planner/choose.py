@@ -1,0 +1,222 @@
+"""Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
+
+from collections.abc import Iterator, Mapping
+
+from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.estimates.margins import NO_RISK
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.constants import explain_constants
+from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method, Objective
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
+from tunesmith.tuning.planner.checks import check_hardware, impossible
+from tunesmith.tuning.planner.launch_reasons import explain_launch
+from tunesmith.tuning.planner.outlook import changes_of, ways_of
+from tunesmith.tuning.planner.rules import decide
+from tunesmith.tuning.planner.suggestions import remedy
+from tunesmith.tuning.recipe.hyperparameters import (
+    checkpoint_interval,
+    choose_early_stopping,
+    choose_learning_rate,
+    evaluation_interval,
+    warmup_steps,
+)
+from tunesmith.tuning.search.candidates import Candidate, Search
+from tunesmith.tuning.search.pricing import Pricer
+from tunesmith.tuning.units import duration, gib
+
+NO_CORRECTIONS = Corrections()
+WORTH_A_WORD = 0.05  # of the duration, that goes to evaluations
+
+
+def choose(
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    dataset: DatasetFacts,
+    hardware: HardwareProfile,
+    corrections: Corrections | Mapping[Method, Corrections] = NO_CORRECTIONS,
+) -> Plan | Refusal:
+    """Decide everything about one run, or refuse with the numbers that forbid it. Pure, and a few milliseconds.
+
+    `corrections` holds measured over predicted ratios of earlier runs on this hardware, one for all methods or by
+    method; a method without any is predicted by the formulas alone.
+
+    Raises:
+        InvalidRequest: the hardware or the data cannot be what they claim (negative memory, no rows).
+    """
+    check_hardware(hardware)
+    refusal = impossible(spec=spec, shape=shape, dataset=dataset)
+    if refusal is not None:
+        return refusal
+
+    def pricer(asked: JobSpec, method: Method) -> Pricer:
+        own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)
+        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own)
+
+    def retry(asked: JobSpec, method: Method) -> Candidate:
+        return Search(pricer(asked, method), hardware).chosen()
+
+    def on_more_gpus(method: Method, number: int) -> Candidate | None:
+        larger = with_gpus(hardware, number)
+        return None if larger is None else Search(pricers[method], larger).chosen()
+
+    pricers = {method: pricer(spec, method) for method in Method}
+    here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+    chosen, decision = here.chosen, here.decision
+    if chosen is None:
+        way_out = remedy(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
+        return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
+    plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
+
+    def choose_on(larger: HardwareProfile) -> Candidate | None:
+        return _Choice(pricers, larger, spec=spec, shape=shape, dataset=dataset).chosen
+
+    outlook = {
+        "ways": ways_of(chosen, here.searches, spec=spec),
+        "changes": changes_of(chosen, hardware, choose=choose_on),
+    }
+    return plan.model_copy(update=outlook)
+
+
+class _Choice:
+    """The methods on one machine, and the one that the rules take."""
+
+    def __init__(
+        self,
+        pricers: Mapping[Method, Pricer],
+        hardware: HardwareProfile,
+        *,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+    ) -> None:
+        self.searches = {method: Search(pricer, hardware) for method, pricer in pricers.items()}
+        self.candidates = {method: search.chosen() for method, search in self.searches.items()}
+        self.decision = decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """None when nothing fits."""
+        return None if self.decision.method is None else self.candidates[self.decision.method]
+
+
+def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]:
+    """Which of a machine's GPUs are used, where some were left out for what they are."""
+    own = candidate.place.hardware.gpus
+    if len(own) < len(of.gpus):
+        yield Reason(rule="devices", text=why_apart(own, of=of.gpus))
+
+
+def _plan(
+    candidate: Candidate,
+    choice: _Choice,
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    dataset: DatasetFacts,
+    hardware: HardwareProfile,
+) -> Plan:
+    setup, batch = candidate.setup, candidate.batch
+    full = setup.method is Method.FULL
+    rate, rate_reason = choose_learning_rate(spec, shape, method=setup.method, rows_per_step=batch.rows_per_step)
+    patience, patience_reasons = choose_early_stopping(spec, dataset, total_steps=batch.total_steps)
+    beta = spec.hyperparameters.beta
+    seconds_per_step = candidate.time.training_seconds / batch.total_steps
+    return Plan(
+        method=setup.method,
+        objective=spec.objective.value,
+        device=setup.device,
+        device_name=candidate.place.hardware.gpus[0].name if candidate.place.hardware.gpus else "",
+        world_size=setup.world_size,
+        precision=setup.precision,
+        attention=candidate.attention,
+        quantization="nf4" if setup.method is Method.QLORA else None,
+        double_quantization=setup.double_quantization,
+        lora=None if full else candidate.lora,
+        activation_checkpointing=setup.checkpointing,
+        optimizer=setup.optimizer,
+        packing=setup.packing,
+        fused_passes=setup.fused_passes,
+        float8_base=setup.float8_base,
+        zero_stage=setup.zero_stage,
+        offload_optimizer=setup.offload_optimizer,
+        sharded_base=setup.sharded_base,
+        learning_rate=rate,
+        schedule="linear",
+        warmup_steps=warmup_steps(batch.total_steps),
+        weight_decay=0.01 if full else 0.0,
+        max_gradient_norm=1.0,
+        beta=(0.1 if beta == "auto" else beta) if spec.objective is Objective.DPO else None,
+        epochs=batch.epochs,
+        rows_per_step=batch.rows_per_step,
+        max_sequence_length=candidate.max_sequence_length,
+        on_long_row=spec.on_long_row,
+        tokens_per_micro_step=setup.tokens_per_micro_step,
+        total_steps=batch.total_steps,
+        evaluation_interval_steps=evaluation_interval(batch.total_steps, patience=patience),
+        early_stopping_patience=patience,
+        checkpoint_interval_steps=checkpoint_interval(batch.total_steps, seconds_per_step=seconds_per_step),
+        seed=spec.seed,
+        memory=candidate.memory,
+        time=candidate.time,
+        reasons=(
+            *choice.decision.reasons,
+            *explain_launch(candidate, choice.searches[setup.method]),
+            *_say_which(candidate, of=hardware),
+            *candidate.reasons,
+            rate_reason,
+            *patience_reasons,
+            explain_constants(candidate.place.hardware, precision=setup.precision),
+            _summary(candidate),
+        ),
+        alternatives=choice.decision.alternatives,
+    )
+
+
+def _summary(candidate: Candidate) -> Reason:
+    memory, time, hardware = candidate.memory, candidate.time, candidate.place.hardware
+    where = f"this {hardware.gpus[0].name}" if hardware.gpus else hardware.cpu.model
+    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
+    duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
+    learned = _learned(memory, time, basis=candidate.correction_basis)
+    speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
+    return Reason(rule="prediction", text=f"{peak}; {speed}.{learned}")
+
+
+def _beside_training(time: TimeEstimate) -> str:
+    """What of the duration does not train, where it is a part worth a word."""
+    beside = time.evaluation_seconds + time.sample_seconds
+    if beside < WORTH_A_WORD * time.seconds:
+        return ""
+    return (
+        f", of which evaluations take {duration(time.evaluation_seconds)} and sample answers "
+        f"{duration(time.sample_seconds)}"
+    )
+
+
+def _risk(candidate: Candidate) -> str:
+    """How likely it is that the peak is higher than what is free, and what is done about it."""
+    risk = candidate.memory.out_of_memory_probability or 0.0
+    if risk < NO_RISK:
+        return ""
+    if candidate.has_margin:
+        return f", a risk of {risk:.1%} of running out"
+    return (
+        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out, "
+        f"which the canary step tries before training"
+    )
+
+
+def _learned(memory: MemoryEstimate, time: TimeEstimate, *, basis: str) -> str:
+    """What earlier measurements changed about the prediction, and which they were."""
+    extra = memory.items.get("measured_correction", 0)
+    ratio = memory.total_bytes / max(1, memory.total_bytes - extra)
+    if not extra and time.measured_correction == 1:
+        return f" Confirmed by what was measured here: {basis}." if basis else ""
+    resting_on = f" ({basis})" if basis else ""
+    return (
+        f" Corrected by what earlier runs here measured: memory x {ratio:.2f}, speed x {time.measured_correction:.2f}"
+        f"{resting_on}."
+    )

@@ -1,0 +1,174 @@
+"""A reason for each launch number: how many GPUs, what they share out, what is recomputed, micro-step and optimizer."""
+
+from collections.abc import Iterator
+
+from tunesmith.tuning.job import Goal, Method
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
+from tunesmith.tuning.search.layouts import Layout
+from tunesmith.tuning.search.pricing import Priced
+from tunesmith.tuning.units import duration, gib, plural
+
+MODES = {
+    "none": "Nothing is recomputed",
+    "selective": "Norms and gates are recomputed",
+    "mlp": "MLPs are recomputed but for their last product",
+    "full": "Every layer is recomputed",
+}
+
+
+def explain_launch(candidate: Candidate, search: Search) -> Iterator[Reason]:
+    """In the order in which a reader wonders."""
+    here = _Here(candidate, search)
+    if candidate.place.hardware.gpus:
+        yield from here.devices()
+        yield from here.sharing()
+    if candidate.method is Method.FULL:
+        yield here.optimizer()
+    yield here.recomputation()
+    yield here.micro_step()
+
+
+class _Here:
+    """The chosen settings among those that lost to them."""
+
+    def __init__(self, candidate: Candidate, search: Search) -> None:
+        self.candidate, self.search, self.setup = candidate, search, candidate.setup
+        self.layout = next(layout for layout in search.layouts if _is_of(layout, candidate))
+
+    def devices(self) -> Iterator[Reason]:
+        """Why so many GPUs and not more or fewer."""
+        there, used = len(self.candidate.place.hardware.gpus), self.setup.world_size
+        if there == 1:
+            return
+        text = f"All {there} GPUs" if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
+        if used > 1:
+            text += f"; {self._with_half(used // 2)}"
+        yield Reason(rule="gpus", text=f"{text}.")
+
+    def sharing(self) -> Iterator[Reason]:
+        """What ZeRO shares out, and what the next stage down would need."""
+        stage = self.setup.zero_stage
+        if self.setup.world_size == 1 and not self.setup.offload_optimizer:
+            return
+        if self.setup.offload_optimizer:
+            text = "The optimizer lives in host memory, which is slow: no other layout fits"
+            yield Reason(rule="offload", text=f"{text}.")
+            return
+        if self.setup.sharded_base:
+            whole = next(layout for layout in self._others(self.setup.world_size) if not layout.sharded_base)
+            yield Reason(rule="zero", text=f"The 4-bit weights are shared out: {self._against(whole)}.")
+            return
+        if stage == 0:
+            yield Reason(rule="zero", text="Each GPU holds a whole copy of the model: it fits, so nothing is gathered.")
+            return
+        shared = {1: "the optimizer", 2: "the optimizer and gradients", 3: "weights, gradients and the optimizer"}
+        text = f"ZeRO stage {stage} shares out {shared[stage]}"
+        lower = [layout for layout in self._others(self.setup.world_size) if layout.zero_stage < stage]
+        if lower:
+            text += f"; {self._against(max(lower, key=lambda layout: layout.zero_stage))}"
+        yield Reason(rule="zero", text=f"{text}.")
+
+    def optimizer(self) -> Reason:
+        """32-bit moments, or why 8-bit ones."""
+        if self.setup.optimizer == "adamw":
+            return Reason(rule="optimizer", text="AdamW with exact moments of 32 bits, which fit.")
+        exact = [layout for layout in self.search.layouts if layout.optimizer == "adamw"]
+        best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
+        if best:
+            soonest = min(found.seconds for found in best)
+            why = f"exact ones of 32 bits take {duration(soonest)} instead of {self._duration}"
+        else:
+            why = "exact ones of 32 bits do not fit"
+        return Reason(rule="optimizer", text=f"AdamW with moments of 8 bits, because {why}.")
+
+    def recomputation(self) -> Reason:
+        """As little as fits with the micro-step that finishes soonest."""
+        mode = self.setup.checkpointing
+        place = LEAST_RECOMPUTATION_FIRST.index(mode)
+        if place == 0:
+            return Reason(rule="recomputation", text="Nothing is recomputed: all activations fit.")
+        less = LEAST_RECOMPUTATION_FIRST[place - 1]
+        tokens = self.setup.tokens_per_micro_step
+        peak = self.search.pricer.peak_bytes(self.layout, less, tokens)
+        if peak > self.layout.budget_bytes * self.search.usable:
+            why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable()}"
+        else:
+            why = ", which measurements here found the quickest"
+        return Reason(rule="recomputation", text=f"{MODES[mode]} in the backward pass{why}.")
+
+    def micro_step(self) -> Reason:
+        """The largest that fits, or that a step can fill."""
+        tokens, sizes = self.setup.tokens_per_micro_step, self.search.sizes(self.layout)
+        text = f"Micro-steps of up to {tokens:,} tokens"
+        if not self.setup.packing:
+            return Reason(rule="micro-step", text=f"{text}: one row each, which this family cannot pack.")
+        place = sizes.index(tokens)
+        if place == 0:
+            filled = tokens % 256 == 0 and tokens in (16384, 2048) and tokens < self._share_of_step
+            why = "more would be hardly quicker" if filled else "an optimizer step gives one device no more"
+            return Reason(rule="micro-step", text=f"{text}: {why}.")
+        larger = self.search.pricer.peak_bytes(self.layout, self.setup.checkpointing, sizes[place - 1])
+        if larger > self.layout.budget_bytes * self.search.usable:
+            why = f"{sizes[place - 1]:,} would need {gib(larger)}{self._of_usable()}"
+        else:
+            why = "more would not be quicker"
+        return Reason(rule="micro-step", text=f"{text}: {why}.")
+
+    @property
+    def _duration(self) -> str:
+        return duration(self.candidate.time.seconds)
+
+    @property
+    def _share_of_step(self) -> float:
+        workload = self.search.pricer.workload
+        return workload.mean_row_tokens * workload.rows_per_step / self.setup.world_size
+
+    def _of_usable(self) -> str:
+        free, usable = self.layout.budget_bytes, int(self.layout.budget_bytes * self.search.usable)
+        return f", more than the {gib(usable)} that a margin leaves of {gib(free)}"
+
+    def _with_half(self, number: int) -> str:
+        subject = "one alone" if number == 1 else f"{number} of them"
+        fewer = self._best_with(number)
+        if fewer is None:
+            return f"the job does not fit on {subject} with a margin"
+        return f"{subject} would take {duration(fewer.seconds)} instead of {self._duration}"
+
+    def _why_fewer(self, there: int) -> str:
+        used, batch = self.setup.world_size, self.candidate.batch
+        if used == batch.rows_per_step:
+            return f"a step has {plural(used, 'row')} to share out"
+        if self.search.pricer.spec.goal is Goal.COST:
+            return "goal cost takes the least GPU time"
+        poorest = min(gpu.memory_free_bytes for gpu in self.candidate.place.hardware.gpus)
+        if poorest < self.layout.budget_bytes:
+            return f"on another {gib(poorest)} are free"
+        best = self._best_with(there)
+        if best is not None:
+            return f"{there} would take {duration(best.seconds)} instead of {self._duration}"
+        return "the rest would only wait"
+
+    def _best_with(self, world_size: int) -> Priced | None:
+        found = [self.search.quickest_of(layout) for layout in self._others(world_size)]
+        return min((priced for priced in found if priced is not None), key=lambda priced: priced.seconds, default=None)
+
+    def _others(self, world_size: int) -> list[Layout]:
+        return [
+            layout
+            for layout in self.search.layouts
+            if layout.place is self.layout.place and layout.world_size == world_size and not layout.offload_optimizer
+        ]
+
+    def _against(self, other: Layout) -> str:
+        found = self.search.quickest_of(other)
+        stage = other.zero_stage
+        name = "a whole copy on each GPU" if stage == 0 else f"stage {stage}"
+        if found is None:
+            return f"{name} would need {gib(self.search.least_peak(other))}{self._of_usable()}"
+        return f"{name} would take {duration(found.seconds)} instead of {self._duration}"
+
+
+def _is_of(layout: Layout, candidate: Candidate) -> bool:
+    setup = candidate.setup
+    return layout.place is candidate.place and layout.setup(setup.checkpointing, setup.tokens_per_micro_step) == setup

@@ -1,0 +1,337 @@
+"""The ordered, named rules that pick a method among those that fit, and say of each other one which rule rejected it.
+
+Two questions have answers of their own: whether everything learns or an adapter, and over which weights an adapter.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, Goal, JobSpec, Method
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import Alternative, Reason
+from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
+from tunesmith.tuning.search.candidates import Candidate
+from tunesmith.tuning.units import count, duration, gib, plural
+
+SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
+SMALL_DATA_ROWS_FOR_QUALITY = 5_000
+LARGE_DATA_ROWS = 50_000
+MOST_FOR_SHARDED_LORA = 1.3  # times QLoRA's duration that 16-bit weights are worth when they must be shared out
+MUCH_QUICKER = 0.9  # of a duration
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The method, or None when nothing fits."""
+
+    method: Method | None
+    reasons: tuple[Reason, ...]
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a rule looks at. `fitting` keep their margin, or, where none does, fit without."""
+
+    candidates: Mapping[Method, Candidate]
+    fitting: Mapping[Method, Candidate]
+    spec: JobSpec
+    dataset: DatasetFacts
+    shape: ModelShape
+    gpus: int
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of an adapter of that rank: as many tokens as it can learn from."""
+        return self.shape.adapter_parameters(rank=rank, targets=self.spec.lora.target_modules)
+
+
+class Verdict(NamedTuple):
+    """A rule's answer. `why` can follow "but", and stand alone when its first letter is raised."""
+
+    method: Method
+    rule: str
+    why: str
+
+    @property
+    def reason(self) -> Reason:
+        """As a sentence."""
+        return Reason(rule=self.rule, text=f"{sentence(self.why)}.")
+
+
+Rule = Callable[[Situation], tuple[bool, str] | None]
+
+
+def decide(
+    candidates: Mapping[Method, Candidate],
+    *,
+    spec: JobSpec,
+    dataset: DatasetFacts,
+    shape: ModelShape,
+    hardware: HardwareProfile,
+) -> Decision:
+    """Apply the rules in order; the first that speaks decides."""
+    fitting = _fitting(candidates, spec=spec)
+    if spec.method != "auto" and spec.method not in fitting:
+        return _refuse(candidates, methods=[spec.method], rule="forced-method")
+    if not fitting:
+        return _refuse(candidates, methods=list(Method), rule="nothing-fits")
+    situation = Situation(candidates, fitting, spec, dataset, shape, len(hardware.gpus))
+    verdicts = _verdicts(situation)
+    method = verdicts[-1].method
+    alternatives = tuple(
+        Alternative(
+            method=other.method,
+            fits=other.fits,
+            peak_bytes=other.memory.total_bytes,
+            rejected_because=_rejection(other, candidates[method], verdicts=verdicts, situation=situation),
+        )
+        for other in candidates.values()
+        if other.method is not method
+    )
+    return Decision(method, tuple(verdict.reason for verdict in verdicts), alternatives)
+
+
+def sentence(text: str) -> str:
+    """With its first letter raised."""
+    return text[:1].upper() + text[1:]
+
+
+def shortage(candidate: Candidate) -> str:
+    """Why this does not fit, or not with its margin."""
+    if candidate.blocked:
+        return candidate.blocked
+    memory = candidate.memory
+    text = f"{name_of(candidate)} needs {gib(memory.total_bytes)}"
+    if candidate.setup.offload_optimizer:
+        text += " even with its optimizer in host memory"
+    if memory.total_bytes <= memory.budget_bytes:
+        text += f" and {gib(memory.margin_bytes)} in hand, because a prediction is not a measurement"
+    return f"{text}; {gib(memory.budget_bytes)} are free on this {candidate.place.name}"
+
+
+def name_of(candidate: Candidate) -> str:
+    """With the precision where it tells LoRA from QLoRA, and what is done to its weights."""
+    precision = f" {candidate.setup.precision}" if candidate.method is Method.LORA else ""
+    shared = f" with its weights shared out over {candidate.setup.world_size} GPUs"
+    return f"{NAMES[candidate.method]}{precision}{shared if candidate.setup.sharded_base else ''}"
+
+
+def _fitting(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> dict[Method, Candidate]:
+    """Those with a margin, else those without one; the optimizer in host memory only where nothing else fits."""
+    fitting = {method: candidate for method, candidate in candidates.items() if candidate.has_margin}
+    if spec.method != "auto":
+        return {method: candidate for method, candidate in candidates.items() if candidate.fits}
+    if not fitting:
+        fitting = {method: candidate for method, candidate in candidates.items() if candidate.fits}
+    if len(fitting) > 1 and candidates[Method.FULL].setup.offload_optimizer:
+        fitting.pop(Method.FULL, None)
+    return fitting
+
+
+def _verdicts(situation: Situation) -> list[Verdict]:
+    spec, fitting = situation.spec, situation.fitting
+    if spec.method != "auto":
+        return [Verdict(spec.method, "forced-method", f"{NAMES[spec.method]} was asked for")]
+    if len(fitting) == 1:
+        return [_only_one(situation)]
+    if spec.goal in (Goal.SPEED, Goal.COST):
+        return [_least_expense(situation)]
+    adapter = _choose_adapter(situation)
+    if Method.FULL not in fitting:
+        return [adapter]
+    for name, rule in FULL_OR_ADAPTER:
+        answer = rule(situation)
+        if answer is not None:
+            everything, why = answer
+            learns = Verdict(Method.FULL if everything else adapter.method, name, why)
+            return [learns] if everything else [learns, adapter]
+    raise AssertionError("the last rule always decides")
+
+
+def _only_one(situation: Situation) -> Verdict:
+    (method,) = situation.fitting
+    lost = situation.candidates[Method.LORA]
+    if method is Method.QLORA:
+        return Verdict(method, "only-one-fits", f"{shortage(lost)}, so QLoRA, the only method that fits")
+    return Verdict(method, "only-one-fits", f"{NAMES[method]} is the only method that fits")
+
+
+def _least_expense(situation: Situation) -> Verdict:
+    cost = situation.spec.goal is Goal.COST
+
+    def expense(method: Method) -> float:
+        candidate = situation.fitting[method]
+        return candidate.device_seconds if cost else candidate.time.seconds
+
+    method = min(situation.fitting, key=lambda method: (expense(method), method is Method.QLORA))
+    unit = f" of {_device_time(situation)}, the least" if cost else ", the soonest"
+    why = f"goal {situation.spec.goal}: {NAMES[method]} needs {duration(expense(method))}{unit} of all that fit"
+    return Verdict(method, "goal", why)
+
+
+def _choose_adapter(situation: Situation) -> Verdict:
+    """LoRA over 16-bit weights wherever it fits: 4-bit ones are rounded, and cost speed.
+
+    They save it where 16-bit ones must be gathered from other GPUs for every layer.
+    """
+    fitting = situation.fitting
+    if Method.QLORA not in fitting:
+        return Verdict(Method.LORA, "bf16-before-4-bit", f"of the adapters LoRA fits and {_unfit(situation)} does not")
+    if Method.LORA not in fitting:
+        why = f"{shortage(situation.candidates[Method.LORA])}, so QLoRA"
+        return Verdict(Method.QLORA, "bf16-before-4-bit", why)
+    lora, qlora = fitting[Method.LORA], fitting[Method.QLORA]
+    times = f"{duration(lora.time.seconds)} against {duration(qlora.time.seconds)} for QLoRA"
+    weights = lora.setup.precision
+    if lora.setup.zero_stage == 3 and lora.time.seconds > MOST_FOR_SHARDED_LORA * qlora.time.seconds:
+        instead = "gathers fewer bytes" if qlora.setup.sharded_base else "keeps a whole copy on each"
+        why = (
+            f"LoRA would share its {weights} weights out over {lora.setup.world_size} GPUs and gather them for every "
+            f"layer, {times}, which {instead}"
+        )
+        return Verdict(Method.QLORA, "shared-out-weights", why)
+    why = f"LoRA over {weights} weights comes before 4-bit ones, which are rounded: {times}"
+    if qlora.time.seconds < MUCH_QUICKER * lora.time.seconds:
+        why += ", which goal speed would take"
+    return Verdict(Method.LORA, "bf16-before-4-bit", why)
+
+
+def _information(situation: Situation) -> tuple[bool, str] | None:
+    """Whether an adapter has room for what there is to learn (LoRA Without Regret, 2025)."""
+    tokens = situation.dataset.supervised_tokens
+    most, least = situation.adapter_parameters(LARGEST_RANK), situation.adapter_parameters(1)
+    if tokens > most:
+        return True, (
+            f"{count(tokens)} tokens to learn from are more than an adapter of rank {LARGEST_RANK} has parameters "
+            f"({count(most)}): full fine-tuning, and it fits"
+        )
+    if tokens <= least:
+        return False, (
+            f"{plural(tokens, 'token')} to learn from fit into an adapter of rank 1 already ({count(least)} "
+            f"parameters), so full fine-tuning would learn no more"
+        )
+    return None
+
+
+def _small_data(situation: Situation) -> tuple[bool, str] | None:
+    limit = SMALL_DATA_ROWS_FOR_QUALITY if situation.spec.goal is Goal.QUALITY else SMALL_DATA_ROWS
+    if situation.dataset.all_rows >= limit:
+        return None
+    return False, (
+        f"{plural(situation.dataset.all_rows, 'row')} are fewer than {limit:,}, where adapters reach the quality of "
+        f"full fine-tuning"
+    )
+
+
+def _large_data(situation: Situation) -> tuple[bool, str] | None:
+    rows = situation.dataset.all_rows
+    if rows <= LARGE_DATA_ROWS:
+        return None
+    return True, (
+        f"{rows:,} rows are more than {LARGE_DATA_ROWS:,}, with {_tokens(situation)} to learn from: full fine-tuning, "
+        f"and it fits"
+    )
+
+
+def _several_gpus(situation: Situation) -> tuple[bool, str] | None:
+    world_size = situation.fitting[Method.FULL].setup.world_size
+    if world_size < 2:
+        return None
+    return True, (
+        f"full fine-tuning fits on {world_size} GPUs, and {situation.dataset.all_rows:,} rows with "
+        f"{_tokens(situation)} to learn from are worth it"
+    )
+
+
+def _quality(situation: Situation) -> tuple[bool, str] | None:
+    if situation.spec.goal is not Goal.QUALITY:
+        return None
+    return True, "goal quality: full fine-tuning fits, and nothing learns more"
+
+
+def _adapter_suffices(situation: Situation) -> tuple[bool, str] | None:
+    rows = situation.dataset.all_rows
+    return False, f"an adapter suffices for {rows:,} rows on one device; goal quality would train everything"
+
+
+FULL_OR_ADAPTER: tuple[tuple[str, Rule], ...] = (
+    ("information", _information),
+    ("small-data", _small_data),
+    ("large-data", _large_data),
+    ("several-gpus", _several_gpus),
+    ("quality", _quality),
+    ("adapter-suffices", _adapter_suffices),
+)
+
+
+def _tokens(situation: Situation) -> str:
+    return f"{count(situation.dataset.supervised_tokens)} tokens"
+
+
+def _unfit(situation: Situation) -> str:
+    return next(NAMES[method] for method in (Method.QLORA, Method.LORA) if method not in situation.fitting)
+
+
+def _device_time(situation: Situation) -> str:
+    return "GPU time" if situation.gpus else "processor time"
+
+
+def _rejection(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], situation: Situation) -> str:
+    """The rule that rejected this method, not the one that chose another."""
+    was_asked_for = situation.spec.method != "auto"
+    if not other.fits or (chosen.has_margin and not other.has_margin and not was_asked_for):
+        return sentence(f"{shortage(other)}.")
+    if other.method not in situation.fitting and not was_asked_for:
+        spent = duration(other.time.seconds)
+        return sentence(f"{name_of(other)} fits only with its optimizer in host memory, which takes {spent}.")
+    numbers = sentence(f"{name_of(other)} fits too ({_numbers(other, chosen, situation)})")
+    return f"{numbers}, but {_rule_against(other, chosen, verdicts=verdicts, situation=situation)}."
+
+
+def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], situation: Situation) -> str:
+    if verdicts[0].rule == "forced-method":
+        return "was not asked for"
+    if verdicts[0].rule == "goal":
+        goal = situation.spec.goal
+        return f"goal {goal} takes the {'least' if goal is Goal.COST else 'soonest'}"
+    if Method.FULL in (other.method, chosen.method):
+        return verdicts[0].why
+    if chosen.method is Method.QLORA:
+        return f"its weights would be shared out over {other.setup.world_size} GPUs and gathered for every layer"
+    saved = chosen.memory.total_bytes - other.memory.total_bytes
+    rounded = f"its 4-bit weights are rounded, and {chosen.setup.precision} ones fit"
+    return f"{rounded}; it would save {gib(saved)}" if saved > 0 else rounded
+
+
+def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:
+    if situation.spec.goal is Goal.COST:
+        spent = f"{duration(other.device_seconds)} of {_device_time(situation)} against"
+        return f"{gib(other.memory.total_bytes)}, {spent} {duration(chosen.device_seconds)}"
+    times = f"{duration(other.time.seconds)} against {duration(chosen.time.seconds)}"
+    return f"{gib(other.memory.total_bytes)}, {times}"
+
+
+def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], rule: str) -> Decision:
+    texts = [_refusal(candidates[method]) for method in methods]
+    reasons = tuple(Reason(rule=rule, text=text) for text in texts)
+    alternatives = tuple(
+        Alternative(
+            method=method,
+            fits=candidate.fits,
+            peak_bytes=candidate.memory.total_bytes,
+            rejected_because=(
+                sentence(f"{NAMES[method]} would fit with {gib(candidate.memory.total_bytes)}, but was not asked for.")
+                if candidate.fits
+                else sentence(f"{shortage(candidate)}.")
+            ),
+        )
+        for method, candidate in candidates.items()
+    )
+    return Decision(None, reasons, alternatives)
+
+
+def _refusal(candidate: Candidate) -> str:
+    smallest = "" if candidate.blocked else ", even with the smallest settings"
+    return sentence(f"{shortage(candidate)}{smallest}.")

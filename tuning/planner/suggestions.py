@@ -1,0 +1,105 @@
+"""What to change when nothing fits: the longest rows that would, as the next step for the user."""
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from tunesmith.tuning.datasets.lengths import share_within
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.planner.rules import name_of, sentence
+from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
+from tunesmith.tuning.units import gib
+
+SHORTEST_WORTH_OFFERING = 128
+
+
+def remedy(
+    candidates: dict[Method, Candidate],
+    *,
+    spec: JobSpec,
+    dataset: DatasetFacts,
+    retry: Callable[[JobSpec, Method], Candidate],
+    on_more_gpus: Callable[[Method, int], Candidate | None],
+) -> Reason:
+    """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants.
+
+    `retry` asks for another job on the machine, `on_more_gpus` for this job on so many GPUs like its own, where it can
+    have them.
+    """
+    methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
+    if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
+        text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
+        return Reason(rule="what-would-fit", text=text)
+    if lighter := _with_a_base_shared_out(spec, methods, retry):
+        return lighter
+    length = min(candidate.max_sequence_length for candidate in candidates.values())
+
+    def fitting(shorter: int) -> Candidate | None:
+        tried = (retry(spec.model_copy(update={"max_seq_length": shorter}), method) for method in methods)
+        return next((candidate for candidate in tried if candidate.fits), None)
+
+    lengths = _shorter_lengths(length)
+    longest = bisect_left(lengths, True, key=lambda shorter: fitting(shorter) is not None)
+    if longest < len(lengths) and (found := fitting(lengths[longest])):
+        text = f"{name_of(found)} fits: {gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
+        kept = _kept(dataset, lengths[longest])
+        return Reason(rule="what-would-fit", text=f"With max_seq_length {lengths[longest]:,} {text}.{kept}")
+    possible = [candidates[method] for method in methods if candidates[method].blocked is None]
+    if not possible:
+        return Reason(rule="what-would-fit", text="Install what is missing on a worker, or choose another method.")
+    if more := _more_gpus(methods, on_more_gpus):
+        return more
+    least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
+    devices = "a device" if least.setup.world_size == 1 else f"{least.setup.world_size} devices each"
+    wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
+    return Reason(
+        rule="what-would-fit",
+        text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
+    )
+
+
+def _with_a_base_shared_out(
+    spec: JobSpec, methods: list[Method], retry: Callable[[JobSpec, Method], Candidate]
+) -> Reason | None:
+    """What the job asks for that keeps the base whole on each GPU, where it fits without."""
+    asked = {"merge": spec.merge, "use_dora": spec.lora.use_dora}
+    names = " and ".join(name for name, wanted in asked.items() if wanted)
+    if not names:
+        return None
+    lora = spec.lora.model_copy(update={"use_dora": False})
+    lighter = spec.model_copy(update={"merge": False, "lora": lora})
+    for method in methods:
+        found = retry(lighter, method)
+        if found.fits and (found.setup.sharded_base or found.setup.zero_stage == 3):
+            return Reason(
+                rule="what-would-fit",
+                text=f"Without {names}, which wants the whole base on every GPU, {method} fits: the base is shared "
+                f"out over {found.setup.world_size} GPUs, {gib(found.memory.total_bytes)} of "
+                f"{gib(found.memory.budget_bytes)} on each.",
+            )
+    return None
+
+
+def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Candidate | None]) -> Reason | None:
+    for number in (2, 3, 4, 6, 8):
+        for method in methods:
+            found = on_more_gpus(method, number)
+            if found is not None and found.fits:
+                needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)} on each"
+                text = f"On {number} x {found.place.name} {name_of(found)} fits: {needed}."
+                return Reason(rule="what-would-fit", text=text)
+    return None
+
+
+def _kept(dataset: DatasetFacts, tokens: int) -> str:
+    """How many rows that length leaves whole."""
+    share = share_within(dataset.row_length_counts, tokens)
+    estimated = "" if dataset.tokens_are_exact else ", as far as their length is known"
+    return "" if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
+
+
+def _shorter_lengths(length: int) -> list[int]:
+    """Four between each power of two and the next, longest first."""
+    powers = (SHORTEST_WORTH_OFFERING << doubled for doubled in range(length.bit_length()))
+    lengths = (power // 4 * quarters for power in powers for quarters in range(4, 8))
+    return sorted((shorter for shorter in lengths if shorter < length), reverse=True)

@@ -1,0 +1,349 @@
+"""For one method: of all launch settings that fit a machine the one that serves the goal, and the ends of what it can.
+
+Every layout is priced, unless a bound below its duration already says that it cannot win. Nothing is taken because it
+comes first, so more memory and more GPUs, which only add settings, make no plan slower.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tunesmith.tuning.estimates.activations import Checkpointing
+from tunesmith.tuning.estimates.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
+from tunesmith.tuning.estimates.memory import Setup, estimate
+from tunesmith.tuning.estimates.sharded_base import explain
+from tunesmith.tuning.estimates.throughput import predict_evenness
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import Goal, Method
+from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
+from tunesmith.tuning.recipe.hyperparameters import Batch
+from tunesmith.tuning.search.layouts import Layout, Place, layouts, micro_step_sizes, places
+from tunesmith.tuning.search.pricing import Priced, Pricer
+from tunesmith.tuning.units import duration
+
+LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
+EVEN_ENOUGH = 0.95
+# Moments of 8 bits are rounded: those of 32 bits are worth so much more time, unless speed or cost is the goal.
+PRICE_OF_EXACT_MOMENTS = 1.1
+LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
+
+
+Expense = Callable[[float, int], float]  # of so many seconds on so many devices
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run the job. When `fits` is false it is the smallest way, and `blocked` may say why none exists."""
+
+    method: Method
+    setup: Setup
+    place: Place
+    batch: Batch
+    lora: Lora
+    max_sequence_length: int
+    memory: MemoryEstimate
+    time: TimeEstimate
+    reasons: tuple[Reason, ...]
+    correction_basis: str = ""
+    blocked: str | None = None
+    may_fill: float = MOST_FILLED  # of what is free
+    margin: float = 0.0  # what is wanted beyond the peak, as a share of it
+
+    @property
+    def fits(self) -> bool:
+        """Whether this can be run here, if need be without its margin."""
+        return self.blocked is None and self.memory.total_bytes <= self.memory.budget_bytes * self.may_fill
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether it fits although its peak is only a prediction."""
+        return self.fits and self.memory.total_bytes <= self.memory.budget_bytes * usable_share(self.margin)
+
+    @property
+    def attention(self) -> Attention:
+        """The kernel that it attends by."""
+        return self.place.attention
+
+    @property
+    def device_seconds(self) -> float:
+        """Of all devices together."""
+        return self.time.seconds * self.setup.world_size
+
+
+class Search:
+    """All settings of one method on one machine."""
+
+    def __init__(self, pricer: Pricer, hardware: HardwareProfile) -> None:
+        self.pricer, self.hardware = pricer, hardware
+        self.forced = pricer.spec.method == pricer.method
+        self.places = places(
+            pricer.method,
+            spec=pricer.spec,
+            shape=pricer.shape,
+            hardware=hardware,
+            lora=pricer.lora,
+            longest_row_tokens=pricer.max_sequence_length,
+        )
+        self._sizes: dict[tuple[str, int], tuple[int, ...]] = {}
+        rows = pricer.batch.rows_per_step
+        open_places = [place for place in self.places if place.blocked is None]
+        self.blocked = None if open_places else self.places[0].blocked
+        self.layouts = [
+            layout
+            for place in open_places or self.places[:1]
+            for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
+        ]
+        self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
+
+    @property
+    def may_fill(self) -> float:
+        """The share of free memory that a plan may fill at most."""
+        return 1.0 if self.forced else MOST_FILLED
+
+    def chosen(self) -> Candidate:
+        """What serves the goal; without room for a margin what fills least; where nothing fits what misses least."""
+        found = self._by_goal()
+        if found is not None and found.seconds <= LONGEST_RUN_SECONDS:
+            return self.candidate(found)
+        if found is not None:
+            years = f"{self._name_of_method} would take {duration(found.seconds)} here"
+            return self.candidate(found, blocked=years)
+        return self.candidate(self._least_missing(), blocked=self.blocked)
+
+    @cached_property
+    def quickest(self) -> Priced | None:
+        """The soonest done that keeps its margin."""
+        return self._least(_seconds, share=self.usable, among=self.layouts)
+
+    @cached_property
+    def cheapest(self) -> Priced | None:
+        """The least time of all devices together that keeps its margin."""
+        return self._least(_device_seconds, share=self.usable, among=self.layouts)
+
+    @cached_property
+    def safest(self) -> Priced:
+        """The soonest done of those that run out of memory with less than `NO_RISK`, else the least filled."""
+        share = min(self.usable, riskless_share(self.pricer.spread))
+        return self._least(_seconds, share=share, among=self.layouts) or self._least_filled(self.layouts)
+
+    def candidate(self, priced: Priced, *, blocked: str | None = None) -> Candidate:
+        """Everything about these settings."""
+        pricer, setup, layout = self.pricer, priced.setup, priced.layout
+        memory = estimate(pricer.shape, setup, budget_bytes=layout.budget_bytes)
+        ratios = pricer.ratios(layout, setup)
+        time = pricer.time(layout, setup)
+        if ratios.speed is not None:
+            time = time.model_copy(update={"measured_correction": ratios.speed} | _range(time, ratios.speed_spread))
+        update: dict[str, Any] = {
+            "margin_bytes": int(priced.peak_bytes * pricer.margin),
+            "out_of_memory_probability": self.risk(priced),
+        }
+        if extra := priced.peak_bytes - memory.total_bytes:
+            update |= {"items": memory.items | {"measured_correction": extra}, "total_bytes": priced.peak_bytes}
+        return Candidate(
+            method=pricer.method,
+            setup=setup,
+            place=layout.place,
+            batch=pricer.batch,
+            lora=pricer.lora,
+            max_sequence_length=pricer.max_sequence_length,
+            memory=memory.model_copy(update=update),
+            time=time,
+            reasons=(
+                *pricer.reasons,
+                layout.place.attention_reason,
+                *explain(pricer.shape, setup),
+                *self._balance(setup),
+            ),
+            correction_basis=ratios.basis,
+            blocked=blocked,
+            may_fill=self.may_fill,
+            margin=pricer.margin,
+        )
+
+    def way(self, priced: Priced) -> Way:
+        """In short."""
+        setup = priced.setup
+        return Way(
+            method=setup.method,
+            world_size=setup.world_size,
+            zero_stage=setup.zero_stage,
+            sharded_base=setup.sharded_base,
+            offload_optimizer=setup.offload_optimizer,
+            optimizer=setup.optimizer,
+            activation_checkpointing=setup.checkpointing,
+            tokens_per_micro_step=setup.tokens_per_micro_step,
+            seconds=priced.seconds,
+            device_seconds=priced.gpu_seconds,
+            peak_bytes=priced.peak_bytes,
+            out_of_memory_probability=self.risk(priced),
+        )
+
+    def risk(self, priced: Priced) -> float:
+        """The probability that it needs more memory than is free."""
+        return probability_of_running_out(
+            priced.peak_bytes, free_bytes=priced.layout.budget_bytes, spread=self.pricer.spread
+        )
+
+    def quickest_of(self, layout: Layout) -> Priced | None:
+        """The soonest done with this layout that keeps its margin."""
+        return self._quickest_of(layout, share=self.usable)
+
+    @property
+    def usable(self) -> float:
+        """The share of free memory that a predicted peak may take."""
+        return usable_share(self.pricer.margin)
+
+    @property
+    def _name_of_method(self) -> str:
+        return {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}[self.pricer.method]
+
+    def _by_goal(self) -> Priced | None:
+        if self.blocked is not None:
+            return None
+        if self.quickest is not None:
+            preferred = self._preferred(self.quickest)
+            if not preferred.setup.offload_optimizer:
+                return preferred
+            tight = self._least_filled(self._usual)
+            return min(tight, preferred, key=self._expense_of_goal) if tight.filled <= self.may_fill else preferred
+        among = (self._usual, self.layouts)
+        smallest = (self._least_filled(layouts) for layouts in among)
+        return next((priced for priced in smallest if priced.filled <= self.may_fill), None)
+
+    def _expense_of_goal(self, priced: Priced) -> float:
+        return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds
+
+    def _preferred(self, quickest: Priced) -> Priced:
+        """By the goal; moments of 8 bits only where they save much time."""
+        goal = self.pricer.spec.goal
+        if goal is Goal.COST:
+            return self.cheapest or quickest
+        if goal is Goal.SPEED or quickest.setup.optimizer == "adamw":
+            return quickest
+        exact_layouts = [layout for layout in self.layouts if layout.optimizer == "adamw"]
+        exact = self._least(_seconds, share=self.usable, among=exact_layouts)
+        if exact is not None and exact.seconds <= PRICE_OF_EXACT_MOMENTS * quickest.seconds:
+            return exact
+        return quickest
+
+    def _least_filled(self, among: list[Layout]) -> Priced:
+        """What needs the smallest share of the free memory."""
+        layout = min(
+            among, key=lambda layout: (self.least_peak(layout) / max(1, layout.budget_bytes), self._bound(layout))
+        )
+        return self._smallest_of(layout)
+
+    def _least_missing(self) -> Priced:
+        """Where nothing fits: the smallest deficit on the strongest devices."""
+        own = [layout for layout in self.layouts if layout.place is self.layouts[0].place]
+        return self._smallest_of(
+            min(own, key=lambda layout: (self.least_peak(layout) - layout.budget_bytes, self._bound(layout)))
+        )
+
+    def _smallest_of(self, layout: Layout) -> Priced:
+        return self.pricer.price(layout, self._least_mode(layout), self.sizes(layout)[-1])
+
+    def _least(self, expense: Expense, *, share: float, among: list[Layout]) -> Priced | None:
+        """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
+        best: Priced | None = None
+        for bound, layout in self._by_bound(expense, among):
+            if best is not None and bound > expense(best.seconds, best.setup.world_size):
+                break
+            found = self._quickest_of(layout, share=share)
+            if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
+                best = found
+        return best
+
+    def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
+        """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
+        setup = priced.setup
+        spent = expense(priced.seconds, setup.world_size)
+        return spent, setup.optimizer != "adamw", priced.peak_bytes, setup.world_size
+
+    def _by_bound(self, expense: Expense, among: list[Layout]) -> list[tuple[float, Layout]]:
+        bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in among]
+        return sorted(bounds, key=lambda pair: pair[0])
+
+    def _bound(self, layout: Layout) -> float:
+        return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
+
+    def sizes(self, layout: Layout) -> tuple[int, ...]:
+        """Micro-steps that are tried, the largest first."""
+        found = self._sizes.get((layout.place.kind, layout.world_size))
+        if found is None:
+            pricer = self.pricer
+            found = micro_step_sizes(
+                layout,
+                shape=pricer.shape,
+                longest_row_tokens=pricer.max_sequence_length,
+                tokens_per_step=pricer.workload.mean_row_tokens * pricer.batch.rows_per_step,
+            )
+            self._sizes[layout.place.kind, layout.world_size] = found
+        return found
+
+    def _quickest_of(self, layout: Layout, *, share: float) -> Priced | None:
+        """For each amount of recomputation the largest micro-step that fits; more of either is never quicker."""
+        budget = layout.budget_bytes * share
+        if self.least_peak(layout) > budget:
+            return None
+        sizes = self.sizes(layout)
+        best: Priced | None = None
+        for checkpointing in LEAST_RECOMPUTATION_FIRST:
+            first = bisect_left(sizes, -budget, key=lambda size: -self.pricer.peak_bytes(layout, checkpointing, size))
+            if first == len(sizes):
+                continue
+            found = self.pricer.price(layout, checkpointing, sizes[first])
+            if best is None or (found.seconds, found.peak_bytes) < (best.seconds, best.peak_bytes):
+                best = found
+            if first == 0 and not self.pricer.kernels_differ:
+                break
+        return best and self._shrunk(best, sizes)
+
+    def _shrunk(self, priced: Priced, sizes: tuple[int, ...]) -> Priced:
+        """A smaller micro-step where it costs no time: as many of them fill a step."""
+        setup = priced.setup
+        for size in sizes[sizes.index(setup.tokens_per_micro_step) + 1 :]:
+            if self.pricer.seconds(priced.layout, setup.checkpointing, size) > priced.seconds:
+                break
+            priced = self.pricer.price(priced.layout, setup.checkpointing, size)
+        return priced
+
+    def least_peak(self, layout: Layout) -> int:
+        """The smallest peak that this layout can have."""
+        return self.pricer.peak_bytes(layout, self._least_mode(layout), self.sizes(layout)[-1])
+
+    def _least_mode(self, layout: Layout) -> Checkpointing:
+        """Full recomputation, unless measurements say that another mode needs less."""
+        if not self.pricer.kernels_differ:
+            return "full"
+        tokens = self.sizes(layout)[-1]
+        return min(LEAST_RECOMPUTATION_FIRST, key=lambda mode: self.pricer.peak_bytes(layout, mode, tokens))
+
+    def _balance(self, setup: Setup) -> Iterator[Reason]:
+        """Said where devices wait for one another for more than a few per cent of a step."""
+        evenness = predict_evenness(self.pricer.shape, setup, workload=self.pricer.workload)
+        if evenness > EVEN_ENOUGH:
+            return
+        text = (
+            f"{setup.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
+            f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
+        )
+        yield Reason(rule="balance", text=text)
+
+
+def _seconds(seconds: float, _world_size: int) -> float:
+    return seconds
+
+
+def _device_seconds(seconds: float, world_size: int) -> float:
+    return seconds * world_size
+
+
+def _range(time: TimeEstimate, spread: float | None) -> dict[str, float]:
+    """As wide as what was measured scatters."""
+    if spread is None:
+        return {}
+    return {"seconds_low": time.seconds / (1 + spread), "seconds_high": time.seconds * (1 + 1.6 * spread)}

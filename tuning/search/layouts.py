@@ -1,0 +1,240 @@
+"""Every way to spread a method over the devices of a machine: how many, what ZeRO shares out, which optimizer, where.
+
+The sizes that are tried do not depend on how many GPUs there are, so one more GPU only adds ways and takes none away.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tunesmith.tuning.estimates.activations import Checkpointing
+from tunesmith.tuning.estimates.memory import Optimizer, Setup, trainable_parameters
+from tunesmith.tuning.estimates.sharded_base import may_be_shared
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.constants import constants_of
+from tunesmith.tuning.hardware_facts.devices import equal_devices, richest
+from tunesmith.tuning.hardware_facts.gpus import rates_of
+from tunesmith.tuning.job import JobSpec, Method, Objective
+from tunesmith.tuning.models.linears import adapts_experts
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import Attention, Lora, Reason
+from tunesmith.tuning.search.attention_kernel import choose_attention, keeps_scores, repeats_heads
+
+ZeroStage = Literal[0, 1, 2, 3]
+LayoutKey = tuple[str, int, ZeroStage, Optimizer, bool, bool]
+UNSHARED: tuple[ZeroStage, ...] = (0,)
+FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
+LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
+# A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
+GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
+CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
+UNEVEN = 1.5  # times its share that the device with most to do may have: it should not need a second micro-step
+WORLD_SIZES = (*range(1, 17), *range(24, 129, 8), *range(192, 1025, 64))
+CPU_USABLE_SHARE = 0.9  # other processes on the machine move too
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Equal devices of a machine, and what follows from what they are."""
+
+    hardware: HardwareProfile
+    kind: str  # of its devices: equal where everything but their number and free memory is
+    base: Setup
+    attention: Attention
+    attention_reason: Reason
+    blocked: str | None
+
+    @property
+    def name(self) -> str:
+        """As a sentence calls it."""
+        return self.hardware.gpus[0].name if self.hardware.gpus else "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a run is spread over the devices of a place, and the bytes free on the poorest of those that it uses."""
+
+    place: Place
+    world_size: int
+    budget_bytes: int
+    zero_stage: ZeroStage = 0
+    optimizer: Optimizer = "adamw"
+    offload_optimizer: bool = False
+    sharded_base: bool = False
+
+    @property
+    def key(self) -> LayoutKey:
+        """Equal where durations are equal."""
+        return self._key(self.world_size)
+
+    @property
+    def memory_key(self) -> LayoutKey:
+        """Equal where peaks are equal: without sharing out the number of devices does not matter."""
+        return self._key(self.world_size if self.zero_stage or self.sharded_base else 1)
+
+    def setup(self, checkpointing: Checkpointing, tokens: int) -> Setup:
+        """With these two, all launch numbers."""
+        return replace(
+            self.place.base,
+            world_size=self.world_size,
+            zero_stage=self.zero_stage,
+            optimizer=self.optimizer,
+            offload_optimizer=self.offload_optimizer,
+            sharded_base=self.sharded_base,
+            fused_passes=self.zero_stage == 0,
+            checkpointing=checkpointing,
+            tokens_per_micro_step=tokens,
+        )
+
+    def _key(self, shares: int) -> LayoutKey:
+        return self.place.kind, shares, self.zero_stage, self.optimizer, self.offload_optimizer, self.sharded_base
+
+
+def places(
+    method: Method,
+    *,
+    spec: JobSpec,
+    shape: ModelShape,
+    hardware: HardwareProfile,
+    lora: Lora,
+    longest_row_tokens: int,
+) -> tuple[Place, ...]:
+    """The kinds of devices, those that compute most together first."""
+    found = []
+    for kind in equal_devices(hardware):
+        precision = _precision(kind)
+        attention, reason = choose_attention(kind, shape, precision=precision)
+        base = Setup(
+            method=method,
+            device="cuda" if kind.gpus else "cpu",
+            precision=precision,
+            tokens_per_micro_step=1,
+            rank=lora.rank,
+            targets=lora.target_modules,
+            dropout=lora.dropout,
+            double_quantization=method is Method.QLORA,
+            preference_pairs=spec.objective is Objective.DPO,
+            use_dora=lora.use_dora,
+            float8_base=spec.lora.float8_base and method is Method.LORA,
+            fused_passes=True,
+            fused_attention=not keeps_scores(attention, shape),
+            repeats_heads=repeats_heads(kind, shape, attention),
+            packing=shape.attention_alone is None,
+            longest_row_tokens=longest_row_tokens,
+            constants=constants_of(kind),
+        )
+        found.append(Place(kind, _kind(kind), base, attention, reason, _blocked(method, kind, spec=spec)))
+    return tuple(found)
+
+
+def layouts(place: Place, *, spec: JobSpec, shape: ModelShape, rows_per_step: int) -> Iterator[Layout]:
+    """All layouts of one place; no more processes than an optimizer step has rows."""
+    method, hardware = place.base.method, place.hardware
+    sharding = _can_shard(place, spec=spec)
+    offloading = method is Method.FULL and sharding and _host_holds_optimizer(place, shape=shape)
+    for world_size in _world_sizes(hardware, rows_per_step=rows_per_step):
+        budget = budget_bytes(hardware, world_size=world_size)
+        for stage in _zero_stages(method, world_size) if sharding else UNSHARED:
+            yield Layout(place, world_size, budget, zero_stage=stage)
+        if may_be_shared(method, spec, hardware, world_size=world_size):
+            yield Layout(place, world_size, budget, sharded_base=True)
+        if world_size == 1 and method is Method.FULL and "bitsandbytes" in hardware.installed:
+            yield Layout(place, world_size, budget, optimizer="adamw_8bit")
+        if offloading:
+            yield Layout(place, world_size, budget, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True)
+
+
+def micro_step_sizes(
+    layout: Layout, *, shape: ModelShape, longest_row_tokens: int, tokens_per_step: float
+) -> tuple[int, ...]:
+    """Largest first: at least the longest row, at most what one optimizer step gives the device that has most to do."""
+    if shape.attention_alone is not None:
+        return (longest_row_tokens,)
+    ladder = GPU_TOKENS if layout.place.hardware.gpus else CPU_TOKENS
+    share = tokens_per_step / layout.world_size
+    most = max(longest_row_tokens, _rounded_up(share * (UNEVEN if layout.world_size > 1 else 1)))
+    sizes = {min(tokens, most) for tokens in ladder if tokens > longest_row_tokens}
+    sizes |= {max(longest_row_tokens, min(ladder[0], _rounded_up(share))), longest_row_tokens}
+    return tuple(sorted(sizes, reverse=True))
+
+
+def budget_bytes(hardware: HardwareProfile, *, world_size: int) -> int:
+    """Bytes free on the poorest of the devices used."""
+    if not hardware.gpus:
+        return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
+    return richest(hardware.gpus, world_size)[-1].memory_free_bytes
+
+
+def _rounded_up(tokens: float) -> int:
+    return 256 * math.ceil(tokens / 256)
+
+
+def _kind(hardware: HardwareProfile) -> str:
+    if not hardware.gpus:
+        return "cpu"
+    gpu = hardware.gpus[0]
+    return f"{gpu.name}, {rates_of(gpu).name}"
+
+
+def _world_sizes(hardware: HardwareProfile, *, rows_per_step: int) -> list[int]:
+    """Slices of a GPU are never joined: the libraries that sum gradients do not know them."""
+    most = 1 if any(gpu.mig for gpu in hardware.gpus) else max(1, len(hardware.gpus))
+    return [size for size in WORLD_SIZES if size <= min(most, max(1, rows_per_step))]
+
+
+def _zero_stages(method: Method, world_size: int) -> tuple[ZeroStage, ...]:
+    """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
+    if world_size == 1:
+        return UNSHARED
+    return {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: UNSHARED}[method]
+
+
+def _can_shard(place: Place, *, spec: JobSpec) -> bool:
+    """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
+    setup = place.base
+    needs_whole_base = setup.method is Method.LORA and (
+        setup.use_dora
+        or spec.lora.init == "pissa"
+        or spec.merge
+        or spec.lora.float8_base
+        or adapts_experts(spec.lora.target_modules)
+    )
+    return "deepspeed" in place.hardware.installed and setup.precision != "fp16" and not needs_whole_base
+
+
+def _host_holds_optimizer(place: Place, *, shape: ModelShape) -> bool:
+    """Moments and masters in host memory: about ten times slower."""
+    moments = trainable_parameters(shape, place.base) * 12
+    room = moments <= place.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE
+    return bool(place.hardware.gpus) and room
+
+
+def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
+    """Why this method cannot run the job on the machine at all, whatever its memory."""
+    if method is Method.FULL and spec.continues_adapter:
+        return "The job continues an adapter, which full fine-tuning would throw away"
+    if spec.lora.float8_base and (problem := _float8_obstacle(method, hardware, spec=spec)):
+        return problem
+    if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
+        return "QLoRA needs bitsandbytes, which is not installed on this worker"
+    return None
+
+
+def _float8_obstacle(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str | None:
+    if method is not Method.LORA:
+        return "The job asks for a base in 8-bit floating point, which is for LoRA alone"
+    if not hardware.gpus:
+        return "A base in 8-bit floating point needs a GPU of compute capability 8.9 or higher"
+    if not all(gpu.float8 for gpu in hardware.gpus):
+        lowest = ".".join(map(str, min(gpu.compute_capability for gpu in hardware.gpus)))
+        return f"A base in 8-bit floating point needs compute capability 8.9, this GPU has {lowest}"
+    if spec.merge:
+        return "An adapter over a base in 8-bit floating point cannot be merged into the base that was registered"
+    return None
+
+
+def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
+    if not hardware.gpus:
+        return "bf16" if hardware.cpu.bf16 else "fp32"
+    return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"

@@ -1,0 +1,208 @@
+"""What one method's launch settings cost in memory and time, remembered: searches of several machines ask for the same.
+
+Nothing here depends on how many GPUs a machine has, only on which layout is priced.
+"""
+
+from typing import NamedTuple
+
+from tunesmith.tuning.corrections import Corrections, Ratios
+from tunesmith.tuning.datasets.lengths import typical_lengths
+from tunesmith.tuning.estimates.activations import Checkpointing
+from tunesmith.tuning.estimates.evaluation_time import (
+    EvaluationCost,
+    EvaluationCosts,
+    durations,
+    least_seconds,
+    with_evaluations,
+)
+from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
+from tunesmith.tuning.estimates.memory import Setup, total
+from tunesmith.tuning.estimates.throughput import Workload, predict, predict_seconds
+from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import Reason, TimeEstimate
+from tunesmith.tuning.recipe.hyperparameters import (
+    choose_batch,
+    choose_early_stopping,
+    choose_lora,
+    choose_sequence_length,
+    evaluation_count,
+    evaluation_interval,
+)
+from tunesmith.tuning.search.layouts import Layout, LayoutKey
+
+_Key = tuple[LayoutKey, Checkpointing, int]
+
+FLOAT8_REASON = Reason(
+    rule="float8-base",
+    text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
+    "roofline and has not been measured.",
+)
+
+
+class Priced(NamedTuple):
+    """Launch settings with their predicted peak and duration."""
+
+    layout: Layout
+    setup: Setup
+    peak_bytes: int
+    seconds: float
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of all devices together."""
+        return self.seconds * self.setup.world_size
+
+    @property
+    def filled(self) -> float:
+        """Share of the free memory that the peak takes."""
+        return self.peak_bytes / max(1, self.layout.budget_bytes)
+
+
+class Pricer:
+    """One method of one job: its recipe, and the price of any launch settings."""
+
+    def __init__(
+        self, method: Method, *, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts, corrections: Corrections
+    ) -> None:
+        self.method, self.spec, self.shape, self.corrections = method, spec, shape, corrections
+        self.lora, adapter_reasons = choose_lora(spec, dataset, shape)
+        self.batch = choose_batch(spec, dataset, method=method)
+        self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
+        if method is Method.FULL:
+            adapter_reasons = ()
+        if spec.lora.float8_base and method is Method.LORA:
+            adapter_reasons = (*adapter_reasons, FLOAT8_REASON)
+        self.reasons = (*adapter_reasons, *self.batch.reasons, length_reason)
+        row_tokens = dataset.tokens / dataset.rows
+        self.workload = Workload(
+            tokens_per_epoch=dataset.tokens,
+            validation_rows=dataset.validation_rows,
+            evaluations=self._evaluations(dataset),
+            supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),
+            mean_row_tokens=min(row_tokens, self.max_sequence_length),
+            rows_per_step=self.batch.rows_per_step,
+            total_steps=self.batch.total_steps,
+            epochs=self.batch.epochs,
+            row_lengths=typical_lengths(
+                dataset.row_length_counts,
+                mean_tokens=row_tokens,
+                longest_tokens=min(dataset.longest_row_tokens, self.max_sequence_length),
+                rows=dataset.rows,
+            ),
+        )
+        speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
+        self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
+        self._peaks: dict[_Key, int] = {}
+        self._seconds: dict[_Key, float] = {}
+        self._setups: dict[_Key, Setup] = {}
+        self._bounds: dict[LayoutKey, float] = {}
+        self._evaluation_costs = EvaluationCosts(shape, self.workload)
+
+    @property
+    def kernels_differ(self) -> bool:
+        """Whether measurements may say that more recomputation is quicker, or takes more memory."""
+        return bool(self.corrections.by_kernels)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the logarithm of measured over predicted peaks."""
+        measured = self.corrections.memory_spread
+        return assumed_spread(self.method) if measured is None else measured
+
+    @property
+    def margin(self) -> float:
+        """The share of a predicted peak that is held back beyond it."""
+        return margin_of(self.spread)
+
+    def ratios(self, layout: Layout, setup: Setup) -> Ratios:
+        """What runs with these kernels measured, else with any."""
+        if not self.kernels_differ:
+            return self.corrections.of("")
+        kernels = kernels_label(
+            attention=layout.place.attention,
+            checkpointing=setup.checkpointing,
+            optimizer=setup.optimizer,
+            fused_passes=setup.fused_passes,
+            zero_stage=setup.zero_stage,
+            offload=setup.offload_optimizer,
+            float8_base=setup.float8_base,
+            packing=setup.packing,
+            sharded_base=setup.sharded_base,
+        )
+        return self.corrections.of(kernels)
+
+    def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
+        """Predicted peak on one device."""
+        key = (layout.memory_key, checkpointing, tokens)
+        found = self._peaks.get(key)
+        if found is None:
+            setup = self._setup(layout, checkpointing, tokens)
+            found = int(total(self.shape, setup) * (self.ratios(layout, setup).memory or 1.0))
+            self._peaks[key] = found
+        return found
+
+    def seconds(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> float:
+        """Predicted duration of all steps, with evaluations."""
+        key = (layout.key, checkpointing, tokens)
+        found = self._seconds.get(key)
+        if found is None:
+            setup = self._setup(layout, checkpointing, tokens)
+            speed = self.ratios(layout, setup).speed
+            training = predict_seconds(
+                self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed
+            )
+            cost = self._evaluation_cost(layout, setup)
+            found = self._seconds[key] = durations(training, cost, correction=speed).total
+        return found
+
+    def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
+        """Both."""
+        setup = self._setup(layout, checkpointing, tokens)
+        peak = self.peak_bytes(layout, checkpointing, tokens)
+        return Priced(layout, setup, peak, self.seconds(layout, checkpointing, tokens))
+
+    def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
+        """The same with its range."""
+        speed = self.ratios(layout, setup).speed
+        steps = predict(self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed)
+        cost = self._evaluation_cost(layout, setup)
+        return with_evaluations(steps, cost, correction=speed)
+
+    def least_seconds(self, layout: Layout, *, tokens: int) -> float:
+        """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
+
+        Simulating how unevenly rows are shared out takes twenty times as long as all else.
+        """
+        key = layout.key
+        found = self._bounds.get(key)
+        if found is None:
+            setup = self._setup(layout, "none", tokens)
+            training = predict_seconds(
+                self.shape,
+                setup,
+                workload=self.workload,
+                hardware=layout.place.hardware,
+                correction=self._highest_speed,
+                evenly=True,
+            )
+            cost = self._evaluation_cost(layout, setup)
+            found = self._bounds[key] = least_seconds(training, cost, correction=self._highest_speed)
+        return found
+
+    def _evaluations(self, dataset: DatasetFacts) -> int:
+        total_steps = self.batch.total_steps
+        patience, _ = choose_early_stopping(self.spec, dataset, total_steps=total_steps)
+        interval = evaluation_interval(total_steps, patience=patience)
+        return evaluation_count(total_steps, interval=interval) if dataset.validation_rows else 0
+
+    def _evaluation_cost(self, layout: Layout, setup: Setup) -> EvaluationCost:
+        return self._evaluation_costs.of(setup, kind=layout.place.kind, hardware=layout.place.hardware)
+
+    def _setup(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Setup:
+        key = (layout.key, checkpointing, tokens)
+        found = self._setups.get(key)
+        if found is None:
+            found = self._setups[key] = layout.setup(checkpointing, tokens)
+        return found
