@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.training import workload
 from benchmarks.training.ours import plan_for
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 
 
 def main() -> None:

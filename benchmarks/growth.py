@@ -26,7 +26,7 @@ import torch
 from benchmarks.balance import lognormal_lengths, rows_of
 from benchmarks.training.workload import build_tokenizer
 from tunesmith.tuning.plan import Plan
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.data.cache import RowCache, rows_key
 from tunesmith.worker.train.data.order import RowOrder, epoch_order
 from tunesmith.worker.train.data.packing import pack, plan_micro_steps

@@ -6,12 +6,12 @@ import sys
 from pydantic import ValidationError
 
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.worker.constants import stored_constants
+from tunesmith.worker.daemon.machine_constants import stored_constants
 from tunesmith.worker.logs import configure_logs
-from tunesmith.worker.probe import probe
+from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.machine.slots import hardware_of_slot
 from tunesmith.worker.settings import ProbeSettings, WorkerSettings
-from tunesmith.worker.slots import hardware_of_slot
-from tunesmith.worker.workdir import WorkDirectory
+from tunesmith.worker.work_directory import WorkDirectory
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(name: str | None) -> int:
     settings = WorkerSettings()
     configure_logs(settings.log_format)
-    from tunesmith.worker.host import Host  # noqa: PLC0415 - Celery is not needed to probe
+    from tunesmith.worker.daemon.daemon import Host  # noqa: PLC0415 - Celery is not needed to probe
 
     return Host(settings, name=name).run()
 

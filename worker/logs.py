@@ -6,7 +6,7 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor
 
-from tunesmith.worker.scrub import scrub
+from tunesmith.worker.redact import scrub
 
 
 def configure_logs(log_format: str) -> None:

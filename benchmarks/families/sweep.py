@@ -16,11 +16,11 @@ from benchmarks.families.tiny import SEEING, tiny_config
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.job import Method
 from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.worker.train.adapters.adapter import attach_adapter, trainable_parameters
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.loop.objectives import supervised
-from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, load_model
 from tunesmith.worker.train.models.model_trial import try_model
 

@@ -29,9 +29,9 @@ def _attention(setting: Setting, case: str, numbers: dict[str, Any]) -> None:
     import torch
 
     from tunesmith.tuning.search.attention_kernel import ladder, obstacle
-    from tunesmith.worker.train.kernels.attention import segment_attention
-    from tunesmith.worker.train.kernels.attention_choice import _installed
-    from tunesmith.worker.train.kernels.segments import Scores, Segments
+    from tunesmith.worker.train.attention.choice import _installed
+    from tunesmith.worker.train.attention.packed import segment_attention
+    from tunesmith.worker.train.attention.segments import Scores, Segments
 
     device = torch.device(setting.device)
     capability = torch.cuda.get_device_capability() if setting.device == "cuda" else None

@@ -83,7 +83,7 @@ def _share(rows: Any, lengths: list[int], *, before: int) -> Any:
     """One process's rows of a batch."""
     from dataclasses import replace
 
-    from tunesmith.worker.train.kernels.segments import Segments
+    from tunesmith.worker.train.attention.segments import Segments
 
     tokens = slice(before, before + sum(lengths))
     chosen = (rows.target_positions >= tokens.start) & (rows.target_positions < tokens.stop)

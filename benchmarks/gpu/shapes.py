@@ -41,8 +41,8 @@ def build(config: dict[str, Any], *, method: str, device: str, attention: str, f
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tunesmith.worker.train.kernels import attention as packed
-    from tunesmith.worker.train.models.fuse import fuse
+    from tunesmith.worker.train.adapters.fuse import fuse
+    from tunesmith.worker.train.attention import packed
     from tunesmith.worker.train.models.model import Learner
 
     packed.register()
@@ -86,7 +86,7 @@ def fill(model: Any, config: dict[str, Any], *, device: str) -> None:
 def adapted(model: Any) -> Any:
     """With LoRA of rank 16 on all linear modules."""
     from tunesmith.tuning.plan import Lora
-    from tunesmith.worker.train.models.adapter import attach_adapter
+    from tunesmith.worker.train.adapters.adapter import attach_adapter
 
     numbers = Lora(rank=RANK, alpha=32, dropout=0.0, target_modules="all-linear", trainable_parameters=1)
     return attach_adapter(model, numbers, continue_from=None, seed=0)
@@ -120,7 +120,7 @@ def hold(model: Any, *, device: str) -> None:
     """The base in 8-bit floating point; an exception where the device cannot."""
     import torch
 
-    from tunesmith.worker.train.models.float8_base import hold_in_float8, problem_of
+    from tunesmith.worker.train.adapters.float8_base import hold_in_float8, problem_of
 
     problem = problem_of(torch.device(device))
     if problem is not None:
@@ -136,8 +136,8 @@ def batch(lengths: list[int], *, vocabulary: int, device: str, supervised: float
     """Packed rows of random tokens; the last share of each row has loss."""
     import torch
 
+    from tunesmith.worker.train.attention.segments import Segments
     from tunesmith.worker.train.data.packing import PackedBatch
-    from tunesmith.worker.train.kernels.segments import Segments
 
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, vocabulary, (1, sum(lengths)), generator=generator)
@@ -192,7 +192,7 @@ def best_attention(config: dict[str, Any], *, device: str) -> str:
     import torch
 
     from tunesmith.tuning.search.attention_kernel import ladder
-    from tunesmith.worker.train.kernels.attention_choice import find_attention
+    from tunesmith.worker.train.attention.choice import find_attention
 
     planned = ladder(on_gpu=device == "cuda")[0]
     shape = ModelShape.from_config(config)

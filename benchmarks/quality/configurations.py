@@ -10,7 +10,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.probe import probe
+from tunesmith.worker.machine.probe import probe
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.quality.configurations import BASES, by_name, plan_of, spec_of, trainable_parameters
 from tunesmith.tuning.job import DatasetFacts, Method
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest, TrainResult
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from benchmarks.quality.packages import (
     split,
 )
 from benchmarks.quality.report import render
-from tunesmith.worker.rundir import append_line
+from tunesmith.worker.run_directory import append_line
 
 ROOT = Path(__file__).parents[2]
 

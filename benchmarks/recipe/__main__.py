@@ -23,8 +23,8 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.probe import probe
-from tunesmith.worker.rundir import RunDirectory, TrainRequest, TrainResult, append_line
+from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest, TrainResult, append_line
 
 ROOT = Path(__file__).parents[2]
 

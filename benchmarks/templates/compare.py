@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.templates.twins import Template, marked_by_twin, tokenizer_for
-from tunesmith.worker.train.data.chat import ChatRenderer, UnknownTurn
-from tunesmith.worker.train.data.template import TemplateRefusal
+from tunesmith.worker.train.chat.conversation import ChatRenderer, UnknownTurn
+from tunesmith.worker.train.chat.template import TemplateRefusal
 
 _MARK = re.compile(r"(\{%-?)\s*generation\s*(-?%\})")
 _END_MARK = re.compile(r"(\{%-?)\s*endgeneration\s*(-?%\})")

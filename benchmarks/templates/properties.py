@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.templates.compare import stop_tokens
 from benchmarks.templates.twins import Template, tokenizer_for
-from tunesmith.worker.train.data.chat import ChatRenderer, MarkedText
+from tunesmith.worker.train.chat.conversation import ChatRenderer, MarkedText
 
 
 def marked(template: Template, conversation: dict[str, Any]) -> MarkedText:

@@ -11,8 +11,8 @@ from benchmarks.templates.conversations import CONVERSATIONS
 from benchmarks.templates.differences import LINE_BREAK, explain
 from benchmarks.templates.properties import marked, violations
 from benchmarks.templates.twins import PACKAGE, Template
-from tunesmith.worker.train.data.chat import UnknownTurn
-from tunesmith.worker.train.data.template import TemplateRefusal
+from tunesmith.worker.train.chat.conversation import UnknownTurn
+from tunesmith.worker.train.chat.template import TemplateRefusal
 
 UNEXPLAINED = "UNEXPLAINED: a bug"
 

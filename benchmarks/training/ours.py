@@ -20,8 +20,8 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.probe import probe
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 
 
 def plan_for(workload: Path, *, method: str, rows_per_step: int) -> tuple[JobSpec, DatasetFacts, Plan]:

@@ -18,9 +18,9 @@ import numpy as np  # isort: skip
 import torch  # isort: skip
 
 from benchmarks.training.ours import plan_for  # isort: skip
-from tunesmith.worker.train.models.adapter import attach_adapter  # isort: skip
+from tunesmith.worker.train.adapters.adapter import attach_adapter  # isort: skip
 from tunesmith.worker.train.data.rows import Rows  # isort: skip
-from tunesmith.worker.train.models.fuse import fuse  # isort: skip
+from tunesmith.worker.train.adapters.fuse import fuse  # isort: skip
 from tunesmith.worker.train.models.model import Learner, load_model  # isort: skip
 from tunesmith.worker.train.loop.objectives import supervised  # isort: skip
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer  # isort: skip

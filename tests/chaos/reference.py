@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos.installation import Installation
-from tunesmith.worker.launcher import trainer_environment
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
+from tunesmith.worker.trainer_process.launcher import trainer_environment
 
 
 def request_of(up: Installation, job_id: str) -> TrainRequest:

@@ -10,14 +10,14 @@ from tests.train import runs
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention
 from tunesmith.tuning.search.attention_kernel import GPU_LADDER, obstacle
+from tunesmith.worker.train.adapters.float8_base import problem_of
+from tunesmith.worker.train.adapters.fuse import fuse
+from tunesmith.worker.train.attention.choice import TOLERANCE, TRIAL_WINDOWS, _difference, _installed
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import load_rows
 from tunesmith.worker.train.kernels import choice, elementwise
-from tunesmith.worker.train.kernels.attention_choice import TOLERANCE, TRIAL_WINDOWS, _difference, _installed
 from tunesmith.worker.train.kernels.elementwise import OPERATIONS
 from tunesmith.worker.train.loop.objectives import supervised
-from tunesmith.worker.train.models.float8_base import problem_of
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer, read_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]

@@ -15,7 +15,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.models.model import read_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
 
 DEADLINE_SECONDS = 60
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train.data.feed import Feed
 from tunesmith.worker.train.data.order import RowOrder
 from tunesmith.worker.train.data.rows import Rows

@@ -67,19 +67,19 @@ def _trained(method: str, stage: int) -> dict[str, float]:
 
     from tests.train import runs
     from tunesmith.tuning.plan import Lora
-    from tunesmith.worker.train.kernels import attention
-    from tunesmith.worker.train.models.adapter import attach_adapter
+    from tunesmith.worker.train.adapters.adapter import attach_adapter
+    from tunesmith.worker.train.attention import packed
     from tunesmith.worker.train.models.model import Learner
     from tunesmith.worker.train.optim import zero
     from tunesmith.worker.train.profiling.counting import Case, _batch
 
     torch.distributed.init_process_group("gloo")
     plan = runs.plan(method=method, world_size=PROCESSES, zero_stage=stage, precision="bf16")
-    attention.register()
+    packed.register()
     config = AutoConfig.for_model(**CONFIG)
     with zero.weights_shared_out(plan):
         model: Any = _made(lambda: AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.PACKED
+            config, dtype=torch.bfloat16, attn_implementation=packed.PACKED
         ), stage, zero)  # fmt: skip
     if method == "lora":
         lora = Lora(rank=RANK, alpha=32, dropout=0, target_modules="all-linear", trainable_parameters=1)

@@ -17,12 +17,12 @@ from tests.tiny_model import build_tiny_model
 from tests.train import flash_stand_in, runs
 from tunesmith.tuning.plan import Attention
 from tunesmith.tuning.search.attention_kernel import CAP_SCORES, HAVE_SINKS
+from tunesmith.worker.train.attention.document_mask import document_mask, first_visible
+from tunesmith.worker.train.attention.kernels import KERNELS
+from tunesmith.worker.train.attention.packed import segment_attention
+from tunesmith.worker.train.attention.segments import Scores, Segments
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
-from tunesmith.worker.train.kernels.attention import segment_attention
-from tunesmith.worker.train.kernels.attention_kernels import KERNELS
-from tunesmith.worker.train.kernels.document_mask import document_mask, first_visible
-from tunesmith.worker.train.kernels.segments import Scores, Segments
 from tunesmith.worker.train.loop.objectives import supervised
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer, read_config
 
@@ -240,7 +240,7 @@ def listed(number: Any, indices: Any) -> list[list[int]]:
 def test_the_mask_is_built_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     monkeypatch.setattr(
-        "tunesmith.worker.train.kernels.document_mask.document_mask",
+        "tunesmith.worker.train.attention.document_mask.document_mask",
         lambda lengths, *, window, device: built.append(window) or document_mask(lengths, window=window, device=device),
     )
     batch = Segments.of(LENGTHS, device=CPU)
@@ -252,7 +252,7 @@ def test_the_mask_is_built_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_gpus_before_ampere_get_repeated_heads_and_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """There PyTorch's only kernel without stored scores takes no groups; a CPU stands in for one."""
-    from tunesmith.worker.train.kernels import attention_kernels
+    from tunesmith.worker.train.attention import kernels as attention_kernels
 
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(9, heads, 8, generator=generator) for heads in (4, 2, 2)]

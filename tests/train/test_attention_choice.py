@@ -11,9 +11,9 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention
-from tunesmith.worker.train.kernels.attention_choice import Choice, find_attention
-from tunesmith.worker.train.kernels.attention_kernels import KERNELS, sdpa
-from tunesmith.worker.train.kernels.segments import Scores, Segments
+from tunesmith.worker.train.attention.choice import Choice, find_attention
+from tunesmith.worker.train.attention.kernels import KERNELS, sdpa
+from tunesmith.worker.train.attention.segments import Scores, Segments
 from tunesmith.worker.train.models.model import read_config
 
 CPU = torch.device("cpu")

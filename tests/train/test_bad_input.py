@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category, Failure
-from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from tunesmith.worker.rundir import RunDirectory, sha256_of
-from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.attempt.token_cache import TokenStore
+from tunesmith.worker.run_directory import RunDirectory, sha256_of
 from tunesmith.worker.train import session
 from tunesmith.worker.train.data import cache as caching
 from tunesmith.worker.train.data.cache import RowCache, rows_key
@@ -184,11 +184,15 @@ def test_another_version_of_the_code_that_renders_has_other_keys(
     file: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     first = key(file, model)
-    changed = shutil.copytree(Path(caching.__file__).parent, tmp_path / "data", ignore=shutil.ignore_patterns("__*"))
-    monkeypatch.setattr(caching, "__file__", str(changed / "cache.py"))
-    with (changed / "chat.py").open("a") as source:
-        source.write("# changed\n")
-    assert key(file, model) != first
+    changed = shutil.copytree(caching._TRAINER, tmp_path / "train", ignore=shutil.ignore_patterns("__*"))
+    monkeypatch.setattr(caching, "_TRAINER", changed)
+    assert key(file, model) == first
+    seen = {first}
+    for module in ("chat/conversation.py", "data/tokenize.py"):
+        with (changed / module).open("a") as source:
+            source.write("# changed\n")
+        seen.add(key(file, model))
+    assert len(seen) == 3
 
 
 class Tokenised:

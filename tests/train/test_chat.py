@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.worker.train.data import template as templates
-from tunesmith.worker.train.data.chat import ChatRenderer
+from tunesmith.worker.train.chat import template as templates
+from tunesmith.worker.train.chat.conversation import ChatRenderer
+from tunesmith.worker.train.chat.stop_tokens import stop_tokens
 from tunesmith.worker.train.data.rows import Rows, load_rows
-from tunesmith.worker.train.data.stop_tokens import stop_tokens
 from tunesmith.worker.train.models.model import load_tokenizer
 
 TALK = [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "two one"}]

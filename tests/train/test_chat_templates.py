@@ -7,7 +7,7 @@ from benchmarks.templates.conversations import CONVERSATIONS
 from benchmarks.templates.differences import LINE_BREAK, PROMPT, explain
 from benchmarks.templates.properties import marked, violations
 from benchmarks.templates.twins import Template, templates
-from tunesmith.worker.train.data.template import TemplateRefusal
+from tunesmith.worker.train.chat.template import TemplateRefusal
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.checkpoints import cadence
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
 from tunesmith.worker.train.checkpoints.state import load_progress, newest_whole, sha256_of, verify

@@ -24,8 +24,8 @@ from tests.train import runs
 from tunesmith.tuning.plan import Lora
 from tunesmith.worker.train.kernels.loss import summed_cross_entropy
 from tunesmith.worker.train.methods import lora
-from tunesmith.worker.train.models.adapter import attach_adapter
-from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, load_model
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.profiling.counting import Case, _batch

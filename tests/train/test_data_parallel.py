@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from tunesmith.worker.rundir import RunDirectory, sha256_of
+from tunesmith.worker.run_directory import RunDirectory, sha256_of
 from tunesmith.worker.train.checkpoints.state import draw_apart, load_progress
 from tunesmith.worker.train.loop.reference import REFERENCE_FILE
 

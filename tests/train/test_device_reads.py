@@ -12,16 +12,16 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_families import DYNAMIC, LONG_ROPE, rows_of, with_rope
 from tunesmith.tuning.plan import Attention
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
+from tunesmith.worker.train.attention.kernels import KERNELS, blocked
+from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
-from tunesmith.worker.train.kernels.attention_kernels import KERNELS, blocked
-from tunesmith.worker.train.kernels.segments import Segments
 from tunesmith.worker.train.loop.gradients import GradientSource
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import Objective, preference, supervised
-from tunesmith.worker.train.models.adapter import attach_adapter
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.session import prepare

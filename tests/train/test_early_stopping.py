@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.test_resume import wait_for_step
-from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory, sha256_of
+from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory, sha256_of
 from tunesmith.worker.train.checkpoints.best import BEST_FILE
 from tunesmith.worker.train.checkpoints.state import newest_whole
 

@@ -12,8 +12,8 @@ from tunesmith.tuning.datasets.rows import RowChecker
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.probe import probe
-from tunesmith.worker.rundir import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
+from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.run_directory import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 BYTES = 256 + len(SPECIAL_TOKENS)  # a vocabulary without a single merge: every byte is a token

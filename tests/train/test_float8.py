@@ -13,11 +13,11 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.worker.train.adapters import float8_base
 from tunesmith.worker.train.kernels import float8
 from tunesmith.worker.train.kernels.float8 import LARGEST, Float8Weight, quantize
 from tunesmith.worker.train.kernels.lora_passes import adapted_linear
 from tunesmith.worker.train.kernels.sites import Site
-from tunesmith.worker.train.models import float8_base
 
 CPU = torch.device("cpu")
 

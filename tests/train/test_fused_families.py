@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
+from tunesmith.worker.train.attention import packed
+from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.data.packing import PackedBatch
-from tunesmith.worker.train.kernels import attention
 from tunesmith.worker.train.kernels.loss import summed_cross_entropy
-from tunesmith.worker.train.kernels.segments import Segments
-from tunesmith.worker.train.models.adapter import attach_adapter
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model
 
 CPU = torch.device("cpu")
@@ -79,12 +79,12 @@ def base(family: str) -> nn.Module:
 
 def random_model(family: str) -> nn.Module:
     """Weights that are neither zero nor one, so that nothing cancels out."""
-    attention.register()
+    packed.register()
     config = AutoConfig.for_model(family, **FAMILIES[family][0])
     config.use_cache = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.PACKED)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=packed.PACKED)
         for name, value in model.named_parameters():
             nn.init.normal_(value, mean=1.0 if "norm" in name else 0.0, std=0.2)
     return model
@@ -212,9 +212,9 @@ def test_of_the_seven_products_of_a_layer_only_those_that_a_mode_names_are_made_
 
 
 def _model() -> nn.Module:
-    attention.register()
+    packed.register()
     config = AutoConfig.for_model("llama", **SIZES)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention.PACKED)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=packed.PACKED)
 
 
 def test_a_family_whose_code_differs_keeps_its_own_passes() -> None:

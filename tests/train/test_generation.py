@@ -11,8 +11,8 @@ from benchmarks.templates.compare import stop_tokens as stop_tokens_of
 from benchmarks.templates.twins import Template, templates, tokenizer_for
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
-from tunesmith.worker.rundir import RunDirectory
-from tunesmith.worker.train.data.chat import ChatRenderer
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.train.chat.conversation import ChatRenderer
 from tunesmith.worker.train.generation import generate
 from tunesmith.worker.train.models.model import load_tokenizer
 

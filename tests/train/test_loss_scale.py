@@ -10,7 +10,8 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED
+from tunesmith.worker.train.adapters.adapter import attach_adapter
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels.loss import LossSums
@@ -18,7 +19,6 @@ from tunesmith.worker.train.loop import gradients, objectives
 from tunesmith.worker.train.loop.gradients import FIRST_LOSS_SCALE, GradientSource
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import supervised
-from tunesmith.worker.train.models.adapter import attach_adapter
 from tunesmith.worker.train.models.model import Learner, load_model
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.session import prepare

@@ -13,7 +13,7 @@ from tests.train import runs
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.pinned import is_same_training
-from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.export import merge
 from tunesmith.worker.train.session import train_to_result
 

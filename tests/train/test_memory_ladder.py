@@ -18,7 +18,7 @@ from tests.train import runs
 from tunesmith.tuning.errors import Category
 from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.plan import MemoryEstimate
-from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.state import Progress, sha256_of
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels import rebuild

@@ -13,7 +13,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.metrics import METRICS
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.data.rows import load_rows
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop.evaluate import combined, own_sums

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.pissa import start_from_principal_components
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
@@ -21,9 +23,7 @@ from tunesmith.worker.train.loop import reference
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import objective_of, preference, supervised
 from tunesmith.worker.train.loop.reference import Reader, with_reference
-from tunesmith.worker.train.models.adapter import attach_adapter
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
-from tunesmith.worker.train.models.pissa import start_from_principal_components
 from tunesmith.worker.train.run import Run
 from tunesmith.worker.train.session import prepare
 

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.data.packing import pack, plan_micro_steps
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.loop.objectives import supervised
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
 
 CPU = torch.device("cpu")

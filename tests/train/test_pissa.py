@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.pissa import start_from_principal_components
+from tunesmith.worker.train.adapters.twins import is_conv1d
 from tunesmith.worker.train.models.model import load_model, load_tokenizer
-from tunesmith.worker.train.models.pissa import start_from_principal_components
-from tunesmith.worker.train.models.twins import is_conv1d
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ import pytest
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category, Failure
-from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train import ranks
 from tunesmith.worker.train.checkpoints.state import newest_whole, verify
 

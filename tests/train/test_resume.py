@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.rundir import EXIT_STOPPED, RunDirectory
+from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.state import newest_whole, sha256_of, verify
 
 RESULTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}

@@ -11,13 +11,13 @@ import torch
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.estimates.evaluation_time import LONGEST_PROMPT_TOKENS, SAMPLES
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.checkpoints import state as checkpoint
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.generation import samples
 from tunesmith.worker.train.generation.generator import Speaker
-from tunesmith.worker.train.models.adapter import attach_adapter
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
 from tunesmith.worker.train.models.own_attention import attending
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.kernels.loss import summed_cross_entropy
 from tunesmith.worker.train.models import sharded_base
-from tunesmith.worker.train.models.adapter import attach_adapter
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model
 from tunesmith.worker.train.models.model_trial import _batch
 from tunesmith.worker.train.models.sharded_base import ALIGNMENT_BYTES, ShardedBase, _is_4_bit, _Layer, _places

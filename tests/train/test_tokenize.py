@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tunesmith.worker.train.data.chat import MarkedText
+from tunesmith.worker.train.chat.conversation import MarkedText
 from tunesmith.worker.train.data.tokenize import tokenize
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from benchmarks.families.tiny import tiny_config
 from tests.train import runs
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.worker.train.models.adapter import adapter_tensors, attach_adapter, config_of, target_modules
+from tunesmith.worker.train.adapters.adapter import adapter_tensors, attach_adapter, config_of, target_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 LAYERS = 4

@@ -15,11 +15,11 @@ import pytest
 from tests.tiny_model import build_tiny_model
 from tests.train.runs import chat_rows, lora, make_run, plan
 from tunesmith.tuning.job import Method
-from tunesmith.worker.launcher import How, launch, trainer_environment
-from tunesmith.worker.processes import adopt_orphans, bury_orphans
-from tunesmith.worker.rundir import RunDirectory
-from tunesmith.worker.slots import Slot
-from tunesmith.worker.warm import WarmTrainer
+from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.trainer_process.launcher import How, launch, trainer_environment
+from tunesmith.worker.trainer_process.processes import adopt_orphans, bury_orphans
+from tunesmith.worker.trainer_process.warm import WarmTrainer
 
 WEIGHTS = {Method.FULL: "model.safetensors"}
 

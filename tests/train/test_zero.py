@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny_model import build_tiny_model
 from tests.train import gang, runs
-from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, sha256_of
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
 from tunesmith.worker.train.checkpoints.state import Snapshot, newest_whole, verify
 

@@ -9,8 +9,8 @@ import structlog
 
 from tests.worker.scripted_service import ScriptedService
 from tunesmith.tuning.messages import FileRef
-from tunesmith.worker.control import HttpAttemptControl, _client
-from tunesmith.worker.rundir import RunDirectory
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.transport.control import HttpAttemptControl, _client
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy.random  # noqa: F401 - as the training libraries do, so that its seed is drawn before the fork
 
-from tunesmith.worker.forking import Word, next_request, say
+from tunesmith.worker.fork_protocol import Word, next_request, say
 from tunesmith.worker.train.warm import forked
 from tunesmith.worker.train.warm.__main__ import _die_with_the_worker
 

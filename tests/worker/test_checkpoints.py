@@ -11,10 +11,16 @@ from structlog.typing import FilteringBoundLogger
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import CheckpointRef
-from tunesmith.worker.checkpoints import CheckpointUploader, CorruptCheckpoint, describe, find_resumable, verify
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.directives import Directive, Directives
-from tunesmith.worker.rundir import CheckpointManifest, RunDirectory, checkpoint_name, sha256_of, write_atomically
+from tunesmith.worker.attempt.checkpoints import CheckpointUploader, CorruptCheckpoint, describe, find_resumable, verify
+from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.run_directory import (
+    CheckpointManifest,
+    RunDirectory,
+    checkpoint_name,
+    sha256_of,
+    write_atomically,
+)
+from tunesmith.worker.transport.control import HttpAttemptControl
 
 
 def make_checkpoint(folder: Path, *, step: int) -> CheckpointRef:

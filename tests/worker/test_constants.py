@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
-from tunesmith.worker.constants import measure_once, stored_constants
-from tunesmith.worker.workdir import WorkDirectory
+from tunesmith.worker.daemon.machine_constants import measure_once, stored_constants
+from tunesmith.worker.work_directory import WorkDirectory
 
 GOOD = {
     "process_bytes": 400_000_000,

@@ -10,9 +10,9 @@ from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.messages import ClaimRequest, EventReport, FinishReport
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.control import HttpAttemptControl, HttpControlPlane
-from tunesmith.worker.directives import Directive, Halted
-from tunesmith.worker.retry import Patience, Unavailable
+from tunesmith.worker.attempt.stop_requests import Directive, Halted
+from tunesmith.worker.transport.control import HttpAttemptControl, HttpControlPlane
+from tunesmith.worker.transport.retry import Patience, Unavailable
 
 CONTENT = bytes(range(256)) * 4096
 BLOB = ref("weights.bin", CONTENT)

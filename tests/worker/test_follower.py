@@ -10,12 +10,12 @@ from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.directives import Directive, Directives
-from tunesmith.worker.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
-from tunesmith.worker.progress import Progress
-from tunesmith.worker.retry import Unavailable
-from tunesmith.worker.rundir import RunDirectory, append_line, write_atomically
+from tunesmith.worker.attempt.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
+from tunesmith.worker.attempt.progress import Progress
+from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
+from tunesmith.worker.transport.control import HttpAttemptControl
+from tunesmith.worker.transport.retry import Unavailable
 
 
 @pytest.fixture

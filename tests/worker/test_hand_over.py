@@ -11,15 +11,15 @@ from tests.worker.scripted_service import ScriptedService
 from tests.worker.test_preparation import claim, host
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.models import ModelCache
-from tunesmith.worker.rehearsals import Rehearsals
-from tunesmith.worker.rundir import EXIT_FAILED, RunDirectory, TrainResult
-from tunesmith.worker.runner import Attempt, Surroundings
+from tunesmith.worker.attempt.exit_classifier import Ending
+from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.attempt.runner import Attempt, Surroundings
+from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, TrainResult
 from tunesmith.worker.settings import WorkerSettings
-from tunesmith.worker.slots import Slot
-from tunesmith.worker.verdict import Ending
-from tunesmith.worker.workdir import WorkDirectory
+from tunesmith.worker.transport.control import HttpAttemptControl
+from tunesmith.worker.transport.model_cache import ModelCache
+from tunesmith.worker.work_directory import WorkDirectory
 
 UNMERGED = Failure(code="merged_model_differs", message="It differs.", category=Category.INTERNAL)
 

@@ -9,10 +9,10 @@ from structlog.typing import FilteringBoundLogger
 from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.directives import Directive, Directives, Halted, OutOfTime
-from tunesmith.worker.heartbeat import Heartbeat
-from tunesmith.worker.progress import Progress
+from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
+from tunesmith.worker.attempt.progress import Progress
+from tunesmith.worker.attempt.stop_requests import Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.transport.control import HttpAttemptControl
 
 NOTHING = Reply.json({"cancel": False, "pause": False})
 

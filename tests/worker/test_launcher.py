@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tunesmith.worker.launcher import Trainer, start, trainer_command, trainer_environment
-from tunesmith.worker.processes import end_leftovers, record_trainer, tree
-from tunesmith.worker.rundir import RunDirectory
-from tunesmith.worker.slots import Slot
-from tunesmith.worker.trainer_log import log_tail
+from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_command, trainer_environment
+from tunesmith.worker.trainer_process.log_file import log_tail
+from tunesmith.worker.trainer_process.processes import end_leftovers, record_trainer, tree
 
 Start = Callable[[str], Trainer]
 
@@ -80,8 +80,8 @@ def test_a_trainer_dies_when_its_worker_is_killed(run: RunDirectory, tmp_path: P
     watched = "import os; from tunesmith.worker.train.lifeline import watch; watch(0); import time; time.sleep(600)"
     worker = (
         "import os, sys, time; from pathlib import Path\n"
-        "from tunesmith.worker.launcher import start, trainer_environment\n"
-        "from tunesmith.worker.rundir import RunDirectory; from tunesmith.worker.slots import Slot\n"
+        "from tunesmith.worker.trainer_process.launcher import start, trainer_environment\n"
+        "from tunesmith.worker.run_directory import RunDirectory; from tunesmith.worker.machine.slots import Slot\n"
         f"run = RunDirectory(Path({str(run.root)!r}))\n"
         "environment = trainer_environment(os.environ, run_dir=run.root, cores=1, devices=())\n"
         f"trainer = start([sys.executable, '-c', {watched!r}], run, environment=environment, slot=Slot(0),\n"

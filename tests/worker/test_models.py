@@ -9,11 +9,11 @@ import pytest
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from tunesmith.worker import models
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.models import ModelCache, set_digest
-from tunesmith.worker.retry import Unavailable
-from tunesmith.worker.rundir import Seal, sealed_sha256, sha256_of
+from tunesmith.worker.run_directory import Seal, sealed_sha256, sha256_of
+from tunesmith.worker.transport import model_cache
+from tunesmith.worker.transport.control import HttpAttemptControl
+from tunesmith.worker.transport.model_cache import ModelCache, set_digest
+from tunesmith.worker.transport.retry import Unavailable
 
 CONTENTS = {"config.json": b"{}", "weights/one.safetensors": b"w" * 5000, "tokenizer.json": b"[]"}
 FILES = tuple(ref(name, content) for name, content in CONTENTS.items())
@@ -96,7 +96,7 @@ def test_an_unaltered_file_is_hashed_once(
 ) -> None:
     cache.fetch(FILES, control)
     hashed: list[Path] = []
-    monkeypatch.setattr(models, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr(model_cache, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     later = ModelCache(tmp_path)
     for found in (later.fetch(FILES, control), later.fetch(FILES, control), cache.fetch(FILES, control)):
         seals = later.seals(FILES)

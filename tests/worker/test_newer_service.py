@@ -3,7 +3,7 @@
 import json
 
 from tunesmith.tuning.messages import HeartbeatReply
-from tunesmith.worker.wire import read_answer
+from tunesmith.worker.transport.wire import read_answer
 
 
 def test_what_a_newer_service_adds_to_an_answer_is_ignored() -> None:

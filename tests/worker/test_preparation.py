@@ -17,13 +17,13 @@ from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.worker.control import HttpAttemptControl
-from tunesmith.worker.models import ModelCache
-from tunesmith.worker.preparation import Prepared, prepare, prepare_longer
-from tunesmith.worker.rehearsals import Rehearsals
-from tunesmith.worker.tokens import TokenStore
-from tunesmith.worker.wire import read_answer
-from tunesmith.worker.workdir import WorkDirectory
+from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.attempt.token_cache import TokenStore
+from tunesmith.worker.transport.control import HttpAttemptControl
+from tunesmith.worker.transport.model_cache import ModelCache
+from tunesmith.worker.transport.wire import read_answer
+from tunesmith.worker.work_directory import WorkDirectory
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

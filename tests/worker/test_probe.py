@@ -12,8 +12,8 @@ import pytest
 
 from tunesmith.tuning.hardware import GIB, HardwareProfile
 from tunesmith.tuning.search.attention_kernel import NEEDED_PACKAGES
-from tunesmith.worker.cgroup import CgroupLimits, out_of_memory_kills, read_limits
-from tunesmith.worker.probe import probe
+from tunesmith.worker.machine.cgroup import CgroupLimits, out_of_memory_kills, read_limits
+from tunesmith.worker.machine.probe import probe
 
 
 def test_the_probe_of_this_host_is_plausible(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from tests.train.runs import make_run, plan
 from tunesmith.tuning.messages import CanaryReport
-from tunesmith.worker.rehearsals import Rehearsals
-from tunesmith.worker.rundir import TrainRequest, TrainResult
+from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.run_directory import TrainRequest, TrainResult
 
 CANARY = CanaryReport(
     tokens=900,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.worker.tokens import TokenStore
+from tunesmith.worker.attempt.token_cache import TokenStore
 
 KEYS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(5)]
 

@@ -4,9 +4,9 @@ import pytest
 
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.directives import Directive
-from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, TrainResult
-from tunesmith.worker.verdict import Ending, judge
+from tunesmith.worker.attempt.exit_classifier import Ending, judge
+from tunesmith.worker.attempt.stop_requests import Directive
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, TrainResult
 
 DONE = TrainResult(output_kind="adapter", steps=3)
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tunesmith.worker.app import create_app
-from tunesmith.worker.tasks import wake
+from tunesmith.worker.daemon.celery_app import create_app
+from tunesmith.worker.daemon.tasks import wake
 
 
 @pytest.mark.parametrize("payload", [{}, {"job_id": "x"}, {"worker_class": 3}, {"worker_class": "cpu", "run": "rm"}])
@@ -26,7 +26,7 @@ def test_messages_are_json_and_acknowledged_early() -> None:
 
 def test_the_worker_around_the_trainer_never_imports_torch() -> None:
     script = (
-        "import sys, tunesmith.worker.cli, tunesmith.worker.host, tunesmith.worker.tasks\n"
+        "import sys, tunesmith.worker.cli, tunesmith.worker.daemon.daemon, tunesmith.worker.daemon.tasks\n"
         "assert not {'torch', 'transformers', 'fastapi', 'sqlalchemy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

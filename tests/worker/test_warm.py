@@ -14,9 +14,11 @@ import pytest
 
 from tests.worker.test_launcher import never, wait_until
 from tunesmith.tuning.plan import Plan
-from tunesmith.worker import warm as warm_module
-from tunesmith.worker.launcher import Trainer, launch, trainer_environment
-from tunesmith.worker.processes import (
+from tunesmith.worker.machine.slots import Slot, Slots
+from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.trainer_process import warm as warm_module
+from tunesmith.worker.trainer_process.launcher import Trainer, launch, trainer_environment
+from tunesmith.worker.trainer_process.processes import (
     STATUS_LOST,
     AdoptedProcess,
     adopt_orphans,
@@ -25,9 +27,7 @@ from tunesmith.worker.processes import (
     mark_of,
     tree,
 )
-from tunesmith.worker.rundir import RunDirectory
-from tunesmith.worker.slots import Slot, Slots
-from tunesmith.worker.warm import MOST_FAILURES, WarmTrainer
+from tunesmith.worker.trainer_process.warm import MOST_FAILURES, WarmTrainer
 
 LIGHT = (sys.executable, str(Path(__file__).with_name("light_warm.py")))
 PLAN = Plan.model_construct(world_size=1)
@@ -240,7 +240,8 @@ class TestNothingPassesFromOneJobToTheNext:
 
     def test_a_fork_that_writes_to_all_memory_it_may_write_to_changes_nothing(self, begin: Begin) -> None:
         """It overwrites an object of the warm process where it lies, as a fault in a kernel could."""
-        address = "import ctypes, tunesmith.worker.forking as shared\ntext = shared.ROOM\nplace = id(text) + 48\n"
+        module = "tunesmith.worker.fork_protocol"
+        address = f"import ctypes, {module} as shared\ntext = shared.ROOM\nplace = id(text) + 48\n"
         trainer = begin(address + "ctypes.memset(place, 88, len(text)); print(text)")
         assert (ended(trainer), said(trainer).strip("X\n")) == (0, "")
         after = begin(address + "print(text)")
@@ -300,8 +301,9 @@ class TestWhateverHappensToTheWarmProcess:
         slots = tmp_path / "slots"
         slots.mkdir()
         script = (
-            "import os, sys, time; from pathlib import Path; from worker import warm as module\n"
-            "from tunesmith.worker.launcher import trainer_environment; from tunesmith.worker.slots import Slots\n"
+            "import os, sys, time; from pathlib import Path; from tunesmith.worker.machine.slots import Slots\n"
+            "from tunesmith.worker.trainer_process import warm as module\n"
+            "from tunesmith.worker.trainer_process.launcher import trainer_environment\n"
             f"slot = Slots(Path({str(slots)!r}), (('cpu-0',),)).acquire()\n"
             "environment = trainer_environment(os.environ, run_dir=Path('/nowhere'), cores=1, devices=())\n"
             f"warm = module.WarmTrainer(environment=environment, command={LIGHT!r}); warm.keep()\n"
@@ -324,8 +326,8 @@ class TestWhateverHappensToTheWarmProcess:
     def test_a_killed_worker_takes_warm_process_and_trainer_along(self, tmp_path: Path) -> None:
         (tmp_path / "job.py").write_text("from tunesmith.worker.train.lifeline import watch; watch(0)\n" + SLEEPS)
         script = (
-            "import os, time; from pathlib import Path; from tunesmith.worker.warm import *\n"
-            "from tunesmith.worker.launcher import trainer_environment\n"
+            "import os, time; from pathlib import Path; from tunesmith.worker.trainer_process.warm import *\n"
+            "from tunesmith.worker.trainer_process.launcher import trainer_environment\n"
             f"environment = trainer_environment(os.environ, run_dir=Path({str(tmp_path)!r}), cores=1, devices=())\n"
             f"warm = WarmTrainer(environment=environment, command={LIGHT!r}); warm.keep()\n"
             "lifeline, output = os.pipe(), os.pipe()\n"
@@ -364,7 +366,7 @@ class TestWhateverHappensToTheWarmProcess:
 
     def test_one_whose_imports_fail_says_why_and_is_given_up_after_a_few(self, begin: Begin) -> None:
         refusal = "say(socket.socket(fileno=0), Word(refused='no torch'))"
-        broken = f"import socket; from tunesmith.worker.forking import *; {refusal}"
+        broken = f"import socket; from tunesmith.worker.fork_protocol import *; {refusal}"
         for failing in kept(sys.executable, "-c", broken):
             for _ in range(MOST_FAILURES):
                 assert begin("print('done')", trainer=failing).start == "plain"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.worker.scrub import scrub
-from tunesmith.worker.workdir import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
+from tunesmith.worker.redact import scrub
+from tunesmith.worker.work_directory import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
 
 SESSION = Session(worker_id="w", incarnation="i", worker_class="cpu", name="n")
 

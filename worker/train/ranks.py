@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from tunesmith.tuning.errors import Failure
-from tunesmith.worker.rundir import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainResult, append_line
+from tunesmith.worker.exits import crashed, killed
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainResult, append_line
 from tunesmith.worker.train import environment, lifeline  # noqa: F401 - before torch
-from tunesmith.worker.verdict import crashed, killed
 
 PROCESS_LOST = "process_lost"  # the code of a failure whose reason is another process's
 OTHER_HOSTS_SECONDS = 15.0

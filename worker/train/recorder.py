@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.rundir import RunDirectory, append_line, write_atomically
+from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
 
 
 class Recorder:

@@ -9,7 +9,7 @@ import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.plan import Attention, Plan
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.recorder import Recorder
 

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.rundir import (
+from tunesmith.worker.run_directory import (
     EXIT_FAILED,
     EXIT_STOPPED,
     MANIFEST,
@@ -30,14 +30,14 @@ from tunesmith.worker.rundir import (
     TrainRequest,
     TrainResult,
 )
+from tunesmith.worker.train.attention.choice import choose_attention
+from tunesmith.worker.train.chat.conversation import default_template
+from tunesmith.worker.train.chat.stop_tokens import stop_tokens
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.data.cache import RowCache, cached_rows, rows_key
-from tunesmith.worker.train.data.chat import default_template
 from tunesmith.worker.train.data.report import tell_about_rows
 from tunesmith.worker.train.data.rows import ALL_LINES, LineChoice, Rows, exact_facts, load_rows
-from tunesmith.worker.train.data.stop_tokens import stop_tokens
 from tunesmith.worker.train.failures import failure_of, user_error
-from tunesmith.worker.train.kernels.attention_choice import choose_attention
 from tunesmith.worker.train.kernels.choice import choose_kernels
 from tunesmith.worker.train.loop.loop import Stopped
 from tunesmith.worker.train.models.model import check_config, check_vocabulary, load_tokenizer, read_config

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from tunesmith.worker.rundir import RunDirectory, TrainRequest
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train import lifeline
 
 

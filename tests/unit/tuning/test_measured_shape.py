@@ -19,7 +19,7 @@ from tunesmith.tuning.estimates.activations import Graph, layer_bytes_per_token
 from tunesmith.tuning.models.packing import SEES_LATER_TOKENS
 from tunesmith.tuning.models.shape import MEASURED_RANK, MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Lora
-from tunesmith.worker.train.models.adapter import attach_adapter, trainable_parameters
+from tunesmith.worker.train.adapters.adapter import attach_adapter, trainable_parameters
 from tunesmith.worker.train.profiling.counting import Case, counted_bytes_per_token, layer_bytes, untrained
 from tunesmith.worker.train.profiling.shape import main, measure_shape
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
-from tunesmith.worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
+from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
 from tunesmith.worker.train.run import Run
 
 STATE, RANDOM = "state.json", "random.safetensors"

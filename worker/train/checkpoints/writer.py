@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
-from tunesmith.worker.rundir import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of, write_atomically
+from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of, write_atomically
 from tunesmith.worker.train.checkpoints.state import Snapshot
 
 KEEP = 3

@@ -2,7 +2,7 @@
 
 An entry is one safetensors file, named by what its rows follow from and by its own SHA-256, so that it shows when one
 was altered. A trainer writes entries into its own run directory alone. The folder that jobs share is for reading: the
-worker fills it with what trainers have left behind (`worker.tokens`), because no job may write what another one reads.
+worker fills it with what trainers left behind (`worker.attempt.token_cache`), for no job may write what another reads.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tunesmith.worker.rundir import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
+from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
 from tunesmith.worker.train.data.rows import LeftOut, RowNotes, Rows
 from tunesmith.worker.train.recorder import Recorder
 
+_TRAINER = Path(__file__).parents[1]
 RENDERED_BY = ("jinja2", "tokenizers", "transformers")  # another release may print or split another way
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 ARRAYS = ("tokens", "supervised", "offsets", "line_numbers")
@@ -43,7 +44,7 @@ def rows_key(path: Path, *, model_folder: Path, template: str | None, settings: 
         "tokenizer": {file.relative_to(model_folder).as_posix(): sha256_of(file) for file in _files(model_folder)},
         "template": str(template),
         "settings": {name: str(value) for name, value in counting.items()},
-        "code": [sha256_of(file) for file in sorted(Path(__file__).parent.glob("*.py"))],
+        "code": [sha256_of(file) for room in ("chat", "data") for file in sorted((_TRAINER / room).glob("*.py"))],
         "versions": {name: importlib.metadata.version(name) for name in RENDERED_BY},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

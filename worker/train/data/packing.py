@@ -1,7 +1,7 @@
 """Packing by token budget: the rows of one optimizer step become as few full micro-steps as their tokens need.
 
 Segments stand behind one another without padding. Positions restart in each, attention stays within each
-(`worker.train.kernels.attention`), and the loss is a sum over supervised tokens that the loop divides by their number
+(`worker.train.attention.packed`), and the loss is a sum over supervised tokens that the loop divides by their number
 in the whole global batch: the split changes no gradient.
 """
 
@@ -12,8 +12,9 @@ from heapq import heappop, heappush
 import numpy as np
 import torch
 
+from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.data.rows import Rows
-from tunesmith.worker.train.kernels.segments import Segments, to_device
+from tunesmith.worker.train.device_copy import to_device
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.worker.train.data.chat import ChatRenderer, MarkedText, UnknownTurn
-from tunesmith.worker.train.data.template import TemplateRefusal, TooSlow
+from tunesmith.worker.train.chat.conversation import ChatRenderer, MarkedText, UnknownTurn
+from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
 
 Row = dict[str, Any]
 

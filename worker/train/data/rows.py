@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
-from tunesmith.worker.train.data.chat import DEFAULT_DAY, MarkedText
+from tunesmith.worker.train.chat.conversation import DEFAULT_DAY, MarkedText
 from tunesmith.worker.train.data.row_texts import RowRenderer, UnusableRow
 from tunesmith.worker.train.data.tokenize import TokenizedText, tokenize
 from tunesmith.worker.train.failures import user_error

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.worker.train.data.chat import MarkedText
+from tunesmith.worker.train.chat.conversation import MarkedText
 
 # Put before a completion that must be tokenised apart from its prompt, and taken away again: some tokenizers begin
 # every text with a space of their own. The first that stays a token by itself is used.

@@ -13,7 +13,7 @@ import torch
 
 import tunesmith.tuning
 import tunesmith.worker.train
-from tunesmith.worker.rundir import MANIFEST, Seal, sealed_sha256, sha256_of
+from tunesmith.worker.run_directory import MANIFEST, Seal, sealed_sha256, sha256_of
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.run import Run
 

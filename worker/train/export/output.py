@@ -14,12 +14,12 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.rundir import MANIFEST, write_atomically
+from tunesmith.worker.run_directory import MANIFEST, write_atomically
+from tunesmith.worker.train.adapters.adapter import CONFIG_FILE, WEIGHTS_FILE
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.export.card import model_card
 from tunesmith.worker.train.export.manifest import manifest
 from tunesmith.worker.train.export.settings import publish_settings
-from tunesmith.worker.train.models.adapter import CONFIG_FILE, WEIGHTS_FILE
 from tunesmith.worker.train.run import Run
 
 

@@ -47,8 +47,8 @@ def answers(
         JobFailure: `broken_model`, `broken_chat_template`, `adapter_of_another_base`, or a prompt is at fault:
             `invalid_prompts`, or `chat_template_error` with the template's words.
     """
-    from tunesmith.worker.train.data.chat import ChatRenderer
-    from tunesmith.worker.train.data.stop_tokens import stop_tokens
+    from tunesmith.worker.train.chat.conversation import ChatRenderer
+    from tunesmith.worker.train.chat.stop_tokens import stop_tokens
     from tunesmith.worker.train.generation.generator import Speaker
     from tunesmith.worker.train.generation.prompts import read_prompts
     from tunesmith.worker.train.models.model import load_tokenizer

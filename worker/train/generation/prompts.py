@@ -7,9 +7,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.worker.train.data.chat import ChatRenderer
+from tunesmith.worker.train.chat.conversation import ChatRenderer
+from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
 from tunesmith.worker.train.data.row_texts import beginning
-from tunesmith.worker.train.data.template import TemplateRefusal, TooSlow
 from tunesmith.worker.train.failures import user_error
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic that training spends its time in: attention over segments, adapter passes, the loss.
+"""The arithmetic that training spends its time in beside attention: adapter passes, norms, gates, the loss.
 
 Functions of tensors alone; no model class, no files.
 """

@@ -1,6 +1,8 @@
 """Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
 
 from tunesmith.tuning.engine import fuses
+from tunesmith.worker.train.adapters.fuse import describe as described
+from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.checkpoints.state import Progress
 from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
 from tunesmith.worker.train.export.output import save_gathered_model, save_model
@@ -8,8 +10,6 @@ from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.loop.loop import fit
 from tunesmith.worker.train.loop.objectives import objective_of
 from tunesmith.worker.train.loop.packing_choice import choose_packing
-from tunesmith.worker.train.models.fuse import describe as described
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from tunesmith.worker.train.models.text_part import TextPart
 from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer

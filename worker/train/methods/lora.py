@@ -9,14 +9,7 @@ from transformers import PreTrainedModel
 from tunesmith.tuning.engine import fuses
 from tunesmith.tuning.plan import Lora
 from tunesmith.tuning.units import gib
-from tunesmith.worker.train.checkpoints.state import Progress, resume_folder
-from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
-from tunesmith.worker.train.export.merge import write_merged_model
-from tunesmith.worker.train.export.output import describe, save_adapter
-from tunesmith.worker.train.loop.loop import fit
-from tunesmith.worker.train.loop.objectives import objective_of
-from tunesmith.worker.train.loop.packing_choice import choose_packing
-from tunesmith.worker.train.models.adapter import (
+from tunesmith.worker.train.adapters.adapter import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     adapter_tensors,
@@ -24,11 +17,18 @@ from tunesmith.worker.train.models.adapter import (
     config_of,
     file_key,
 )
-from tunesmith.worker.train.models.float8_base import hold_in_float8
-from tunesmith.worker.train.models.fuse import describe as described
-from tunesmith.worker.train.models.fuse import fuse
+from tunesmith.worker.train.adapters.float8_base import hold_in_float8
+from tunesmith.worker.train.adapters.fuse import describe as described
+from tunesmith.worker.train.adapters.fuse import fuse
+from tunesmith.worker.train.adapters.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
+from tunesmith.worker.train.checkpoints.state import Progress, resume_folder
+from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.export.merge import write_merged_model
+from tunesmith.worker.train.export.output import describe, save_adapter
+from tunesmith.worker.train.loop.loop import fit
+from tunesmith.worker.train.loop.objectives import objective_of
+from tunesmith.worker.train.loop.packing_choice import choose_packing
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
-from tunesmith.worker.train.models.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
 from tunesmith.worker.train.run import Run

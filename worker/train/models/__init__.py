@@ -1,4 +1,4 @@
-"""The base model and what is put on it: loading, adapters, and where our own passes replace a library's.
+"""The base model: checked, loaded, tried on packed rows, and shared out over several GPUs.
 
 Nothing here steps an optimizer or writes a result.
 """

@@ -25,13 +25,13 @@ from tunesmith.tuning.models.packing import OwnAttention
 from tunesmith.tuning.models.shape import is_known
 from tunesmith.tuning.models.weights import check_weights
 from tunesmith.tuning.plan import Attention, Plan
+from tunesmith.worker.train.attention import packed as attention
+from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.failures import is_out_of_memory, user_error
-from tunesmith.worker.train.kernels import attention
 from tunesmith.worker.train.kernels.loss import Head
 from tunesmith.worker.train.kernels.rebuild import rebuilding
-from tunesmith.worker.train.kernels.segments import Segments
 from tunesmith.worker.train.models.dropouts import without_dropout
 from tunesmith.worker.train.models.heap import forget_peak, leave_file, tidy_heap
 from tunesmith.worker.train.models.own_attention import use_attention

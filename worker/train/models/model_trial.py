@@ -22,10 +22,10 @@ from tunesmith.tuning.models.packing import (
     OwnAttention,
     not_supported,
 )
+from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.failures import is_out_of_memory, user_error
 from tunesmith.worker.train.kernels.loss import Head, logits_of, token_log_probabilities
-from tunesmith.worker.train.kernels.segments import Segments
 from tunesmith.worker.train.models.model import Learner
 
 LENGTHS = (9, 13, 7)

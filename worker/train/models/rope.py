@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith.worker.train.kernels.segments import Segments
+from tunesmith.worker.train.attention.segments import Segments
 
 _BY_LENGTH = ("longrope", "dynamic")
 

@@ -20,7 +20,7 @@ from torch import nn
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.recipe import expert_adapters
-from tunesmith.worker.rundir import TrainRequest
+from tunesmith.worker.run_directory import TrainRequest
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.kernels.loss import Head
 from tunesmith.worker.train.models.model import Learner

@@ -19,12 +19,13 @@ from transformers.integrations import moe
 
 from tunesmith.tuning.models.packing import attention_alone
 from tunesmith.tuning.plan import Lora
-from tunesmith.worker.train.kernels import attention, rebuild
-from tunesmith.worker.train.kernels.attention_kernels import KERNELS
-from tunesmith.worker.train.kernels.segments import Segments
-from tunesmith.worker.train.models.adapter import attach_adapter
+from tunesmith.worker.train.adapters.adapter import attach_adapter
+from tunesmith.worker.train.adapters.fuse import fuse
+from tunesmith.worker.train.attention import packed
+from tunesmith.worker.train.attention.kernels import KERNELS
+from tunesmith.worker.train.attention.segments import Segments
+from tunesmith.worker.train.kernels import rebuild
 from tunesmith.worker.train.models.dropouts import without_dropout
-from tunesmith.worker.train.models.fuse import fuse
 from tunesmith.worker.train.models.model import Learner, auto_class, enable_checkpointing
 from tunesmith.worker.train.models.text_part import layers_of
 
@@ -133,13 +134,13 @@ def untrained(config: Mapping[str, Any], *, dtype: torch.dtype) -> PreTrainedMod
     Raises:
         ValueError, AttributeError, ...: `transformers` does not know it, or cannot build it.
     """
-    attention.register()
+    packed.register()
     known = without_dropout(AutoConfig.for_model(**config))
     known.use_cache = False
     try:
-        return auto_class(known).from_config(known, dtype=dtype, attn_implementation=attention.PACKED)
+        return auto_class(known).from_config(known, dtype=dtype, attn_implementation=packed.PACKED)
     except (KeyError, ValueError) as error:  # classes from before transformers' attention interface
-        if attention.PACKED not in str(error):
+        if packed.PACKED not in str(error):
             raise
     return auto_class(known).from_config(known, dtype=dtype, attn_implementation="eager")
 

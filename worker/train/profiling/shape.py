@@ -22,8 +22,8 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models.linears import Linear, Role
 from tunesmith.tuning.models.packing import require_causal
 from tunesmith.tuning.models.shape import MEASURED_RANK, MeasuredActivations, ModelShape
-from tunesmith.worker.train.models.adapter import adaptable_linears, role_of
-from tunesmith.worker.train.models.experts import expert_parameters
+from tunesmith.worker.train.adapters.adapter import adaptable_linears, role_of
+from tunesmith.worker.train.adapters.experts import expert_parameters
 from tunesmith.worker.train.models.text_part import TextPart, layers_of
 from tunesmith.worker.train.profiling.counting import Case, counted_bytes_per_token, untrained
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from tunesmith.worker.forking import Word, say
+from tunesmith.worker.fork_protocol import Word, say
 from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 _CONTROL = 0

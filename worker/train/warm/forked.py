@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from tunesmith.worker.forking import GATE, GO, LOCKS, OUTPUT, STANDARD_INPUT, ForkRequest
+from tunesmith.worker.fork_protocol import GATE, GO, LOCKS, OUTPUT, STANDARD_INPUT, ForkRequest
 from tunesmith.worker.train import environment
 from tunesmith.worker.train.trainer import leave, train_here
 from tunesmith.worker.train.warm.guard import open_descriptors

@@ -7,7 +7,7 @@ import socket
 from transformers.utils import import_utils
 
 import tunesmith.worker.train.session  # noqa: F401 - what a trainer imports first, and longest
-from tunesmith.worker.forking import ForkRequest, Word, next_request, say
+from tunesmith.worker.fork_protocol import ForkRequest, Word, next_request, say
 from tunesmith.worker.train.warm.forked import fork_trainer
 from tunesmith.worker.train.warm.guard import Guard
 

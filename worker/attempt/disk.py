@@ -1,0 +1,51 @@
+"""Whether a run has room on this host's disk, asked before anything is fetched."""
+
+import shutil
+from pathlib import Path
+
+from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.hardware import GIB
+from tunesmith.tuning.messages import Claim
+from tunesmith.tuning.plan import Plan
+from tunesmith.worker.attempt.exit_classifier import disk_full
+from tunesmith.worker.transport.model_cache import ModelCache
+
+_KEPT_CHECKPOINTS = 3
+_WRITTEN_ASIDE = 1  # a checkpoint exists twice while the newest replaces the oldest
+_BYTES_PER_TRAINED_PARAMETER = 12  # fp32 master, and two fp32 moments of Adam
+_TOKENISED = 1.25  # bytes of tokens and marks for a byte of text: five for a token, which has about four characters
+_MARGIN = 1.1
+
+
+def require_space(claim: Claim, *, cache: ModelCache, folder: Path) -> None:
+    """Compare what the run will write with what is free.
+
+    Raises:
+        JobFailure: `disk_full`, with both numbers.
+    """
+    needed = needed_bytes(claim, missing_model_bytes=_missing(claim, cache))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"The run needs {needed / GIB:.1f} GiB on the worker's disk and {free / GIB:.1f} GiB are free."
+        raise JobFailure(disk_full(message))
+
+
+def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
+    """Model and data to fetch, the tokenised rows, checkpoints, and the result, with a tenth on top."""
+    data = sum(file.bytes for file in (claim.training_file, claim.validation_file) if file is not None)
+    trained = _trained_parameters(claim)
+    checkpoints = trained * _BYTES_PER_TRAINED_PARAMETER * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
+    return int((missing_model_bytes + data * (1 + _TOKENISED) + checkpoints + trained * 4) * _MARGIN)
+
+
+def _trained_parameters(claim: Claim) -> int:
+    plan: Plan = claim.plan
+    if plan.lora is not None:
+        return plan.lora.trainable_parameters
+    files = claim.base_model.base_files or claim.base_model.files
+    return sum(file.bytes for file in files) // 2  # weights are stored in two bytes each, rarely in four
+
+
+def _missing(claim: Claim, cache: ModelCache) -> int:
+    base = claim.base_model
+    return cache.missing_bytes(base.files) + (cache.missing_bytes(base.base_files) if base.base_files else 0)

@@ -1,0 +1,87 @@
+"""How a run ended: exit code, result file and log become one outcome and, when it failed, a failure that helps."""
+
+import re
+import signal
+from dataclasses import dataclass
+
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
+from tunesmith.worker.attempt.stop_requests import OUTCOMES, Directive
+from tunesmith.worker.exits import KILLED, crashed, killed
+from tunesmith.worker.run_directory import EXIT_STOPPED, TrainResult
+
+_NO_SPACE = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded")
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemoryError|^MemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc",
+    re.M | re.I,
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is known after the last process of the trainer is gone."""
+
+    exit_code: int
+    result: TrainResult | None
+    log_tail: str
+    told: Directive | None = None  # why the worker stopped it, if it did
+    out_of_memory_kills: int = 0  # how many the kernel made in this cgroup while the trainer ran
+
+
+def judge(ending: Ending) -> tuple[Outcome, Failure | None]:
+    """The outcome of an attempt. A run that finished its work has succeeded, even when it was being told to stop."""
+    result = ending.result
+    if ending.exit_code == 0 and result is not None and result.failure is None:
+        return Outcome.CANCELLED if ending.told is Directive.CANCEL else Outcome.SUCCEEDED, None
+    if ending.told is not None and ending.told in OUTCOMES:
+        return OUTCOMES[ending.told], None
+    if ending.exit_code == EXIT_STOPPED:
+        return Outcome.PREEMPTED, None
+    if result is not None and result.failure is not None:
+        failure = _blame_memory(result.failure) if ending.out_of_memory_kills else result.failure
+        return Outcome.FAILED, _with_tail(failure, ending.log_tail)
+    return Outcome.FAILED, _with_tail(_failure(ending), ending.log_tail)
+
+
+def _failure(ending: Ending) -> Failure:
+    if _NO_SPACE.search(ending.log_tail):
+        return disk_full("The disk of the worker filled up during the run.")
+    if ending.exit_code == -signal.SIGKILL and ending.out_of_memory_kills:
+        return _out_of_memory("The kernel killed the trainer (SIGKILL) because the memory of the worker ran out.")
+    if ending.exit_code < 0:
+        return killed(ending.exit_code)
+    if _NO_MEMORY.search(ending.log_tail):
+        return _out_of_memory("The trainer ran out of memory.")
+    return crashed(ending.exit_code)
+
+
+def disk_full(message: str) -> Failure:
+    """The machine, not the job: another worker may have room."""
+    return Failure(
+        code="disk_full",
+        message=message,
+        category=Category.DISK_FULL,
+        retryable=True,
+        hint="Free space below TUNESMITH_WORK_DIR on the worker, or give it a larger disk.",
+    )
+
+
+def _out_of_memory(message: str) -> Failure:
+    return Failure(
+        code="out_of_memory",
+        message=message,
+        category=Category.OUT_OF_MEMORY,
+        retryable=True,
+        hint="Lower max_seq_length or the LoRA rank, choose method qlora, or use a worker with more memory.",
+    )
+
+
+def _blame_memory(failure: Failure) -> Failure:
+    """One process of several was killed while the kernel was short of memory; which one is in the message."""
+    if failure.code != KILLED or "SIGKILL" not in failure.message:
+        return failure
+    return _out_of_memory(f"{failure.message} The kernel did it because the memory of the worker ran out.")
+
+
+def _with_tail(failure: Failure, tail: str) -> Failure:
+    return failure if failure.log_tail or not tail else failure.model_copy(update={"log_tail": tail})

@@ -1,0 +1,199 @@
+"""Everything between a claim and a trainer: disk, model, data, checkpoint, and the last word on the plan."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from structlog.typing import FilteringBoundLogger
+
+from tunesmith.tuning.datasets.held_out import held_out_lines
+from tunesmith.tuning.errors import Category, Failure, InvalidRequest, JobFailure
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.messages import Claim, EventReport, FileRef, PhaseReport
+from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.planner.pinned import is_same_training, replay
+from tunesmith.tuning.state import Phase
+from tunesmith.worker.attempt.checkpoints import find_resumable
+from tunesmith.worker.attempt.disk import require_space
+from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.attempt.token_cache import TokenStore
+from tunesmith.worker.run_directory import RunDirectory, TrainRequest
+from tunesmith.worker.trainer_process.launcher import LIFELINE_FD
+from tunesmith.worker.transport.control import AttemptControl
+from tunesmith.worker.transport.model_cache import ModelCache
+from tunesmith.worker.work_directory import WorkDirectory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run directory that is ready to be launched."""
+
+    run: RunDirectory
+    request: TrainRequest
+
+
+def prepare(
+    claim: Claim,
+    *,
+    hardware: HardwareProfile,
+    work: WorkDirectory,
+    tokens: TokenStore,
+    cache: ModelCache,
+    rehearsals: Rehearsals,
+    control: AttemptControl,
+    log: FilteringBoundLogger,
+) -> Prepared:
+    """Fetch and verify all inputs and write the run directory. `control` stops the waiting when the attempt is halted.
+
+    Raises:
+        JobFailure: the disk is too small, or nothing fits this hardware any more.
+        LeaseLost, Unavailable, and what the control's check raises.
+    """
+    control.phase(PhaseReport(phase=Phase.PREPARING))
+    require_space(claim, cache=cache, folder=work.runs)
+    model_dir, adapter_dir = _fetch_model(claim, cache, control)
+    plan = _final_plan(claim, model_dir, hardware, control)
+    run = RunDirectory(work.run_root(job_id=claim.job_id, attempt_id=claim.attempt_id))
+    earlier = [root for root in work.run_roots(job_id=claim.job_id) if root != run.root]
+    for root in earlier:  # an attempt whose worker was killed has left its tokens there
+        with contextlib.suppress(OSError):
+            tokens.adopt(RunDirectory(root).tokens, project=claim.project)
+    token_cache = tokens.folder(claim.project)
+    resume_from = find_resumable(claim.resume, earlier_runs=earlier, target=run.root / "resume", control=control)
+    log.info("attempt.prepared", method=plan.method.value, resume_from=resume_from.name if resume_from else None)
+    request = TrainRequest(
+        job_id=claim.job_id,
+        attempt_id=claim.attempt_id,
+        spec=claim.spec,
+        plan=plan,
+        dataset=claim.dataset,
+        model_dir=str(model_dir),
+        adapter_dir=str(adapter_dir) if adapter_dir else None,
+        resume_from=str(resume_from) if resume_from else None,
+        measured_shape=claim.base_model.measured_shape,
+        token_cache=str(token_cache) if token_cache else None,
+        cut_long_rows=not _may_lengthen(claim),
+        constants=hardware.constants,
+        lifeline_fd=LIFELINE_FD,
+        seals={path: seal for files in _model_files(claim) for path, seal in cache.seals(files).items()},
+        **_fetch_data(claim, run.root / "data", control),
+    )
+    return _created(run, request, rehearsals)
+
+
+def prepare_longer(
+    prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, rehearsals: Rehearsals, control: AttemptControl
+) -> Prepared:
+    """The same run under a plan made from the exact lengths that the trainer counted, so that no row is cut.
+
+    Where longer rows do not fit, the plan stays, and the trainer may cut.
+    """
+    request, run = prepared.request, prepared.run
+    exact = run.read_dataset()
+    update: dict[str, Any] = {"cut_long_rows": True, "dataset": exact}
+    decision = _choose(claim, Path(request.model_dir), hardware, dataset=exact)
+    planned = request.plan.max_sequence_length
+    if isinstance(decision, Plan) and decision.max_sequence_length > planned:
+        update["plan"] = decision
+        control.phase(PhaseReport(phase=Phase.PREPARING, plan=decision))
+        outcome = f"The plan now takes rows of up to {decision.max_sequence_length:,}."
+    else:
+        why = f" {decision.text}" if isinstance(decision, Refusal) else ""
+        outcome = f"Longer rows do not fit here, so they are cut.{why}"
+    message = f"The longest row has {exact.longest_row_tokens:,} tokens where {planned:,} were planned for. {outcome}"
+    level: Literal["info", "warn"] = "info" if "plan" in update else "warn"
+    control.event(EventReport(level=level, message=message[:2000]))
+    run.result.unlink(missing_ok=True)
+    return _created(run, request.model_copy(update=update), rehearsals)
+
+
+def _created(run: RunDirectory, request: TrainRequest, rehearsals: Rehearsals) -> Prepared:
+    final = request.model_copy(update={"rehearsal": rehearsals.find(request)})
+    run.create(final)
+    return Prepared(run=run, request=final)
+
+
+def _fetch_model(claim: Claim, cache: ModelCache, control: AttemptControl) -> tuple[Path, Path | None]:
+    """The folder of the base model, and that of the adapter to continue from."""
+    base, adapter = _model_files(claim)
+    return cache.fetch(base, control), cache.fetch(adapter, control) if adapter else None
+
+
+def _model_files(claim: Claim) -> tuple[tuple[FileRef, ...], tuple[FileRef, ...]]:
+    """Of the base model, and of the adapter on it, which may be none."""
+    named = claim.base_model
+    return (named.files, ()) if named.adapter_of is None else (named.base_files, named.files)
+
+
+def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, Any]:
+    """Paths of the data under names of our own: names that users chose are never paths. Rows are held out here."""
+    training, validation = folder / "training.jsonl", folder / "validation.jsonl"
+    control.download(claim.training_file, training)
+    if claim.validation_file is None:
+        with training.open("rb") as lines:
+            held_out = held_out_lines(lines, count=claim.dataset.held_out_rows)
+        return {"training_file": str(training), "held_out_lines": held_out}
+    control.download(claim.validation_file, validation)
+    return {"training_file": str(training), "validation_file": str(validation)}
+
+
+def _final_plan(claim: Claim, model_dir: Path, hardware: HardwareProfile, control: AttemptControl) -> Plan:
+    """Choose again with the memory that is free now. The service's plan stays unless a number to train by differs.
+
+    A pinned plan is not chosen again: it runs as it stands, or not at all.
+    """
+    if claim.is_plan_pinned:
+        decision = replay(claim.plan, hardware=hardware)
+        if isinstance(decision, Refusal):
+            raise JobFailure(_does_not_fit_now(decision))
+        return decision
+    decision = _choose(claim, model_dir, hardware, dataset=claim.dataset)
+    if isinstance(decision, Refusal):
+        raise JobFailure(_does_not_fit_now(decision))
+    if is_same_training(decision, claim.plan):
+        return claim.plan
+    control.phase(PhaseReport(phase=Phase.PREPARING, plan=decision))
+    message = "The plan changed because less or more memory is free on the worker than when the job was claimed."
+    control.event(EventReport(message=message, data={"method": decision.method.value}))
+    return decision
+
+
+def _choose(claim: Claim, model_dir: Path, hardware: HardwareProfile, *, dataset: DatasetFacts) -> Plan | Refusal:
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    try:
+        return choose(
+            spec=claim.spec,
+            shape=claim.base_model.measured_shape or ModelShape.from_config(config),
+            dataset=dataset,
+            hardware=hardware,
+            corrections=claim.corrections,
+        )
+    except InvalidRequest as error:
+        raise JobFailure(_unplannable(error)) from error
+
+
+def _may_lengthen(claim: Claim) -> bool:
+    """Whether the plan's row length is our own guess from estimated tokens."""
+    is_guess = claim.spec.max_seq_length == "auto" and not claim.dataset.tokens_are_exact
+    return is_guess and not claim.is_plan_pinned
+
+
+def _does_not_fit_now(refusal: Refusal) -> Failure:
+    return Failure(
+        code="does_not_fit_now",
+        message=f"Nothing fits the memory that is free on the worker now. {refusal.text}",
+        category=Category.TRANSIENT,
+        retryable=True,
+        hint="Other processes on the worker may hold memory; the job is tried again.",
+    )
+
+
+def _unplannable(error: InvalidRequest) -> Failure:
+    return Failure(
+        code=error.code, message=error.message, param=error.param, hint=error.hint, category=Category.USER_ERROR
+    )

@@ -1,0 +1,304 @@
+"""The story of one attempt: prepare, launch, follow, hand over, finish. Reads from top to bottom.
+
+Whatever happens ends in one of three ways: a finish report, silence because another attempt owns the job, or silence
+because the worker's time is over, which the service turns into a requeue.
+"""
+
+import errno
+import time
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from tunesmith.tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
+from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.devices import devices_of
+from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseReport
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.worker.attempt.checkpoints import CheckpointUploader
+from tunesmith.worker.attempt.exit_classifier import Ending, disk_full, judge
+from tunesmith.worker.attempt.follower import Follower
+from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
+from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.attempt.progress import Progress
+from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.attempt.stop_requests import OUTCOMES, Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.attempt.token_cache import TokenStore
+from tunesmith.worker.attempt.uploads import upload_log, upload_output
+from tunesmith.worker.machine.cgroup import out_of_memory_kills
+from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.run_directory import ROWS_TOO_LONG, RunDirectory, TrainResult
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.trainer_process.launcher import POLL_SECONDS, Trainer, launch
+from tunesmith.worker.trainer_process.log_file import log_tail
+from tunesmith.worker.trainer_process.warm import WarmTrainer
+from tunesmith.worker.transport.control import AttemptControl
+from tunesmith.worker.transport.model_cache import ModelCache
+from tunesmith.worker.transport.retry import Unavailable
+from tunesmith.worker.work_directory import WorkDirectory
+
+_TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
+_TERMINATE_SECONDS = 5.0
+_OTHER_PLAN = "checkpoint_of_another_plan"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an attempt is given by the worker that runs it."""
+
+    work: WorkDirectory
+    settings: WorkerSettings
+    slot: Slot
+    hardware: HardwareProfile  # of the slot, now
+    models: ModelCache
+    rehearsals: Rehearsals
+    warm: WarmTrainer | None = None
+
+    def devices(self, plan: Plan) -> tuple[str, ...]:
+        """The GPUs that the plan is for, as CUDA names them."""
+        return tuple(gpu.uuid or str(gpu.index) for gpu in devices_of(plan, self.hardware))
+
+    @property
+    def tokens(self) -> TokenStore:
+        """Tokenised rows of earlier runs."""
+        return TokenStore(self.work.tokens, limit_bytes=self.settings.token_cache_bytes)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never leave this host in a text."""
+        return (self.settings.worker_key.get_secret_value(), self.settings.redis_url.get_secret_value())
+
+
+class Attempt:
+    """One attempt of a job, from its claim to its last word."""
+
+    def __init__(
+        self, claim: Claim, *, control: AttemptControl, surroundings: Surroundings, log: FilteringBoundLogger
+    ) -> None:
+        self._claim = claim
+        self._control = control
+        self._around = surroundings
+        self._log = log
+        self._directives = Directives(drain_deadline=surroundings.work.drain_deadline)
+        self._progress = Progress(total_steps=claim.plan.total_steps)
+        self._handing_over = control.patiently(self._directives.check_while_handing_over)
+        self._run: RunDirectory | None = None
+
+    def run(self) -> Outcome | None:
+        """Work until the attempt has an outcome and the service knows it; None when it must stay silent."""
+        heartbeat = Heartbeat(
+            self._control,
+            progress=self._progress,
+            directives=self._directives,
+            interval_seconds=self._claim.heartbeat_interval_seconds,
+            log=self._log,
+        )
+        heartbeat.start()
+        try:
+            return self._finish(self._work())
+        except LeaseLost:
+            self._log.warning("attempt.lease_lost")
+        except (OutOfTime, Unavailable, TunesmithError) as reason:
+            self._log.warning("attempt.left_to_its_lease", reason=str(reason) or type(reason).__name__)
+        finally:
+            heartbeat.stop()
+        return None
+
+    def _work(self) -> FinishReport:
+        """Turn every way an attempt can go into a report, except a lost lease and the end of the grace."""
+        try:
+            return self._train(self._prepare())
+        except Halted as halted:
+            return FinishReport(outcome=OUTCOMES[halted.directive])
+        except JobFailure as error:
+            return FinishReport(outcome=Outcome.FAILED, failure=error.failure)
+        except (LeaseLost, OutOfTime, Unavailable):
+            raise
+        except OSError as error:
+            return FinishReport(outcome=Outcome.FAILED, failure=self._failure_of(error))
+        except Exception as error:
+            self._log.exception("attempt.broken")
+            return FinishReport(outcome=Outcome.FAILED, failure=_internal(error))
+
+    def _prepare(self) -> Prepared:
+        self._progress.reached(Phase.PREPARING)
+        prepared = prepare(
+            self._claim,
+            hardware=self._around.hardware,
+            work=self._around.work,
+            tokens=self._around.tokens,
+            cache=self._around.models,
+            rehearsals=self._around.rehearsals,
+            control=self._control.patiently(self._directives.check_before_training),
+            log=self._log,
+        )
+        self._run = prepared.run
+        return prepared
+
+    def _train(self, prepared: Prepared) -> FinishReport:
+        """Run the trainer to its end, once more from the start when the plan no longer suits the checkpoint."""
+        run = prepared.run
+        follower = Follower(run, self._control, progress=self._progress, directives=self._directives, log=self._log)
+        uploader = CheckpointUploader(
+            run.checkpoints,
+            self._control,
+            directives=self._directives,
+            log=self._log,
+            recorded=lambda: follower.recorded_step,
+        )
+        follower.start()
+        uploader.start()
+        try:
+            ending = self._train_once(prepared)
+            if _failed_with(ending, ROWS_TOO_LONG):
+                prepared = self._with_longer_rows(prepared)
+                ending = self._train_once(prepared)
+            if _wants_fresh_start(ending, prepared):
+                ending = self._train_once(self._without_checkpoint(prepared))
+        finally:
+            follower.stop()
+            uploader.stop()
+        self._directives.check_while_handing_over()
+        return self._hand_over(run, ending, follower=follower, uploader=uploader)
+
+    def _train_once(self, prepared: Prepared) -> Ending:
+        kills_before = out_of_memory_kills()
+        trainer = launch(
+            prepared.run,
+            prepared.request.plan,
+            slot=self._around.slot,
+            cores=self._around.hardware.cpu.cores,
+            devices=self._around.devices(prepared.request.plan),
+            records=self._around.work.trainers,
+            log_cap_bytes=self._around.settings.log_cap_bytes,
+            warm=self._around.warm,
+            hurry=lambda: self._directives.current() is not None,
+        )
+        self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
+        try:
+            told = self._watch(trainer)
+        finally:
+            exit_code = trainer.end()
+        self._keep_tokens(prepared.run)
+        self._log.info("trainer.exited", exit_code=exit_code, told=told.value if told else None)
+        return Ending(
+            exit_code=exit_code,
+            result=_read_result(prepared.run),
+            log_tail=log_tail(prepared.run.log, secrets=self._around.secrets),
+            told=told,
+            out_of_memory_kills=out_of_memory_kills() - kills_before,
+        )
+
+    def _keep_tokens(self, run: RunDirectory) -> None:
+        try:
+            self._around.tokens.adopt(run.tokens, project=self._claim.project)
+        except OSError:  # the next run tokenises again
+            self._log.warning("tokens.not_kept", exc_info=True)
+
+    def _watch(self, trainer: Trainer) -> Directive | None:
+        """Wait for the trainer's end; stop it when told to. Returns what it was told before it ended."""
+        while trainer.exit_code is None:
+            directive = self._directives.current()
+            if directive is not None:
+                self._stop(trainer, directive)
+                return directive
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def _stop(self, trainer: Trainer, directive: Directive) -> None:
+        """A cancelled run need not save anything; a paused or drained one gets the time for a checkpoint."""
+        self._log.info("trainer.stopping", because=directive.value)
+        if directive is Directive.LEASE_LOST:
+            return
+        grace = self._around.settings.grace_seconds * _TRAINER_SHARE_OF_GRACE
+        if directive is Directive.CANCEL:
+            grace = self._around.settings.cancel_grace_seconds / 2
+        more_urgent = (
+            {Directive.LEASE_LOST} if directive is Directive.CANCEL else {Directive.LEASE_LOST, Directive.CANCEL}
+        )
+        trainer.stop(
+            grace_seconds=grace,
+            terminate_seconds=min(_TERMINATE_SECONDS, grace),
+            check=lambda: self._directives.current() in more_urgent,
+        )
+
+    def _hand_over(
+        self, run: RunDirectory, ending: Ending, *, follower: Follower, uploader: CheckpointUploader
+    ) -> FinishReport:
+        """Ship what is left, then the checkpoint a later attempt starts from or the result, then the log."""
+        outcome, failure = judge(ending)
+        follower.flush(self._handing_over)
+        if outcome is Outcome.SUCCEEDED and ending.result is not None:
+            self._progress.reached(Phase.UPLOADING)
+            self._handing_over.phase(PhaseReport(phase=Phase.UPLOADING))
+            upload_output(run, ending.result, self._handing_over)
+            self._around.rehearsals.remember(run.request(), ending.result, run.read_canary())
+        elif outcome is not Outcome.CANCELLED:
+            uploader.flush(self._handing_over)
+            if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
+                upload_output(run, ending.result, self._handing_over)
+        upload_log(run, self._handing_over, secrets=self._around.secrets)
+        return _report(outcome, failure, ending.result)
+
+    def _with_longer_rows(self, prepared: Prepared) -> Prepared:
+        return prepare_longer(
+            prepared,
+            claim=self._claim,
+            hardware=self._around.hardware,
+            rehearsals=self._around.rehearsals,
+            control=self._control.patiently(self._directives.check_before_training),
+        )
+
+    def _without_checkpoint(self, prepared: Prepared) -> Prepared:
+        message = "The checkpoint was made under another plan; training starts afresh."
+        self._handing_over.event(EventReport(level="warn", message=message))
+        request = prepared.request.model_copy(update={"resume_from": None})
+        prepared.run.result.unlink(missing_ok=True)
+        prepared.run.create(request)
+        return Prepared(run=prepared.run, request=request)
+
+    def _finish(self, report: FinishReport) -> Outcome:
+        self._handing_over.finish(report)
+        self._log.info("attempt.finished", outcome=report.outcome.value, code=report.failure and report.failure.code)
+        return report.outcome
+
+    def _failure_of(self, error: OSError) -> Failure:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_full("The disk of the worker is full.")
+        self._log.exception("attempt.broken")
+        return _internal(error)
+
+
+def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | None) -> FinishReport:
+    if result is None:
+        return FinishReport(outcome=outcome, failure=failure)
+    facts = result.model_dump(mode="json", exclude={"failure"}, exclude_none=True)
+    return FinishReport(outcome=outcome, failure=failure, trained_tokens=result.trained_tokens, result=facts)
+
+
+def _wants_fresh_start(ending: Ending, prepared: Prepared) -> bool:
+    return _failed_with(ending, _OTHER_PLAN) and prepared.request.resume_from is not None
+
+
+def _failed_with(ending: Ending, code: str) -> bool:
+    failure = ending.result.failure if ending.result else None
+    return failure is not None and failure.code == code
+
+
+def _read_result(run: RunDirectory) -> TrainResult | None:
+    """A result that cannot be read is no result: the trainer was not the one who wrote it."""
+    try:
+        return run.read_result()
+    except ValueError:
+        return None
+
+
+def _internal(error: Exception) -> Failure:
+    return Failure(
+        code="worker_error",
+        message=f"The worker met an error of its own ({type(error).__name__}).",
+        category=Category.INTERNAL,
+        retryable=True,
+        hint="The worker's log has the details.",
+    )

@@ -1,0 +1,42 @@
+"""Handing over what a run made: its output folder as the result, and its log whatever happened."""
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith.tuning.messages import ArtifactReport
+from tunesmith.worker.run_directory import RunDirectory, TrainResult
+from tunesmith.worker.trainer_process.log_file import scrubbed_copy
+from tunesmith.worker.transport.blobs import file_ref
+from tunesmith.worker.transport.control import AttemptControl
+
+
+def upload_output(run: RunDirectory, result: TrainResult, control: AttemptControl) -> None:
+    """Send every file of the output folder, then register them as one artifact of the result's kind.
+
+    Raises:
+        FileNotFoundError: the trainer left no output.
+        LeaseLost, Unavailable, and what the control's check raises.
+    """
+    if result.output_kind is None or not any(run.output.rglob("*")):
+        raise FileNotFoundError(run.output)
+    metadata = result.model_dump(mode="json", exclude={"failure", "output_kind"}, exclude_none=True)
+    upload_folder(run.output, kind=result.output_kind, metadata=metadata, control=control)
+
+
+def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str, ...]) -> None:
+    """Send the trainer's output, without secrets, as an artifact of kind `log`. A run without output has none."""
+    if not run.log.exists() or run.log.stat().st_size == 0:
+        return
+    folder = run.root / "upload"
+    folder.mkdir(exist_ok=True)
+    scrubbed_copy(run.log, folder / "log.txt", secrets=secrets)
+    upload_folder(folder, kind="log", metadata={}, control=control)
+
+
+def upload_folder(folder: Path, *, kind: str, metadata: dict[str, Any], control: AttemptControl) -> None:
+    """Send all files below a folder under their relative names and register them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    files = tuple(file_ref(path, name=path.relative_to(folder).as_posix()) for path in paths)
+    for file, path in zip(files, paths, strict=True):
+        control.upload(file, path)
+    control.artifact(ArtifactReport(kind=kind, files=files, metadata=metadata))

@@ -1,0 +1,161 @@
+"""The worker's main process: takes its folder, ends what an earlier start left, registers, serves wake-ups."""
+
+import os
+import platform
+import signal
+import threading
+import time
+import uuid
+import warnings
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.exceptions import SecurityWarning
+
+from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
+from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
+from tunesmith.worker.daemon.celery_app import create_app
+from tunesmith.worker.daemon.machine_constants import measure_once
+from tunesmith.worker.daemon.worker_heartbeat import Presence
+from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.machine.slots import Slots, hardware_of_slot, slots_of
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.trainer_process.processes import end_leftovers
+from tunesmith.worker.transport.control import HttpControlPlane
+from tunesmith.worker.transport.retry import Patience, Unavailable
+from tunesmith.worker.work_directory import Session, WorkDirectory
+
+log = structlog.get_logger(__name__)
+
+_FOREVER_SECONDS = 10 * 365 * 86400.0
+_LAST_SECONDS = 2.0  # of the grace: kept for the main process itself
+
+
+class Host:
+    """One start of the worker on this machine."""
+
+    def __init__(self, settings: WorkerSettings, *, name: str | None) -> None:
+        self._settings = settings
+        self._name = name or platform.node()
+        self._work = WorkDirectory(settings.work_dir)
+        self._incarnation = uuid.uuid4().hex
+        self._control = HttpControlPlane(
+            url=settings.url,
+            worker_key=settings.worker_key.get_secret_value(),
+            outage_patience_seconds=settings.outage_patience_seconds,
+        )
+        self._slots: Slots | None = None
+        self._constants: MachineConstants | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit code.
+
+        Raises:
+            WorkDirectoryInUse: another worker has the folder.
+            TunesmithError: the service refuses this worker, for example because its key is wrong.
+        """
+        self._work.create()
+        with self._work.lock():
+            ended = end_leftovers(self._work.trainers, runs=self._work.runs)
+            if ended:
+                log.warning("worker.leftovers_ended", pids=ended)
+            self._constants = self._measure_once()
+            self._slots = slots_of(self._probe(), count=self._settings.slots, folder=self._work.slots)
+            registered = self._register()
+            self._start_session(registered)
+            presence = self._start_presence(registered)
+            self._drain_on_shutdown(presence)
+            self._serve(wake_queue(registered.worker_class))
+        return 0
+
+    def _measure_once(self) -> MachineConstants | None:
+        """Before anything can claim the devices; a few seconds at the first start, nothing at later ones."""
+        if not self._settings.measure_constants:
+            return None
+        return measure_once(self._work, self._slot_hardware())
+
+    def _register(self) -> WorkerRegistered:
+        request = RegisterWorker(
+            worker_id=self._work.worker_id(),
+            incarnation=self._incarnation,
+            hostname=self._name,
+            version=version("tunesmith"),
+            hardware=self._slot_hardware(),
+            slots=self._settings.slots,
+        )
+        return self._control.register(request, Patience(seconds=_FOREVER_SECONDS, note=_note_waiting))
+
+    def _start_session(self, registered: WorkerRegistered) -> None:
+        session = Session(
+            worker_id=self._work.worker_id(),
+            incarnation=self._incarnation,
+            worker_class=registered.worker_class,
+            name=self._name,
+        )
+        self._work.start_session(session)
+        log.info("worker.registered", worker_id=session.worker_id, worker_class=session.worker_class)
+
+    def _start_presence(self, registered: WorkerRegistered) -> Presence:
+        presence = Presence(
+            self._control,
+            worker_id=self._work.worker_id(),
+            interval_seconds=registered.heartbeat_interval_seconds,
+            beat=self._beat,
+            register=self._register,
+        )
+        presence.start()
+        return presence
+
+    def _beat(self) -> WorkerHeartbeat:
+        return WorkerHeartbeat(
+            incarnation=self._incarnation,
+            hardware=self._slot_hardware(),
+            busy_slots=self._slots.busy() if self._slots else 0,
+            draining=self._work.drain_deadline() is not None,
+        )
+
+    def _slot_hardware(self) -> HardwareProfile:
+        """What one slot offers; slots are equal, so the first speaks for all."""
+        slot = hardware_of_slot(self._probe(), index=0, count=self._settings.slots)
+        return slot.model_copy(update={"constants": self._constants})
+
+    def _probe(self) -> HardwareProfile:
+        return probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)
+
+    def _drain_on_shutdown(self, presence: Presence) -> None:
+        """Celery stops taking messages and waits for its pool; the drain file tells the pool to come to an end."""
+
+        def drain(**_: Any) -> None:
+            self._work.start_draining(self._settings.grace_seconds - _LAST_SECONDS)
+            presence.beat_now()
+            threading.Thread(target=self._end_at_deadline, name="deadline", daemon=True).start()
+
+        signals.worker_shutting_down.connect(drain, weak=False)
+
+    def _end_at_deadline(self) -> None:
+        """Within the grace this process is gone, whatever hangs: its pool dies with it, and trainers with the pool."""
+        time.sleep(self._settings.grace_seconds)
+        log.warning("worker.grace_over")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _serve(self, queue: str) -> None:
+        # Celery fears pickled messages for a worker that is root; this one takes JSON and runs no code from a message.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        app = create_app(self._settings.redis_url.get_secret_value(), queue=queue)
+        app.Worker(
+            hostname=f"{self._name}@tunesmith",
+            queues=[queue],
+            concurrency=self._settings.slots,
+            pool="prefork",
+            loglevel="WARNING",
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+        ).start()
+
+
+def _note_waiting(unavailable: Unavailable) -> None:
+    log.warning("worker.waiting_for_service", reason=str(unavailable))

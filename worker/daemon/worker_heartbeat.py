@@ -1,0 +1,59 @@
+"""The thread by which the service sees that this worker lives, and what it has to offer at the moment."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from tunesmith.tuning.errors import NotFound, TunesmithError
+from tunesmith.tuning.messages import WorkerHeartbeat
+from tunesmith.worker.transport.control import ControlPlane
+from tunesmith.worker.transport.retry import Unavailable
+
+log = structlog.get_logger(__name__)
+
+
+class Presence:
+    """Sends worker heartbeats until the process ends; registers anew when the service has forgotten the worker."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        *,
+        worker_id: str,
+        interval_seconds: float,
+        beat: Callable[[], WorkerHeartbeat],
+        register: Callable[[], object],
+    ) -> None:
+        self._control = control
+        self._worker_id = worker_id
+        self._interval_seconds = interval_seconds
+        self._beat = beat
+        self._register = register
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def beat_now(self) -> None:
+        """Send the next heartbeat at once, because something changed. Safe to call from a signal handler."""
+        self._hurry.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._control.worker_heartbeat(self._worker_id, self._beat())
+            except NotFound:
+                self._register_again()
+            except (Unavailable, TunesmithError, OSError) as error:
+                log.warning("worker.heartbeat_missed", reason=str(error))
+            self._hurry.wait(self._interval_seconds)
+            self._hurry.clear()
+
+    def _register_again(self) -> None:
+        try:
+            self._register()
+        except (Unavailable, TunesmithError) as error:
+            log.warning("worker.registration_missed", reason=str(error))

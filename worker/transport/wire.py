@@ -1,0 +1,81 @@
+"""One HTTP call to the service, with every way it can go wrong turned into an answer, a wait, or an error of ours."""
+
+from typing import Any, TypeVar
+
+import httpx
+
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    TunesmithError,
+    Unauthenticated,
+)
+from tunesmith.worker.transport.retry import Unavailable
+
+Answer = TypeVar("Answer", bound=Value)
+
+_BY_STATUS: dict[int, type[TunesmithError]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+}
+
+
+def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """Send a request and return a successful response.
+
+    Raises:
+        Unavailable: trying again later may work.
+        LeaseLost: another attempt owns the job.
+        TunesmithError: the service refuses, and will refuse again.
+    """
+    try:
+        response = client.request(method, path, **options)
+    except httpx.TransportError as error:
+        raise Unavailable(f"{type(error).__name__}: {error}") from error
+    raise_for(response)
+    return response
+
+
+def read_answer(kind: type[Answer], content: bytes) -> Answer:
+    """Read an answer of the service, which may be newer than this worker: what it added is no reason to lose a job."""
+    return kind.model_validate_json(content, extra="ignore")
+
+
+def raise_for(response: httpx.Response) -> None:
+    """Raise what a response with an error status means; a streamed body must have been read."""
+    if response.is_success:
+        return
+    error = _error_object(response)
+    code = str(error.get("code") or "")
+    message = str(error.get("message") or f"The service answered {response.status_code}.")
+    if code == LeaseLost.code:
+        raise LeaseLost(message)
+    if response.status_code in {408, 425, 429} or response.status_code >= 500 or _asks_to_wait(response):
+        raise Unavailable(f"{response.status_code} {message}", pause_seconds=_pause_seconds(response))
+    kind = _BY_STATUS.get(response.status_code, InvalidRequest)
+    raise kind(message, code=code or None, param=error.get("param"), hint=error.get("hint"))
+
+
+def _asks_to_wait(response: httpx.Response) -> bool:
+    return response.status_code == 409 and "retry-after" in response.headers
+
+
+def _pause_seconds(response: httpx.Response) -> float | None:
+    try:
+        return min(60.0, max(0.1, float(response.headers["retry-after"])))
+    except (KeyError, ValueError):
+        return None
+
+
+def _error_object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return error if isinstance(error, dict) else {}

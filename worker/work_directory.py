@@ -1,0 +1,163 @@
+"""The worker's own folder: who it is, its lock, and where runs, models and slot locks lie.
+
+lock              held by the worker's main process: one worker to a folder
+worker-id         made once, kept for ever: the same machine is the same worker after a restart
+session.json      this start of the worker, read by its pool processes
+draining          there while the worker is on its way out; holds the moment by which it must be gone
+constants.json    what this machine measured about itself
+slots/            lock files, one to a device
+trainers/         one record to a running trainer, so that a later start can end what an earlier one left
+runs/JOB/ATTEMPT/ run directories
+models/DIGEST/    base models, shared by all jobs
+tokens/PROJECT/   tokenised rows, shared by the jobs of a project
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from tunesmith.tuning.base import Value
+from tunesmith.tuning.errors import TunesmithError
+from tunesmith.worker.run_directory import write_atomically
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class WorkDirectoryInUse(TunesmithError):
+    """Another worker process holds this folder."""
+
+    code = "work_dir_in_use"
+
+
+class Session(Value):
+    """One start of the worker process. The service ends the attempts of an earlier incarnation."""
+
+    worker_id: str
+    incarnation: str
+    worker_class: str
+    name: str
+
+
+class WorkDirectory:
+    """Paths below one folder, and the few files that are about the worker itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.slots = self.root / "slots"
+        self.trainers = self.root / "trainers"
+        self.runs = self.root / "runs"
+        self.models = self.root / "models"
+        self.tokens = self.root / "tokens"
+        self.constants = self.root / "constants.json"
+        self._session = self.root / "session.json"
+        self._draining = self.root / "draining"
+
+    def create(self) -> None:
+        """Make the folders; only their owner may look inside, because training data lies there."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.slots, self.trainers, self.runs, self.models, self.tokens):
+            folder.mkdir(exist_ok=True)
+
+    def lock(self) -> IO[str]:
+        """Take the folder for this process; it is free again when the returned file is closed or the process ends.
+
+        Raises:
+            WorkDirectoryInUse: another worker has it.
+        """
+        holder = (self.root / "lock").open("a+")
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder.seek(0)
+            pid = holder.read().strip() or "unknown"
+            holder.close()
+            raise WorkDirectoryInUse(
+                f"The work directory {self.root} is in use by another worker (process {pid}).",
+                param="TUNESMITH_WORK_DIR",
+                hint="Give each worker on a host its own TUNESMITH_WORK_DIR.",
+            ) from None
+        holder.truncate(0)
+        holder.write(str(os.getpid()))
+        holder.flush()
+        return holder
+
+    def worker_id(self) -> str:
+        """This machine's lasting name for itself, made at the first call."""
+        path = self.root / "worker-id"
+        if not path.exists():
+            write_atomically(path, f"worker-{uuid.uuid4().hex[:20]}")
+        return path.read_text(encoding="utf-8").strip()
+
+    def start_session(self, session: Session) -> None:
+        """Say who this start is; ends what an earlier start said about draining."""
+        self._draining.unlink(missing_ok=True)
+        write_atomically(self._session, session.model_dump_json())
+
+    def session(self) -> Session:
+        """Who the running worker is."""
+        return Session.model_validate_json(self._session.read_bytes())
+
+    def start_draining(self, grace_seconds: float) -> None:
+        """Tell every process of this worker to hand its work back within the grace. A second call changes nothing."""
+        if not self._draining.exists():
+            write_atomically(self._draining, repr(time.time() + grace_seconds))
+
+    def drain_deadline(self) -> float | None:
+        """When the worker must be gone, in seconds since the epoch; None while it is not draining."""
+        try:
+            return float(self._draining.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def run_root(self, *, job_id: str, attempt_id: str) -> Path:
+        """Where one attempt's run directory lies."""
+        return self.runs / identifier(job_id) / identifier(attempt_id)
+
+    def run_roots(self, *, job_id: str) -> list[Path]:
+        """Run directories of earlier attempts of a job on this host, newest first."""
+        return sorted((self.runs / identifier(job_id)).glob("*"), key=_modified, reverse=True)
+
+    def remove_old_runs(self, *, keep: int) -> None:
+        """Delete all run directories but the newest few. Called when the run that just ended is among the newest."""
+        busy = {record.stem for record in self.trainers.glob("*.json")}
+        finished = [root for root in self.runs.glob("*/*") if root.name not in busy]
+        for root in sorted(finished, key=_modified, reverse=True)[keep:]:
+            shutil.rmtree(root, ignore_errors=True)
+        for job in self.runs.glob("*"):
+            if not any(job.iterdir()):
+                job.rmdir()
+
+
+def identifier(text: str) -> str:
+    """Return an identifier that may be used as a file name.
+
+    Raises:
+        ValueError: it is not one word of letters, digits, `_`, `.` and `-`.
+    """
+    if not _IDENTIFIER.fullmatch(text):
+        raise ValueError(f"{text!r} is not an identifier")
+    return text
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return `root/name` for a relative name that stays below `root`.
+
+    Raises:
+        ValueError: the name is absolute, empty or leads out of `root`.
+    """
+    parts = name.split("/")
+    if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
+        raise ValueError(f"{name!r} is not a relative file name")
+    return root.joinpath(*parts)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
