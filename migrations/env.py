@@ -1,8 +1,8 @@
-"""Run migrations on the connection that `service.migrate` opened and locked."""
+"""Run migrations on the connection that `service.database.migrate` opened and locked."""
 
 from alembic import context
 
-from tunesmith.service.tables import Row
+from tunesmith.service.database.tables import Row
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Row.metadata)
 with context.begin_transaction():

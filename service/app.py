@@ -6,13 +6,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from tunesmith.service import errors, health, migrate
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
 from tunesmith.service.attempts.routes import router as attempts
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.db import Database, create_engine
-from tunesmith.service.edge import Edge
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database import migrate
+from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
 from tunesmith.service.jobs.routes import router as jobs
 from tunesmith.service.metrics.routes import router as metrics
@@ -21,6 +20,8 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
+from tunesmith.service.web import errors, health
+from tunesmith.service.web.middleware import Edge
 from tunesmith.service.workers.routes import router as workers
 
 

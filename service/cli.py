@@ -13,11 +13,12 @@ import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service import logs, migrate
+from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app
-from tunesmith.service.db import Database, create_engine, now
-from tunesmith.service.keeper import Keeper
+from tunesmith.service.database import migrate
+from tunesmith.service.database.transactions import Database, create_engine, now
+from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys import store
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.errors import TunesmithError

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.clean import storable
-from tunesmith.service.tables import Event, Job
+from tunesmith.service.database.jsonb_safe import storable
+from tunesmith.service.database.tables import Event, Job
 
 Level = Literal["info", "warn", "error"]
 

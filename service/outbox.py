@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.announcer import Announcer
-from tunesmith.service.db import Database
-from tunesmith.service.tables import OutboxMessage
+from tunesmith.service.database.tables import OutboxMessage
+from tunesmith.service.database.transactions import Database
 
 log = structlog.get_logger(__name__)
 

@@ -111,7 +111,7 @@ def new_database_url(postgres_server: "PostgresServer", _migrated: str) -> Itera
 def _migrated(postgres_server: "PostgresServer") -> str:
     from psycopg import sql
 
-    from tunesmith.service.migrate import upgrade
+    from tunesmith.service.database.migrate import upgrade
 
     _execute(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
     upgrade(postgres_server.url(_TEMPLATE))

@@ -21,11 +21,11 @@ from tunesmith.cli.embedded.postgres import PostgresServer
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app
-from tunesmith.service.db import Database, create_engine
-from tunesmith.service.keeper import Keeper
+from tunesmith.service.database.tables import Row
+from tunesmith.service.database.transactions import Database, create_engine
+from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
-from tunesmith.service.tables import Row
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile

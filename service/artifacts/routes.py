@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from tunesmith.service.artifacts import store
-from tunesmith.service.auth import Member
-from tunesmith.service.deps import BlobsDep, Session
+from tunesmith.service.database.tables import Artifact
 from tunesmith.service.jobs import store as jobs
-from tunesmith.service.pages import listing
-from tunesmith.service.streams import send_blob
-from tunesmith.service.tables import Artifact
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.dependencies import BlobsDep, Session
+from tunesmith.service.web.pagination import listing
+from tunesmith.service.web.streams import send_blob
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 

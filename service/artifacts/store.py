@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Artifact, Job
+from tunesmith.service.database.tables import Artifact, Job
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import FileRef
 

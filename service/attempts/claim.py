@@ -8,14 +8,14 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service import events
 from tunesmith.service.attempts import store
-from tunesmith.service.db import now
-from tunesmith.service.ids import new_id
-from tunesmith.service.jobs.moves import move
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.service.database.transactions import now
+from tunesmith.service.jobs.transitions import move
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
-from tunesmith.service.plans import lessons
-from tunesmith.service.tables import Attempt, Job, Model
+from tunesmith.service.planning import corrections as lessons
+from tunesmith.service.planning.fit import Wanted, plan_on
 from tunesmith.service.workers import registry
-from tunesmith.service.workers.machines import Wanted, plan_on
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef

@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.auth import bearer
-from tunesmith.service.deps import DatabaseDep, Session
+from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.keys import secrets
-from tunesmith.service.tables import Attempt, Job
+from tunesmith.service.web.auth import bearer
+from tunesmith.service.web.dependencies import DatabaseDep, Session
 from tunesmith.tuning.errors import LeaseLost, Unauthenticated
 from tunesmith.tuning.state import JobState
 

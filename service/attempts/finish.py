@@ -7,18 +7,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import events
 from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.attempts import store
-from tunesmith.service.attempts.ending import Policy, close, settle
 from tunesmith.service.attempts.fencing import Held
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.clean import storable
-from tunesmith.service.db import Database, now
+from tunesmith.service.attempts.outcomes import Policy, close, settle
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.jsonb_safe import storable
+from tunesmith.service.database.tables import Artifact, Attempt, Job, Model
+from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.files import intake
-from tunesmith.service.jobs.moves import move
+from tunesmith.service.jobs.transitions import move
 from tunesmith.service.jobs.views import model_name
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
 from tunesmith.service.models.registry import digest_of
-from tunesmith.service.tables import Artifact, Attempt, Job, Model
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest
 from tunesmith.tuning.messages import FileRef, FinishReport
 from tunesmith.tuning.state import JobTransition, Outcome

@@ -6,16 +6,17 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service import blob_rows, events
+from tunesmith.service import events
 from tunesmith.service.attempts.fencing import Held
 from tunesmith.service.attempts.store import file_ref
-from tunesmith.service.clean import storable
-from tunesmith.service.db import now
-from tunesmith.service.ids import new_id
+from tunesmith.service.blobs import store
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.jsonb_safe import storable
+from tunesmith.service.database.tables import Artifact, Attempt, Checkpoint, Job, Model
+from tunesmith.service.database.transactions import now
 from tunesmith.service.metrics import points
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.models.names import check_file_name
-from tunesmith.service.tables import Artifact, Attempt, Checkpoint, Job, Model
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import (
     ArtifactReport,
@@ -165,7 +166,7 @@ async def _check_set(session: AsyncSession, files: tuple[FileRef, ...]) -> None:
         raise InvalidRequest("A set of files cannot be empty.", param="files")
     for file in files:
         check_file_name(file.name)
-    await blob_rows.require(session, files)
+    await store.require(session, files)
 
 
 async def _has_checkpoint(session: AsyncSession, attempt: Attempt, *, step: int) -> bool:

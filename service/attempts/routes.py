@@ -1,20 +1,21 @@
-"""`/internal/claims` and `/internal/attempts`: the worker's side, see `tuning.messages`."""
+"""`/internal/workers`, `/internal/claims` and `/internal/attempts`: the worker's side, see `tuning.messages`."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from tunesmith.service import blob_rows
 from tunesmith.service.attempts import fencing, reports
 from tunesmith.service.attempts import finish as finishing
 from tunesmith.service.attempts.claim import LeaseTerms, claim
-from tunesmith.service.attempts.ending import Policy
 from tunesmith.service.attempts.fencing import Fenced, FencedNow, Known, KnownNow
-from tunesmith.service.auth import Worker, bearer
-from tunesmith.service.blobs import check_name
-from tunesmith.service.bodies import documented, json_body
-from tunesmith.service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
-from tunesmith.service.streams import send_blob
+from tunesmith.service.attempts.outcomes import Policy
+from tunesmith.service.attempts.worker_start import register
+from tunesmith.service.blobs import store
+from tunesmith.service.blobs.objects import check_name
+from tunesmith.service.web.auth import Worker, bearer
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import (
     ArtifactReport,
@@ -28,6 +29,8 @@ from tunesmith.tuning.messages import (
     HeartbeatReply,
     MetricChunk,
     PhaseReport,
+    RegisterWorker,
+    WorkerRegistered,
 )
 from tunesmith.tuning.state import Outcome
 
@@ -36,6 +39,22 @@ router = APIRouter(prefix="/internal", tags=["workers"])
 
 def _body(model: type[Any]) -> Any:
     return json_body(model, strict=False)
+
+
+@router.post("/workers", openapi_extra=documented(RegisterWorker))
+async def register_worker(
+    _caller: Worker,
+    request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
+    session: Session,
+    settings: SettingsDep,
+) -> WorkerRegistered:
+    """A worker process has started."""
+    worker = await register(session, request, policy=Policy.of(settings))
+    return WorkerRegistered(
+        worker_class=worker.worker_class,
+        heartbeat_interval_seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+    )
 
 
 @router.post("/claims", openapi_extra=documented(ClaimRequest), response_model=None)
@@ -99,7 +118,7 @@ async def put_attempt_blob(
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
     async with database.transaction() as session:
         await fencing.hold(session, await fencing.authenticate(session, attempt_id, bearer(request)))
-        await blob_rows.record(session, sha256=sha256, length_bytes=length_bytes)
+        await store.record(session, sha256=sha256, length_bytes=length_bytes)
     return Response(status_code=204)
 
 

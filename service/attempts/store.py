@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import Attempt, Checkpoint, File, Job, Model
 from tunesmith.service.jobs.store import queue_order
-from tunesmith.service.tables import Attempt, Checkpoint, File, Job, Model
 from tunesmith.tuning.errors import Category
 from tunesmith.tuning.messages import CheckpointRef, FileRef
 from tunesmith.tuning.state import JobState, Outcome

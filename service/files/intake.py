@@ -8,11 +8,11 @@ from typing import BinaryIO
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service import blob_rows
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.db import now
-from tunesmith.service.ids import new_id
-from tunesmith.service.tables import File
+from tunesmith.service.blobs import store
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.tables import File
+from tunesmith.service.database.transactions import now
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 
 TRAINING_PURPOSE = "fine-tune"
@@ -47,7 +47,7 @@ async def record(
     expires_after_seconds: int | None = None,
 ) -> File:
     """Make the file's row. A bad file is kept, with status `error` and the reasons."""
-    await blob_rows.record(session, sha256=received.sha256, length_bytes=received.length_bytes)
+    await store.record(session, sha256=received.sha256, length_bytes=received.length_bytes)
     problems = received.report.summary if received.report else None
     moment = await now(session)
     file = File(

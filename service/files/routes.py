@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from tunesmith.service.auth import Member
-from tunesmith.service.db import now
-from tunesmith.service.deps import BlobsDep, DatabaseDep, Session
+from tunesmith.service.database.transactions import now
 from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
-from tunesmith.service.pages import page
-from tunesmith.service.streams import send_blob
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session
+from tunesmith.service.web.pagination import page
+from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/files", tags=["files"])

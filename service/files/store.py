@@ -5,7 +5,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import File
+from tunesmith.service.database.tables import File
 from tunesmith.tuning.errors import NotFound
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tunesmith.service.tables import File
+from tunesmith.service.database.tables import File
 
 
 def file_object(file: File) -> dict[str, Any]:

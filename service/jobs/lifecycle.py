@@ -3,10 +3,10 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
-from tunesmith.service.db import now
+from tunesmith.service.database.tables import Job
+from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store
-from tunesmith.service.jobs.moves import move
-from tunesmith.service.tables import Job
+from tunesmith.service.jobs.transitions import move
 from tunesmith.tuning.state import JobState, JobTransition
 
 

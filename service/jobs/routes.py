@@ -10,16 +10,16 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import outbox
-from tunesmith.service.auth import Member
-from tunesmith.service.bodies import documented, json_body
-from tunesmith.service.deps import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.database.tables import Job
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
-from tunesmith.service.pages import listing, page
-from tunesmith.service.tables import Job
 from tunesmith.service.tokens.measure import measure
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.pagination import listing, page
 from tunesmith.tuning.state import FINAL_STATES
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])

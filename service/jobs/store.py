@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Attempt, Checkpoint, Event, Job
+from tunesmith.service.database.tables import Attempt, Checkpoint, Event, Job
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
 

@@ -11,16 +11,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events, outbox
-from tunesmith.service.auth import Caller
-from tunesmith.service.db import now
-from tunesmith.service.ids import new_id
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.tables import IdempotencyKey, Job, Model
+from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store
-from tunesmith.service.jobs.asking import read
-from tunesmith.service.jobs.moves import move
+from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.schemas import JobCreate
+from tunesmith.service.jobs.transitions import move
 from tunesmith.service.jobs.waiting import note_reason
-from tunesmith.service.tables import IdempotencyKey, Job, Model
-from tunesmith.service.workers import machines
+from tunesmith.service.planning import fit as machines
+from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest

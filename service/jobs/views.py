@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
-from tunesmith.service.tables import Attempt, Checkpoint, Job
 from tunesmith.tuning.estimates.measured import run_of
 from tunesmith.tuning.state import JobState
 

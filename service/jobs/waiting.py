@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
-from tunesmith.service.tables import Job
+from tunesmith.service.database.tables import Job
 
 
 def note_reason(session: AsyncSession, job: Job, reason: str | None) -> bool:

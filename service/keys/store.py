@@ -6,9 +6,9 @@ from datetime import datetime
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.ids import new_id
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.tables import ApiKey
 from tunesmith.service.keys.secrets import KEY_PREFIX, new_secret, sha256_of
-from tunesmith.service.tables import ApiKey
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from tunesmith.service.auth import Member
-from tunesmith.service.deps import Session
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.metrics import samples, store
-from tunesmith.service.pages import listing
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.dependencies import Session
+from tunesmith.service.web.pagination import listing
 
 router = APIRouter(tags=["fine-tuning jobs"])
 

@@ -6,8 +6,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import Attempt, Event, MetricChunk
 from tunesmith.service.metrics.points import Point, merge
-from tunesmith.service.tables import Attempt, Event, MetricChunk
 from tunesmith.tuning.messages import MetricChunk as Shipped
 
 

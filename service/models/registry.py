@@ -5,12 +5,12 @@ import hashlib
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service import blob_rows
-from tunesmith.service.auth import Caller
+from tunesmith.service.blobs import store as blob_rows
+from tunesmith.service.database.tables import Model
 from tunesmith.service.models import store
 from tunesmith.service.models.names import check_base_name, check_file_name
 from tunesmith.service.models.schemas import RegisterModel
-from tunesmith.service.tables import Model
+from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.models.config_reader import as_json

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from tunesmith.service import blob_rows
-from tunesmith.service.auth import Admin, Member
-from tunesmith.service.blobs import check_name
-from tunesmith.service.bodies import documented, json_body
-from tunesmith.service.deps import BlobsDep, DatabaseDep, Session
+from tunesmith.service.blobs import store as blob_rows
+from tunesmith.service.blobs.objects import check_name
+from tunesmith.service.database.tables import Model
 from tunesmith.service.models import registry, store
 from tunesmith.service.models.schemas import RegisterModel
-from tunesmith.service.pages import listing
-from tunesmith.service.tables import Model
+from tunesmith.service.web.auth import Admin, Member
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session
+from tunesmith.service.web.pagination import listing
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

@@ -5,7 +5,7 @@ import difflib
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Job, Model
+from tunesmith.service.database.tables import Job, Model
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import FINAL_STATES
 

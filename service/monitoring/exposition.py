@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tunesmith.service.monitoring.store import Observations, Waits
-from tunesmith.service.plans.accuracy import Measured, memory_error, time_error
+from tunesmith.service.planning.accuracy import Measured, memory_error, time_error
 from tunesmith.tuning.estimates.measured import LATEST_RUNS
 
 _MOST_CLASSES = 50  # a fleet of more kinds is told about those seen last

@@ -4,10 +4,10 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service.auth import Admin
-from tunesmith.service.deps import Session, SettingsDep
 from tunesmith.service.monitoring.exposition import exposition
 from tunesmith.service.monitoring.store import observe
+from tunesmith.service.web.auth import Admin
+from tunesmith.service.web.dependencies import Session, SettingsDep
 
 router = APIRouter(tags=["monitoring"])
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.planning.accuracy import Measured, measured_in
 from tunesmith.service.plans import store as plans
-from tunesmith.service.plans.accuracy import Measured, measured_in
-from tunesmith.service.tables import Attempt, Job
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.state import JobState
 

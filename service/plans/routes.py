@@ -4,17 +4,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from tunesmith.service.auth import Member
-from tunesmith.service.bodies import documented, json_body
-from tunesmith.service.deps import BlobsDep, DatabaseDep, Session, SettingsDep
-from tunesmith.service.pages import listing
+from tunesmith.service.planning.accuracy import current_errors, measured_in
+from tunesmith.service.planning.prices import Prices
 from tunesmith.service.plans import store
-from tunesmith.service.plans.accuracy import current_errors, measured_in
-from tunesmith.service.plans.planning import forecast
-from tunesmith.service.plans.prices import Prices
+from tunesmith.service.plans.dry_run import forecast
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.plans.views import accuracy_object, error_object, plan_object
 from tunesmith.service.tokens.measure import measure
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.pagination import listing
 from tunesmith.tuning.estimates.measured import run_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])

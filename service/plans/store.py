@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.jobs.store import aged_priority, queue_order, running_of
-from tunesmith.service.tables import Attempt, Job, Model
 from tunesmith.tuning.state import JobState, Outcome
 
 _LEAST_REMAINING_SECONDS = 5.0  # of a run that is later than expected: it still has to hand over

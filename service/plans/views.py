@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tunesmith.service.plans.accuracy import Error, memory_error, time_error
-from tunesmith.service.plans.fleet import Answer
-from tunesmith.service.plans.planning import Forecast
-from tunesmith.service.plans.prices import Prices, gpu_hours
+from tunesmith.service.planning.accuracy import Error, memory_error, time_error
+from tunesmith.service.planning.fleet import Answer
+from tunesmith.service.planning.prices import Prices, gpu_hours
+from tunesmith.service.plans.dry_run import Forecast
 from tunesmith.tuning.estimates.measured import Run
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Plan, Refusal

@@ -7,15 +7,15 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
-from tunesmith.service.auth import Caller
-from tunesmith.service.db import now
+from tunesmith.service.database.ids import new_id
+from tunesmith.service.database.tables import Job, Model
+from tunesmith.service.database.transactions import now
 from tunesmith.service.files import store as files
-from tunesmith.service.ids import new_id
 from tunesmith.service.jobs.submit import claim_key, find_machines, record_start
 from tunesmith.service.models import store as models
+from tunesmith.service.planning.fit import Wanted
 from tunesmith.service.reproductions.evidence import Manifest, succeeded
-from tunesmith.service.tables import Job, Model
-from tunesmith.service.workers.machines import Wanted
+from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
 from tunesmith.tuning.state import JobState
 

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.artifacts import store as artifacts
-from tunesmith.service.blobs import BlobStore
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.tables import Job
 from tunesmith.service.jobs import store as jobs
-from tunesmith.service.tables import Job
 from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import FINAL_STATES, JobState

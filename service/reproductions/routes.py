@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header
 
 from tunesmith.service import outbox
-from tunesmith.service.auth import Member
-from tunesmith.service.deps import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
 from tunesmith.service.jobs.views import job_object
 from tunesmith.service.reproductions.create import Repetition, create
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
 from tunesmith.service.reproductions.verdict import judge
+from tunesmith.service.web.auth import Member
+from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.db import Database
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
 from tunesmith.tuning.errors import CannotReproduce

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.db import Database
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.models import store as models

@@ -1,35 +1,22 @@
-"""Workers introduce themselves and say that they live."""
+"""Which workers there are, and which start of each: every call of a worker says by which start it was made."""
 
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.attempts.ending import Policy, lose
-from tunesmith.service.db import now
-from tunesmith.service.jobs import store as jobs
-from tunesmith.service.tables import WorkerNode
+from tunesmith.service.database.tables import WorkerNode
+from tunesmith.service.database.transactions import now
 from tunesmith.service.workers import store
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat
-from tunesmith.tuning.planner.checks import check_hardware
 
 
-async def register(session: AsyncSession, request: RegisterWorker, *, policy: Policy) -> WorkerNode:
-    """Record a start of a worker. What an earlier start of the same worker held is lost at once, not after its lease.
-
-    Raises:
-        InvalidRequest: the hardware cannot be what it claims.
-    """
-    check_hardware(request.hardware)
+async def record_start(session: AsyncSession, request: RegisterWorker) -> WorkerNode:
+    """The worker's row, made or brought up to date, and locked."""
     await session.execute(_upsert(request))
-    worker = await _locked(session, request.worker_id)
-    moment = await now(session)
-    for attempt in await store.open_attempts(session, [worker.id]):
-        if attempt.incarnation != request.incarnation:
-            job = await jobs.lock(session, attempt.job_id)
-            await session.refresh(attempt)
-            reason = f"Worker {worker.id} started again while it held this attempt."
-            lose(session, job, attempt, at=moment, reason=reason, policy=policy)
+    worker = await store.lock(session, request.worker_id)
+    if worker is None:
+        raise NotFound(f"Worker {request.worker_id!r:.120} is not registered.", param="worker_id")
     return worker
 
 
@@ -56,13 +43,6 @@ async def require(session: AsyncSession, worker_id: str, *, incarnation: str) ->
     if worker is None or worker.incarnation != incarnation:
         message = f"Worker {worker_id!r:.120} is not registered as this incarnation."
         raise NotFound(message, code="worker_not_registered", param="worker_id", hint="Register again.")
-    return worker
-
-
-async def _locked(session: AsyncSession, worker_id: str) -> WorkerNode:
-    worker = await store.lock(session, worker_id)
-    if worker is None:
-        raise NotFound(f"Worker {worker_id!r:.120} is not registered.", param="worker_id")
     return worker
 
 

@@ -4,32 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 
-from tunesmith.service.attempts.ending import Policy
-from tunesmith.service.auth import Admin, Worker
-from tunesmith.service.bodies import documented, json_body
-from tunesmith.service.deps import Session, SettingsDep
-from tunesmith.service.pages import listing
-from tunesmith.service.tables import Attempt, WorkerNode
+from tunesmith.service.database.tables import Attempt, WorkerNode
+from tunesmith.service.web.auth import Admin, Worker
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import Session, SettingsDep
+from tunesmith.service.web.pagination import listing
 from tunesmith.service.workers import registry, store
-from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered
+from tunesmith.tuning.messages import WorkerHeartbeat
 
 router = APIRouter(tags=["workers"])
-
-
-@router.post("/internal/workers", openapi_extra=documented(RegisterWorker))
-async def register_worker(
-    _caller: Worker,
-    request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
-    session: Session,
-    settings: SettingsDep,
-) -> WorkerRegistered:
-    """A worker process has started."""
-    worker = await registry.register(session, request, policy=Policy.of(settings))
-    return WorkerRegistered(
-        worker_class=worker.worker_class,
-        heartbeat_interval_seconds=settings.heartbeat_seconds,
-        lease_seconds=settings.lease_seconds,
-    )
 
 
 @router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, openapi_extra=documented(WorkerHeartbeat))

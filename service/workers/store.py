@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Attempt, WorkerNode
+from tunesmith.service.database.tables import Attempt, WorkerNode
 
 
 async def find_live(session: AsyncSession, *, silence: timedelta) -> list[WorkerNode]:

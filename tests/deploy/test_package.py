@@ -44,9 +44,9 @@ def test_an_application_with_folders_of_the_same_names_keeps_its_own(wheel: Path
         (application / name).mkdir(parents=True)
         (application / name / "__init__.py").write_text("OWNER = 'the application'\n")
     look = (
-        "import cli, service, worker, tuning, tests, migrations, tunesmith.cli.main, tunesmith.service.migrate;"
+        "import cli, service, worker, tuning, tests, migrations, tunesmith.service.database.migrate;"
         "print({cli.OWNER, service.OWNER, worker.OWNER, tuning.OWNER, tests.OWNER, migrations.OWNER},"
-        "tunesmith.__file__, tunesmith.service.migrate.head())"
+        "tunesmith.__file__, tunesmith.service.database.migrate.head())"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     result = run(sys.executable, "-c", look, cwd=application, env=environment)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tunesmith.service import migrate
+from tunesmith.service.database import migrate
 from tunesmith.tuning.state import FINAL_STATES, TRANSITIONS, JobState
 
 _SEED = """

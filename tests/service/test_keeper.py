@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from tests.control_plane import ONE_GPU, ControlPlane
-from tunesmith.service.keeper import Brake, Keeper
+from tunesmith.service.keeper.loop import Brake, Keeper
 from tunesmith.tuning.messages import wake_queue
 
 CPU_QUEUE = wake_queue("cpu-2-cores-16gib")

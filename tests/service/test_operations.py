@@ -115,7 +115,7 @@ class TestCommandLine:
 
 
 def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., httpx.Response], tmp_path: Path) -> None:
-    from tunesmith.service.migrate import upgrade
+    from tunesmith.service.database.migrate import upgrade
 
     root = tmp_path / "pg"
     root.mkdir()

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, TINY_CONFIG, AttemptSide, ControlPlane, chat_rows
-from tunesmith.service.plans.forecast import expected_starts
+from tunesmith.service.planning.forecast import expected_starts
 from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.hardware import GIB, MachineConstants
 from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from tunesmith.service.errors import TooLarge
+from tunesmith.service.web.errors import TooLarge
 
 log = structlog.get_logger(__name__)
 

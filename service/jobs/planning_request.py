@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import File, Job, Model
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.jobs.schemas import JobRequest
 from tunesmith.service.models import store as models
-from tunesmith.service.plans import lessons
-from tunesmith.service.tables import File, Job, Model
-from tunesmith.service.workers.machines import Wanted
+from tunesmith.service.planning import corrections
+from tunesmith.service.planning.fit import Wanted
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -84,7 +84,7 @@ async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset:
     """
     shape = ModelShape.from_config(model.config)
     check_targets(spec, shape)
-    learned = await lessons.learn(session)
+    learned = await corrections.learn(session)
     wanted = Wanted(spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model))
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from tunesmith.service.db import driver_url
+from tunesmith.service.database.transactions import driver_url
 
 _LOCK_KEY = 0x74756E65  # any number that every copy of this program agrees on
 
@@ -70,6 +70,6 @@ def _engine(database_url: str) -> Engine:
 
 def _folder() -> Path:
     """`service/migrations` in an installed wheel, `migrations` beside `service` in a checkout."""
-    here = Path(__file__).resolve().parent
-    installed = here / "migrations"
-    return installed if installed.is_dir() else here.parent / "migrations"
+    service = Path(__file__).resolve().parents[1]
+    installed = service / "migrations"
+    return installed if installed.is_dir() else service.parent / "migrations"

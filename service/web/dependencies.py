@@ -7,8 +7,8 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.announcer import Announcer
-from tunesmith.service.blobs import BlobStore
-from tunesmith.service.db import Database
+from tunesmith.service.blobs.objects import BlobStore
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.settings import Settings
 
 

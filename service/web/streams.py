@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from fastapi.responses import Response, StreamingResponse
 
-from tunesmith.service.blobs import BlobStore
+from tunesmith.service.blobs.objects import BlobStore
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 

@@ -6,13 +6,14 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service.db import now
-from tunesmith.service.jobs.asking import Asked, read, spec_of, suited
+from tunesmith.service.database.transactions import now
+from tunesmith.service.jobs.planning_request import Asked, read, spec_of, suited
 from tunesmith.service.models import store as models
-from tunesmith.service.plans import fleet, lessons, store
+from tunesmith.service.planning import corrections, fleet
+from tunesmith.service.planning.fit import Wanted
+from tunesmith.service.plans import store
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.workers import store as workers
-from tunesmith.service.workers.machines import Wanted
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import GIB, HardwareProfile
@@ -53,7 +54,7 @@ async def forecast(
     line, count = await store.find_ahead(
         session, project=project, priority=request.tunesmith.priority, limit=_LINE_LOOKED_AT
     )
-    learned = await lessons.learn(session) if line else lessons.NONE
+    learned = await corrections.learn(session) if line else corrections.NONE
 
     def decide() -> list[fleet.Answer]:
         ahead = [

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Blob
+from tunesmith.service.database.tables import Blob
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service import migrate
-from tunesmith.service.deps import AnnouncerDep, BlobsDep, DatabaseDep
+from tunesmith.service.database import migrate
+from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep
 
 router = APIRouter(tags=["health"])
 

@@ -11,10 +11,10 @@ from secrets import SystemRandom
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
-from tunesmith.service.clean import storable
-from tunesmith.service.jobs.moves import move
+from tunesmith.service.database.jsonb_safe import storable
+from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.jobs.transitions import move
 from tunesmith.service.settings import Settings
-from tunesmith.service.tables import Attempt, Job
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import JobTransition, Outcome
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.service.tables import WorkerNode
+from tunesmith.service.database.tables import WorkerNode
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.tables import Attempt, Job, Model
+from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
 from tunesmith.tuning.job import Method

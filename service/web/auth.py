@@ -6,7 +6,7 @@ from typing import Annotated
 import structlog
 from fastapi import Depends, Request
 
-from tunesmith.service.db import Database
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.keys import secrets, store
 from tunesmith.tuning.errors import Forbidden, Unauthenticated
 

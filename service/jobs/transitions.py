@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from tunesmith.service.tables import Job
+from tunesmith.service.database.tables import Job
 from tunesmith.tuning.state import FINAL_STATES, JobState, JobTransition, apply
 
 

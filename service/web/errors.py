@@ -33,7 +33,7 @@ class NotReady(TunesmithError):
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers. What none of them expects ends in `service.edge` as a 500 without a trace."""
+    """Register the handlers. What none of them expects ends in `service.web.middleware` as a 500 without a trace."""
     app.add_exception_handler(TunesmithError, _on_known)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_parameter)
@@ -71,7 +71,7 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_parameter(_request: Request, error: Exception) -> JSONResponse:
-    """A query or path parameter of the wrong type; bodies are read by `service.bodies`."""
+    """A query or path parameter of the wrong type; bodies are read by `service.web.bodies`."""
     first = cast(RequestValidationError, error).errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])
     message = f"Invalid value for {param!r}: {first['msg']}."

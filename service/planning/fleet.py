@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tunesmith.service.plans.forecast import expected_starts
-from tunesmith.service.tables import WorkerNode
-from tunesmith.service.workers.machines import Wanted, current, decide_on
+from tunesmith.service.database.tables import WorkerNode
+from tunesmith.service.planning.fit import Wanted, current, decide_on
+from tunesmith.service.planning.forecast import expected_starts
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Plan, Refusal
 

@@ -15,16 +15,16 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.service import outbox
 from tunesmith.service.announcer import Announcer
 from tunesmith.service.attempts import store as attempts
-from tunesmith.service.attempts.ending import Policy, lose
-from tunesmith.service.db import Database, now
+from tunesmith.service.attempts.outcomes import Policy, lose
+from tunesmith.service.database.tables import Attempt, Job, Model, WorkerNode
+from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.waiting import note_reason
-from tunesmith.service.plans import lessons
-from tunesmith.service.plans.lessons import Lessons
+from tunesmith.service.planning import corrections as lessons
+from tunesmith.service.planning.corrections import Lessons
+from tunesmith.service.planning.fit import Fit, Machine, Wanted, current, find_fit
 from tunesmith.service.settings import Settings
-from tunesmith.service.tables import Attempt, Job, Model, WorkerNode
 from tunesmith.service.workers import store as workers
-from tunesmith.service.workers.machines import Fit, Machine, Wanted, current, find_fit
 
 log = structlog.get_logger(__name__)
 
