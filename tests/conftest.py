@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:  # the tests of the trainer run where no server and no driver is installed
     from psycopg import sql
 
-    from tunesmith.cli.embedded.postgres import PostgresServer
+    from tunesmith.local.embedded.postgres import PostgresServer
 
 _TEMPLATE = "migrated_template"
 _SLOW_TO_IMPORT = ("torch", "transformers")
@@ -58,7 +58,7 @@ def _no_foreign_settings() -> None:
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> "Iterator[PostgresServer]":
     """One PostgreSQL for the whole run, without fsync."""
-    from tunesmith.cli.embedded.postgres import PostgresServer
+    from tunesmith.local.embedded.postgres import PostgresServer
 
     root = tmp_path_factory.mktemp("pg")
     with PostgresServer(root, log=root / "postgres.log", durable=False) as server:
@@ -68,7 +68,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settin
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory, _no_foreign_settings: None) -> Iterator[str]:
     """One Valkey for the whole run."""
-    from tunesmith.cli.embedded.valkey import ValkeyServer
+    from tunesmith.local.embedded.valkey import ValkeyServer
 
     root = tmp_path_factory.mktemp("vk")
     with ValkeyServer(root, log=root / "valkey.log") as server:

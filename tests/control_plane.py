@@ -17,7 +17,7 @@ import uvicorn
 from openai import OpenAI
 from psycopg import sql
 
-from tunesmith.cli.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app

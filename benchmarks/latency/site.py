@@ -15,7 +15,7 @@ from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
 from tunesmith.cli.models.folder import inspect
 from tunesmith.cli.models.register import register
-from tunesmith.cli.up.stack import running_stack
+from tunesmith.local.up.stack import running_stack
 
 MODEL = "latency-base"
 LOOK_SECONDS = 0.05  # between two looks at a job's status

@@ -179,8 +179,8 @@ def _held_out(packages: tuple[Package, ...]) -> dict[str, list[Any]]:
 
 def _model() -> Path:
     """The model of `make demo`, fetched and converted once for this user."""
-    from tunesmith.cli.demo import model
     from tunesmith.cli.models.sources import from_gguf
+    from tunesmith.local.demo import model
 
     return from_gguf(model.fetch())
 

@@ -140,8 +140,8 @@ def _plan(spec: JobSpec, *, model: Path, facts: DatasetFacts, folder: Path) -> P
 
 
 def _demo_model() -> Path:
-    from tunesmith.cli.demo import model
     from tunesmith.cli.models.sources import from_gguf
+    from tunesmith.local.demo import model
 
     return from_gguf(model.fetch())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import packages
-from tunesmith.cli.demo import dataset
+from tunesmith.local.demo import dataset
 from tunesmith.tuning.job import DatasetFacts
 
 Row = dict[str, Any]

@@ -41,7 +41,7 @@ def get(
 ) -> None:
     """Show one job with its plan and the reasons for it."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.job_text import describe
+    from tunesmith.cli.rendering.job_text import describe
 
     with Client() as client:
         job = client.job(job_id)

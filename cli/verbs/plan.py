@@ -134,7 +134,7 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
 
 
 def _source(training: str | None, data: Path | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
-    from tunesmith.cli.fleet_plan import is_file_id
+    from tunesmith.cli.rendering.fleet_plan import is_file_id
 
     if training is not None and data is not None:
         raise typer.BadParameter("Name the file once: as FILE or with --data.", param_hint="--data")
@@ -171,7 +171,7 @@ def _on_the_fleet(
         message = "Say what to train on, FILE or --rows; or name hardware, such as 1xRTX4090, with --on."
         raise typer.BadParameter(message, param_hint="FILE")
     from tunesmith.cli.client import Client
-    from tunesmith.cli.fleet_plan import request_for, show
+    from tunesmith.cli.rendering.fleet_plan import request_for, show
 
     body = request_for(source, model=model, numbers=numbers, options=options, learning=learning)
     with Client() as client:
@@ -185,8 +185,8 @@ def _on_the_fleet(
 
 
 def _accuracy(*, form: ListFormat) -> None:
-    from tunesmith.cli.accuracy import show_accuracy
     from tunesmith.cli.client import Client
+    from tunesmith.cli.rendering.accuracy import show_accuracy
 
     with Client() as client:
         answer = client.plan_accuracy()
@@ -200,7 +200,7 @@ def _dataset(
     source: str | None, *, rows: int | None, tokens_per_row: int | None, longest: int | None, shape: "ModelShape"
 ) -> "tuple[DatasetFacts, str | None]":
     """The counts, and for which objective the rows of a file are."""
-    from tunesmith.cli.fleet_plan import check_rows
+    from tunesmith.cli.rendering.fleet_plan import check_rows
     from tunesmith.tuning.datasets.assumptions import ROWS, assumed_dataset
 
     if source is None:
@@ -250,7 +250,7 @@ def _print(
     price: float | None,
     why: bool,
 ) -> None:
-    from tunesmith.cli.plan_text import explain
+    from tunesmith.cli.rendering.plan_text import explain
     from tunesmith.tuning.units import count
 
     output.note(

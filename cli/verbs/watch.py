@@ -39,7 +39,7 @@ def logs(
     """Print a job's history as log lines; with -f, as it happens."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import for_job
-    from tunesmith.cli.job_text import describe_failure
+    from tunesmith.cli.rendering.job_text import describe_failure
 
     with Client() as client:
         if follow:
@@ -71,7 +71,7 @@ def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
 def samples(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     """Show how the answers to a few held-out prompts change from step to step."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.job_text import describe_samples
+    from tunesmith.cli.rendering.job_text import describe_samples
 
     with Client() as client:
         found = client.samples(job_id)
@@ -89,7 +89,7 @@ def watch_to_the_end(
 ) -> int:
     """Show a job until it ends and return the exit code. Ctrl-C detaches and says how to come back."""
     from tunesmith.cli.follow import follow
-    from tunesmith.cli.views import PlainView, view_for_this_terminal
+    from tunesmith.cli.rendering.live_view import PlainView, view_for_this_terminal
 
     try:
         if is_live:
@@ -145,7 +145,7 @@ class _LogView:
 
 def _tell_the_end(client: "Client", job: Json) -> int:
     from tunesmith.cli.exit_codes import for_job
-    from tunesmith.cli.job_text import describe_failure
+    from tunesmith.cli.rendering.job_text import describe_failure
 
     if job["status"] == "succeeded":
         for line in _result_lines(client, job):

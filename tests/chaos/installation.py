@@ -19,9 +19,9 @@ import psutil
 import psycopg
 
 from tunesmith.cli.connection import Connection, read_connection
-from tunesmith.cli.embedded.locks import read_holder
-from tunesmith.cli.embedded.process import alive
-from tunesmith.cli.up import strays
+from tunesmith.local.embedded.locks import read_holder
+from tunesmith.local.embedded.process import alive
+from tunesmith.local.up import strays
 
 MODEL = "tiny-llama"
 SERVICES = ("api", "keeper", "worker", "valkey", "postgres")
@@ -104,7 +104,16 @@ class Installation:
 
     def start(self, *options: str) -> None:
         """Run it, and wait until it says that it is ready."""
-        command = [sys.executable, "-m", "tunesmith.cli.up", "--data-dir", str(self.data_dir), "--port", "0", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tunesmith.local.up",
+            "--data-dir",
+            str(self.data_dir),
+            "--port",
+            "0",
+            *options,
+        ]
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 command, env=os.environ | self._settings, stdout=output, stderr=output, start_new_session=True
@@ -211,7 +220,7 @@ class Installation:
 
     def tunesmith(self, *words: str) -> str:
         """Run the command line as a user does; returns its standard output."""
-        command = [sys.executable, "-m", "tunesmith.cli.main", *words]
+        command = [sys.executable, "-m", "tunesmith.local.main", *words]
         environment = {
             **os.environ,
             "TUNESMITH_URL": self.connection.base_url,

@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.installation import SERVICES, Installation, eventually, installation, sha256_of, short_folder
 from tests.chaos.reference import UndisturbedRun, request_of
 from tests.chaos.test_kill_everything import WEIGHTS, assert_history_is_gapless, pull_adapter
-from tunesmith.cli.up import strays
+from tunesmith.local.up import strays
 
 ROWS, EPOCHS, JOBS = 200, 30, 3
 POISON_KILLS = 3  # a job whose trainer is killed so often under a living worker is given up, by design

@@ -17,8 +17,8 @@ import pytest
 
 from tests.tiny_model import build_tiny_model
 from tunesmith.cli.connection import Connection
-from tunesmith.cli.main import main
-from tunesmith.cli.up.stack import running_stack
+from tunesmith.local.main import main
+from tunesmith.local.up.stack import running_stack
 
 MODEL = "tiny-llama"
 TUNESMITH = Path(sys.executable).parent / "tunesmith"

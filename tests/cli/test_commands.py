@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.conftest import MODEL, TUNESMITH, Run
 from tunesmith.cli.connection import Connection
-from tunesmith.cli.up import strays
+from tunesmith.local.up import strays
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.follow import follow
-from tunesmith.cli.views import PlainView, bar, progress_line
+from tunesmith.cli.rendering.live_view import PlainView, bar, progress_line
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli.demo import dataset
+from tunesmith.local.demo import dataset
 
 
 @pytest.fixture(scope="module")

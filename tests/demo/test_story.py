@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import build_tiny_model
-from tunesmith.cli.demo.compare import Comparison, side_by_side
-from tunesmith.cli.demo.dataset import Example, build
-from tunesmith.cli.demo.story import Script, tell
-from tunesmith.cli.demo.training import losses
-from tunesmith.cli.up import strays
+from tunesmith.local.demo.compare import Comparison, side_by_side
+from tunesmith.local.demo.dataset import Example, build
+from tunesmith.local.demo.story import Script, tell
+from tunesmith.local.demo.training import losses
+from tunesmith.local.up import strays
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -40,25 +40,25 @@ def test_an_application_with_folders_of_the_same_names_keeps_its_own(wheel: Path
     site, application = tmp_path / "site", tmp_path / "application"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    for name in ("cli", "service", "worker", "tuning", "tests", "migrations"):
+    for name in ("cli", "local", "service", "worker", "tuning", "tests", "migrations"):
         (application / name).mkdir(parents=True)
         (application / name / "__init__.py").write_text("OWNER = 'the application'\n")
     look = (
-        "import cli, service, worker, tuning, tests, migrations, tunesmith.service.database.migrate;"
-        "print({cli.OWNER, service.OWNER, worker.OWNER, tuning.OWNER, tests.OWNER, migrations.OWNER},"
+        "import cli, local, service, worker, tuning, tests, migrations, tunesmith.service.database.migrate;"
+        "print({cli.OWNER, local.OWNER, service.OWNER, worker.OWNER, tuning.OWNER, tests.OWNER, migrations.OWNER},"
         "tunesmith.__file__, tunesmith.service.database.migrate.head())"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     result = run(sys.executable, "-c", look, cwd=application, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{{'the application'}} {site}/tunesmith/__init__.py 0")
-    started = run(sys.executable, "-m", "tunesmith.cli.main", "version", cwd=application, env=environment)
+    started = run(sys.executable, "-m", "tunesmith.local.main", "version", cwd=application, env=environment)
     assert started.returncode == 0, started.stderr
 
 
 def test_a_checkout_has_a_link_for_every_folder_of_code() -> None:
     links = {link.name: link.resolve() for link in (ROOT / "tunesmith").iterdir() if link.is_symlink()}
     assert links == {name: ROOT / name for name in links}
-    assert {"tuning", "service", "worker", "cli"} <= set(links)
+    assert {"tuning", "service", "worker", "cli", "local"} <= set(links)
     for name, folder in links.items():
         assert (folder / "__init__.py").exists(), name

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.stack import Stack, Worker
-from tunesmith.cli.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")

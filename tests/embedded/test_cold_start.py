@@ -4,9 +4,9 @@ import signal
 import time
 from pathlib import Path
 
-from tunesmith.cli.embedded.postgres import PostgresServer
-from tunesmith.cli.embedded.process import spawn, stop, wait_until
-from tunesmith.cli.embedded.valkey import ValkeyServer
+from tunesmith.local.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.process import spawn, stop, wait_until
+from tunesmith.local.embedded.valkey import ValkeyServer
 
 BOUND_SECONDS = 8.0  # under 3 s on an idle machine; the bound leaves room for a busy one
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli.embedded.errors import DirectoryInUse
-from tunesmith.cli.embedded.locks import DirectoryLock, Holder, read_holder
+from tunesmith.local.embedded.errors import DirectoryInUse
+from tunesmith.local.embedded.locks import DirectoryLock, Holder, read_holder
 
 HOLD = """
 import sys
 from pathlib import Path
-from tunesmith.cli.embedded.locks import DirectoryLock, Holder
+from tunesmith.local.embedded.locks import DirectoryLock, Holder
 lock = DirectoryLock(Path(sys.argv[1]))
 lock.acquire()
 import os

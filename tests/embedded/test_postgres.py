@@ -15,12 +15,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tunesmith.cli.embedded.binaries import PostgresBinaries, postgres_candidates, valkey_binary
-from tunesmith.cli.embedded.errors import BinaryNotFound, DirectoryUnusable
-from tunesmith.cli.embedded.identity import Identity, runs_as, unprivileged, user_namespaces_work
-from tunesmith.cli.embedded.postgres import PostgresServer
-from tunesmith.cli.embedded.process import alive, wait_until
-from tunesmith.cli.embedded.valkey import ValkeyServer
+from tunesmith.local.embedded.binaries import PostgresBinaries, postgres_candidates, valkey_binary
+from tunesmith.local.embedded.errors import BinaryNotFound, DirectoryUnusable
+from tunesmith.local.embedded.identity import Identity, runs_as, unprivileged, user_namespaces_work
+from tunesmith.local.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.process import alive, wait_until
+from tunesmith.local.embedded.valkey import ValkeyServer
 
 CANDIDATES = postgres_candidates({})
 NOBODY = 65534
@@ -105,7 +105,7 @@ def test_the_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = """
         import sys, time
         from pathlib import Path
-        from tunesmith.cli.embedded.postgres import PostgresServer
+        from tunesmith.local.embedded.postgres import PostgresServer
         server = PostgresServer(Path(sys.argv[1]), log=Path(sys.argv[1]).with_name("log"))
         server.start()
         print(server.pid, flush=True)
@@ -182,8 +182,8 @@ class TestFoldersThatCannotBeUsed:
             pytest.skip("a small disk of our own needs user namespaces")
         script = f"""
             from pathlib import Path
-            from tunesmith.cli.embedded.errors import DiskFull
-            from tunesmith.cli.embedded.postgres import PostgresServer
+            from tunesmith.local.embedded.errors import DiskFull
+            from tunesmith.local.embedded.postgres import PostgresServer
             try:
                 PostgresServer(Path("{tmp_path}/disk/pg"), log=Path("{tmp_path}/log")).start()
             except DiskFull as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tunesmith.cli.embedded.process import wait_until
-from tunesmith.cli.embedded.valkey import ValkeyServer
+from tunesmith.local.embedded.process import wait_until
+from tunesmith.local.embedded.valkey import ValkeyServer
 
 
 @pytest.fixture

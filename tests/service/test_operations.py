@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.control_plane import ControlPlane
-from tunesmith.cli.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.app import create_app
 from tunesmith.service.cli import app as command_line

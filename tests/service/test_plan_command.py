@@ -14,7 +14,7 @@ from tests.service.test_plans import BIG_CONFIG, run_once
 
 def tunesmith(plane: ControlPlane, *words: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "TUNESMITH_URL": f"{plane.url}/v1", "TUNESMITH_API_KEY": plane.keys["member"]}
-    command = [sys.executable, "-m", "tunesmith.cli.main", *words]
+    command = [sys.executable, "-m", "tunesmith.local.main", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

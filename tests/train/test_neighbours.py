@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.cli.embedded.process import wait_until
+from tunesmith.local.embedded.process import wait_until
 from tunesmith.worker.train.profiling import neighbours
 from tunesmith.worker.train.profiling.neighbours import GpuNeighbours, Usage, share_of_others, usage
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from tunesmith.cli.embedded.errors import PortTaken
-from tunesmith.cli.up.address import AddressUnusable, free_port, is_loopback, local_url
+from tunesmith.local.embedded.errors import PortTaken
+from tunesmith.local.up.address import AddressUnusable, free_port, is_loopback, local_url
 
 
 def test_a_taken_port_names_a_free_one() -> None:

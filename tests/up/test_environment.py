@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tunesmith.cli.up.environment import base
-from tunesmith.cli.up.strays import MARK
+from tunesmith.local.up.environment import base
+from tunesmith.local.up.strays import MARK
 
 
 def test_settings_pass_and_secrets_and_foreign_databases_do_not(tmp_path: Path) -> None:

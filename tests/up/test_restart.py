@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from tunesmith.cli.up.restart import QUICK_TRIES, SLOW_DELAY_SECONDS, decide
+from tunesmith.local.up.restart import QUICK_TRIES, SLOW_DELAY_SECONDS, decide
 
 
 def test_the_first_death_is_answered_at_once() -> None:

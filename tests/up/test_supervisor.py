@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli.embedded.errors import ServerFailed
-from tunesmith.cli.embedded.process import Command, alive, wait_until
-from tunesmith.cli.up import logs, supervisor
-from tunesmith.cli.up.signals import StopRequested, StopSignals
-from tunesmith.cli.up.supervisor import Service, Supervisor
+from tunesmith.local.embedded.errors import ServerFailed
+from tunesmith.local.embedded.process import Command, alive, wait_until
+from tunesmith.local.up import logs, supervisor
+from tunesmith.local.up.signals import StopRequested, StopSignals
+from tunesmith.local.up.supervisor import Service, Supervisor
 
 WRITES_ITS_END = """
     import signal, sys, time

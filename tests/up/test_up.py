@@ -17,12 +17,12 @@ import psycopg
 import pytest
 
 from tunesmith.cli.connection import Connection, read_connection
-from tunesmith.cli.doctor import Level, examine
-from tunesmith.cli.embedded.errors import ServerFailed
-from tunesmith.cli.embedded.locks import read_holder
-from tunesmith.cli.embedded.process import alive, wait_until
-from tunesmith.cli.up import strays
-from tunesmith.cli.up.stack import running_stack
+from tunesmith.local.doctor import Level, examine
+from tunesmith.local.embedded.errors import ServerFailed
+from tunesmith.local.embedded.locks import read_holder
+from tunesmith.local.embedded.process import alive, wait_until
+from tunesmith.local.up import strays
+from tunesmith.local.up.stack import running_stack
 
 _TELLING = {"serve": b"serve", "keeper": b"keeper", "worker": b"run"}
 READY_SECONDS = 60
@@ -35,7 +35,7 @@ class Up:
     def __init__(self, data_dir: Path, *options: str) -> None:
         self.data_dir = data_dir
         self.output = data_dir.with_name(f"{data_dir.name}-{uuid.uuid4().hex[:6]}.txt")
-        command = [sys.executable, "-m", "tunesmith.cli.up", "--data-dir", str(data_dir), "--port", "0", *options]
+        command = [sys.executable, "-m", "tunesmith.local.up", "--data-dir", str(data_dir), "--port", "0", *options]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 

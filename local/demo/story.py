@@ -12,16 +12,16 @@ from typing import Any
 from tunesmith.cli import output
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection, default_data_dir, find_connection
-from tunesmith.cli.demo import compare, dataset, model, training
 from tunesmith.cli.download import pull_artifacts
 from tunesmith.cli.exit_codes import ExitCode, for_job
-from tunesmith.cli.job_text import describe_failure
 from tunesmith.cli.models.folder import inspect
 from tunesmith.cli.models.register import register
 from tunesmith.cli.models.sources import from_gguf
 from tunesmith.cli.progress import waiting
-from tunesmith.cli.up.stack import running_stack
-from tunesmith.cli.views import view_for_this_terminal
+from tunesmith.cli.rendering.job_text import describe_failure
+from tunesmith.cli.rendering.live_view import view_for_this_terminal
+from tunesmith.local.demo import compare, dataset, model, training
+from tunesmith.local.up.stack import running_stack
 
 Json = dict[str, Any]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.cli import output
-from tunesmith.cli.demo.dataset import Example
 from tunesmith.cli.trainer import run_tool
+from tunesmith.local.demo.dataset import Example
 
 MAX_NEW_TOKENS = 32
 _SOURCE_LINES = 8

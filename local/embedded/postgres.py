@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunesmith.cli.embedded.binaries import PostgresBinaries, postgres_candidates
-from tunesmith.cli.embedded.diagnosis import postgres_failure
-from tunesmith.cli.embedded.errors import DirectoryUnusable
-from tunesmith.cli.embedded.folders import private_folder, recorded, remembered_folder, socket_folder
-from tunesmith.cli.embedded.identity import Identity, unprivileged
-from tunesmith.cli.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
+from tunesmith.local.embedded.binaries import PostgresBinaries, postgres_candidates
+from tunesmith.local.embedded.diagnosis import postgres_failure
+from tunesmith.local.embedded.errors import DirectoryUnusable
+from tunesmith.local.embedded.folders import private_folder, recorded, remembered_folder, socket_folder
+from tunesmith.local.embedded.identity import Identity, unprivileged
+from tunesmith.local.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
 
 USER = "tunesmith"
 DATABASE = "tunesmith"

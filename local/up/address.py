@@ -3,7 +3,7 @@
 import errno
 import socket
 
-from tunesmith.cli.embedded.errors import EmbeddedError, PortTaken
+from tunesmith.local.embedded.errors import EmbeddedError, PortTaken
 
 
 class AddressUnusable(EmbeddedError):

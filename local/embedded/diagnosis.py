@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import DirectoryUnusable, DiskFull, EmbeddedError, ServerFailed
-from tunesmith.cli.embedded.process import tail
+from tunesmith.local.embedded.errors import DirectoryUnusable, DiskFull, EmbeddedError, ServerFailed
+from tunesmith.local.embedded.process import tail
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|Check free disk space", re.IGNORECASE)
 _STILL_OWNED = re.compile(r"lock file .* already exists|pre-existing shared memory block", re.IGNORECASE)

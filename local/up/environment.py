@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import BinaryNotFound
-from tunesmith.cli.up.strays import MARK
+from tunesmith.local.embedded.errors import BinaryNotFound
+from tunesmith.local.up.strays import MARK
 
 _NAMES = {
     "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "TERM", "NO_COLOR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.connection import default_data_dir, forget_connection
-from tunesmith.cli.embedded.locks import DirectoryLock, Holder
 from tunesmith.cli.output import bold, dim, duration, note
-from tunesmith.cli.up.address import free_port, is_loopback
-from tunesmith.cli.up.layout import Layout
-from tunesmith.cli.up.signals import StopRequested, StopSignals
-from tunesmith.cli.up.stack import Stack, clean_up_after_an_earlier_run
-from tunesmith.cli.up.supervisor import Supervisor
+from tunesmith.local.embedded.locks import DirectoryLock, Holder
+from tunesmith.local.up.address import free_port, is_loopback
+from tunesmith.local.up.layout import Layout
+from tunesmith.local.up.signals import StopRequested, StopSignals
+from tunesmith.local.up.stack import Stack, clean_up_after_an_earlier_run
+from tunesmith.local.up.supervisor import Supervisor
 from tunesmith.tuning.errors import TunesmithError
 
 DEFAULT_PORT = 8100
@@ -49,7 +49,7 @@ def up(
 
 def doctor(data_dir: DataDir = None) -> None:
     """Look at this machine and this installation, and say what to do about what is wrong."""
-    from tunesmith.cli.doctor import examine, show
+    from tunesmith.local.doctor import examine, show
 
     raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().resolve(), environment=os.environ)))
 

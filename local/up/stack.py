@@ -12,17 +12,17 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from tunesmith.cli.connection import Connection, read_connection, write_connection, write_secret
-from tunesmith.cli.embedded.diagnosis import postgres_failure, valkey_failure
-from tunesmith.cli.embedded.errors import EmbeddedError, PortTaken, ServerFailed
-from tunesmith.cli.embedded.locks import DirectoryLock, read_holder
-from tunesmith.cli.embedded.postgres import PostgresServer
-from tunesmith.cli.embedded.process import Command, spawn, stop, tail, wait_until
-from tunesmith.cli.embedded.valkey import ValkeyServer
-from tunesmith.cli.up import logs, strays
-from tunesmith.cli.up.address import local_url
-from tunesmith.cli.up.environment import base, program
-from tunesmith.cli.up.layout import Layout
-from tunesmith.cli.up.supervisor import Service, Supervisor
+from tunesmith.local.embedded.diagnosis import postgres_failure, valkey_failure
+from tunesmith.local.embedded.errors import EmbeddedError, PortTaken, ServerFailed
+from tunesmith.local.embedded.locks import DirectoryLock, read_holder
+from tunesmith.local.embedded.postgres import PostgresServer
+from tunesmith.local.embedded.process import Command, spawn, stop, tail, wait_until
+from tunesmith.local.embedded.valkey import ValkeyServer
+from tunesmith.local.up import logs, strays
+from tunesmith.local.up.address import local_url
+from tunesmith.local.up.environment import base, program
+from tunesmith.local.up.layout import Layout
+from tunesmith.local.up.supervisor import Service, Supervisor
 
 _SERVER_START_SECONDS = 60.0
 _API_START_SECONDS = 60.0
@@ -255,7 +255,7 @@ def _sweep(data_dir: Path) -> None:
 
 
 def _up_command(data_dir: Path, *, port: int, worker: bool, environment: Mapping[str, str]) -> Command:
-    words = [sys.executable, "-m", "tunesmith.cli.up", "--data-dir", str(data_dir), "--port", str(port)]
+    words = [sys.executable, "-m", "tunesmith.local.up", "--data-dir", str(data_dir), "--port", str(port)]
     return Command(argv=(*words, *(() if worker else ("--no-worker",))), environment=environment)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 
 from tunesmith.cli.connection import Connection, find_connection
-from tunesmith.cli.embedded.binaries import postgres_candidates, valkey_binary
-from tunesmith.cli.embedded.identity import unprivileged
-from tunesmith.cli.embedded.locks import read_holder
-from tunesmith.cli.embedded.process import alive
 from tunesmith.cli.output import data
+from tunesmith.local.embedded.binaries import postgres_candidates, valkey_binary
+from tunesmith.local.embedded.identity import unprivileged
+from tunesmith.local.embedded.locks import read_holder
+from tunesmith.local.embedded.process import alive
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import GIB
 

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import NoPrivilege
+from tunesmith.local.embedded.errors import NoPrivilege
 
 
 @dataclass(frozen=True)

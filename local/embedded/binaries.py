@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import BinaryNotFound
+from tunesmith.local.embedded.errors import BinaryNotFound
 
 POSTGRES_MINIMUM = 15
 _INSTALL = "pip install 'tunesmith[service,worker,embedded]'"

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import DirectoryInUse, DirectoryUnusable, DiskFull
+from tunesmith.local.embedded.errors import DirectoryInUse, DirectoryUnusable, DiskFull
 
 FILE_NAME = "up.lock"
 

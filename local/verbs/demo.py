@@ -18,6 +18,6 @@ def demo(
     ] = False,
 ) -> None:
     """Fine-tune a real language model through the real service, from nothing (about 4 minutes on 2 cores)."""
-    from tunesmith.cli.demo.story import run
+    from tunesmith.local.demo.story import run
 
     raise typer.Exit(run(data_dir=data_dir, is_quick=quick))

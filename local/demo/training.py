@@ -6,9 +6,9 @@ from typing import Any
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
-from tunesmith.cli.demo.dataset import SYSTEM_PROMPT
 from tunesmith.cli.follow import FINAL_STATES, Followed, View, follow
-from tunesmith.cli.job_text import describe_plan
+from tunesmith.cli.rendering.job_text import describe_plan
+from tunesmith.local.demo.dataset import SYSTEM_PROMPT
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 
 Json = dict[str, Any]

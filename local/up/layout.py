@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tunesmith.cli.embedded import locks
-from tunesmith.cli.embedded.errors import DirectoryUnusable
-from tunesmith.cli.embedded.folders import private_folder
+from tunesmith.local.embedded import locks
+from tunesmith.local.embedded.errors import DirectoryUnusable
+from tunesmith.local.embedded.folders import private_folder
 
 _HARMLESS = {"lost+found", ".DS_Store"}
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import DirectoryUnusable, DiskFull
+from tunesmith.local.embedded.errors import DirectoryUnusable, DiskFull
 
 SOCKET_PATH_LIMIT_BYTES = 107  # sizeof(sockaddr_un.sun_path) is 108 on Linux, and the last byte is the terminator
 _LONGEST_SOCKET_NAME = ".s.PGSQL.5432.lock"

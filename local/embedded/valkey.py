@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunesmith.cli.embedded.binaries import ValkeyBinary, valkey_binary
-from tunesmith.cli.embedded.diagnosis import valkey_failure
-from tunesmith.cli.embedded.folders import private_folder, socket_folder
-from tunesmith.cli.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
+from tunesmith.local.embedded.binaries import ValkeyBinary, valkey_binary
+from tunesmith.local.embedded.diagnosis import valkey_failure
+from tunesmith.local.embedded.folders import private_folder, socket_folder
+from tunesmith.local.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
 
 START_TIMEOUT_SECONDS = 20.0
 _STOP_GRACE_SECONDS = 10.0

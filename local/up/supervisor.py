@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.cli.embedded.errors import EmbeddedError, ServerFailed
-from tunesmith.cli.embedded.process import Command, spawn, tail
-from tunesmith.cli.up import logs
-from tunesmith.cli.up.restart import decide
-from tunesmith.cli.up.signals import StopSignals
+from tunesmith.local.embedded.errors import EmbeddedError, ServerFailed
+from tunesmith.local.embedded.process import Command, spawn, tail
+from tunesmith.local.up import logs
+from tunesmith.local.up.restart import decide
+from tunesmith.local.up.signals import StopSignals
 
 _TICK_SECONDS = 0.2
 _STARTING_TICK_SECONDS = 0.01

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import output
 from tunesmith.cli.learning import Learning
-from tunesmith.cli.plan_text import explain
+from tunesmith.cli.rendering.plan_text import explain
 
 if TYPE_CHECKING:
     from tunesmith.tuning.datasets.rows import RowReport

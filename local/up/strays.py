@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from tunesmith.cli.embedded.process import alive, wait_until
+from tunesmith.local.embedded.process import alive, wait_until
 
 MARK = "TUNESMITH_STACK"
 RUN_MARK = "TUNESMITH_RUN_DIR"  # what a worker gives its trainers, which get nothing else of its environment

@@ -1,8 +1,0 @@
-"""`python -m tunesmith.cli.up`: the same as `tunesmith up`, for callers that start it as a process."""
-
-import typer
-
-from tunesmith.cli.up.command import up
-
-if __name__ == "__main__":
-    typer.run(up)
