@@ -51,7 +51,7 @@ $(TRITON)/triton/__init__.py:
 
 .PHONY: test-triton
 test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its interpreter, and compiled for sm_80 to sm_100, without a GPU
-	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/test_triton_kernels.py
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
 chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes

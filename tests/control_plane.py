@@ -17,6 +17,7 @@ import uvicorn
 from openai import OpenAI
 from psycopg import sql
 
+from tests.machines import CPU
 from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
@@ -28,7 +29,7 @@ from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
-from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.messages import (
     AttemptHeartbeat,
     Claim,
@@ -56,27 +57,6 @@ TINY_CONFIG: Json = {
     "tie_word_embeddings": True,
     "rms_norm_eps": 1e-6,
 }
-CPU = HardwareProfile(
-    cpu=Cpu(model="test", cores=2, memory_total_bytes=16 * GIB, memory_free_bytes=12 * GIB),
-    installed={"torch": "2.13.0", "bitsandbytes": "0.50.2"},
-    disk_free_bytes=100 * GIB,
-)
-SMALL_CPU = CPU.model_copy(
-    update={"cpu": Cpu(model="test", cores=1, memory_total_bytes=GIB // 4, memory_free_bytes=GIB // 8)}
-)
-ONE_GPU = CPU.model_copy(
-    update={
-        "gpus": (
-            Gpu(
-                index=0,
-                name="NVIDIA A10G",
-                memory_total_bytes=22 * GIB,
-                memory_free_bytes=21 * GIB,
-                compute_capability=(8, 6),
-            ),
-        )
-    }
-)
 
 
 def chat_rows(count: int = 20) -> bytes:

@@ -1,7 +1,5 @@
 """The whole service as `tunesmith up` runs it, and the command as a user runs it."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -10,29 +8,17 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import pytest
 
+from tests.command import Run, in_process
 from tests.tiny_model import build_tiny_model
 from tunesmith.cli.connection import Connection
-from tunesmith.local.main import main
 from tunesmith.local.up.stack import running_stack
 
 MODEL = "tiny-llama"
 TUNESMITH = Path(sys.executable).parent / "tunesmith"
-
-
-class Ended(NamedTuple):
-    """What a run of the command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture(scope="session")
@@ -75,22 +61,7 @@ def service(home: Path, environment: dict[str, str], tiny_model: Path) -> Iterat
 @pytest.fixture(scope="session")
 def run(environment: dict[str, str]) -> Run:
     """Run the command in this process and return what it said; `env` adds variables."""
-
-    def run(*words: object, env: dict[str, str] | None = None) -> Ended:
-        out, err = io.StringIO(), io.StringIO()
-        everything = {**environment, **(env or {})}
-        with (
-            mock.patch.dict(os.environ, everything, clear=True),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            try:
-                code: object = main([str(word) for word in words])
-            except SystemExit as leaving:
-                code = leaving.code
-        return Ended(int(str(code)), out.getvalue(), err.getvalue())
-
-    return run
+    return in_process(environment)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MODEL, TUNESMITH, Run
+from tests.cli.conftest import MODEL, TUNESMITH
+from tests.command import Run
 from tunesmith.cli.connection import Connection
 from tunesmith.local.up import strays
 

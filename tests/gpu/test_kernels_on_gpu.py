@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import plans
 from tests.train import runs
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention
@@ -62,7 +63,7 @@ def test_products_in_eight_bits_pass_their_trial(device: torch.device) -> None:
 def test_no_layer_waits_for_the_device(device: torch.device, folder: Path, shape: ModelShape, tmp_path: Path) -> None:
     if device.type == "cuda":
         choice.put_to_use(shape, device=device, dtype=torch.bfloat16)
-    plan = runs.plan(method="full", precision="bf16")
+    plan = plans.plan(method="full", precision="bf16")
     model = load_model(folder, plan=plan, device=device).requires_grad_(True)
     fuse(model)
     learner = Learner(model).train()

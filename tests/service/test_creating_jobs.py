@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane import ONE_GPU, SMALL_CPU, ControlPlane, chat_rows
+from tests.control_plane import ControlPlane, chat_rows
+from tests.machines import ONE_GPU, SMALL_CPU
 
 
 def create(plane: ControlPlane, **fields: Any) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.control_plane import ONE_GPU, ControlPlane
+from tests.control_plane import ControlPlane
+from tests.machines import ONE_GPU
 from tunesmith.service.keeper.loop import Brake, Keeper
 from tunesmith.tuning.messages import wake_queue
 

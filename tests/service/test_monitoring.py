@@ -2,8 +2,9 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.control_plane import CPU, ONE_GPU, ControlPlane
-from tests.service.test_plans import run_once
+from tests.control_plane import ControlPlane
+from tests.machines import CPU, ONE_GPU
+from tests.service.planning.test_plans import run_once
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 

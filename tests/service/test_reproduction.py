@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.control_plane import CPU, ONE_GPU, SMALL_CPU, AttemptSide, ControlPlane, chat_rows, sha256
+from tests.control_plane import AttemptSide, ControlPlane, chat_rows, sha256
+from tests.machines import CPU, ONE_GPU, SMALL_CPU
 from tunesmith.tuning.state import Outcome
 
 WEIGHTS = b"trained weights"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
-from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.plan import Plan
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train.data.feed import Feed
 from tunesmith.worker.train.data.order import RowOrder
@@ -69,43 +69,6 @@ def feed_of(run: Run) -> Feed:
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def lora(**changes: Any) -> Lora:
-    values = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "trainable_parameters": 1}
-    return Lora(**{**values, **changes})
-
-
-def plan(**changes: Any) -> Plan:
-    method = Method(changes.get("method", Method.LORA))
-    values: dict[str, Any] = {
-        "method": method,
-        "device": "cpu",
-        "precision": "fp32",
-        "attention": "blocked",
-        "lora": None if method is Method.FULL else lora(),
-        "quantization": "nf4" if method is Method.QLORA else None,
-        "double_quantization": method is Method.QLORA,
-        "activation_checkpointing": "none",
-        "optimizer": "adamw",
-        "learning_rate": 5e-3,
-        "schedule": "linear",
-        "warmup_steps": 1,
-        "weight_decay": 0.0,
-        "max_gradient_norm": 1.0,
-        "epochs": 2,
-        "rows_per_step": 8,
-        "max_sequence_length": 256,
-        "tokens_per_micro_step": 256,
-        "total_steps": 1000,
-        "evaluation_interval_steps": 4,
-        "checkpoint_interval_steps": 3,
-        "seed": 7,
-        "memory": MemoryEstimate(items={}, total_bytes=0, budget_bytes=1),
-        "time": TimeEstimate(tokens_per_second=1, seconds=1, seconds_low=1, seconds_high=1),
-        "reasons": (),
-    }
-    return Plan(**{**values, **changes})
 
 
 def make_run(

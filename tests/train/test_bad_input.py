@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category, Failure
@@ -48,7 +49,7 @@ def failure(directory: RunDirectory) -> Failure:
 
 def test_long_rows_are_cut_and_counted_unless_the_job_says_otherwise(tmp_path: Path, model: Path) -> None:
     rows = [LONG, *runs.chat_rows(8), LONG]
-    plan = runs.plan(max_sequence_length=48, epochs=1)
+    plan = plans.plan(max_sequence_length=48, epochs=1)
     directory = runs.make_run(tmp_path, model=model, plan=plan, rows=rows)
     assert runs.train_here(directory) == 0
     told = next(event for event in runs.events(directory) if "rows_truncated" in event["data"])
@@ -58,7 +59,7 @@ def test_long_rows_are_cut_and_counted_unless_the_job_says_otherwise(tmp_path: P
 
 def test_long_rows_are_refused_by_line_and_length_when_the_job_says_so(tmp_path: Path, model: Path) -> None:
     rows = [LONG, *runs.chat_rows(8), LONG]
-    plan = runs.plan(max_sequence_length=48, on_long_row="refuse")
+    plan = plans.plan(max_sequence_length=48, on_long_row="refuse")
     told = failure(runs.make_run(tmp_path, model=model, plan=plan, rows=rows))
     assert (told.code, told.param) == ("row_too_long", "training_file")
     assert "2 rows of the training file are longer than 48 tokens: line 1 (" in told.message
@@ -67,14 +68,14 @@ def test_long_rows_are_refused_by_line_and_length_when_the_job_says_so(tmp_path:
 
 
 def test_a_validation_file_is_blamed_by_its_own_name(tmp_path: Path, model: Path) -> None:
-    plan = runs.plan(max_sequence_length=48, on_long_row="refuse")
+    plan = plans.plan(max_sequence_length=48, on_long_row="refuse")
     told = failure(runs.make_run(tmp_path, model=model, plan=plan, validation=[LONG]))
     assert (told.code, told.param) == ("row_too_long", "validation_file")
 
 
 def test_rows_with_nothing_left_to_learn_end_the_run_before_it_begins(tmp_path: Path, model: Path) -> None:
     prompt_only = {"messages": [{"role": "user", "content": "one " * 60}, {"role": "assistant", "content": "x"}]}
-    plan = runs.plan(max_sequence_length=32)
+    plan = plans.plan(max_sequence_length=32)
     told = failure(runs.make_run(tmp_path, model=model, plan=plan, rows=[prompt_only]))
     assert (told.code, told.param) == ("no_supervised_tokens", "training_file")
     assert "32 tokens" in told.message
@@ -87,14 +88,14 @@ def test_rows_with_nothing_left_to_learn_end_the_run_before_it_begins(tmp_path: 
 def test_rows_of_the_other_objective_name_the_line_and_the_method_to_choose(
     tmp_path: Path, model: Path, objective: str, row: dict[str, Any], fitting: str
 ) -> None:
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan(objective=objective), rows=[row] * 3))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan(objective=objective), rows=[row] * 3))
     assert told.code == "invalid_training_file"
     assert told.message.startswith("Line 1 of the training file")
     assert f'"type": "{fitting}"' in str(told.hint)
 
 
 def test_a_loss_that_is_no_number_names_step_lines_and_last_good_checkpoint(tmp_path: Path, model: Path) -> None:
-    plan = runs.plan(
+    plan = plans.plan(
         method="full", learning_rate=1e30, max_gradient_norm=0, warmup_steps=0, checkpoint_interval_steps=1
     )
     told = failure(runs.make_run(tmp_path, model=model, plan=plan))
@@ -105,7 +106,7 @@ def test_a_loss_that_is_no_number_names_step_lines_and_last_good_checkpoint(tmp_
 
 
 def test_target_modules_that_match_nothing_are_answered_with_near_names(tmp_path: Path, model: Path) -> None:
-    plan = runs.plan(lora=runs.lora(target_modules=("q_porj",)))
+    plan = plans.plan(lora=plans.lora(target_modules=("q_porj",)))
     told = failure(runs.make_run(tmp_path, model=model, plan=plan))
     assert told.code == "no_such_target_modules"
     assert "Did you mean q_proj" in str(told.hint)
@@ -118,7 +119,7 @@ def test_tokens_without_embeddings_are_found_before_training(tmp_path: Path) -> 
     small["model.embed_tokens.weight"] = small["model.embed_tokens.weight"][:300].clone()
     save_file(small, model / "model.safetensors", metadata={"format": "pt"})
     (model / "config.json").write_text(json.dumps({**config, "vocab_size": 300}))
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan()))
     assert told.code == "vocabulary_mismatch"
 
 
@@ -141,7 +142,7 @@ def test_an_adapter_of_a_base_with_other_weights_is_refused_by_their_hash(tmp_pa
 
 
 def test_full_fine_tuning_does_not_throw_an_adapter_away(tmp_path: Path, model: Path) -> None:
-    plan = runs.plan(method="full")
+    plan = plans.plan(method="full")
     told = failure(runs.make_run(tmp_path, model=model, plan=plan, adapter_dir=str(tmp_path)))
     assert (told.code, told.param) == ("adapter_needs_lora", "tunesmith.method")
 
@@ -152,7 +153,7 @@ def test_full_fine_tuning_does_not_throw_an_adapter_away(tmp_path: Path, model: 
 def test_a_tokenizer_may_lack_any_special_token(tmp_path: Path, absent: list[str]) -> None:
     model = build_tiny_model(tmp_path / "model")
     edit(model / "tokenizer_config.json", dict.fromkeys(absent))
-    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(epochs=1), validation=runs.chat_rows(3))
+    directory = runs.make_run(tmp_path, model=model, plan=plans.plan(epochs=1), validation=runs.chat_rows(3))
     assert runs.train_here(directory) == 0
     assert any("samples" in event["data"] for event in runs.events(directory))
 
@@ -161,7 +162,7 @@ def test_a_model_without_any_end_trains_on_plain_text_and_says_that_it_will_not_
     tmp_path: Path, endless: Path
 ) -> None:
     rows = [{"text": "one two three"}] * 8
-    directory = runs.make_run(tmp_path, model=endless, plan=runs.plan(epochs=1), rows=rows)
+    directory = runs.make_run(tmp_path, model=endless, plan=plans.plan(epochs=1), rows=rows)
     assert runs.train_here(directory) == 0
     assert any("will not stop by itself" in event["message"] for event in runs.events(directory))
 
@@ -190,7 +191,7 @@ def test_a_config_that_cannot_be_is_refused_before_a_weight_is_read(
 ) -> None:
     model = build_tiny_model(tmp_path / "model")
     edit(model / "config.json", change)
-    directory = runs.make_run(tmp_path, model=model, plan=runs.plan())
+    directory = runs.make_run(tmp_path, model=model, plan=plans.plan())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     told = failure(directory)
     assert (told.code, told.param) == (code, param)
@@ -201,7 +202,7 @@ def test_a_config_that_cannot_be_is_refused_before_a_weight_is_read(
 def test_a_config_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     model = build_tiny_model(tmp_path / "model")
     (model / "config.json").write_text(content)
-    assert failure(runs.make_run(tmp_path, model=model, plan=runs.plan())).code == "broken_model"
+    assert failure(runs.make_run(tmp_path, model=model, plan=plans.plan())).code == "broken_model"
 
 
 def test_weights_that_are_no_numbers_are_not_blamed_on_the_family(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_weights_that_are_no_numbers_are_not_blamed_on_the_family(tmp_path: Path
     weights = load_file(model / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan()))
     assert told.code == "model_gives_no_numbers"
     assert "float32" in told.message
 
@@ -220,27 +221,27 @@ def test_weights_that_are_no_numbers_are_not_blamed_on_the_family(tmp_path: Path
 def test_target_modules_that_miss_every_layer_are_refused_by_name(
     tmp_path: Path, model: Path, targets: tuple[str, ...]
 ) -> None:
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan(lora=runs.lora(target_modules=targets))))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan(lora=plans.lora(target_modules=targets))))
     assert (told.code, told.param) == ("no_such_target_modules", "tunesmith.lora.target_modules")
     assert repr(targets[-1]) in told.message
 
 
 def test_rows_of_one_token_are_left_out_and_counted(tmp_path: Path, endless: Path) -> None:
     rows = [{"text": "x"}, *[{"text": "one two three"}] * 8, {"text": ""}]
-    directory = runs.make_run(tmp_path, model=endless, plan=runs.plan(epochs=1), rows=rows)
+    directory = runs.make_run(tmp_path, model=endless, plan=plans.plan(epochs=1), rows=rows)
     assert runs.train_here(directory) == 0
     told = next(event for event in runs.events(directory) if "rows_dropped" in event["data"])
     assert (told["level"], told["data"]["rows_dropped"]) == ("warn", 2)
 
 
 def test_rows_of_one_token_alone_end_the_run(tmp_path: Path, endless: Path) -> None:
-    told = failure(runs.make_run(tmp_path, model=endless, plan=runs.plan(), rows=[{"text": "x"}] * 8))
+    told = failure(runs.make_run(tmp_path, model=endless, plan=plans.plan(), rows=[{"text": "x"}] * 8))
     assert (told.code, told.param) == ("no_supervised_tokens", "training_file")
 
 
 def test_a_conversation_of_twenty_thousand_turns_is_cut_and_trained_on(tmp_path: Path, model: Path) -> None:
     talk = [message for row in runs.chat_rows(10_000) for message in row["messages"]]
-    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(epochs=1), rows=[{"messages": talk}])
+    directory = runs.make_run(tmp_path, model=model, plan=plans.plan(epochs=1), rows=[{"messages": talk}])
     began = time.process_time()
     assert runs.train_here(directory) == 0
     assert time.process_time() - began < 30
@@ -259,7 +260,7 @@ def test_a_conversation_of_twenty_thousand_turns_is_cut_and_trained_on(tmp_path:
 )
 def test_what_a_template_does_wrong_is_never_tried_again(tmp_path: Path, template: str, code: str, words: str) -> None:
     model = build_tiny_model(tmp_path / "model", chat_template=template)
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan()))
     assert (told.code, told.retryable) == (code, False)
     assert words in told.message
     assert told.message.startswith("Line 1 of the training file" if code == "chat_template_error" else "The chat")
@@ -272,7 +273,7 @@ def edit(file: Path, changes: dict[str, Any]) -> None:
 
 
 def trained_adapter(root: Path, base: Path) -> Path:
-    directory = runs.make_run(root / "first", model=base, plan=runs.plan(epochs=1))
+    directory = runs.make_run(root / "first", model=base, plan=plans.plan(epochs=1))
     assert runs.train_here(directory) == 0
     return directory.output
 
@@ -280,6 +281,6 @@ def trained_adapter(root: Path, base: Path) -> Path:
 def continued(root: Path, model: Path, adapter: Path, *, without_manifest: bool = False) -> Failure:
     if without_manifest:
         (adapter / "manifest.json").unlink()
-    told = failure(runs.make_run(root / "second", model=model, plan=runs.plan(), adapter_dir=str(adapter)))
+    told = failure(runs.make_run(root / "second", model=model, plan=plans.plan(), adapter_dir=str(adapter)))
     assert (told.code, told.param) == ("adapter_of_another_base", "model")
     return told

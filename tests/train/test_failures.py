@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category, Failure
@@ -45,7 +46,7 @@ def test_a_broken_model_folder_is_told_from_a_broken_program(tmp_path: Path, mod
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         (model / damage).unlink()
-    told = failure(runs.make_run(tmp_path, model=model, plan=runs.plan()))
+    told = failure(runs.make_run(tmp_path, model=model, plan=plans.plan()))
     assert told.code == "broken_model"
     assert told.category is Category.USER_ERROR
 
@@ -61,7 +62,7 @@ def test_a_full_disk_is_the_machines_fault_and_keeps_the_last_checkpoint(
         write(tensors, path, *args)
 
     monkeypatch.setattr(checkpoint_writer, "save_file", fill_up_at_step_four)
-    directory = runs.make_run(tmp_path, model=model, plan=runs.plan(checkpoint_interval_steps=2))
+    directory = runs.make_run(tmp_path, model=model, plan=plans.plan(checkpoint_interval_steps=2))
     told = failure(directory)
     assert (told.code, told.category, told.retryable) == ("disk_full", Category.DISK_FULL, True)
     newest = newest_whole(directory.checkpoints)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.job import JobSpec
@@ -30,7 +31,7 @@ def sha256(path: Path) -> str:
 
 
 def merging(root: Path, model: Path) -> tuple[int, RunDirectory]:
-    directory = runs.make_run(root, model=model, plan=runs.plan(epochs=1), validation=runs.chat_rows(6, offset=40))
+    directory = runs.make_run(root, model=model, plan=plans.plan(epochs=1), validation=runs.chat_rows(6, offset=40))
     request = directory.request().model_copy(update={"spec": JobSpec(model="tiny", seed=1, merge=True)})
     return train_to_result(request, directory), directory
 
@@ -40,7 +41,7 @@ def manifest(directory: RunDirectory) -> dict[str, Any]:
 
 
 def test_every_hash_and_version_in_the_manifest_is_true(tmp_path: Path, model: Path) -> None:
-    plan = runs.plan(epochs=1)
+    plan = plans.plan(epochs=1)
     directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(6, offset=40))
     assert runs.train_here(directory) == 0
     said = manifest(directory)
@@ -63,8 +64,8 @@ def test_every_hash_and_version_in_the_manifest_is_true(tmp_path: Path, model: P
 def test_held_out_rows_are_measured_on_never_trained_on_and_in_the_manifest(tmp_path: Path, model: Path) -> None:
     rows = runs.chat_rows(24)
     kept = [row for number, row in enumerate(rows, start=1) if number not in (2, 19)]
-    split = runs.make_run(tmp_path / "split", model=model, plan=runs.plan(epochs=1), rows=rows, held_out_lines=(2, 19))
-    alone = runs.make_run(tmp_path / "alone", model=model, plan=runs.plan(epochs=1), rows=kept)
+    split = runs.make_run(tmp_path / "split", model=model, plan=plans.plan(epochs=1), rows=rows, held_out_lines=(2, 19))
+    alone = runs.make_run(tmp_path / "alone", model=model, plan=plans.plan(epochs=1), rows=kept)
     assert [runs.train_here(directory) for directory in (split, alone)] == [0, 0]
     assert manifest(split)["held_out_lines"] == [2, 19]
     assert manifest(split)["data"].keys() == {"training_file"}

@@ -178,7 +178,7 @@ def _learning_bytes(setup: Setup) -> tuple[float, float]:
 def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
     """fp32 gradient, master and moments, shared out; at stage 1 no gradient is, nor the sum that it goes into.
 
-    Adapters stay in fp32 beside their masters. Counted in runs of two processes (`tests/train/test_sharded_memory.py`).
+    Adapters stay in fp32 beside their masters. Counted in runs of two processes: test_sharded_memory.py.
     """
     shards = setup.world_size
     if setup.zero_stage == 1:

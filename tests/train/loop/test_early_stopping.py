@@ -1,0 +1,114 @@
+"""Early stopping: it ends in time, gives back the best weights and says so, also after the trainer was killed."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests import plans
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+from tests.train.loop.test_resume import wait_for_step
+from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory, sha256_of
+from tunesmith.worker.train.checkpoints.best import BEST_FILE
+from tunesmith.worker.train.checkpoints.state import newest_whole
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+ADAPTER = "adapter_model.safetensors"
+# Held-out answers that contradict the training rows: the more is learned, the worse they get.
+CONTRADICTING = [
+    {"messages": [row["messages"][0], {"role": "assistant", "content": "Paris France dog"}]}
+    for row in runs.chat_rows(6)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def prepared(root: Path, model: Path, **changes: Any) -> RunDirectory:
+    values = {"epochs": 40, "learning_rate": 2e-2, "evaluation_interval_steps": 1, "early_stopping_patience": 3}
+    plan = plans.plan(**{**values, "checkpoint_interval_steps": 1, **changes})
+    return runs.make_run(root, model=model, plan=plan, validation=CONTRADICTING)
+
+
+def best_of(directory: RunDirectory) -> tuple[int, float]:
+    """The step with the lowest validation loss after the start, and that loss."""
+    losses = {point["step"]: point["valid_loss"] for point in runs.metrics(directory) if point["step"]}
+    best = min(losses, key=lambda step: losses[step])
+    return best, losses[best]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_gets_worse_stops_and_gives_back_its_best_weights(tmp_path: Path, model: Path, method: str) -> None:
+    rate = {"lora": 2e-2, "full": 5e-3}[method]
+    directory = prepared(tmp_path, model, method=method, learning_rate=rate, early_stopping_patience=2)
+    assert runs.train_here(directory) == 0
+    points, (best, loss) = runs.metrics(directory), best_of(directory)
+    assert points[-1]["step"] == best + 2 < points[-1]["total_steps"]
+
+    name, saved = (ADAPTER, ADAPTER) if method == "lora" else ("model.safetensors", "masters.safetensors")
+    result = load_file(directory.output / name)
+    checkpoint = load_file(directory.checkpoints / f"step-{best:08d}" / saved)
+    last = load_file(directory.checkpoints / f"step-{best + 2:08d}" / saved)
+    matching = {key: value for key, value in result.items() if key in checkpoint}
+    assert len(matching) == len(checkpoint)
+    assert all((checkpoint[key] == value).all() for key, value in matching.items())
+    assert any((last[key] != value).any() for key, value in matching.items())
+
+    told = directory.read_result()
+    assert told is not None
+    assert (told.steps, told.best_step) == (best + 2, best)
+    assert told.final_valid_loss == loss
+    (event,) = [event for event in runs.events(directory) if "Stopped early" in event["message"]]
+    assert f"weights of step {best}" in event["message"]
+    assert event["data"]["evaluations_since_best"] == 2
+
+
+def test_killing_the_trainer_changes_neither_the_stop_nor_the_best_weights(tmp_path: Path, model: Path) -> None:
+    alone = prepared(tmp_path / "alone", model)
+    assert runs.train_here(alone) == 0
+    best, _ = best_of(alone)
+
+    killed = prepared(tmp_path / "killed", model)
+    process = runs.start(killed)
+    wait_for_step(killed, best + 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert killed.read_result() is None
+    # Another machine has nothing but the one checkpoint that it was given.
+    newest = newest_whole(killed.checkpoints)
+    assert newest is not None
+    moved = prepared(tmp_path / "moved", model)
+    shutil.copytree(newest, moved.checkpoints / newest.name)
+    assert runs.train_here(moved) == 0
+    assert sha256_of(moved.output / ADAPTER) == sha256_of(alone.output / ADAPTER)
+    assert moved.read_result().best_step == best
+
+
+def test_the_best_weights_travel_in_the_checkpoint_of_a_stopped_run(tmp_path: Path, model: Path) -> None:
+    directory = prepared(tmp_path, model)
+    codes = []
+    while not codes or codes[-1] == EXIT_STOPPED:
+        directory.stop.touch()
+        codes.append(runs.train_here(directory))
+    best, loss = best_of(directory)
+    # The step that ends the run is the last; the ones before it were stopped on request.
+    assert len(codes) == best + 3
+    assert directory.read_result().final_valid_loss == loss
+    newest = newest_whole(directory.checkpoints)
+    assert newest is not None
+    assert sha256_of(newest / BEST_FILE)
+
+
+def test_without_patience_nothing_stops_and_nothing_is_kept(tmp_path: Path, model: Path) -> None:
+    directory = prepared(tmp_path, model, early_stopping_patience=0, epochs=4)
+    assert runs.train_here(directory) == 0
+    assert directory.read_result().steps == runs.metrics(directory)[-1]["total_steps"]
+    assert directory.read_result().best_step is None
+    assert not list(directory.checkpoints.glob(f"*/{BEST_FILE}"))

@@ -1,0 +1,52 @@
+"""Several processes train together what one would have trained alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests import plans
+from tests.tiny_model import build_tiny_model
+from tests.train import runs
+
+
+@pytest.mark.parametrize(("method", "objective"), [("lora", "supervised"), ("full", "supervised"), ("lora", "dpo")])
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path, method: str, objective: str) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    # Small micro-steps, so that a step has several and an uneven number of them per process.
+    plan = plans.plan(method=method, objective=objective, beta=0.1, tokens_per_micro_step=64, learning_rate=1e-3)
+    make_rows = runs.chat_rows if objective == "supervised" else runs.preference_rows
+    data = {"rows": make_rows(24), "validation": make_rows(4)}
+    alone = runs.make_run(tmp_path / "alone", model=model, plan=plan, **data)
+    assert runs.train_here(alone) == 0
+
+    shared = plan.model_copy(update={"world_size": 2})
+    together = runs.make_run(tmp_path / "two", model=model, plan=shared, **data)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "-m", "tunesmith.worker.train", str(together.root)],
+        cwd=runs.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+    file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    wanted, got = load_file(alone.output / file), load_file(together.output / file)
+    for name, value in wanted.items():
+        assert (got[name] - value).abs().max() < 2e-4, name
+    steps = [[e["data"]["step"] for e in runs.events(run) if "samples" in e["data"]] for run in (alone, together)]
+    assert steps == [[0, 4, 6]] * 2  # one process asks, the other waits for it
+    points = [runs.metrics(directory) for directory in (alone, together)]
+    assert [point["step"] for point in points[1]] == [0, 1, 2, 3, 4, 5, 6]
+    for one, two in zip(*points, strict=True):
+        names = ("train_loss", "grad_norm", "valid_loss", "trained_tokens", "supervised_tokens")
+        compared = [name for name in names if one[name] is not None]
+        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-3)
