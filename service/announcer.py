@@ -1,4 +1,4 @@
-"""Ringing workers: "there may be work for hardware of your class". The only module that speaks Celery."""
+"""Waking workers: "there may be work for hardware of your class". The only module that speaks Celery."""
 
 from typing import Protocol
 
@@ -10,25 +10,25 @@ from tunesmith.tuning.messages import WAKE_TASK, Wake, wake_queue
 
 log = structlog.get_logger(__name__)
 
-_RING_EXPIRES_SECONDS = 120  # an older ring says nothing: the keeper has rung again since
+_WAKE_EXPIRES_SECONDS = 120  # an older one says nothing: the keeper has sent another since
 
 
 class Announcer(Protocol):
-    """Wakes workers. Returns whether the ring went out; a lost one costs waiting, never a job."""
+    """Wakes workers. Returns whether the wake-up went out; a lost one costs waiting, never a job."""
 
-    def ring(self, worker_class: str) -> bool:
+    def wake(self, worker_class: str) -> bool:
         """Tell the workers of this class to come and ask."""
         ...
 
     def reachable(self) -> bool:
-        """Whether a ring would go out now."""
+        """Whether a wake-up would go out now."""
         ...
 
 
 class SilentAnnouncer:
     """For a service without a broker: workers come and ask on their own."""
 
-    def ring(self, worker_class: str) -> bool:  # noqa: ARG002
+    def wake(self, worker_class: str) -> bool:  # noqa: ARG002
         """Do nothing, successfully."""
         return True
 
@@ -52,7 +52,7 @@ class CeleryAnnouncer:
             broker_transport_options={"socket_timeout": 3, "socket_connect_timeout": 3, "visibility_timeout": 300},
         )
 
-    def ring(self, worker_class: str) -> bool:
+    def wake(self, worker_class: str) -> bool:
         """Publish one wake-up."""
         wake = Wake(worker_class=worker_class).model_dump()
         try:
@@ -60,7 +60,7 @@ class CeleryAnnouncer:
                 WAKE_TASK,
                 kwargs=wake,
                 queue=wake_queue(worker_class),
-                expires=_RING_EXPIRES_SECONDS,
+                expires=_WAKE_EXPIRES_SECONDS,
                 ignore_result=True,
             )
         except (OperationalError, KombuError, OSError) as error:

@@ -71,7 +71,7 @@ def migrate_command() -> None:
 
 @app.command()
 def keeper() -> None:
-    """Requeue jobs of lost workers, ring workers for waiting jobs, deliver the outbox. Any number of copies may run."""
+    """Requeue jobs of lost workers, wake workers for waiting jobs, deliver the outbox. Any number of copies may run."""
     settings = _settings()
     logs.configure(log_format=settings.log_format, level=settings.log_level)
     asyncio.run(_keep(settings))

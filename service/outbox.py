@@ -20,7 +20,7 @@ _TAKEN_SECONDS = 30  # how long one copy has for a message before another tries 
 
 
 def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
-    """Record that workers of these classes should be rung once this transaction is committed."""
+    """Record that workers of these classes should be woken once this transaction is committed."""
     for worker_class in worker_classes:
         session.add(OutboxMessage(topic=WAKE, payload={"worker_class": worker_class}))
 
@@ -71,4 +71,4 @@ async def _take(session: AsyncSession) -> list[OutboxMessage]:
 
 
 def _send(message: OutboxMessage, announcer: Announcer) -> bool:
-    return announcer.ring(message.payload["worker_class"])
+    return announcer.wake(message.payload["worker_class"])

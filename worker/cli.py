@@ -42,9 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(name: str | None) -> int:
     settings = WorkerSettings()
     configure_logs(settings.log_format)
-    from tunesmith.worker.daemon.daemon import Host  # noqa: PLC0415 - Celery is not needed to probe
+    from tunesmith.worker.daemon.daemon import WorkerDaemon  # noqa: PLC0415 - Celery is not needed to probe
 
-    return Host(settings, name=name).run()
+    return WorkerDaemon(settings, name=name).run()
 
 
 def _probe() -> int:

@@ -34,7 +34,7 @@ class WorkDirectoryInUse(TunesmithError):
     code = "work_dir_in_use"
 
 
-class Session(Value):
+class WorkerSession(Value):
     """One start of the worker process. The service ends the attempts of an earlier incarnation."""
 
     worker_id: str
@@ -93,14 +93,14 @@ class WorkDirectory:
             write_atomically(path, f"worker-{uuid.uuid4().hex[:20]}")
         return path.read_text(encoding="utf-8").strip()
 
-    def start_session(self, session: Session) -> None:
+    def start_session(self, session: WorkerSession) -> None:
         """Say who this start is; ends what an earlier start said about draining."""
         self._draining.unlink(missing_ok=True)
         write_atomically(self._session, session.model_dump_json())
 
-    def session(self) -> Session:
+    def session(self) -> WorkerSession:
         """Who the running worker is."""
-        return Session.model_validate_json(self._session.read_bytes())
+        return WorkerSession.model_validate_json(self._session.read_bytes())
 
     def start_draining(self, grace_seconds: float) -> None:
         """Tell every process of this worker to hand its work back within the grace. A second call changes nothing."""

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from tunesmith.service.artifacts import store
 from tunesmith.service.database.tables import Artifact
 from tunesmith.service.jobs import store as jobs
-from tunesmith.service.web.auth import Member
-from tunesmith.service.web.dependencies import BlobsDep, Session
+from tunesmith.service.web.auth import MemberKey
+from tunesmith.service.web.dependencies import BlobsDep, DbSession
 from tunesmith.service.web.pagination import listing
 from tunesmith.service.web.streams import send_blob
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 
 @router.get("/fine_tuning/jobs/{job_id}/artifacts")
-async def list_artifacts(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def list_artifacts(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """The job's artifacts with the hash of every file."""
     job = await jobs.find(session, job_id, project=caller.project)
     return listing([_artifact_object(artifact) for artifact in await store.find_of_job(session, job)])
@@ -24,7 +24,7 @@ async def list_artifacts(job_id: str, caller: Member, session: Session) -> dict[
 
 @router.get("/artifacts/{artifact_id}/files/{name:path}")
 async def artifact_file(
-    request: Request, *, artifact_id: str, name: str, caller: Member, session: Session, blobs: BlobsDep
+    request: Request, *, artifact_id: str, name: str, caller: MemberKey, session: DbSession, blobs: BlobsDep
 ) -> Response:
     """The bytes of one file. Range works."""
     file = await store.find_file(session, artifact_id, name, project=caller.project)

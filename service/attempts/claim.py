@@ -11,10 +11,10 @@ from tunesmith.service.attempts import store
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.database.transactions import now
-from tunesmith.service.jobs.transitions import move
+from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
 from tunesmith.service.planning import corrections as lessons
-from tunesmith.service.planning.fit import Wanted, plan_on
+from tunesmith.service.planning.fit import PlanningQuery, plan_on
 from tunesmith.service.workers import registry
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
@@ -44,9 +44,13 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
     at = await now(session)
     worker.last_seen_at = at
     line = await store.find_waiting(session, limit=_LONGEST_WALK)
-    learned = await lessons.learn(session, worker_class=request.hardware.worker_class) if line else lessons.NONE
+    learned = (
+        await lessons.measured_corrections(session, worker_class=request.hardware.worker_class)
+        if line
+        else lessons.NONE
+    )
     for waiting, model in line:
-        wanted = Wanted.of(
+        wanted = PlanningQuery.of(
             spec=waiting.spec,
             dataset=waiting.dataset,
             config=model.config,
@@ -123,7 +127,7 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
     job.phase = Phase.CLAIMED
     job.total_steps = plan.total_steps
     job.waiting_reason = None
-    move(job, JobTransition.CLAIM, at=at)
+    apply_transition(job, JobTransition.CLAIM, at=at)
     again = "" if attempt.epoch == 1 else f" again (attempt {attempt.epoch})"
     where = {"attempt_id": attempt.id, "worker_id": attempt.worker_id, "worker_class": attempt.worker_class}
     events.append(session, job, f"Fine-tuning job started{again}", data=where)

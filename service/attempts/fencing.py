@@ -14,7 +14,7 @@ from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.keys import secrets
 from tunesmith.service.web.auth import bearer
-from tunesmith.service.web.dependencies import DatabaseDep, Session
+from tunesmith.service.web.dependencies import DatabaseDep, DbSession
 from tunesmith.tuning.errors import LeaseLost, Unauthenticated
 from tunesmith.tuning.state import JobState
 
@@ -52,11 +52,11 @@ async def hold(session: AsyncSession, attempt: Attempt) -> Held:
     return Held(job, attempt)
 
 
-async def _authenticated(request: Request, attempt_id: str, session: Session) -> Attempt:
+async def _authenticated(request: Request, attempt_id: str, session: DbSession) -> Attempt:
     return await authenticate(session, attempt_id, bearer(request))
 
 
-async def _held(attempt: Annotated[Attempt, Depends(_authenticated)], session: Session) -> Held:
+async def _held(attempt: Annotated[Attempt, Depends(_authenticated)], session: DbSession) -> Held:
     return await hold(session, attempt)
 
 
@@ -72,7 +72,7 @@ async def _checked(request: Request, attempt_id: str, database: DatabaseDep) -> 
 
 
 # Routes ask in this order: whose token it is, then the body, and only then the lock, which waits for no slow sender.
-Known = Annotated[Attempt, Depends(_authenticated)]
-KnownNow = Annotated[None, Depends(_authenticated_now)]
-Fenced = Annotated[Held, Depends(_held)]
-FencedNow = Annotated[Held, Depends(_checked)]
+LeaseHolder = Annotated[Attempt, Depends(_authenticated)]
+CheckedLeaseHolder = Annotated[None, Depends(_authenticated_now)]
+LockedAttempt = Annotated[Held, Depends(_held)]
+CheckedAttempt = Annotated[Held, Depends(_checked)]

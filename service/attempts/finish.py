@@ -8,13 +8,13 @@ from tunesmith.service import events
 from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.attempts import store
 from tunesmith.service.attempts.fencing import Held
-from tunesmith.service.attempts.outcomes import Policy, close, settle
+from tunesmith.service.attempts.outcomes import Policy, close, decide_next
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Artifact, Attempt, Job, Model
 from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.files import intake
-from tunesmith.service.jobs.transitions import move
+from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.views import model_name
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
@@ -69,11 +69,11 @@ async def finish(
     close(attempt, report.outcome, failure=failure, at=at)
     if artifact is not None and result_file is not None:
         await _succeed(session, job, artifact, report, result_file=result_file)
-        move(job, JobTransition.SUCCEED, at=at)
+        apply_transition(job, JobTransition.SUCCEED, at=at)
         return
     await session.flush()
     kills = await store.count_kills(session, job.id) if failure else 0
-    settle(session, job, outcome=report.outcome, failure=failure, kills=kills, at=at, policy=policy)
+    decide_next(session, job, outcome=report.outcome, failure=failure, kills=kills, at=at, policy=policy)
 
 
 async def _note_last_step(session: AsyncSession, held: Held) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import events
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Attempt, Job
-from tunesmith.service.jobs.transitions import move
+from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import JobTransition, Outcome
@@ -45,7 +45,7 @@ def lose(session: AsyncSession, job: Job, attempt: Attempt, *, at: datetime, rea
     """The worker is gone: its lease ran out, or it started again."""
     failure = Failure(code="worker_lost", message=reason, category=Category.WORKER_LOST, retryable=True)
     close(attempt, Outcome.LOST, failure=failure, at=at)
-    settle(session, job, outcome=Outcome.LOST, failure=failure, kills=0, at=at, policy=policy)
+    decide_next(session, job, outcome=Outcome.LOST, failure=failure, kills=0, at=at, policy=policy)
 
 
 def close(attempt: Attempt, outcome: Outcome, *, failure: Failure | None, at: datetime) -> None:
@@ -55,7 +55,7 @@ def close(attempt: Attempt, outcome: Outcome, *, failure: Failure | None, at: da
     attempt.failure = storable(failure.model_dump(mode="json")) if failure else None
 
 
-def settle(
+def decide_next(
     session: AsyncSession,
     job: Job,
     *,
@@ -71,11 +71,11 @@ def settle(
     job.phase = None
     if job.cancel_requested_at is not None:
         events.append(session, job, "Fine-tuning job cancelled")
-        move(job, JobTransition.CANCEL, at=at)
+        apply_transition(job, JobTransition.CANCEL, at=at)
     elif job.pause_requested_at is not None and outcome is not Outcome.FAILED:
         job.pause_requested_at = None
         events.append(session, job, "Fine-tuning job paused")
-        move(job, JobTransition.PAUSE, at=at)
+        apply_transition(job, JobTransition.PAUSE, at=at)
     elif failure is None or outcome in _FREE_OF_CHARGE:
         events.append(session, job, "The worker gave the job back; it is queued again", level="warn")
         requeue(job, at=at, pause=timedelta(0))
@@ -92,13 +92,13 @@ def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> 
     events.append(
         session, job, f"Fine-tuning job failed: {failure.message}{hint}", level="error", data={"code": failure.code}
     )
-    move(job, JobTransition.FAIL, at=at)
+    apply_transition(job, JobTransition.FAIL, at=at)
 
 
 def requeue(job: Job, *, at: datetime, pause: timedelta) -> None:
     """Back into the line, in the place that the time of its first queueing gives it."""
     job.not_before = at + pause
-    move(job, JobTransition.REQUEUE, at=at)
+    apply_transition(job, JobTransition.REQUEUE, at=at)
 
 
 def _retry(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request, Response
 from tunesmith.service.attempts import fencing, reports
 from tunesmith.service.attempts import finish as finishing
 from tunesmith.service.attempts.claim import LeaseTerms, claim
-from tunesmith.service.attempts.fencing import Fenced, FencedNow, Known, KnownNow
+from tunesmith.service.attempts.fencing import CheckedAttempt, CheckedLeaseHolder, LeaseHolder, LockedAttempt
 from tunesmith.service.attempts.outcomes import Policy
 from tunesmith.service.attempts.worker_start import register
 from tunesmith.service.blobs import store
 from tunesmith.service.blobs.objects import check_name
-from tunesmith.service.web.auth import Worker, bearer
+from tunesmith.service.web.auth import WorkerKey, bearer
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import (
@@ -43,9 +43,9 @@ def _body(model: type[Any]) -> Any:
 
 @router.post("/workers", openapi_extra=documented(RegisterWorker))
 async def register_worker(
-    _caller: Worker,
+    _caller: WorkerKey,
     request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
-    session: Session,
+    session: DbSession,
     settings: SettingsDep,
 ) -> WorkerRegistered:
     """A worker process has started."""
@@ -59,7 +59,7 @@ async def register_worker(
 
 @router.post("/claims", openapi_extra=documented(ClaimRequest), response_model=None)
 async def claim_job(
-    _caller: Worker, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: Session, settings: SettingsDep
+    _caller: WorkerKey, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: DbSession, settings: SettingsDep
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
     terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds)
@@ -68,10 +68,10 @@ async def claim_job(
 
 @router.post("/attempts/{attempt_id}/heartbeat", openapi_extra=documented(AttemptHeartbeat))
 async def attempt_heartbeat(
-    _known: Known,
+    _known: LeaseHolder,
     beat: Annotated[AttemptHeartbeat, _body(AttemptHeartbeat)],
-    held: Fenced,
-    session: Session,
+    held: LockedAttempt,
+    session: DbSession,
     settings: SettingsDep,
 ) -> HeartbeatReply:
     """Extend the lease."""
@@ -79,7 +79,9 @@ async def attempt_heartbeat(
 
 
 @router.post("/attempts/{attempt_id}/phase", status_code=204, openapi_extra=documented(PhaseReport))
-async def attempt_phase(_known: Known, report: Annotated[PhaseReport, _body(PhaseReport)], held: Fenced) -> Response:
+async def attempt_phase(
+    _known: LeaseHolder, report: Annotated[PhaseReport, _body(PhaseReport)], held: LockedAttempt
+) -> Response:
     """A phase was reached."""
     reports.phase(held, report)
     return Response(status_code=204)
@@ -87,7 +89,7 @@ async def attempt_phase(_known: Known, report: Annotated[PhaseReport, _body(Phas
 
 @router.post("/attempts/{attempt_id}/events", status_code=204, openapi_extra=documented(EventReport))
 async def attempt_event(
-    _known: Known, report: Annotated[EventReport, _body(EventReport)], held: Fenced, session: Session
+    _known: LeaseHolder, report: Annotated[EventReport, _body(EventReport)], held: LockedAttempt, session: DbSession
 ) -> Response:
     """A line for the job's history."""
     reports.event(session, held, report)
@@ -95,7 +97,9 @@ async def attempt_event(
 
 
 @router.post("/attempts/{attempt_id}/canary", status_code=204, openapi_extra=documented(CanaryReport))
-async def attempt_canary(_known: Known, report: Annotated[CanaryReport, _body(CanaryReport)], held: Fenced) -> Response:
+async def attempt_canary(
+    _known: LeaseHolder, report: Annotated[CanaryReport, _body(CanaryReport)], held: LockedAttempt
+) -> Response:
     """What one micro-step before training measured."""
     reports.canary(held, report)
     return Response(status_code=204)
@@ -103,7 +107,7 @@ async def attempt_canary(_known: Known, report: Annotated[CanaryReport, _body(Ca
 
 @router.post("/attempts/{attempt_id}/metrics", status_code=204, openapi_extra=documented(MetricChunk))
 async def attempt_metrics(
-    _known: Known, chunk: Annotated[MetricChunk, _body(MetricChunk)], held: Fenced, session: Session
+    _known: LeaseHolder, chunk: Annotated[MetricChunk, _body(MetricChunk)], held: LockedAttempt, session: DbSession
 ) -> Response:
     """Metric points."""
     await reports.metric_chunk(session, held, chunk)
@@ -112,7 +116,7 @@ async def attempt_metrics(
 
 @router.put("/attempts/{attempt_id}/blobs/{sha256}", status_code=204)
 async def put_attempt_blob(
-    request: Request, *, attempt_id: str, sha256: str, _held: FencedNow, database: DatabaseDep, blobs: BlobsDep
+    request: Request, *, attempt_id: str, sha256: str, _held: CheckedAttempt, database: DatabaseDep, blobs: BlobsDep
 ) -> Response:
     """Bytes, verified against their name. The lease is checked before and after, and no lock is held in between."""
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
@@ -123,7 +127,9 @@ async def put_attempt_blob(
 
 
 @router.get("/attempts/{attempt_id}/blobs/{sha256}")
-async def get_attempt_blob(request: Request, sha256: str, held: Fenced, session: Session, blobs: BlobsDep) -> Response:
+async def get_attempt_blob(
+    request: Request, sha256: str, held: LockedAttempt, session: DbSession, blobs: BlobsDep
+) -> Response:
     """Bytes that this attempt's job may read. Range works."""
     file = await reports.readable_file(session, held, check_name(sha256))
     if file is None:
@@ -133,7 +139,10 @@ async def get_attempt_blob(request: Request, sha256: str, held: Fenced, session:
 
 @router.post("/attempts/{attempt_id}/checkpoints", status_code=204, openapi_extra=documented(CheckpointReport))
 async def attempt_checkpoint(
-    _known: Known, report: Annotated[CheckpointReport, _body(CheckpointReport)], held: Fenced, session: Session
+    _known: LeaseHolder,
+    report: Annotated[CheckpointReport, _body(CheckpointReport)],
+    held: LockedAttempt,
+    session: DbSession,
 ) -> Response:
     """A checkpoint whose files are all in the store."""
     await reports.checkpoint(session, held, report)
@@ -142,7 +151,10 @@ async def attempt_checkpoint(
 
 @router.post("/attempts/{attempt_id}/artifacts", status_code=204, openapi_extra=documented(ArtifactReport))
 async def attempt_artifact(
-    _known: Known, report: Annotated[ArtifactReport, _body(ArtifactReport)], held: Fenced, session: Session
+    _known: LeaseHolder,
+    report: Annotated[ArtifactReport, _body(ArtifactReport)],
+    held: LockedAttempt,
+    session: DbSession,
 ) -> Response:
     """A result whose files are all in the store."""
     await reports.artifact(session, held, report)
@@ -153,7 +165,7 @@ async def attempt_artifact(
 async def finish_attempt(
     request: Request,
     *,
-    _known: KnownNow,
+    _known: CheckedLeaseHolder,
     report: Annotated[FinishReport, _body(FinishReport)],
     attempt_id: str,
     database: DatabaseDep,

@@ -308,7 +308,7 @@ class WorkerNode(Row):
     draining: Mapped[bool] = mapped_column(server_default=text("false"))
     registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    rung_at: Mapped[datetime | None]
+    woken_at: Mapped[datetime | None]
 
 
 class OutboxMessage(Row):

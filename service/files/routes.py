@@ -8,8 +8,8 @@ from starlette.datastructures import FormData, UploadFile
 from tunesmith.service.database.transactions import now
 from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
-from tunesmith.service.web.auth import Member
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session
+from tunesmith.service.web.auth import MemberKey
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
 from tunesmith.service.web.pagination import page
 from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.errors import InvalidRequest
@@ -27,7 +27,7 @@ _UPLOAD_FORM = {
     "",
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", **_UPLOAD_FORM}}}}},
 )
-async def create_file(request: Request, caller: Member, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+async def create_file(request: Request, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
     """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose, expires_after_seconds = _read_form(form)
@@ -46,9 +46,9 @@ async def create_file(request: Request, caller: Member, database: DatabaseDep, b
 
 @router.get("")
 async def list_files(
-    caller: Member,
+    caller: MemberKey,
     *,
-    session: Session,
+    session: DbSession,
     purpose: str | None = None,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
@@ -62,13 +62,13 @@ async def list_files(
 
 
 @router.get("/{file_id}")
-async def retrieve_file(file_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def retrieve_file(file_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """One file with the report of its check."""
     return file_object(await store.find(session, file_id, project=caller.project))
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def delete_file(file_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Hide the file. Jobs that were already created from it keep their bytes."""
     file = await store.find(session, file_id, project=caller.project)
     file.deleted_at = await now(session)
@@ -76,7 +76,9 @@ async def delete_file(file_id: str, caller: Member, session: Session) -> dict[st
 
 
 @router.get("/{file_id}/content")
-async def file_content(request: Request, file_id: str, caller: Member, session: Session, blobs: BlobsDep) -> Response:
+async def file_content(
+    request: Request, file_id: str, caller: MemberKey, session: DbSession, blobs: BlobsDep
+) -> Response:
     """The bytes as they were uploaded. Range works."""
     file = await store.find(session, file_id, project=caller.project)
     return send_blob(

@@ -6,7 +6,7 @@ from tunesmith.service import events
 from tunesmith.service.database.tables import Job
 from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store
-from tunesmith.service.jobs.transitions import move
+from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.tuning.state import JobState, JobTransition
 
 
@@ -27,7 +27,7 @@ async def cancel(session: AsyncSession, job_id: str, *, project: str) -> Job:
         pass
     else:
         events.append(session, job, "Fine-tuning job cancelled")
-        move(job, JobTransition.CANCEL, at=at)
+        apply_transition(job, JobTransition.CANCEL, at=at)
     await session.flush()
     return job
 
@@ -47,7 +47,7 @@ async def pause(session: AsyncSession, job_id: str, *, project: str) -> Job:
             job.pause_requested_at = at
     else:
         events.append(session, job, "Fine-tuning job paused")
-        move(job, JobTransition.PAUSE, at=at)
+        apply_transition(job, JobTransition.PAUSE, at=at)
     await session.flush()
     return job
 
@@ -64,7 +64,7 @@ async def resume(session: AsyncSession, job_id: str, *, project: str) -> Job:
         events.append(session, job, "Pause taken back")
     else:
         events.append(session, job, "Fine-tuning job resumed; it is queued again")
-        move(job, JobTransition.RESUME, at=await now(session))
+        apply_transition(job, JobTransition.RESUME, at=await now(session))
         job.not_before = await now(session)
     job.pause_requested_at = None
     await session.flush()

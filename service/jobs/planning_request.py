@@ -10,7 +10,7 @@ from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.jobs.schemas import JobRequest
 from tunesmith.service.models import store as models
 from tunesmith.service.planning import corrections
-from tunesmith.service.planning.fit import Wanted
+from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -23,11 +23,11 @@ from tunesmith.tuning.recipe.continue_from_adapter import continued
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannableJob:
     """A request that could run somewhere."""
 
     model: Model
-    wanted: Wanted
+    wanted: PlanningQuery
 
 
 async def read(
@@ -39,7 +39,7 @@ async def read(
     seed: int,
     scale: TokenScale | None = None,
     to_train: bool = True,
-) -> Asked:
+) -> PlannableJob:
     """Find and check everything that the request names. `seed` is used when it chose none.
 
     Tokens are estimates, corrected by `scale` where the model's tokenizer has counted some rows.
@@ -58,7 +58,7 @@ async def read(
     if request.validation_file is not None:
         validation = await _usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
     facts = _facts(training, validation)
-    return await suited(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
+    return await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
 
 async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, seed: int) -> JobSpec:
@@ -75,7 +75,9 @@ async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, s
     return continued(spec, Lora.model_validate(numbers) if numbers else None)
 
 
-async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset: DatasetFacts) -> Asked:
+async def check_fits_model(
+    session: AsyncSession, model: Model, *, spec: JobSpec, dataset: DatasetFacts
+) -> PlannableJob:
     """The same for data of which only the counts are known.
 
     Raises:
@@ -84,11 +86,13 @@ async def suited(session: AsyncSession, model: Model, *, spec: JobSpec, dataset:
     """
     shape = ModelShape.from_config(model.config)
     check_targets(spec, shape)
-    learned = await corrections.learn(session)
-    wanted = Wanted(spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model))
+    learned = await corrections.measured_corrections(session)
+    wanted = PlanningQuery(
+        spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model)
+    )
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
-    return Asked(model, wanted)
+    return PlannableJob(model, wanted)
 
 
 async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec: JobSpec, project: str) -> File:

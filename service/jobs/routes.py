@@ -16,9 +16,9 @@ from tunesmith.service.jobs import lifecycle, store, views
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
 from tunesmith.service.tokens.measure import measure
-from tunesmith.service.web.auth import Member
+from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.pagination import listing, page
 from tunesmith.tuning.state import FINAL_STATES
 
@@ -29,10 +29,10 @@ _POLL_SECONDS = 0.25
 
 @router.post("", openapi_extra=documented(JobCreate))
 async def create_job(
-    caller: Member,
+    caller: MemberKey,
     *,
     request: Annotated[JobCreate, json_body(JobCreate)],
-    session: Session,
+    session: DbSession,
     settings: SettingsDep,
     database: DatabaseDep,
     blobs: BlobsDep,
@@ -62,8 +62,8 @@ async def create_job(
 @router.get("")
 async def list_jobs(
     request: Request,
-    caller: Member,
-    session: Session,
+    caller: MemberKey,
+    session: DbSession,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> dict[str, Any]:
@@ -85,7 +85,7 @@ async def list_jobs(
 @router.get("/{job_id}")
 async def retrieve_job(
     job_id: str,
-    caller: Member,
+    caller: MemberKey,
     database: DatabaseDep,
     if_none_match: Annotated[str | None, Header()] = None,
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
@@ -105,19 +105,19 @@ async def retrieve_job(
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def cancel_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
     return await _shown(session, await lifecycle.cancel(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/pause")
-async def pause_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def pause_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Pause. A running job keeps running until its checkpoint is safe."""
     return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/resume")
-async def resume_job(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def resume_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Resume a paused job from its last checkpoint."""
     return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project))
 
@@ -126,8 +126,8 @@ async def resume_job(job_id: str, caller: Member, session: Session) -> dict[str,
 async def list_events(
     job_id: str,
     *,
-    caller: Member,
-    session: Session,
+    caller: MemberKey,
+    session: DbSession,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -141,8 +141,8 @@ async def list_events(
 @router.get("/{job_id}/checkpoints")
 async def list_checkpoints(
     job_id: str,
-    caller: Member,
-    session: Session,
+    caller: MemberKey,
+    session: DbSession,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> dict[str, Any]:
@@ -153,7 +153,7 @@ async def list_checkpoints(
 
 
 @router.get("/{job_id}/attempts")
-async def list_attempts(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def list_attempts(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Every try of the job with its plan, its worker and how it ended."""
     job = await store.find(session, job_id, project=caller.project)
     return listing([views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])

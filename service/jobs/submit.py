@@ -17,7 +17,7 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.schemas import JobCreate
-from tunesmith.service.jobs.transitions import move
+from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import note_reason
 from tunesmith.service.planning import fit as machines
 from tunesmith.service.web.auth import Caller
@@ -107,7 +107,9 @@ async def claim_key(session: AsyncSession, key: str, *, project: str, sha256: st
     return await store.find(session, stored.job_id, project=project)
 
 
-async def find_machines(session: AsyncSession, wanted: machines.Wanted, *, silence: timedelta) -> machines.Fit:
+async def find_machines(
+    session: AsyncSession, wanted: machines.PlanningQuery, *, silence: timedelta
+) -> machines.MachineFit:
     """Which live machines could take the job, or why it waits.
 
     Raises:
@@ -125,13 +127,13 @@ async def find_machines(session: AsyncSession, wanted: machines.Wanted, *, silen
     return fit
 
 
-def record_start(session: AsyncSession, job: Job, *, model: Model, fit: machines.Fit, at: datetime) -> None:
+def record_start(session: AsyncSession, job: Job, *, model: Model, fit: machines.MachineFit, at: datetime) -> None:
     """The first events of a job, its place in the line and its wake-up."""
     events.append(session, job, f"Created fine-tuning job: {job.id}", data={"model": model.name})
     events.append(session, job, f"Validating training file: {job.training_file}")
     events.append(session, job, "Files validated, moving job to queued state")
     note_reason(session, job, fit.reason)
-    move(job, JobTransition.FILES_VALID, at=at)
+    apply_transition(job, JobTransition.FILES_VALID, at=at)
     outbox.wake_later(session, fit.classes)
 
 

@@ -6,7 +6,7 @@ from tunesmith.service.database.tables import Job
 from tunesmith.tuning.state import FINAL_STATES, JobState, JobTransition, apply
 
 
-def move(job: Job, transition: JobTransition, *, at: datetime) -> None:
+def apply_transition(job: Job, transition: JobTransition, *, at: datetime) -> None:
     """Follow one edge of the table. `at` is the database's clock.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
-from tunesmith.tuning.estimates.measured import run_of
+from tunesmith.tuning.estimates.measured import measurement_of
 from tunesmith.tuning.state import JobState
 
 
@@ -106,7 +106,7 @@ def _measured(job: Job) -> dict[str, Any] | None:
     """What the run measured, and what of the plan's peak it could see: a GPU's context is not in a trainer's view."""
     if job.plan is None or job.result is None:
         return None
-    run = run_of(job.plan, job.result)
+    run = measurement_of(job.plan, job.result)
     return {
         "peak_memory_bytes": run.peak_memory_bytes,
         "predicted_peak_memory_bytes": run.predicted_peak_bytes,

@@ -21,20 +21,20 @@ from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.waiting import note_reason
 from tunesmith.service.planning import corrections as lessons
-from tunesmith.service.planning.corrections import Lessons
-from tunesmith.service.planning.fit import Fit, Machine, Wanted, current, find_fit
+from tunesmith.service.planning.corrections import MeasuredCorrections
+from tunesmith.service.planning.fit import Machine, MachineFit, PlanningQuery, current, find_fit
 from tunesmith.service.settings import Settings
 from tunesmith.service.workers import store as workers
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
-_RING_AGAIN_SECONDS = 15.0
+_WAKE_AGAIN_SECONDS = 15.0
 _PRUNE_SECONDS = 600.0
 
 
 @dataclass
-class Brake:
+class LeaseGrace:
     """Holds back the end of leases for one lease time after anything that kept workers from renewing them.
 
     `clock` is monotonic. A database that was restarted between two sweeps is recognised by its own start time.
@@ -77,7 +77,7 @@ class Keeper:
         self._settings = settings
         self._database = database
         self._announcer = announcer
-        self._brake = Brake(settings.lease_seconds, settings.keeper_seconds + 5)
+        self._brake = LeaseGrace(settings.lease_seconds, settings.keeper_seconds + 5)
         self._pruned_at = float("-inf")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -115,20 +115,20 @@ class Keeper:
         return ended
 
     async def ring_for_waiting_jobs(self) -> set[str]:
-        """Note why jobs wait, ring the classes whose idle workers could take one, and return those classes."""
+        """Note why jobs wait, wake the classes whose idle workers could take one, and return those classes."""
         async with self._database.transaction() as session:
             waiting = await attempts.find_waiting(session, limit=_BATCH)
             live = await workers.find_live(session, silence=self._settings.worker_silence)
-            learned = await lessons.learn(session) if waiting else lessons.NONE
+            learned = await lessons.measured_corrections(session) if waiting else lessons.NONE
         if not waiting:
             return set()
         fits = await run_in_threadpool(_find_fits, waiting, [current(worker) for worker in live], learned)
         await self._note_reasons(waiting, fits)
         wanted = {worker_class for fit in fits.values() for worker_class in fit.classes}
-        ringing = await self._due_to_ring(wanted & {worker.worker_class for worker in live if _is_idle(worker)})
-        for worker_class in ringing:
-            await run_in_threadpool(self._announcer.ring, worker_class)
-        return ringing
+        waking = await self._due_to_wake(wanted & {worker.worker_class for worker in live if _is_idle(worker)})
+        for worker_class in waking:
+            await run_in_threadpool(self._announcer.wake, worker_class)
+        return waking
 
     async def _end_if_expired(self, session: AsyncSession, expired: Attempt) -> int:
         job = await jobs.lock(session, expired.job_id)
@@ -143,7 +143,7 @@ class Keeper:
         log.warning("attempt.lost", job_id=job.id, attempt_id=attempt.id, worker_id=attempt.worker_id)
         return 1
 
-    async def _note_reasons(self, waiting: list[tuple[Job, Model]], fits: dict[str, Fit]) -> None:
+    async def _note_reasons(self, waiting: list[tuple[Job, Model]], fits: dict[str, MachineFit]) -> None:
         for job, _model in waiting:
             if job.waiting_reason != fits[job.id].reason:
                 async with self._database.transaction() as session:
@@ -151,8 +151,8 @@ class Keeper:
                     if locked is not None:
                         note_reason(session, locked, fits[job.id].reason)
 
-    async def _due_to_ring(self, worker_classes: set[str]) -> set[str]:
-        """The classes that nobody has rung just now; marked as rung, so that several keepers ring once."""
+    async def _due_to_wake(self, worker_classes: set[str]) -> set[str]:
+        """The classes that nobody has woken just now; marked as woken, so that several keepers wake them once."""
         async with self._database.transaction() as session:
             at = await now(session)
             query = (
@@ -162,7 +162,7 @@ class Keeper:
             )
             due = list((await session.execute(query)).scalars())
             for worker in due:
-                worker.rung_at = at
+                worker.woken_at = at
             return {worker.worker_class for worker in due}
 
     async def _prune_sometimes(self) -> None:
@@ -174,15 +174,17 @@ class Keeper:
         self._pruned_at = time.monotonic()
 
 
-def _find_fits(waiting: list[tuple[Job, Model]], machines: list[Machine], learned: Lessons) -> dict[str, Fit]:
+def _find_fits(
+    waiting: list[tuple[Job, Model]], machines: list[Machine], learned: MeasuredCorrections
+) -> dict[str, MachineFit]:
     """By job. Jobs that differ only in their seed, such as a sweep over seeds, are planned once."""
-    known: dict[str, Fit] = {}
+    known: dict[str, MachineFit] = {}
     fits = {}
     for job, model in waiting:
         key = f"{model.digest} {job.dataset} { {**job.spec, 'seed': 0} } {job.pinned_plan}"
         if key not in known:
             corrections = learned.about(model)
-            wanted = Wanted.of(
+            wanted = PlanningQuery.of(
                 spec=job.spec,
                 dataset=job.dataset,
                 config=model.config,
@@ -199,7 +201,7 @@ def _is_idle(worker: WorkerNode) -> bool:
 
 
 def _not_rung_since(at: datetime) -> ColumnElement[bool]:
-    return func.coalesce(WorkerNode.rung_at, text("'-infinity'")) < at - timedelta(seconds=_RING_AGAIN_SECONDS)
+    return func.coalesce(WorkerNode.woken_at, text("'-infinity'")) < at - timedelta(seconds=_WAKE_AGAIN_SECONDS)
 
 
 async def _up_seconds(session: AsyncSession) -> float:

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query
 
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.metrics import samples, store
-from tunesmith.service.web.auth import Member
-from tunesmith.service.web.dependencies import Session
+from tunesmith.service.web.auth import MemberKey
+from tunesmith.service.web.dependencies import DbSession
 from tunesmith.service.web.pagination import listing
 
 router = APIRouter(tags=["fine-tuning jobs"])
@@ -16,8 +16,8 @@ router = APIRouter(tags=["fine-tuning jobs"])
 @router.get("/v1/fine_tuning/jobs/{job_id}/metrics")
 async def list_metrics(
     job_id: str,
-    caller: Member,
-    session: Session,
+    caller: MemberKey,
+    session: DbSession,
     after_step: Annotated[int, Query(ge=-1, le=2**53)] = -1,
 ) -> dict[str, Any]:
     """One point per step behind `after_step`; where attempts overlap, the newest wins."""
@@ -26,7 +26,7 @@ async def list_metrics(
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
-async def list_samples(job_id: str, caller: Member, session: Session) -> dict[str, Any]:
+async def list_samples(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """A few held-out prompts, each with the reference and what the model answered at every evaluation."""
     job = await jobs.find(session, job_id, project=caller.project)
     return listing(samples.by_prompt(await store.find_sample_reports(session, job.id)))

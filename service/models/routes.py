@@ -9,29 +9,29 @@ from tunesmith.service.blobs.objects import check_name
 from tunesmith.service.database.tables import Model
 from tunesmith.service.models import registry, store
 from tunesmith.service.models.schemas import RegisterModel
-from tunesmith.service.web.auth import Admin, Member
+from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
 from tunesmith.service.web.pagination import listing
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models")
-async def list_models(caller: Member, session: Session) -> dict[str, Any]:
+async def list_models(caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Base models and the project's fine-tuned ones."""
     return listing([_model_object(model) for model in await store.find_many(session, project=caller.project)])
 
 
 @router.get("/models/{name:path}")
-async def retrieve_model(name: str, caller: Member, session: Session) -> dict[str, Any]:
+async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """One model."""
     return _model_object(await store.find(session, name, project=caller.project))
 
 
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
-    _caller: Admin, request: Annotated[RegisterModel, json_body(RegisterModel)], session: Session
+    _caller: AdminKey, request: Annotated[RegisterModel, json_body(RegisterModel)], session: DbSession
 ) -> dict[str, Any]:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again."""
     model, missing = await registry.register(session, request)
@@ -39,14 +39,16 @@ async def register_model(
 
 
 @router.delete("/models/{name:path}")
-async def delete_model(name: str, caller: Member, session: Session) -> dict[str, Any]:
+async def delete_model(name: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Delete a model that nothing needs any more."""
     await registry.delete(session, name, caller=caller)
     return {"id": name, "object": "model", "deleted": True}
 
 
 @router.put("/blobs/{sha256}", status_code=204)
-async def put_blob(sha256: str, request: Request, _caller: Admin, database: DatabaseDep, blobs: BlobsDep) -> Response:
+async def put_blob(
+    sha256: str, request: Request, _caller: AdminKey, database: DatabaseDep, blobs: BlobsDep
+) -> Response:
     """Send the bytes of a model's file; they are verified against the name."""
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
     async with database.transaction() as session:

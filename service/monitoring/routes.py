@@ -6,14 +6,14 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.monitoring.exposition import exposition
 from tunesmith.service.monitoring.store import observe
-from tunesmith.service.web.auth import Admin
-from tunesmith.service.web.dependencies import Session, SettingsDep
+from tunesmith.service.web.auth import AdminKey
+from tunesmith.service.web.dependencies import DbSession, SettingsDep
 
 router = APIRouter(tags=["monitoring"])
 
 
 @router.get("/metrics")
-async def prometheus_metrics(_caller: Admin, session: Session, settings: SettingsDep) -> Response:
+async def prometheus_metrics(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> Response:
     """Jobs, workers, waiting and prediction errors over all projects; an admin's key is the bearer token."""
     seen = await observe(session, silence=settings.worker_silence)
     return Response(await run_in_threadpool(exposition, seen), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from tunesmith.tuning.estimates.measured import LATEST_RUNS, Run, run_of
+from tunesmith.tuning.estimates.measured import LATEST_RUNS, Measurement, measurement_of
 from tunesmith.tuning.job import Method
 
 
@@ -15,7 +15,7 @@ from tunesmith.tuning.job import Method
 class Measured:
     """A run or a canary, and where and when it was."""
 
-    run: Run
+    run: Measurement
     worker_class: str
     model: str
     at: int  # Unix seconds
@@ -46,7 +46,11 @@ class Error:
 def measured_in(rows: Iterable[Row[Any]]) -> Iterator[Measured]:
     """From attempts as `store.find_measured` gives them: the whole run, else its canary."""
     for row in rows:
-        run = run_of(row.plan, row.result) if row.succeeded else run_of(row.plan, row.canary, is_canary=True)
+        run = (
+            measurement_of(row.plan, row.result)
+            if row.succeeded
+            else measurement_of(row.plan, row.canary, is_canary=True)
+        )
         yield Measured(run, worker_class=row.worker_class, model=row.model, at=int(row.at.timestamp()))
 
 
@@ -59,12 +63,12 @@ def current_errors(measured: Iterable[Measured]) -> list[Error]:
     return [_error(kind, group) for kind, group in groups.items()]
 
 
-def memory_error(run: Run) -> float | None:
+def memory_error(run: Measurement) -> float | None:
     """Of the peak, against what was predicted for it."""
     return _over(run.peak_memory_bytes, run.predicted_peak_bytes)
 
 
-def time_error(run: Run) -> float | None:
+def time_error(run: Measurement) -> float | None:
     """Of the time that the same tokens took, against what was predicted for it."""
     return _over(run.predicted_tokens_per_second, run.tokens_per_second)
 

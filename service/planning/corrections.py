@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Run, corrections_from, run_of
+from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Measurement, corrections_from, measurement_of
 from tunesmith.tuning.job import Method
 from tunesmith.tuning.state import Outcome
 
@@ -21,7 +21,7 @@ _KERNEL_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Lessons:
+class MeasuredCorrections:
     """Corrections by (worker class, model)."""
 
     by_kind: Mapping[tuple[str, str], Mapping[Method, Corrections]] = field(default_factory=dict)
@@ -32,26 +32,26 @@ class Lessons:
         return {worker_class: found for (worker_class, name), found in self.by_kind.items() if name == root}
 
 
-NONE = Lessons()
+NONE = MeasuredCorrections()
 
 
-async def learn(session: AsyncSession, *, worker_class: str | None = None) -> Lessons:
+async def measured_corrections(session: AsyncSession, *, worker_class: str | None = None) -> MeasuredCorrections:
     """From the newest runs that succeeded and the newest canaries, on machines of one class or on all."""
-    runs: dict[tuple[str, str], list[Run]] = {}
+    runs: dict[tuple[str, str], list[Measurement]] = {}
     for row in await session.execute(_query(worker_class)):
         runs.setdefault((row.worker_class, row.model), []).extend(_measured(row))
-    return Lessons({kind: corrections_from(group) for kind, group in runs.items()})
+    return MeasuredCorrections({kind: corrections_from(group) for kind, group in runs.items()})
 
 
-def _measured(row: Row[Any]) -> Iterator[Run]:
+def _measured(row: Row[Any]) -> Iterator[Measurement]:
     """The run, and its canary where there was no whole run to measure it better."""
     if row.succeeded:
-        run = run_of(row.plan, row.result)
+        run = measurement_of(row.plan, row.result)
         if row.epoch > 1:  # its speed is that of several attempts, perhaps on other machines
             run = run.model_copy(update={"tokens_per_second": None})
         yield run
     if row.canary is not None and (row.epoch > 1 or not row.succeeded):
-        yield run_of(row.plan, row.canary, is_canary=True)
+        yield measurement_of(row.plan, row.canary, is_canary=True)
 
 
 def _query(worker_class: str | None) -> Select[Any]:

@@ -24,7 +24,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanningQuery:
     """What the planner asks about a job. `corrections` by worker class: what earlier runs of its model measured.
 
     With a `pinned` plan there is nothing to choose, only whether a machine can run it.
@@ -45,7 +45,7 @@ class Wanted:
         config: dict[str, Any],
         corrections: Mapping[str, Mapping[Method, Corrections]],
         pinned: dict[str, Any] | None,
-    ) -> "Wanted":
+    ) -> "PlanningQuery":
         """From the columns of a job and its model."""
         return cls(
             spec=JobSpec.model_validate(spec),
@@ -61,7 +61,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MachineFit:
     """The classes that could take the job, and a sentence when there is none."""
 
     classes: tuple[str, ...]
@@ -82,7 +82,7 @@ def emptied(worker: WorkerNode) -> Machine:
     return Machine(worker.worker_class, hardware.model_copy(update={"gpus": gpus, "cpu": cpu}))
 
 
-def find_fit(wanted: Wanted, machines: Iterable[Machine]) -> Fit:
+def find_fit(wanted: PlanningQuery, machines: Iterable[Machine]) -> MachineFit:
     """Ask the planner about each machine."""
     classes: dict[str, None] = {}
     refusals: dict[str, str] = {}
@@ -93,19 +93,19 @@ def find_fit(wanted: Wanted, machines: Iterable[Machine]) -> Fit:
         else:
             classes[machine.worker_class] = None
     if classes:
-        return Fit(tuple(classes), None)
+        return MachineFit(tuple(classes), None)
     if not refusals:
-        return Fit((), "No worker is connected. The job starts as soon as one is.")
-    return Fit((), " ".join(f"{worker_class}: {text}" for worker_class, text in sorted(refusals.items())))
+        return MachineFit((), "No worker is connected. The job starts as soon as one is.")
+    return MachineFit((), " ".join(f"{worker_class}: {text}" for worker_class, text in sorted(refusals.items())))
 
 
-def plan_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | str:
+def plan_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | str:
     """The plan for this hardware, or why there is none."""
     decision = decide_on(wanted, hardware)
     return decision if isinstance(decision, Plan) else decision.text
 
 
-def decide_on(wanted: Wanted, hardware: HardwareProfile) -> Plan | Refusal:
+def decide_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
     """The same with every number of a refusal."""
     if wanted.pinned is not None:
         return replay(wanted.pinned, hardware=hardware)

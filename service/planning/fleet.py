@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.service.database.tables import WorkerNode
-from tunesmith.service.planning.fit import Wanted, current, decide_on
+from tunesmith.service.planning.fit import PlanningQuery, current, decide_on
 from tunesmith.service.planning.forecast import expected_starts
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Plan, Refusal
@@ -51,10 +51,10 @@ def classes_of(workers: Sequence[WorkerNode], remaining: Mapping[str, list[float
 
 def answers(
     groups: Sequence[WorkerClass],
-    wanted: Wanted,
+    wanted: PlanningQuery,
     *,
     remaining: Mapping[str, list[float]],
-    ahead: Sequence[Wanted],
+    ahead: Sequence[PlanningQuery],
     unseen: int,
 ) -> list[Answer]:
     """Plan on each class, then let the line ahead pass. This is what a claim by such a worker would choose."""
@@ -78,7 +78,7 @@ def answers(
     ]
 
 
-def imagined(name: str, wanted: Wanted, *, machine: Callable[[str], HardwareProfile]) -> Answer:
+def what_if(name: str, wanted: PlanningQuery, *, machine: Callable[[str], HardwareProfile]) -> Answer:
     """The same on a machine that is not here; it never starts."""
     hardware = machine(name)
     return Answer(name=name, workers=0, idle=0, hardware=hardware, decision=decide_on(wanted, hardware))
@@ -104,7 +104,7 @@ class _Tried:
         return self.worker in group.idle
 
 
-def _first_fit(workers: Sequence[WorkerNode], wanted: Wanted) -> _Tried:
+def _first_fit(workers: Sequence[WorkerNode], wanted: PlanningQuery) -> _Tried:
     """The first worker that fits, or the first of all with its refusal."""
     tried: list[_Tried] = []
     for worker in workers[:_MACHINES_TRIED]:
@@ -122,6 +122,6 @@ def _free_in_seconds(group: WorkerClass, remaining: Mapping[str, list[float]], *
     return [*([0.0] * idle if is_for_idle or not busy else []), *busy]
 
 
-def _durations(wanted: Wanted, hardware: Mapping[str, HardwareProfile]) -> dict[str, float]:
+def _durations(wanted: PlanningQuery, hardware: Mapping[str, HardwareProfile]) -> dict[str, float]:
     decisions = {name: decide_on(wanted, machine) for name, machine in hardware.items()}
     return {name: decision.time.seconds for name, decision in decisions.items() if isinstance(decision, Plan)}

@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.database.transactions import now
-from tunesmith.service.jobs.planning_request import Asked, read, spec_of, suited
+from tunesmith.service.jobs.planning_request import PlannableJob, check_fits_model, read, spec_of
 from tunesmith.service.models import store as models
 from tunesmith.service.planning import corrections, fleet
-from tunesmith.service.planning.fit import Wanted
+from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.plans import store
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.workers import store as workers
@@ -54,11 +54,11 @@ async def forecast(
     line, count = await store.find_ahead(
         session, project=project, priority=request.tunesmith.priority, limit=_LINE_LOOKED_AT
     )
-    learned = await corrections.learn(session) if line else corrections.NONE
+    learned = await corrections.measured_corrections(session) if line else corrections.NONE
 
     def decide() -> list[fleet.Answer]:
         ahead = [
-            Wanted.of(
+            PlanningQuery.of(
                 spec=job.spec,
                 dataset=job.dataset,
                 config=model.config,
@@ -69,13 +69,13 @@ async def forecast(
         ]
         groups = fleet.classes_of(live, remaining)
         found = fleet.answers(groups, asked.wanted, remaining=remaining, ahead=ahead, unseen=count - len(line))
-        return found + [fleet.imagined(name, asked.wanted, machine=machines.__getitem__) for name in machines]
+        return found + [fleet.what_if(name, asked.wanted, machine=machines.__getitem__) for name in machines]
 
     found = await run_in_threadpool(decide)
     return Forecast(asked.wanted.dataset, found, fleet.chosen(found))
 
 
-async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, scale: TokenScale | None) -> Asked:
+async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, scale: TokenScale | None) -> PlannableJob:
     if request.training_file is not None:
         return await read(
             session,
@@ -89,7 +89,7 @@ async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, sca
     model = await models.find_plannable(session, request.model, project=project)
     facts = request.facts(ModelShape.from_config(model.config))
     spec = await spec_of(session, request, model=model, seed=_SEED)
-    return await suited(session, model, spec=spec, dataset=facts)
+    return await check_fits_model(session, model, spec=spec, dataset=facts)
 
 
 def _imagine(name: str, *, host_memory_gib: float | None) -> HardwareProfile:

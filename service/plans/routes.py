@@ -11,21 +11,21 @@ from tunesmith.service.plans.dry_run import forecast
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.plans.views import accuracy_object, error_object, plan_object
 from tunesmith.service.tokens.measure import measure
-from tunesmith.service.web.auth import Member
+from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, Session, SettingsDep
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.pagination import listing
-from tunesmith.tuning.estimates.measured import run_of
+from tunesmith.tuning.estimates.measured import measurement_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
 
 
 @router.post("", openapi_extra=documented(PlanRequest))
 async def plan_job(
-    caller: Member,
+    caller: MemberKey,
     *,
     request: Annotated[PlanRequest, json_body(PlanRequest)],
-    session: Session,
+    session: DbSession,
     settings: SettingsDep,
     database: DatabaseDep,
     blobs: BlobsDep,
@@ -39,13 +39,13 @@ async def plan_job(
 
 @router.get("/accuracy")
 async def list_accuracy(
-    caller: Member, session: Session, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    caller: MemberKey, session: DbSession, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> dict[str, Any]:
     """Predicted beside measured for the project's finished runs, newest first, and what that comes to by kind."""
     rows = await store.find_measured(session, project=caller.project, limit=limit)
     runs = [
         accuracy_object(
-            run_of(row.plan, row.result),
+            measurement_of(row.plan, row.result),
             attempt_id=row.id,
             job_id=row.job_id,
             worker_class=row.worker_class,

@@ -6,7 +6,7 @@ from tunesmith.service.planning.accuracy import Error, memory_error, time_error
 from tunesmith.service.planning.fleet import Answer
 from tunesmith.service.planning.prices import Prices, gpu_hours
 from tunesmith.service.plans.dry_run import Forecast
-from tunesmith.tuning.estimates.measured import Run
+from tunesmith.tuning.estimates.measured import Measurement
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
@@ -22,7 +22,9 @@ def plan_object(forecast: Forecast, *, prices: Prices) -> dict[str, Any]:
     }
 
 
-def accuracy_object(run: Run, *, attempt_id: str, job_id: str, worker_class: str, model: str, ended_at: int) -> Any:
+def accuracy_object(
+    run: Measurement, *, attempt_id: str, job_id: str, worker_class: str, model: str, ended_at: int
+) -> Any:
     """Predicted beside measured for one finished run. An error of 0.1 means 10 % more than predicted."""
     return {
         "object": "tunesmith.plan_accuracy",

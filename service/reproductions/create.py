@@ -13,7 +13,7 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.files import store as files
 from tunesmith.service.jobs.submit import claim_key, find_machines, record_start
 from tunesmith.service.models import store as models
-from tunesmith.service.planning.fit import Wanted
+from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.reproductions.evidence import Manifest, succeeded
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
@@ -55,7 +55,7 @@ async def create(session: AsyncSession, repetition: Repetition, *, manifest: Man
     model = await _same_model(session, first, manifest)
     training_file = await _same_file(session, first, "training_file", manifest=manifest)
     validation_file = await _same_file(session, first, "validation_file", manifest=manifest)
-    wanted = Wanted.of(
+    wanted = PlanningQuery.of(
         spec=first.spec, dataset=first.dataset, config=model.config, corrections={}, pinned=_plan(first, manifest)
     )
     try:

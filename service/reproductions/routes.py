@@ -8,8 +8,8 @@ from tunesmith.service import outbox
 from tunesmith.service.jobs.views import job_object
 from tunesmith.service.reproductions.create import Repetition, create
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
-from tunesmith.service.reproductions.verdict import judge
-from tunesmith.service.web.auth import Member
+from tunesmith.service.reproductions.verdict import compare_runs
+from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 @router.post("/{job_id}/reproduce")
 async def reproduce_job(
     job_id: str,
-    caller: Member,
+    caller: MemberKey,
     *,
     database: DatabaseDep,
     blobs: BlobsDep,
@@ -45,6 +45,6 @@ async def reproduce_job(
 
 
 @router.get("/{job_id}/reproduction")
-async def reproduction(job_id: str, caller: Member, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+async def reproduction(job_id: str, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
     """Whether the job gave the same bytes and numbers as the one that it repeats, and what about them differs."""
-    return await judge(database, blobs, job_id, project=caller.project)
+    return await compare_runs(database, blobs, job_id, project=caller.project)

@@ -10,7 +10,7 @@ from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.planner.reproduction import compare
 
 
-async def judge(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:
+async def compare_runs(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:
     """The comparison as the API shows it.
 
     Raises:

@@ -73,6 +73,6 @@ def _require(caller: Caller, *roles: str) -> Caller:
     return caller
 
 
-Member = Annotated[Caller, Depends(_member)]
-Admin = Annotated[Caller, Depends(_admin)]
-Worker = Annotated[Caller, Depends(_worker)]
+MemberKey = Annotated[Caller, Depends(_member)]
+AdminKey = Annotated[Caller, Depends(_admin)]
+WorkerKey = Annotated[Caller, Depends(_worker)]

@@ -40,4 +40,4 @@ async def _session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
 
 
 # Function scope: the commit happens before the response is sent, so that 200 means stored.
-Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+DbSession = Annotated[AsyncSession, Depends(_session, scope="function")]

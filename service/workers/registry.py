@@ -60,7 +60,7 @@ def _upsert(request: RegisterWorker) -> Insert:
         "draining": False,
         "registered_at": func.now(),
         "last_seen_at": func.now(),
-        "rung_at": None,
+        "woken_at": None,
     }
     row = insert(WorkerNode).values(id=request.worker_id, **facts)
     return row.on_conflict_do_update(index_elements=[WorkerNode.id], set_=facts)

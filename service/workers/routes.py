@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
-from tunesmith.service.web.auth import Admin, Worker
+from tunesmith.service.web.auth import AdminKey, WorkerKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import Session, SettingsDep
+from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.web.pagination import listing
 from tunesmith.service.workers import registry, store
 from tunesmith.tuning.messages import WorkerHeartbeat
@@ -18,9 +18,9 @@ router = APIRouter(tags=["workers"])
 @router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, openapi_extra=documented(WorkerHeartbeat))
 async def worker_heartbeat(
     worker_id: str,
-    _caller: Worker,
+    _caller: WorkerKey,
     report: Annotated[WorkerHeartbeat, json_body(WorkerHeartbeat, strict=False)],
-    session: Session,
+    session: DbSession,
 ) -> Response:
     """A worker process lives."""
     await registry.beat(session, worker_id, report)
@@ -28,7 +28,7 @@ async def worker_heartbeat(
 
 
 @router.get("/v1/workers")
-async def list_workers(_caller: Admin, session: Session, settings: SettingsDep) -> dict[str, Any]:
+async def list_workers(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> dict[str, Any]:
     """Live workers, their hardware and what they work on."""
     workers = await store.find_live(session, silence=settings.worker_silence)
     attempts = await store.open_attempts(session, [worker.id for worker in workers])

@@ -14,7 +14,7 @@ from redis import Redis
 
 from tests.control_plane import ControlPlane
 from tests.machines import ONE_GPU
-from tunesmith.service.keeper.loop import Brake, Keeper
+from tunesmith.service.keeper.loop import Keeper, LeaseGrace
 from tunesmith.tuning.messages import wake_queue
 
 CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
@@ -24,7 +24,7 @@ def redis(plane: ControlPlane) -> "Redis[bytes]":
     return Redis(unix_socket_path=str(plane.settings.redis_url).removeprefix("redis+socket://").split("?")[0])
 
 
-def rings(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
+def wake_ups(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
     """Empty the queue and count what was in it."""
     with redis(plane) as client:
         count = int(client.llen(queue))  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def rings(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
     return count
 
 
-def ring(plane: ControlPlane) -> set[str]:
+def wake(plane: ControlPlane) -> set[str]:
     return plane.keep(lambda keeper: keeper.ring_for_waiting_jobs())
 
 
@@ -84,9 +84,9 @@ class TestLostWorkers:
 
 
 class TestBrake:
-    def brake(self) -> tuple[Brake, list[float]]:
+    def brake(self) -> tuple[LeaseGrace, list[float]]:
         clock = [1000.0]
-        return Brake(60, 10, clock=lambda: clock[0]), clock
+        return LeaseGrace(60, 10, clock=lambda: clock[0]), clock
 
     def test_it_holds_for_one_lease_after_the_start(self) -> None:
         brake, clock = self.brake()
@@ -97,7 +97,7 @@ class TestBrake:
         clock[0] = 1060.0
         assert brake.released
 
-    def sweeping(self) -> tuple[Brake, list[float]]:
+    def sweeping(self) -> tuple[LeaseGrace, list[float]]:
         """A brake that has been let go after a minute of sweeps."""
         brake, clock = self.brake()
         for moment in range(1000, 1070, 5):
@@ -135,52 +135,52 @@ class TestBrake:
 class TestRinging:
     def test_a_submit_rings_the_classes_that_fit(self, control_plane: ControlPlane) -> None:
         control_plane.worker()
-        rings(control_plane)
+        wake_ups(control_plane)
         control_plane.create_job()
         until(lambda: control_plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)])
-        assert rings(control_plane) == 1
+        assert wake_ups(control_plane) == 1
 
     def test_a_lost_wake_up_is_rung_again_but_not_all_the_time(self, control_plane: ControlPlane) -> None:
         control_plane.create_job()
         control_plane.worker()
-        rings(control_plane)
-        assert ring(control_plane) == {"cpu-2-cores-16gib"}
-        assert ring(control_plane) == set()
-        control_plane.sql("UPDATE workers SET rung_at = now() - interval '16 seconds'")
-        assert ring(control_plane) == {"cpu-2-cores-16gib"}
-        assert rings(control_plane) == 2
+        wake_ups(control_plane)
+        assert wake(control_plane) == {"cpu-2-cores-16gib"}
+        assert wake(control_plane) == set()
+        control_plane.sql("UPDATE workers SET woken_at = now() - interval '16 seconds'")
+        assert wake(control_plane) == {"cpu-2-cores-16gib"}
+        assert wake_ups(control_plane) == 2
 
     def test_busy_draining_silent_and_unfit_workers_are_not_rung(self, control_plane: ControlPlane) -> None:
         control_plane.create_job(tunesmith={"method": "qlora"})
         worker = control_plane.worker()
         worker.beat(busy_slots=1)
-        assert ring(control_plane) == set()
+        assert wake(control_plane) == set()
         worker.beat(draining=True)
-        assert ring(control_plane) == set()
+        assert wake(control_plane) == set()
         worker.beat()
         control_plane.sql("UPDATE workers SET last_seen_at = now() - interval '5 minutes'")
-        assert ring(control_plane) == set()
+        assert wake(control_plane) == set()
         worker.beat()
-        assert ring(control_plane) == {"cpu-2-cores-16gib"}
+        assert wake(control_plane) == {"cpu-2-cores-16gib"}
 
     def test_a_reason_to_wait_is_told_once_and_taken_back_when_a_worker_comes(
         self, control_plane: ControlPlane
     ) -> None:
         job_id = control_plane.create_job()["id"]
         for _ in range(3):
-            ring(control_plane)
+            wake(control_plane)
         assert sum(message.startswith("Waiting:") for message in control_plane.messages(job_id)) == 1
         control_plane.worker("gpu", hardware=ONE_GPU)
-        ring(control_plane)
+        wake(control_plane)
         assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] is None
 
     def test_what_the_api_could_not_deliver_the_keeper_delivers(self, control_plane: ControlPlane) -> None:
-        rings(control_plane, "wake.some-class")
+        wake_ups(control_plane, "wake.some-class")
         control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "some-class"}')""")
         control_plane.keep(lambda keeper: keeper.sweep())
-        assert rings(control_plane, "wake.some-class") == 1
+        assert wake_ups(control_plane, "wake.some-class") == 1
         control_plane.keep(lambda keeper: keeper.sweep())
-        assert rings(control_plane, "wake.some-class") == 0
+        assert wake_ups(control_plane, "wake.some-class") == 0
 
 
 def test_a_sweep_that_fails_does_not_end_the_keeper(
@@ -222,7 +222,7 @@ def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: Co
         command = [sys.executable, "-c", "from tunesmith.service.cli import main; main()", "keeper"]
         process = subprocess.Popen(command, env=environment, stderr=output)
     try:
-        until(lambda: rings(control_plane, "wake.process") == 1, seconds=40)
+        until(lambda: wake_ups(control_plane, "wake.process") == 1, seconds=40)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:

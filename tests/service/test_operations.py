@@ -73,7 +73,7 @@ class TestReadiness:
 
 
 def test_ringing_without_a_broker_says_no_and_does_not_raise() -> None:
-    assert CeleryAnnouncer("redis+socket:///nowhere/valkey.sock").ring("some-class") is False
+    assert CeleryAnnouncer("redis+socket:///nowhere/valkey.sock").wake("some-class") is False
 
 
 def test_the_api_goes_on_after_the_database_dropped_every_connection(control_plane: ControlPlane) -> None:

@@ -17,7 +17,7 @@ from tunesmith.worker.train.data.feed import Feed
 from tunesmith.worker.train.data.order import RowOrder
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "zero"]
@@ -59,7 +59,7 @@ def rows_of_lengths(lengths: Sequence[int]) -> Rows:
     )
 
 
-def feed_of(run: Run) -> Feed:
+def feed_of(run: RunContext) -> Feed:
     """Of a prepared run of one process, for all of its steps."""
     order = RowOrder(len(run.rows), rows_per_step=run.plan.rows_per_step, seed=run.plan.seed)
     sharing = Sharing(run.rows, work=run.rows.lengths().astype(np.float64))

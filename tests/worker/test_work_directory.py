@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.worker.redact import scrub
-from tunesmith.worker.work_directory import Session, WorkDirectory, WorkDirectoryInUse, identifier, inside
+from tunesmith.worker.work_directory import WorkDirectory, WorkDirectoryInUse, WorkerSession, identifier, inside
 
-SESSION = Session(worker_id="w", incarnation="i", worker_class="cpu", name="n")
+SESSION = WorkerSession(worker_id="w", incarnation="i", worker_class="cpu", name="n")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ SIBLINGS = {
 _UNSEEN_BY_THE_ALLOCATOR = ("context", "slack")
 
 
-class Run(Value):
+class Measurement(Value):
     """A finished run, or the canary of any, beside its plan. Whatever was not measured is None.
 
     A canary's speed is that of a micro-step alone, and is held against the same.
@@ -134,9 +134,9 @@ def visible_peak_bytes(memory: MemoryEstimate, *, device: str) -> int:
     return max(1, int((formula - unseen) * memory.total_bytes / max(formula, 1)))
 
 
-def run_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: bool = False) -> Run:
+def measurement_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_canary: bool = False) -> Measurement:
     """From a stored plan and the stored report of a run's end, or of its canary; numbers without sense are missing."""
-    return Run(
+    return Measurement(
         method=plan["method"],
         device=plan["device"],
         kernels=kernels_of(plan),
@@ -170,14 +170,14 @@ def kernels_of(plan: Mapping[str, Any]) -> str:
     )
 
 
-def corrections_from(runs: Iterable[Run]) -> dict[Method, Corrections]:
+def corrections_from(runs: Iterable[Measurement]) -> dict[Method, Corrections]:
     """What to multiply the next prediction with. `runs` are of one model on one kind of machine, the newest first.
 
     Kernels get ratios of their own from a whole run, or from three canaries; else the ratios of their method hold, and
     for a method that never ran here those of its nearest sibling that did: comparing a corrected method with one that
     is not would compare machines.
     """
-    by_method: dict[Method, list[Run]] = {}
+    by_method: dict[Method, list[Measurement]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
     own = {method: _corrections(group, method=method) for method, group in by_method.items()}
@@ -193,8 +193,8 @@ def _lent(own: Mapping[Method, Corrections], *, to: Method) -> Corrections:
     return Corrections(memory=memory, speed=found.speed, basis=basis, speed_spread=found.speed_spread)
 
 
-def _corrections(runs: Sequence[Run], *, method: Method) -> Corrections:
-    by_kernels: dict[str, list[Run]] = {}
+def _corrections(runs: Sequence[Measurement], *, method: Method) -> Corrections:
+    by_kernels: dict[str, list[Measurement]] = {}
     for run in runs:
         by_kernels.setdefault(run.kernels, []).append(run)
     coarse = _ratios(runs, of="this model and method")
@@ -213,7 +213,7 @@ def _corrections(runs: Sequence[Run], *, method: Method) -> Corrections:
     )
 
 
-def _ratios(runs: Sequence[Run], *, of: str, coarse: Ratios | None = None) -> Ratios:
+def _ratios(runs: Sequence[Measurement], *, of: str, coarse: Ratios | None = None) -> Ratios:
     """`coarse` lends its speed where these were disturbed too much to have one of their own."""
     trusted = _newest_trusted(runs)
     memory, basis = _memory(_newest_of_both(runs)), f"{_counted(trusted)} of {of}{_disturbed(trusted)}"
@@ -224,7 +224,7 @@ def _ratios(runs: Sequence[Run], *, of: str, coarse: Ratios | None = None) -> Ra
     return Ratios(memory=memory, speed=speed, basis=basis, speed_spread=spread)
 
 
-def _memory_spread(groups: Iterable[Sequence[Run]], *, method: Method) -> float | None:
+def _memory_spread(groups: Iterable[Sequence[Measurement]], *, method: Method) -> float | None:
     """How far peaks lie from the ratio of their own kernels; None while fewer than `ENOUGH` were measured."""
     deviations = []
     for group in groups:
@@ -237,7 +237,7 @@ def _memory_spread(groups: Iterable[Sequence[Run]], *, method: Method) -> float 
     return _pooled(deviations, assumed=assumed_spread(method))
 
 
-def _speed_spread(runs: Sequence[Run], *, around: float) -> float:
+def _speed_spread(runs: Sequence[Measurement], *, around: float) -> float:
     """The same of speeds: wide after one run, wider where runs disagree."""
     known = [(math.log(run.speed_ratio / around), run.trust) for run in _undisturbed(runs) if run.speed_ratio]
     deviations, trusts = [deviation for deviation, _ in known], [trust for _, trust in known]
@@ -253,17 +253,17 @@ def _pooled(deviations: Sequence[float], *, assumed: float, weights: Sequence[fl
     return math.sqrt(squares / (ASSUMED_WEIGHT + sum(weights)))
 
 
-def _newest_of_both(runs: Sequence[Run]) -> list[Run]:
+def _newest_of_both(runs: Sequence[Measurement]) -> list[Measurement]:
     return [*_newest(runs, canaries=False), *_newest(runs, canaries=True)]
 
 
-def _newest(runs: Sequence[Run], *, canaries: bool) -> list[Run]:
+def _newest(runs: Sequence[Measurement], *, canaries: bool) -> list[Measurement]:
     return [run for run in runs if run.is_canary is canaries][:LATEST_RUNS]
 
 
-def _newest_trusted(runs: Sequence[Run]) -> list[Run]:
+def _newest_trusted(runs: Sequence[Measurement]) -> list[Measurement]:
     """As many of each kind as count like `LATEST_RUNS` undisturbed ones: a busy week hides nothing that was known."""
-    found: list[Run] = []
+    found: list[Measurement] = []
     for canaries in (False, True):
         kind = [run for run in runs if run.is_canary is canaries][:LOOKED_BACK_RUNS]
         before = [0.0, *accumulate(run.trust for run in kind)]
@@ -271,13 +271,13 @@ def _newest_trusted(runs: Sequence[Run]) -> list[Run]:
     return found
 
 
-def _undisturbed(runs: Sequence[Run]) -> list[Run]:
+def _undisturbed(runs: Sequence[Measurement]) -> list[Measurement]:
     """Without those that say next to nothing about speed beside the others."""
     best = max((run.trust for run in runs if run.speed_ratio is not None), default=0.0)
     return [run for run in runs if run.speed_ratio is not None and run.trust > FAINT * best]
 
 
-def _memory(runs: Sequence[Run]) -> float | None:
+def _memory(runs: Sequence[Measurement]) -> float | None:
     """Upwards the median; downwards only as far as the highest of several whole runs that agree."""
     known = [(run.memory_ratio, _weight(run)) for run in runs if run.memory_ratio is not None]
     if not known:
@@ -290,7 +290,7 @@ def _memory(runs: Sequence[Run]) -> float | None:
     return _bounded(ratio, MEMORY_BOUNDS)
 
 
-def _speed(runs: Sequence[Run]) -> float | None:
+def _speed(runs: Sequence[Measurement]) -> float | None:
     """What one observation alone may change is capped, and what a disturbed one may change is capped more."""
     known = [run for run in _undisturbed(runs) if run.speed_ratio is not None]
     if not known:
@@ -314,11 +314,11 @@ def _are_alike(one: float, other: float) -> bool:
     return max(one, other) <= SPEED_AGREEMENT * min(one, other)
 
 
-def _weight(run: Run) -> int:
+def _weight(run: Measurement) -> int:
     return CANARY_WEIGHT if run.is_canary else RUN_WEIGHT
 
 
-def _speed_weight(run: Run) -> float:
+def _speed_weight(run: Measurement) -> float:
     return _weight(run) * run.trust
 
 
@@ -336,14 +336,14 @@ def _bounded(ratio: float, bounds: tuple[float, float]) -> float:
     return min(max(ratio, bounds[0]), bounds[1])
 
 
-def _counted(runs: Sequence[Run]) -> str:
+def _counted(runs: Sequence[Measurement]) -> str:
     """`2 runs and 1 canary step`."""
     canaries = sum(run.is_canary for run in runs)
     counts = {"run": len(runs) - canaries, "canary step": canaries}
     return " and ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in counts.items() if number)
 
 
-def _disturbed(runs: Sequence[Run]) -> str:
+def _disturbed(runs: Sequence[Measurement]) -> str:
     """`, 1 of them discounted because others used 62% of the machine meanwhile`."""
     shares = [run.others_share for run in runs if (run.others_share or 0.0) >= SAID_FROM_SHARE]
     if not shares:

@@ -15,7 +15,7 @@ def equal_devices(hardware: HardwareProfile) -> tuple[HardwareProfile, ...]:
     kinds: dict[tuple[str, int, int], list[Gpu]] = {}
     for gpu in hardware.gpus:
         kinds.setdefault((gpu.name, gpu.memory_total_bytes, gpu.machine), []).append(gpu)
-    usable = [list(richest(tuple(gpus), 1)) if gpus[0].mig else gpus for gpus in kinds.values()]
+    usable = [list(most_free_memory(tuple(gpus), 1)) if gpus[0].mig else gpus for gpus in kinds.values()]
     if not usable or (len(usable) == 1 and len(usable[0]) == len(hardware.gpus)):
         return (hardware,)
     ordered = sorted(usable, key=_strength, reverse=True)
@@ -38,13 +38,13 @@ def with_gpus(hardware: HardwareProfile, number: int) -> HardwareProfile | None:
     kind = equal_devices(hardware)[0].gpus
     if not kind or kind[0].mig or number <= len(kind):
         return None
-    best = richest(kind, 1)[0]
+    best = most_free_memory(kind, 1)[0]
     return hardware.model_copy(
         update={"gpus": tuple(best.model_copy(update={"index": index}) for index in range(number))}
     )
 
 
-def richest(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
+def most_free_memory(gpus: tuple[Gpu, ...], number: int) -> tuple[Gpu, ...]:
     """The `number` GPUs with most free memory."""
     return tuple(sorted(gpus, key=lambda gpu: (-gpu.memory_free_bytes, gpu.index))[:number])
 
@@ -55,10 +55,10 @@ def devices_of(plan: Plan, hardware: HardwareProfile) -> tuple[Gpu, ...]:
         return ()
     kinds = equal_devices(hardware)
     for kind in sorted(kinds, key=lambda kind: kind.gpus[0].name != plan.device_name):
-        chosen = richest(kind.gpus, plan.world_size)
+        chosen = most_free_memory(kind.gpus, plan.world_size)
         if len(chosen) == plan.world_size and chosen[-1].memory_free_bytes >= plan.memory.total_bytes:
             return _by_index(chosen)
-    return _by_index(richest(hardware.gpus, plan.world_size))
+    return _by_index(most_free_memory(hardware.gpus, plan.world_size))
 
 
 def _strength(gpus: list[Gpu]) -> tuple[float, int]:

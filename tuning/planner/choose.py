@@ -14,7 +14,7 @@ from tunesmith.tuning.planner.checks import check_hardware, impossible
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
-from tunesmith.tuning.planner.suggestions import remedy
+from tunesmith.tuning.planner.suggestions import suggest_fit
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
     choose_early_stopping,
@@ -66,7 +66,7 @@ def choose(
     here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
     chosen, decision = here.chosen, here.decision
     if chosen is None:
-        way_out = remedy(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
+        way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
         return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
@@ -180,7 +180,7 @@ def _summary(candidate: Candidate) -> Reason:
     where = f"this {hardware.gpus[0].name}" if hardware.gpus else hardware.cpu.model
     peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
-    learned = _learned(memory, time, basis=candidate.correction_basis)
+    learned = _correction_note(memory, time, basis=candidate.correction_basis)
     speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
     return Reason(rule="prediction", text=f"{peak}; {speed}.{learned}")
 
@@ -209,7 +209,7 @@ def _risk(candidate: Candidate) -> str:
     )
 
 
-def _learned(memory: MemoryEstimate, time: TimeEstimate, *, basis: str) -> str:
+def _correction_note(memory: MemoryEstimate, time: TimeEstimate, *, basis: str) -> str:
     """What earlier measurements changed about the prediction, and which they were."""
     extra = memory.items.get("measured_correction", 0)
     ratio = memory.total_bytes / max(1, memory.total_bytes - extra)

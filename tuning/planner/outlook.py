@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from tunesmith.tuning.hardware import GIB, HardwareProfile
-from tunesmith.tuning.hardware_facts.devices import richest
+from tunesmith.tuning.hardware_facts.devices import most_free_memory
 from tunesmith.tuning.job import JobSpec, Method
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
@@ -53,7 +53,7 @@ def changes_of(
     """What `choose` would take with one more GPU of the plan's kind, and with 10 GiB more on each device."""
     found = []
     if hardware.gpus:
-        kind = richest(chosen.place.hardware.gpus, 1)[0]
+        kind = most_free_memory(chosen.place.hardware.gpus, 1)[0]
         index = max(gpu.index for gpu in hardware.gpus) + 1
         more = hardware.model_copy(update={"gpus": (*hardware.gpus, kind.model_copy(update={"index": index}))})
         if not kind.mig and (one_more := choose(more)) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.hardware_facts.devices import richest
+from tunesmith.tuning.hardware_facts.devices import most_free_memory
 from tunesmith.tuning.plan import Plan, Reason, Refusal
 from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
 from tunesmith.tuning.units import gib
@@ -59,4 +59,4 @@ def _free_bytes(plan: Plan, hardware: HardwareProfile) -> int:
     """Free on the poorest of the devices that the plan would use."""
     if not hardware.gpus:
         return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
-    return richest(hardware.gpus, plan.world_size)[-1].memory_free_bytes
+    return most_free_memory(hardware.gpus, plan.world_size)[-1].memory_free_bytes

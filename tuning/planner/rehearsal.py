@@ -53,7 +53,7 @@ def settings_of(plan: Plan) -> str:
     return plan.model_dump_json(include=set(_SETTINGS))
 
 
-def judge(earlier: Rehearsal, plan: Plan, *, tokens: int, longest_row_tokens: int) -> Judgement:
+def assess(earlier: Rehearsal, plan: Plan, *, tokens: int, longest_row_tokens: int) -> Judgement:
     """Judge a run whose largest micro-step has so many tokens. `earlier` ran under the same settings."""
     growth = max(1.0, tokens / earlier.tokens, longest_row_tokens / earlier.longest_row_tokens)
     if growth > LARGEST_GROWTH:

@@ -13,7 +13,7 @@ from tunesmith.tuning.units import gib
 SHORTEST_WORTH_OFFERING = 128
 
 
-def remedy(
+def suggest_fit(
     candidates: dict[Method, Candidate],
     *,
     spec: JobSpec,

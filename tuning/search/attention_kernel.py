@@ -40,7 +40,7 @@ CAP_SCORES: frozenset[Attention] = frozenset({"flash_attention_3", "flash_attent
 HAVE_SINKS: frozenset[Attention] = frozenset({"flex", "sdpa"})
 
 
-def choose_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
+def plan_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
     """The fastest kernel that every device of this machine can run, and why the faster ones cannot."""
     if shape.attention_alone is not None:
         return "sdpa", Reason(rule="packing", text=_alone(shape.family, shape.attention_alone))

@@ -13,13 +13,13 @@ from tunesmith.tuning.estimates.memory import Optimizer, Setup, trainable_parame
 from tunesmith.tuning.estimates.sharded_base import may_be_shared
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of
-from tunesmith.tuning.hardware_facts.devices import equal_devices, richest
+from tunesmith.tuning.hardware_facts.devices import equal_devices, most_free_memory
 from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.job import JobSpec, Method, Objective
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention, Lora, Reason
-from tunesmith.tuning.search.attention_kernel import choose_attention, keeps_scores, repeats_heads
+from tunesmith.tuning.search.attention_kernel import keeps_scores, plan_attention, repeats_heads
 
 ZeroStage = Literal[0, 1, 2, 3]
 LayoutKey = tuple[str, int, ZeroStage, Optimizer, bool, bool]
@@ -104,7 +104,7 @@ def places(
     found = []
     for kind in equal_devices(hardware):
         precision = _precision(kind)
-        attention, reason = choose_attention(kind, shape, precision=precision)
+        attention, reason = plan_attention(kind, shape, precision=precision)
         base = Setup(
             method=method,
             device="cuda" if kind.gpus else "cpu",
@@ -163,7 +163,7 @@ def budget_bytes(hardware: HardwareProfile, *, world_size: int) -> int:
     """Bytes free on the poorest of the devices used."""
     if not hardware.gpus:
         return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
-    return richest(hardware.gpus, world_size)[-1].memory_free_bytes
+    return most_free_memory(hardware.gpus, world_size)[-1].memory_free_bytes
 
 
 def _rounded_up(tokens: float) -> int:

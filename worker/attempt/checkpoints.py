@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
-from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
 from tunesmith.worker.transport.blobs import file_ref
 from tunesmith.worker.transport.control import AttemptControl
@@ -108,7 +108,7 @@ class CheckpointUploader:
         folder: Path,
         control: AttemptControl,
         *,
-        directives: Directives,
+        directives: StopRequests,
         log: FilteringBoundLogger,
         recorded: Callable[[], float] = lambda: float("inf"),
         interval_seconds: float = 0.5,
@@ -150,7 +150,7 @@ class CheckpointUploader:
                 if newest is not None:
                     self._send(newest, control)
             except LeaseLost:
-                self._directives.tell(Directive.LEASE_LOST)
+                self._directives.tell(StopRequest.LEASE_LOST)
                 return
             except _Stopped:
                 return

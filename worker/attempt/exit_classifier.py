@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.attempt.stop_requests import OUTCOMES, Directive
+from tunesmith.worker.attempt.stop_requests import OUTCOMES, StopRequest
 from tunesmith.worker.exits import KILLED, crashed, killed
 from tunesmith.worker.run_directory import EXIT_STOPPED, TrainResult
 
@@ -18,21 +18,21 @@ _NO_MEMORY = re.compile(
 
 
 @dataclass(frozen=True)
-class Ending:
+class TrainerExit:
     """What is known after the last process of the trainer is gone."""
 
     exit_code: int
     result: TrainResult | None
     log_tail: str
-    told: Directive | None = None  # why the worker stopped it, if it did
+    told: StopRequest | None = None  # why the worker stopped it, if it did
     out_of_memory_kills: int = 0  # how many the kernel made in this cgroup while the trainer ran
 
 
-def judge(ending: Ending) -> tuple[Outcome, Failure | None]:
+def classify_exit(ending: TrainerExit) -> tuple[Outcome, Failure | None]:
     """The outcome of an attempt. A run that finished its work has succeeded, even when it was being told to stop."""
     result = ending.result
     if ending.exit_code == 0 and result is not None and result.failure is None:
-        return Outcome.CANCELLED if ending.told is Directive.CANCEL else Outcome.SUCCEEDED, None
+        return Outcome.CANCELLED if ending.told is StopRequest.CANCEL else Outcome.SUCCEEDED, None
     if ending.told is not None and ending.told in OUTCOMES:
         return OUTCOMES[ending.told], None
     if ending.exit_code == EXIT_STOPPED:
@@ -43,7 +43,7 @@ def judge(ending: Ending) -> tuple[Outcome, Failure | None]:
     return Outcome.FAILED, _with_tail(_failure(ending), ending.log_tail)
 
 
-def _failure(ending: Ending) -> Failure:
+def _failure(ending: TrainerExit) -> Failure:
     if _NO_SPACE.search(ending.log_tail):
         return disk_full("The disk of the worker filled up during the run.")
     if ending.exit_code == -signal.SIGKILL and ending.out_of_memory_kills:

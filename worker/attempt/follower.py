@@ -21,7 +21,7 @@ from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, Tunesmi
 from tunesmith.tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.attempt.progress import Progress
-from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import RunDirectory, write_atomically
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable
@@ -47,7 +47,7 @@ class Follower:
         control: AttemptControl,
         *,
         progress: Progress,
-        directives: Directives,
+        directives: StopRequests,
         log: FilteringBoundLogger,
         interval_seconds: float = 0.5,
     ) -> None:
@@ -103,7 +103,7 @@ class Follower:
                 self.ship()
                 away = False
             except LeaseLost:
-                self._directives.tell(Directive.LEASE_LOST)
+                self._directives.tell(StopRequest.LEASE_LOST)
                 return
             except (Unavailable, TunesmithError, OSError) as error:
                 if not away:

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from tunesmith.tuning.errors import LeaseLost, TunesmithError
 from tunesmith.tuning.messages import HeartbeatReply
 from tunesmith.worker.attempt.progress import Progress
-from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable
 
@@ -25,7 +25,7 @@ class Heartbeat:
         control: AttemptControl,
         *,
         progress: Progress,
-        directives: Directives,
+        directives: StopRequests,
         interval_seconds: float,
         log: FilteringBoundLogger,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
@@ -58,7 +58,7 @@ class Heartbeat:
         try:
             reply = self._control.heartbeat(self._progress.beat())
         except LeaseLost:
-            self._directives.tell(Directive.LEASE_LOST)
+            self._directives.tell(StopRequest.LEASE_LOST)
             return False
         except (Unavailable, TunesmithError) as error:
             self._note_missed(error)
@@ -69,9 +69,9 @@ class Heartbeat:
 
     def _obey(self, reply: HeartbeatReply) -> None:
         if reply.cancel:
-            self._directives.tell(Directive.CANCEL)
+            self._directives.tell(StopRequest.CANCEL)
         if reply.pause:
-            self._directives.tell(Directive.PAUSE)
+            self._directives.tell(StopRequest.PAUSE)
 
     def _note_missed(self, error: Exception) -> None:
         self._missed += 1

@@ -17,13 +17,13 @@ from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseRep
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
-from tunesmith.worker.attempt.exit_classifier import Ending, disk_full, judge
+from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
 from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.rehearsals import Rehearsals
-from tunesmith.worker.attempt.stop_requests import OUTCOMES, Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.attempt.stop_requests import OUTCOMES, AttemptStopped, OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
@@ -44,7 +44,7 @@ _OTHER_PLAN = "checkpoint_of_another_plan"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class AttemptContext:
     """What an attempt is given by the worker that runs it."""
 
     work: WorkDirectory
@@ -70,17 +70,17 @@ class Surroundings:
         return (self.settings.worker_key.get_secret_value(), self.settings.redis_url.get_secret_value())
 
 
-class Attempt:
+class AttemptRunner:
     """One attempt of a job, from its claim to its last word."""
 
     def __init__(
-        self, claim: Claim, *, control: AttemptControl, surroundings: Surroundings, log: FilteringBoundLogger
+        self, claim: Claim, *, control: AttemptControl, surroundings: AttemptContext, log: FilteringBoundLogger
     ) -> None:
         self._claim = claim
         self._control = control
         self._around = surroundings
         self._log = log
-        self._directives = Directives(drain_deadline=surroundings.work.drain_deadline)
+        self._directives = StopRequests(drain_deadline=surroundings.work.drain_deadline)
         self._progress = Progress(total_steps=claim.plan.total_steps)
         self._handing_over = control.patiently(self._directives.check_while_handing_over)
         self._run: RunDirectory | None = None
@@ -109,7 +109,7 @@ class Attempt:
         """Turn every way an attempt can go into a report, except a lost lease and the end of the grace."""
         try:
             return self._train(self._prepare())
-        except Halted as halted:
+        except AttemptStopped as halted:
             return FinishReport(outcome=OUTCOMES[halted.directive])
         except JobFailure as error:
             return FinishReport(outcome=Outcome.FAILED, failure=error.failure)
@@ -162,7 +162,7 @@ class Attempt:
         self._directives.check_while_handing_over()
         return self._hand_over(run, ending, follower=follower, uploader=uploader)
 
-    def _train_once(self, prepared: Prepared) -> Ending:
+    def _train_once(self, prepared: Prepared) -> TrainerExit:
         kills_before = out_of_memory_kills()
         trainer = launch(
             prepared.run,
@@ -182,7 +182,7 @@ class Attempt:
             exit_code = trainer.end()
         self._keep_tokens(prepared.run)
         self._log.info("trainer.exited", exit_code=exit_code, told=told.value if told else None)
-        return Ending(
+        return TrainerExit(
             exit_code=exit_code,
             result=_read_result(prepared.run),
             log_tail=log_tail(prepared.run.log, secrets=self._around.secrets),
@@ -196,7 +196,7 @@ class Attempt:
         except OSError:  # the next run tokenises again
             self._log.warning("tokens.not_kept", exc_info=True)
 
-    def _watch(self, trainer: Trainer) -> Directive | None:
+    def _watch(self, trainer: Trainer) -> StopRequest | None:
         """Wait for the trainer's end; stop it when told to. Returns what it was told before it ended."""
         while trainer.exit_code is None:
             directive = self._directives.current()
@@ -206,16 +206,18 @@ class Attempt:
             time.sleep(POLL_SECONDS)
         return None
 
-    def _stop(self, trainer: Trainer, directive: Directive) -> None:
+    def _stop(self, trainer: Trainer, directive: StopRequest) -> None:
         """A cancelled run need not save anything; a paused or drained one gets the time for a checkpoint."""
         self._log.info("trainer.stopping", because=directive.value)
-        if directive is Directive.LEASE_LOST:
+        if directive is StopRequest.LEASE_LOST:
             return
         grace = self._around.settings.grace_seconds * _TRAINER_SHARE_OF_GRACE
-        if directive is Directive.CANCEL:
+        if directive is StopRequest.CANCEL:
             grace = self._around.settings.cancel_grace_seconds / 2
         more_urgent = (
-            {Directive.LEASE_LOST} if directive is Directive.CANCEL else {Directive.LEASE_LOST, Directive.CANCEL}
+            {StopRequest.LEASE_LOST}
+            if directive is StopRequest.CANCEL
+            else {StopRequest.LEASE_LOST, StopRequest.CANCEL}
         )
         trainer.stop(
             grace_seconds=grace,
@@ -224,10 +226,10 @@ class Attempt:
         )
 
     def _hand_over(
-        self, run: RunDirectory, ending: Ending, *, follower: Follower, uploader: CheckpointUploader
+        self, run: RunDirectory, ending: TrainerExit, *, follower: Follower, uploader: CheckpointUploader
     ) -> FinishReport:
         """Ship what is left, then the checkpoint a later attempt starts from or the result, then the log."""
-        outcome, failure = judge(ending)
+        outcome, failure = classify_exit(ending)
         follower.flush(self._handing_over)
         if outcome is Outcome.SUCCEEDED and ending.result is not None:
             self._progress.reached(Phase.UPLOADING)
@@ -277,11 +279,11 @@ def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | Non
     return FinishReport(outcome=outcome, failure=failure, trained_tokens=result.trained_tokens, result=facts)
 
 
-def _wants_fresh_start(ending: Ending, prepared: Prepared) -> bool:
+def _wants_fresh_start(ending: TrainerExit, prepared: Prepared) -> bool:
     return _failed_with(ending, _OTHER_PLAN) and prepared.request.resume_from is not None
 
 
-def _failed_with(ending: Ending, code: str) -> bool:
+def _failed_with(ending: TrainerExit, code: str) -> bool:
     failure = ending.result.failure if ending.result else None
     return failure is not None and failure.code == code
 

@@ -9,7 +9,7 @@ from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.state import Outcome
 
 
-class Directive(StrEnum):
+class StopRequest(StrEnum):
     """In order of precedence: a lost lease beats everything, a user's cancel beats a pause, both beat a drain."""
 
     LEASE_LOST = "lease_lost"
@@ -19,16 +19,16 @@ class Directive(StrEnum):
 
 
 OUTCOMES = {
-    Directive.CANCEL: Outcome.CANCELLED,
-    Directive.PAUSE: Outcome.PAUSED,
-    Directive.DRAIN: Outcome.PREEMPTED,
+    StopRequest.CANCEL: Outcome.CANCELLED,
+    StopRequest.PAUSE: Outcome.PAUSED,
+    StopRequest.DRAIN: Outcome.PREEMPTED,
 }
 
 
-class Halted(Exception):
+class AttemptStopped(Exception):
     """The attempt was told to stop before it had finished."""
 
-    def __init__(self, directive: Directive) -> None:
+    def __init__(self, directive: StopRequest) -> None:
         super().__init__(directive.value)
         self.directive = directive
 
@@ -37,27 +37,27 @@ class OutOfTime(Exception):
     """The worker must be gone now, so what is not yet handed over stays here."""
 
 
-class Directives:
+class StopRequests:
     """Set by the heartbeat thread and by the worker's drain file, read by every part of the attempt."""
 
     def __init__(self, *, drain_deadline: Callable[[], float | None], clock: Callable[[], float] = time.time) -> None:
         self._drain_deadline = drain_deadline
         self._clock = clock
-        self._told: set[Directive] = set()
+        self._told: set[StopRequest] = set()
         self._lock = threading.Lock()
 
-    def tell(self, directive: Directive) -> None:
+    def tell(self, directive: StopRequest) -> None:
         """Add a directive. There is no way back from one."""
         with self._lock:
             self._told.add(directive)
 
-    def current(self) -> Directive | None:
+    def current(self) -> StopRequest | None:
         """The directive that counts, if any."""
         with self._lock:
             told = set(self._told)
         if self._drain_deadline() is not None:
-            told.add(Directive.DRAIN)
-        return next((directive for directive in Directive if directive in told), None)
+            told.add(StopRequest.DRAIN)
+        return next((directive for directive in StopRequest if directive in told), None)
 
     def check_before_training(self) -> None:
         """Nothing is lost yet, so any directive ends the attempt at once.
@@ -68,7 +68,7 @@ class Directives:
         self._check_lease()
         directive = self.current()
         if directive is not None:
-            raise Halted(directive)
+            raise AttemptStopped(directive)
 
     def check_while_handing_over(self) -> None:
         """Results exist: only a lost lease or the end of the grace keeps them from being handed over.
@@ -82,5 +82,5 @@ class Directives:
             raise OutOfTime
 
     def _check_lease(self) -> None:
-        if self.current() is Directive.LEASE_LOST:
+        if self.current() is StopRequest.LEASE_LOST:
             raise LeaseLost("Another attempt owns the job.")

@@ -18,14 +18,14 @@ from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
 from tunesmith.worker.daemon.celery_app import create_app
 from tunesmith.worker.daemon.machine_constants import measure_once
-from tunesmith.worker.daemon.worker_heartbeat import Presence
+from tunesmith.worker.daemon.worker_heartbeat import WorkerHeartbeatThread
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.machine.slots import Slots, hardware_of_slot, slots_of
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.processes import end_leftovers
 from tunesmith.worker.transport.control import HttpControlPlane
 from tunesmith.worker.transport.retry import Patience, Unavailable
-from tunesmith.worker.work_directory import Session, WorkDirectory
+from tunesmith.worker.work_directory import WorkDirectory, WorkerSession
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ _FOREVER_SECONDS = 10 * 365 * 86400.0
 _LAST_SECONDS = 2.0  # of the grace: kept for the main process itself
 
 
-class Host:
+class WorkerDaemon:
     """One start of the worker on this machine."""
 
     def __init__(self, settings: WorkerSettings, *, name: str | None) -> None:
@@ -88,7 +88,7 @@ class Host:
         return self._control.register(request, Patience(seconds=_FOREVER_SECONDS, note=_note_waiting))
 
     def _start_session(self, registered: WorkerRegistered) -> None:
-        session = Session(
+        session = WorkerSession(
             worker_id=self._work.worker_id(),
             incarnation=self._incarnation,
             worker_class=registered.worker_class,
@@ -97,8 +97,8 @@ class Host:
         self._work.start_session(session)
         log.info("worker.registered", worker_id=session.worker_id, worker_class=session.worker_class)
 
-    def _start_presence(self, registered: WorkerRegistered) -> Presence:
-        presence = Presence(
+    def _start_presence(self, registered: WorkerRegistered) -> WorkerHeartbeatThread:
+        presence = WorkerHeartbeatThread(
             self._control,
             worker_id=self._work.worker_id(),
             interval_seconds=registered.heartbeat_interval_seconds,
@@ -124,7 +124,7 @@ class Host:
     def _probe(self) -> HardwareProfile:
         return probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)
 
-    def _drain_on_shutdown(self, presence: Presence) -> None:
+    def _drain_on_shutdown(self, presence: WorkerHeartbeatThread) -> None:
         """Celery stops taking messages and waits for its pool; the drain file tells the pool to come to an end."""
 
         def drain(**_: Any) -> None:

@@ -11,7 +11,7 @@ from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import GIB, HardwareProfile
 from tunesmith.tuning.messages import Claim, ClaimRequest
 from tunesmith.worker.attempt.rehearsals import Rehearsals
-from tunesmith.worker.attempt.runner import Attempt, Surroundings
+from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.daemon.machine_constants import stored_constants
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.machine.slots import Slot, hardware_of_slot, slots_of
@@ -22,14 +22,14 @@ from tunesmith.worker.trainer_process.warm import WarmTrainer
 from tunesmith.worker.transport.control import ControlPlane, HttpControlPlane
 from tunesmith.worker.transport.model_cache import ModelCache
 from tunesmith.worker.transport.retry import Unavailable
-from tunesmith.worker.work_directory import Session, WorkDirectory
+from tunesmith.worker.work_directory import WorkDirectory, WorkerSession
 
 log = structlog.get_logger(__name__)
 
 WARM_FROM_BYTES = 8 * GIB  # of host memory for one slot: an idle warm process holds 0.3 GiB
 
 
-class Station:
+class PoolWorker:
     """Everything that a pool process needs to run attempts, kept between them."""
 
     def __init__(self, *, settings: WorkerSettings, control: ControlPlane) -> None:
@@ -41,7 +41,7 @@ class Station:
         self._warm: WarmTrainer | None = None
 
     @classmethod
-    def from_environment(cls) -> "Station":
+    def from_environment(cls) -> "PoolWorker":
         """As the worker's main process set it up."""
         settings = WorkerSettings()
         control = HttpControlPlane(
@@ -94,7 +94,7 @@ class Station:
         ids = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "epoch": claim.epoch}
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
-        surroundings = Surroundings(
+        surroundings = AttemptContext(
             work=self._work,
             settings=self._settings,
             slot=slot,
@@ -104,7 +104,7 @@ class Station:
             warm=self._warm,
         )
         with closing(self._control.attempt(claim)) as control:
-            attempt = Attempt(claim, control=control, surroundings=surroundings, log=attempt_log)
+            attempt = AttemptRunner(claim, control=control, surroundings=surroundings, log=attempt_log)
             try:
                 attempt.run()
             except subprocess.TimeoutExpired:  # the kernel keeps a process: it keeps its lock, so the slot stays taken
@@ -116,7 +116,7 @@ class Station:
             self._warm.keep()  # not while a job runs, whose processors the imports would take
         return True
 
-    def _claim(self, session: Session, hardware: HardwareProfile) -> Claim | None:
+    def _claim(self, session: WorkerSession, hardware: HardwareProfile) -> Claim | None:
         request = ClaimRequest(worker_id=session.worker_id, incarnation=session.incarnation, hardware=hardware)
         try:
             return self._control.claim(request)

@@ -9,15 +9,15 @@ from pydantic import ValidationError
 
 import tunesmith.worker.daemon.celery_app  # noqa: F401 - connects the set-up of logs in each pool process
 from tunesmith.tuning.messages import WAKE_TASK, Wake
-from tunesmith.worker.daemon.pool_worker import Station, leave_sigterm_to_the_main_process
+from tunesmith.worker.daemon.pool_worker import PoolWorker, leave_sigterm_to_the_main_process
 
 log = structlog.get_logger(__name__)
 
 
 @functools.cache
-def _station() -> Station:
+def _station() -> PoolWorker:
     """One for the life of this pool process: connections, verified models and a warm trainer serve every attempt."""
-    return Station.from_environment()
+    return PoolWorker.from_environment()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]

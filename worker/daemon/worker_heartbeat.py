@@ -13,7 +13,7 @@ from tunesmith.worker.transport.retry import Unavailable
 log = structlog.get_logger(__name__)
 
 
-class Presence:
+class WorkerHeartbeatThread:
     """Sends worker heartbeats until the process ends; registers anew when the service has forgotten the worker."""
 
     def __init__(

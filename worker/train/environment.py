@@ -3,7 +3,7 @@
 import os
 
 
-def settle() -> None:
+def set_process_defaults() -> None:
     """Set what the environment does not say; called once more where a process got another environment by a fork."""
     # A thread that waits for its next product spins a little, then sleeps. LoRA on a 135M model, two cores, tokens/s
     # alone and of each of two at once: never spinning 267 and 206, 1,000 turns 355 and 180, 3,000 turns 371 and 135,
@@ -31,4 +31,4 @@ def settle() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-settle()
+set_process_defaults()

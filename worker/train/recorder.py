@@ -43,7 +43,7 @@ class Recorder:
             append_line(self._directory.metrics, values)
 
 
-class Pace:
+class StepTimer:
     """Speed and remaining time from a moving average of steps; checkpoints do not count, evaluations apart."""
 
     def __init__(self, *, clock: Any = time.perf_counter) -> None:

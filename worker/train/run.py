@@ -15,7 +15,7 @@ from tunesmith.worker.train.recorder import Recorder
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """Everything a training method needs. `rank` and `processes` describe the process group; alone they are 0 and 1."""
 
     request: TrainRequest

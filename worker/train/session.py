@@ -33,7 +33,7 @@ from tunesmith.worker.run_directory import (
 from tunesmith.worker.train.attention.choice import choose_attention
 from tunesmith.worker.train.chat.conversation import default_template
 from tunesmith.worker.train.chat.stop_tokens import stop_tokens
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.cache import RowCache, cached_rows, rows_key
 from tunesmith.worker.train.data.report import tell_about_rows
 from tunesmith.worker.train.data.rows import ALL_LINES, LineChoice, Rows, exact_facts, load_rows
@@ -43,7 +43,7 @@ from tunesmith.worker.train.loop.loop import Stopped
 from tunesmith.worker.train.models.model import check_config, check_vocabulary, load_tokenizer, read_config
 from tunesmith.worker.train.optim.zero import check_available
 from tunesmith.worker.train.recorder import Recorder, peak_memory_bytes
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 # The main process alone tokenises a file, which may hold millions of conversations, and hashes a checkpoint, which may
 # be hundreds of gigabytes, while the others wait.
@@ -75,7 +75,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
     return 0
 
 
-def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
+def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
     """Devices, seeds, tokenizer and tokenised rows.
 
     Raises:
@@ -102,7 +102,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> Run:
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
-    run = Run(
+    run = RunContext(
         request=request,
         directory=directory,
         recorder=recorder,
@@ -170,7 +170,7 @@ def _row_cache(
     return RowCache(directory.tokens, shared=shared, recorder=recorder)
 
 
-def _method(run: Run) -> "_Method":
+def _method(run: RunContext) -> "_Method":
     """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
     return cast("_Method", importlib.import_module(f"tunesmith.worker.train.methods.{run.plan.method.value}"))
 
@@ -180,7 +180,7 @@ class _Load(Protocol):
 
 
 class _Method(Protocol):
-    def train(self, run: Run) -> Progress: ...
+    def train(self, run: RunContext) -> TrainState: ...
 
 
 def _limit_threads(device: str) -> None:
@@ -208,7 +208,7 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
     )
 
 
-def _result(run: Run, progress: Progress) -> TrainResult:
+def _result(run: RunContext, progress: TrainState) -> TrainResult:
     seconds = progress.training_seconds
     return TrainResult(
         output_kind=_output_kind(run.request),

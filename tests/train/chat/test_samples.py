@@ -18,7 +18,7 @@ from tunesmith.worker.train.checkpoints import state as checkpoint
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.generation import samples
-from tunesmith.worker.train.generation.generator import Speaker
+from tunesmith.worker.train.generation.generator import Generator
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
 from tunesmith.worker.train.models.own_attention import attending
 
@@ -99,7 +99,7 @@ def test_answers_are_what_packed_passes_predict_token_by_token(tmp_path: Path, m
     learner = Learner(adapted).eval()
     prompts = [prompt.ids for prompt in samples.choose_prompts(loaded(tmp_path, model, runs.chat_rows(6)), seed=2)]
     with attending(learner.causal_model, "sdpa", afterwards=learner.attention_name):
-        answers = Speaker(learner.causal_model, load_tokenizer(model)).go_on(prompts, max_new_tokens=6)
+        answers = Generator(learner.causal_model, load_tokenizer(model)).complete(prompts, max_new_tokens=6)
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = list(prompt)
         for _ in range(6):
@@ -186,7 +186,7 @@ def test_a_model_that_cannot_generate_trains_on_and_is_not_asked_again(
     def refuse(*_: Any, **__: Any) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(Speaker, "go_on", refuse)
+    monkeypatch.setattr(Generator, "complete", refuse)
     directory = runs.make_run(tmp_path, model=model, plan=plans.plan(), validation=runs.chat_rows(3))
     assert runs.train_here(directory) == 0
     warnings = [event["message"] for event in runs.events(directory) if "No sample answers" in event["message"]]

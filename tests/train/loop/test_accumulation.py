@@ -9,7 +9,7 @@ import torch
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.loop.gradients import GradientSource, StepSums
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
@@ -41,7 +41,7 @@ def one_step(root: Path, model: Path, *, objective: str, budget: int) -> tuple[S
     loaded.requires_grad_(True)
     learner = Learner(loaded, attention=run.attention).train()
     masters = MasterOptimizer(learner.trainable(), plan=plan)
-    progress = Progress()
+    progress = TrainState()
     ladder = MemoryLadder(run, learner, progress=progress)
     source = GradientSource(
         run,

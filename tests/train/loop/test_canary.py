@@ -177,11 +177,11 @@ def out_of_memory_above(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that holds micro-steps of at most so many tokens."""
     forward = Learner.forward
 
-    def forward_if_it_fits(learner: Learner, batch: PackedBatch, *judge: Any) -> Any:
+    def forward_if_it_fits(learner: Learner, batch: PackedBatch, *assess: Any) -> Any:
         if batch.rows and batch.tokens > tokens:  # the trial has rows of its own
             torch.rand(3)
             raise torch.OutOfMemoryError("out of memory")
-        return forward(learner, batch, *judge)
+        return forward(learner, batch, *assess)
 
     monkeypatch.setattr(Learner, "forward", forward_if_it_fits)
 

@@ -17,12 +17,12 @@ from tunesmith.worker.train.adapters.adapter import attach_adapter
 from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.attention.kernels import KERNELS, blocked
 from tunesmith.worker.train.attention.segments import Segments
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.loop.gradients import GradientSource
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
-from tunesmith.worker.train.loop.objectives import Objective, preference, supervised
+from tunesmith.worker.train.loop.objectives import LossObjective, preference, supervised
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.session import prepare
@@ -152,12 +152,12 @@ def test_a_step_reads_as_many_values_with_one_micro_step_as_with_many(
     assert counts[0] == counts[1] <= 4
 
 
-def reads_of_one_step(run: Any, trained: Learner, objective: Objective, root: Path) -> int:
+def reads_of_one_step(run: Any, trained: Learner, objective: LossObjective, root: Path) -> int:
     if not objective.per_token:
         reference = np.zeros((len(run.rows), 2), dtype=np.float32)
         object.__setattr__(run, "rows", Rows(**{**vars(run.rows), "reference": reference}))
     masters = MasterOptimizer(trained.trainable(), plan=run.plan)
-    progress = Progress()
+    progress = TrainState()
     ladder = MemoryLadder(run, trained, progress=progress)
     feed = runs.feed_of(run)
     source = GradientSource(run, trained, masters, objective=objective, progress=progress, ladder=ladder, feed=feed)

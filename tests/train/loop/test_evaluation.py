@@ -11,7 +11,7 @@ from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.recipe.hyperparameters import evaluation_count
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop import reference
@@ -20,8 +20,8 @@ from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import supervised
 from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, fingerprint, with_reference
 from tunesmith.worker.train.models.model import Learner, load_model
-from tunesmith.worker.train.recorder import Pace
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.recorder import StepTimer
+from tunesmith.worker.train.run import RunContext
 from tunesmith.worker.train.session import prepare
 
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def prepared(root: Path, model: Path, *, objective: str = "supervised") -> tuple[Run, Learner]:
+def prepared(root: Path, model: Path, *, objective: str = "supervised") -> tuple[RunContext, Learner]:
     rows = runs.chat_rows(9) if objective == "supervised" else runs.preference_rows(9)
     plan = plans.plan(objective=objective, beta=0.1)
     directory = runs.make_run(root, model=model, plan=plan, rows=rows, validation=rows[:4])
@@ -61,8 +61,8 @@ def test_shares_add_up_to_the_whole(tmp_path: Path, model: Path, lockstep: bool)
     assert combined(whole, processes=1).loss == pytest.approx(float(whole[0] / whole[2]))
 
 
-def reader(run: Run, learner: Learner) -> Reader:
-    progress = Progress()
+def reader(run: RunContext, learner: Learner) -> Reader:
+    progress = TrainState()
     return Reader(run, learner, sharing, MemoryLadder(run, learner, progress=progress), progress)
 
 
@@ -110,7 +110,7 @@ def test_a_run_evaluates_as_often_as_planned_and_says_how_long_it_took(tmp_path:
 
 def test_what_is_left_counts_the_evaluations_to_come_as_long_as_those_so_far() -> None:
     clock = iter([0.0, 0.0, 6.0, 10.0, 12.0])
-    pace = Pace(clock=lambda: next(clock))
+    pace = StepTimer(clock=lambda: next(clock))
     with pace.evaluating():
         pass
     pace.begin()

@@ -13,7 +13,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED
 from tunesmith.worker.train.adapters.adapter import attach_adapter
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels.loss import LossSums
 from tunesmith.worker.train.loop import gradients, objectives
@@ -42,7 +42,7 @@ class Steps:
         assert plan.lora is not None
         base = load_model(model, plan=plan, device=run.device)
         learner = Learner(attach_adapter(base, plan.lora, continue_from=None, seed=1), attention=run.attention).train()
-        self.progress, self.passes, self._change = Progress(), 0, change
+        self.progress, self.passes, self._change = TrainState(), 0, change
         self.masters = MasterOptimizer(learner.trainable(), plan=plan)
         self.source = GradientSource(
             run,

@@ -20,13 +20,13 @@ from tunesmith.tuning.errors import Category
 from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.plan import MemoryEstimate
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory
-from tunesmith.worker.train.checkpoints.state import Progress, sha256_of
+from tunesmith.worker.train.checkpoints.state import TrainState, sha256_of
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels import rebuild
 from tunesmith.worker.train.loop import evaluate
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.models.model import Learner, load_model
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 from tunesmith.worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -206,7 +206,7 @@ def test_an_evaluation_that_memory_ends_is_repeated_in_smaller_pieces(
         assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
-class OneOfTwo(Run):
+class OneOfTwo(RunContext):
     """A process whose peer runs out of memory at the first look."""
 
     looks = 0
@@ -219,7 +219,7 @@ class OneOfTwo(Run):
 def test_processes_go_down_together_even_when_only_one_ran_out(tmp_path: Path, model: Path) -> None:
     directory = runs.make_run(tmp_path, model=model, plan=plans.plan(tokens_per_micro_step=190))
     run = prepare(directory.request(), directory)
-    progress = Progress()
+    progress = TrainState()
     learner = Learner(load_model(model, plan=run.plan, device=run.device))
     ladder = MemoryLadder(OneOfTwo(**run.__dict__), learner, progress=progress)
     tried: list[int] = []

@@ -15,7 +15,7 @@ from tests.train import runs
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.adapters.adapter import attach_adapter
 from tunesmith.worker.train.adapters.pissa import start_from_principal_components
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
 from tunesmith.worker.train.data.sharing import Sharing
@@ -25,7 +25,7 @@ from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import objective_of, preference, supervised
 from tunesmith.worker.train.loop.reference import Reader, with_reference
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 from tunesmith.worker.train.session import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -188,9 +188,9 @@ def test_every_kind_of_row_is_learned(tmp_path: Path, model: Path, rows: list[di
     assert curve[-1] < curve[0] - 0.5
 
 
-def scored(run: Run, learner: Learner) -> Run:
+def scored(run: RunContext, learner: Learner) -> RunContext:
     """With what the model as it is thinks of each pair."""
-    progress = Progress()
+    progress = TrainState()
     ladder = MemoryLadder(run, learner, progress=progress)
     reader = Reader(run, learner, sharing_by_tokens, ladder, progress)
     return with_reference(reader, kept_in=None)[0]

@@ -154,10 +154,10 @@ def _end_memory_above(tokens: int) -> None:
 
     forward = Learner.forward
 
-    def forward_if_it_fits(learner: Learner, batch: Any, *judge: Any) -> Any:
+    def forward_if_it_fits(learner: Learner, batch: Any, *loss_function: Any) -> Any:
         if batch.rows and batch.tokens > tokens:
             raise torch.OutOfMemoryError("out of memory")
-        return forward(learner, batch, *judge)
+        return forward(learner, batch, *loss_function)
 
     Learner.forward = forward_if_it_fits
 

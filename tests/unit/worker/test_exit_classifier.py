@@ -4,46 +4,46 @@ import pytest
 
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.attempt.exit_classifier import Ending, judge
-from tunesmith.worker.attempt.stop_requests import Directive
+from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit
+from tunesmith.worker.attempt.stop_requests import StopRequest
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, TrainResult
 
 DONE = TrainResult(output_kind="adapter", steps=3)
 
 
-def ending(exit_code: int, **facts: object) -> Ending:
-    return Ending(**{"exit_code": exit_code, "result": None, "log_tail": "last words", **facts})  # type: ignore[arg-type]
+def ending(exit_code: int, **facts: object) -> TrainerExit:
+    return TrainerExit(**{"exit_code": exit_code, "result": None, "log_tail": "last words", **facts})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("told", "outcome"),
     [
-        (Directive.CANCEL, Outcome.CANCELLED),
-        (Directive.PAUSE, Outcome.PAUSED),
-        (Directive.DRAIN, Outcome.PREEMPTED),
+        (StopRequest.CANCEL, Outcome.CANCELLED),
+        (StopRequest.PAUSE, Outcome.PAUSED),
+        (StopRequest.DRAIN, Outcome.PREEMPTED),
         (None, Outcome.PREEMPTED),
     ],
 )
-def test_a_trainer_that_stopped_on_request_ends_as_it_was_told(told: Directive | None, outcome: Outcome) -> None:
-    assert judge(ending(EXIT_STOPPED, told=told)) == (outcome, None)
+def test_a_trainer_that_stopped_on_request_ends_as_it_was_told(told: StopRequest | None, outcome: Outcome) -> None:
+    assert classify_exit(ending(EXIT_STOPPED, told=told)) == (outcome, None)
 
 
-@pytest.mark.parametrize("told", [Directive.PAUSE, Directive.DRAIN, None])
-def test_a_run_that_finished_all_its_work_has_succeeded_whatever_it_was_told(told: Directive | None) -> None:
-    assert judge(ending(0, result=DONE, told=told)) == (Outcome.SUCCEEDED, None)
+@pytest.mark.parametrize("told", [StopRequest.PAUSE, StopRequest.DRAIN, None])
+def test_a_run_that_finished_all_its_work_has_succeeded_whatever_it_was_told(told: StopRequest | None) -> None:
+    assert classify_exit(ending(0, result=DONE, told=told)) == (Outcome.SUCCEEDED, None)
 
 
 def test_a_cancelled_run_never_succeeds() -> None:
-    assert judge(ending(0, result=DONE, told=Directive.CANCEL)) == (Outcome.CANCELLED, None)
+    assert classify_exit(ending(0, result=DONE, told=StopRequest.CANCEL)) == (Outcome.CANCELLED, None)
 
 
 def test_a_drained_trainer_that_had_to_be_killed_is_preempted_too() -> None:
-    assert judge(ending(-9, told=Directive.DRAIN)) == (Outcome.PREEMPTED, None)
+    assert classify_exit(ending(-9, told=StopRequest.DRAIN)) == (Outcome.PREEMPTED, None)
 
 
 def test_the_trainers_own_failure_is_kept_and_gets_the_end_of_the_log() -> None:
     own = Failure(code="bad_rows", message="Row 3.", category=Category.USER_ERROR)
-    outcome, failure = judge(ending(EXIT_FAILED, result=TrainResult(failure=own)))
+    outcome, failure = classify_exit(ending(EXIT_FAILED, result=TrainResult(failure=own)))
     assert outcome is Outcome.FAILED
     assert failure == own.model_copy(update={"log_tail": "last words"})
 
@@ -61,7 +61,7 @@ def test_the_trainers_own_failure_is_kept_and_gets_the_end_of_the_log() -> None:
     ],
 )  # fmt: skip
 def test_an_end_without_a_result_is_explained(facts: dict[str, object], code: str, category: Category) -> None:
-    outcome, failure = judge(ending(**facts))  # type: ignore[arg-type]
+    outcome, failure = classify_exit(ending(**facts))  # type: ignore[arg-type]
     assert outcome is Outcome.FAILED
     assert failure is not None
     assert (failure.code, failure.category, failure.retryable) == (code, category, True)
@@ -69,7 +69,7 @@ def test_an_end_without_a_result_is_explained(facts: dict[str, object], code: st
 
 
 def test_the_signal_is_named() -> None:
-    _, failure = judge(ending(-9))
+    _, failure = classify_exit(ending(-9))
     assert failure is not None
     assert "SIGKILL" in failure.message
     assert "memory" in (failure.hint or "")

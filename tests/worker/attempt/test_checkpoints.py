@@ -12,7 +12,7 @@ from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import CheckpointRef
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader, CorruptCheckpoint, describe, find_resumable, verify
-from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import (
     CheckpointManifest,
     RunDirectory,
@@ -121,7 +121,7 @@ def test_without_a_usable_checkpoint_training_starts_at_the_beginning(
 
 @pytest.fixture
 def uploader(run: RunDirectory, control: HttpAttemptControl, log: FilteringBoundLogger) -> CheckpointUploader:
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     return CheckpointUploader(run.checkpoints, control, directives=directives, log=log, interval_seconds=0.02)
 
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_waits_until_the_metrics_of_its_step_are_handed_over(
         asked.append(len(service.to("/checkpoints")))
         return 4 if len(asked) < 20 else 8
 
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     uploader = CheckpointUploader(
         run.checkpoints, control, directives=directives, log=log, recorded=recorded, interval_seconds=0.01
     )
@@ -191,9 +191,9 @@ def test_a_lost_lease_stops_the_uploads(
     run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
 ) -> None:
     service.otherwise = lambda _request: Reply.error(409, "lease_lost")
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     uploader = CheckpointUploader(run.checkpoints, control, directives=directives, log=log, interval_seconds=0.02)
     make_checkpoint(run.checkpoints, step=1)
     uploader.start()
     uploader._thread.join(10)
-    assert directives.current() is Directive.LEASE_LOST
+    assert directives.current() is StopRequest.LEASE_LOST

@@ -12,7 +12,7 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.attempt.follower import BATCH_BYTES, LONGEST_LINE_BYTES, Follower, read_lines
 from tunesmith.worker.attempt.progress import Progress
-from tunesmith.worker.attempt.stop_requests import Directive, Directives
+from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
 from tunesmith.worker.transport.control import HttpAttemptControl
 from tunesmith.worker.transport.retry import Unavailable
@@ -25,7 +25,7 @@ def progress() -> Progress:
 
 @pytest.fixture
 def follower(run: RunDirectory, control: HttpAttemptControl, progress: Progress, log: FilteringBoundLogger) -> Follower:
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     return Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.02)
 
 
@@ -92,7 +92,7 @@ def test_a_new_follower_goes_on_where_the_last_one_was(
     append_line(run.metrics, {"step": 1})
     follower.ship()
     append_line(run.metrics, {"step": 2})
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     Follower(run, control, progress=progress, directives=directives, log=log).ship()
     assert [point["step"] for point in points(service)] == [1, 2]
 
@@ -170,14 +170,14 @@ def test_a_lost_lease_ends_the_following_and_is_told(
     run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
 ) -> None:
     service.otherwise = lambda _request: Reply.error(409, "lease_lost")
-    directives = Directives(drain_deadline=lambda: None)
+    directives = StopRequests(drain_deadline=lambda: None)
     follower = Follower(
         run, control, progress=Progress(total_steps=1), directives=directives, log=log, interval_seconds=0.02
     )
     append_line(run.metrics, {"step": 1})
     follower.start()
     follower._thread.join(10)
-    assert directives.current() is Directive.LEASE_LOST
+    assert directives.current() is StopRequest.LEASE_LOST
     with pytest.raises(LeaseLost):
         follower.flush(control)
 

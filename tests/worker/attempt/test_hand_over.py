@@ -11,9 +11,9 @@ from tests.worker.attempt.test_preparation import claim, host
 from tests.worker.scripted_service import ScriptedService
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.attempt.exit_classifier import Ending
+from tunesmith.worker.attempt.exit_classifier import TrainerExit
 from tunesmith.worker.attempt.rehearsals import Rehearsals
-from tunesmith.worker.attempt.runner import Attempt, Surroundings
+from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, TrainResult
 from tunesmith.worker.settings import WorkerSettings
@@ -25,12 +25,12 @@ UNMERGED = Failure(code="merged_model_differs", message="It differs.", category=
 
 
 @pytest.fixture
-def attempt(tmp_path: Path, control: HttpAttemptControl, log: FilteringBoundLogger) -> Attempt:
+def attempt(tmp_path: Path, control: HttpAttemptControl, log: FilteringBoundLogger) -> AttemptRunner:
     work = WorkDirectory(tmp_path / "work")
     work.create()
     values = {"url": "http://127.0.0.1:1", "worker_key": "ts-worker", "REDIS_URL": "redis://127.0.0.1:1"}
     settings = WorkerSettings(**values, work_dir=work.root)
-    around = Surroundings(
+    around = AttemptContext(
         work=work,
         settings=settings,
         slot=Slot(index=0),
@@ -38,16 +38,16 @@ def attempt(tmp_path: Path, control: HttpAttemptControl, log: FilteringBoundLogg
         models=ModelCache(work.models),
         rehearsals=Rehearsals(),
     )
-    return Attempt(claim(), control=control, surroundings=around, log=log)
+    return AttemptRunner(claim(), control=control, surroundings=around, log=log)
 
 
 @pytest.mark.parametrize("made", ["adapter", None])
 def test_an_adapter_whose_merged_model_was_refused_is_an_artifact_of_the_failed_job(
-    attempt: Attempt, run: RunDirectory, service: ScriptedService, made: str | None
+    attempt: AttemptRunner, run: RunDirectory, service: ScriptedService, made: str | None
 ) -> None:
     (run.output / "adapter_model.safetensors").write_bytes(b"weights")
     result = TrainResult(failure=UNMERGED, output_kind=made)
-    ending = Ending(exit_code=EXIT_FAILED, result=result, log_tail="")
+    ending = TrainerExit(exit_code=EXIT_FAILED, result=result, log_tail="")
     idle = SimpleNamespace(flush=lambda _control: None)
     report = attempt._hand_over(run, ending, follower=idle, uploader=idle)
     assert report.outcome is Outcome.FAILED

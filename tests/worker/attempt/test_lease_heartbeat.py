@@ -11,7 +11,7 @@ from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
 from tunesmith.worker.attempt.progress import Progress
-from tunesmith.worker.attempt.stop_requests import Directive, Directives, Halted, OutOfTime
+from tunesmith.worker.attempt.stop_requests import AttemptStopped, OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.transport.control import HttpAttemptControl
 
 NOTHING = Reply.json({"cancel": False, "pause": False})
@@ -25,8 +25,8 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def directives() -> Directives:
-    return Directives(drain_deadline=lambda: None)
+def directives() -> StopRequests:
+    return StopRequests(drain_deadline=lambda: None)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def progress() -> Progress:
 
 @pytest.fixture
 def heartbeat(
-    control: HttpAttemptControl, directives: Directives, progress: Progress, log: FilteringBoundLogger
+    control: HttpAttemptControl, directives: StopRequests, progress: Progress, log: FilteringBoundLogger
 ) -> Iterator[Heartbeat]:
     beating = Heartbeat(control, progress=progress, directives=directives, interval_seconds=0.02, log=log)
     yield beating
@@ -52,21 +52,21 @@ def test_heartbeats_carry_where_the_run_is(heartbeat: Heartbeat, service: Script
     assert service.requests[0].json == {"phase": "training", "step": 3, "total_steps": 7, "eta_seconds": 12.5}
 
 
-@pytest.mark.parametrize("wish", [Directive.CANCEL, Directive.PAUSE])
+@pytest.mark.parametrize("wish", [StopRequest.CANCEL, StopRequest.PAUSE])
 def test_what_the_user_wants_rides_back(
-    wish: Directive, heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+    wish: StopRequest, heartbeat: Heartbeat, service: ScriptedService, directives: StopRequests
 ) -> None:
     service.otherwise = lambda _request: Reply.json({"cancel": wish == "cancel", "pause": wish == "pause"})
     heartbeat.start()
     wait_until(directives.current)
     assert directives.current() is wish
-    with pytest.raises(Halted):
+    with pytest.raises(AttemptStopped):
         directives.check_before_training()
     directives.check_while_handing_over()
 
 
 def test_a_service_that_is_away_changes_nothing_and_is_found_again(
-    heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+    heartbeat: Heartbeat, service: ScriptedService, directives: StopRequests
 ) -> None:
     service.script(
         "/heartbeat", *[Reply.error(503, "service_unavailable")] * 3, Reply.error(401, "invalid_lease_token")
@@ -78,12 +78,12 @@ def test_a_service_that_is_away_changes_nothing_and_is_found_again(
 
 
 def test_a_lost_lease_ends_the_beating_and_everything_else(
-    heartbeat: Heartbeat, service: ScriptedService, directives: Directives
+    heartbeat: Heartbeat, service: ScriptedService, directives: StopRequests
 ) -> None:
     service.otherwise = lambda _request: Reply.error(409, "lease_lost")
     heartbeat.start()
     wait_until(directives.current)
-    assert directives.current() is Directive.LEASE_LOST
+    assert directives.current() is StopRequest.LEASE_LOST
     for check in (directives.check_before_training, directives.check_while_handing_over):
         with pytest.raises(LeaseLost):
             check()
@@ -92,16 +92,16 @@ def test_a_lost_lease_ends_the_beating_and_everything_else(
 
 
 def test_the_more_urgent_directive_counts() -> None:
-    directives = Directives(drain_deadline=lambda: 100.0, clock=lambda: 99.0)
-    assert directives.current() is Directive.DRAIN
-    for directive in (Directive.PAUSE, Directive.CANCEL, Directive.LEASE_LOST):
+    directives = StopRequests(drain_deadline=lambda: 100.0, clock=lambda: 99.0)
+    assert directives.current() is StopRequest.DRAIN
+    for directive in (StopRequest.PAUSE, StopRequest.CANCEL, StopRequest.LEASE_LOST):
         directives.tell(directive)
         assert directives.current() is directive
 
 
 def test_the_end_of_the_grace_ends_the_handing_over() -> None:
     now = [99.0]
-    directives = Directives(drain_deadline=lambda: 100.0, clock=lambda: now[0])
+    directives = StopRequests(drain_deadline=lambda: 100.0, clock=lambda: now[0])
     directives.check_while_handing_over()
     now[0] = 100.5
     with pytest.raises(OutOfTime):

@@ -10,7 +10,7 @@ from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.messages import ClaimRequest, EventReport, FinishReport
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.attempt.stop_requests import Directive, Halted
+from tunesmith.worker.attempt.stop_requests import AttemptStopped, StopRequest
 from tunesmith.worker.transport.control import HttpAttemptControl, HttpControlPlane
 from tunesmith.worker.transport.retry import Patience, Unavailable
 
@@ -57,9 +57,9 @@ def test_a_refusal_is_never_tried_again(control: HttpAttemptControl, service: Sc
 
 def test_waiting_for_the_service_ends_when_the_attempt_is_halted(control: HttpAttemptControl) -> None:
     def check() -> None:
-        raise Halted(Directive.CANCEL)
+        raise AttemptStopped(StopRequest.CANCEL)
 
-    with pytest.raises(Halted):
+    with pytest.raises(AttemptStopped):
         control.patiently(check).finish(FinishReport(outcome=Outcome.SUCCEEDED))
 
 

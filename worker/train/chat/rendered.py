@@ -25,7 +25,7 @@ class Place(NamedTuple):
     character: int
 
 
-class Run(NamedTuple):
+class TextRun(NamedTuple):
     """A stretch of the text with the words of one message and of no other, from its first anchor to its last."""
 
     message: int
@@ -57,13 +57,13 @@ class Rendered:
         return self.anchored.anchors[place.number]
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[TextRun]:
         """All stretches of words, in the order of the text."""
         places = sorted((Place(*item) for item in self.places.items()), key=lambda place: place.character)
         runs = []
         for message, group in groupby(places, key=lambda place: self.anchor(place).message):
             members = list(group)
-            runs.append(Run(message, members[0], members[-1]))
+            runs.append(TextRun(message, members[0], members[-1]))
         return runs
 
     @cached_property

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from tunesmith.worker.train.chat.anchors import find_anchors
-from tunesmith.worker.train.chat.rendered import Place, Rendered, Renderer, Run
+from tunesmith.worker.train.chat.rendered import Place, Rendered, Renderer, TextRun
 from tunesmith.worker.train.chat.template import ChatTemplate, Message, TemplateRefusal
 
 _TEXT_ATOMS = r"<[^<>\n]{1,80}>|\n|[^<\n]+|<"
@@ -158,13 +158,13 @@ class TurnFinder:
                     return start
         return None
 
-    def _neighbours(self, rendered: Rendered, run: Run, before: Place) -> Hashable:
+    def _neighbours(self, rendered: Rendered, run: TextRun, before: Place) -> Hashable:
         """What decides how a prompt for a reply looks: the messages since the last word, and what that word was of."""
         anchor = rendered.anchor(before)
         roles = tuple(each["role"] for each in rendered.formed[anchor.message : run.message])
         return anchor.field, _blank_end(anchor.rest), roles
 
-    def _learn_prompt(self, rendered: Rendered, run: Run, before: Place, *, key: Hashable) -> _Prompt | None:
+    def _learn_prompt(self, rendered: Rendered, run: TextRun, before: Place, *, key: Hashable) -> _Prompt | None:
         earlier = rendered.anchored.messages[: run.message]
         anchor = rendered.anchor(before)
         texts = []
@@ -231,18 +231,18 @@ class TurnFinder:
         learnt = self._learn_ending(rendered, run)
         return None if learnt is None else self._end_by(rendered, run, limit, learnt)
 
-    def _stands_whole(self, rendered: Rendered, run: Run, ending: str) -> bool:
+    def _stands_whole(self, rendered: Rendered, run: TextRun, ending: str) -> bool:
         """Of another call's ending a part says nothing about this one."""
         return bool(ending) and rendered.text.startswith(ending, run.last.character)
 
-    def _end_by(self, rendered: Rendered, run: Run, limit: int, ending: str) -> tuple[int, bool] | None:
+    def _end_by(self, rendered: Rendered, run: TextRun, limit: int, ending: str) -> tuple[int, bool] | None:
         for place in _after_own_words(rendered, run.last):
             found = self._follow_ending(rendered, run, place, limit, ending)
             if found is not None:
                 return found
         return None
 
-    def _learn_ending(self, rendered: Rendered, run: Run) -> str | None:
+    def _learn_ending(self, rendered: Rendered, run: TextRun) -> str | None:
         """What the template writes after the turn when nothing follows."""
         text = self._after_last_words(rendered, run)
         if text is None:
@@ -252,7 +252,7 @@ class TurnFinder:
         self._endings[anchor.field, _blank_end(anchor.rest)] = ending
         return ending
 
-    def _after_last_words(self, rendered: Rendered, run: Run, *, for_reply: bool = False) -> str | None:
+    def _after_last_words(self, rendered: Rendered, run: TextRun, *, for_reply: bool = False) -> str | None:
         """The text behind a run's last anchor in the conversation that ends with its message, or with a new prompt."""
         if run.message + 1 == len(rendered.formed) and not for_reply:
             return rendered.text[run.last.character :]
@@ -268,7 +268,7 @@ class TurnFinder:
         return None
 
     def _follow_ending(
-        self, rendered: Rendered, run: Run, place: int, limit: int, ending: str
+        self, rendered: Rendered, run: TextRun, place: int, limit: int, ending: str
     ) -> tuple[int, bool] | None:
         text = rendered.text
         if ending and text.startswith(ending, place):
@@ -283,7 +283,7 @@ class TurnFinder:
         return self._end_in_the_middle(rendered, run, place, limit, ends_turns=bool(ending))
 
     def _end_in_the_middle(
-        self, rendered: Rendered, run: Run, place: int, limit: int, *, ends_turns: bool
+        self, rendered: Rendered, run: TextRun, place: int, limit: int, *, ends_turns: bool
     ) -> tuple[int, bool] | None:
         """In the middle of a conversation some templates end a turn otherwise than at its end, and some not at all."""
         stop = self._stop_at(rendered.text, place, limit)
@@ -297,7 +297,7 @@ class TurnFinder:
             return None
         return (found.end(), True) if self._is_closing_here(rendered, run, found[0]) else (place, False)
 
-    def _is_closing_here(self, rendered: Rendered, run: Run, token: str) -> bool:
+    def _is_closing_here(self, rendered: Rendered, run: TextRun, token: str) -> bool:
         """Whether the token behind a turn ends it, and begins no message: it also stands before a reply's prompt."""
         key = rendered.anchor(run.last).field, token
         if key not in self._closings:

@@ -8,9 +8,9 @@ Which steps are saved changes nothing about what a step computes: a resumed run 
 import time
 from collections.abc import Callable
 
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.checkpoints.writer import CheckpointWriter
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 STALL_SHARE = 0.05
 STALL_GRACE_SECONDS = 2.0
@@ -20,7 +20,12 @@ class CheckpointCadence:
     """Decides, the same in every process of a run, at which steps a checkpoint is taken; counts what it costs."""
 
     def __init__(
-        self, run: Run, writer: CheckpointWriter, progress: Progress, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        run: RunContext,
+        writer: CheckpointWriter,
+        progress: TrainState,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run, self._writer, self._progress, self._clock = run, writer, progress, clock
         self._interval_steps = run.plan.checkpoint_interval_steps

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 STATE, RANDOM = "state.json", "random.safetensors"
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run stands, beside weights and optimizer: what the next step depends on or the result reports."""
 
     step: int = 0
@@ -61,7 +61,7 @@ class Snapshot:
 
 
 def take_snapshot(
-    progress: Progress,
+    progress: TrainState,
     *,
     rank: int,
     training_seconds: float,
@@ -125,20 +125,20 @@ def draw_apart(*, seed: int, rank: int, step: int) -> None:
         torch.manual_seed(int.from_bytes(own[:7], "big"))
 
 
-def load_progress(folder: Path, *, seed: int, rank: int = 0) -> Progress:
+def load_progress(folder: Path, *, seed: int, rank: int = 0) -> TrainState:
     """Restore the random states; returns the position. A process unknown to the checkpoint draws numbers of its own."""
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     internal, gauss = state["python_random"]
     random.setstate((3, tuple(internal), gauss))
     own = folder / _random_file(rank)
     _restore_random_tensors(load_file(own if own.is_file() else folder / RANDOM))
-    progress = Progress(**state["progress"])
+    progress = TrainState(**state["progress"])
     if not own.is_file():
         draw_apart(seed=seed, rank=rank, step=progress.step)
     return progress
 
 
-def resume_folder(run: Run) -> Path | None:
+def resume_folder(run: RunContext) -> Path | None:
     """The checkpoint the worker named, or else the newest whole one of the run directory, or None to begin afresh.
 
     Of several processes the main one looks, and all go on from what it found.

@@ -16,7 +16,7 @@ from tunesmith.worker.train.optim.zero import ShardedOptimizer
 
 
 @dataclass(frozen=True)
-class WeightFile:
+class StateFile:
     """How a method names its trainable weights in a checkpoint, and what other files it adds, by their names."""
 
     name: str
@@ -24,13 +24,13 @@ class WeightFile:
     texts: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
-    def with_tensors(self, name: str, values: dict[str, torch.Tensor]) -> "WeightFile":
+    def with_tensors(self, name: str, values: dict[str, torch.Tensor]) -> "StateFile":
         """The same with one more file."""
         return replace(self, tensors={**self.tensors, name: values})
 
 
 def tensor_files(
-    masters: MasterOptimizer | ShardedOptimizer, file: WeightFile, *, rank: int
+    masters: MasterOptimizer | ShardedOptimizer, file: StateFile, *, rank: int
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What process `rank` adds to a checkpoint, by file name; nothing is copied."""
     if isinstance(masters, ShardedOptimizer):
@@ -41,14 +41,14 @@ def tensor_files(
     return {file.name: weights, whole.TENSORS: masters.tensors()}
 
 
-def text_files(masters: MasterOptimizer | ShardedOptimizer, file: WeightFile) -> dict[str, str]:
+def text_files(masters: MasterOptimizer | ShardedOptimizer, file: StateFile) -> dict[str, str]:
     """The same for what is not a tensor, from the first process."""
     if isinstance(masters, ShardedOptimizer):
         return {**file.texts, shards.INDEX: shards.index_text(masters)}
     return {**file.texts, whole.SCALARS: json.dumps(masters.scalars())}
 
 
-def load(folder: Path, masters: MasterOptimizer | ShardedOptimizer, file: WeightFile) -> None:
+def load(folder: Path, masters: MasterOptimizer | ShardedOptimizer, file: StateFile) -> None:
     """Put weights and moments of a verified checkpoint back. Call it in every process.
 
     Raises:

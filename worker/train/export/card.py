@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import RowNotes
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
-def model_card(run: Run, progress: Progress, *, merged: dict[str, Any] | None = None) -> str:
+def model_card(run: RunContext, progress: TrainState, *, merged: dict[str, Any] | None = None) -> str:
     """README.md of the result, with the YAML head that PEFT and hubs read. `merged` is the check of a merged model."""
     plan, spec = run.plan, run.request.spec
     is_adapter = plan.lora is not None
@@ -22,7 +22,7 @@ def model_card(run: Run, progress: Progress, *, merged: dict[str, Any] | None = 
     return "\n".join(lines)
 
 
-def _results(progress: Progress) -> dict[str, object]:
+def _results(progress: TrainState) -> dict[str, object]:
     return {
         "validation loss before": _number(progress.first_valid_loss),
         "validation loss after": _number(progress.last_valid_loss),
@@ -40,7 +40,7 @@ def _merged(merged: dict[str, Any] | None) -> dict[str, object]:
     return {"merged model": f"{text}, tolerance {tolerance:g}"}
 
 
-def _data(run: Run, progress: Progress) -> dict[str, object]:
+def _data(run: RunContext, progress: TrainState) -> dict[str, object]:
     held_out = len(run.validation_rows) if run.validation_rows is not None else 0
     return {
         "rows": len(run.rows),
@@ -69,7 +69,7 @@ def _ends(notes: RowNotes) -> str | None:
     return "; ".join(parts) or None
 
 
-def _plan(run: Run) -> dict[str, object]:
+def _plan(run: RunContext) -> dict[str, object]:
     plan = run.plan
     facts: dict[str, object] = {
         "method": plan.method.value,

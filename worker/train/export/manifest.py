@@ -14,11 +14,11 @@ import torch
 import tunesmith.tuning
 import tunesmith.worker.train
 from tunesmith.worker.run_directory import MANIFEST, Seal, sealed_sha256, sha256_of
-from tunesmith.worker.train.checkpoints.state import Progress
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.checkpoints.state import TrainState
+from tunesmith.worker.train.run import RunContext
 
 
-def manifest(run: Run, folder: Path, *, progress: Progress, merged: dict[str, Any] | None) -> dict[str, Any]:
+def manifest(run: RunContext, folder: Path, *, progress: TrainState, merged: dict[str, Any] | None) -> dict[str, Any]:
     """The manifest of the finished run whose result lies in `folder`. `merged` is the check of a merged model."""
     request = run.request
     data = {"training_file": request.training_file, "validation_file": request.validation_file}

@@ -18,14 +18,14 @@ from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.export.settings import publish_settings
 from tunesmith.worker.train.kernels.loss import token_log_probabilities
 from tunesmith.worker.train.models.model import Learner, load_model
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 MERGED = "merged"
 ROWS_COMPARED = 32
 MEAN_TOLERANCE = {"bf16": 0.05, "fp16": 0.01, "fp32": 1e-4}  # nats per token, mean absolute difference
 
 
-def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
+def write_merged_model(run: RunContext, trained: Learner) -> dict[str, Any]:
     """Write output/merged, a plain model folder; memory of the trained model is given back first.
 
     Returns what was compared: `mean_difference_nats`, `tolerance_nats` and `tokens_compared`.
@@ -53,14 +53,14 @@ def write_merged_model(run: Run, trained: Learner) -> dict[str, Any]:
     return _compare(run, wanted, got, folder)
 
 
-def _base(run: Run) -> PreTrainedModel:
+def _base(run: RunContext) -> PreTrainedModel:
     """The base as it was trained over: a 4-bit one dequantised, because that is what the adapter corrects."""
     model = load_model(run.model_folder, plan=run.plan, device=run.device)
     return model if run.plan.quantization is None else model.dequantize()
 
 
 @torch.no_grad()
-def _log_probabilities(model: torch.nn.Module, trained: Learner, run: Run, rows: Rows) -> torch.Tensor:
+def _log_probabilities(model: torch.nn.Module, trained: Learner, run: RunContext, rows: Rows) -> torch.Tensor:
     learner = Learner(model.eval(), attention=run.attention)
     learner.attend_as(trained)
     chosen = range(min(len(rows), ROWS_COMPARED))
@@ -72,7 +72,7 @@ def _log_probabilities(model: torch.nn.Module, trained: Learner, run: Run, rows:
     return torch.cat(parts)
 
 
-def _compare(run: Run, wanted: torch.Tensor, got: torch.Tensor, folder: Path) -> dict[str, Any]:
+def _compare(run: RunContext, wanted: torch.Tensor, got: torch.Tensor, folder: Path) -> dict[str, Any]:
     difference = float((wanted - got).abs().mean())
     tolerance = MEAN_TOLERANCE[run.plan.precision]
     facts: dict[str, Any] = {

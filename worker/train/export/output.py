@@ -16,14 +16,16 @@ from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.run_directory import MANIFEST, write_atomically
 from tunesmith.worker.train.adapters.adapter import CONFIG_FILE, WEIGHTS_FILE
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.export.card import model_card
 from tunesmith.worker.train.export.manifest import manifest
 from tunesmith.worker.train.export.settings import publish_settings
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
-def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str, object], progress: Progress) -> None:
+def save_adapter(
+    run: RunContext, tensors: dict[str, torch.Tensor], *, config: dict[str, object], progress: TrainState
+) -> None:
     """Write an adapter in PEFT's format."""
     folder = _begin(run)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -31,7 +33,7 @@ def save_adapter(run: Run, tensors: dict[str, torch.Tensor], *, config: dict[str
     _finish(run, folder, progress=progress)
 
 
-def save_model(run: Run, model: PreTrainedModel, *, progress: Progress) -> None:
+def save_model(run: RunContext, model: PreTrainedModel, *, progress: TrainState) -> None:
     """Write a complete model in its training dtype."""
     folder = _begin(run)
     publish_settings(model, run)
@@ -40,12 +42,12 @@ def save_model(run: Run, model: PreTrainedModel, *, progress: Progress) -> None:
 
 
 def save_gathered_model(
-    run: Run,
+    run: RunContext,
     model: PreTrainedModel,
     gathered: Iterator[tuple[str, torch.Tensor, torch.Tensor]],
     *,
     frozen: Iterator[tuple[str, torch.Tensor]],
-    progress: Progress,
+    progress: TrainState,
 ) -> None:
     """Write one ordinary model from weights that are shared out. Call it in every process; the main one writes.
 
@@ -74,7 +76,7 @@ def save_gathered_model(
     _finish(run, folder, progress=progress)
 
 
-def describe(run: Run, *, progress: Progress, merged: dict[str, Any] | None = None) -> None:
+def describe(run: RunContext, *, progress: TrainState, merged: dict[str, Any] | None = None) -> None:
     """Write the model card, and the manifest last: a result folder that has one is complete."""
     folder = run.directory.output
     (folder / "README.md").write_text(model_card(run, progress, merged=merged), encoding="utf-8")
@@ -82,7 +84,7 @@ def describe(run: Run, *, progress: Progress, merged: dict[str, Any] | None = No
     write_atomically(folder / MANIFEST, json.dumps(content, indent=2, sort_keys=True))
 
 
-def _begin(run: Run) -> Path:
+def _begin(run: RunContext) -> Path:
     run.recorder.phase(Phase.EXPORTING)
     folder = run.directory.output
     shutil.rmtree(folder, ignore_errors=True)
@@ -90,7 +92,7 @@ def _begin(run: Run) -> Path:
     return folder
 
 
-def _finish(run: Run, folder: Path, *, progress: Progress) -> None:
+def _finish(run: RunContext, folder: Path, *, progress: TrainState) -> None:
     run.tokenizer.save_pretrained(folder)
     describe(run, progress=progress)
 

@@ -49,14 +49,14 @@ def answers(
     """
     from tunesmith.worker.train.chat.conversation import ChatRenderer
     from tunesmith.worker.train.chat.stop_tokens import stop_tokens
-    from tunesmith.worker.train.generation.generator import Speaker
+    from tunesmith.worker.train.generation.generator import Generator
     from tunesmith.worker.train.generation.prompts import read_prompts
     from tunesmith.worker.train.models.model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     renderer = ChatRenderer(tokenizer, stop_tokens=stop_tokens(model, tokenizer))
     texts = read_prompts(prompts, renderer=renderer, tokenizer=tokenizer)
-    speaker = Speaker.load(model, adapter=adapter, tokenizer=tokenizer, ends=renderer.ends())
+    speaker = Generator.load(model, adapter=adapter, tokenizer=tokenizer, ends=renderer.ends())
     for first in range(0, len(texts), PROMPTS_AT_ONCE):
         group = texts[first : first + PROMPTS_AT_ONCE]
         spoken = speaker.answer(group, max_new_tokens=max_new_tokens)

@@ -14,7 +14,7 @@ from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.models.model import load_plainly
 
 
-class Speaker:
+class Generator:
     """A model that goes on with prompts. It stops at `ends` and at what its own settings call an end."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, ends: Iterable[str] = ()) -> None:
@@ -25,7 +25,7 @@ class Speaker:
     @classmethod
     def load(
         cls, folder: Path, *, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, ends: Iterable[str] = ()
-    ) -> Speaker:
+    ) -> Generator:
         """From files, in bf16, on the accelerator if there is one.
 
         Raises:
@@ -43,10 +43,10 @@ class Speaker:
         """One {"text", "tokens", "finished"} per prompt; `finished` is false where `max_new_tokens` cut it off."""
         ids = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         with self._model.disable_adapter() if without_adapter else contextlib.nullcontext():
-            return self.go_on(ids, max_new_tokens=max_new_tokens)
+            return self.complete(ids, max_new_tokens=max_new_tokens)
 
     @torch.no_grad()  # not inference mode: what a model in training keeps of this pass may meet a gradient later
-    def go_on(
+    def complete(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, max_seconds: float | None = None
     ) -> list[dict[str, Any]]:
         """The same for prompts that are token ids already. No random number is drawn."""

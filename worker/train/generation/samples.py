@@ -24,10 +24,10 @@ from tunesmith.tuning.estimates.evaluation_time import (
     most_answer_tokens,
 )
 from tunesmith.worker.train.data.rows import Rows
-from tunesmith.worker.train.generation.generator import Speaker
+from tunesmith.worker.train.generation.generator import Generator
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.models.own_attention import attending, attention_for_generation
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 SHOWN_CHARACTERS = 300
 SHOWN_IN_MESSAGE = 60
@@ -46,7 +46,7 @@ class Prompt:
 class Samples:
     """Asks the model as it stands. Draws no random number and leaves nothing behind but events."""
 
-    def __init__(self, run: Run, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run: RunContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
         self._asked, self._seconds = 0, 0.0
         rows = run.validation_rows
@@ -87,7 +87,7 @@ class Samples:
         try:
             model = learner.causal_model
             with attending(model, attention_for_generation(model), afterwards=learner.attention_name):
-                return Speaker(model, self._run.tokenizer, ends=self._run.rows.notes.ends).go_on(
+                return Generator(model, self._run.tokenizer, ends=self._run.rows.notes.ends).complete(
                     [prompt.ids for prompt in self._prompts],
                     max_new_tokens=most_answer_tokens(longest),
                     max_seconds=LONGEST_SECONDS,
@@ -96,7 +96,7 @@ class Samples:
             learner.train(was_training)
 
 
-def can_generate(run: Run) -> bool:
+def can_generate(run: RunContext) -> bool:
     """Whether this process holds the whole model and is the one that writes."""
     return run.is_main and can_answer(zero_stage=run.plan.zero_stage, sharded_base=run.plan.sharded_base)
 

@@ -14,11 +14,11 @@ import torch
 from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import Plan, TimeEstimate
-from tunesmith.tuning.planner.rehearsal import judge
+from tunesmith.tuning.planner.rehearsal import assess
 from tunesmith.tuning.units import duration, gib
 from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.train.checkpoints import state as checkpoints
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.order import epoch_order
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop.gradients import GradientSource
@@ -27,7 +27,7 @@ from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.zero import ShardedOptimizer
 from tunesmith.worker.train.profiling.neighbours import Neighbours
 from tunesmith.worker.train.recorder import peak_memory_bytes
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 # Laying out every step of a large file takes minutes: of an epoch those with most tokens, and so many in all.
 STEPS_OF_EPOCH, STEPS_SEARCHED = 64, 512
@@ -43,12 +43,12 @@ SURPRISE = 1.25  # measured over predicted memory that a person should look at
 class Stage:
     """What a canary needs of the run that it precedes."""
 
-    run: Run
+    run: RunContext
     sharing: Sharing
     gradients: GradientSource
     ladder: MemoryLadder
     masters: MasterOptimizer | ShardedOptimizer
-    progress: Progress
+    progress: TrainState
     total_steps: int
 
 
@@ -65,7 +65,7 @@ def is_spared(stage: Stage) -> bool:
     lengths, budget = run.rows.lengths(), stage.progress.token_budget
     rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
     tokens, longest = int(lengths[rows].sum()), int(lengths[rows].max())
-    judgement = judge(earlier, run.plan, tokens=tokens, longest_row_tokens=longest)
+    judgement = assess(earlier, run.plan, tokens=tokens, longest_row_tokens=longest)
     if judgement.stands:
         run.recorder.event(f"No canary step: {judgement.reason}.", tokens=tokens, earlier=earlier.model_dump())
     return judgement.stands
@@ -185,7 +185,7 @@ def _expected_seconds(time: TimeEstimate, speed_ratio: float) -> float:
     return (time.training_seconds + time.evaluation_seconds) / speed_ratio + time.sample_seconds
 
 
-def _tell(run: Run, report: CanaryReport) -> None:
+def _tell(run: RunContext, report: CanaryReport) -> None:
     """One event; the worker shows `expected_seconds` as what is left until the first step is done."""
     time, memory = run.plan.time, f"{gib(report.peak_memory_bytes)} at the peak"
     if report.predicted_peak_bytes:

@@ -8,7 +8,7 @@ import torch.distributed
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
-from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.objectives import LossObjective
 from tunesmith.worker.train.models.model import Learner
 
 
@@ -21,7 +21,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def own_sums(
-    learner: Learner, rows: Rows, *, objective: Objective, sharing: Sharing, token_budget: int, device: torch.device
+    learner: Learner, rows: Rows, *, objective: LossObjective, sharing: Sharing, token_budget: int, device: torch.device
 ) -> torch.Tensor:
     """Loss, hits and units of this process's share of `rows`, added up: fp64 [3].
 

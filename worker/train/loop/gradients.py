@@ -12,15 +12,15 @@ import torch
 import torch.distributed
 
 from tunesmith.worker.train.checkpoints import state as checkpoints
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.feed import Feed
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
-from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.objectives import LossObjective
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.zero import ShardedOptimizer
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 # Loss scaling for fp16 (arXiv 1710.03740, section 3.2): halved whenever a gradient overflows, doubled after as many
 # good steps in a row as torch.amp.GradScaler waits for.
@@ -51,12 +51,12 @@ class GradientSource:
 
     def __init__(
         self,
-        run: Run,
+        run: RunContext,
         learner: Learner,
         masters: MasterOptimizer | ShardedOptimizer,
         *,
-        objective: Objective,
-        progress: Progress,
+        objective: LossObjective,
+        progress: TrainState,
         ladder: MemoryLadder,
         feed: Feed,
     ) -> None:

@@ -17,8 +17,8 @@ from tunesmith.worker.run_directory import checkpoint_name
 from tunesmith.worker.train.checkpoints import state as checkpoints
 from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.cadence import CheckpointCadence
-from tunesmith.worker.train.checkpoints.state import Progress
-from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.checkpoints.state import TrainState
+from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.checkpoints.writer import CheckpointWriter
 from tunesmith.worker.train.data.feed import Feed
 from tunesmith.worker.train.data.order import RowOrder, steps_per_epoch
@@ -28,15 +28,15 @@ from tunesmith.worker.train.generation.samples import Samples
 from tunesmith.worker.train.loop import canary
 from tunesmith.worker.train.loop.evaluate import combined, own_sums
 from tunesmith.worker.train.loop.gradients import GradientSource, StepSums
-from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.objectives import LossObjective
 from tunesmith.worker.train.loop.start import Start, start
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.schedule import learning_rate_at
 from tunesmith.worker.train.optim.zero import ShardedOptimizer
 from tunesmith.worker.train.profiling.neighbours import Neighbours
-from tunesmith.worker.train.recorder import Pace, peak_memory_bytes
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.recorder import StepTimer, peak_memory_bytes
+from tunesmith.worker.train.run import RunContext
 
 
 class Stopped(Exception):
@@ -44,13 +44,13 @@ class Stopped(Exception):
 
 
 def fit(
-    run: Run,
+    run: RunContext,
     learner: Learner,
     *,
     masters: MasterOptimizer | ShardedOptimizer,
-    objective: Objective,
-    weight_file: WeightFile,
-) -> Progress:
+    objective: LossObjective,
+    weight_file: StateFile,
+) -> TrainState:
     """Train until the last step; returns where the run ended.
 
     Raises:
@@ -64,7 +64,7 @@ def fit(
         return fitting.run_to_end()
 
 
-def total_steps(run: Run) -> int:
+def total_steps(run: RunContext) -> int:
     """The plan's steps, or fewer where rows had to be dropped."""
     per_epoch = steps_per_epoch(len(run.rows), rows_per_step=run.plan.rows_per_step)
     return min(run.plan.total_steps, per_epoch * run.plan.epochs)
@@ -80,7 +80,7 @@ class _Fit:
         self._writer = CheckpointWriter(
             run.directory.checkpoints, versions=run.versions, rank=run.rank, processes=run.processes
         )
-        self._pace = Pace()
+        self._pace = StepTimer()
         self._seconds_before = self._progress.training_seconds
         self._evaluation_seconds_before = self._progress.evaluation_seconds
         self._cadence = CheckpointCadence(run, self._writer, self._progress)
@@ -106,7 +106,7 @@ class _Fit:
         """Optimizer steps done."""
         return self._progress.step
 
-    def run_to_end(self) -> Progress:
+    def run_to_end(self) -> TrainState:
         """All remaining steps."""
         self._learner.train()
         self._rehearse()

@@ -2,7 +2,7 @@
 
 Neither changes the result. The loss is normalised over the global batch, so smaller micro-steps have the same gradient;
 what is not kept is computed again, with the same random numbers. Where a run stands on the ladder is part of its
-`Progress`, so a resumed one goes on from there.
+`TrainState`, so a resumed one goes on from there.
 """
 
 import gc
@@ -15,10 +15,10 @@ import torch
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.units import gib
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.failures import is_out_of_memory
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 MAX_HALVINGS = 4
 CHECKPOINTING = ("none", "selective", "mlp", "full")
@@ -30,7 +30,7 @@ Done = TypeVar("Done")
 class MemoryLadder:
     """Does work again with less memory until it fits or nothing is left to give up."""
 
-    def __init__(self, run: Run, learner: Learner, *, progress: Progress, lockstep: bool = False) -> None:
+    def __init__(self, run: RunContext, learner: Learner, *, progress: TrainState, lockstep: bool = False) -> None:
         self._run, self._learner, self._progress, self._lockstep = run, learner, progress, lockstep
         self._longest_row = int(np.max(run.rows.lengths()))
         self._smallest_budget = max(self._longest_row, first_budget(run) >> MAX_HALVINGS)
@@ -130,12 +130,12 @@ class MemoryLadder:
         )
 
 
-def first_budget(run: Run) -> int:
+def first_budget(run: RunContext) -> int:
     """Tokens per micro-step as planned; a preference pair brings two sequences."""
     return run.plan.tokens_per_micro_step * run.rows.sequences_per_row
 
 
-def _way_out(run: Run, *, longest_row: int) -> str:
+def _way_out(run: RunContext, *, longest_row: int) -> str:
     smaller = {"full": "method lora, ", "lora": "method qlora or a lower rank, ", "qlora": "a lower rank, "}
     return (
         f"Lower max_seq_length below the {longest_row} tokens of the longest row, choose {smaller[run.plan.method]}"

@@ -14,7 +14,7 @@ from tunesmith.worker.train.models.model import Learner
 
 
 @dataclass(frozen=True)
-class Objective:
+class LossObjective:
     """`sums` gives a micro-step's loss and hits; the divisor is supervised tokens or, if not `per_token`, rows."""
 
     sums: Callable[[Learner, PackedBatch], LossSums]
@@ -27,22 +27,22 @@ class Objective:
         return batch.supervised_tokens if self.per_token else len(batch.rows)
 
 
-def objective_of(plan: Plan) -> Objective:
+def objective_of(plan: Plan) -> LossObjective:
     """The plan's."""
     return supervised() if plan.objective == "supervised" else preference(beta=plan.beta or 0.1)
 
 
-def supervised() -> Objective:
+def supervised() -> LossObjective:
     """Mean negative log-likelihood per supervised token."""
-    return Objective(sums=_cross_entropy, per_token=True, accuracy="mean_token_accuracy")
+    return LossObjective(sums=_cross_entropy, per_token=True, accuracy="mean_token_accuracy")
 
 
-def preference(*, beta: float) -> Objective:
+def preference(*, beta: float) -> LossObjective:
     """DPO (arXiv 2305.18290): -log sigmoid(beta * (gain of the preferred answer - gain of the other)), per row.
 
     The gain is log-probability under the model less that under the model as it started. A hit is a gap above zero.
     """
-    return Objective(
+    return LossObjective(
         sums=partial(_preference, beta=beta), per_token=False, accuracy="reward_accuracy", needs_reference=True
     )
 

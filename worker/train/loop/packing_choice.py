@@ -4,10 +4,10 @@ from tunesmith.tuning.models.packing import OwnAttention
 from tunesmith.worker.train.models.dropouts import model_dropouts
 from tunesmith.worker.train.models.model import Learner, load_config
 from tunesmith.worker.train.models.model_trial import Trial, try_model
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
-def choose_packing(run: Run, learner: Learner) -> None:
+def choose_packing(run: RunContext, learner: Learner) -> None:
     """Try packed rows on the model as it will train, and say what came of it.
 
     A plan without packing is kept to: its memory is counted for one row at a time. `learner` is not wrapped.
@@ -36,7 +36,7 @@ def choose_packing(run: Run, learner: Learner) -> None:
     )
 
 
-def _is_known_to_pack(run: Run) -> bool:
+def _is_known_to_pack(run: RunContext) -> bool:
     """By an equal run on this worker: the same base, adapter and kernels, so the same trial."""
     earlier = run.request.rehearsal
     if earlier is None or not earlier.packs or not run.plan.packing:
@@ -45,14 +45,14 @@ def _is_known_to_pack(run: Run) -> bool:
     return True
 
 
-def _agreed(run: Run, trial: Trial) -> OwnAttention | None:
+def _agreed(run: RunContext, trial: Trial) -> OwnAttention | None:
     """The same in all processes, which share rows out alike: None where every one of them may pack."""
     if not run.agree(not trial.packs):
         return None
     return "eager" if run.agree(trial.attention != "sdpa") else "sdpa"
 
 
-def _tell_about_idle(run: Run, names: tuple[str, ...]) -> None:
+def _tell_about_idle(run: RunContext, names: tuple[str, ...]) -> None:
     """Adapters on modules whose weights a model uses without calling them are passed by."""
     if names:
         run.recorder.event(
@@ -63,7 +63,7 @@ def _tell_about_idle(run: Run, names: tuple[str, ...]) -> None:
         )
 
 
-def _tell_about_dropouts(run: Run) -> None:
+def _tell_about_dropouts(run: RunContext) -> None:
     found = model_dropouts(load_config(run.model_folder))
     if found:
         listed = ", ".join(f"{name} {value:g}" for name, value in sorted(found.items()))

@@ -13,14 +13,14 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import log_probabilities
 from tunesmith.worker.train.models.model import Learner
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 REFERENCE_FILE = "reference.safetensors"
 
@@ -29,14 +29,14 @@ REFERENCE_FILE = "reference.safetensors"
 class Reader:
     """Reads rows with the model as it is now, in all processes at once."""
 
-    run: Run
+    run: RunContext
     learner: Learner
     sharing_of: Callable[[Rows], Sharing]
     ladder: MemoryLadder
-    progress: Progress
+    progress: TrainState
 
 
-def with_reference(reader: Reader, *, kept_in: Path | None) -> tuple[Run, dict[str, torch.Tensor]]:
+def with_reference(reader: Reader, *, kept_in: Path | None) -> tuple[RunContext, dict[str, torch.Tensor]]:
     """The run with scores in its rows, and what a checkpoint keeps of them: fp32 [rows, 2] by the hash of the rows.
 
     `kept_in` is a checkpoint that has been verified. Call it before any weight is loaded from there.

@@ -6,31 +6,31 @@ from pathlib import Path
 from tunesmith.worker.train.checkpoints import state as checkpoints
 from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.best import BestWeights
-from tunesmith.worker.train.checkpoints.state import Progress
-from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.checkpoints.state import TrainState
+from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
-from tunesmith.worker.train.loop.objectives import Objective
+from tunesmith.worker.train.loop.objectives import LossObjective
 from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, with_reference
 from tunesmith.worker.train.loop.utilization import Utilization
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.zero import ShardedOptimizer
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
 @dataclass(frozen=True)
 class Start:
     """A run at its first step, or at the one that a checkpoint has reached."""
 
-    run: Run
+    run: RunContext
     learner: Learner
     masters: MasterOptimizer | ShardedOptimizer
-    objective: Objective
-    weight_file: WeightFile
+    objective: LossObjective
+    weight_file: StateFile
     best: BestWeights
-    progress: Progress
+    progress: TrainState
     ladder: MemoryLadder
     utilization: Utilization
 
@@ -47,12 +47,12 @@ class Start:
 
 
 def start(
-    run: Run,
+    run: RunContext,
     learner: Learner,
     *,
     masters: MasterOptimizer | ShardedOptimizer,
-    objective: Objective,
-    weight_file: WeightFile,
+    objective: LossObjective,
+    weight_file: StateFile,
     total_steps: int,
 ) -> Start:
     """Restore what the newest whole checkpoint holds, if there is one.
@@ -83,7 +83,7 @@ def start(
     return begun
 
 
-def _verified_folder(run: Run) -> Path | None:
+def _verified_folder(run: RunContext) -> Path | None:
     """Once for all processes: none reads before the main one has found every file whole."""
     folder = checkpoints.resume_folder(run)
     if folder is not None and run.is_main:
@@ -92,10 +92,10 @@ def _verified_folder(run: Run) -> Path | None:
     return folder
 
 
-def _position(run: Run, folder: Path | None) -> Progress:
+def _position(run: RunContext, folder: Path | None) -> TrainState:
     if folder is None:
         checkpoints.draw_apart(seed=run.plan.seed, rank=run.rank, step=0)
-        return Progress()
+        return TrainState()
     progress = checkpoints.load_progress(folder, seed=run.plan.seed, rank=run.rank)
     progress.last_good_checkpoint = folder.name
     return progress

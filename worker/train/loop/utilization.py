@@ -14,7 +14,7 @@ from tunesmith.worker.train.loop.gradients import StepSums
 from tunesmith.worker.train.models.model import DTYPES, Learner, read_config
 from tunesmith.worker.train.optim.zero import whole_size
 from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 MEASURING_SECONDS = 0.1
 _measured: dict[torch.dtype, float] = {}  # one process measures once, however many runs it is asked for
@@ -23,7 +23,7 @@ _measured: dict[torch.dtype, float] = {}  # one process measures once, however m
 class Utilization:
     """Model FLOPs utilisation of one run, step by step and on the whole; None for a model family we cannot count."""
 
-    def __init__(self, run: Run, learner: Learner) -> None:
+    def __init__(self, run: RunContext, learner: Learner) -> None:
         self._shape = run.request.measured_shape or _shape(run)
         is_full = run.plan.method is Method.FULL
         self._adapter_parameters = None if is_full else _used_by_a_token(learner, run.plan.lora, self._shape)
@@ -69,14 +69,14 @@ def _used_by_a_token(learner: Learner, lora: Lora | None, shape: ModelShape | No
     return sum(whole_size(value) for _, value in learner.trainable()) - sleeping
 
 
-def _shape(run: Run) -> ModelShape | None:
+def _shape(run: RunContext) -> ModelShape | None:
     try:
         return ModelShape.from_config(read_config(run.model_folder))
     except InvalidRequest:
         return None
 
 
-def _device_rate(run: Run) -> tuple[float, str]:
+def _device_rate(run: RunContext) -> tuple[float, str]:
     """The data sheet's dense rate for 16-bit work on a known GPU; elsewhere what matrix products measure now."""
     dtype = DTYPES[run.plan.precision]
     if run.device.type == "cuda" and dtype is not torch.float32:

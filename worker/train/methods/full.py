@@ -3,8 +3,8 @@
 from tunesmith.tuning.engine import fuses
 from tunesmith.worker.train.adapters.fuse import describe as described
 from tunesmith.worker.train.adapters.fuse import fuse
-from tunesmith.worker.train.checkpoints.state import Progress
-from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.checkpoints.state import TrainState
+from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.export.output import save_gathered_model, save_model
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.loop.loop import fit
@@ -13,12 +13,12 @@ from tunesmith.worker.train.loop.packing_choice import choose_packing
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from tunesmith.worker.train.models.text_part import TextPart
 from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 MASTERS_FILE = "masters.safetensors"
 
 
-def train(run: Run) -> Progress:
+def train(run: RunContext) -> TrainState:
     """Load the model, train all of it, write it to the run's output.
 
     Raises:
@@ -46,7 +46,7 @@ def train(run: Run) -> Progress:
     learner, masters = with_optimizer(bare, plan=run.plan, processes=run.processes)
     choose_packing(run, bare)
     objective = objective_of(run.plan)
-    progress = fit(run, learner, masters=masters, objective=objective, weight_file=WeightFile(MASTERS_FILE))
+    progress = fit(run, learner, masters=masters, objective=objective, weight_file=StateFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
         save_gathered_model(run, model, masters.gathered(), frozen=masters.frozen(), progress=progress)
     elif run.is_main:

@@ -21,8 +21,8 @@ from tunesmith.worker.train.adapters.float8_base import hold_in_float8
 from tunesmith.worker.train.adapters.fuse import describe as described
 from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.adapters.pissa import INITIAL_FILE, as_plain_adapter, start_from_principal_components
-from tunesmith.worker.train.checkpoints.state import Progress, resume_folder
-from tunesmith.worker.train.checkpoints.trainable_state import WeightFile
+from tunesmith.worker.train.checkpoints.state import TrainState, resume_folder
+from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.export.merge import write_merged_model
 from tunesmith.worker.train.export.output import describe, save_adapter
 from tunesmith.worker.train.loop.loop import fit
@@ -31,10 +31,10 @@ from tunesmith.worker.train.loop.packing_choice import choose_packing
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.optim.zero import ShardedOptimizer, weights_shared_out, with_optimizer
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
-def train(run: Run) -> Progress:
+def train(run: RunContext) -> TrainState:
     """Load the base, put an adapter on it, train it, write it to the run's output, merged too if the job asks."""
     plan, lora = run.plan, _numbers(run)
     with weights_shared_out(plan):
@@ -50,7 +50,7 @@ def train(run: Run) -> Progress:
         seals=run.request.seals,
     )
     config = config_of(model, base_name=run.request.spec.model)
-    weights = WeightFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
+    weights = StateFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
         initial = start_from_principal_components(model, resume_folder=resume_folder(run))
         weights = weights.with_tensors(INITIAL_FILE, initial)
@@ -75,7 +75,7 @@ def train(run: Run) -> Progress:
     return progress
 
 
-def _tell_about_sharing(run: Run, base: PreTrainedModel) -> None:
+def _tell_about_sharing(run: RunContext, base: PreTrainedModel) -> None:
     from tunesmith.worker.train.models.sharded_base import sharded_base
 
     shared = sharded_base(base)
@@ -96,18 +96,18 @@ def _tensors(model: PeftModel, masters: MasterOptimizer | ShardedOptimizer) -> d
 
 
 def _save(
-    run: Run,
+    run: RunContext,
     tensors: dict[str, torch.Tensor],
     config: dict[str, object],
-    weights: WeightFile,
-    progress: Progress,
+    weights: StateFile,
+    progress: TrainState,
 ) -> None:
     if INITIAL_FILE in weights.tensors:
         tensors, config = as_plain_adapter(tensors, weights.tensors[INITIAL_FILE], config)
     save_adapter(run, tensors, config=config, progress=progress)
 
 
-def _numbers(run: Run) -> Lora:
+def _numbers(run: RunContext) -> Lora:
     if run.plan.lora is None:
         raise ValueError("a plan for an adapter names its numbers")
     return run.plan.lora

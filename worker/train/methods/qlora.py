@@ -5,13 +5,13 @@ model and gain nothing here: the head multiplies in the compute dtype and the lo
 """
 
 from tunesmith.tuning.recipe import expert_adapters
-from tunesmith.worker.train.checkpoints.state import Progress
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.methods import lora
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 
-def train(run: Run) -> Progress:
+def train(run: RunContext) -> TrainState:
     """The plan's `quantization` makes the loader quantise; everything after that is LoRA.
 
     Raises:
@@ -24,7 +24,7 @@ def train(run: Run) -> Progress:
     return lora.train(run)
 
 
-def _check_sharding(run: Run) -> None:
+def _check_sharding(run: RunContext) -> None:
     """Merging writes the whole base, and a magnitude of DoRA starts as the length of a whole row."""
     found = None if run.plan.lora is None else expert_adapters.shared_out(run.plan.lora.target_modules)
     if found is not None:

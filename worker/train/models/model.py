@@ -38,7 +38,9 @@ from tunesmith.worker.train.models.own_attention import use_attention
 from tunesmith.worker.train.models.rope import depend_on_own_row
 from tunesmith.worker.train.models.text_part import decoder_of, layers_of
 
-Judge = Callable[[torch.Tensor, torch.Tensor, Head], Any]  # hidden [targets, hidden size], labels [targets], head
+LossFunction = Callable[
+    [torch.Tensor, torch.Tensor, Head], Any
+]  # hidden [targets, hidden size], labels [targets], head
 _LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
 # What classes of transformers raise over files that they cannot use; an assertion is PyTorch's, of a padding token.
 _UNLOADABLE = (
@@ -222,12 +224,12 @@ class Learner(nn.Module):
         self._row_lengths = depend_on_own_row(model)
         self.projection: nn.Module | None = None  # runs a judge where the head's weight is not simply at hand
 
-    def forward(self, batch: PackedBatch, judge: Judge) -> Any:
-        """What `judge` makes of the hidden states at the target positions, their labels and the head."""
+    def forward(self, batch: PackedBatch, loss_function: LossFunction) -> Any:
+        """What `loss_function` makes of the hidden states at the target positions, their labels and the head."""
         hidden = self.hidden_states(batch)
         if self.projection is not None:
-            return self.projection(judge, hidden, batch.labels)
-        return judge(hidden, batch.labels, self.head)
+            return self.projection(loss_function, hidden, batch.labels)
+        return loss_function(hidden, batch.labels, self.head)
 
     @property
     def packs(self) -> bool:

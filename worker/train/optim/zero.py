@@ -277,9 +277,9 @@ class Projection(nn.Module):
         super().__init__()
         self.weight, self.bias, self._softcap = learner.head
 
-    def forward(self, judge: Any, hidden: torch.Tensor, labels: torch.Tensor) -> Any:
-        """What `judge` makes of hidden states and labels, with the whole weight at hand, backwards too."""
-        return judge(hidden, labels, Head(self.weight, self.bias, self._softcap))
+    def forward(self, loss_function: Any, hidden: torch.Tensor, labels: torch.Tensor) -> Any:
+        """What `loss_function` makes of hidden states and labels, with the whole weight at hand, backwards too."""
+        return loss_function(hidden, labels, Head(self.weight, self.bias, self._softcap))
 
 
 def sizes_of(learner: Learner) -> ZeroSizes:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from tunesmith.worker.train.run import Run
+from tunesmith.worker.train.run import RunContext
 
 STAT = Path("/proc/stat")
 SHORTEST_SECONDS = 0.2  # the kernel counts in hundredths of a second: less says nothing
@@ -33,7 +33,7 @@ class Usage(NamedTuple):
 class Neighbours:
     """Watches from `begin` on, or from its creation. On a GPU `look` must be called now and then."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
         self.begin()
 

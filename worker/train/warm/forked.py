@@ -94,7 +94,7 @@ def _take_descriptors(descriptors: list[int]) -> socket.socket:
 def _take_environment(variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
-    environment.settle()
+    environment.set_process_defaults()
     show_environment(os.environ)
     Path("/proc/self/comm").write_text("trainer", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from tunesmith.tuning.estimates.evaluation_time import (
     durations,
     least_seconds,
 )
-from tunesmith.tuning.estimates.measured import run_of
+from tunesmith.tuning.estimates.measured import measurement_of
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
@@ -69,7 +69,7 @@ def test_a_correction_of_speed_is_applied_once_to_steps_and_once_to_evaluations(
     assert half.time.evaluation_seconds == pytest.approx(2 * plain.time.evaluation_seconds)
     measured = {"tokens_per_second": plain.time.tokens_per_second / 2, "training_seconds": 1.0}
     for predicted in (plain, half):  # what was measured says the same of either prediction
-        assert run_of(predicted.model_dump(mode="json"), measured).speed_ratio == pytest.approx(0.5)
+        assert measurement_of(predicted.model_dump(mode="json"), measured).speed_ratio == pytest.approx(0.5)
 
 
 def test_the_plan_says_what_evaluations_take_where_it_is_a_part_worth_a_word() -> None:

@@ -13,9 +13,9 @@ from tunesmith.tuning.estimates.measured import (
     MEMORY_BOUNDS,
     SPEED_BOUNDS,
     SPEED_BOUNDS_OF_FEW,
-    Run,
+    Measurement,
     corrections_from,
-    run_of,
+    measurement_of,
     trust_of,
 )
 from tunesmith.tuning.job import Method
@@ -30,7 +30,7 @@ ratios = st.floats(min_value=1e-3, max_value=1e3)
 close_to_one = st.floats(min_value=0.95, max_value=1.05)
 
 
-def run(memory: float | None = None, speed: float | None = None, **changes: Any) -> Run:
+def run(memory: float | None = None, speed: float | None = None, **changes: Any) -> Measurement:
     """A run that took so many times the predicted memory and had so many times the predicted speed."""
     is_canary = changes.get("is_canary", False)
     values: dict[str, Any] = {
@@ -51,10 +51,10 @@ def run(memory: float | None = None, speed: float | None = None, **changes: Any)
         "peak_memory_bytes": None if memory is None else max(1, round(PREDICTED_BYTES * memory)),
         "tokens_per_second": None if speed is None else speed * (MICRO_STEP_SPEED if is_canary else PREDICTED_SPEED),
     }
-    return Run(**{**values, **changes})
+    return Measurement(**{**values, **changes})
 
 
-def learned(runs: list[Run], *, kernels: str = "sdpa/recompute-none/adamw/fused") -> Ratios:
+def learned(runs: list[Measurement], *, kernels: str = "sdpa/recompute-none/adamw/fused") -> Ratios:
     return corrections_from(runs)[Method.LORA].of(kernels)
 
 
@@ -223,7 +223,7 @@ def test_whatever_was_learned_by_kernels_the_chosen_plan_fits_and_says_so(found:
 
 def test_a_stored_plan_has_the_label_that_the_planner_looks_up() -> None:
     chosen = plan("smollm2-135m", cpu())
-    stored = run_of(chosen.model_dump(mode="json"), {"peak_memory_bytes": 1})
+    stored = measurement_of(chosen.model_dump(mode="json"), {"peak_memory_bytes": 1})
     assert stored.kernels == chosen.kernels == f"{chosen.attention}/recompute-none/adamw/fused"
 
 
@@ -285,5 +285,5 @@ def test_a_plan_says_which_measurements_it_discounted() -> None:
 
 def test_a_stored_share_without_sense_is_none() -> None:
     stored = plan("smollm2-135m", cpu()).model_dump(mode="json")
-    assert run_of(stored, {"others_share": 0.4}).others_share == 0.4
-    assert [run_of(stored, {"others_share": odd}).others_share for odd in (7, -1, "0.4", True)] == [None] * 4
+    assert measurement_of(stored, {"others_share": 0.4}).others_share == 0.4
+    assert [measurement_of(stored, {"others_share": odd}).others_share for odd in (7, -1, "0.4", True)] == [None] * 4

@@ -5,7 +5,7 @@ import pytest
 from tests.plans import lora, plan
 from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.plan import MemoryEstimate
-from tunesmith.tuning.planner.rehearsal import Rehearsal, judge, settings_of
+from tunesmith.tuning.planner.rehearsal import Rehearsal, assess, settings_of
 
 EARLIER = Rehearsal(tokens=1000, longest_row_tokens=200, peak_memory_bytes=4 * GIB)
 
@@ -30,16 +30,16 @@ def memory(free_gib: float, *, unseen_gib: float = 0.0) -> MemoryEstimate:
 def test_memory_is_bounded_by_the_square_of_what_grows(
     tokens: int, longest: int, free_gib: float, stands: bool, why: str
 ) -> None:
-    judgement = judge(EARLIER, plan(memory=memory(free_gib)), tokens=tokens, longest_row_tokens=longest)
+    judgement = assess(EARLIER, plan(memory=memory(free_gib)), tokens=tokens, longest_row_tokens=longest)
     assert judgement.stands is stands
     assert why in judgement.reason
 
 
 def test_what_a_gpus_allocator_does_not_count_is_added() -> None:
     on_gpu = plan(device="cuda", precision="bf16", memory=memory(4.4, unseen_gib=0.5))
-    assert not judge(EARLIER, on_gpu, tokens=1000, longest_row_tokens=200).stands
+    assert not assess(EARLIER, on_gpu, tokens=1000, longest_row_tokens=200).stands
     roomier = on_gpu.model_copy(update={"memory": memory(4.6, unseen_gib=0.5)})
-    assert judge(EARLIER, roomier, tokens=1000, longest_row_tokens=200).stands
+    assert assess(EARLIER, roomier, tokens=1000, longest_row_tokens=200).stands
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from tunesmith.tuning.search.attention_kernel import (
     CPU_LADDER,
     GPU_LADDER,
     NAMES,
-    choose_attention,
     keeps_scores,
     obstacle,
+    plan_attention,
     repeats_heads,
 )
 
@@ -44,7 +44,7 @@ def machine(name: str, **installed: str) -> HardwareProfile:
 def test_a_gpu_gets_the_fastest_kernel_that_it_can_run(
     name: str, installed: dict[str, str], expected: str, said: str
 ) -> None:
-    chosen, reason = choose_attention(machine(name, **installed), find_shape("llama-3.1-8b"), precision="bf16")
+    chosen, reason = plan_attention(machine(name, **installed), find_shape("llama-3.1-8b"), precision="bf16")
     assert chosen == expected
     assert said in reason.text
 
@@ -53,7 +53,7 @@ def test_the_weakest_gpu_decides() -> None:
     mixed = machine("1xH100-80G", **FLASH)
     older = what_if("1xA100-80G").gpus[0].model_copy(update={"index": 1})
     mixed = mixed.model_copy(update={"gpus": (*mixed.gpus, older)})
-    assert choose_attention(mixed, find_shape("llama-3.1-8b"), precision="bf16")[0] == "flash_attention_2"
+    assert plan_attention(mixed, find_shape("llama-3.1-8b"), precision="bf16")[0] == "flash_attention_2"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_what_flash_attention_cannot_compute_is_known_before_it_is_tried(
 
 def test_large_heads_go_through_flex_where_it_can_be_compiled() -> None:
     shape = find_shape("llama-3.1-8b").model_copy(update={"query_size": 32 * 320})
-    assert choose_attention(machine("1xA100-80G"), shape, precision="bf16")[0] == "flex"
+    assert plan_attention(machine("1xA100-80G"), shape, precision="bf16")[0] == "flex"
     bare = what_if("1xA100-80G").model_copy(update={"installed": {}})
-    assert choose_attention(bare, shape, precision="bf16")[0] == "sdpa"
+    assert plan_attention(bare, shape, precision="bf16")[0] == "sdpa"
 
 
 def test_the_plan_for_a_cpu_names_the_blocked_kernel_with_a_reason() -> None:
