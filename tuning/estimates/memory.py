@@ -82,9 +82,9 @@ def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEst
     The peak is static memory plus saved activations plus the largest of what comes and goes: the logits of a chunk,
     the working set of one layer's backward, or the optimizer's temporaries.
     """
-    items = _static_items(shape, setup)
-    items["activations"] = _saved_activations(shape, setup)
-    name, size = max(_transients(shape, setup).items(), key=lambda item: item[1])
+    items, graph = _static_items(shape, setup), setup.graph
+    items["activations"] = _saved_activations(shape, setup, graph)
+    name, size = max(_transients(shape, setup, graph).items(), key=lambda item: item[1])
     items[name] = size
     items["slack"] = _slack(setup, allocated=sum(items.values()), activations=items["activations"])
     items["context"] = _context(setup)
@@ -94,8 +94,9 @@ def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEst
 
 def total(shape: ModelShape, setup: Setup) -> int:
     """Predicted peak on one device as one number."""
-    activations = _saved_activations(shape, setup)
-    allocated = sum(_static_items(shape, setup).values()) + activations + max(_transients(shape, setup).values())
+    graph = setup.graph
+    activations = _saved_activations(shape, setup, graph)
+    allocated = sum(_static_items(shape, setup).values()) + activations + max(_transients(shape, setup, graph).values())
     return allocated + _slack(setup, allocated=allocated, activations=activations) + _context(setup)
 
 
@@ -205,8 +206,7 @@ def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
     return (2 * sizes.reduced + (sizes.live if setup.zero_stage == 3 else 0)) * setup.compute_bytes
 
 
-def _saved_activations(shape: ModelShape, setup: Setup) -> int:
-    graph = setup.graph
+def _saved_activations(shape: ModelShape, setup: Setup, graph: Graph) -> int:
     per_token = stored_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
     per_token += outside_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
     return int(_tokens(setup) * (per_token + _scores(shape, setup)))
@@ -220,9 +220,9 @@ def _scores(shape: ModelShape, setup: Setup) -> int:
     return layers * shape.heads * setup.longest_row_tokens * (4 + setup.compute_bytes)
 
 
-def _transients(shape: ModelShape, setup: Setup) -> dict[str, int]:
+def _transients(shape: ModelShape, setup: Setup, graph: Graph) -> dict[str, int]:
     """What comes and goes, by name; only the largest is at the peak."""
-    tokens, graph, width = _tokens(setup), setup.graph, setup.compute_bytes
+    tokens, width = _tokens(setup), setup.compute_bytes
     per_token = backward_bytes_per_token(shape, graph)
     per_token += recomputed_bytes_per_token(shape, graph, checkpointing=setup.checkpointing)
     backward = int(tokens * per_token) + _expert_factors(shape, setup)

@@ -150,7 +150,9 @@ class ModelShape(Value):
 
     def targets(self, targets: Targets) -> tuple[Linear, ...]:
         """The matrices that an adapter goes on."""
-        return tuple(linear for linear in self.linears if is_target(linear, targets))
+        if targets not in self.target_lists:
+            self.target_lists[targets] = tuple(linear for linear in self.linears if is_target(linear, targets))
+        return self.target_lists[targets]
 
     def adapter_parameters(self, *, rank: int, targets: Targets) -> int:
         """Trainable parameters of a LoRA adapter."""
@@ -163,6 +165,11 @@ class ModelShape(Value):
         """Of those, the ones that one token leaves out: on experts that it is not sent to."""
         chosen = [linear for linear in self.targets(targets) if linear.active_copies is not None]
         return sum(linear.adapter_parameters(rank) - linear.active_adapter_parameters(rank) for linear in chosen)
+
+    @cached_property
+    def target_lists(self) -> dict[Targets, tuple[Linear, ...]]:
+        """Targets that were asked for: a plan asks some hundred times."""
+        return {}
 
     @cached_property
     def adapter_counts(self) -> dict[tuple[int, Targets], int]:

@@ -161,17 +161,23 @@ def _plan(
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=(
-            *choice.decision.reasons,
-            *explain_launch(candidate, choice.searches[setup.method]),
-            *_say_which(candidate, of=hardware),
-            *candidate.reasons,
-            rate_reason,
-            *patience_reasons,
-            explain_constants(candidate.place.hardware, precision=setup.precision),
-            _summary(candidate),
-        ),
+        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons), hardware=hardware),
         alternatives=choice.decision.alternatives,
+    )
+
+
+def _reasons(
+    candidate: Candidate, choice: _Choice, *, recipe: tuple[Reason, ...], hardware: HardwareProfile
+) -> tuple[Reason, ...]:
+    setup = candidate.setup
+    return (
+        *choice.decision.reasons,
+        *explain_launch(candidate, choice.searches[setup.method]),
+        *_say_which(candidate, of=hardware),
+        *candidate.reasons,
+        *recipe,
+        explain_constants(candidate.place.hardware, precision=setup.precision),
+        _summary(candidate),
     )
 
 
