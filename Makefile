@@ -109,6 +109,10 @@ bench-recipe: $(STAMP) ## the recipe's learning rate and rank against a sweep, t
 families: $(STAMP) ## write docs/families.md: how every causal language model of transformers is trained
 	$(BIN)/python -m benchmarks.families --page docs/families.md
 
+.PHONY: house
+house: $(STAMP) ## write docs/house.md: files, functions and folders in numbers
+	$(BIN)/python -m benchmarks.house --page docs/house.md
+
 .PHONY: hardware
 hardware: $(STAMP) ## write docs/hardware.md: the GPUs that the planner knows by name
 	$(BIN)/python -m benchmarks.hardware --page docs/hardware.md
