@@ -25,11 +25,11 @@ from tunesmith.service.app import create_app
 from tunesmith.service.database.tables import Row
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.loop import Keeper
-from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.messages import (
     AttemptHeartbeat,
     Claim,
@@ -354,7 +354,7 @@ def plane(live_control_plane: ControlPlane) -> ControlPlane:
             name,
             role,
             project,
-            sha256_of(key),
+            sha256_of_text(key),
             key[-4:],
         )
     return live_control_plane

@@ -27,6 +27,7 @@ from tunesmith.tuning.base import Value
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
@@ -52,6 +53,12 @@ class FileRef(Value):
     name: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
+
+
+def set_digest(files: tuple[FileRef, ...]) -> str:
+    """One SHA-256 for a set of files, whatever their order: of their names, sizes and hashes."""
+    lines = sorted(f"{file.sha256} {file.bytes} {file.name}\n" for file in files)
+    return sha256_of_text("".join(lines))
 
 
 class RegisterWorker(Value):
@@ -91,10 +98,9 @@ class ClaimRequest(Value):
 
 
 class BaseModelRef(Value):
-    """The weights to start from, as files in the object store. `digest` names the set and the worker's cache folder."""
+    """The weights to start from, as files in the object store. A worker keeps each set under its `set_digest`."""
 
     name: str
-    digest: str
     files: tuple[FileRef, ...]
     adapter_of: str | None = None  # set when `files` is an adapter; then `base_files` holds the model under it
     base_files: tuple[FileRef, ...] = ()

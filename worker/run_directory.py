@@ -19,11 +19,9 @@ A trainer can be run by hand: `python -m tunesmith.worker.train RUN_DIR`.
 """
 
 import errno
-import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +33,13 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.rehearsal import Rehearsal
+from tunesmith.worker.hashes import Seal
+from tunesmith.worker.manifests import MANIFEST
 
-MANIFEST = "manifest.json"  # of a checkpoint and of a result: written last, so a folder that has one is complete
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
 TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
-
-
-class Seal(Value):
-    """A file's hash, and what the kernel says of the file while its content is the one that was hashed.
-
-    Every write, also through a mapping, and every change of the times sets the change time to the clock's, which no
-    process can prevent.
-    """
-
-    sha256: str
-    bytes: int
-    device: int
-    inode: int
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def on(cls, path: Path, *, sha256: str) -> "Seal":
-        """Seal a file whose hash is known."""
-        status = path.stat()
-        return cls(
-            sha256=sha256,
-            bytes=status.st_size,
-            device=status.st_dev,
-            inode=status.st_ino,
-            modified_ns=status.st_mtime_ns,
-            changed_ns=status.st_ctime_ns,
-        )
-
-    def is_intact(self, path: Path) -> bool:
-        """Whether the file is the one that was sealed."""
-        try:
-            return Seal.on(path, sha256=self.sha256) == self
-        except FileNotFoundError:
-            return False
 
 
 class TrainRequest(Value):
@@ -124,16 +88,6 @@ class TrainResult(Value):
     tokens_per_micro_step: int | None = None
     activation_checkpointing: str | None = None
     packs: bool = False  # rows went through the model together
-
-
-class CheckpointManifest(Value):
-    """Written last into a checkpoint folder. `files` maps each relative name to its size and sha256."""
-
-    step: int
-    files: dict[str, dict[str, str | int]]
-    metrics: dict[str, float] = {}
-    world_size: int = 1
-    versions: dict[str, str] = {}
 
 
 class RunDirectory:
@@ -209,23 +163,6 @@ class RunDirectory:
         if not self.result.exists():
             return None
         return TrainResult.model_validate_json(self.result.read_bytes())
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint after `step` optimizer steps; sorts by step."""
-    return f"step-{step:08d}"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sealed_sha256(path: Path, seals: Mapping[str, Seal]) -> str:
-    """Hex digest of a file, by its seal where that is intact."""
-    seal = seals.get(str(path))
-    return seal.sha256 if seal is not None and seal.is_intact(path) else sha256_of(path)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -5,13 +5,14 @@ over both. The same Python gives the same rows in the same order.
 """
 
 import ast
-import hashlib
 import json
 import sysconfig
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tunesmith.tuning.hashes import sha256_of_text
 
 SYSTEM_PROMPT = "Say in one line what the function does, as its docstring would."
 SHORTEST_SOURCE_CHARACTERS, LONGEST_SOURCE_CHARACTERS = 80, 360
@@ -140,7 +141,7 @@ def _modules(library: Path) -> list[list[tuple[Path, str]]]:
         if _NOT_THE_LIBRARY.isdisjoint(inside.parts):
             name = _module_name(inside)
             modules.setdefault(name.partition(".")[0], []).append((path, name))
-    return [modules[name] for name in sorted(modules, key=_digest)]
+    return [modules[name] for name in sorted(modules, key=sha256_of_text)]
 
 
 def _take(files: list[tuple[Path, str]], seen: set[str], *, most: int) -> list[Example]:
@@ -161,12 +162,8 @@ def _module_name(inside: Path) -> str:
 
 
 def _rank(example: Example) -> tuple[str, str]:
-    return _digest(f"{example.module}.{example.name}"), example.source
+    return sha256_of_text(f"{example.module}.{example.name}"), example.source
 
 
 def _normal(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -12,11 +12,12 @@ from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs.transitions import apply_transition
-from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret, sha256_of
+from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
 from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.fit import PlanningQuery, plan_on
 from tunesmith.service.workers import registry
 from tunesmith.tuning.corrections import Corrections
+from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
@@ -91,7 +92,7 @@ async def _start(
         worker_id=request.worker_id,
         incarnation=request.incarnation,
         worker_class=request.hardware.worker_class,
-        lease_token_sha256=sha256_of(token),
+        lease_token_sha256=sha256_of_text(token),
         lease_expires_at=at + timedelta(seconds=terms.lease_seconds),
         phase=Phase.CLAIMED,
         plan=choice.plan.model_dump(mode="json"),
@@ -138,11 +139,10 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
 async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
     files = _files(model)
     if model.kind != "adapter":
-        return BaseModelRef(name=model.name, digest=model.digest, files=files, measured_shape=_measured(model))
+        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model))
     base = await session.get_one(Model, model.base_model)
     return BaseModelRef(
         name=model.name,
-        digest=model.digest,
         files=files,
         adapter_of=base.name,
         base_files=_files(base),

@@ -18,9 +18,8 @@ from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.views import model_name
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
-from tunesmith.service.models.registry import digest_of
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest
-from tunesmith.tuning.messages import FileRef, FinishReport
+from tunesmith.tuning.messages import FileRef, FinishReport, set_digest
 from tunesmith.tuning.state import JobTransition, Outcome
 
 _MODEL_KINDS = ("adapter", "model")
@@ -122,7 +121,7 @@ async def _register(session: AsyncSession, job: Job, artifact: Artifact) -> Mode
         kind=artifact.kind,
         project=job.project,
         status="ready",
-        digest=digest_of(files),
+        digest=set_digest(files),
         config=start.config,
         files=artifact.files,
         base_model=start.base_model if is_adapter_on_adapter else start.name,

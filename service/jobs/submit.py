@@ -1,6 +1,5 @@
 """Creating a job: everything is checked, then recorded in one transaction; asking twice finds the first."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +23,7 @@ from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest
+from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.state import JobState, JobTransition
 
@@ -49,7 +49,7 @@ class Submission:
     def sha256(self) -> str:
         """The same for the same meaning, whatever the order of keys or the spaces were."""
         canonical = json.dumps(self.request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return sha256_of_text(canonical)
 
 
 async def submit(session: AsyncSession, submission: Submission) -> Job:

@@ -1,7 +1,8 @@
-"""Making and hashing secrets. A random 256-bit value needs no slow hash: there is nothing to guess."""
+"""Making and comparing secrets. Their SHA-256 is stored: 256 random bits need no slow hash, nobody can guess them."""
 
-import hashlib
 import secrets
+
+from tunesmith.tuning.hashes import sha256_of_text
 
 KEY_PREFIX = "ts-"
 LEASE_PREFIX = "lease-"
@@ -12,11 +13,6 @@ def new_secret(prefix: str) -> str:
     return prefix + secrets.token_urlsafe(32)
 
 
-def sha256_of(secret: str) -> str:
-    """What is stored instead of the secret."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
 def matches(secret: str, stored_sha256: str) -> bool:
     """Compare in constant time."""
-    return secrets.compare_digest(sha256_of(secret), stored_sha256)
+    return secrets.compare_digest(sha256_of_text(secret), stored_sha256)

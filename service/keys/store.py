@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import ApiKey
-from tunesmith.service.keys.secrets import KEY_PREFIX, new_secret, sha256_of
+from tunesmith.service.keys.secrets import KEY_PREFIX, new_secret
 from tunesmith.tuning.errors import InvalidRequest, NotFound
+from tunesmith.tuning.hashes import sha256_of_text
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -24,7 +25,7 @@ async def create(session: AsyncSession, *, name: str, role: str, project: str) -
         raise InvalidRequest(f"A project is 1 to 40 of a-z, 0-9 and '-', not {project!r}.", param="project")
     key = new_secret(KEY_PREFIX)
     session.add(
-        ApiKey(id=new_id("key"), name=name, role=role, project=project, key_sha256=sha256_of(key), hint=key[-4:])
+        ApiKey(id=new_id("key"), name=name, role=role, project=project, key_sha256=sha256_of_text(key), hint=key[-4:])
     )
     await session.flush()
     return key
@@ -32,7 +33,7 @@ async def create(session: AsyncSession, *, name: str, role: str, project: str) -
 
 async def find(session: AsyncSession, key: str) -> ApiKey | None:
     """The row of a key that has not been revoked."""
-    query = select(ApiKey).where(ApiKey.key_sha256 == sha256_of(key), ApiKey.revoked_at.is_(None))
+    query = select(ApiKey).where(ApiKey.key_sha256 == sha256_of_text(key), ApiKey.revoked_at.is_(None))
     return (await session.execute(query)).scalar_one_or_none()
 
 

@@ -1,7 +1,5 @@
 """Registering and deleting models."""
 
-import hashlib
-
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,7 +10,7 @@ from tunesmith.service.models.names import check_base_name, check_file_name
 from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
-from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.models.config_reader import as_json
 from tunesmith.tuning.models.shape import ModelShape
 
@@ -33,7 +31,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
         _check_files(files)
     ModelShape.from_config(request.config)
     config = as_json(request.config)
-    digest = digest_of(files)
+    digest = set_digest(files)
     missing = await blob_rows.missing(session, files)
     status = "ready" if files and not missing else "incomplete"
     row = insert(Model).values(
@@ -76,12 +74,6 @@ async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
     if models := await store.count_descendants(session, name):
         raise InvalidRequest(f"{models} fine-tuned models stand on {name!r}.", code="model_in_use", param="model")
     await session.delete(model)
-
-
-def digest_of(files: tuple[FileRef, ...]) -> str:
-    """One hash for a set of files, whatever their order."""
-    lines = sorted(f"{file.sha256} {file.bytes} {file.name}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _check_files(files: tuple[FileRef, ...]) -> None:

@@ -1,6 +1,5 @@
 """Creating a job that repeats another: same bytes of data and base, same seed, same plan, all of it checked first."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,6 +16,7 @@ from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.reproductions.evidence import Manifest, succeeded
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
+from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.state import JobState
 
 LABEL = "reproduces"  # in the job's metadata, where the API's own clients can see and filter it
@@ -35,7 +35,7 @@ class Repetition:
     @property
     def sha256(self) -> str:
         """The same for the same request."""
-        return hashlib.sha256(f"reproduce {self.job_id}".encode()).hexdigest()
+        return sha256_of_text(f"reproduce {self.job_id}")
 
 
 async def create(session: AsyncSession, repetition: Repetition, *, manifest: Manifest) -> Job:

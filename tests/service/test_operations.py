@@ -13,8 +13,8 @@ from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.app import create_app
 from tunesmith.service.cli import app as command_line
-from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
+from tunesmith.tuning.hashes import sha256_of_text
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ class TestCommandLine:
         self.run(fresh_database_url, "keys", "revoke", listed.split()[0])
         assert "revoked" in self.run(fresh_database_url, "keys", "list")
         with psycopg.connect(fresh_database_url) as connection:
-            assert connection.execute("SELECT key_sha256 FROM api_keys").fetchone() == (sha256_of(key),)
+            assert connection.execute("SELECT key_sha256 FROM api_keys").fetchone() == (sha256_of_text(key),)
 
     def test_migrate_works_on_an_empty_and_on_a_new_database(self, empty_database_url: str) -> None:
         for _ in range(2):

@@ -5,39 +5,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
-from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
+from tunesmith.worker.manifests import MANIFEST, CorruptCheckpoint, checkpoint_name, verify_checkpoint
 from tunesmith.worker.transport.blobs import file_ref
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable
 from tunesmith.worker.work_directory import inside
-
-
-class CorruptCheckpoint(Exception):
-    """The folder is not the checkpoint that was registered."""
-
-
-def verify(folder: Path, *, manifest_sha256: str | None = None) -> CheckpointManifest:
-    """Read the manifest of a checkpoint and check every file against it.
-
-    Raises:
-        CorruptCheckpoint: a file is missing, cut off or altered, or the manifest is not the registered one.
-    """
-    try:
-        if manifest_sha256 is not None and sha256_of(folder / MANIFEST) != manifest_sha256:
-            raise CorruptCheckpoint("its manifest is not the registered one")
-        manifest = CheckpointManifest.model_validate_json((folder / MANIFEST).read_bytes())
-        for name, facts in manifest.files.items():
-            if sha256_of(inside(folder, name)) != facts["sha256"]:
-                raise CorruptCheckpoint(f"{name} has a wrong hash")
-    except (OSError, ValidationError, KeyError, ValueError) as error:
-        raise CorruptCheckpoint(str(error)) from error
-    return manifest
 
 
 def find_resumable(
@@ -67,7 +44,7 @@ def _local_copy(choice: CheckpointRef, earlier_runs: list[Path]) -> Path | None:
         for parent in ("checkpoints", "resume"):
             folder = run / parent / checkpoint_name(choice.step)
             try:
-                verify(folder, manifest_sha256=choice.manifest_sha256)
+                verify_checkpoint(folder, manifest_sha256=choice.manifest_sha256)
             except CorruptCheckpoint:
                 continue
             return folder
@@ -78,7 +55,7 @@ def _fetch(choice: CheckpointRef, folder: Path, control: AttemptControl) -> Path
     shutil.rmtree(folder, ignore_errors=True)
     for file in choice.files:
         control.download(file, inside(folder, file.name))
-    verify(folder, manifest_sha256=choice.manifest_sha256)
+    verify_checkpoint(folder, manifest_sha256=choice.manifest_sha256)
     return folder
 
 
@@ -86,10 +63,10 @@ def describe(folder: Path) -> CheckpointReport:
     """The report that registers a checkpoint; its files are the manifest and everything the manifest names.
 
     Raises:
-        CorruptCheckpoint
+        CorruptCheckpoint: it does not verify.
     """
-    manifest = verify(folder)
-    files = [FileRef(name=n, sha256=str(f["sha256"]), bytes=int(f["bytes"])) for n, f in manifest.files.items()]
+    manifest = verify_checkpoint(folder)
+    files = [FileRef(name=name, **written.model_dump()) for name, written in manifest.files.items()]
     own = file_ref(folder / MANIFEST, name=MANIFEST)
     return CheckpointReport(
         step=manifest.step, manifest_sha256=own.sha256, files=(*files, own), metrics=manifest.metrics

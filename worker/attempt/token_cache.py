@@ -7,14 +7,15 @@ uploaded another file. The worker cannot know whether tokens are right without a
 not the content of the file, decides who shares. The format is the trainer's: `worker.train.data.cache`.
 """
 
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
+from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX
 
 _ENTRY = re.compile(rf"[0-9a-f]{{64}}\.([0-9a-f]{{64}}){re.escape(TOKENS_SUFFIX)}")
 
@@ -29,7 +30,7 @@ class TokenStore:
         """What a run of the project may read; None where nothing is kept, or the project is not known."""
         if not project or not self._limit_bytes:
             return None
-        return self._root / hashlib.sha256(project.encode()).hexdigest()[:32]
+        return self._root / sha256_of_text(project)[:32]
 
     def adopt(self, left: Path, *, project: str) -> None:
         """Take over the entries that an ended trainer has left, and note which others it used. Makes room for them."""

@@ -21,10 +21,10 @@ from transformers.utils.logging import disable_progress_bar
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.state import Phase
+from tunesmith.worker.manifests import MANIFEST
 from tunesmith.worker.run_directory import (
     EXIT_FAILED,
     EXIT_STOPPED,
-    MANIFEST,
     ROWS_TOO_LONG,
     RunDirectory,
     TrainRequest,

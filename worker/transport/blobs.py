@@ -8,7 +8,7 @@ from typing import IO
 import httpx
 
 from tunesmith.tuning.messages import FileRef
-from tunesmith.worker.run_directory import sha256_of
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.transport.retry import Unavailable
 from tunesmith.worker.transport.wire import raise_for, send
 

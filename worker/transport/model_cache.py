@@ -1,7 +1,6 @@
 """Base models on this host: fetched once, verified by hash, and shared by every job that starts from them."""
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
-from tunesmith.tuning.messages import FileRef
-from tunesmith.worker.run_directory import Seal, sha256_of
+from tunesmith.tuning.messages import FileRef, set_digest
+from tunesmith.worker.hashes import Seal, sha256_of
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.work_directory import inside
 
@@ -98,12 +97,6 @@ class ModelCache:
             yield
         finally:
             os.close(descriptor)
-
-
-def set_digest(files: tuple[FileRef, ...]) -> str:
-    """A name for a set of files that depends on nothing but their names and hashes."""
-    lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _paths(folder: Path, files: tuple[FileRef, ...]) -> list[tuple[Path, FileRef]]:

@@ -16,7 +16,8 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.processes import gang
 from tunesmith.worker.attempt.token_cache import TokenStore
-from tunesmith.worker.run_directory import RunDirectory, sha256_of
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train import session
 from tunesmith.worker.train.data import cache as caching
 from tunesmith.worker.train.data.cache import RowCache, rows_key

@@ -16,8 +16,8 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
 from tunesmith.tuning.planner.rehearsal import Rehearsal
 from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
-from tunesmith.worker.train.checkpoints.state import sha256_of
 from tunesmith.worker.train.data.order import RowOrder
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.data.sharing import Sharing

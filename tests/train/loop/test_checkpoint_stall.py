@@ -9,10 +9,11 @@ import pytest
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.checkpoints import cadence
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
-from tunesmith.worker.train.checkpoints.state import load_progress, newest_whole, sha256_of, verify
+from tunesmith.worker.train.checkpoints.state import load_progress, newest_whole, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 WRITING_SECONDS = 0.4

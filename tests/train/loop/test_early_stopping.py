@@ -13,7 +13,8 @@ from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.loop.test_resume import wait_for_step
-from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory, sha256_of
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.best import BEST_FILE
 from tunesmith.worker.train.checkpoints.state import newest_whole
 

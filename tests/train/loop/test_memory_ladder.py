@@ -19,8 +19,9 @@ from tests.train import runs
 from tunesmith.tuning.errors import Category
 from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.plan import MemoryEstimate
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory
-from tunesmith.worker.train.checkpoints.state import TrainState, sha256_of
+from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels import rebuild
 from tunesmith.worker.train.loop import evaluate

@@ -11,8 +11,9 @@ import pytest
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory
-from tunesmith.worker.train.checkpoints.state import newest_whole, sha256_of, verify
+from tunesmith.worker.train.checkpoints.state import newest_whole, verify
 
 RESULTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

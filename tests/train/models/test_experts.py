@@ -18,10 +18,10 @@ from tests.train import runs
 from tests.train.models.test_fused_families import MODES, MOE, adapted, assert_same, outcome, random_model
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.adapters.adapter import attach_adapter, trainable_parameters
 from tunesmith.worker.train.adapters.fuse import fuse
-from tunesmith.worker.train.checkpoints.state import sha256_of
 from tunesmith.worker.train.kernels import grouped
 from tunesmith.worker.train.kernels.grouped import Groups
 from tunesmith.worker.train.models.model import enable_checkpointing, load_model

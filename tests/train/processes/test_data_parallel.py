@@ -12,7 +12,8 @@ from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.processes import gang
-from tunesmith.worker.run_directory import RunDirectory, sha256_of
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.checkpoints.state import draw_apart, load_progress
 from tunesmith.worker.train.loop.reference import REFERENCE_FILE
 

@@ -15,7 +15,8 @@ from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.processes import gang
-from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.adapters.adapter import attach_adapter
 from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.kernels.loss import summed_cross_entropy

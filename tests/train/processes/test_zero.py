@@ -14,7 +14,8 @@ from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.train.processes import gang
-from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, sha256_of
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
 from tunesmith.worker.train.checkpoints.state import Snapshot, newest_whole, verify
 

@@ -11,15 +11,11 @@ from structlog.typing import FilteringBoundLogger
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import CheckpointRef
-from tunesmith.worker.attempt.checkpoints import CheckpointUploader, CorruptCheckpoint, describe, find_resumable, verify
+from tunesmith.worker.attempt.checkpoints import CheckpointUploader, describe, find_resumable
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
-from tunesmith.worker.run_directory import (
-    CheckpointManifest,
-    RunDirectory,
-    checkpoint_name,
-    sha256_of,
-    write_atomically,
-)
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.manifests import CheckpointManifest, CorruptCheckpoint, checkpoint_name, verify_checkpoint
+from tunesmith.worker.run_directory import RunDirectory, write_atomically
 from tunesmith.worker.transport.control import HttpAttemptControl
 
 
@@ -64,15 +60,16 @@ def test_a_damaged_checkpoint_never_verifies(tmp_path: Path, damage: str) -> Non
     else:
         (folder / "manifest.json").write_text("{}")
     with pytest.raises(CorruptCheckpoint):
-        verify(folder, manifest_sha256=choice.manifest_sha256)
+        verify_checkpoint(folder, manifest_sha256=choice.manifest_sha256)
 
 
-def test_a_manifest_that_points_out_of_its_folder_never_verifies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../secret", "below/state.json", "/etc/passwd"])
+def test_a_manifest_that_points_out_of_its_folder_never_verifies(tmp_path: Path, name: str) -> None:
     make_checkpoint(tmp_path, step=4)
     manifest = tmp_path / checkpoint_name(4) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("state.json", "../secret"))
-    with pytest.raises(CorruptCheckpoint, match="relative"):
-        verify(manifest.parent)
+    manifest.write_text(manifest.read_text().replace("state.json", name))
+    with pytest.raises(CorruptCheckpoint, match="not the name of a file"):
+        verify_checkpoint(manifest.parent)
 
 
 def test_a_copy_on_this_host_is_used_without_fetching(
@@ -94,7 +91,7 @@ def test_a_damaged_copy_on_this_host_is_replaced_from_the_store(
     (earlier / "checkpoints" / checkpoint_name(4) / "state.json").write_bytes(b"torn")
     found = find_resumable((choice,), earlier_runs=[earlier], target=tmp_path / "resume", control=control)
     assert found == tmp_path / "resume" / checkpoint_name(4)
-    verify(found, manifest_sha256=choice.manifest_sha256)
+    verify_checkpoint(found, manifest_sha256=choice.manifest_sha256)
 
 
 def test_an_older_checkpoint_steps_in_and_the_history_says_so(

@@ -59,9 +59,7 @@ def claim(*, plan: Plan | None = None, model_files: tuple[FileRef, ...] | None =
         spec=SPEC,
         plan=plan or chosen,
         dataset=DATASET,
-        base_model=BaseModelRef(
-            name="tiny", digest="d", files=model_files or (ref("config.json", CONTENTS["config.json"]),)
-        ),
+        base_model=BaseModelRef(name="tiny", files=model_files or (ref("config.json", CONTENTS["config.json"]),)),
         training_file=ref("../../rows.jsonl", CONTENTS["rows.jsonl"]),
     )
 

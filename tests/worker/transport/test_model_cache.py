@@ -9,10 +9,11 @@ import pytest
 
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
-from tunesmith.worker.run_directory import Seal, sealed_sha256, sha256_of
+from tunesmith.tuning.messages import set_digest
+from tunesmith.worker.hashes import Seal, sealed_sha256, sha256_of
 from tunesmith.worker.transport import model_cache
 from tunesmith.worker.transport.control import HttpAttemptControl
-from tunesmith.worker.transport.model_cache import ModelCache, set_digest
+from tunesmith.worker.transport.model_cache import ModelCache
 from tunesmith.worker.transport.retry import Unavailable
 
 CONTENTS = {"config.json": b"{}", "weights/one.safetensors": b"w" * 5000, "tokenizer.json": b"[]"}

@@ -21,7 +21,8 @@ from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.models.linears import ROLES_OF_PRESET, Role, adapts_experts
 from tunesmith.tuning.plan import Lora
 from tunesmith.tuning.recipe import expert_adapters
-from tunesmith.worker.run_directory import MANIFEST, Seal, sealed_sha256
+from tunesmith.worker.hashes import Seal, sealed_sha256
+from tunesmith.worker.manifests import MANIFEST
 from tunesmith.worker.train.adapters.experts import expert_parameters
 from tunesmith.worker.train.adapters.fuse import ADAPTER
 from tunesmith.worker.train.failures import user_error

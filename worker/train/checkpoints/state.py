@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
-from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of
+from tunesmith.worker.manifests import CheckpointManifest, CorruptCheckpoint, checkpoint_name, verify_checkpoint
 from tunesmith.worker.train.run import RunContext
 
 STATE, RANDOM = "state.json", "random.safetensors"
@@ -89,18 +89,10 @@ def verify(folder: Path) -> CheckpointManifest:
     Raises:
         JobFailure: `checkpoint_damaged` (retryable, for an older checkpoint may be whole) names the file.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise _damaged(folder, "it has no manifest")
     try:
-        manifest = CheckpointManifest.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise _damaged(folder, "its manifest cannot be read") from error
-    for name, facts in manifest.files.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file() or sha256_of(file) != facts["sha256"]:
-            raise _damaged(folder, f"{name} is missing or altered")
-    return manifest
+        return verify_checkpoint(folder)
+    except CorruptCheckpoint as problem:
+        raise _damaged(folder, str(problem)) from problem
 
 
 def another_plan(folder: Path) -> JobFailure:
@@ -152,11 +144,11 @@ def resume_folder(run: RunContext) -> Path | None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint under `folder` that passes `verify`."""
+    """The newest checkpoint under `folder` that passes `verify_checkpoint`."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
-            verify(candidate)
-        except JobFailure:
+            verify_checkpoint(candidate)
+        except CorruptCheckpoint:
             continue
         return candidate
     return None

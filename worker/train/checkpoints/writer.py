@@ -13,7 +13,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
-from tunesmith.worker.run_directory import MANIFEST, CheckpointManifest, checkpoint_name, sha256_of, write_atomically
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.manifests import MANIFEST, CheckpointManifest, ManifestFile, checkpoint_name
+from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.train.checkpoints.state import Snapshot
 
 KEEP = 3
@@ -79,7 +81,7 @@ def write_checkpoint(
         _write_files(aside, snapshot)
         for rank in range(1, processes):
             _collect(_part(folder, rank, name), into=aside, rank=rank)
-        files = {file.name: _seal(file) for file in sorted(aside.iterdir())}
+        files = {file.name: _synced(file) for file in sorted(aside.iterdir())}
         manifest = CheckpointManifest(
             step=snapshot.step, files=files, metrics=metrics, world_size=processes, versions=versions
         )
@@ -140,10 +142,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _seal(file: Path) -> dict[str, str | int]:
-    """Sync a file to disk; returns its size and SHA-256."""
+def _synced(file: Path) -> ManifestFile:
+    """Sync a file to disk; returns its entry of the manifest."""
     _sync(file)
-    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    return ManifestFile(bytes=file.stat().st_size, sha256=sha256_of(file))
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,6 @@ worker fills it with what trainers left behind (`worker.attempt.token_cache`), f
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX, sha256_of
+from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.worker.hashes import sha256_of
+from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX
 from tunesmith.worker.train.data.rows import LeftOut, RowNotes, Rows
 from tunesmith.worker.train.recorder import Recorder
 
@@ -47,7 +48,7 @@ def rows_key(path: Path, *, model_folder: Path, template: str | None, settings: 
         "code": [sha256_of(file) for room in ("chat", "data") for file in sorted((_TRAINER / room).glob("*.py"))],
         "versions": {name: importlib.metadata.version(name) for name in RENDERED_BY},
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return sha256_of_text(json.dumps(facts, sort_keys=True))
 
 
 class RowCache:
@@ -131,7 +132,7 @@ def cached_rows(
 
 
 def _name(key: str, limit: int | str) -> str:
-    return hashlib.sha256(f"{key}:{limit}".encode()).hexdigest()
+    return sha256_of_text(f"{key}:{limit}")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,7 +13,8 @@ import torch
 
 import tunesmith.tuning
 import tunesmith.worker.train
-from tunesmith.worker.run_directory import MANIFEST, Seal, sealed_sha256, sha256_of
+from tunesmith.worker.hashes import Seal, sealed_sha256, sha256_of
+from tunesmith.worker.manifests import MANIFEST
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.run import RunContext
 

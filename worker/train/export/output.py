@@ -14,7 +14,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.run_directory import MANIFEST, write_atomically
+from tunesmith.worker.manifests import MANIFEST
+from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.train.adapters.adapter import CONFIG_FILE, WEIGHTS_FILE
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.export.card import model_card

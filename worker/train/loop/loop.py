@@ -13,7 +13,7 @@ from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.metrics import METRICS
 from tunesmith.tuning.recipe.hyperparameters import evaluation_count
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.run_directory import checkpoint_name
+from tunesmith.worker.manifests import checkpoint_name
 from tunesmith.worker.train.checkpoints import state as checkpoints
 from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.cadence import CheckpointCadence
