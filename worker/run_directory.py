@@ -64,12 +64,17 @@ class TrainRequest(Value):
     rehearsal: Rehearsal | None = None  # what an equal run on this worker showed, so that this one may go without
     constants: MachineConstants | None = None  # what this worker has measured of itself
 
+    @property
+    def output_kind(self) -> str:
+        """What the run makes: "adapter" or "model"."""
+        return "adapter" if self.plan.lora is not None else "model"
+
 
 class TrainResult(Value):
     """What the trainer says at its end. With a `failure` the output is complete only where `output_kind` is set too."""
 
     failure: Failure | None = None
-    output_kind: str | None = None  # "adapter" or "model"
+    output_kind: str | None = None  # as of `TrainRequest`
     steps: int = 0
     trained_tokens: int = 0
     supervised_tokens: int = 0
@@ -123,6 +128,12 @@ class RunDirectory:
     def write_result(self, result: TrainResult) -> None:
         """The trainer's last act."""
         write_atomically(self.result, result.model_dump_json(indent=2))
+
+    def write_failure(self, failure: Failure) -> None:
+        """The same after a failure: a complete output, as the adapter of a model that could not be merged, counts."""
+        is_complete = (self.output / MANIFEST).is_file()
+        made = self.request().output_kind if is_complete else None
+        self.write_result(TrainResult(failure=failure, steps=self.last_step(), output_kind=made))
 
     def write_rank_failure(self, rank: int, failure: Failure, *, processes: int) -> None:
         """The last act of one process of several; the message gets its rank and this host."""

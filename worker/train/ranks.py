@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tunesmith.tuning.errors import Failure
 from tunesmith.worker.exits import crashed, killed
-from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory, TrainResult, append_line
+from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory, append_line
 from tunesmith.worker.train import environment, lifeline  # noqa: F401 - before torch
 
 PROCESS_LOST = "process_lost"  # the code of a failure whose reason is another process's
@@ -42,10 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ChildFailedError as error:
         exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         processes = options.hosts * options.processes
-        result = _failed(directory, exit_codes, hosts=options.hosts, processes=processes)
-        if result.failure is not None:
-            _tell(directory, result.failure)
-        directory.write_result(result)
+        failure = _first_failure(directory, exit_codes, hosts=options.hosts, processes=processes)
+        _tell(directory, failure)
+        directory.write_failure(failure)
         return EXIT_FAILED
     return 0 if directory.result.exists() else EXIT_STOPPED
 
@@ -75,8 +74,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _failed(directory: RunDirectory, exit_codes: dict[int, int], *, hosts: int, processes: int) -> TrainResult:
-    """`exit_codes`: of the processes of this host, in the order in which they were found dead."""
+def _first_failure(directory: RunDirectory, exit_codes: dict[int, int], *, hosts: int, processes: int) -> Failure:
+    """Why the run ended. `exit_codes`: of the processes of this host, in the order in which they were found dead."""
     for rank, code in exit_codes.items():
         if rank not in directory.read_rank_failures():
             directory.write_rank_failure(rank, killed(code) if code < 0 else crashed(code), processes=processes)
@@ -87,16 +86,8 @@ def _failed(directory: RunDirectory, exit_codes: dict[int, int], *, hosts: int, 
         # One that lost the connection to another is not the reason, but may be found dead before the one that is.
         reason = next((known[rank] for rank in order if known[rank].code != PROCESS_LOST), None)
         if reason is not None or time.monotonic() > deadline:
-            failure = reason or known[order[0]]
-            return TrainResult(failure=failure, steps=directory.last_step(), output_kind=_made(directory))
+            return reason or known[order[0]]
         time.sleep(0.1)
-
-
-def _made(directory: RunDirectory) -> str | None:
-    """What is complete in the output folder although the run failed, as an adapter whose merging did."""
-    if not (directory.output / "manifest.json").is_file():
-        return None
-    return "adapter" if directory.request().plan.lora is not None else "model"
 
 
 def _tell(directory: RunDirectory, failure: Failure) -> None:

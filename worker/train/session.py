@@ -21,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.state import Phase
-from tunesmith.worker.manifests import MANIFEST
 from tunesmith.worker.run_directory import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -65,7 +64,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
         return 0 if _is_one_of_several() else EXIT_STOPPED
     except Exception as error:
         traceback.print_exc()
-        return _fail(request, directory, recorder, failure_of(error, step=directory.last_step()))
+        return _fail(directory, recorder, failure_of(error, step=directory.last_step()))
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -211,7 +210,7 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
 def _result(run: RunContext, progress: TrainState) -> TrainResult:
     seconds = progress.training_seconds
     return TrainResult(
-        output_kind=_output_kind(run.request),
+        output_kind=run.request.output_kind,
         steps=progress.step,
         trained_tokens=progress.trained_tokens,
         supervised_tokens=progress.supervised_tokens,
@@ -232,20 +231,15 @@ def _result(run: RunContext, progress: TrainState) -> TrainResult:
     )
 
 
-def _fail(request: TrainRequest, directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
+def _fail(directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
     if _is_one_of_several():  # the launcher knows which of several failed first
         processes = int(os.environ["WORLD_SIZE"])
         directory.write_rank_failure(int(os.environ["RANK"]), failure, processes=processes)
         return EXIT_FAILED
     level = "info" if failure.code == ROWS_TOO_LONG else "error"  # the worker goes on from there
     recorder.event(failure.message, level=level, code=failure.code)
-    made = _output_kind(request) if (directory.output / MANIFEST).is_file() else None
-    directory.write_result(TrainResult(failure=failure, steps=directory.last_step(), output_kind=made))
+    directory.write_failure(failure)
     return EXIT_FAILED
-
-
-def _output_kind(request: TrainRequest) -> str:
-    return "adapter" if request.plan.lora is not None else "model"
 
 
 def _is_one_of_several() -> bool:

@@ -131,6 +131,5 @@ def test_one_that_only_lost_another_is_not_the_first_to_die(
     directory = RunDirectory(tmp_path)
     for rank, reason in said.items():
         directory.write_rank_failure(rank, reason, processes=4)
-    result = ranks._failed(directory, exit_codes, hosts=1, processes=4)
-    assert result.failure is not None
-    assert result.failure.message.startswith(first)
+    found = ranks._first_failure(directory, exit_codes, hosts=1, processes=4)
+    assert found.message.startswith(first)
