@@ -73,22 +73,21 @@ def operations_of(
 ) -> Operations:
     """Floating-point operations of forward and backward over `tokens` tokens.
 
-    A matrix costs 2 a weight forward, 2 to pass the gradient on, and 2 more to learn it: frozen weights skip the last,
-    so LoRA needs 4 where full training needs 6. Attention costs 4 x query size x attended tokens forward and twice that
-    backward. The head runs on supervised tokens alone. What is made again costs its forward products once more.
+    What training needs (`flop_rates`), the forward products of what is made again, and the slowness of adapters that
+    are not fused.
     """
     full = setup.method is Method.FULL
-    passes = 3 if full else 2
-    layers: float = 2 * (shape.active_linear_weights * passes + recomputed_weights(shape, setup))
+    rates = flop_rates(shape, adapter_parameters=None if full else 0)
+    layers: float = rates.token + 2 * recomputed_weights(shape, setup)
     if setup.float8_base:
         layers /= FLOAT8_SPEEDUP
-    head = 2 * shape.vocab_size * shape.hidden_size * supervised_share * passes
+    head = rates.supervised_token * supervised_share
     slow_adapters = setup.device == "cuda" and not setup.fused_passes
     per_parameter = 6 * (FP32_ADAPTER_FLOPS_FACTOR if slow_adapters else 1)
     adapters = 0 if full else per_parameter * _active_adapter_parameters(shape, setup)
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
-    attention_passes = 4 if setup.checkpointing == "full" else 3
-    attention = 4 * shape.query_size * shape.layers * attended_tokens * attention_passes
+    needed = 2 * attended_tokens * rates.squared_token  # a token attends to half of its sequence, in the mean
+    attention = needed * 4 / 3 if setup.checkpointing == "full" else needed  # forward once more, of three passes
     sequences = 2 if setup.preference_pairs else 1
     return Operations(
         products=sequences * tokens * (layers + head + adapters + reference),
