@@ -4,7 +4,7 @@ from typing import Literal
 
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.job import Method, OnLongRow
-from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.linears import Targets
 
 Attention = Literal[
@@ -164,17 +164,7 @@ class Plan(Value):
     @property
     def kernels(self) -> str:
         """What its measurements are kept under."""
-        return kernels_label(
-            attention=self.attention,
-            checkpointing=self.activation_checkpointing,
-            optimizer=self.optimizer,
-            fused_passes=self.fused_passes,
-            zero_stage=self.zero_stage,
-            offload=self.offload_optimizer,
-            float8_base=self.float8_base,
-            packing=self.packing,
-            sharded_base=self.sharded_base,
-        )
+        return Kernels.of_plan(dict(self)).label
 
 
 class Refusal(Value):

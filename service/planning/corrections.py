@@ -11,13 +11,10 @@ from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Measurement, corrections_from, measurement_of
 from tunesmith.tuning.job import Method
+from tunesmith.tuning.kernels import KERNEL_FIELDS
 from tunesmith.tuning.state import Outcome
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
-_KERNEL_FIELDS = (
-    "method", "attention", "activation_checkpointing", "optimizer", "fused_passes", "zero_stage", "offload_optimizer",
-    "float8_base", "packing", "sharded_base",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ def _query(worker_class: str | None) -> Select[Any]:
     newest = select(Attempt.id).order_by(Attempt.id.desc()).limit(_LOOKED_AT).subquery()
     root = func.coalesce(Model.base_model, Model.name)
     succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
-    kind = (Attempt.worker_class, root, succeeded, *(Attempt.plan[name].astext for name in _KERNEL_FIELDS))
+    kernels = (Attempt.plan[name].astext for name in ("method", *KERNEL_FIELDS))
+    kind = (Attempt.worker_class, root, succeeded, *kernels)
     place = func.row_number().over(partition_by=kind, order_by=Attempt.id.desc()).label("place")
     measured = (
         select(Attempt.id, Attempt.worker_class, Attempt.epoch, Attempt.plan, Attempt.result, Attempt.canary)

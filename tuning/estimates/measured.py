@@ -17,7 +17,7 @@ from tunesmith.tuning.base import Value
 from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.estimates.margins import assumed_spread
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
@@ -139,7 +139,7 @@ def measurement_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_can
     return Measurement(
         method=plan["method"],
         device=plan["device"],
-        kernels=kernels_of(plan),
+        kernels=Kernels.of_plan(plan).label,
         is_canary=is_canary,
         memory=MemoryEstimate.model_validate(plan["memory"]),
         time=TimeEstimate.model_validate(plan["time"]),
@@ -152,21 +152,6 @@ def measurement_of(plan: Mapping[str, Any], result: Mapping[str, Any], *, is_can
         training_seconds=_positive(result.get("training_seconds")),
         evaluation_seconds=_positive(result.get("evaluation_seconds")),
         others_share=_share(result.get("others_share")),
-    )
-
-
-def kernels_of(plan: Mapping[str, Any]) -> str:
-    """The label of a stored plan's kernels."""
-    return kernels_label(
-        attention=plan["attention"],
-        checkpointing=plan["activation_checkpointing"],
-        optimizer=plan["optimizer"],
-        fused_passes=plan.get("fused_passes", False),
-        zero_stage=plan.get("zero_stage", 0),
-        offload=plan.get("offload_optimizer", False),
-        float8_base=plan.get("float8_base", False),
-        packing=plan.get("packing", True),
-        sharded_base=plan.get("sharded_base", False),
     )
 
 

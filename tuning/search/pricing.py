@@ -19,7 +19,7 @@ from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
 from tunesmith.tuning.estimates.memory import Setup, total
 from tunesmith.tuning.estimates.throughput import Workload, predict, predict_seconds
 from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
-from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Reason, TimeEstimate
 from tunesmith.tuning.recipe.hyperparameters import (
@@ -120,18 +120,18 @@ class Pricer:
         """What runs with these kernels measured, else with any."""
         if not self.kernels_differ:
             return self.corrections.of("")
-        kernels = kernels_label(
+        kernels = Kernels(
             attention=layout.place.attention,
-            checkpointing=setup.checkpointing,
+            activation_checkpointing=setup.checkpointing,
             optimizer=setup.optimizer,
             fused_passes=setup.fused_passes,
             zero_stage=setup.zero_stage,
-            offload=setup.offload_optimizer,
+            offload_optimizer=setup.offload_optimizer,
             float8_base=setup.float8_base,
             packing=setup.packing,
             sharded_base=setup.sharded_base,
         )
-        return self.corrections.of(kernels)
+        return self.corrections.of(kernels.label)
 
     def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
         """Predicted peak on one device."""

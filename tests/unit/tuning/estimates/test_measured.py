@@ -19,7 +19,7 @@ from tunesmith.tuning.estimates.measured import (
     trust_of,
 )
 from tunesmith.tuning.job import Method
-from tunesmith.tuning.kernels import kernels_label
+from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, TimeEstimate
 from tunesmith.tuning.planner.choose import choose
@@ -197,7 +197,7 @@ def test_a_run_that_had_to_recompute_more_needed_more_than_was_free() -> None:
 def labels() -> list[str]:
     attention = plan("smollm2-135m", cpu()).attention
     return [
-        kernels_label(attention=attention, checkpointing=mode, optimizer="adamw", fused_passes=True)
+        Kernels(attention, activation_checkpointing=mode, optimizer="adamw", fused_passes=True).label
         for mode in LEAST_RECOMPUTATION_FIRST
     ]
 
