@@ -68,12 +68,14 @@ class ModelShape(Value):
     measured: MeasuredActivations | None = None  # of a family that `tuning.models.families` does not know, if it can be
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ModelShape":
-        """Read a Hugging Face config.json.
+    def from_config(cls, config: dict[str, Any], *, measured: "ModelShape | None" = None) -> "ModelShape":
+        """Read a Hugging Face config.json. `measured` came beside it, of a family without formulas, and holds alone.
 
         Raises:
             InvalidRequest: `config.<field>` is missing or absurd, or the family is unknown or no causal language model.
         """
+        if measured is not None:
+            return measured
         require_causal(config)
         config = as_json(config)
         reader = ConfigReader(config)
@@ -137,11 +139,6 @@ class ModelShape(Value):
         biases = sum(linear.biases for linear in self.linears) + (self.vocab_size if self.head_bias else 0)
         others = self.norm_parameters + self.position_parameters
         return self.linear_weights + biases + self.embedding_parameters + others
-
-    @cached_property
-    def active_parameters(self) -> int:
-        """Parameters that one token uses; differs from `parameters` for mixtures of experts."""
-        return self.parameters - self.linear_weights + self.active_linear_weights
 
     @cached_property
     def largest_linear(self) -> int:

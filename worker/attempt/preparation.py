@@ -168,7 +168,7 @@ def _choose(claim: Claim, model_dir: Path, hardware: HardwareProfile, *, dataset
     try:
         return choose(
             spec=claim.spec,
-            shape=claim.base_model.measured_shape or ModelShape.from_config(config),
+            shape=ModelShape.from_config(config, measured=claim.base_model.measured_shape),
             dataset=dataset,
             hardware=hardware,
             corrections=claim.corrections,

@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention, Plan
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train.data.rows import Rows
@@ -21,6 +22,7 @@ class RunContext:
     request: TrainRequest
     directory: RunDirectory
     recorder: Recorder
+    shape: ModelShape  # of the base model
     tokenizer: PreTrainedTokenizerBase
     rows: Rows
     validation_rows: Rows | None

@@ -88,8 +88,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
     set_seed(request.plan.seed)
     recorder = Recorder(directory, active=accelerator.is_main_process)
     folder = Path(request.model_dir)
-    config = read_config(folder)
-    shape = request.measured_shape or ModelShape.from_config(config)
+    shape = ModelShape.from_config(read_config(folder), measured=request.measured_shape)
     check_config(folder)
     tokenizer = load_tokenizer(folder)
     cache = _row_cache(request, directory, recorder, processes=accelerator.num_processes)
@@ -105,6 +104,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
         request=request,
         directory=directory,
         recorder=recorder,
+        shape=shape,
         tokenizer=tokenizer,
         rows=rows,
         validation_rows=_validation_rows(request, load),

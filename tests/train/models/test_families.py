@@ -175,6 +175,7 @@ def test_a_run_says_that_rows_go_one_by_one_and_its_result_is_right(tmp_path: Pa
     assert ("as planned" if planned else "longer than the plan says") in told["message"]
     losses = [point["valid_loss"] for point in runs.metrics(run) if point["valid_loss"] is not None]
     assert losses[-1] < losses[0] - 0.1
+    assert all(0 < point["mfu"] < 1 for point in runs.metrics(run)[1:]), "a measured family's operations are counted"
 
 
 def test_adapters_that_a_model_goes_around_are_told_of(tmp_path: Path) -> None:

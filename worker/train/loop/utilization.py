@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.job import Method
@@ -11,7 +10,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.loop.gradients import StepSums
-from tunesmith.worker.train.models.model import DTYPES, Learner, read_config
+from tunesmith.worker.train.models.model import DTYPES, Learner
 from tunesmith.worker.train.optim.zero import whole_size
 from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
 from tunesmith.worker.train.run import RunContext
@@ -21,10 +20,10 @@ _measured: dict[torch.dtype, float] = {}  # one process measures once, however m
 
 
 class Utilization:
-    """Model FLOPs utilisation of one run, step by step and on the whole; None for a model family we cannot count."""
+    """Model FLOPs utilisation of one run, step by step and on the whole."""
 
     def __init__(self, run: RunContext, learner: Learner) -> None:
-        self._shape = run.request.measured_shape or _shape(run)
+        self._shape = run.shape
         is_full = run.plan.method is Method.FULL
         self._adapter_parameters = None if is_full else _used_by_a_token(learner, run.plan.lora, self._shape)
         self._squared_lengths = run.rows.squared_lengths()
@@ -38,17 +37,13 @@ class Utilization:
         )
 
     def work_of(self, rows: Rows) -> np.ndarray:
-        """Operations that each row needs, fp64 [rows]; of a family that we cannot count, its tokens."""
-        if self._shape is None:
-            return rows.lengths().astype(np.float64)
+        """Operations that each row needs, fp64 [rows]."""
         rates = flop_rates(self._shape, adapter_parameters=self._adapter_parameters)
         amounts = (rows.lengths(), rows.supervised_counts(), rows.squared_lengths())
         return np.sum([rate * amount.astype(np.float64) for rate, amount in zip(rates, amounts, strict=True)], axis=0)
 
-    def of_step(self, sums: StepSums, *, tokens_per_second: float) -> float | None:
+    def of_step(self, sums: StepSums, *, tokens_per_second: float) -> float:
         """The share of all devices' rate that a step reached."""
-        if self._shape is None:
-            return None
         work = StepWork(sums.tokens, sums.supervised_tokens, int(self._squared_lengths[sums.rows].sum()))
         flops = training_flops(self._shape, work, adapter_parameters=self._adapter_parameters)
         seconds = sums.tokens / tokens_per_second
@@ -57,23 +52,16 @@ class Utilization:
         return flops / seconds / self._rate
 
     def mean(self) -> float | None:
-        """Over all steps of this process."""
+        """Over all steps of this process; None before the first."""
         return self._flops / self._seconds / self._rate if self._flops else None
 
 
-def _used_by_a_token(learner: Learner, lora: Lora | None, shape: ModelShape | None) -> int:
+def _used_by_a_token(learner: Learner, lora: Lora | None, shape: ModelShape) -> int:
     """Adapter parameters without those on experts that a token is not sent to."""
     sleeping = 0
-    if lora is not None and shape is not None:
+    if lora is not None:
         sleeping = shape.sleeping_adapter_parameters(rank=lora.rank, targets=lora.target_modules)
     return sum(whole_size(value) for _, value in learner.trainable()) - sleeping
-
-
-def _shape(run: RunContext) -> ModelShape | None:
-    try:
-        return ModelShape.from_config(read_config(run.model_folder))
-    except InvalidRequest:
-        return None
 
 
 def _device_rate(run: RunContext) -> tuple[float, str]:

@@ -92,7 +92,8 @@ def test_a_known_model_has_its_published_size(name: str, parameters: int) -> Non
 
 def test_a_mixture_counts_active_and_total() -> None:
     shape = find_shape("qwen3-30b-a3b")
-    assert 3.2e9 < shape.active_parameters < 3.5e9 < shape.parameters
+    assert 2.5e9 < shape.active_linear_weights < 3e9
+    assert 29e9 < shape.linear_weights < shape.parameters
 
 
 @pytest.mark.parametrize(
