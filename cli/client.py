@@ -11,8 +11,7 @@ import httpx
 
 from tunesmith.cli.connection import Connection, NotConnected, find_connection
 from tunesmith.tuning.errors import TunesmithError
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json, present
 
 _RETRY_DELAYS_SECONDS = (0.2, 0.6, 1.5)
 _TIMEOUT = httpx.Timeout(60, connect=5)
@@ -73,7 +72,7 @@ class Client:
 
     def list_files(self, *, purpose: str | None = None, limit: int = 1000) -> list[Json]:
         """Newest first."""
-        return cast("list[Json]", self._json("GET", "/files", params=_present(purpose=purpose, limit=limit))["data"])
+        return cast("list[Json]", self._json("GET", "/files", params=present(purpose=purpose, limit=limit))["data"])
 
     def delete_file(self, file_id: str) -> Json:
         """Hide a file; jobs that were made from it keep its bytes."""
@@ -94,7 +93,7 @@ class Client:
 
     def list_jobs(self, *, limit: int = 20, after: str | None = None) -> Json:
         """One page, newest first: `{"data", "has_more"}`."""
-        return self._json("GET", "/fine_tuning/jobs", params=_present(limit=limit, after=after))
+        return self._json("GET", "/fine_tuning/jobs", params=present(limit=limit, after=after))
 
     def job(self, job_id: str) -> Json:
         """The job as it is now."""
@@ -118,7 +117,7 @@ class Client:
         fresh: list[Json] = []
         after: str | None = None
         while True:
-            page = self._json("GET", f"{_job_path(job_id)}/events", params=_present(limit=100, after=after))
+            page = self._json("GET", f"{_job_path(job_id)}/events", params=present(limit=100, after=after))
             events = cast("list[Json]", page["data"])
             fresh += [event for event in events if event["id"] not in seen]
             if not page.get("has_more") or not events or any(event["id"] in seen for event in events):
@@ -127,7 +126,7 @@ class Client:
 
     def metrics(self, job_id: str, *, after_step: int | None = None) -> list[Json]:
         """Metric points in the order of steps."""
-        answer = self._json("GET", f"{_job_path(job_id)}/metrics", params=_present(after_step=after_step))
+        answer = self._json("GET", f"{_job_path(job_id)}/metrics", params=present(after_step=after_step))
         return cast("list[Json]", answer["data"])
 
     def samples(self, job_id: str) -> list[Json]:
@@ -286,7 +285,3 @@ _HINTS = {
 
 def _job_path(job_id: str) -> str:
     return f"/fine_tuning/jobs/{quote(job_id, safe='')}"
-
-
-def _present(**parameters: Any) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if value is not None}

@@ -4,14 +4,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tunesmith.cli.client import Client, ServiceError
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.progress import transfer
 from tunesmith.tuning.errors import InvalidRequest, NotFound
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 
 class UnsafeName(InvalidRequest):

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from tunesmith.cli.client import Client, ServiceError, Unreachable
+from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.state import FINAL_STATES
 
-Json = dict[str, Any]
-
-FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 POLL_SECONDS = 1.0
 
 

@@ -1,22 +1,20 @@
-"""What a job is to learn, as the command line says it."""
+"""What a job is to learn and from what, as the command line says it."""
 
-from enum import StrEnum
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
 
+from tunesmith.tuning.words import Objective
 
-class ObjectiveChoice(StrEnum):
-    """The values of --objective."""
-
-    SUPERVISED = "supervised"
-    DPO = "dpo"
+_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
 
 
 class Learning(NamedTuple):
     """What is learned and how often, as far as it was asked for."""
 
-    objective: ObjectiveChoice | None
+    objective: Objective | None
     epochs: int | None
 
     def of_rows(self, kind: str) -> "Learning":
@@ -25,7 +23,7 @@ class Learning(NamedTuple):
         Raises:
             typer.BadParameter: another objective was asked for.
         """
-        found = ObjectiveChoice(kind)
+        found = Objective(kind)
         if self.objective not in (None, found):
             raise typer.BadParameter(f"The rows of this file are for {found.value}.", param_hint="--objective")
         return self._replace(objective=found)
@@ -40,5 +38,10 @@ class Learning(NamedTuple):
         """A request's `method`, unless nothing was asked for."""
         if self == Learning(None, None):
             return {}
-        kind = (self.objective or ObjectiveChoice.SUPERVISED).value
+        kind = (self.objective or Objective.SUPERVISED).value
         return {"method": {"type": kind, kind: {"hyperparameters": self.hyperparameters}}}
+
+
+def is_file_id(source: str) -> bool:
+    """Whether this names a file that the service has, rather than one here."""
+    return _FILE_ID.fullmatch(source) is not None and not Path(source).exists()

@@ -20,7 +20,7 @@ from tunesmith.local.embedded.identity import unprivileged
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.tuning.hardware import GIB
+from tunesmith.tuning.units import GIB, gib
 
 _ENOUGH_DISK_BYTES = 10 * GIB
 _ENOUGH_MEMORY_BYTES = 4 * GIB
@@ -103,7 +103,7 @@ def _valkey(environment: Mapping[str, str]) -> str:
 def _disk(data_dir: Path) -> Finding:
     existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    text = f"{free / GIB:.1f} GiB free for {data_dir}"
+    text = f"{gib(free)} free for {data_dir}"
     if free < _ENOUGH_DISK_BYTES:
         return Finding(Level.WARN, "disk", text, "models and checkpoints need more: free some, or move --data-dir")
     return Finding(Level.OK, "disk", text)
@@ -113,7 +113,7 @@ def _memory() -> Finding:
     free = _available_memory_bytes()
     if free is None:
         return Finding(Level.WARN, "memory", "unknown on this system", "nothing to do, if it is enough")
-    text = f"{free / GIB:.1f} GiB available, {os.cpu_count()} cores"
+    text = f"{gib(free)} available, {os.cpu_count()} cores"
     if free < _ENOUGH_MEMORY_BYTES:
         return Finding(Level.WARN, "memory", text, "close other programs; a small model on the CPU needs about 4 GiB")
     return Finding(Level.OK, "memory", text)
@@ -150,7 +150,7 @@ def _gpus() -> Finding:
 def _gpu(nvml: Any, index: int) -> str:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return f"{index} {nvml.nvmlDeviceGetName(handle)}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    return f"{index} {nvml.nvmlDeviceGetName(handle)}, {gib(memory.free)} of {gib(memory.total)} free"
 
 
 def _data_directory(data_dir: Path) -> Finding:

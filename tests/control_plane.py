@@ -30,6 +30,7 @@ from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.messages import (
     AttemptHeartbeat,
     Claim,
@@ -42,7 +43,6 @@ from tunesmith.tuning.messages import (
 from tunesmith.tuning.state import Outcome, Phase
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 TINY_CONFIG: Json = {
     "architectures": ["LlamaForCausalLM"],

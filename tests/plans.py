@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.tuning.words import Method
 
 
 def lora(**changes: Any) -> Lora:

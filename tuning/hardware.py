@@ -5,8 +5,7 @@ import re
 from pydantic import Field
 
 from tunesmith.tuning.base import Value
-
-GIB = 1024**3
+from tunesmith.tuning.units import GIB
 
 
 class Gpu(Value):

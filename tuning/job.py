@@ -1,42 +1,13 @@
 """What a user may ask for. `auto` means: the planner chooses, and the plan shows the number and why."""
 
 from datetime import date
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.models.linears import Targets
-
-Auto = Literal["auto"]
-OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant
-Validation = Literal["auto", "none"]  # without a validation file: hold out a tenth of the rows, or train on all
-OnLongRow = Literal["truncate", "refuse"]  # what to do with a row of more tokens than max_seq_length
-
-
-class Method(StrEnum):
-    """How the weights are changed."""
-
-    FULL = "full"
-    LORA = "lora"
-    QLORA = "qlora"
-
-
-class Objective(StrEnum):
-    """What is learned, by the API's own names."""
-
-    SUPERVISED = "supervised"
-    DPO = "dpo"
-
-
-class Goal(StrEnum):
-    """What to prefer among plans that fit."""
-
-    BALANCED = "balanced"
-    QUALITY = "quality"
-    SPEED = "speed"
-    COST = "cost"
+from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 
 class Hyperparameters(Value):

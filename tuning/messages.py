@@ -28,10 +28,11 @@ from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hashes import sha256_of_text
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.tuning.words import Method
 
 WAKE_TASK = "tunesmith.wake"
 

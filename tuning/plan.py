@@ -3,9 +3,9 @@
 from typing import Literal
 
 from tunesmith.tuning.base import Value
-from tunesmith.tuning.job import Method, OnLongRow
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.linears import Targets
+from tunesmith.tuning.words import Method, OnLongRow
 
 Attention = Literal[
     "flash_attention_4", "flash_attention_3", "flash_attention_2", "torch_flash", "flex", "sdpa", "blocked"

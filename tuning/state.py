@@ -8,12 +8,10 @@
                                       |--fail---> failed              (queued)  --pause--> paused --cancel--> cancelled
 
 Cancelling or pausing a *running* job is a mark on its row, not a state: the worker sees the mark in a heartbeat reply,
-stops, and its finish report makes the transition.
+stops, and its finish report makes the transition. Nothing is imported here, so that the command starts quickly.
 """
 
 from enum import StrEnum
-
-from tunesmith.tuning.errors import InvalidTransition
 
 
 class JobState(StrEnum):
@@ -84,15 +82,3 @@ class Outcome(StrEnum):
     PAUSED = "paused"
     PREEMPTED = "preempted"
     LOST = "lost"
-
-
-def apply(state: JobState, transition: JobTransition) -> JobState:
-    """Return the state that follows.
-
-    Raises:
-        InvalidTransition: the table has no such edge.
-    """
-    try:
-        return TRANSITIONS[state, transition]
-    except KeyError:
-        raise InvalidTransition(state=state, transition=transition) from None

@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-from tunesmith.tuning.hardware import GIB
+GIB = 1024**3
 
 
 def gib(size_bytes: float) -> str:

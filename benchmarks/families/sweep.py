@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from benchmarks.families.planned import Planned, planned
 from benchmarks.families.tiny import SEEING, tiny_config
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.plan import Lora, MemoryEstimate, Plan, TimeEstimate
+from tunesmith.tuning.words import Method
 from tunesmith.worker.train.adapters.adapter import attach_adapter, trainable_parameters
 from tunesmith.worker.train.adapters.fuse import fuse
 from tunesmith.worker.train.data.packing import pack

@@ -3,9 +3,9 @@
 from typing import Any
 
 from tunesmith.tuning.estimates.memory import Setup
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import CONFIGS
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

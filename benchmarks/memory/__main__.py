@@ -15,8 +15,8 @@ from accelerate.commands.estimate import estimate_training_usage
 from accelerate.utils import calculate_maximum_sizes
 
 from tunesmith.tuning.estimates.memory import NF4_DOUBLE_BITS, Setup, estimate
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
+from tunesmith.tuning.words import Method
 from tunesmith.worker.train.profiling.counting import Case, build, layer_bytes, saved_bytes
 
 MODELS = ("smollm2-135m", "llama-3.2-1b", "qwen2.5-7b", "llama-2-7b", "llama-3.1-8b", "qwen3-8b")

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import EVERYTHING_INSTALLED, KNOWN_GPUS, what_if
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS
+from tunesmith.tuning.units import GIB
 
 ROUNDING = 1 + 1e-9
 MODELS = tuple(sorted(CONFIGS))

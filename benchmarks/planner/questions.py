@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import EVERYTHING_INSTALLED, what_if
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.units import duration
+from tunesmith.tuning.units import GIB, duration
 
 BEGIN, END = "<!-- questions -->", "<!-- end of questions -->"
 GEMMA_3_27B = {

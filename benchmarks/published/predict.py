@@ -6,8 +6,8 @@ from benchmarks.published.runs import Book, Run, Stack
 from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
 from tunesmith.tuning.estimates.memory import Setup, estimate, trainable_parameters
 from tunesmith.tuning.estimates.throughput import Workload, predict
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 GB = 1e9
 HIDDEN_BY_FSDP = 0.9  # assumed: of the time of arithmetic, behind which FSDP's gathers and sums hide

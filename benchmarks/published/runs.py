@@ -13,10 +13,10 @@ from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.memory import Optimizer
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 FILE = Path(__file__).with_name("runs.toml")
 HELD_OUT_SHARE = 0.4

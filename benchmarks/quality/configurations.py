@@ -6,10 +6,11 @@ Learning rate, alpha, schedule, warm-up, clipping and weight decay are left to t
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.words import Method
 from tunesmith.worker.machine.probe import probe
 
 

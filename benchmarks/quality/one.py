@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.configurations import BASES, by_name, plan_of, spec_of, trainable_parameters
-from tunesmith.tuning.job import DatasetFacts, Method
+from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest, TrainResult
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.quality.configurations import BASES, CONFIGURATIONS
-from tunesmith.tuning.job import Method
+from tunesmith.tuning.words import Method
 
 # The guide's quality tables say that the first is better than the second; the last pair is about its rule for alpha.
 CLAIMS = (

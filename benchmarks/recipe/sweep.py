@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tunesmith.tuning.job import Hyperparameters, JobSpec, LoraOptions, Method
+from tunesmith.tuning.job import Hyperparameters, JobSpec, LoraOptions
+from tunesmith.tuning.words import Method
 
 Record = dict[str, Any]
 

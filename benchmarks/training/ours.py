@@ -16,10 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from tunesmith.tuning.estimates.utilization import StepWork, training_flops
-from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.words import Method
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 

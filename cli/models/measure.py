@@ -3,13 +3,11 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tunesmith.cli import output
 from tunesmith.cli.trainer import run_tool
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, is_known
-
-Json = dict[str, Any]
 
 
 def with_shape(config: Json) -> Json:

@@ -1,15 +1,12 @@
 """Registers a checked folder: hash, announce, send what the store lacks, announce again until it is ready."""
 
-from typing import Any
-
 from tunesmith.cli.client import Client, ServiceError
 from tunesmith.cli.models.folder import ModelFolder
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.models.measure import with_shape
 from tunesmith.cli.progress import transfer, watched
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.config_reader import as_json
-
-Json = dict[str, Any]
 
 _ROUNDS = 3  # more than two only when the store loses blobs between the rounds
 

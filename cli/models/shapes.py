@@ -4,13 +4,11 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 from tunesmith.cli.connection import default_data_dir
 from tunesmith.tuning.errors import InvalidRequest
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 
 def read_config(path: Path) -> Json:

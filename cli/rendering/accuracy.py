@@ -1,13 +1,10 @@
 """How right predictions were, as tables: each finished run, and what the newest of each kind come to."""
 
 import time
-from typing import Any
 
 from tunesmith.cli import output
-
-Json = dict[str, Any]
-
-_GIB = 1024**3
+from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.units import GIB
 
 
 def show_accuracy(answer: Json) -> None:
@@ -58,8 +55,8 @@ def _pair(pair: Json) -> list[object]:
         pair["worker_class"],
         pair["model"],
         pair["method"],
-        f"{pair['predicted_peak_bytes'] / _GIB:.2f}",
-        None if pair["measured_peak_bytes"] is None else f"{pair['measured_peak_bytes'] / _GIB:.2f}",
+        f"{pair['predicted_peak_bytes'] / GIB:.2f}",
+        None if pair["measured_peak_bytes"] is None else f"{pair['measured_peak_bytes'] / GIB:.2f}",
         _percent(pair["peak_error"]),
         f"{pair['predicted_tokens_per_second']:,.0f}",
         None if pair["measured_tokens_per_second"] is None else f"{pair['measured_tokens_per_second']:,.0f}",

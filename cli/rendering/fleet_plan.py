@@ -1,21 +1,17 @@
 """Planning on the workers that are there: what is asked of the service, and its answer as a table."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.cli import output
-from tunesmith.cli.learning import Learning
+from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.rendering.plan_text import explain
+from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.units import GIB
 
 if TYPE_CHECKING:
     from tunesmith.tuning.datasets.rows import RowReport
-
-Json = dict[str, Any]
-
-_GIB = 1024**3
-_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
 
 
 def check_rows(path: Path) -> "RowReport":
@@ -35,11 +31,6 @@ def check_rows(path: Path) -> "RowReport":
     if report.problem_count:
         raise InvalidTrainingFile(f"{path.name}: {report.summary}", param="training_file")
     return report
-
-
-def is_file_id(source: str) -> bool:
-    """Whether this names a file that the service has, rather than one here."""
-    return _FILE_ID.fullmatch(source) is not None and not Path(source).exists()
 
 
 def request_for(source: str | None, *, model: str, numbers: Json, options: Json, learning: Learning) -> Json:
@@ -130,7 +121,7 @@ def _cost_text(entry: Json, *, price: float | None) -> str:
 
 def _peak_text(entry: Json) -> str:
     peak = entry["predicted_peak_bytes"]
-    return f"{f'{peak / _GIB:.1f}' if peak else '?'} / {entry['free_bytes'] / _GIB:.1f}"
+    return f"{f'{peak / GIB:.1f}' if peak else '?'} / {entry['free_bytes'] / GIB:.1f}"
 
 
 def _start_text(seconds: float | None) -> str:

@@ -2,13 +2,10 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from tunesmith.cli import output
-
-Json = dict[str, Any]
-
-_GIB = 1024**3
+from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.units import gib
 
 
 def describe(job: Json) -> Iterator[str]:
@@ -99,7 +96,7 @@ def _decisions(plan: Json) -> Iterator[str]:
             f"evaluated every {plan['evaluation_interval_steps']} steps"
         )
     memory, time = plan["memory"], plan["time"]
-    yield f"  memory    {_gib(memory['total_bytes'])} predicted, {_gib(memory['budget_bytes'])} may be used"
+    yield f"  memory    {gib(memory['total_bytes'])} predicted, {gib(memory['budget_bytes'])} may be used"
     yield (
         f"  time      {output.duration(time['seconds_low'])} to {output.duration(time['seconds_high'])} of training, "
         f"about {time['tokens_per_second']:,.0f} tokens/s{_beside_training(time)}"
@@ -116,7 +113,7 @@ def _measured(measured: Json, plan: Json) -> Iterator[str]:
     peak, speed = measured.get("peak_memory_bytes"), measured.get("tokens_per_second")
     seconds, time = measured.get("training_seconds"), plan["time"]
     if peak is not None:
-        yield f"measured    memory: predicted {_gib(measured['predicted_peak_memory_bytes'])}, measured {_gib(peak)}"
+        yield f"measured    memory: predicted {gib(measured['predicted_peak_memory_bytes'])}, measured {gib(peak)}"
     if speed is not None:
         yield f"            speed: predicted {time['tokens_per_second']:,.0f} tokens/s, measured {speed:,.0f}"
     if seconds is not None:
@@ -127,7 +124,3 @@ def _measured(measured: Json, plan: Json) -> Iterator[str]:
         yield f"            MFU: {mfu:.1%} of what the device multiplies"
     if (stall := measured.get("checkpoint_stall_seconds")) is not None and seconds:
         yield f"            checkpoints: held training up for {output.duration(stall)}, {stall / seconds:.1%} of it"
-
-
-def _gib(count_bytes: float) -> str:
-    return f"{count_bytes / _GIB:.1f} GiB"

@@ -8,8 +8,7 @@ from typing import Any
 from tunesmith.cli import output
 from tunesmith.cli.follow import View
 from tunesmith.cli.progress import PLAIN_INTERVAL_SECONDS
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150

@@ -1,14 +1,12 @@
 """Why a plan is what it is, in a few lines: the first reasons, what was rejected, what else could be done."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from tunesmith.cli import output
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.units import gib
 
 REASONS_FIRST = 3
-_GIB = 1024**3
 _WIDTH = 18
 _LIKELY = 0.01  # a probability of running out of memory that is worth a word
 
@@ -45,7 +43,7 @@ def _way(way: Json) -> str:
     all_together = f", {whole} of GPU time" if way["world_size"] > 1 else ""
     risk = way["out_of_memory_probability"]
     likely = f", {risk:.0%} likely to run out of memory" if risk >= _LIKELY else ""
-    return f"{way['method']}{devices}: {duration}{all_together}, {way['peak_bytes'] / _GIB:.1f} GiB{likely}"
+    return f"{way['method']}{devices}: {duration}{all_together}, {gib(way['peak_bytes'])}{likely}"
 
 
 def _line(title: str, text: str) -> str:

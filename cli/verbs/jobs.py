@@ -6,9 +6,10 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
+from tunesmith.tuning.state import JobState
 
 _PANEL = "Jobs"
-_STATES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
+_WITH_PROGRESS = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,12 +20,10 @@ def register(app: typer.Typer) -> None:
 
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, newest first.")] = 20,
-    state: Annotated[str | None, typer.Option(help=f"Only jobs that are: {', '.join(_STATES)}.")] = None,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """List jobs, newest first."""
-    if state is not None and state not in _STATES:
-        raise typer.BadParameter(f"{state!r} is none of {', '.join(_STATES)}.", param_hint="--state")
     from tunesmith.cli.client import Client
 
     with Client() as client:
@@ -67,7 +66,7 @@ def resume(job_id: JobId) -> None:
     _act(job_id, "resume")
 
 
-def _newest(client: Any, *, limit: int, state: str | None) -> list[dict[str, Any]]:
+def _newest(client: Any, *, limit: int, state: JobState | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     after: str | None = None
     while len(found) < limit:
@@ -82,7 +81,7 @@ def _newest(client: Any, *, limit: int, state: str | None) -> list[dict[str, Any
 def _row(job: dict[str, Any]) -> tuple[object, ...]:
     ours = job.get("tunesmith") or {}
     progress = ours.get("progress") or {}
-    is_unfinished = job["status"] in ("queued", "running", "paused") and progress.get("total_steps")
+    is_unfinished = job["status"] in _WITH_PROGRESS and progress.get("total_steps")
     steps = f"{progress.get('step') or 0}/{progress['total_steps']}" if is_unfinished else None
     result = job.get("fine_tuned_model") or (job.get("error") or {}).get("code")
     method, created = ours.get("method"), output.moment(job["created_at"])
@@ -95,5 +94,5 @@ def _act(job_id: str, action: str) -> None:
     with Client() as client:
         job = client.act_on_job(job_id, action)
     output.data(f"{job['id']}  {job['status']}")
-    if action != "resume" and job["status"] == "running":
+    if action != "resume" and job["status"] == JobState.RUNNING:
         output.note(f"it stops at the next step; see it happen with: tunesmith watch {job_id}")

@@ -7,9 +7,10 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.exit_codes import ExitCode
-from tunesmith.cli.learning import Learning, ObjectiveChoice
+from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.verbs.options import Listed, ListFormat, finite
-from tunesmith.cli.verbs.submit import GoalChoice, MethodChoice
+from tunesmith.tuning.units import GIB
+from tunesmith.tuning.words import AutoOrMethod, Goal, Objective
 
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
@@ -44,8 +45,8 @@ def plan(
         float | None,
         typer.Option(metavar="GIB", min=0.1, max=1e6, callback=finite, help="Host memory of what --on names; 240."),
     ] = None,
-    method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
-    goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
+    method: Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")] = "auto",
+    goal: Annotated[Goal, typer.Option(help="What to prefer among plans that fit.")] = Goal.BALANCED,
     data: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Another way to name the file.")
     ] = None,
@@ -56,7 +57,7 @@ def plan(
         int | None, typer.Option(min=1, max=1_048_576, help="Tokens of a row, in the mean, without a file.")
     ] = None,
     objective: Annotated[
-        ObjectiveChoice | None, typer.Option(help="What is learned; a file's rows say so by themselves.")
+        Objective | None, typer.Option(help="What is learned; a file's rows say so by themselves.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=50, help="Passes over the data.")] = None,
     seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
@@ -134,8 +135,6 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
 
 
 def _source(training: str | None, data: Path | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
-    from tunesmith.cli.rendering.fleet_plan import is_file_id
-
     if training is not None and data is not None:
         raise typer.BadParameter("Name the file once: as FILE or with --data.", param_hint="--data")
     source = training if data is None else str(data)
@@ -148,9 +147,9 @@ def _source(training: str | None, data: Path | None, *, rows: int | None, tokens
     return source
 
 
-def _options(*, method: MethodChoice, goal: GoalChoice, seq_length: int | None, lora: dict[str, Any]) -> dict[str, Any]:
+def _options(*, method: AutoOrMethod, goal: Goal, seq_length: int | None, lora: dict[str, Any]) -> dict[str, Any]:
     wanted = {"max_seq_length": seq_length, "lora": lora}
-    return {"method": method.value, "goal": goal.value} | {key: value for key, value in wanted.items() if value}
+    return {"method": method, "goal": goal} | {key: value for key, value in wanted.items() if value}
 
 
 def _on_the_fleet(
@@ -228,7 +227,6 @@ def _names(on: str) -> list[str]:
 
 
 def _machine(name: str, *, host_memory_gib: float | None) -> "HardwareProfile":
-    from tunesmith.tuning.hardware import GIB
     from tunesmith.tuning.hardware_facts.gpus import what_if
 
     return what_if(name, host_memory_bytes=None if host_memory_gib is None else int(host_memory_gib * GIB))
@@ -285,7 +283,7 @@ def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[st
     if price:
         money = [f"{_gpu_hours(answer) * price:,.2f}"]
     span = f"{output.duration(time.seconds_low)} - {output.duration(time.seconds_high)}"
-    peak = f"{memory.total_bytes / 2**30:.1f} / {memory.budget_bytes / 2**30:.1f}"
+    peak = f"{memory.total_bytes / GIB:.1f} / {memory.budget_bytes / GIB:.1f}"
     return [name, _method_text(answer), "yes", peak, span, f"{_gpu_hours(answer):.2f}", *money, answer.reasons[0].text]
 
 
@@ -298,7 +296,7 @@ def _rows(dataset: "DatasetFacts") -> str:
 
 def _peak_of_refusal(answer: "Refusal") -> str:
     peaks = [alternative.peak_bytes for alternative in answer.alternatives]
-    return f"{min(peaks) / 2**30:.1f}+" if peaks else ""
+    return f"{min(peaks) / GIB:.1f}+" if peaks else ""
 
 
 def _method_text(answer: "Plan") -> str:
@@ -336,8 +334,8 @@ def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dic
 
 
 def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
-    from tunesmith.tuning.job import Method
     from tunesmith.tuning.planner.reference_tables import smallest_machine, training_memory
+    from tunesmith.tuning.words import Method
 
     rows = []
     for method in Method:
@@ -356,4 +354,4 @@ def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
 
 
 def _gib(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f"{size_bytes / 2**30:.1f}"
+    return "" if size_bytes is None else f"{size_bytes / GIB:.1f}"

@@ -1,14 +1,13 @@
 """The verb `reproduce`: run a finished job again exactly as it was, and say whether the result is the same."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 _SHOWN_CHARACTERS = 60
 

@@ -1,53 +1,18 @@
 """The verb `submit`: upload what is not there yet, create one job, and wait for it when asked to."""
 
-import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
+from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.verbs.options import Format, Timeout
+from tunesmith.tuning.json_objects import Json, present
+from tunesmith.tuning.words import AutoOrMethod, Goal, OnDroppedContent, OnLongRow
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
-
-Json = dict[str, Any]
-
-_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
-
-
-class MethodChoice(StrEnum):
-    """The values of --method."""
-
-    AUTO = "auto"
-    FULL = "full"
-    LORA = "lora"
-    QLORA = "qlora"
-
-
-class GoalChoice(StrEnum):
-    """The values of --goal."""
-
-    BALANCED = "balanced"
-    QUALITY = "quality"
-    SPEED = "speed"
-    COST = "cost"
-
-
-class DroppedContentChoice(StrEnum):
-    """The values of --on-dropped-content."""
-
-    WARN = "warn"
-    REFUSE = "refuse"
-
-
-class LongRowChoice(StrEnum):
-    """The values of --on-long-row."""
-
-    TRUNCATE = "truncate"
-    REFUSE = "refuse"
 
 
 def register(app: typer.Typer) -> None:
@@ -65,8 +30,8 @@ def submit(
             help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
         ),
     ] = None,
-    method: Annotated[MethodChoice, typer.Option(help="auto lets the planner choose and say why.")] = MethodChoice.AUTO,
-    goal: Annotated[GoalChoice, typer.Option(help="What to prefer among plans that fit.")] = GoalChoice.BALANCED,
+    method: Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")] = "auto",
+    goal: Annotated[Goal, typer.Option(help="What to prefer among plans that fit.")] = Goal.BALANCED,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; 1 to 50.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per optimizer step; 1 to 256.")] = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
@@ -83,12 +48,12 @@ def submit(
     ] = False,
     max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
     on_long_row: Annotated[
-        LongRowChoice, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
-    ] = LongRowChoice.TRUNCATE,
+        OnLongRow, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
+    ] = "truncate",
     on_dropped_content: Annotated[
-        DroppedContentChoice,
+        OnDroppedContent,
         typer.Option(help="When the chat template leaves out words of the assistant: say so, or refuse to train."),
-    ] = DroppedContentChoice.WARN,
+    ] = "warn",
     suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
     name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
@@ -110,22 +75,22 @@ def submit(
     validation = None if trains_on_all else validation
     if validation is not None:
         _require_source(validation, "--validation")
-    hyperparameters = _present(
+    hyperparameters = present(
         n_epochs=epochs,
         batch_size=batch_size,
         learning_rate_multiplier=learning_rate_multiplier,
         early_stopping_patience=early_stopping_patience,
     )
-    ours = _present(
-        method=method.value,
-        goal=goal.value,
-        lora=_present(rank=rank, float8_base=float8_base or None) or None,
+    ours = present(
+        method=method,
+        goal=goal,
+        lora=present(rank=rank, float8_base=float8_base or None) or None,
         max_seq_length=max_seq_length,
-        on_long_row=on_long_row.value,
-        on_dropped_content=on_dropped_content.value,
+        on_long_row=on_long_row,
+        on_dropped_content=on_dropped_content,
         validation="none" if trains_on_all else None,
     )
-    wanted = _present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
+    wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "tunesmith": ours,
     }
@@ -178,7 +143,7 @@ def _file_id(client: "Client", source: str) -> str:
     from tunesmith.cli.progress import transfer, watched
     from tunesmith.tuning.errors import InvalidTrainingFile
 
-    if _FILE_ID.fullmatch(source) and not Path(source).exists():
+    if is_file_id(source):
         return source
     path = Path(source)
     sha256 = sha256_of(path)
@@ -197,7 +162,7 @@ def _file_id(client: "Client", source: str) -> str:
 
 
 def _require_source(source: str, what: str) -> None:
-    if not Path(source).is_file() and not _FILE_ID.fullmatch(source):
+    if not Path(source).is_file() and not is_file_id(source):
         raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint=what)
 
 
@@ -209,7 +174,3 @@ def _labels(pairs: list[str], *, name: str | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
         labels[key] = value
     return labels
-
-
-def _present(**values: Any) -> Json:
-    return {key: value for key, value in values.items() if value is not None}

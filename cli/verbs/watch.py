@@ -1,17 +1,17 @@
 """Verbs that show a job as it goes: watch, logs, events, samples. They exit with what became of the job."""
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.tuning.json_objects import Json
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
 
-Json = dict[str, Any]
 
 _PANEL = "Jobs"
 

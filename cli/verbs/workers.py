@@ -6,8 +6,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
-
-_GIB = 1024**3
+from tunesmith.tuning.units import GIB
 
 
 def register(app: typer.Typer) -> None:
@@ -42,11 +41,9 @@ def _row(worker: dict[str, Any]) -> tuple[object, ...]:
 
 def _hardware_text(hardware: dict[str, Any]) -> str:
     if gpus := hardware.get("gpus"):
-        return f"{len(gpus)}x {gpus[0]['name']} {gpus[0]['memory_total_bytes'] / _GIB:.0f} GiB"
+        return f"{len(gpus)}x {gpus[0]['name']} {gpus[0]['memory_total_bytes'] / GIB:.0f} GiB"
     cpu = hardware.get("cpu") or {}
-    return (
-        f"{cpu.get('cores', '?')} cores, {cpu.get('memory_total_bytes', 0) / _GIB:.0f} GiB, {cpu.get('model', 'CPU')}"
-    )
+    return f"{cpu.get('cores', '?')} cores, {cpu.get('memory_total_bytes', 0) / GIB:.0f} GiB, {cpu.get('model', 'CPU')}"
 
 
 def _job_text(worker: dict[str, Any]) -> str:

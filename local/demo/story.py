@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tunesmith.cli import output
 from tunesmith.cli.client import Client
@@ -22,8 +21,7 @@ from tunesmith.cli.rendering.job_text import describe_failure
 from tunesmith.cli.rendering.live_view import view_for_this_terminal
 from tunesmith.local.demo import compare, dataset, model, training
 from tunesmith.local.up.stack import running_stack
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 PROMPTS_TO_COMPARE = 3
 

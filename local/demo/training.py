@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
@@ -10,8 +9,7 @@ from tunesmith.cli.follow import FINAL_STATES, Followed, View, follow
 from tunesmith.cli.rendering.job_text import describe_plan
 from tunesmith.local.demo.dataset import SYSTEM_PROMPT
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 SEED = 20
 

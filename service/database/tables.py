@@ -1,7 +1,6 @@
 """The rows. Every rule that a CHECK or an index can hold is held by the database, beside the column it is about."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -20,9 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
-
-Json = dict[str, Any]
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

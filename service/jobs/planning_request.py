@@ -15,11 +15,12 @@ from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Objective
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
 from tunesmith.tuning.planner.checks import check_targets, impossible
 from tunesmith.tuning.recipe.continue_from_adapter import continued
+from tunesmith.tuning.words import Objective
 
 
 @dataclass(frozen=True)

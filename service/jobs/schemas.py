@@ -5,18 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.job import (
-    Auto,
-    Goal,
-    Hyperparameters,
-    JobSpec,
-    LoraOptions,
-    Method,
-    Objective,
-    OnDroppedContent,
-    OnLongRow,
-    Validation,
-)
+from tunesmith.tuning.job import Hyperparameters, JobSpec, LoraOptions
+from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 
 class Body(BaseModel):

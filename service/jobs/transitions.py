@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from tunesmith.service.database.tables import Job
-from tunesmith.tuning.state import FINAL_STATES, JobState, JobTransition, apply
+from tunesmith.tuning.errors import InvalidTransition
+from tunesmith.tuning.state import FINAL_STATES, TRANSITIONS, JobState, JobTransition
 
 
 def apply_transition(job: Job, transition: JobTransition, *, at: datetime) -> None:
@@ -12,7 +13,9 @@ def apply_transition(job: Job, transition: JobTransition, *, at: datetime) -> No
     Raises:
         InvalidTransition: the table has no such edge.
     """
-    state = apply(JobState(job.state), transition)
+    state = TRANSITIONS.get((JobState(job.state), transition))
+    if state is None:
+        raise InvalidTransition(state=job.state, transition=transition)
     if state is JobState.QUEUED:
         job.queued_at = job.queued_at or at
     if state is JobState.RUNNING:

@@ -1,9 +1,8 @@
 """Sample answers: what the model said to the same held-out prompts at each evaluation, prompt by prompt."""
 
 from collections.abc import Iterable
-from typing import Any
 
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 
 def by_prompt(reports: Iterable[Json]) -> list[Json]:

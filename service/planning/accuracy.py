@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from tunesmith.tuning.estimates.measured import LATEST_RUNS, Measurement, measurement_of
-from tunesmith.tuning.job import Method
+from tunesmith.tuning.words import Method
 
 
 @dataclass(frozen=True)

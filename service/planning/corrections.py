@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS, Measurement, corrections_from, measurement_of
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.kernels import KERNEL_FIELDS
 from tunesmith.tuning.state import Outcome
+from tunesmith.tuning.words import Method
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
 

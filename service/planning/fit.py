@@ -8,11 +8,12 @@ from tunesmith.service.database.tables import WorkerNode
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Reason, Refusal
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.planner.pinned import replay
+from tunesmith.tuning.words import Method
 
 
 @dataclass(frozen=True)

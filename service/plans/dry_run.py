@@ -16,10 +16,11 @@ from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.units import GIB
 
 _LINE_LOOKED_AT = (
     50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them

@@ -17,8 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from tunesmith.tuning.datasets.token_scale import TokenCounts
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 _MOST_BYTES = 3 * 1024**3  # of address space
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # marks for trainers, which print nothing

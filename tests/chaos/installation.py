@@ -22,6 +22,7 @@ from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.local.up import strays
+from tunesmith.tuning.json_objects import Json
 
 MODEL = "tiny-llama"
 SERVICES = ("api", "keeper", "worker", "valkey", "postgres")
@@ -39,7 +40,6 @@ _WORDS = {"api": b"serve", "keeper": b"keeper", "worker": b"run"}
 _PID_FILES = {"postgres": "data/postmaster.pid", "valkey": "valkey.pid"}
 _DOWN = (httpx.TransportError, openai.APIConnectionError, openai.InternalServerError)
 Found = TypeVar("Found")
-Json = dict[str, Any]
 
 
 def eventually(look: Callable[[], Found | None], *, seconds: float, what: Callable[[], str] | str) -> Found:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from tunesmith.tuning.estimates.memory import Setup
 from tunesmith.tuning.estimates.throughput import Workload, micro_steps_of, one_micro_step_seconds
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
+from tunesmith.tuning.words import Method
 
 SAMPLES = 3
 LONGEST_PROMPT_TOKENS = 1024

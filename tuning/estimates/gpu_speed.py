@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tunesmith.tuning.estimates.memory import Setup, trainable_parameters, weight_bytes
 from tunesmith.tuning.estimates.sharded_base import with_gathers
 from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 REFERENCE_TFLOPS = 312  # an A100's; the share of the data sheet that larger GPUs reach is lower, that of smaller higher
 MICRO_STEP_OVERHEAD_SECONDS = 0.004

@@ -3,7 +3,7 @@
 import math
 from statistics import NormalDist
 
-from tunesmith.tuning.job import Method
+from tunesmith.tuning.words import Method
 
 # Two standard deviations of measured over predicted, until a machine has measured its own: published LoRA peaks lie
 # within 4 % of the predictions (median of 30), those of QLoRA scatter twice as wide.

@@ -16,9 +16,9 @@ from typing import Any
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.estimates.margins import assumed_spread
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
+from tunesmith.tuning.words import Method
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one
 LOOKED_BACK_RUNS = 4 * LATEST_RUNS  # of each kind: as far back as speeds are sought that were measured undisturbed

@@ -13,10 +13,10 @@ from tunesmith.tuning.estimates.activations import (
     stored_bytes_per_token,
 )
 from tunesmith.tuning.hardware_facts.constants import START_CONSTANTS, Constants
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.linears import Linear, Targets
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate
+from tunesmith.tuning.words import Method
 
 Optimizer = Literal["adamw", "adamw_8bit"]
 

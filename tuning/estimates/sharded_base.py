@@ -6,11 +6,12 @@ next layer's while one is at work. The two layers at the turn from forward to ba
 
 from tunesmith.tuning.estimates.memory import Setup, quantized_bytes
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Reason
 from tunesmith.tuning.units import gib
+from tunesmith.tuning.words import Method
 
 
 def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, world_size: int) -> bool:

@@ -17,10 +17,10 @@ from tunesmith.tuning.estimates.memory import Setup, trainable_parameters
 from tunesmith.tuning.estimates.utilization import flop_rates
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import rates_of
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.linears import closes
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
+from tunesmith.tuning.words import Method
 
 # Products of a frozen base in 8 bits: the data sheets double the rate, scaling and rounding take a part of it back.
 # Unmeasured: a roofline over the bytes of both.

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from tunesmith.tuning.hardware import GIB, HardwareProfile, MachineConstants
+from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.plan import Reason
-from tunesmith.tuning.units import count, gib
+from tunesmith.tuning.units import GIB, count, gib
 
 # Kernels compiled for rows of many lengths stay in memory: runs of a model under a million parameters peaked at 516 MiB
 # in bf16 and 380 in fp32, where a process that has multiplied two matrices holds 370.

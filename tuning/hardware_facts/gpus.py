@@ -5,8 +5,9 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
+from tunesmith.tuning.units import GIB
 
 # What a driver calls the same chip at less power.
 _SMALLER = {"laptop", "mobile", "maxq"}

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.families import MULTIMODAL, READERS
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
-
-Json = dict[str, Any]
 
 # Words behind a name that leave the sizes of the model as they are.
 SAME_SIZES = ("-hf", "-base", "-instruct", "-it", "-pt", "-chat", "-bf16", "-fp16", "-sft", "-dpo", "-rlhf")

@@ -4,10 +4,11 @@ import difflib
 
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Reason, Refusal
 from tunesmith.tuning.recipe import expert_adapters
+from tunesmith.tuning.words import Method
 
 
 def check_hardware(hardware: HardwareProfile) -> None:

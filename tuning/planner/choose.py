@@ -7,7 +7,7 @@ from tunesmith.tuning.estimates.margins import NO_RISK
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import explain_constants
 from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method, Objective
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
 from tunesmith.tuning.planner.checks import check_hardware, impossible
@@ -25,6 +25,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
 from tunesmith.tuning.search.candidates import Candidate, Search
 from tunesmith.tuning.search.pricing import Pricer
 from tunesmith.tuning.units import duration, gib
+from tunesmith.tuning.words import Method, Objective
 
 NO_CORRECTIONS = Corrections()
 WORTH_A_WORD = 0.05  # of the duration, that goes to evaluations

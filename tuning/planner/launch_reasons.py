@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from tunesmith.tuning.job import Goal, Method
 from tunesmith.tuning.plan import Reason
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
 from tunesmith.tuning.units import duration, gib, plural
+from tunesmith.tuning.words import Goal, Method
 
 MODES = {
     "none": "Nothing is recomputed",

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import most_free_memory
-from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidates import Candidate, Search
-from tunesmith.tuning.units import duration, gib
+from tunesmith.tuning.units import GIB, duration, gib
+from tunesmith.tuning.words import Method
 
 MORE_MEMORY_BYTES = 10 * GIB
 WORTH_SAYING = 0.98  # of the duration: a change of less is none

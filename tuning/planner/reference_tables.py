@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 from tunesmith.tuning.estimates.memory import Setup, total
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec, LoraOptions
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.words import Method
 
 REFERENCE_TOKENS = 2048  # of one micro-step and of the longest row
 REFERENCE_RANK = 16

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import DatasetFacts, Goal, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidates import Candidate
 from tunesmith.tuning.units import count, duration, gib, plural
+from tunesmith.tuning.words import Goal, Method
 
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
 SMALL_DATA_ROWS_FOR_QUALITY = 5_000

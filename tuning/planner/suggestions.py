@@ -4,11 +4,12 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from tunesmith.tuning.datasets.lengths import share_within
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.plan import Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
 from tunesmith.tuning.units import gib
+from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128
 

@@ -3,8 +3,9 @@
 import math
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.words import Method
 
 _FIXED = ("rank", "alpha", "target_modules", "use_rslora", "use_dora")
 

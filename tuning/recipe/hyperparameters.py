@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 
 from tunesmith.tuning.datasets.lengths import percentile_tokens
-from tunesmith.tuning.job import DatasetFacts, Goal, JobSpec, Method, Objective
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora, Reason
 from tunesmith.tuning.recipe.expert_adapters import PRESET, have_experts
 from tunesmith.tuning.units import count, plural
+from tunesmith.tuning.words import Goal, Method, Objective
 
 SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.

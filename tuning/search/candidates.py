@@ -16,12 +16,12 @@ from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.estimates.sharded_base import explain
 from tunesmith.tuning.estimates.throughput import predict_evenness
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import Goal, Method
 from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
 from tunesmith.tuning.recipe.hyperparameters import Batch
 from tunesmith.tuning.search.layouts import Layout, Place, layouts, micro_step_sizes, places
 from tunesmith.tuning.search.pricing import Priced, Pricer
 from tunesmith.tuning.units import duration
+from tunesmith.tuning.words import Goal, Method
 
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
 EVEN_ENOUGH = 0.95

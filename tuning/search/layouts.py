@@ -15,11 +15,12 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of
 from tunesmith.tuning.hardware_facts.devices import equal_devices, most_free_memory
 from tunesmith.tuning.hardware_facts.gpus import rates_of
-from tunesmith.tuning.job import JobSpec, Method, Objective
+from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Attention, Lora, Reason
 from tunesmith.tuning.search.attention_kernel import keeps_scores, plan_attention, repeats_heads
+from tunesmith.tuning.words import Method, Objective
 
 ZeroStage = Literal[0, 1, 2, 3]
 LayoutKey = tuple[str, int, ZeroStage, Optimizer, bool, bool]

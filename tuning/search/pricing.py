@@ -18,7 +18,7 @@ from tunesmith.tuning.estimates.evaluation_time import (
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
 from tunesmith.tuning.estimates.memory import Setup, total
 from tunesmith.tuning.estimates.throughput import Workload, predict, predict_seconds
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Reason, TimeEstimate
@@ -31,6 +31,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
     evaluation_interval,
 )
 from tunesmith.tuning.search.layouts import Layout, LayoutKey
+from tunesmith.tuning.words import Method
 
 _Key = tuple[LayoutKey, Checkpointing, int]
 

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.hardware import GIB
 from tunesmith.tuning.messages import Claim
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.units import gib
 from tunesmith.worker.attempt.exit_classifier import disk_full
 from tunesmith.worker.transport.model_cache import ModelCache
 
@@ -26,7 +26,7 @@ def require_space(claim: Claim, *, cache: ModelCache, folder: Path) -> None:
     needed = needed_bytes(claim, missing_model_bytes=_missing(claim, cache))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        message = f"The run needs {needed / GIB:.1f} GiB on the worker's disk and {free / GIB:.1f} GiB are free."
+        message = f"The run needs {gib(needed)} on the worker's disk and {gib(free)} are free."
         raise JobFailure(disk_full(message))
 
 

@@ -8,8 +8,9 @@ from contextlib import closing
 import structlog
 
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.messages import Claim, ClaimRequest
+from tunesmith.tuning.units import GIB
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.daemon.machine_constants import stored_constants

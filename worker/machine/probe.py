@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import psutil
 import pynvml
 
-from tunesmith.tuning.hardware import GIB, Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
+from tunesmith.tuning.units import GIB
 from tunesmith.worker.machine.cgroup import read_limits
 
 PACKAGES = (

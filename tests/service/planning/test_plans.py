@@ -9,14 +9,15 @@ from tests.control_plane import TINY_CONFIG, AttemptSide, ControlPlane, chat_row
 from tests.machines import CPU, ONE_GPU, SMALL_CPU
 from tunesmith.service.planning.forecast import expected_starts
 from tunesmith.tuning.estimates.measured import visible_peak_bytes
-from tunesmith.tuning.hardware import GIB, MachineConstants
+from tunesmith.tuning.hardware import MachineConstants
 from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES
+from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.messages import Claim, FinishReport
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
 from tunesmith.tuning.plan import MemoryEstimate
 from tunesmith.tuning.state import Outcome
+from tunesmith.tuning.units import GIB
 
-Json = dict[str, Any]
 BIG_CONFIG = {
     "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
     "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,

@@ -11,9 +11,9 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tests.unit.tuning import cases
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.words import Method
 from tunesmith.worker.train.adapters import float8_base
 from tunesmith.worker.train.kernels import float8
 from tunesmith.worker.train.kernels.float8 import LARGEST, Float8Weight, quantize

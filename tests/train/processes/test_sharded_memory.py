@@ -13,8 +13,8 @@ from tests.train.processes.sharded_memory import CASES, CONFIG, PROCESSES, RANK,
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS
 from tunesmith.tuning.estimates.activations import Graph, layer_bytes_per_token
 from tunesmith.tuning.estimates.memory import Setup, _sharded_learning_bytes
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 SHAPE = ModelShape.from_config(CONFIG)
 

@@ -15,7 +15,7 @@ import pytest
 from tests.plans import lora, plan
 from tests.tiny_model import build_tiny_model
 from tests.train.runs import chat_rows, make_run
-from tunesmith.tuning.job import Method
+from tunesmith.tuning.words import Method
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trainer_process.launcher import How, launch, trainer_environment

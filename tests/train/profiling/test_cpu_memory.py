@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.tuning.estimates.memory import Setup, estimate
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import CONFIGS
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 CONFIG = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
 TOKENS = 512

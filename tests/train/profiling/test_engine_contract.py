@@ -9,9 +9,9 @@ import torch
 from tests.unit.tuning.cases import answer, data
 from tunesmith.tuning.engine import fuses, logits_chunk_tokens
 from tunesmith.tuning.estimates.memory import Setup, zero_sizes_of
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.words import Method
 from tunesmith.worker.train.kernels.loss import _chunk_tokens
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.optim import optimizer, zero

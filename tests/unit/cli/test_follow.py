@@ -8,8 +8,7 @@ import pytest
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.follow import follow
 from tunesmith.cli.rendering.live_view import PlainView, bar, progress_line
-
-Json = dict[str, Any]
+from tunesmith.tuning.json_objects import Json
 
 
 class Clock:

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
+from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import EVERYTHING_INSTALLED, what_if
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.units import GIB
 
 TINY = ModelShape.from_config(
     {

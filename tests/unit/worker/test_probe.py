@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.search.attention_kernel import NEEDED_PACKAGES
+from tunesmith.tuning.units import GIB
 from tunesmith.worker.machine.cgroup import CgroupLimits, out_of_memory_kills, read_limits
 from tunesmith.worker.machine.probe import probe
 

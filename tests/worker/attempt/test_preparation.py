@@ -11,12 +11,14 @@ from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Category, JobFailure
-from tunesmith.tuning.hardware import GIB, Cpu, HardwareProfile
-from tunesmith.tuning.job import DatasetFacts, JobSpec, Method
+from tunesmith.tuning.hardware import Cpu, HardwareProfile
+from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.units import GIB
+from tunesmith.tuning.words import Method
 from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.token_cache import TokenStore

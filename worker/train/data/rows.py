@@ -11,7 +11,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
-from tunesmith.tuning.job import DatasetFacts, OnDroppedContent, OnLongRow
+from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.words import OnDroppedContent, OnLongRow
 from tunesmith.worker.train.chat.conversation import DEFAULT_DAY, MarkedText
 from tunesmith.worker.train.data.row_texts import RowRenderer, UnusableRow
 from tunesmith.worker.train.data.tokenize import TokenizedText, tokenize

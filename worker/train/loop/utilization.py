@@ -5,9 +5,9 @@ import torch
 
 from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from tunesmith.tuning.hardware import Gpu
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.words import Method
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.loop.gradients import StepSums
 from tunesmith.worker.train.models.model import DTYPES, Learner

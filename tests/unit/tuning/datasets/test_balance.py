@@ -11,8 +11,8 @@ from tunesmith.tuning.datasets.lengths import BUCKETS, EDGES, bucket_of, typical
 from tunesmith.tuning.estimates.memory import Setup
 from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.words import Method
 
 
 def counts_of(lengths: list[int]) -> tuple[int, ...]:

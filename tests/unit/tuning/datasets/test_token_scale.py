@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tests.unit.tuning.cases import data, spec
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenCounts, TokenScale
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.recipe.hyperparameters import choose_batch
+from tunesmith.tuning.words import Method
 
 SAMPLE = RowReport(format=None, rows=50, characters=0, tokens=1000, longest_row_tokens=40, supervised_tokens=100)
 COUNTS = TokenCounts(rows=50, tokens=1200, longest=60, supervised_tokens=250)

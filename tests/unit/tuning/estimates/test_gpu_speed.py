@@ -11,8 +11,8 @@ from tunesmith.tuning.estimates.memory import Setup
 from tunesmith.tuning.estimates.throughput import operations_of
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS
 from tunesmith.tuning.hardware_facts.gpus import find_gpu
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.words import Method
 
 SHAPE = find_shape("llama-3.1-8b")
 BASE = Setup(

@@ -18,12 +18,12 @@ from tunesmith.tuning.estimates.measured import (
     measurement_of,
     trust_of,
 )
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, TimeEstimate
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST
+from tunesmith.tuning.words import Method
 
 PREDICTED_BYTES, PREDICTED_SPEED, MICRO_STEP_SPEED = 1_000_000, 100.0, 120.0
 ratios = st.floats(min_value=1e-3, max_value=1e3)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tunesmith.tuning.estimates.activations import Graph, stored_bytes_per_token
 from tunesmith.tuning.estimates.memory import Setup, estimate, total, weight_bytes
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.words import Method
 
 SMALL = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 640, "vocab_size": 512}
 GROUPED = {**SMALL, "num_key_value_heads": 2}

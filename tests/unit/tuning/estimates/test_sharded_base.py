@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.unit.tuning.cases import answer, data, plan, rules
 from tunesmith.tuning.estimates.memory import Setup, estimate, quantized_bytes, total
 from tunesmith.tuning.estimates.sharded_base import gathered_bytes, with_gathers
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Refusal
+from tunesmith.tuning.words import Method
 
 SMALL = data(2_000)
 LARGE = [("llama-3.1-405b", "8xH100", 8), ("llama-3.1-70b", "4xRTX4090", 4), ("qwen2.5-32b", "3xRTX4080", 3)]

@@ -4,10 +4,10 @@ import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.search.candidates import Search
 from tunesmith.tuning.search.pricing import Pricer
+from tunesmith.tuning.words import Method
 
 # `python -m benchmarks.training.ours WORKLOAD` on two idle cores of an EPYC with AVX-512 BF16, 2026-11-22: tokens a
 # second over all steps of 8 rows, LoRA rank 16, of the benchmark's rows and of rows as short as the demo's.

@@ -4,9 +4,10 @@ import pytest
 
 from tests.unit.tuning.cases import TINY
 from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, training_flops
-from tunesmith.tuning.hardware import GIB, Gpu
+from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
+from tunesmith.tuning.units import GIB
 
 
 def test_a_full_step_costs_six_operations_a_weight_and_token() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, plan
-from tunesmith.tuning.hardware import GIB, HardwareProfile, MachineConstants
+from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES, START_CONSTANTS
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.units import GIB
 
 
 def measured(**changes: Any) -> MachineConstants:

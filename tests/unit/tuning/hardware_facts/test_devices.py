@@ -1,10 +1,11 @@
 """Machines whose GPUs are not alike, or not free alike."""
 
 from tests.unit.tuning.cases import answer, data, plan
-from tunesmith.tuning.hardware import GIB, Gpu, HardwareProfile
+from tunesmith.tuning.hardware import Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import devices_of, equal_devices
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.units import GIB
 
 
 def machine(*gpus: tuple[str, float | None]) -> HardwareProfile:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from tests.unit.tuning.cases import TINY, answer, cpu, data, plan, rules, spec
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.units import GIB
+from tunesmith.tuning.words import Method
 
 LARGE, SMALL, MEDIUM = data(200_000), data(2_000), data(20_000)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.planner.questions import BEGIN, END, QUESTIONS, Question, write
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.words import Method
 
 PAGE = Path(__file__).parents[4] / "docs" / "planner.md"
 # What was judged wrong then and is the planner's own to decide, with the method that the reviewer wanted.

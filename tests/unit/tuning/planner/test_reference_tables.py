@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.reference_tables import MACHINES, smallest_machine, training_memory
+from tunesmith.tuning.words import Method
 
 MODELS = {"7B": "llama-2-7b", "13B": "llama-2-13b", "34B": "codellama-34b", "70B": "llama-2-70b"}
 # GB by the guide, and why ours differs by more than a tenth ("" where it does not).

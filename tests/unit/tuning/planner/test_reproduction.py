@@ -7,10 +7,11 @@ import pytest
 
 from tests import plans
 from tests.machines import CPU, ONE_GPU, SMALL_CPU
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import MemoryEstimate, Plan, Refusal
 from tunesmith.tuning.planner.pinned import replay
 from tunesmith.tuning.planner.reproduction import compare
+from tunesmith.tuning.units import GIB
 
 MEMORY = MemoryEstimate(items={}, total_bytes=2 * GIB, budget_bytes=4 * GIB)
 FIRST: dict[str, Any] = {

@@ -5,8 +5,8 @@ import pytest
 from tests import plans
 from tests.unit.tuning.cases import data, plan, spec
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.job import Method
 from tunesmith.tuning.recipe.continue_from_adapter import as_written, continued
+from tunesmith.tuning.words import Method
 
 
 def test_the_planner_never_throws_an_adapter_away() -> None:

@@ -9,11 +9,12 @@ from tests.unit.tuning.cases import answer, plan
 from tests.unit.tuning.estimates.test_memory import _measured_and_predicted
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.estimates.memory import Setup, estimate
-from tunesmith.tuning.job import JobSpec, Method
+from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Refusal
 from tunesmith.tuning.planner.checks import check_targets
 from tunesmith.tuning.recipe.expert_adapters import PRESET
+from tunesmith.tuning.words import Method
 
 SIZES = {
     "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,

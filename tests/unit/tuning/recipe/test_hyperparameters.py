@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
-from tunesmith.tuning.job import DatasetFacts, Method
+from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.recipe.hyperparameters import (
     choose_batch,
@@ -17,6 +17,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
     choose_sequence_length,
     evaluation_interval,
 )
+from tunesmith.tuning.words import Method
 
 # The guide's rank table: rows, supervised tokens a row (simple or complex), lowest and highest rank.
 RANK_TABLE = [

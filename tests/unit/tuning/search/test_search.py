@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from benchmarks.planner.fuzz import Fuzz, report
 from tests.unit.tuning.cases import answer, cpu, data, plan, rules, spec
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.hardware import GIB, HardwareProfile
+from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import what_if
-from tunesmith.tuning.job import Goal, Method
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Search
 from tunesmith.tuning.search.pricing import Priced, Pricer
+from tunesmith.tuning.units import GIB
+from tunesmith.tuning.words import Goal, Method
 
 MODELS = st.sampled_from(["llama-3.2-1b", "llama-3.1-8b", "llama-2-13b", "mixtral-8x7b"])
 DATA = st.builds(
