@@ -6,8 +6,26 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.limits import (
+    LARGEST_SEED,
+    LEAST_ROW_TOKENS,
+    MOST_EPOCHS,
+    MOST_PATIENCE,
+    MOST_RANK,
+    MOST_ROW_TOKENS,
+    MOST_ROWS_PER_STEP,
+)
 from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
+
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+RowsPerStep = Annotated[int, Field(ge=1, le=MOST_ROWS_PER_STEP)]
+Patience = Annotated[int, Field(ge=1, le=MOST_PATIENCE)]
+Multiplier = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Beta = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+RowTokens = Annotated[int, Field(ge=LEAST_ROW_TOKENS, le=MOST_ROW_TOKENS)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Hyperparameters(Value):
@@ -18,11 +36,11 @@ class Hyperparameters(Value):
     result; `auto` trains to the end, or with few rows until the loss stops falling.
     """
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
-    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
-    early_stopping_patience: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    n_epochs: Auto | Epochs = "auto"
+    batch_size: Auto | RowsPerStep = "auto"
+    learning_rate_multiplier: Auto | Multiplier = "auto"
+    beta: Auto | Beta = "auto"
+    early_stopping_patience: Auto | Patience = "auto"
 
 
 class LoraOptions(Value):
@@ -32,9 +50,9 @@ class LoraOptions(Value):
     mixture an adapter of its own.
     """
 
-    rank: Auto | Annotated[int, Field(ge=1, le=512)] = "auto"
-    alpha: Auto | Annotated[float, Field(gt=0, le=4096)] = "auto"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Auto | Annotated[int, Field(ge=1, le=MOST_RANK)] = "auto"
+    alpha: Auto | Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] = "auto"
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     target_modules: Targets = "all-linear"
     use_rslora: bool = False
     use_dora: bool = False
@@ -51,15 +69,15 @@ class JobSpec(Value):
     method: Auto | Method = "auto"
     goal: Goal = Goal.BALANCED
     lora: LoraOptions = LoraOptions()
-    max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    max_seq_length: Auto | RowTokens = "auto"
     on_long_row: OnLongRow = "truncate"
     on_dropped_content: OnDroppedContent = "warn"
     validation: Validation = "auto"
     template_date: date = date(2026, 1, 1)  # the day that chat templates print: the same at every attempt
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
+    learning_rate: Auto | LearningRate = "auto"
     merge: bool = False
     continues_adapter: bool = False  # `model` is an adapter: it is trained on, not thrown away
-    seed: Annotated[int, Field(ge=0, le=2_147_483_647)]
+    seed: Seed
 
 
 class DatasetFacts(Value):

@@ -9,6 +9,7 @@ from tunesmith.cli import output
 from tunesmith.cli.exit_codes import ExitCode
 from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.verbs.options import Listed, ListFormat, finite
+from tunesmith.tuning.limits import LEAST_ROW_TOKENS, MOST_EPOCHS, MOST_RANK, MOST_ROW_TOKENS
 from tunesmith.tuning.units import GIB
 from tunesmith.tuning.words import AutoOrMethod, Goal, Objective
 
@@ -54,14 +55,14 @@ def plan(
         int | None, typer.Option(min=1, max=2**53, help="Rows, of 500 tokens each, without a file.")
     ] = None,
     tokens_per_row: Annotated[
-        int | None, typer.Option(min=1, max=1_048_576, help="Tokens of a row, in the mean, without a file.")
+        int | None, typer.Option(min=1, max=MOST_ROW_TOKENS, help="Tokens of a row, in the mean, without a file.")
     ] = None,
     objective: Annotated[
         Objective | None, typer.Option(help="What is learned; a file's rows say so by themselves.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=50, help="Passes over the data.")] = None,
-    seq_length: Annotated[int | None, typer.Option(min=16, help="Longest row in tokens.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=512, help="Rank of the adapter.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Passes over the data.")] = None,
+    seq_length: Annotated[int | None, typer.Option(min=LEAST_ROW_TOKENS, help="Longest row in tokens.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, max=MOST_RANK, help="Rank of the adapter.")] = None,
     float8_base: Annotated[
         bool,
         typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),

@@ -9,6 +9,7 @@ from tunesmith.cli import output
 from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.verbs.options import Format, Timeout
 from tunesmith.tuning.json_objects import Json, present
+from tunesmith.tuning.limits import MOST_EPOCHS, MOST_PATIENCE, MOST_ROWS_PER_STEP
 from tunesmith.tuning.words import AutoOrMethod, Goal, OnDroppedContent, OnLongRow
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ def submit(
     ] = None,
     method: Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")] = "auto",
     goal: Annotated[Goal, typer.Option(help="What to prefer among plans that fit.")] = Goal.BALANCED,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 1 to 50.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per optimizer step; 1 to 256.")] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"Passes over the data; 1 to {MOST_EPOCHS}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Rows per optimizer step; 1 to {MOST_ROWS_PER_STEP}.")] = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
     early_stopping_patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many evaluations without a lower validation loss and keep the best weights; 1 to 50."
+            help="Stop after so many evaluations without a lower validation loss and keep the best weights; "
+            f"1 to {MOST_PATIENCE}."
         ),
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,

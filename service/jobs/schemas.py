@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.job import Hyperparameters, JobSpec, LoraOptions
+from tunesmith.tuning.job import (
+    Beta,
+    Epochs,
+    Hyperparameters,
+    JobSpec,
+    LearningRate,
+    LoraOptions,
+    Multiplier,
+    Patience,
+    RowsPerStep,
+    RowTokens,
+    Seed,
+)
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 
@@ -18,16 +30,16 @@ class Body(BaseModel):
 class SupervisedHyperparameters(Body):
     """See `tuning.job.Hyperparameters`, which says what each means and where its limits are."""
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = "auto"
-    early_stopping_patience: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    n_epochs: Auto | Epochs = "auto"
+    batch_size: Auto | RowsPerStep = "auto"
+    learning_rate_multiplier: Auto | Multiplier = "auto"
+    early_stopping_patience: Auto | Patience = "auto"
 
 
 class DpoHyperparameters(SupervisedHyperparameters):
     """Preference training has one more."""
 
-    beta: Auto | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] = "auto"
+    beta: Auto | Beta = "auto"
 
 
 class SupervisedMethod(Body):
@@ -61,11 +73,11 @@ class TunesmithOptions(Body):
     method: Auto | Method = "auto"
     goal: Goal = Goal.BALANCED
     lora: LoraOptions = LoraOptions()
-    max_seq_length: Auto | Annotated[int, Field(ge=16, le=1_048_576)] = "auto"
+    max_seq_length: Auto | RowTokens = "auto"
     on_long_row: OnLongRow = "truncate"
     on_dropped_content: OnDroppedContent = "warn"
     validation: Validation = "auto"
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = "auto"
+    learning_rate: Auto | LearningRate = "auto"
     merge: bool = False
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
@@ -76,7 +88,7 @@ class JobRequest(Body):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     validation_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
+    seed: Seed | None = None
     method: MethodChoice | None = None
     hyperparameters: SupervisedHyperparameters | None = None
     integrations: list[dict[str, Any]] | None = None

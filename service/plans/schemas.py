@@ -9,6 +9,7 @@ from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.limits import MOST_ROW_TOKENS
 from tunesmith.tuning.models.shape import ModelShape
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -36,7 +37,7 @@ class PlanOptions(TunesmithOptions):
     on: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = []
     host_memory_gib: Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)] | None = None
     rows: _Count | None = None
-    tokens_per_row: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    tokens_per_row: Annotated[int, Field(ge=1, le=MOST_ROW_TOKENS)] | None = None
     dataset: CountedData | None = None
 
 
