@@ -266,14 +266,13 @@ def _service_error(answer: httpx.Response) -> ServiceError:
         message = str(body["message"])
     except (ValueError, KeyError, TypeError):
         body, message = {}, f"The service answered {answer.status_code} {answer.reason_phrase} without saying why."
-    extra = body.get("tunesmith") or {}
     return ServiceError(
         message,
         http_status=answer.status_code,
         request_id=answer.headers.get("x-request-id"),
         code=body.get("code"),
         param=body.get("param"),
-        hint=body.get("hint") or extra.get("hint") or _HINTS.get(answer.status_code),
+        hint=body.get("hint") or _HINTS.get(answer.status_code),
     )
 
 

@@ -25,7 +25,6 @@ class Connection:
 
     base_url: str
     api_key: str = field(repr=False)
-    dashboard_url: str = ""
 
 
 def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -57,7 +56,7 @@ def read_connection(data_dir: Path) -> Connection | None:
     path = data_dir / FILE_NAME
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return Connection(**{name: str(stored[name]) for name in ("base_url", "api_key", "dashboard_url")})
+        return Connection(**{name: str(stored[name]) for name in ("base_url", "api_key")})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
@@ -105,8 +104,7 @@ def _from_environment(environment: Mapping[str, str], url_name: str, key_name: s
     url, key = environment.get(url_name), environment.get(key_name)
     if not url or not key:
         return None
-    base_url = with_version(url)
-    return Connection(base_url=base_url, api_key=key, dashboard_url=base_url.removesuffix("/v1") + "/")
+    return Connection(base_url=with_version(url), api_key=key)
 
 
 def _nothing_in(data_dir: Path) -> Connection:

@@ -38,11 +38,6 @@ class Settings(BaseSettings):
     log_level: str = "info"
 
     @property
-    def lease(self) -> timedelta:
-        """How long an attempt may be silent before it counts as lost."""
-        return timedelta(seconds=self.lease_seconds)
-
-    @property
     def worker_silence(self) -> timedelta:
         """How long a worker may be silent before it no longer counts as live: three heartbeats and a half."""
         return timedelta(seconds=max(3.5 * self.heartbeat_seconds, 2))

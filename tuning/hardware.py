@@ -31,11 +31,6 @@ class Gpu(Value):
         """Ampere (8.0) and later have bf16 tensor cores."""
         return self.compute_capability >= (8, 0)
 
-    @property
-    def fp8(self) -> bool:
-        """Ada (8.9) and Hopper (9.0) and later have fp8 tensor cores."""
-        return self.compute_capability >= (8, 9)
-
 
 class Cpu(Value):
     """The processor and the memory that training on it may use."""

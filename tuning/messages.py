@@ -127,8 +127,7 @@ class Claim(Value):
     job_id: str
     project: str = ""
     attempt_id: str
-    attempt_number: int
-    epoch: int
+    epoch: int  # the attempt's number within its job; a write with an older one is refused
     lease_token: str
     lease_seconds: float
     heartbeat_interval_seconds: float

@@ -73,7 +73,6 @@ def prediction(book: Book, run: Run, *, speeds: GpuSpeeds = GPU_SPEEDS) -> Predi
         return Prediction(run, memory, None)
     rows_per_step = run.rows * run.accumulation * setup.world_size
     workload = Workload(
-        tokens_per_epoch=1e6,
         supervised_share=1.0,
         mean_row_tokens=run.row_tokens,
         rows_per_step=rows_per_step,

@@ -120,7 +120,7 @@ class Stack:
     def connection(self) -> Connection:
         """How to reach it as its admin."""
         key = self._layout.key("admin").read_text().strip()
-        return Connection(base_url=f"{self.url}/v1", api_key=key, dashboard_url=f"{self.url}/")
+        return Connection(base_url=f"{self.url}/v1", api_key=key)
 
     def publish(self) -> Path:
         """Write connection.json."""

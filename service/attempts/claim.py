@@ -105,7 +105,6 @@ async def _start(
         job_id=job.id,
         project=job.project,
         attempt_id=attempt.id,
-        attempt_number=attempt.epoch,
         epoch=attempt.epoch,
         lease_token=token,
         lease_seconds=terms.lease_seconds,

@@ -17,11 +17,6 @@ async def record(session: AsyncSession, *, sha256: str, length_bytes: int) -> No
     await session.execute(row.on_conflict_do_nothing())
 
 
-async def length_of(session: AsyncSession, sha256: str) -> int | None:
-    """The length in bytes, or None when it is not in the store."""
-    return (await session.execute(select(Blob.bytes).where(Blob.sha256 == sha256))).scalar_one_or_none()
-
-
 async def missing(session: AsyncSession, files: Iterable[FileRef]) -> list[str]:
     """The hashes among `files` that the store lacks, in order and without repeats."""
     wanted = list(dict.fromkeys(file.sha256 for file in files))

@@ -47,7 +47,6 @@ CALIBRATED_UNCERTAINTY = 0.12
 class Workload:
     """What must be computed: the data as the steps will see it. `row_lengths`, shortest first, stand for all rows."""
 
-    tokens_per_epoch: float
     supervised_share: float
     mean_row_tokens: float
     rows_per_step: int

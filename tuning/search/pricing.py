@@ -78,7 +78,6 @@ class Pricer:
         self.reasons = (*adapter_reasons, *self.batch.reasons, length_reason)
         row_tokens = dataset.tokens / dataset.rows
         self.workload = Workload(
-            tokens_per_epoch=dataset.tokens,
             validation_rows=dataset.validation_rows,
             evaluations=self._evaluations(dataset),
             supervised_share=min(1.0, dataset.supervised_tokens / dataset.tokens),

@@ -53,7 +53,6 @@ def claim(*, plan: Plan | None = None, model_files: tuple[FileRef, ...] | None =
     return Claim(
         job_id="job-1",
         attempt_id="attempt-1",
-        attempt_number=1,
         epoch=1,
         lease_token="lease-token",
         lease_seconds=60,

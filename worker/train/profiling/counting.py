@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -172,7 +172,7 @@ def counted(module: nn.Module, *, inside: Sequence[nn.Module] = ()) -> Iterator[
             hooks.callback(part.register_forward_hook(tally.end).remove)
         # A layer that recomputes selectively has hooks of its own, which are the only ones to see what it saves.
         hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(tally.add, lambda tensor: tensor))
-        hooks.enter_context(patch.object(rebuild, "kept", tally.add))
+        hooks.enter_context(_replaced(rebuild, "kept", tally.add))
         yield tally.sizes
 
 
@@ -234,13 +234,24 @@ def _on_its_device(device: str) -> Iterator[None]:
         yield
         return
     with (
-        patch.dict(KERNELS, {"sdpa": _flash}),
-        patch.object(torch.nn.functional, "scaled_dot_product_attention", _flash_alone),
-        patch.object(moe, "_can_use_grouped_mm", lambda *_, **__: False),
-        patch.object(masking_utils, "find_packed_sequence_indices", lambda *_: None),
-        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+        _replaced(packed, "KERNELS", {**KERNELS, "sdpa": _flash}),
+        _replaced(torch.nn.functional, "scaled_dot_product_attention", _flash_alone),
+        _replaced(moe, "_can_use_grouped_mm", lambda *_, **__: False),
+        _replaced(masking_utils, "find_packed_sequence_indices", lambda *_: None),
+        _replaced(torch, "autocast", lambda *_, **__: nullcontext()),
     ):
         yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, stand_in: Any) -> Iterator[None]:
+    """Let a module use another value for a name, until the block ends."""
+    own = getattr(module, name)
+    setattr(module, name, stand_in)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)
 
 
 def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -59,7 +59,6 @@ def test_the_predicted_speed_of_several_gpus_is_that_of_the_busiest() -> None:
         method=Method.LORA, device="cuda", precision="bf16", tokens_per_micro_step=8192, rank=16, world_size=8
     )
     equal = Workload(
-        tokens_per_epoch=1e6,
         supervised_share=0.5,
         mean_row_tokens=2000,
         rows_per_step=32,
