@@ -20,7 +20,7 @@ from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedConte
 
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 RowsPerStep = Annotated[int, Field(ge=1, le=MOST_ROWS_PER_STEP)]
-Patience = Annotated[int, Field(ge=1, le=MOST_PATIENCE)]
+EarlyStoppingPatience = Annotated[int, Field(ge=1, le=MOST_PATIENCE)]
 Multiplier = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Beta = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -40,7 +40,7 @@ class Hyperparameters(Value):
     batch_size: Auto | RowsPerStep = "auto"
     learning_rate_multiplier: Auto | Multiplier = "auto"
     beta: Auto | Beta = "auto"
-    early_stopping_patience: Auto | Patience = "auto"
+    early_stopping_patience: Auto | EarlyStoppingPatience = "auto"
 
 
 class LoraOptions(Value):

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import (
     Beta,
+    EarlyStoppingPatience,
     Epochs,
     Hyperparameters,
     JobSpec,
     LearningRate,
     LoraOptions,
     Multiplier,
-    Patience,
     RowsPerStep,
     RowTokens,
     Seed,
@@ -33,7 +33,7 @@ class SupervisedHyperparameters(Body):
     n_epochs: Auto | Epochs = "auto"
     batch_size: Auto | RowsPerStep = "auto"
     learning_rate_multiplier: Auto | Multiplier = "auto"
-    early_stopping_patience: Auto | Patience = "auto"
+    early_stopping_patience: Auto | EarlyStoppingPatience = "auto"
 
 
 class DpoHyperparameters(SupervisedHyperparameters):

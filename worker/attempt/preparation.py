@@ -30,7 +30,7 @@ from tunesmith.worker.work_directory import WorkDirectory
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run directory that is ready to be launched."""
 
     run: RunDirectory
@@ -47,7 +47,7 @@ def prepare(
     rehearsals: Rehearsals,
     control: AttemptControl,
     log: FilteringBoundLogger,
-) -> Prepared:
+) -> PreparedRun:
     """Fetch and verify all inputs and write the run directory. `control` stops the waiting when the attempt is halted.
 
     Raises:
@@ -87,8 +87,8 @@ def prepare(
 
 
 def prepare_longer(
-    prepared: Prepared, *, claim: Claim, hardware: HardwareProfile, rehearsals: Rehearsals, control: AttemptControl
-) -> Prepared:
+    prepared: PreparedRun, *, claim: Claim, hardware: HardwareProfile, rehearsals: Rehearsals, control: AttemptControl
+) -> PreparedRun:
     """The same run under a plan made from the exact lengths that the trainer counted, so that no row is cut.
 
     Where longer rows do not fit, the plan stays, and the trainer may cut.
@@ -112,10 +112,10 @@ def prepare_longer(
     return _created(run, request.model_copy(update=update), rehearsals)
 
 
-def _created(run: RunDirectory, request: TrainRequest, rehearsals: Rehearsals) -> Prepared:
+def _created(run: RunDirectory, request: TrainRequest, rehearsals: Rehearsals) -> PreparedRun:
     final = request.model_copy(update={"rehearsal": rehearsals.find(request)})
     run.create(final)
-    return Prepared(run=run, request=final)
+    return PreparedRun(run=run, request=final)
 
 
 def _fetch_model(claim: Claim, cache: ModelCache, control: AttemptControl) -> tuple[Path, Path | None]:

@@ -20,7 +20,7 @@ from tunesmith.worker.attempt.checkpoints import CheckpointUploader
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
-from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.stop_requests import OUTCOMES, AttemptStopped, OutOfTime, StopRequest, StopRequests
@@ -121,7 +121,7 @@ class AttemptRunner:
             self._log.exception("attempt.broken")
             return FinishReport(outcome=Outcome.FAILED, failure=_internal(error))
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self) -> PreparedRun:
         self._progress.reached(Phase.PREPARING)
         prepared = prepare(
             self._claim,
@@ -136,7 +136,7 @@ class AttemptRunner:
         self._run = prepared.run
         return prepared
 
-    def _train(self, prepared: Prepared) -> FinishReport:
+    def _train(self, prepared: PreparedRun) -> FinishReport:
         """Run the trainer to its end, once more from the start when the plan no longer suits the checkpoint."""
         run = prepared.run
         follower = Follower(run, self._control, progress=self._progress, directives=self._directives, log=self._log)
@@ -162,7 +162,7 @@ class AttemptRunner:
         self._directives.check_while_handing_over()
         return self._hand_over(run, ending, follower=follower, uploader=uploader)
 
-    def _train_once(self, prepared: Prepared) -> TrainerExit:
+    def _train_once(self, prepared: PreparedRun) -> TrainerExit:
         kills_before = out_of_memory_kills()
         trainer = launch(
             prepared.run,
@@ -243,7 +243,7 @@ class AttemptRunner:
         upload_log(run, self._handing_over, secrets=self._around.secrets)
         return _report(outcome, failure, ending.result)
 
-    def _with_longer_rows(self, prepared: Prepared) -> Prepared:
+    def _with_longer_rows(self, prepared: PreparedRun) -> PreparedRun:
         return prepare_longer(
             prepared,
             claim=self._claim,
@@ -252,13 +252,13 @@ class AttemptRunner:
             control=self._control.patiently(self._directives.check_before_training),
         )
 
-    def _without_checkpoint(self, prepared: Prepared) -> Prepared:
+    def _without_checkpoint(self, prepared: PreparedRun) -> PreparedRun:
         message = "The checkpoint was made under another plan; training starts afresh."
         self._handing_over.event(EventReport(level="warn", message=message))
         request = prepared.request.model_copy(update={"resume_from": None})
         prepared.run.result.unlink(missing_ok=True)
         prepared.run.create(request)
-        return Prepared(run=prepared.run, request=request)
+        return PreparedRun(run=prepared.run, request=request)
 
     def _finish(self, report: FinishReport) -> Outcome:
         self._handing_over.finish(report)
@@ -279,7 +279,7 @@ def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | Non
     return FinishReport(outcome=outcome, failure=failure, trained_tokens=result.trained_tokens, result=facts)
 
 
-def _wants_fresh_start(ending: TrainerExit, prepared: Prepared) -> bool:
+def _wants_fresh_start(ending: TrainerExit, prepared: PreparedRun) -> bool:
     return _failed_with(ending, _OTHER_PLAN) and prepared.request.resume_from is not None
 
 

@@ -23,7 +23,7 @@ _ASSUMED = "worker.constants_assumed"
 _MEASURED_WITH = ("torch", "transformers", "bitsandbytes")
 
 
-class Measurement(Value):
+class StoredConstants(Value):
     """The file on disk. `constants` is None when measuring failed; `made_for` says when it no longer holds."""
 
     made_for: dict[str, str]
@@ -60,8 +60,8 @@ def measure_once(
     seconds = round(time.monotonic() - began, 1)
     if found is not None:
         log.info("worker.constants_measured", seconds=seconds, **found.model_dump(exclude_none=True))
-    measurement = Measurement(made_for=identity, constants=found, measured_at=time.time())
-    write_atomically(work.constants, measurement.model_dump_json(indent=2))
+    stored = StoredConstants(made_for=identity, constants=found, measured_at=time.time())
+    write_atomically(work.constants, stored.model_dump_json(indent=2))
     return found
 
 
@@ -122,8 +122,8 @@ def _identity(hardware: HardwareProfile) -> dict[str, str]:
     }
 
 
-def _read(path: Path) -> Measurement | None:
+def _read(path: Path) -> StoredConstants | None:
     try:
-        return Measurement.model_validate_json(path.read_bytes())
+        return StoredConstants.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None

@@ -19,7 +19,7 @@ from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.units import GIB
 from tunesmith.tuning.words import Method
-from tunesmith.worker.attempt.preparation import Prepared, prepare, prepare_longer
+from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.transport.control import HttpAttemptControl
@@ -68,7 +68,7 @@ def claim(*, plan: Plan | None = None, model_files: tuple[FileRef, ...] | None =
 @pytest.fixture
 def preparing(
     tmp_path: Path, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
-) -> Callable[..., Prepared]:
+) -> Callable[..., PreparedRun]:
     blobs = {ref(name, content).sha256: content for name, content in CONTENTS.items()}
 
     def answer(request: Request) -> Reply:
@@ -91,7 +91,7 @@ def preparing(
     )
 
 
-def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing: Callable[..., Prepared]) -> None:
+def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing: Callable[..., PreparedRun]) -> None:
     claimed = claim()
     prepared = preparing(claimed, host())
     request = prepared.run.request()
@@ -105,7 +105,7 @@ def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing:
     assert request.resume_from is None
 
 
-def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., Prepared]) -> None:
+def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., PreparedRun]) -> None:
     file = ref("many.jsonl", CONTENTS["many.jsonl"])
     held_out = DATASET.model_copy(update={"rows": 27, "validation_rows": 3, "held_out_rows": 3})
     first, second = (
@@ -120,14 +120,16 @@ def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., Pr
 
 
 def test_the_plan_is_kept_while_only_free_memory_differs(
-    preparing: Callable[..., Prepared], service: ScriptedService
+    preparing: Callable[..., PreparedRun], service: ScriptedService
 ) -> None:
     claimed = claim()
     assert preparing(claimed, host(free_bytes=7 * GIB)).request.plan == claimed.plan
     assert [request.json["plan"] for request in service.to("/phase")] == [None]
 
 
-def test_a_plan_that_changed_is_reported_and_used(preparing: Callable[..., Prepared], service: ScriptedService) -> None:
+def test_a_plan_that_changed_is_reported_and_used(
+    preparing: Callable[..., PreparedRun], service: ScriptedService
+) -> None:
     usual = claim().plan
     stale = claim(plan=usual.model_copy(update={"tokens_per_micro_step": usual.tokens_per_micro_step + 1}))
     assert preparing(stale, host()).request.plan.tokens_per_micro_step == usual.tokens_per_micro_step
@@ -136,7 +138,7 @@ def test_a_plan_that_changed_is_reported_and_used(preparing: Callable[..., Prepa
 
 
 def test_a_pinned_plan_is_used_as_it_stands_or_not_at_all(
-    preparing: Callable[..., Prepared], service: ScriptedService
+    preparing: Callable[..., PreparedRun], service: ScriptedService
 ) -> None:
     usual = claim().plan
     older = usual.model_copy(update={"tokens_per_micro_step": usual.tokens_per_micro_step + 1, "learning_rate": 1e-5})
@@ -148,7 +150,7 @@ def test_a_pinned_plan_is_used_as_it_stands_or_not_at_all(
     assert refusal.value.failure.code == "does_not_fit_now"
 
 
-def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callable[..., Prepared]) -> None:
+def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callable[..., PreparedRun]) -> None:
     learned = {method: Corrections(memory=1000.0) for method in Method}
     with pytest.raises(JobFailure) as refusal:
         preparing(claim().model_copy(update={"corrections": learned}), host())
@@ -156,7 +158,7 @@ def test_the_last_look_predicts_with_what_the_service_learned(preparing: Callabl
 
 
 def test_exact_lengths_make_a_plan_that_cuts_no_row(
-    preparing: Callable[..., Prepared], service: ScriptedService, control: HttpAttemptControl
+    preparing: Callable[..., PreparedRun], service: ScriptedService, control: HttpAttemptControl
 ) -> None:
     claimed = claim()
     prepared = preparing(claimed, host())
@@ -174,7 +176,7 @@ def test_exact_lengths_make_a_plan_that_cuts_no_row(
 
 
 def test_rows_that_do_not_fit_are_cut_as_planned_and_said_to_be(
-    preparing: Callable[..., Prepared], service: ScriptedService, control: HttpAttemptControl
+    preparing: Callable[..., PreparedRun], service: ScriptedService, control: HttpAttemptControl
 ) -> None:
     claimed = claim()
     prepared = preparing(claimed, host())
@@ -188,7 +190,7 @@ def test_rows_that_do_not_fit_are_cut_as_planned_and_said_to_be(
 
 
 @pytest.mark.parametrize("why", ["asked", "exact", "pinned"])
-def test_a_length_that_is_no_guess_stands(preparing: Callable[..., Prepared], why: str) -> None:
+def test_a_length_that_is_no_guess_stands(preparing: Callable[..., PreparedRun], why: str) -> None:
     claimed = claim()
     changes: dict[str, object] = {
         "asked": {"spec": SPEC.model_copy(update={"max_seq_length": 128})},
@@ -198,7 +200,7 @@ def test_a_length_that_is_no_guess_stands(preparing: Callable[..., Prepared], wh
     assert preparing(claimed.model_copy(update=changes), host()).request.cut_long_rows
 
 
-def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Callable[..., Prepared]) -> None:
+def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Callable[..., PreparedRun]) -> None:
     with pytest.raises(JobFailure) as refusal:
         preparing(claim(), host(free_bytes=10 * 1024**2))
     failure = refusal.value.failure
@@ -207,7 +209,7 @@ def test_a_job_that_fits_no_longer_is_given_back_with_the_numbers(preparing: Cal
 
 
 def test_a_run_that_the_disk_cannot_hold_fetches_nothing(
-    preparing: Callable[..., Prepared], service: ScriptedService
+    preparing: Callable[..., PreparedRun], service: ScriptedService
 ) -> None:
     giant = ref("weights.safetensors", b"w").model_copy(update={"bytes": 1 << 50})
     with pytest.raises(JobFailure) as refusal:
