@@ -3,6 +3,8 @@
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from tunesmith.tuning.state import JobState
+
 if TYPE_CHECKING:
     from tunesmith.tuning.errors import TunesmithError
 
@@ -24,10 +26,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C: this command stopped, the job goes on
 
 
-_BY_STATE = {
-    "succeeded": ExitCode.SUCCEEDED,
-    "failed": ExitCode.JOB_FAILED,
-    "cancelled": ExitCode.JOB_CANCELLED,
+_BY_STATE: dict[str, ExitCode] = {
+    JobState.SUCCEEDED: ExitCode.SUCCEEDED,
+    JobState.FAILED: ExitCode.JOB_FAILED,
+    JobState.CANCELLED: ExitCode.JOB_CANCELLED,
 }
 
 _BY_HTTP_STATUS = {

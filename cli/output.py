@@ -7,8 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from tunesmith.tuning.state import JobState
+
 _BOLD, _DIM, _RED, _GREEN, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
-_STATE_COLORS = {"succeeded": _GREEN, "failed": _RED, "cancelled": _YELLOW, "running": _BOLD, "error": _RED}
+_STATE_COLORS: dict[str, str] = {
+    JobState.SUCCEEDED: _GREEN,
+    JobState.FAILED: _RED,
+    JobState.CANCELLED: _YELLOW,
+    JobState.RUNNING: _BOLD,
+    "error": _RED,  # of a file
+}
 
 
 def is_interactive(stream: TextIO | None = None, *, environment: Mapping[str, str] = os.environ) -> bool:

@@ -9,6 +9,7 @@ from tunesmith.cli import output
 from tunesmith.cli.follow import View
 from tunesmith.cli.progress import PLAIN_INTERVAL_SECONDS
 from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.state import JobState
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150
@@ -122,11 +123,11 @@ def headline_of(job: Json) -> str:
     ours = job.get("tunesmith") or {}
     status = job["status"]
     detail = {
-        "queued": _queue_text(ours),
-        "running": _phase_text(ours),
-        "paused": f"tunesmith resume {job['id']}",
-        "succeeded": job.get("fine_tuned_model") or "",
-        "failed": (job.get("error") or {}).get("message") or "",
+        JobState.QUEUED: _queue_text(ours),
+        JobState.RUNNING: _phase_text(ours),
+        JobState.PAUSED: f"tunesmith resume {job['id']}",
+        JobState.SUCCEEDED: job.get("fine_tuned_model") or "",
+        JobState.FAILED: (job.get("error") or {}).get("message") or "",
     }.get(status, "")
     return f"{output.state(status)}  {detail}".rstrip()
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
-from tunesmith.cli.follow import FINAL_STATES, Followed, View, follow
+from tunesmith.cli.follow import Followed, View, follow
 from tunesmith.cli.rendering.job_text import describe_plan
 from tunesmith.local.demo.dataset import SYSTEM_PROMPT
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.state import FINAL_STATES
 
 SEED = 20
 
