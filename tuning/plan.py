@@ -1,6 +1,7 @@
 """A plan: the chosen method with every launch number, its reasons, and what was rejected by which number."""
 
-from typing import Literal
+from enum import StrEnum
+from typing import Literal, Self
 
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.kernels import Kernels
@@ -12,10 +13,73 @@ Attention = Literal[
 ]
 
 
+class PlanRule(StrEnum):
+    """The rules of a decision. `param` is the field of a request to change where a refusal by the rule blames one."""
+
+    param: str | None
+
+    def __new__(cls, name: str, param: str | None = None) -> Self:
+        """A rule that goes by `name` in a stored plan."""
+        rule = str.__new__(cls, name)
+        rule._value_ = name
+        rule.param = param
+        return rule
+
+    # What no hardware could do
+    DATA = "data", "training_file"
+    CONTEXT_LENGTH = "context-length", "tunesmith.max_seq_length"
+    TARGETS = "targets", "tunesmith.lora.target_modules"
+    EXPERTS = "experts", "tunesmith.lora.target_modules"
+    IMPOSSIBLE = "impossible"
+
+    # The method
+    PINNED_PLAN = "pinned-plan"
+    FORCED_METHOD = "forced-method"
+    NOTHING_FITS = "nothing-fits"
+    WHAT_WOULD_FIT = "what-would-fit"
+    ONLY_ONE_FITS = "only-one-fits"
+    GOAL = "goal"
+    INFORMATION = "information"
+    SMALL_DATA = "small-data"
+    LARGE_DATA = "large-data"
+    SEVERAL_GPUS = "several-gpus"
+    QUALITY = "quality"
+    ADAPTER_SUFFICES = "adapter-suffices"
+    BF16_BEFORE_4_BIT = "bf16-before-4-bit"
+    SHARED_OUT_WEIGHTS = "shared-out-weights"
+
+    # The recipe
+    RANK = "rank"
+    ALPHA = "alpha"
+    LEARNING_RATE = "learning-rate"
+    EPOCHS = "epochs"
+    BATCH = "batch"
+    SEQUENCE_LENGTH = "sequence-length"
+    TOKENS = "tokens"
+    VALIDATION = "validation"
+    EARLY_STOPPING = "early-stopping"
+
+    # The launch
+    CONSTANTS = "constants"
+    DEVICES = "devices"
+    GPUS = "gpus"
+    ATTENTION = "attention"
+    PACKING = "packing"
+    ZERO = "zero"
+    OFFLOAD = "offload"
+    SHARDED_BASE = "sharded-base"
+    FLOAT8_BASE = "float8-base"
+    OPTIMIZER = "optimizer"
+    RECOMPUTATION = "recomputation"
+    MICRO_STEP = "micro-step"
+    BALANCE = "balance"
+    PREDICTION = "prediction"
+
+
 class Reason(Value):
     """One rule that took part in the decision, in a sentence a person understands."""
 
-    rule: str
+    rule: str  # a `PlanRule`, or one of the version that stored the plan
     text: str
 
 

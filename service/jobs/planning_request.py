@@ -17,7 +17,7 @@ from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile, NotFound
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.plan import Lora, PlanRule
 from tunesmith.tuning.planner.checks import check_targets, impossible
 from tunesmith.tuning.recipe.continue_from_adapter import continued
 from tunesmith.tuning.words import Objective
@@ -92,7 +92,7 @@ async def check_fits_model(
         spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model)
     )
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
-        raise DoesNotFit(refusal.text, param=_blamed(refusal.reasons[0].rule))
+        raise DoesNotFit(refusal.text, param=PlanRule(refusal.reasons[0].rule).param)
     return PlannableJob(model, wanted)
 
 
@@ -125,9 +125,3 @@ def _facts(training: File, validation: File | None) -> DatasetFacts:
 
 def _report(file: File) -> RowReport:
     return RowReport.model_validate({key: value for key, value in (file.report or {}).items() if key != "kind"})
-
-
-def _blamed(rule: str) -> str:
-    return {"data": "training_file", "context-length": "tunesmith.max_seq_length"}.get(
-        rule, "tunesmith.lora.target_modules"
-    )

@@ -10,7 +10,7 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Plan, Reason, Refusal
+from tunesmith.tuning.plan import Plan, PlanRule, Reason, Refusal
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.planner.pinned import replay
 from tunesmith.tuning.words import Method
@@ -119,4 +119,4 @@ def decide_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusa
             corrections=wanted.corrections_on(hardware),
         )
     except InvalidRequest as error:
-        return Refusal(reasons=(Reason(rule="impossible", text=error.message),))
+        return Refusal(reasons=(Reason(rule=PlanRule.IMPOSSIBLE, text=error.message),))

@@ -9,7 +9,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.units import gib
 from tunesmith.tuning.words import Method
 
@@ -48,4 +48,4 @@ def explain(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
         f"{gib(whole // setup.world_size)} of {gib(whole)} and gathers one layer ahead, "
         f"{gib(gathered_bytes(shape, setup))} over its link in every micro-step. No GPU has measured this yet."
     )
-    return (Reason(rule="sharded-base", text=text),)
+    return (Reason(rule=PlanRule.SHARDED_BASE, text=text),)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
-from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.units import GIB, count, gib
 
 # Kernels compiled for rows of many lengths stay in memory: runs of a model under a million parameters peaked at 516 MiB
@@ -58,8 +58,8 @@ def explain_constants(hardware: HardwareProfile, *, precision: str) -> Reason:
         numbers = f"{gib(used.cpu_process_bytes)} for the process, {count(rate)} operations a second and core"
         is_measured = own is not None
     if is_measured:
-        return Reason(rule="constants", text=f"Measured on this worker: {numbers}.")
-    return Reason(rule="constants", text=f"Assumed, because no worker has measured them here: {numbers}.")
+        return Reason(rule=PlanRule.CONSTANTS, text=f"Measured on this worker: {numbers}.")
+    return Reason(rule=PlanRule.CONSTANTS, text=f"Assumed, because no worker has measured them here: {numbers}.")
 
 
 def _on_gpu(own: MachineConstants) -> Constants:

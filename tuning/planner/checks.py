@@ -6,7 +6,7 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Reason, Refusal
+from tunesmith.tuning.plan import PlanRule, Reason, Refusal
 from tunesmith.tuning.recipe import expert_adapters
 from tunesmith.tuning.words import Method
 
@@ -57,22 +57,27 @@ def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Re
     """A refusal that no hardware could lift, or None."""
     reasons = []
     if dataset.rows < 1 or dataset.tokens < 1 or dataset.supervised_tokens < 1 or dataset.longest_row_tokens < 1:
-        reasons.append(Reason(rule="data", text="The training file has nothing to learn from: no supervised tokens."))
+        reasons.append(
+            Reason(rule=PlanRule.DATA, text="The training file has nothing to learn from: no supervised tokens.")
+        )
     if spec.max_seq_length != "auto" and spec.max_seq_length > shape.context_length:
         reasons.append(
             Reason(
-                rule="context-length",
+                rule=PlanRule.CONTEXT_LENGTH,
                 text=f"max_seq_length {spec.max_seq_length:,} is more than the {shape.context_length:,} tokens that "
                 f"the model was built for.",
             )
         )
     if (found := _expert_obstacle(spec, shape)) is not None:
-        reasons.append(Reason(rule="experts", text=f"{found.text} {found.hint}"))
+        reasons.append(Reason(rule=PlanRule.EXPERTS, text=f"{found.text} {found.hint}"))
     adapters_only = spec.method in (Method.LORA, Method.QLORA)
     if adapters_only and not shape.targets(spec.lora.target_modules):
         known = ", ".join(linear.name for linear in shape.linears if linear.module)
         reasons.append(
-            Reason(rule="targets", text=f"No module of this model matches {spec.lora.target_modules}; it has {known}.")
+            Reason(
+                rule=PlanRule.TARGETS,
+                text=f"No module of this model matches {spec.lora.target_modules}; it has {known}.",
+            )
         )
     return Refusal(reasons=tuple(reasons)) if reasons else None
 

@@ -9,7 +9,7 @@ from tunesmith.tuning.hardware_facts.constants import explain_constants
 from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import MemoryEstimate, Plan, Reason, Refusal, TimeEstimate
+from tunesmith.tuning.plan import MemoryEstimate, Plan, PlanRule, Reason, Refusal, TimeEstimate
 from tunesmith.tuning.planner.checks import check_hardware, impossible
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
@@ -107,7 +107,7 @@ def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]
     """Which of a machine's GPUs are used, where some were left out for what they are."""
     own = candidate.place.hardware.gpus
     if len(own) < len(of.gpus):
-        yield Reason(rule="devices", text=why_apart(own, of=of.gpus))
+        yield Reason(rule=PlanRule.DEVICES, text=why_apart(own, of=of.gpus))
 
 
 def _plan(
@@ -189,7 +189,7 @@ def _summary(candidate: Candidate) -> Reason:
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
     learned = _correction_note(memory, time, basis=candidate.correction_basis)
     speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
-    return Reason(rule="prediction", text=f"{peak}; {speed}.{learned}")
+    return Reason(rule=PlanRule.PREDICTION, text=f"{peak}; {speed}.{learned}")
 
 
 def _beside_training(time: TimeEstimate) -> str:

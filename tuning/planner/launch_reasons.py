@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
@@ -44,7 +44,7 @@ class _Here:
         text = f"All {there} GPUs" if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
         if used > 1:
             text += f"; {self._with_half(used // 2)}"
-        yield Reason(rule="gpus", text=f"{text}.")
+        yield Reason(rule=PlanRule.GPUS, text=f"{text}.")
 
     def sharing(self) -> Iterator[Reason]:
         """What ZeRO shares out, and what the next stage down would need."""
@@ -53,26 +53,28 @@ class _Here:
             return
         if self.setup.offload_optimizer:
             text = "The optimizer lives in host memory, which is slow: no other layout fits"
-            yield Reason(rule="offload", text=f"{text}.")
+            yield Reason(rule=PlanRule.OFFLOAD, text=f"{text}.")
             return
         if self.setup.sharded_base:
             whole = next(layout for layout in self._others(self.setup.world_size) if not layout.sharded_base)
-            yield Reason(rule="zero", text=f"The 4-bit weights are shared out: {self._against(whole)}.")
+            yield Reason(rule=PlanRule.ZERO, text=f"The 4-bit weights are shared out: {self._against(whole)}.")
             return
         if stage == 0:
-            yield Reason(rule="zero", text="Each GPU holds a whole copy of the model: it fits, so nothing is gathered.")
+            yield Reason(
+                rule=PlanRule.ZERO, text="Each GPU holds a whole copy of the model: it fits, so nothing is gathered."
+            )
             return
         shared = {1: "the optimizer", 2: "the optimizer and gradients", 3: "weights, gradients and the optimizer"}
         text = f"ZeRO stage {stage} shares out {shared[stage]}"
         lower = [layout for layout in self._others(self.setup.world_size) if layout.zero_stage < stage]
         if lower:
             text += f"; {self._against(max(lower, key=lambda layout: layout.zero_stage))}"
-        yield Reason(rule="zero", text=f"{text}.")
+        yield Reason(rule=PlanRule.ZERO, text=f"{text}.")
 
     def optimizer(self) -> Reason:
         """32-bit moments, or why 8-bit ones."""
         if self.setup.optimizer == "adamw":
-            return Reason(rule="optimizer", text="AdamW with exact moments of 32 bits, which fit.")
+            return Reason(rule=PlanRule.OPTIMIZER, text="AdamW with exact moments of 32 bits, which fit.")
         exact = [layout for layout in self.search.layouts if layout.optimizer == "adamw"]
         best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
         if best:
@@ -80,14 +82,14 @@ class _Here:
             why = f"exact ones of 32 bits take {duration(soonest)} instead of {self._duration}"
         else:
             why = "exact ones of 32 bits do not fit"
-        return Reason(rule="optimizer", text=f"AdamW with moments of 8 bits, because {why}.")
+        return Reason(rule=PlanRule.OPTIMIZER, text=f"AdamW with moments of 8 bits, because {why}.")
 
     def recomputation(self) -> Reason:
         """As little as fits with the micro-step that finishes soonest."""
         mode = self.setup.checkpointing
         place = LEAST_RECOMPUTATION_FIRST.index(mode)
         if place == 0:
-            return Reason(rule="recomputation", text="Nothing is recomputed: all activations fit.")
+            return Reason(rule=PlanRule.RECOMPUTATION, text="Nothing is recomputed: all activations fit.")
         less = LEAST_RECOMPUTATION_FIRST[place - 1]
         tokens = self.setup.tokens_per_micro_step
         peak = self.search.pricer.peak_bytes(self.layout, less, tokens)
@@ -95,25 +97,25 @@ class _Here:
             why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable()}"
         else:
             why = ", which measurements here found the quickest"
-        return Reason(rule="recomputation", text=f"{MODES[mode]} in the backward pass{why}.")
+        return Reason(rule=PlanRule.RECOMPUTATION, text=f"{MODES[mode]} in the backward pass{why}.")
 
     def micro_step(self) -> Reason:
         """The largest that fits, or that a step can fill."""
         tokens, sizes = self.setup.tokens_per_micro_step, self.search.sizes(self.layout)
         text = f"Micro-steps of up to {tokens:,} tokens"
         if not self.setup.packing:
-            return Reason(rule="micro-step", text=f"{text}: one row each, which this family cannot pack.")
+            return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: one row each, which this family cannot pack.")
         place = sizes.index(tokens)
         if place == 0:
             filled = tokens % 256 == 0 and tokens in (16384, 2048) and tokens < self._share_of_step
             why = "more would be hardly quicker" if filled else "an optimizer step gives one device no more"
-            return Reason(rule="micro-step", text=f"{text}: {why}.")
+            return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
         larger = self.search.pricer.peak_bytes(self.layout, self.setup.checkpointing, sizes[place - 1])
         if larger > self.layout.budget_bytes * self.search.usable:
             why = f"{sizes[place - 1]:,} would need {gib(larger)}{self._of_usable()}"
         else:
             why = "more would not be quicker"
-        return Reason(rule="micro-step", text=f"{text}: {why}.")
+        return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
 
     @property
     def _duration(self) -> str:

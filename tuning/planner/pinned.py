@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import most_free_memory
-from tunesmith.tuning.plan import Plan, Reason, Refusal
+from tunesmith.tuning.plan import Plan, PlanRule, Reason, Refusal
 from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
 from tunesmith.tuning.units import gib
 
@@ -22,7 +22,7 @@ EXPLANATION = frozenset({"memory", "time", "reasons", "alternatives", "ways", "c
 
 def replay(plan: Plan, *, hardware: HardwareProfile) -> Plan | Refusal:
     """The same plan, or every reason why this hardware cannot run it unchanged."""
-    reasons = tuple(Reason(rule="pinned-plan", text=text) for text in _obstacles(plan, hardware))
+    reasons = tuple(Reason(rule=PlanRule.PINNED_PLAN, text=text) for text in _obstacles(plan, hardware))
     return Refusal(reasons=reasons) if reasons else plan
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Alternative, Reason
+from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidates import Candidate
 from tunesmith.tuning.units import count, duration, gib, plural
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
     """A rule's answer. `why` can follow "but", and stand alone when its first letter is raised."""
 
     method: Method
-    rule: str
+    rule: PlanRule
     why: str
 
     @property
@@ -75,9 +75,9 @@ def decide(
     """Apply the rules in order; the first that speaks decides."""
     fitting = _fitting(candidates, spec=spec)
     if spec.method != "auto" and spec.method not in fitting:
-        return _refuse(candidates, methods=[spec.method], rule="forced-method")
+        return _refuse(candidates, methods=[spec.method], rule=PlanRule.FORCED_METHOD)
     if not fitting:
-        return _refuse(candidates, methods=list(Method), rule="nothing-fits")
+        return _refuse(candidates, methods=list(Method), rule=PlanRule.NOTHING_FITS)
     situation = Situation(candidates, fitting, spec, dataset, shape, len(hardware.gpus))
     verdicts = _verdicts(situation)
     method = verdicts[-1].method
@@ -134,7 +134,7 @@ def _fitting(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> dict[M
 def _verdicts(situation: Situation) -> list[Verdict]:
     spec, fitting = situation.spec, situation.fitting
     if spec.method != "auto":
-        return [Verdict(spec.method, "forced-method", f"{NAMES[spec.method]} was asked for")]
+        return [Verdict(spec.method, PlanRule.FORCED_METHOD, f"{NAMES[spec.method]} was asked for")]
     if len(fitting) == 1:
         return [_only_one(situation)]
     if spec.goal in (Goal.SPEED, Goal.COST):
@@ -155,8 +155,8 @@ def _only_one(situation: Situation) -> Verdict:
     (method,) = situation.fitting
     lost = situation.candidates[Method.LORA]
     if method is Method.QLORA:
-        return Verdict(method, "only-one-fits", f"{shortage(lost)}, so QLoRA, the only method that fits")
-    return Verdict(method, "only-one-fits", f"{NAMES[method]} is the only method that fits")
+        return Verdict(method, PlanRule.ONLY_ONE_FITS, f"{shortage(lost)}, so QLoRA, the only method that fits")
+    return Verdict(method, PlanRule.ONLY_ONE_FITS, f"{NAMES[method]} is the only method that fits")
 
 
 def _least_expense(situation: Situation) -> Verdict:
@@ -169,7 +169,7 @@ def _least_expense(situation: Situation) -> Verdict:
     method = min(situation.fitting, key=lambda method: (expense(method), method is Method.QLORA))
     unit = f" of {_device_time(situation)}, the least" if cost else ", the soonest"
     why = f"goal {situation.spec.goal}: {NAMES[method]} needs {duration(expense(method))}{unit} of all that fit"
-    return Verdict(method, "goal", why)
+    return Verdict(method, PlanRule.GOAL, why)
 
 
 def _choose_adapter(situation: Situation) -> Verdict:
@@ -179,10 +179,12 @@ def _choose_adapter(situation: Situation) -> Verdict:
     """
     fitting = situation.fitting
     if Method.QLORA not in fitting:
-        return Verdict(Method.LORA, "bf16-before-4-bit", f"of the adapters LoRA fits and {_unfit(situation)} does not")
+        return Verdict(
+            Method.LORA, PlanRule.BF16_BEFORE_4_BIT, f"of the adapters LoRA fits and {_unfit(situation)} does not"
+        )
     if Method.LORA not in fitting:
         why = f"{shortage(situation.candidates[Method.LORA])}, so QLoRA"
-        return Verdict(Method.QLORA, "bf16-before-4-bit", why)
+        return Verdict(Method.QLORA, PlanRule.BF16_BEFORE_4_BIT, why)
     lora, qlora = fitting[Method.LORA], fitting[Method.QLORA]
     times = f"{duration(lora.time.seconds)} against {duration(qlora.time.seconds)} for QLoRA"
     weights = lora.setup.precision
@@ -192,11 +194,11 @@ def _choose_adapter(situation: Situation) -> Verdict:
             f"LoRA would share its {weights} weights out over {lora.setup.world_size} GPUs and gather them for every "
             f"layer, {times}, which {instead}"
         )
-        return Verdict(Method.QLORA, "shared-out-weights", why)
+        return Verdict(Method.QLORA, PlanRule.SHARED_OUT_WEIGHTS, why)
     why = f"LoRA over {weights} weights comes before 4-bit ones, which are rounded: {times}"
     if qlora.time.seconds < MUCH_QUICKER * lora.time.seconds:
         why += ", which goal speed would take"
-    return Verdict(Method.LORA, "bf16-before-4-bit", why)
+    return Verdict(Method.LORA, PlanRule.BF16_BEFORE_4_BIT, why)
 
 
 def _information(situation: Situation) -> tuple[bool, str] | None:
@@ -257,13 +259,13 @@ def _adapter_suffices(situation: Situation) -> tuple[bool, str] | None:
     return False, f"an adapter suffices for {rows:,} rows on one device; goal quality would train everything"
 
 
-FULL_OR_ADAPTER: tuple[tuple[str, Rule], ...] = (
-    ("information", _information),
-    ("small-data", _small_data),
-    ("large-data", _large_data),
-    ("several-gpus", _several_gpus),
-    ("quality", _quality),
-    ("adapter-suffices", _adapter_suffices),
+FULL_OR_ADAPTER: tuple[tuple[PlanRule, Rule], ...] = (
+    (PlanRule.INFORMATION, _information),
+    (PlanRule.SMALL_DATA, _small_data),
+    (PlanRule.LARGE_DATA, _large_data),
+    (PlanRule.SEVERAL_GPUS, _several_gpus),
+    (PlanRule.QUALITY, _quality),
+    (PlanRule.ADAPTER_SUFFICES, _adapter_suffices),
 )
 
 
@@ -292,9 +294,9 @@ def _rejection(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], 
 
 
 def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], situation: Situation) -> str:
-    if verdicts[0].rule == "forced-method":
+    if verdicts[0].rule == PlanRule.FORCED_METHOD:
         return "was not asked for"
-    if verdicts[0].rule == "goal":
+    if verdicts[0].rule == PlanRule.GOAL:
         goal = situation.spec.goal
         return f"goal {goal} takes the {'least' if goal is Goal.COST else 'soonest'}"
     if Method.FULL in (other.method, chosen.method):
@@ -314,7 +316,7 @@ def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:
     return f"{gib(other.memory.total_bytes)}, {times}"
 
 
-def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], rule: str) -> Decision:
+def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], rule: PlanRule) -> Decision:
     texts = [_refusal(candidates[method]) for method in methods]
     reasons = tuple(Reason(rule=rule, text=text) for text in texts)
     alternatives = tuple(

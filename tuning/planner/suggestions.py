@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from tunesmith.tuning.datasets.lengths import share_within
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.plan import Reason
+from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
 from tunesmith.tuning.units import gib
@@ -30,7 +30,7 @@ def suggest_fit(
     methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
-        return Reason(rule="what-would-fit", text=text)
+        return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
     if lighter := _with_a_base_shared_out(spec, methods, retry):
         return lighter
     length = min(candidate.max_sequence_length for candidate in candidates.values())
@@ -44,17 +44,19 @@ def suggest_fit(
     if longest < len(lengths) and (found := fitting(lengths[longest])):
         text = f"{name_of(found)} fits: {gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
         kept = _kept(dataset, lengths[longest])
-        return Reason(rule="what-would-fit", text=f"With max_seq_length {lengths[longest]:,} {text}.{kept}")
+        return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=f"With max_seq_length {lengths[longest]:,} {text}.{kept}")
     possible = [candidates[method] for method in methods if candidates[method].blocked is None]
     if not possible:
-        return Reason(rule="what-would-fit", text="Install what is missing on a worker, or choose another method.")
+        return Reason(
+            rule=PlanRule.WHAT_WOULD_FIT, text="Install what is missing on a worker, or choose another method."
+        )
     if more := _more_gpus(methods, on_more_gpus):
         return more
     least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
     devices = "a device" if least.setup.world_size == 1 else f"{least.setup.world_size} devices each"
     wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
     return Reason(
-        rule="what-would-fit",
+        rule=PlanRule.WHAT_WOULD_FIT,
         text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
     )
 
@@ -73,7 +75,7 @@ def _with_a_base_shared_out(
         found = retry(lighter, method)
         if found.fits and (found.setup.sharded_base or found.setup.zero_stage == 3):
             return Reason(
-                rule="what-would-fit",
+                rule=PlanRule.WHAT_WOULD_FIT,
                 text=f"Without {names}, which wants the whole base on every GPU, {method} fits: the base is shared "
                 f"out over {found.setup.world_size} GPUs, {gib(found.memory.total_bytes)} of "
                 f"{gib(found.memory.budget_bytes)} on each.",
@@ -88,7 +90,7 @@ def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Cand
             if found is not None and found.fits:
                 needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)} on each"
                 text = f"On {number} x {found.place.name} {name_of(found)} fits: {needed}."
-                return Reason(rule="what-would-fit", text=text)
+                return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
     return None
 
 

@@ -7,7 +7,7 @@ from tunesmith.tuning.datasets.lengths import percentile_tokens
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Lora, Reason
+from tunesmith.tuning.plan import Lora, PlanRule, Reason
 from tunesmith.tuning.recipe.expert_adapters import PRESET, have_experts
 from tunesmith.tuning.units import count, plural
 from tunesmith.tuning.words import Goal, Method, Objective
@@ -53,7 +53,7 @@ class Batch:
 def choose_rank(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[int, Reason]:
     """Rank by data size and task, raised until the adapter has a parameter for every supervised token."""
     if spec.lora.rank != "auto":
-        return spec.lora.rank, Reason(rule="rank", text=f"Rank {spec.lora.rank} as asked.")
+        return spec.lora.rank, Reason(rule=PlanRule.RANK, text=f"Rank {spec.lora.rank} as asked.")
     low, high, row = _rank_range(dataset, spec)
     rank = low if spec.goal in (Goal.SPEED, Goal.COST) else high
     rank = min(max(rank, SMALLEST_RANK), LARGEST_RANK)
@@ -68,7 +68,7 @@ def choose_rank(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
         )
     if _adapter(shape, spec, rank) < dataset.supervised_tokens:
         text += f"; even rank {rank} has fewer parameters ({count(_adapter(shape, spec, rank))}) than that"
-    return rank, Reason(rule="rank", text=text + ".")
+    return rank, Reason(rule=PlanRule.RANK, text=text + ".")
 
 
 def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[Lora, tuple[Reason, ...]]:
@@ -80,7 +80,7 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     text = f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}"
     if _has_experts(shape) and not adapts_experts(spec.lora.target_modules):
         text += "; the experts stay as they are, which learns less than adapters on every matrix of a dense model"
-    targets = Reason(rule="targets", text=f"{text}.")
+    targets = Reason(rule=PlanRule.TARGETS, text=f"{text}.")
     lora = Lora(
         rank=rank,
         alpha=alpha,
@@ -112,7 +112,7 @@ def choose_learning_rate(
     asked = "" if multiplier == "auto" else f" x {factor:g} as asked"
     if spec.learning_rate != "auto":
         return spec.learning_rate * factor, Reason(
-            rule="learning-rate",
+            rule=PlanRule.LEARNING_RATE,
             text=f"Learning rate {spec.learning_rate * factor:.2e}: as asked{asked and ',' + asked}.",
         )
     rate, text = _lora_rate(shape, rows_per_step)
@@ -120,7 +120,7 @@ def choose_learning_rate(
         rate, text = _preference_rate(rows_per_step)
     if method is Method.FULL:
         rate, text = _full_rate(rate, text, shape, rows_per_step)
-    return rate * factor, Reason(rule="learning-rate", text=f"Learning rate {rate * factor:.2e}: {text}{asked}.")
+    return rate * factor, Reason(rule=PlanRule.LEARNING_RATE, text=f"Learning rate {rate * factor:.2e}: {text}{asked}.")
 
 
 def _lora_rate(shape: ModelShape, rows_per_step: int) -> tuple[float, str]:
@@ -162,7 +162,7 @@ def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelSha
     """Long enough for the longest row, rounded up, within what the model was built for."""
     if spec.max_seq_length != "auto":
         return spec.max_seq_length, Reason(
-            rule="sequence-length", text=f"Rows of {spec.max_seq_length} tokens as asked."
+            rule=PlanRule.SEQUENCE_LENGTH, text=f"Rows of {spec.max_seq_length} tokens as asked."
         )
     longest = dataset.longest_row_tokens
     needed = longest if dataset.tokens_are_exact else math.ceil(longest * ESTIMATE_MARGIN)
@@ -175,7 +175,7 @@ def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelSha
         text += f", {USUAL_SHARE:.0%} have at most {usual:,}"
     if rounded > shape.context_length:
         text += f"; the model was built for {shape.context_length:,}, longer rows are cut"
-    return length, Reason(rule="sequence-length", text=text + ".")
+    return length, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=text + ".")
 
 
 def warmup_steps(total_steps: int) -> int:
@@ -203,13 +203,13 @@ def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: 
     asked = PATIENCE_WITH_FEW_ROWS if asked == "auto" else asked
     if not dataset.validation_rows:
         text = f"Patience {asked} as asked has no effect: there are no validation rows."
-        return 0, (Reason(rule="early-stopping", text=text),)
+        return 0, (Reason(rule=PlanRule.EARLY_STOPPING, text=text),)
     interval = evaluation_interval(total_steps, patience=asked)
     text = (
         f"Stops when {asked} evaluation{'s' if asked > 1 else ''} in a row bring no lower validation loss, {because}; "
         f"one every {interval:,} of {total_steps:,} steps. The result holds the best weights."
     )
-    return asked, (Reason(rule="early-stopping", text=text),)
+    return asked, (Reason(rule=PlanRule.EARLY_STOPPING, text=text),)
 
 
 def checkpoint_interval(total_steps: int, *, seconds_per_step: float) -> int:
@@ -246,7 +246,7 @@ def _about_experts(spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
         text = f"{whole} learn: each has an adapter of its own, which moves with the tokens that are sent to it."
     else:
         text = f"{whole} learn nothing: adapters go on the other matrices alone here. {_next_step(shape)}"
-    return (Reason(rule="experts", text=text),)
+    return (Reason(rule=PlanRule.EXPERTS, text=text),)
 
 
 def _next_step(shape: ModelShape) -> str:
@@ -265,7 +265,7 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
     The guide's 2r starved small ranks at the formula's rate: nine points of accuracy at rank 4 (docs/measurements.md).
     """
     if spec.lora.alpha != "auto":
-        return spec.lora.alpha, Reason(rule="alpha", text=f"Alpha {spec.lora.alpha:g} as asked.")
+        return spec.lora.alpha, Reason(rule=PlanRule.ALPHA, text=f"Alpha {spec.lora.alpha:g} as asked.")
     if spec.lora.use_rslora:
         alpha = ALPHA_OF_FORMULA / math.sqrt(RANK_OF_FORMULA)
         scale, plain = alpha / math.sqrt(rank), ALPHA_OF_FORMULA / rank
@@ -273,9 +273,9 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
             f"Alpha {alpha:.3g}: rsLoRA scales by alpha / sqrt(rank), {scale:.3g} at rank {rank} where plain LoRA has "
             f"{plain:.3g}; at rank {RANK_OF_FORMULA}, which the learning-rate formula was fitted around, both are one."
         )
-        return alpha, Reason(rule="alpha", text=text)
+        return alpha, Reason(rule=PlanRule.ALPHA, text=text)
     text = f"Alpha {ALPHA_OF_FORMULA:g}: the learning-rate formula assumes it at every rank."
-    return ALPHA_OF_FORMULA, Reason(rule="alpha", text=text)
+    return ALPHA_OF_FORMULA, Reason(rule=PlanRule.ALPHA, text=text)
 
 
 def _tokens(dataset: DatasetFacts) -> Reason:
@@ -288,7 +288,7 @@ def _tokens(dataset: DatasetFacts) -> Reason:
     else:
         how = "estimated from bytes"
     text = f"{count(dataset.tokens)} tokens, {count(dataset.supervised_tokens)} of them to learn: {how}."
-    return Reason(rule="tokens", text=text)
+    return Reason(rule=PlanRule.TOKENS, text=text)
 
 
 def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
@@ -308,7 +308,7 @@ def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     else:
         few = f"{plural(rows, 'row')} {'is' if rows == 1 else 'are'} too few to hold any out"
         text = f"{few}, so nothing will tell how well it has learnt: 10 would do."
-    return (Reason(rule="validation", text=text),)
+    return (Reason(rule=PlanRule.VALIDATION, text=text),)
 
 
 def _is_few(dataset: DatasetFacts) -> bool:
@@ -321,7 +321,7 @@ def _trains_until_it_stops_improving(spec: JobSpec, dataset: DatasetFacts) -> bo
 
 def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
     epochs, why = _epochs(spec, dataset)
-    return epochs, Reason(rule="epochs", text=f"{plural(epochs, 'epoch')} {why}.")
+    return epochs, Reason(rule=PlanRule.EPOCHS, text=f"{plural(epochs, 'epoch')} {why}.")
 
 
 def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
@@ -341,10 +341,10 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
 def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
-        return asked, Reason(rule="batch", text=f"{plural(asked, 'row')} per step as asked.")
+        return asked, Reason(rule=PlanRule.BATCH, text=f"{plural(asked, 'row')} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
     rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
     steps = math.ceil(dataset.rows / rows) * epochs
     text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, at most {most} rows for {NAMES[method]}."
-    return rows, Reason(rule="batch", text=text)
+    return rows, Reason(rule=PlanRule.BATCH, text=text)

@@ -9,7 +9,7 @@ from tunesmith.tuning.engine import shares_heads
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.models.packing import OwnAttention
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Attention, Reason
+from tunesmith.tuning.plan import Attention, PlanRule, Reason
 
 Capability = tuple[int, int]
 
@@ -43,7 +43,7 @@ HAVE_SINKS: frozenset[Attention] = frozenset({"flex", "sdpa"})
 def plan_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: str) -> tuple[Attention, Reason]:
     """The fastest kernel that every device of this machine can run, and why the faster ones cannot."""
     if shape.attention_alone is not None:
-        return "sdpa", Reason(rule="packing", text=_alone(shape.family, shape.attention_alone))
+        return "sdpa", Reason(rule=PlanRule.PACKING, text=_alone(shape.family, shape.attention_alone))
     capabilities: list[Capability | None] = [gpu.compute_capability for gpu in hardware.gpus] or [None]
     rejected: list[str] = []
     for attention in ladder(on_gpu=bool(hardware.gpus)):
@@ -59,7 +59,7 @@ def plan_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: s
         )
         problem = next((problem for problem in problems if problem), None)
         if problem is None:
-            return attention, Reason(rule="attention", text=_sentence(attention, rejected))
+            return attention, Reason(rule=PlanRule.ATTENTION, text=_sentence(attention, rejected))
         rejected.append(f"{NAMES[attention]} {problem}")
     raise AssertionError("the last of each ladder runs everywhere")
 

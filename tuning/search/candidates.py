@@ -16,7 +16,7 @@ from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.estimates.sharded_base import explain
 from tunesmith.tuning.estimates.throughput import predict_evenness
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, Reason, TimeEstimate, Way
+from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, PlanRule, Reason, TimeEstimate, Way
 from tunesmith.tuning.recipe.hyperparameters import Batch
 from tunesmith.tuning.search.layouts import Layout, Place, layouts, micro_step_sizes, places
 from tunesmith.tuning.search.pricing import Priced, Pricer
@@ -331,7 +331,7 @@ class Search:
             f"{setup.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
             f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
         )
-        yield Reason(rule="balance", text=text)
+        yield Reason(rule=PlanRule.BALANCE, text=text)
 
 
 def _seconds(seconds: float, _world_size: int) -> float:

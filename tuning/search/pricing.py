@@ -21,7 +21,7 @@ from tunesmith.tuning.estimates.throughput import Workload, predict, predict_sec
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Reason, TimeEstimate
+from tunesmith.tuning.plan import PlanRule, Reason, TimeEstimate
 from tunesmith.tuning.recipe.hyperparameters import (
     choose_batch,
     choose_early_stopping,
@@ -36,7 +36,7 @@ from tunesmith.tuning.words import Method
 _Key = tuple[LayoutKey, Checkpointing, int]
 
 FLOAT8_REASON = Reason(
-    rule="float8-base",
+    rule=PlanRule.FLOAT8_BASE,
     text="Adapted matrices of the base are held and multiplied in 8-bit floating point, as asked; its speed is a "
     "roofline and has not been measured.",
 )
