@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from tunesmith.cli.connection import Connection, NotConnected, find_connection
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.json_objects import Json, present
 
@@ -24,7 +25,8 @@ class ServiceError(TunesmithError):
     """The service answered with an error. Its code, field and hint are kept; `http_status` is what it sent."""
 
     def __init__(self, message: str, *, http_status: int, request_id: str | None = None, **details: str | None) -> None:
-        super().__init__(message, code=details.get("code"), param=details.get("param"), hint=details.get("hint"))
+        super().__init__(message, param=details.get("param"), hint=details.get("hint"))
+        self.code = details.get("code") or self.code
         self.http_status = http_status
         self.request_id = request_id
 
@@ -32,7 +34,7 @@ class ServiceError(TunesmithError):
 class Unreachable(TunesmithError):
     """Nothing answers at the address, or it stopped answering."""
 
-    code = "service_unreachable"
+    code = ErrorCode.SERVICE_UNREACHABLE
     http_status = 503
 
 

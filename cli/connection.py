@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 
 FILE_NAME = "connection.json"
@@ -15,7 +16,7 @@ FILE_NAME = "connection.json"
 class NotConnected(TunesmithError):
     """No service is known here."""
 
-    code = "not_connected"
+    code = ErrorCode.NOT_CONNECTED
     http_status = 503
 
 

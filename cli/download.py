@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from tunesmith.cli.client import Client, ServiceError
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.progress import transfer
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.json_objects import Json
 
@@ -15,13 +16,13 @@ from tunesmith.tuning.json_objects import Json
 class UnsafeName(InvalidRequest):
     """The service named a file that would be written outside the folder."""
 
-    code = "unsafe_file_name"
+    code = ErrorCode.UNSAFE_FILE_NAME
 
 
 class DamagedDownload(ServiceError):
     """The bytes are not those that were promised."""
 
-    code = "damaged_download"
+    code = ErrorCode.DAMAGED_DOWNLOAD
 
 
 def pull_artifacts(client: Client, job_id: str, *, folder: Path, kind: str | None = None) -> list[Path]:

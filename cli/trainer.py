@@ -7,15 +7,16 @@ import subprocess
 import sys
 from typing import Any
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 _TAIL_LINES = 12
 
 
 class ToolFailed(InvalidRequest):
-    """A program of the trainer ended badly; the message is its own."""
+    """A program of the trainer ended badly; the message is its own, and the code if it gave one."""
 
-    code = "tool_failed"
+    code = ErrorCode.TOOL_FAILED
 
 
 def run_tool(module: str, *arguments: str) -> str:
@@ -40,9 +41,8 @@ def run_tool(module: str, *arguments: str) -> str:
     tail = "\n".join(ended.stderr.strip().splitlines()[-_TAIL_LINES:])
     raise ToolFailed(
         reason.get("message") or f"{module} ended with code {ended.returncode}:\n{tail}",
-        code=reason.get("code"),
         hint=reason.get("hint"),
-    )
+    ).with_code(reason.get("code") or ToolFailed.code)
 
 
 def last_json(text: str) -> dict[str, Any]:

@@ -14,13 +14,14 @@ TunesmithError
 └── JobFailure                why a run ended badly; stored on the job, never an HTTP status
 
 Errors cross process boundaries as (code, message, param, hint, category, retryable), see `Failure`. They stay picklable
-because task queues pickle exceptions.
+because task queues pickle exceptions. What each code means is in `codes.py`.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import ErrorCode
 
 
 class Category(StrEnum):
@@ -35,31 +36,37 @@ class Category(StrEnum):
 
 
 class Failure(Value):
-    """Why a job or an attempt ended badly, as stored and as shown."""
+    """Why a job or an attempt ended badly, as stored and as shown. `signal` names the one that ended the trainer."""
 
-    code: str
+    code: str  # an `ErrorCode`, but a worker of another version may send one that this version does not know
     message: str
     param: str | None = None
     category: Category = Category.INTERNAL
     retryable: bool = False
     hint: str | None = None
     log_tail: str | None = None
+    signal: str | None = None
 
 
 class TunesmithError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose. `code` is an `ErrorCode` unless another process gave it."""
 
-    code = "internal_error"
+    code: str = ErrorCode.INTERNAL_ERROR
     http_status = 500
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, hint: str | None = None
+        self, message: str, *, code: ErrorCode | None = None, param: str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or type(self).code
         self.param = param
         self.hint = hint
+
+    def with_code(self, code: str) -> Self:
+        """This error under the code that another process gave it, which this version may not know."""
+        self.code = code
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.code, self.param, self.hint))
@@ -69,21 +76,21 @@ def _rebuild(
     kind: type[TunesmithError], message: str, code: str, param: str | None, hint: str | None
 ) -> TunesmithError:
     error = kind.__new__(kind)
-    TunesmithError.__init__(error, message, code=code, param=param, hint=hint)
-    return error
+    TunesmithError.__init__(error, message, param=param, hint=hint)
+    return error.with_code(code)
 
 
 class InvalidRequest(TunesmithError):
     """Something in the request must change before it can work."""
 
-    code = "invalid_request"
+    code = ErrorCode.INVALID_REQUEST
     http_status = 400
 
 
 class InvalidTransition(InvalidRequest):
     """The job is not in a state that allows this."""
 
-    code = "invalid_state"
+    code = ErrorCode.INVALID_STATE
 
     def __init__(self, *, state: str, transition: str) -> None:
         super().__init__(f"A job that is {state} cannot {transition}.", param="status")
@@ -92,64 +99,62 @@ class InvalidTransition(InvalidRequest):
 class InvalidTrainingFile(InvalidRequest):
     """The training or validation file cannot be used."""
 
-    code = "invalid_training_file"
+    code = ErrorCode.INVALID_TRAINING_FILE
 
 
 class DoesNotFit(InvalidRequest):
     """No worker class known to this service could ever hold the job as asked."""
 
-    code = "plan_does_not_fit"
+    code = ErrorCode.PLAN_DOES_NOT_FIT
 
 
 class NotFound(TunesmithError):
     """No such object, or not yours."""
 
-    code = "not_found"
+    code = ErrorCode.NOT_FOUND
     http_status = 404
 
 
 class Unauthenticated(TunesmithError):
     """No valid key."""
 
-    code = "invalid_api_key"
+    code = ErrorCode.INVALID_API_KEY
     http_status = 401
 
 
 class Forbidden(TunesmithError):
     """A valid key that may not do this."""
 
-    code = "permission_denied"
+    code = ErrorCode.PERMISSION_DENIED
     http_status = 403
 
 
 class LeaseLost(TunesmithError):
     """Another attempt owns the job: stop, and write nothing more."""
 
-    code = "lease_lost"
+    code = ErrorCode.LEASE_LOST
     http_status = 409
 
 
 class Conflict(TunesmithError):
     """The same request is being handled right now."""
 
-    code = "conflict"
+    code = ErrorCode.CONFLICT
     http_status = 409
 
 
 class CannotReproduce(TunesmithError):
     """Something that a finished run was made of is not as it was; asking again changes nothing."""
 
-    code = "cannot_reproduce"
     http_status = 409
 
 
 class JobFailure(TunesmithError):
     """A run that ended badly. Carries the `Failure` that is stored on the job."""
 
-    code = "job_failed"
-
     def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message, code=failure.code, param=failure.param, hint=failure.hint)
+        super().__init__(failure.message, param=failure.param, hint=failure.hint)
+        self.code = failure.code
         self.failure = failure
 
     def __reduce__(self) -> tuple[Any, ...]:

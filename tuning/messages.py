@@ -212,9 +212,9 @@ class CheckpointReport(Value):
 
 
 class ArtifactReport(Value):
-    """A result: a set of files in the store. `kind` is adapter, model, merged_model, tokenizer, card, log, ..."""
+    """A set of files in the store that an attempt leaves."""
 
-    kind: str
+    kind: str  # an `ArtifactKind`, or one that only a worker of another version knows
     files: tuple[FileRef, ...]
     metadata: dict[str, Any] = {}
 

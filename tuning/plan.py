@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Literal, Self
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.words import Method, OnLongRow
@@ -224,6 +225,11 @@ class Plan(Value):
     alternatives: tuple[Alternative, ...] = ()
     ways: Ways | None = None
     changes: tuple[Change, ...] = ()
+
+    @property
+    def result_kind(self) -> ArtifactKind:
+        """What the run leaves: an adapter, or all weights of the model."""
+        return ArtifactKind.MODEL if self.lora is None else ArtifactKind.ADAPTER
 
     @property
     def kernels(self) -> str:

@@ -2,9 +2,8 @@
 
 import signal
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure
-
-KILLED = "trainer_killed"
 
 
 def killed(exit_code: int) -> Failure:
@@ -15,18 +14,19 @@ def killed(exit_code: int) -> Failure:
         name = f"signal {-exit_code}"
     hint = "The kernel does this when memory runs out; an operator may have done it too." if name == "SIGKILL" else None
     return Failure(
-        code=KILLED,
+        code=ErrorCode.TRAINER_KILLED,
         message=f"The trainer was ended by {name} before it had finished.",
         category=Category.WORKER_LOST,
         retryable=True,
         hint=hint,
+        signal=name,
     )
 
 
 def crashed(exit_code: int) -> Failure:
     """A trainer, or one process of it, that ended by itself without a word."""
     return Failure(
-        code="trainer_crashed",
+        code=ErrorCode.TRAINER_CRASHED,
         message=f"The trainer exited with code {exit_code} and left no result.",
         category=Category.INTERNAL,
         retryable=True,

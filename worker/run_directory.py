@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import MachineConstants
 from tunesmith.tuning.job import DatasetFacts, JobSpec
@@ -39,7 +40,6 @@ from tunesmith.worker.manifests import MANIFEST
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
 TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
-ROWS_TOO_LONG = "rows_longer_than_planned"  # a failure whose exact counts are in dataset.json
 
 
 class TrainRequest(Value):
@@ -58,23 +58,18 @@ class TrainRequest(Value):
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
     token_cache: str | None = None  # tokenised rows of other runs, to be read and never written
-    cut_long_rows: bool = True  # else the trainer ends with `ROWS_TOO_LONG`, so that the plan can be made anew
+    cut_long_rows: bool = True  # else the trainer ends with ROWS_LONGER_THAN_PLANNED, so that the plan can be made anew
     lifeline_fd: int | None = None  # read end of a pipe whose other end only the worker holds; EOF means: die
     seals: dict[str, Seal] = {}  # of input files that the worker has verified, by path
     rehearsal: Rehearsal | None = None  # what an equal run on this worker showed, so that this one may go without
     constants: MachineConstants | None = None  # what this worker has measured of itself
-
-    @property
-    def output_kind(self) -> str:
-        """What the run makes: "adapter" or "model"."""
-        return "adapter" if self.plan.lora is not None else "model"
 
 
 class TrainResult(Value):
     """What the trainer says at its end. With a `failure` the output is complete only where `output_kind` is set too."""
 
     failure: Failure | None = None
-    output_kind: str | None = None  # as of `TrainRequest`
+    output_kind: ArtifactKind | None = None
     steps: int = 0
     trained_tokens: int = 0
     supervised_tokens: int = 0
@@ -132,7 +127,7 @@ class RunDirectory:
     def write_failure(self, failure: Failure) -> None:
         """The same after a failure: a complete output, as the adapter of a model that could not be merged, counts."""
         is_complete = (self.output / MANIFEST).is_file()
-        made = self.request().output_kind if is_complete else None
+        made = self.request().plan.result_kind if is_complete else None
         self.write_result(TrainResult(failure=failure, steps=self.last_step(), output_kind=made))
 
     def write_rank_failure(self, rank: int, failure: Failure, *, processes: int) -> None:

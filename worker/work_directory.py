@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.worker.run_directory import write_atomically
 
@@ -31,7 +32,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 class WorkDirectoryInUse(TunesmithError):
     """Another worker process holds this folder."""
 
-    code = "work_dir_in_use"
+    code = ErrorCode.WORK_DIR_IN_USE
 
 
 class WorkerSession(Value):

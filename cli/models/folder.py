@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.cli.models.tensors import read_header
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models.shape import ModelShape, is_known
 from tunesmith.tuning.models.weights import Shapes, check_weights
@@ -37,7 +38,7 @@ _COMPANIONS = frozenset(
 class BrokenModel(InvalidRequest):
     """A folder that cannot be used as a base model. `param` is the file that is wrong."""
 
-    code = "broken_model"
+    code = ErrorCode.BROKEN_MODEL
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.json_objects import Json
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _result_lines(client: "Client", job: Json) -> list[str]:
     valid = f"valid {losses[0]:.3f} -> {losses[-1]:.3f}   " if len(losses) > 1 else ""
     lines = [f"{'':12}{valid}{took} from submit to result"]
     for artifact in client.artifacts(job["id"]):
-        if artifact["kind"] in ("adapter", "model"):
+        if artifact["kind"] in RESULT_KINDS:
             total_bytes = sum(file["bytes"] for file in artifact["files"])
             pull = f"tunesmith artifacts pull {job['id']} --output DIR"
             lines.append(f"{'':12}{artifact['kind']} {output.size(total_bytes)}: {pull}")

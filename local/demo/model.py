@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunesmith.cli.cache import cache_dir, made_aside
 from tunesmith.cli.models.hashing import sha256_of
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 
 NAME = "smollm2-135m-instruct"
@@ -19,7 +20,7 @@ DOWNLOAD_BYTES = 92_871_040
 class NoDemoModel(TunesmithError):
     """The model could not be fetched, or is not the one that was pinned."""
 
-    code = "no_demo_model"
+    code = ErrorCode.NO_DEMO_MODEL
     http_status = 503
 
 

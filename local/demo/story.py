@@ -21,6 +21,7 @@ from tunesmith.cli.rendering.job_text import describe_failure
 from tunesmith.cli.rendering.live_view import view_for_this_terminal
 from tunesmith.local.demo import compare, dataset, model, training
 from tunesmith.local.up.stack import running_stack
+from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind
 from tunesmith.tuning.json_objects import Json
 
 PROMPTS_TO_COMPARE = 3
@@ -155,10 +156,10 @@ class _Demo:
         measured = training.losses(points)
         _tell_losses(measured)
         folder = self._folder / job_id
-        kind = next(found["kind"] for found in self._client.artifacts(job_id) if found["kind"] in ("adapter", "model"))
+        kind = next(found["kind"] for found in self._client.artifacts(job_id) if found["kind"] in RESULT_KINDS)
         pull_artifacts(self._client, job_id, folder=folder)
         _chapter(6, "Three functions from modules it has never seen")
-        self._compare(split, result=folder / kind, is_adapter=kind == "adapter")
+        self._compare(split, result=folder / kind, is_adapter=kind == ArtifactKind.ADAPTER)
         self._tell_what_next(folder / kind, kind=kind)
         return ExitCode.SUCCEEDED if measured is not None and measured.fell else ExitCode.GATE
 

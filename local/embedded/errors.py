@@ -10,52 +10,51 @@ EmbeddedError
 └── ServerFailed              the server stopped or did not answer, with the end of its log
 """
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 
 
 class EmbeddedError(TunesmithError):
     """Base of every failure of an embedded server. `hint` is the next step."""
 
-    code = "embedded_server_error"
-
 
 class BinaryNotFound(EmbeddedError):
     """No usable server program was found."""
 
-    code = "server_binary_not_found"
+    code = ErrorCode.SERVER_BINARY_NOT_FOUND
 
 
 class NoPrivilege(EmbeddedError):
     """PostgreSQL refuses to run as root, and this machine offers no way to step down."""
 
-    code = "cannot_step_down_from_root"
+    code = ErrorCode.CANNOT_STEP_DOWN_FROM_ROOT
 
 
 class DirectoryInUse(EmbeddedError):
     """Another process holds the lock of the data directory."""
 
-    code = "data_directory_in_use"
+    code = ErrorCode.DATA_DIRECTORY_IN_USE
 
 
 class DirectoryUnusable(EmbeddedError):
     """The data directory cannot be written, belongs to something else, is damaged or is of another version."""
 
-    code = "data_directory_unusable"
+    code = ErrorCode.DATA_DIRECTORY_UNUSABLE
 
 
 class DiskFull(EmbeddedError):
     """The server could not write its files."""
 
-    code = "disk_full"
+    code = ErrorCode.DISK_FULL
 
 
 class PortTaken(EmbeddedError):
     """Another process listens on the address."""
 
-    code = "port_taken"
+    code = ErrorCode.PORT_TAKEN
 
 
 class ServerFailed(EmbeddedError):
     """The server stopped or did not become ready in time."""
 
-    code = "server_failed"
+    code = ErrorCode.SERVER_FAILED

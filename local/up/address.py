@@ -4,12 +4,13 @@ import errno
 import socket
 
 from tunesmith.local.embedded.errors import EmbeddedError, PortTaken
+from tunesmith.tuning.codes import ErrorCode
 
 
 class AddressUnusable(EmbeddedError):
     """The host or port cannot be bound here at all."""
 
-    code = "address_unusable"
+    code = ErrorCode.ADDRESS_UNUSABLE
 
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - a table of what to connect to instead

@@ -6,15 +6,15 @@ import signal
 from pathlib import Path
 
 from tunesmith.local.embedded.process import alive, wait_until
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 
 MARK = "TUNESMITH_STACK"
-RUN_MARK = "TUNESMITH_RUN_DIR"  # what a worker gives its trainers, which get nothing else of its environment
 
 
 def find(data_dir: Path) -> list[int]:
     """Every process started for the stack in `data_dir`, however deep, whatever its session. Needs /proc."""
     root = data_dir.resolve()
-    mark, run_mark = os.fsencode(f"{MARK}={root}"), os.fsencode(f"{RUN_MARK}={root}/")
+    mark, run_mark = os.fsencode(f"{MARK}={root}"), os.fsencode(f"{RUN_DIRECTORY_VARIABLE}={root}/")
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

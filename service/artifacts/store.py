@@ -4,6 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Artifact, Job
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import FileRef
 
@@ -33,4 +34,6 @@ async def find_file(session: AsyncSession, artifact_id: str, name: str, *, proje
     for file in artifact.files if artifact else []:
         if file["name"] == name:
             return FileRef.model_validate(file)
-    raise NotFound(f"No file {name!r:.120} in artifact {artifact_id!r:.80}.", code="artifact_not_found", param="name")
+    raise NotFound(
+        f"No file {name!r:.120} in artifact {artifact_id!r:.80}.", code=ErrorCode.ARTIFACT_NOT_FOUND, param="name"
+    )

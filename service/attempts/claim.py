@@ -16,6 +16,7 @@ from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
 from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.fit import PlanningQuery, plan_on
 from tunesmith.service.workers import registry
+from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
@@ -138,7 +139,7 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
 
 async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
     files = _files(model)
-    if model.kind != "adapter":
+    if model.kind != ArtifactKind.ADAPTER:
         return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model))
     base = await session.get_one(Model, model.base_model)
     return BaseModelRef(

@@ -15,6 +15,7 @@ from tunesmith.service.jobs import store as jobs
 from tunesmith.service.keys import secrets
 from tunesmith.service.web.auth import bearer
 from tunesmith.service.web.dependencies import DatabaseDep, DbSession
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import LeaseLost, Unauthenticated
 from tunesmith.tuning.state import JobState
 
@@ -35,7 +36,7 @@ async def authenticate(session: AsyncSession, attempt_id: str, token: str) -> At
     """
     attempt = await session.get(Attempt, attempt_id)
     if attempt is None or not secrets.matches(token, attempt.lease_token_sha256):
-        raise Unauthenticated("This is not the lease token of that attempt.", code="invalid_lease_token")
+        raise Unauthenticated("This is not the lease token of that attempt.", code=ErrorCode.INVALID_LEASE_TOKEN)
     return attempt
 
 

@@ -18,13 +18,13 @@ from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.views import model_name
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
+from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest
 from tunesmith.tuning.messages import FileRef, FinishReport, set_digest
 from tunesmith.tuning.state import JobTransition, Outcome
 
-_MODEL_KINDS = ("adapter", "model")
 _UNEXPLAINED = Failure(
-    code="unexplained_failure", message="The worker gave no reason.", category=Category.INTERNAL, retryable=True
+    code=ErrorCode.UNEXPLAINED_FAILURE, message="The worker gave no reason.", category=Category.INTERNAL, retryable=True
 )
 
 
@@ -84,11 +84,11 @@ async def _note_last_step(session: AsyncSession, held: Held) -> None:
 
 async def _trained(session: AsyncSession, attempt: Attempt) -> Artifact:
     found = await artifacts.find_of_attempt(session, attempt.id)
-    for kind in _MODEL_KINDS:
+    for kind in RESULT_KINDS:
         if kind in found:
             return found[kind]
     message = "A success needs an artifact of kind 'adapter' or 'model'; this attempt registered none."
-    raise InvalidRequest(message, code="no_artifact", param="outcome")
+    raise InvalidRequest(message, code=ErrorCode.NO_ARTIFACT, param="outcome")
 
 
 async def _succeed(
@@ -115,7 +115,7 @@ async def _succeed(
 async def _register(session: AsyncSession, job: Job, artifact: Artifact) -> Model:
     start = await session.get_one(Model, job.spec["model"])
     files = tuple(FileRef.model_validate(file) for file in artifact.files)
-    is_adapter_on_adapter = artifact.kind == "adapter" and start.kind == "adapter"
+    is_adapter_on_adapter = artifact.kind == start.kind == ArtifactKind.ADAPTER
     model = Model(
         name=model_name(job),
         kind=artifact.kind,

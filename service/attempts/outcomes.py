@@ -15,6 +15,7 @@ from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.settings import Settings
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import JobTransition, Outcome
 
@@ -43,7 +44,7 @@ class Policy:
 
 def lose(session: AsyncSession, job: Job, attempt: Attempt, *, at: datetime, reason: str, policy: Policy) -> None:
     """The worker is gone: its lease ran out, or it started again."""
-    failure = Failure(code="worker_lost", message=reason, category=Category.WORKER_LOST, retryable=True)
+    failure = Failure(code=ErrorCode.WORKER_LOST, message=reason, category=Category.WORKER_LOST, retryable=True)
     close(attempt, Outcome.LOST, failure=failure, at=at)
     decide_next(session, job, outcome=Outcome.LOST, failure=failure, kills=0, at=at, policy=policy)
 
@@ -102,7 +103,7 @@ def requeue(job: Job, *, at: datetime, pause: timedelta) -> None:
 
 
 def _retry(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:
-    lost = failure.code == "worker_lost"
+    lost = failure.code == ErrorCode.WORKER_LOST
     pause = timedelta(0) if lost else policy.pause(job.attempts_used)
     left = job.max_attempts - job.attempts_used
     message = f"{failure.message} Trying again in {pause.total_seconds():.0f} s ({left} attempts left)."
@@ -117,8 +118,16 @@ def _hopeless(job: Job, failure: Failure, *, kills: int) -> bool:
 def _final_failure(job: Job, failure: Failure, *, kills: int) -> Failure:
     if kills >= _POISON_KILLS:
         message = f"The job killed its trainer {kills} times and is not tried again. Last: {failure.message}"
-        return failure.model_copy(update={"code": "poison", "message": message, "retryable": False})
-    if failure.code == "worker_lost":
+        return Failure(
+            code=ErrorCode.POISON,
+            message=message,
+            param=failure.param,
+            category=failure.category,
+            hint=failure.hint,
+            log_tail=failure.log_tail,
+            signal=failure.signal,
+        )
+    if failure.code == ErrorCode.WORKER_LOST:
         message = f"Lost {job.attempts_used} workers, the most this job may use up. Last: {failure.message}"
         return failure.model_copy(
             update={"message": message, "hint": "Look at the logs of the workers, then create it again."}

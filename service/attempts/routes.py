@@ -16,6 +16,7 @@ from tunesmith.service.web.auth import WorkerKey, bearer
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.streams import send_blob
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import (
     ArtifactReport,
@@ -133,7 +134,7 @@ async def get_attempt_blob(
     """Bytes that this attempt's job may read. Range works."""
     file = await reports.readable_file(session, held, check_name(sha256))
     if file is None:
-        raise NotFound(f"No blob {sha256} for this job.", code="blob_not_found", param="sha256")
+        raise NotFound(f"No blob {sha256} for this job.", code=ErrorCode.BLOB_NOT_FOUND, param="sha256")
     return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import obstore
 from obstore.store import ObjectStore, from_url
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -89,7 +90,7 @@ class _Verified:
                 yield chunk
         if digest.hexdigest() != self._expected:
             message = f"The bytes have sha256 {digest.hexdigest()}, not {self._expected}."
-            raise InvalidRequest(message, code="hash_mismatch", param="sha256")
+            raise InvalidRequest(message, code=ErrorCode.HASH_MISMATCH, param="sha256")
 
 
 def path_of(sha256: str) -> str:

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Blob
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
 
@@ -36,7 +37,7 @@ async def require(session: AsyncSession, files: Iterable[FileRef]) -> None:
         if file.sha256 in absent:
             raise InvalidRequest(
                 f"{file.name} ({file.sha256}) is not in the store.",
-                code="blob_missing",
+                code=ErrorCode.BLOB_MISSING,
                 param="files",
                 hint="Send its bytes first, then report the set again.",
             )

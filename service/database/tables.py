@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 
@@ -112,7 +113,7 @@ class Model(Row):
     __tablename__ = "models"
     __table_args__ = (
         CheckConstraint(_one_of("status", ["incomplete", "ready"]), name="status"),
-        CheckConstraint(_one_of("kind", ["base", "model", "adapter"]), name="kind"),
+        CheckConstraint(_one_of("kind", ["base", *(kind.value for kind in RESULT_KINDS)]), name="kind"),
         CheckConstraint("(kind = 'base') = (project IS NULL)", name="shared_iff_base"),
         CheckConstraint("(kind = 'base') = (base_model IS NULL)", name="base_iff_base"),
     )

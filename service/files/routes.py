@@ -12,6 +12,7 @@ from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
 from tunesmith.service.web.pagination import page
 from tunesmith.service.web.streams import send_blob
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -93,18 +94,18 @@ async def file_content(
 def _read_form(form: FormData) -> tuple[UploadFile, str, int | None]:
     for name in form:
         if name not in _FORM_FIELDS:
-            raise InvalidRequest(f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
+            raise InvalidRequest(f"Unknown parameter: '{name}'.", code=ErrorCode.UNKNOWN_PARAMETER, param=name)
     upload, purpose = form.get("file"), form.get("purpose")
     if not isinstance(upload, UploadFile):
         message = "Missing required parameter: 'file', as a form part with a file name."
-        raise InvalidRequest(message, code="missing_required_parameter", param="file")
+        raise InvalidRequest(message, code=ErrorCode.MISSING_REQUIRED_PARAMETER, param="file")
     if purpose is None:
         raise InvalidRequest(
-            "Missing required parameter: 'purpose'.", code="missing_required_parameter", param="purpose"
+            "Missing required parameter: 'purpose'.", code=ErrorCode.MISSING_REQUIRED_PARAMETER, param="purpose"
         )
     if not isinstance(purpose, str) or purpose not in intake.PURPOSES:
         message = f"'purpose' must be one of {', '.join(intake.PURPOSES)}."
-        raise InvalidRequest(message, code="invalid_value", param="purpose")
+        raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="purpose")
     return upload, purpose, _expiry_seconds(form)
 
 
@@ -114,8 +115,8 @@ def _expiry_seconds(form: FormData) -> int | None:
         return None
     if anchor != "created_at":
         message = "'expires_after[anchor]' must be 'created_at'."
-        raise InvalidRequest(message, code="invalid_value", param="expires_after.anchor")
+        raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="expires_after.anchor")
     if not isinstance(seconds, str) or not seconds.isdecimal() or not 3600 <= int(seconds) <= 2_592_000:
         message = "'expires_after[seconds]' must be a whole number from 3600 to 2592000."
-        raise InvalidRequest(message, code="invalid_value", param="expires_after.seconds")
+        raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="expires_after.seconds")
     return int(seconds)

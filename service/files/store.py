@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import File
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 
 
@@ -18,7 +19,7 @@ async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
     query = select(File).where(File.id == file_id, File.project == project, *_alive())
     file = (await session.execute(query)).scalar_one_or_none()
     if file is None:
-        raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id")
+        raise NotFound(f"No such File object: {file_id}", code=ErrorCode.FILE_NOT_FOUND, param="id")
     return file
 
 

@@ -11,6 +11,7 @@ from tunesmith.service.jobs.schemas import JobRequest
 from tunesmith.service.models import store as models
 from tunesmith.service.planning import corrections
 from tunesmith.service.planning.fit import PlanningQuery
+from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -69,7 +70,7 @@ async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, s
         InvalidRequest: it asks for a method or a shape that would throw the adapter away.
     """
     spec = request.to_spec(seed=seed)
-    if model.kind != "adapter":
+    if model.kind != ArtifactKind.ADAPTER:
         return spec
     maker = await session.get(Job, model.job_id) if model.job_id else None
     numbers = (maker.plan or {}).get("lora") if maker is not None else None
@@ -100,10 +101,12 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec:
     try:
         file = await files.find(session, file_id, project=project)
     except NotFound:
-        raise InvalidRequest(f"The file {file_id!r} does not exist.", code="file_not_found", param=param) from None
+        raise InvalidRequest(
+            f"The file {file_id!r} does not exist.", code=ErrorCode.FILE_NOT_FOUND, param=param
+        ) from None
     if file.purpose != TRAINING_PURPOSE:
         message = f"The file {file_id} has purpose {file.purpose!r}; it must be {TRAINING_PURPOSE!r}."
-        raise InvalidTrainingFile(message, code="invalid_file_purpose", param=param)
+        raise InvalidTrainingFile(message, code=ErrorCode.INVALID_FILE_PURPOSE, param=param)
     if file.status == "error":
         raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
     report = _report(file)

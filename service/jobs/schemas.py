@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import (
     Beta,
@@ -107,22 +108,24 @@ class JobRequest(Body):
             InvalidRequest: with the field.
         """
         if self.integrations:
-            raise InvalidRequest("No integration is available here.", code="unsupported_value", param="integrations")
+            raise InvalidRequest(
+                "No integration is available here.", code=ErrorCode.UNSUPPORTED_VALUE, param="integrations"
+            )
         self._check_early_stopping()
         if self.method is None:
             return
         if self.method.type == "reinforcement":
             message = "Reinforcement fine-tuning is not offered; use 'supervised' or 'dpo'."
-            raise InvalidRequest(message, code="unsupported_value", param="method.type")
+            raise InvalidRequest(message, code=ErrorCode.UNSUPPORTED_VALUE, param="method.type")
         if self.hyperparameters is not None:
             message = (
                 "'hyperparameters' is the older spelling of 'method.supervised.hyperparameters': send one of the two."
             )
-            raise InvalidRequest(message, code="invalid_value", param="hyperparameters")
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="hyperparameters")
         for other in {"supervised", "dpo", "reinforcement"} - {self.method.type}:
             if getattr(self.method, other) is not None:
                 message = f"'method.{other}' does not belong to a method of type {self.method.type!r}."
-                raise InvalidRequest(message, code="invalid_value", param=f"method.{other}")
+                raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=f"method.{other}")
 
     def to_spec(self, *, seed: int) -> JobSpec:
         """The same job as the planner and the worker see it. `seed` is used when the caller chose none."""
@@ -153,7 +156,7 @@ class JobRequest(Body):
         where = f"method.{self.method.type}.hyperparameters" if self.method else "hyperparameters"
         raise InvalidRequest(
             f"'{where}.early_stopping_patience' needs held-out rows: it counts evaluations on them.",
-            code="missing_required_parameter",
+            code=ErrorCode.MISSING_REQUIRED_PARAMETER,
             param="validation_file",
             hint="Send a validation_file, or leave out tunesmith.validation 'none': then a tenth is held out.",
         )

@@ -7,6 +7,7 @@ from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Checkpoint, Event, Job
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
 
@@ -24,7 +25,7 @@ async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool =
         query = query.with_for_update(key_share=True)
     job = (await session.execute(query)).scalar_one_or_none()
     if job is None:
-        raise NotFound(f"Could not find fine tune: {job_id}", code="fine_tuning_job_not_found", param="id")
+        raise NotFound(f"Could not find fine tune: {job_id}", code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND, param="id")
     return job
 
 
@@ -110,7 +111,7 @@ def _seq(event_id: str, *, job: Job) -> int:
         and 0 < int(tail[:18]) <= job.event_seq
     ):
         return int(tail)
-    raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code="event_not_found", param="after")
+    raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code=ErrorCode.EVENT_NOT_FOUND, param="after")
 
 
 async def find_checkpoints(session: AsyncSession, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
@@ -125,7 +126,7 @@ async def find_checkpoints(session: AsyncSession, job: Job, *, after: str | None
         step = (await session.execute(named)).scalar_one_or_none()
         if step is None:
             raise InvalidRequest(
-                f"No checkpoint {after!r:.120} in this job.", code="checkpoint_not_found", param="after"
+                f"No checkpoint {after!r:.120} in this job.", code=ErrorCode.CHECKPOINT_NOT_FOUND, param="after"
             )
         query = query.where(Checkpoint.step < step)
     return list((await session.execute(query)).scalars())

@@ -21,6 +21,7 @@ from tunesmith.service.jobs.waiting import note_reason
 from tunesmith.service.planning import fit as machines
 from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest
 from tunesmith.tuning.hashes import sha256_of_text
@@ -103,7 +104,7 @@ async def claim_key(session: AsyncSession, key: str, *, project: str, sha256: st
     stored = await session.get_one(IdempotencyKey, (project, key))
     if stored.request_sha256 != sha256:
         message = "This Idempotency-Key was used for a different request."
-        raise InvalidRequest(message, code="idempotency_key_reused", param="Idempotency-Key")
+        raise InvalidRequest(message, code=ErrorCode.IDEMPOTENCY_KEY_REUSED, param="Idempotency-Key")
     return await store.find(session, stored.job_id, project=project)
 
 

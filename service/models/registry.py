@@ -9,6 +9,7 @@ from tunesmith.service.models import store
 from tunesmith.service.models.names import check_base_name, check_file_name
 from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import Caller
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
 from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.models.config_reader import as_json
@@ -48,7 +49,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
     if model is None or model.kind != "base" or loses_files or (model.digest != digest and model.status == "ready"):
         message = f"A different model is already registered as {request.name!r}."
         raise InvalidRequest(
-            message, code="model_exists", param="name", hint="Delete it first, or choose another name."
+            message, code=ErrorCode.MODEL_EXISTS, param="name", hint="Delete it first, or choose another name."
         )
     model.digest, model.files, model.config = digest, _dumped(files), config
     model.status = status
@@ -66,13 +67,15 @@ async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
     """
     model = await store.lock(session, name)
     if model is None or model.project not in (None, caller.project):
-        raise NotFound(f"The model {name!r} does not exist.", code="model_not_found", param="model")
+        raise NotFound(f"The model {name!r} does not exist.", code=ErrorCode.MODEL_NOT_FOUND, param="model")
     if model.kind == "base" and caller.role != "admin":
         raise Forbidden("Base models are shared: only an admin deletes them.")
     if jobs := await store.count_open_jobs(session, name):
-        raise InvalidRequest(f"{jobs} unfinished jobs need {name!r}.", code="model_in_use", param="model")
+        raise InvalidRequest(f"{jobs} unfinished jobs need {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model")
     if models := await store.count_descendants(session, name):
-        raise InvalidRequest(f"{models} fine-tuned models stand on {name!r}.", code="model_in_use", param="model")
+        raise InvalidRequest(
+            f"{models} fine-tuned models stand on {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model"
+        )
     await session.delete(model)
 
 
@@ -84,11 +87,11 @@ def _check_files(files: tuple[FileRef, ...]) -> None:
         if name.endswith(_UNSAFE_ENDINGS):
             message = f"{name} may hold code. Weights must be safetensors."
             raise InvalidRequest(
-                message, code="unsafe_file", param="files", hint="`tunesmith models add` converts them."
+                message, code=ErrorCode.UNSAFE_FILE, param="files", hint="`tunesmith models add` converts them."
             )
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
         message = "A model needs config.json and at least one .safetensors file."
-        raise InvalidRequest(message, code="incomplete_model", param="files")
+        raise InvalidRequest(message, code=ErrorCode.INCOMPLETE_MODEL, param="files")
 
 
 def _dumped(files: tuple[FileRef, ...]) -> list[dict[str, object]]:

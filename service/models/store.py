@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Job, Model
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import FINAL_STATES
 
@@ -19,7 +20,7 @@ async def find(session: AsyncSession, name: str, *, project: str) -> Model:
     query = select(Model).where(Model.name == name, _visible(project))
     model = (await session.execute(query)).scalar_one_or_none()
     if model is None:
-        raise NotFound(f"The model {name!r} does not exist.", code="model_not_found", param="model")
+        raise NotFound(f"The model {name!r} does not exist.", code=ErrorCode.MODEL_NOT_FOUND, param="model")
     return model
 
 
@@ -34,7 +35,7 @@ async def find_ready(session: AsyncSession, name: str, *, project: str) -> Model
         return model
     raise InvalidRequest(
         f"Of the model {name!r} only the shape is registered: it can be planned with, not trained.",
-        code="model_has_no_weights",
+        code=ErrorCode.MODEL_HAS_NO_WEIGHTS,
         param="model",
         hint=f"Register its weights under the same name: tunesmith models add {name} --path FOLDER.",
     )
@@ -52,14 +53,14 @@ async def find_plannable(session: AsyncSession, name: str, *, project: str) -> M
         return model
     if model is not None:
         message = f"The model {name!r} is registered, but not all of its files have been uploaded."
-        raise InvalidRequest(message, code="model_not_ready", param="model")
+        raise InvalidRequest(message, code=ErrorCode.MODEL_NOT_READY, param="model")
     names = [known.name for known in await find_many(session, project=project)]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = (
         f"Did you mean {', '.join(near)}?" if near else f"Known models: {', '.join(sorted(names)[:10]) or 'none yet'}."
     )
     raise InvalidRequest(
-        f"The model {name!r:.140} does not exist. {hint}", code="model_not_found", param="model", hint=hint
+        f"The model {name!r:.140} does not exist. {hint}", code=ErrorCode.MODEL_NOT_FOUND, param="model", hint=hint
     )
 
 

@@ -14,6 +14,7 @@ from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.plans import store
 from tunesmith.service.plans.schemas import PlanRequest
 from tunesmith.service.workers import store as workers
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
@@ -99,5 +100,5 @@ def _imagine(name: str, *, host_memory_gib: float | None) -> HardwareProfile:
     except InvalidRequest as error:
         hint = f" {error.hint}" if error.hint else ""
         raise InvalidRequest(
-            f"{error.message}{hint}", code=error.code, param="tunesmith.on", hint=error.hint
+            f"{error.message}{hint}", code=ErrorCode(error.code), param="tunesmith.on", hint=error.hint
         ) from error

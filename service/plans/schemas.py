@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tunesmith.service.jobs.schemas import Body, JobRequest, TunesmithOptions
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS
 from tunesmith.tuning.errors import InvalidRequest
@@ -64,13 +65,13 @@ class PlanRequest(JobRequest):
         if not given:
             message = "Missing required parameter: 'training_file'."
             hint = "A plan can do without a file: give tunesmith.rows, or the counts of one as tunesmith.dataset."
-            raise InvalidRequest(message, code="missing_required_parameter", param="training_file", hint=hint)
+            raise InvalidRequest(message, code=ErrorCode.MISSING_REQUIRED_PARAMETER, param="training_file", hint=hint)
         if len(given) > 1:
             message = f"'{given[0]}' and '{given[1]}' both say what the data is: send one of them."
-            raise InvalidRequest(message, code="invalid_value", param=given[1])
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=given[1])
         if ours.tokens_per_row is not None and ours.rows is None:
             message = "'tunesmith.tokens_per_row' belongs to 'tunesmith.rows'."
-            raise InvalidRequest(message, code="invalid_value", param="tunesmith.tokens_per_row")
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="tunesmith.tokens_per_row")
 
     def has_validation_rows(self) -> bool:
         """A validation file, rows that will be held out, or those that were counted elsewhere."""

@@ -15,6 +15,7 @@ from tunesmith.service.models import store as models
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.reproductions.evidence import Manifest, succeeded
 from tunesmith.service.web.auth import Caller
+from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
 from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.state import JobState
@@ -62,7 +63,7 @@ async def create(session: AsyncSession, repetition: Repetition, *, manifest: Man
         fit = await find_machines(session, wanted, silence=repetition.worker_silence)
     except DoesNotFit as error:
         hint = "Connect a worker like the first one, or train anew and let the planner choose."
-        raise CannotReproduce(error.message, code=error.code, param="plan", hint=hint) from error
+        raise CannotReproduce(error.message, code=ErrorCode(error.code), param="plan", hint=hint) from error
     job = Job(
         id=job_id,
         project=project,
@@ -93,7 +94,9 @@ def _plan(first: Job, manifest: Manifest) -> dict[str, object]:
     """The plan on record, which must be the one that the result says it was made by."""
     if first.plan is None or manifest.get("plan", {}).get("seed") != first.plan["seed"]:
         message = f"The manifest of {first.id} is not that of the plan on record."
-        raise CannotReproduce(message, code="plan_unknown", param="plan", hint="Train anew and reproduce that job.")
+        raise CannotReproduce(
+            message, code=ErrorCode.PLAN_UNKNOWN, param="plan", hint="Train anew and reproduce that job."
+        )
     return first.plan
 
 
@@ -104,8 +107,12 @@ async def _same_model(session: AsyncSession, first: Job, manifest: Manifest) -> 
     except InvalidRequest:
         message = f"The model {name!r} that {first.id} started from is gone."
         hint = "Register the same files under the same name with `tunesmith models add`."
-        raise CannotReproduce(message, code="base_model_gone", param="model", hint=hint) from None
-    base = model if model.base_model is None or model.kind == "model" else await session.get(Model, model.base_model)
+        raise CannotReproduce(message, code=ErrorCode.BASE_MODEL_GONE, param="model", hint=hint) from None
+    base = (
+        model
+        if model.base_model is None or model.kind == ArtifactKind.MODEL
+        else await session.get(Model, model.base_model)
+    )
     parts = [(base, manifest.get("base_model")), (model, manifest.get("continued_from"))]
     for part, recorded in parts:
         if part is not None and recorded is not None:
@@ -121,7 +128,7 @@ def _require_same_bytes(model: Model, recorded: dict[str, str]) -> None:
                 f"{recorded[file['name']]}."
             )
             hint = "Register the files of the first run under that name again."
-            raise CannotReproduce(message, code="base_model_changed", param="model", hint=hint)
+            raise CannotReproduce(message, code=ErrorCode.BASE_MODEL_CHANGED, param="model", hint=hint)
 
 
 async def _same_file(session: AsyncSession, first: Job, param: str, *, manifest: Manifest) -> str | None:
@@ -135,4 +142,4 @@ async def _same_file(session: AsyncSession, first: Job, param: str, *, manifest:
         return file_id if file_id in alive else alive[0]
     message = f"No file of this project has the bytes that {first.id} read as its {param} (sha256 {recorded})."
     hint = f"Upload them again: {file_id} was deleted, has expired or holds something else."
-    raise CannotReproduce(message, code="file_gone", param=param, hint=hint)
+    raise CannotReproduce(message, code=ErrorCode.FILE_GONE, param=param, hint=hint)

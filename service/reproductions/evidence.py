@@ -9,6 +9,7 @@ from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.tables import Job
 from tunesmith.service.jobs import store as jobs
+from tunesmith.tuning.codes import RESULT_KINDS, ErrorCode
 from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import FINAL_STATES, JobState
@@ -16,7 +17,6 @@ from tunesmith.tuning.state import FINAL_STATES, JobState
 Manifest = dict[str, Any]
 
 _MANIFEST = "manifest.json"
-_RESULT_KINDS = ("adapter", "model")
 _LARGEST_MANIFEST_BYTES = 16 * 1024**2
 
 
@@ -32,9 +32,11 @@ async def succeeded(session: AsyncSession, job_id: str, *, project: str) -> Job:
         return job
     if job.state in FINAL_STATES:
         message = f"{job.id} is {job.state}: it left no result to compare with."
-        raise CannotReproduce(message, code="job_has_no_result", param="id", hint="Choose a job that has succeeded.")
+        raise CannotReproduce(
+            message, code=ErrorCode.JOB_HAS_NO_RESULT, param="id", hint="Choose a job that has succeeded."
+        )
     message = f"{job.id} is {job.state}: there is nothing to compare with before it has succeeded."
-    raise CannotReproduce(message, code="job_not_finished", param="id", hint="Ask again when it has succeeded.")
+    raise CannotReproduce(message, code=ErrorCode.JOB_NOT_FINISHED, param="id", hint="Ask again when it has succeeded.")
 
 
 async def manifest_file(session: AsyncSession, job: Job) -> FileRef:
@@ -44,7 +46,7 @@ async def manifest_file(session: AsyncSession, job: Job) -> FileRef:
         CannotReproduce: the job was made before results had one.
     """
     for artifact in await artifacts.find_of_job(session, job):
-        for file in artifact.files if artifact.kind in _RESULT_KINDS else []:
+        for file in artifact.files if artifact.kind in RESULT_KINDS else []:
             if file["name"] == _MANIFEST:
                 return FileRef.model_validate(file)
     raise _no_manifest(f"The result of {job.id} has no {_MANIFEST}.")
@@ -70,4 +72,4 @@ async def read_manifest(blobs: BlobStore, file: FileRef) -> Manifest:
 
 def _no_manifest(message: str) -> CannotReproduce:
     hint = "Without it nothing says what the run was made of; train the job again, then reproduce that one."
-    return CannotReproduce(message, code="manifest_missing", param="id", hint=hint)
+    return CannotReproduce(message, code=ErrorCode.MANIFEST_MISSING, param="id", hint=hint)

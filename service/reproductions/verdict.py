@@ -6,6 +6,7 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.planner.reproduction import compare
 
@@ -22,7 +23,7 @@ async def compare_runs(database: Database, blobs: BlobStore, job_id: str, *, pro
         if second.reproduces is None:
             message = f"{second.id} does not repeat another job."
             hint = f"Repeat it first: POST /v1/fine_tuning/jobs/{second.id}/reproduce."
-            raise CannotReproduce(message, code="not_a_reproduction", param="id", hint=hint)
+            raise CannotReproduce(message, code=ErrorCode.NOT_A_REPRODUCTION, param="id", hint=hint)
         first = await succeeded(session, second.reproduces, project=project)
         files = [await manifest_file(session, job) for job in (first, second)]
         points = [await metrics.find_points(session, job.id) for job in (first, second)]

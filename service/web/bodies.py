@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,16 +45,22 @@ def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
     details = error.errors(include_url=False, include_context=False)
     first = details[0]
     if first["type"] == "json_invalid":
-        return InvalidRequest(f"The request body is not valid JSON: {first['msg']}.", code="invalid_json")
+        return InvalidRequest(f"The request body is not valid JSON: {first['msg']}.", code=ErrorCode.INVALID_JSON)
     path = _field_path(model, first["loc"])
     param = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         return _unknown(model, path)
     if first["type"] == "missing":
-        return InvalidRequest(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
+        return InvalidRequest(
+            f"Missing required parameter: '{param}'.", code=ErrorCode.MISSING_REQUIRED_PARAMETER, param=param
+        )
     alternatives = [item["msg"] for item in details if _field_path(model, item["loc"]) == path]
     message = f"Invalid value for {param!r}: {_shown(first['input'])}. {'; or: '.join(dict.fromkeys(alternatives))}."
-    return InvalidRequest(message, code=_code(path), param=param)
+    return InvalidRequest(
+        message,
+        code=ErrorCode.INVALID_HYPERPARAMETER if "hyperparameters" in path else ErrorCode.INVALID_VALUE,
+        param=param,
+    )
 
 
 def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
@@ -61,11 +68,9 @@ def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
     known = list(_fields_at(model, path[:-1]))
     near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
     hint = f"Did you mean '{'.'.join([*path[:-1], near[0]])}'?" if near else f"Known here: {', '.join(known)}."
-    return InvalidRequest(f"Unknown parameter: '{param}'. {hint}", code="unknown_parameter", param=param, hint=hint)
-
-
-def _code(path: list[str]) -> str:
-    return "invalid_hyperparameter" if "hyperparameters" in path else "invalid_value"
+    return InvalidRequest(
+        f"Unknown parameter: '{param}'. {hint}", code=ErrorCode.UNKNOWN_PARAMETER, param=param, hint=hint
+    )
 
 
 def _shown(value: Any) -> str:

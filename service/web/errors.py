@@ -10,26 +10,42 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyEr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, TunesmithError
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, NotFound, TunesmithError
 
 log = structlog.get_logger(__name__)
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
-_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 class TooLarge(InvalidRequest):
     """The body is larger than this service accepts here."""
 
-    code = "request_too_large"
+    code = ErrorCode.REQUEST_TOO_LARGE
     http_status = 413
+
+
+class UnknownUrl(NotFound):
+    """The API has no such path."""
+
+    code = ErrorCode.UNKNOWN_URL
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path does not take this method."""
+
+    code = ErrorCode.METHOD_NOT_ALLOWED
+    http_status = 405
 
 
 class NotReady(TunesmithError):
     """Something this service needs is away for the moment; trying again soon will help."""
 
-    code = "service_unavailable"
+    code = ErrorCode.SERVICE_UNAVAILABLE
     http_status = 503
+
+
+_BY_STATUS: dict[int, type[TunesmithError]] = {404: UnknownUrl, 405: MethodNotAllowed}
 
 
 def install(app: FastAPI) -> None:
@@ -66,7 +82,8 @@ async def _on_known(_request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     error = cast(HTTPException, error)
     message = f"{error.detail}: {request.method} {request.url.path}"
-    body = _body(error.status_code, message, code=_HTTP_CODES.get(error.status_code, "invalid_request"))
+    kind = _BY_STATUS.get(error.status_code, InvalidRequest)
+    body = _body(error.status_code, message, code=kind.code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
@@ -75,7 +92,7 @@ async def _on_parameter(_request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])
     message = f"Invalid value for {param!r}: {first['msg']}."
-    return JSONResponse(_body(400, message, code="invalid_value", param=param), status_code=400)
+    return error_response(InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=param))
 
 
 async def _on_database(_request: Request, error: Exception) -> JSONResponse:

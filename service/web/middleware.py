@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from tunesmith.service.web.errors import TooLarge
+from tunesmith.service.web.errors import TooLarge, error_response
+from tunesmith.tuning.errors import TunesmithError
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +90,7 @@ def _limited(receive: Receive, limit_bytes: int | None) -> Callable[[], Any]:
 
 def _internal_error(request_id: str) -> JSONResponse:
     message = f"Something went wrong on our side. The log holds the details under request id {request_id}."
-    error = {"message": message, "type": "server_error", "param": None, "code": "internal_error", "hint": None}
-    return JSONResponse({"error": error}, status_code=500)
+    return error_response(TunesmithError(message))
 
 
 def _log(scope: Scope, *, status: int, milliseconds: float) -> None:

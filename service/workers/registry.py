@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import WorkerNode
 from tunesmith.service.database.transactions import now
 from tunesmith.service.workers import store
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat
 
@@ -42,7 +43,7 @@ async def require(session: AsyncSession, worker_id: str, *, incarnation: str) ->
     worker = await store.lock(session, worker_id)
     if worker is None or worker.incarnation != incarnation:
         message = f"Worker {worker_id!r:.120} is not registered as this incarnation."
-        raise NotFound(message, code="worker_not_registered", param="worker_id", hint="Register again.")
+        raise NotFound(message, code=ErrorCode.WORKER_NOT_REGISTERED, param="worker_id", hint="Register again.")
     return worker
 
 

@@ -22,6 +22,7 @@ from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.local.up import strays
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.tuning.json_objects import Json
 
 MODEL = "tiny-llama"
@@ -190,7 +191,9 @@ class Installation:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(strays.RUN_MARK, "").startswith(f"{self.data_dir}/") and alive(process.pid):
+                if process.environ().get(RUN_DIRECTORY_VARIABLE, "").startswith(f"{self.data_dir}/") and alive(
+                    process.pid
+                ):
                     found.append(process.pid)
         return sorted(found)
 

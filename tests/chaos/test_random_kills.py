@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.installation import SERVICES, Installation, eventually, installation, sha256_of, short_folder
 from tests.chaos.reference import UndisturbedRun, request_of
 from tests.chaos.test_kill_everything import WEIGHTS, assert_history_is_gapless, pull_adapter
-from tunesmith.local.up import strays
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 
 ROWS, EPOCHS, JOBS = 200, 30, 3
 POISON_KILLS = 3  # a job whose trainer is killed so often under a living worker is given up, by design
@@ -76,7 +76,7 @@ def kill_at_random(up: Installation, *, random: random.Random, seconds: float) -
 def may_be_killed(pid: int, of_trainers: "Counter[str]") -> bool:
     """Counts the kill of a job's trainer unless it would be the one that makes the job poison."""
     try:
-        job_id = Path(psutil.Process(pid).environ()[strays.RUN_MARK]).parent.name
+        job_id = Path(psutil.Process(pid).environ()[RUN_DIRECTORY_VARIABLE]).parent.name
     except (psutil.Error, KeyError):
         return False
     if of_trainers[job_id] + 1 >= POISON_KILLS:

@@ -4,6 +4,7 @@ import re
 from difflib import get_close_matches
 from functools import lru_cache
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
@@ -86,7 +87,7 @@ def find_gpu(name: str) -> KnownGpu:
     names = list(dict.fromkeys(keys[match].name for match in near)) or [known.name for known in KNOWN_GPUS]
     raise InvalidRequest(
         f"No GPU is known by the name {name!r}.",
-        code="unknown_gpu",
+        code=ErrorCode.UNKNOWN_GPU,
         param="on",
         hint=f"Near it: {', '.join(names)}.",
     )
@@ -103,7 +104,7 @@ def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfi
     match = _MACHINE.fullmatch(text)
     if match is None:
         hint = "Write it as 1xRTX4090, 8xA100-80G, 1xA100:30G (30 GiB free) or CPU."
-        raise InvalidRequest(f"{text!r} names no hardware.", code="unknown_gpu", param="on", hint=hint)
+        raise InvalidRequest(f"{text!r} names no hardware.", code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
     number = int(match[1] or 0)
     if match[1] and not 1 <= number <= 1024:
         raise InvalidRequest(f"{number} {match[2]} in one machine are absurd.", param="on", hint="Use 1 to 1024.")

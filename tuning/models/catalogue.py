@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.families import MULTIMODAL, READERS
@@ -153,7 +154,7 @@ def _for_inference(name: str, key: str) -> InvalidRequest | None:
     named = f"its base, {base}" if base else "its base, the model that was quantised"
     return InvalidRequest(
         f"{name} holds {form} weights, which are made for inference and cannot be trained on.",
-        code="model_not_trainable",
+        code=ErrorCode.MODEL_NOT_TRAINABLE,
         param="model",
         hint=f"Name {named}: with QLoRA it is quantised while it is loaded.",
     )
@@ -167,7 +168,7 @@ def _unknown(name: str, key: str) -> InvalidRequest:
     known = f"Near it: {', '.join(near)}." if near else f"{len(names):,} names are known, such as llama-3.1-8b."
     return InvalidRequest(
         f"No model is known by the name {name!r}.",
-        code="unknown_model",
+        code=ErrorCode.UNKNOWN_MODEL,
         param="model",
         hint=f"{known} Any other model: --config its config.json.",
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 _ORIGINAL = "Use the config.json that came with the weights."
@@ -158,5 +159,8 @@ def _parts(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _invalid(field: str, problem: str) -> InvalidRequest:
     return InvalidRequest(
-        f"The model's config: {field} {problem}.", code="invalid_model_config", param=f"config.{field}", hint=_ORIGINAL
+        f"The model's config: {field} {problem}.",
+        code=ErrorCode.INVALID_MODEL_CONFIG,
+        param=f"config.{field}",
+        hint=_ORIGINAL,
     )

@@ -7,6 +7,7 @@ packs. The trainer tries each model again before it trains, and goes by what it 
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 OwnAttention = Literal["eager", "sdpa"]
@@ -62,7 +63,7 @@ def require_causal(config: Mapping[str, Any]) -> None:
     if problem is None or (problem == SEES_LATER_TOKENS and config.get("is_decoder") is True):
         return
     raise InvalidRequest(
-        not_supported(problem), code="model_not_supported", param="config.model_type", hint=NOT_SUPPORTED_HINT
+        not_supported(problem), code=ErrorCode.MODEL_NOT_SUPPORTED, param="config.model_type", hint=NOT_SUPPORTED_HINT
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models import families
 from tunesmith.tuning.models.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
@@ -87,7 +88,7 @@ class ModelShape(Value):
         if family not in families.READERS:
             raise InvalidRequest(
                 f"The model family {family!r} is not known to the planner.",
-                code="unknown_model_family",
+                code=ErrorCode.UNKNOWN_MODEL_FAMILY,
                 param="config.model_type",
                 hint="`tunesmith models add` measures its shape where the trainer's libraries are installed "
                 f"(pip install 'tunesmith[worker]'). Known families: {', '.join(sorted(families.READERS))}.",
@@ -196,7 +197,7 @@ def _measured(stored: Any) -> ModelShape:
 def _broken(reason: str) -> InvalidRequest:
     return InvalidRequest(
         f"The measured shape in the model's config is broken: {reason}.",
-        code="invalid_model_config",
+        code=ErrorCode.INVALID_MODEL_CONFIG,
         param=f"config.{MEASURED_SHAPE}",
         hint="Register the model again with `tunesmith models add`.",
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models import families
 from tunesmith.tuning.models.shape import ModelShape
@@ -70,7 +71,7 @@ def _check_linears(shape: ModelShape, tensors: Shapes) -> None:
 def _differs(field: str, problem: str) -> InvalidRequest:
     return InvalidRequest(
         f"The model's config and its weights are of different models: {field} {problem}.",
-        code="config_does_not_fit_weights",
+        code=ErrorCode.CONFIG_DOES_NOT_FIT_WEIGHTS,
         param=f"config.{field}",
         hint="Fetch config.json and the safetensors files again, from one source.",
     )

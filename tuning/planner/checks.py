@@ -2,6 +2,7 @@
 
 import difflib
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
@@ -36,7 +37,7 @@ def check_targets(spec: JobSpec, shape: ModelShape) -> None:
     targets = spec.lora.target_modules
     if (found := _expert_obstacle(spec, shape)) is not None:
         param = f"tunesmith.lora.{found.param}"
-        raise InvalidRequest(found.text, code="experts_cannot_learn", param=param, hint=found.hint)
+        raise InvalidRequest(found.text, code=ErrorCode.EXPERTS_CANNOT_LEARN, param=param, hint=found.hint)
     if isinstance(targets, str) or spec.method is Method.FULL:
         return
     known = [linear.name for linear in shape.linears if linear.module]
@@ -47,7 +48,7 @@ def check_targets(spec: JobSpec, shape: ModelShape) -> None:
     guess = f"Did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
     raise InvalidRequest(
         f"No linear module of this model is called {', '.join(map(repr, wrong))}." if wrong else "The list is empty.",
-        code="no_such_target_modules",
+        code=ErrorCode.NO_SUCH_TARGET_MODULES,
         param="tunesmith.lora.target_modules",
         hint=f"{guess}This model has {', '.join(known)}.",
     )
@@ -98,4 +99,4 @@ def _check_memory(free_bytes: int, total_bytes: int, *, param: str) -> None:
 
 
 def _absurd(param: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, code="invalid_hardware", param=param, hint="Probe the machine again.")
+    return InvalidRequest(message, code=ErrorCode.INVALID_HARDWARE, param=param, hint="Probe the machine again.")

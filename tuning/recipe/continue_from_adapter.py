@@ -2,6 +2,7 @@
 
 import math
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Lora
@@ -19,7 +20,7 @@ def continued(spec: JobSpec, adapter: Lora | None) -> JobSpec:
     if spec.method is Method.FULL:
         raise InvalidRequest(
             f"{spec.model!r} is an adapter; full fine-tuning would throw away what it has learned.",
-            code="adapter_needs_lora",
+            code=ErrorCode.ADAPTER_NEEDS_LORA,
             param="tunesmith.method",
             hint="Use method 'lora', 'qlora' or 'auto', or start from a merged model.",
         )
@@ -33,7 +34,7 @@ def continued(spec: JobSpec, adapter: Lora | None) -> JobSpec:
             raise InvalidRequest(
                 f"The adapter {spec.model!r} has {name} {getattr(has, name)}; a job that continues it cannot change "
                 f"that to {asked}.",
-                code="adapter_shape_is_fixed",
+                code=ErrorCode.ADAPTER_SHAPE_IS_FIXED,
                 param=f"tunesmith.lora.{name}",
                 hint=f"Leave {name} out, or start a new adapter from the base model.",
             )

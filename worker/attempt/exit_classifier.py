@@ -4,10 +4,11 @@ import re
 import signal
 from dataclasses import dataclass
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
 from tunesmith.worker.attempt.stop_requests import OUTCOMES, StopRequest
-from tunesmith.worker.exits import KILLED, crashed, killed
+from tunesmith.worker.exits import crashed, killed
 from tunesmith.worker.run_directory import EXIT_STOPPED, TrainResult
 
 _NO_SPACE = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded")
@@ -47,7 +48,8 @@ def _failure(ending: TrainerExit) -> Failure:
     if _NO_SPACE.search(ending.log_tail):
         return disk_full("The disk of the worker filled up during the run.")
     if ending.exit_code == -signal.SIGKILL and ending.out_of_memory_kills:
-        return _out_of_memory("The kernel killed the trainer (SIGKILL) because the memory of the worker ran out.")
+        message = "The kernel killed the trainer (SIGKILL) because the memory of the worker ran out."
+        return _out_of_memory(message, by=signal.SIGKILL.name)
     if ending.exit_code < 0:
         return killed(ending.exit_code)
     if _NO_MEMORY.search(ending.log_tail):
@@ -58,7 +60,7 @@ def _failure(ending: TrainerExit) -> Failure:
 def disk_full(message: str) -> Failure:
     """The machine, not the job: another worker may have room."""
     return Failure(
-        code="disk_full",
+        code=ErrorCode.DISK_FULL,
         message=message,
         category=Category.DISK_FULL,
         retryable=True,
@@ -66,21 +68,23 @@ def disk_full(message: str) -> Failure:
     )
 
 
-def _out_of_memory(message: str) -> Failure:
+def _out_of_memory(message: str, *, by: str | None = None) -> Failure:
     return Failure(
-        code="out_of_memory",
+        code=ErrorCode.OUT_OF_MEMORY,
         message=message,
         category=Category.OUT_OF_MEMORY,
         retryable=True,
         hint="Lower max_seq_length or the LoRA rank, choose method qlora, or use a worker with more memory.",
+        signal=by,
     )
 
 
 def _blame_memory(failure: Failure) -> Failure:
     """One process of several was killed while the kernel was short of memory; which one is in the message."""
-    if failure.code != KILLED or "SIGKILL" not in failure.message:
+    if failure.signal != signal.SIGKILL.name:
         return failure
-    return _out_of_memory(f"{failure.message} The kernel did it because the memory of the worker ran out.")
+    message = f"{failure.message} The kernel did it because the memory of the worker ran out."
+    return _out_of_memory(message, by=failure.signal)
 
 
 def _with_tail(failure: Failure, tail: str) -> Failure:

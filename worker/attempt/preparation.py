@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.held_out import held_out_lines
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tunesmith.tuning.hardware import HardwareProfile
@@ -185,7 +186,7 @@ def _may_lengthen(claim: Claim) -> bool:
 
 def _does_not_fit_now(refusal: Refusal) -> Failure:
     return Failure(
-        code="does_not_fit_now",
+        code=ErrorCode.DOES_NOT_FIT_NOW,
         message=f"Nothing fits the memory that is free on the worker now. {refusal.text}",
         category=Category.TRANSIENT,
         retryable=True,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import devices_of
@@ -28,7 +29,7 @@ from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
-from tunesmith.worker.run_directory import ROWS_TOO_LONG, RunDirectory, TrainResult
+from tunesmith.worker.run_directory import RunDirectory, TrainResult
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.launcher import POLL_SECONDS, Trainer, launch
 from tunesmith.worker.trainer_process.log_file import log_tail
@@ -40,7 +41,6 @@ from tunesmith.worker.work_directory import WorkDirectory
 
 _TRAINER_SHARE_OF_GRACE = 0.5  # of a drain: the other half belongs to the upload of the last checkpoint
 _TERMINATE_SECONDS = 5.0
-_OTHER_PLAN = "checkpoint_of_another_plan"
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class AttemptRunner:
         uploader.start()
         try:
             ending = self._train_once(prepared)
-            if _failed_with(ending, ROWS_TOO_LONG):
+            if _failed_with(ending, ErrorCode.ROWS_LONGER_THAN_PLANNED):
                 prepared = self._with_longer_rows(prepared)
                 ending = self._train_once(prepared)
             if _wants_fresh_start(ending, prepared):
@@ -280,10 +280,10 @@ def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | Non
 
 
 def _wants_fresh_start(ending: TrainerExit, prepared: PreparedRun) -> bool:
-    return _failed_with(ending, _OTHER_PLAN) and prepared.request.resume_from is not None
+    return _failed_with(ending, ErrorCode.CHECKPOINT_OF_ANOTHER_PLAN) and prepared.request.resume_from is not None
 
 
-def _failed_with(ending: TrainerExit, code: str) -> bool:
+def _failed_with(ending: TrainerExit, code: ErrorCode) -> bool:
     failure = ending.result.failure if ending.result else None
     return failure is not None and failure.code == code
 
@@ -298,7 +298,7 @@ def _read_result(run: RunDirectory) -> TrainResult | None:
 
 def _internal(error: Exception) -> Failure:
     return Failure(
-        code="worker_error",
+        code=ErrorCode.WORKER_ERROR,
         message=f"The worker met an error of its own ({type(error).__name__}).",
         category=Category.INTERNAL,
         retryable=True,

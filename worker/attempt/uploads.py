@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.messages import ArtifactReport
 from tunesmith.worker.run_directory import RunDirectory, TrainResult
 from tunesmith.worker.trainer_process.log_file import scrubbed_copy
@@ -30,10 +31,10 @@ def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str
     folder = run.root / "upload"
     folder.mkdir(exist_ok=True)
     scrubbed_copy(run.log, folder / "log.txt", secrets=secrets)
-    upload_folder(folder, kind="log", metadata={}, control=control)
+    upload_folder(folder, kind=ArtifactKind.LOG, metadata={}, control=control)
 
 
-def upload_folder(folder: Path, *, kind: str, metadata: dict[str, Any], control: AttemptControl) -> None:
+def upload_folder(folder: Path, *, kind: ArtifactKind, metadata: dict[str, Any], control: AttemptControl) -> None:
     """Send all files below a folder under their relative names and register them."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     files = tuple(file_ref(path, name=path.relative_to(folder).as_posix()) for path in paths)

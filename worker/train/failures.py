@@ -6,6 +6,7 @@ import re
 import torch
 import torch.distributed
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure, TunesmithError
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I)
@@ -15,7 +16,7 @@ _CONNECTION_LOST = re.compile(
 )
 
 
-def user_error(code: str, message: str, *, hint: str, param: str | None = None) -> JobFailure:
+def user_error(code: ErrorCode, message: str, *, hint: str, param: str | None = None) -> JobFailure:
     """Data or settings that cannot work: never retried."""
     return JobFailure(Failure(code=code, message=message, hint=hint, param=param, category=Category.USER_ERROR))
 
@@ -54,7 +55,7 @@ def failure_of(error: BaseException, *, step: int) -> Failure:
     if _is_process_lost(error):
         return _process_lost(step)
     return Failure(
-        code="internal_error",
+        code=ErrorCode.INTERNAL_ERROR,
         message=f"The trainer stopped at step {step} by an error of its own ({type(error).__name__}).",
         category=Category.INTERNAL,
         retryable=True,
@@ -65,7 +66,7 @@ def failure_of(error: BaseException, *, step: int) -> Failure:
 def _process_lost(step: int) -> Failure:
     """What the processes that are left can say of a run that lost one."""
     return Failure(
-        code="process_lost",
+        code=ErrorCode.PROCESS_LOST,
         message=f"Another process of the run went away at step {step}.",
         category=Category.WORKER_LOST,
         retryable=True,
@@ -81,7 +82,7 @@ def _is_process_lost(error: BaseException) -> bool:
 
 def _out_of_memory(step: int) -> Failure:
     return Failure(
-        code="out_of_memory",
+        code=ErrorCode.OUT_OF_MEMORY,
         message=f"Memory ran out at step {step}.",
         category=Category.OUT_OF_MEMORY,
         retryable=True,
@@ -91,7 +92,7 @@ def _out_of_memory(step: int) -> Failure:
 
 def _disk_full(step: int) -> Failure:
     return Failure(
-        code="disk_full",
+        code=ErrorCode.DISK_FULL,
         message=f"The worker's disk was full at step {step}.",
         category=Category.DISK_FULL,
         retryable=True,

@@ -17,12 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Failure
 from tunesmith.worker.exits import crashed, killed
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory, append_line
 from tunesmith.worker.train import environment, lifeline  # noqa: F401 - before torch
 
-PROCESS_LOST = "process_lost"  # the code of a failure whose reason is another process's
 OTHER_HOSTS_SECONDS = 15.0
 _HANDLED_BY_TORCHRUN = "SIGINT,SIGHUP,SIGQUIT"  # SIGTERM means: stop with a checkpoint
 
@@ -84,7 +84,7 @@ def _first_failure(directory: RunDirectory, exit_codes: dict[int, int], *, hosts
         known = directory.read_rank_failures()
         order = [*exit_codes, *sorted(set(known) - set(exit_codes))]
         # One that lost the connection to another is not the reason, but may be found dead before the one that is.
-        reason = next((known[rank] for rank in order if known[rank].code != PROCESS_LOST), None)
+        reason = next((known[rank] for rank in order if known[rank].code != ErrorCode.PROCESS_LOST), None)
         if reason is not None or time.monotonic() > deadline:
             return reason or known[order[0]]
         time.sleep(0.1)

@@ -18,13 +18,13 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.run_directory import (
     EXIT_FAILED,
     EXIT_STOPPED,
-    ROWS_TOO_LONG,
     RunDirectory,
     TrainRequest,
     TrainResult,
@@ -200,7 +200,7 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
     if active:
         directory.write_dataset(exact)
     raise user_error(
-        ROWS_TOO_LONG,
+        ErrorCode.ROWS_LONGER_THAN_PLANNED,
         f"The longest row has {exact.longest_row_tokens:,} tokens; the plan takes {planned:,}.",
         hint="The worker plans again with the exact lengths.",
         param="training_file",
@@ -210,7 +210,7 @@ def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: Ru
 def _result(run: RunContext, progress: TrainState) -> TrainResult:
     seconds = progress.training_seconds
     return TrainResult(
-        output_kind=run.request.output_kind,
+        output_kind=run.plan.result_kind,
         steps=progress.step,
         trained_tokens=progress.trained_tokens,
         supervised_tokens=progress.supervised_tokens,
@@ -236,7 +236,7 @@ def _fail(directory: RunDirectory, recorder: Recorder, failure: Failure) -> int:
         processes = int(os.environ["WORLD_SIZE"])
         directory.write_rank_failure(int(os.environ["RANK"]), failure, processes=processes)
         return EXIT_FAILED
-    level = "info" if failure.code == ROWS_TOO_LONG else "error"  # the worker goes on from there
+    level = "info" if failure.code == ErrorCode.ROWS_LONGER_THAN_PLANNED else "error"  # the worker goes on from there
     recorder.event(failure.message, level=level, code=failure.code)
     directory.write_failure(failure)
     return EXIT_FAILED

@@ -12,11 +12,12 @@ from typing import Literal, Protocol
 
 import structlog
 
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.tuning.plan import Plan
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trainer_process.log_file import TrainerLog
-from tunesmith.worker.trainer_process.processes import RUN_MARK, kill_tree, record_trainer, terminate_group
+from tunesmith.worker.trainer_process.processes import kill_tree, record_trainer, terminate_group
 from tunesmith.worker.trainer_process.warm import Ends, NotWarm, WarmTrainer
 
 log = structlog.get_logger(__name__)
@@ -206,7 +207,7 @@ def trainer_environment(
         name: value for name, value in inherited.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     return kept | {
-        RUN_MARK: str(run_dir),
+        RUN_DIRECTORY_VARIABLE: str(run_dir),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
         "HF_HUB_OFFLINE": "1",

@@ -17,9 +17,9 @@ import psutil
 from pydantic import ValidationError
 
 from tunesmith.tuning.base import Value
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.worker.run_directory import write_atomically
 
-RUN_MARK = "TUNESMITH_RUN_DIR"
 STATUS_LOST = 256  # no process can end with it: somebody else took the exit status
 _POLL_SECONDS = 0.02
 _PR_SET_CHILD_SUBREAPER = 36
@@ -129,7 +129,7 @@ def tree(group: int | None, *, run_dir: Path) -> list[psutil.Process]:
 def mark_of(pid: int) -> str | None:
     """The run directory that a process works for, as its environment says."""
     try:
-        return psutil.Process(pid).environ().get(RUN_MARK)
+        return psutil.Process(pid).environ().get(RUN_DIRECTORY_VARIABLE)
     except (psutil.Error, OSError):
         return None
 

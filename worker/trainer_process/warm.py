@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.worker.fork_protocol import GO, ROOM, ROOM_BYTES, ForkRequest, Word, ask, differing, hear
-from tunesmith.worker.trainer_process.processes import RUN_MARK, AdoptedProcess, adopt_orphans, mark_of
+from tunesmith.worker.trainer_process.processes import AdoptedProcess, adopt_orphans, mark_of
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ KILL_SECONDS = 5.0
 MOST_FAILURES = 3  # in a row, before a worker does without for the rest of its life
 _LOOK_SECONDS = 0.1
 # What a fork may have otherwise than the warm process, because no library reads it while it is imported.
-_PER_JOB = frozenset({RUN_MARK, "CUDA_VISIBLE_DEVICES", ROOM})
+_PER_JOB = frozenset({RUN_DIRECTORY_VARIABLE, "CUDA_VISIBLE_DEVICES", ROOM})
 
 
 class NotWarm(Exception):
@@ -51,7 +52,7 @@ class WarmTrainer:
     """
 
     def __init__(self, *, environment: Mapping[str, str], command: tuple[str, ...] = COMMAND) -> None:
-        self._environment = {name: value for name, value in environment.items() if name != RUN_MARK}
+        self._environment = {name: value for name, value in environment.items() if name != RUN_DIRECTORY_VARIABLE}
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None

@@ -59,7 +59,7 @@ def raise_for(response: httpx.Response) -> None:
     if response.status_code in {408, 425, 429} or response.status_code >= 500 or _asks_to_wait(response):
         raise Unavailable(f"{response.status_code} {message}", pause_seconds=_pause_seconds(response))
     kind = _BY_STATUS.get(response.status_code, InvalidRequest)
-    raise kind(message, code=code or None, param=error.get("param"), hint=error.get("hint"))
+    raise kind(message, param=error.get("param"), hint=error.get("hint")).with_code(code or kind.code)
 
 
 def _asks_to_wait(response: httpx.Response) -> bool:

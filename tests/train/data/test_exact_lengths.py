@@ -9,12 +9,13 @@ import pytest
 from tests import plans
 from tests.tiny_model import SPECIAL_TOKENS, build_tiny_model
 from tests.train import runs
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.rows import RowChecker
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.worker.machine.probe import probe
-from tunesmith.worker.run_directory import EXIT_FAILED, ROWS_TOO_LONG, RunDirectory
+from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 BYTES = 256 + len(SPECIAL_TOKENS)  # a vocabulary without a single merge: every byte is a token
@@ -51,7 +52,7 @@ def test_rows_longer_than_estimated_are_not_cut_but_counted(tmp_path: Path) -> N
     result = run.read_result()
     assert result is not None
     assert result.failure is not None
-    assert result.failure.code == ROWS_TOO_LONG
+    assert result.failure.code == ErrorCode.ROWS_LONGER_THAN_PLANNED
     exact = run.read_dataset()
     assert exact.tokens_are_exact
     assert exact.longest_row_tokens > plan.max_sequence_length

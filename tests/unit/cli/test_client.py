@@ -100,6 +100,13 @@ def test_an_error_object_becomes_an_error_with_all_it_says() -> None:
     assert (error.http_status, error.request_id) == (400, "req-1")
 
 
+def test_a_code_of_a_newer_service_is_kept() -> None:
+    answer = httpx.Response(400, json={"error": {"message": "no", "code": "of_next_year"}})
+    with client_of(lambda _: answer) as client, pytest.raises(ServiceError) as caught:
+        client.job("ftjob-1")
+    assert caught.value.code == "of_next_year"
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"detail": "x"}'])
 def test_an_error_of_another_shape_is_still_an_error(body: bytes) -> None:
     with client_of(lambda _: httpx.Response(418, content=body)) as client, pytest.raises(ServiceError) as caught:

@@ -1,11 +1,14 @@
 """Every way a trainer can end has one outcome, and a failure says who can do something about it."""
 
+import signal
+
 import pytest
 
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit
 from tunesmith.worker.attempt.stop_requests import StopRequest
+from tunesmith.worker.exits import killed
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, TrainResult
 
 DONE = TrainResult(output_kind="adapter", steps=3)
@@ -68,8 +71,26 @@ def test_an_end_without_a_result_is_explained(facts: dict[str, object], code: st
     assert failure.log_tail
 
 
+def of_one_process(exit_code: int) -> TrainResult:
+    return TrainResult(failure=killed(exit_code).model_copy(update={"message": "Process 1 of 2 ended."}))
+
+
+@pytest.mark.parametrize(("exit_code", "code"), [(-9, "out_of_memory"), (-11, "trainer_killed")])
+def test_memory_is_blamed_for_a_process_of_several_only_where_the_kernel_killed_it(exit_code: int, code: str) -> None:
+    _, failure = classify_exit(ending(EXIT_FAILED, result=of_one_process(exit_code), out_of_memory_kills=1))
+    assert failure is not None
+    assert (failure.code, failure.signal) == (code, signal.Signals(-exit_code).name)
+
+
+def test_a_message_that_speaks_of_a_signal_blames_no_memory() -> None:
+    own = Failure(code="bad_rows", message="Row 3 says SIGKILL.", category=Category.USER_ERROR, log_tail="last words")
+    _, failure = classify_exit(ending(EXIT_FAILED, result=TrainResult(failure=own), out_of_memory_kills=1))
+    assert failure == own
+
+
 def test_the_signal_is_named() -> None:
     _, failure = classify_exit(ending(-9))
     assert failure is not None
+    assert failure.signal == "SIGKILL"
     assert "SIGKILL" in failure.message
     assert "memory" in (failure.hint or "")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.models.linears import ROLES_OF_PRESET, Role, adapts_experts
 from tunesmith.tuning.plan import Lora
@@ -99,7 +100,7 @@ def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
     wrong = unmatched[0] if unmatched else "nothing"
     near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.4) or known
     raise user_error(
-        "no_such_target_modules",
+        ErrorCode.NO_SUCH_TARGET_MODULES,
         f"No linear module of this model is called {wrong!r}.",
         hint=f"Did you mean {', '.join(near)}? This model has {', '.join(known)}.",
         param="tunesmith.lora.target_modules",
@@ -119,7 +120,7 @@ def target_parameters(model: PreTrainedModel, lora: Lora) -> list[str]:
     found = expert_adapters.obstacle(lora, has_experts=bool(names))
     if found is None:
         return names
-    raise user_error("experts_cannot_learn", found.text, hint=found.hint, param=f"tunesmith.lora.{found.param}")
+    raise user_error(ErrorCode.EXPERTS_CANNOT_LEARN, found.text, hint=found.hint, param=f"tunesmith.lora.{found.param}")
 
 
 def file_key(name: str) -> str:
@@ -168,7 +169,7 @@ def _require_same_base(folder: Path, *, model_folder: Path, seals: Mapping[str, 
 
 def _another_base(reason: str) -> JobFailure:
     return user_error(
-        "adapter_of_another_base",
+        ErrorCode.ADAPTER_OF_ANOTHER_BASE,
         f"The adapter to continue from does not belong to this base model: {reason}.",
         hint="Continue from an adapter that was trained on the same base model.",
         param="model",

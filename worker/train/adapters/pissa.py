@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.adapters.fuse import ADAPTER
 from tunesmith.worker.train.adapters.twins import is_conv1d
 from tunesmith.worker.train.failures import user_error
@@ -40,7 +41,7 @@ def start_from_principal_components(model: PeftModel, *, resume_folder: Path | N
         base = _out_by_in(module.base_layer)
         if not base.is_floating_point():
             raise user_error(
-                "pissa_needs_plain_weights",
+                ErrorCode.PISSA_NEEDS_PLAIN_WEIGHTS,
                 "PiSSA takes components out of the base weights, which a 4-bit base does not allow.",
                 hint="Use method lora, or leave the adapter's init at its default.",
                 param="tunesmith.lora.init",

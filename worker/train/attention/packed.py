@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.attention.kernels import KERNELS
 from tunesmith.worker.train.attention.segments import Scores, Segments
 from tunesmith.worker.train.failures import user_error
@@ -50,7 +51,7 @@ def packed_attention(
     """
     if dropout:
         raise user_error(
-            "model_not_supported",
+            ErrorCode.MODEL_NOT_SUPPORTED,
             f"{type(module).__name__} drops attention weights at random, which packing lacks.",
             hint="Choose a model of the Llama, Qwen, Mistral or Phi families.",
             param="model",

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.chat.template_limits import TookTooLong, bounded
 from tunesmith.worker.train.failures import user_error
 
@@ -209,7 +210,7 @@ class ChatTemplate:
 def broken_template(problem: str) -> Exception:
     """The error for a template that no row can be rendered with."""
     return user_error(
-        "broken_chat_template",
+        ErrorCode.BROKEN_CHAT_TEMPLATE,
         f"The chat template of the base model cannot be used: {problem}.",
         hint="Register the model again with a template that transformers can render.",
         param="model",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.worker.manifests import CheckpointManifest, CorruptCheckpoint, checkpoint_name, verify_checkpoint
 from tunesmith.worker.train.run import RunContext
@@ -99,7 +100,7 @@ def another_plan(folder: Path) -> JobFailure:
     """The error for a checkpoint whose weights are not those that this plan trains."""
     return JobFailure(
         Failure(
-            code="checkpoint_of_another_plan",
+            code=ErrorCode.CHECKPOINT_OF_ANOTHER_PLAN,
             message=f"{folder.name} holds other trainable weights than this plan has.",
             category=Category.INTERNAL,
             hint="A checkpoint continues only under the method and adapter shape it was made with; start afresh.",
@@ -203,7 +204,7 @@ def _restore_random_tensors(tensors: dict[str, torch.Tensor]) -> None:
 def _damaged(folder: Path, problem: str) -> JobFailure:
     return JobFailure(
         Failure(
-            code="checkpoint_damaged",
+            code=ErrorCode.CHECKPOINT_DAMAGED,
             message=f"The checkpoint {folder.name} cannot be used: {problem}.",
             category=Category.TRANSIENT,
             retryable=True,

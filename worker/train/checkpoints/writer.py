@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.manifests import MANIFEST, CheckpointManifest, ManifestFile, checkpoint_name
@@ -114,7 +115,7 @@ def _collect(part: Path, *, into: Path, rank: int) -> None:
         if time.monotonic() > deadline or not threading.main_thread().is_alive():
             raise JobFailure(
                 Failure(
-                    code="checkpoint_part_missing",
+                    code=ErrorCode.CHECKPOINT_PART_MISSING,
                     message=f"Process {rank} did not write its part of checkpoint {into.name.removeprefix('.')}.",
                     category=Category.INTERNAL,
                     retryable=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.chat.conversation import ChatRenderer, MarkedText, UnknownTurn
 from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
 
@@ -21,11 +22,15 @@ class UnusableRow(Exception):
     """Why a row cannot be trained on, as the end of a sentence about its line, and what to do about it."""
 
     def __init__(
-        self, problem: str, *, hint: str = "Correct the line and upload the file again.", code: str | None = None
+        self,
+        problem: str,
+        *,
+        hint: str = "Correct the line and upload the file again.",
+        code: ErrorCode = ErrorCode.INVALID_TRAINING_FILE,
     ) -> None:
         super().__init__(problem)
         self.hint = hint
-        self.code = code or "invalid_training_file"
+        self.code = code
 
 
 class RowRenderer:
@@ -59,20 +64,20 @@ class RowRenderer:
         except TemplateRefusal as refusal:
             raise UnusableRow(
                 f"cannot be rendered: the model's chat template says: {refusal}",
-                code="chat_template_error",
+                code=ErrorCode.CHAT_TEMPLATE_ERROR,
                 hint="Change the row as the template asks, or choose a model whose template takes such rows.",
             ) from refusal
         except TooSlow as slow:
             raise UnusableRow(
                 f"cannot be rendered: with the model's chat template {slow}",
-                code="chat_template_error",
+                code=ErrorCode.CHAT_TEMPLATE_ERROR,
                 hint="Split the conversation into several rows; turns beyond max_seq_length are not trained on anyway.",
             ) from slow
         except UnknownTurn as unknown:
             raise UnusableRow(
                 f"cannot be rendered: the model's chat template does not show where message {unknown.message} begins "
                 "and ends",
-                code="chat_template_unsupported",
+                code=ErrorCode.CHAT_TEMPLATE_UNSUPPORTED,
                 hint="Use a model whose template renders each message after the ones before it, such as ChatML.",
             ) from unknown
         except (KeyError, TypeError, AttributeError) as error:

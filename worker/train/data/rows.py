@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.words import OnDroppedContent, OnLongRow
@@ -150,7 +151,7 @@ def load_rows(
         raise _content_left_out(rows.notes, rows=len(rows), param=param)
     if not len(rows):
         raise user_error(
-            "no_supervised_tokens",
+            ErrorCode.NO_SUPERVISED_TOKENS,
             f"No row of the {param.replace('_', ' ')} has anything left to learn within {max_sequence_length} tokens.",
             hint="Give each row an assistant message with weight 1; raise max_seq_length if prompts push it out.",
             param=param,
@@ -259,7 +260,7 @@ def _too_long(rows: list[tuple[int, int]], *, limit: int, param: str) -> Excepti
     more = f" and {len(rows) - SHOWN_LINES} more" if len(rows) > SHOWN_LINES else ""
     longest = max(tokens for _, tokens in rows)
     return user_error(
-        "row_too_long",
+        ErrorCode.ROW_TOO_LONG,
         f"{len(rows)} rows of the {param.replace('_', ' ')} are longer than {limit} tokens: {shown}{more}.",
         hint=f"Shorten them, raise max_seq_length to {longest}, or let them be cut with on_long_row 'truncate'.",
         param=param,
@@ -268,7 +269,7 @@ def _too_long(rows: list[tuple[int, int]], *, limit: int, param: str) -> Excepti
 
 def _content_left_out(notes: RowNotes, *, rows: int, param: str) -> Exception:
     return user_error(
-        "content_left_out",
+        ErrorCode.CONTENT_LEFT_OUT,
         describe_left_out(notes, rows=rows),
         hint="Put it where the template prints it, choose a model whose template does, or train without it with "
         "on_dropped_content 'warn'.",

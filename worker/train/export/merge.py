@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.worker.train.data.packing import pack, plan_micro_steps
 from tunesmith.worker.train.data.rows import Rows
@@ -90,7 +91,7 @@ def _compare(run: RunContext, wanted: torch.Tensor, got: torch.Tensor, folder: P
     shutil.rmtree(folder)
     raise JobFailure(
         Failure(
-            code="merged_model_differs",
+            code=ErrorCode.MERGED_MODEL_DIFFERS,
             message=(
                 f"The merged model is not published: it differs from base and adapter by {difference:.3g} nats per "
                 f"token on {len(wanted)} held-out tokens, {tolerance:g} are tolerated."

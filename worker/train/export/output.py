@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.manifests import MANIFEST
@@ -113,7 +114,7 @@ def _compare(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 def _differs(name: str) -> JobFailure:
     return JobFailure(
         Failure(
-            code="gathered_model_differs",
+            code=ErrorCode.GATHERED_MODEL_DIFFERS,
             message=f"The weight {name} gathered from all processes is not the one that was trained.",
             category=Category.INTERNAL,
             retryable=True,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.failures import user_error
 from tunesmith.worker.train.models.model import load_plainly
 
@@ -93,7 +94,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         return PeftModel.from_pretrained(model, adapter, local_files_only=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise user_error(
-            "adapter_of_another_base",
+            ErrorCode.ADAPTER_OF_ANOTHER_BASE,
             f"The adapter {adapter.name} does not fit this base model.",
             hint="Use the adapter with the base model it was trained on.",
             param="adapter",

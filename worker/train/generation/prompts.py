@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.worker.train.chat.conversation import ChatRenderer
 from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
@@ -39,7 +40,7 @@ def _text(number: int, line: str, *, renderer: ChatRenderer, begin: str) -> str:
         return renderer.prompt(_asked(row["messages"]), tools=row.get("tools"))
     except (TemplateRefusal, TooSlow) as refusal:
         raise user_error(
-            "chat_template_error",
+            ErrorCode.CHAT_TEMPLATE_ERROR,
             f"Line {number} of the prompts cannot be rendered: the model's chat template says: {refusal}.",
             hint="Change the prompt as the template asks, or choose a model whose template takes such prompts.",
             param="prompts",
@@ -55,7 +56,7 @@ def _asked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _invalid(message: str) -> JobFailure:
     return user_error(
-        "invalid_prompts",
+        ErrorCode.INVALID_PROMPTS,
         message,
         hint='Each line is JSON in UTF-8: {"messages": [...]} with at least one message, or {"prompt": "..."}.',
         param="prompts",

@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from typing import Any
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.metrics import METRICS
 from tunesmith.tuning.recipe.hyperparameters import evaluation_count
@@ -175,7 +176,7 @@ class _Fit:
         what = "gradient norm" if math.isfinite(sums.loss) else "loss"
         return JobFailure(
             Failure(
-                code="loss_is_not_finite",
+                code=ErrorCode.LOSS_IS_NOT_FINITE,
                 message=(
                     f"The {what} at step {step} was not a finite number. Lines of the training file in this step: "
                     f"{', '.join(map(str, lines))}{' and more' if len(sums.rows) > 8 else ''}. "

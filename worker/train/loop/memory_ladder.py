@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.tuning.units import gib
 from tunesmith.worker.train.checkpoints.state import TrainState
@@ -120,7 +121,7 @@ class MemoryLadder:
     def _out_of_memory(self, message: str) -> JobFailure:
         return JobFailure(
             Failure(
-                code="out_of_memory",
+                code=ErrorCode.OUT_OF_MEMORY,
                 message=message,
                 param="tunesmith.max_seq_length",
                 category=Category.OUT_OF_MEMORY,

@@ -1,5 +1,6 @@
 """Full fine-tuning: every weight learns, with fp32 masters behind 16-bit weights, shared out by ZeRO if planned."""
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.engine import fuses
 from tunesmith.worker.train.adapters.fuse import describe as described
 from tunesmith.worker.train.adapters.fuse import fuse
@@ -26,7 +27,7 @@ def train(run: RunContext) -> TrainState:
     """
     if run.adapter_folder is not None:
         raise user_error(
-            "adapter_needs_lora",
+            ErrorCode.ADAPTER_NEEDS_LORA,
             "Full fine-tuning cannot continue an adapter: what it has learned would be lost.",
             hint="Use method lora or qlora, or start from the adapter's merged model.",
             param="tunesmith.method",

@@ -4,6 +4,7 @@ Embeddings, norms and head keep the compute dtype. Upcasting them to fp32, as is
 model and gain nothing here: the head multiplies in the compute dtype and the loss is computed in fp32 anyway.
 """
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.recipe import expert_adapters
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.failures import user_error
@@ -29,11 +30,11 @@ def _check_sharding(run: RunContext) -> None:
     found = None if run.plan.lora is None else expert_adapters.shared_out(run.plan.lora.target_modules)
     if found is not None:
         param = f"tunesmith.lora.{found.param}"
-        raise user_error("sharding_not_available", found.text, hint=found.hint, param=param)
+        raise user_error(ErrorCode.SHARDING_NOT_AVAILABLE, found.text, hint=found.hint, param=param)
     needs_whole_base = run.request.spec.merge or (run.plan.lora is not None and run.plan.lora.use_dora)
     if needs_whole_base or run.processes == 1:
         raise user_error(
-            "sharding_not_available",
+            ErrorCode.SHARDING_NOT_AVAILABLE,
             "This plan shares the 4-bit base out over several processes, and DoRA and merging need it whole."
             if needs_whole_base
             else "This plan shares the 4-bit base out over several processes, and there is one.",

@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 
@@ -22,16 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     if options.folder.exists() and any(options.folder.iterdir()):
-        return _refuse("output_not_empty", f"{options.folder} is not empty.", hint="Name a new folder.")
+        return _refuse(ErrorCode.OUTPUT_NOT_EMPTY, f"{options.folder} is not empty.", hint="Name a new folder.")
     try:
         convert(options.file, options.folder)
     except ImportError as error:
-        return _refuse("missing_package", f"{error}", hint="Install the worker extra, and the package named here.")
+        return _refuse(
+            ErrorCode.MISSING_PACKAGE, f"{error}", hint="Install the worker extra, and the package named here."
+        )
     except Exception as error:
         shutil.rmtree(options.folder, ignore_errors=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "Check that the file is a whole GGUF of a causal language model that transformers can read."
-        return _refuse("broken_gguf", f"{options.file.name} cannot be converted: {reason}", hint=hint)
+        return _refuse(ErrorCode.BROKEN_GGUF, f"{options.file.name} cannot be converted: {reason}", hint=hint)
     return 0
 
 
@@ -66,7 +69,7 @@ def _check_magic(file: Path) -> None:
             raise ValueError("it does not begin as a GGUF file does")
 
 
-def _refuse(code: str, message: str, *, hint: str) -> int:
+def _refuse(code: ErrorCode, message: str, *, hint: str) -> int:
     print(json.dumps({"code": code, "message": message, "hint": hint}), file=sys.stderr)
     return 1
 

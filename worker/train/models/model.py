@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.models.packing import OwnAttention
 from tunesmith.tuning.models.shape import is_known
 from tunesmith.tuning.models.weights import check_weights
@@ -182,7 +183,7 @@ def check_vocabulary(known: int, *sets: Rows | None) -> None:
     highest = max(int(rows.tokens.max(initial=0)) for rows in sets if rows is not None)
     if highest >= known:
         raise user_error(
-            "vocabulary_mismatch",
+            ErrorCode.VOCABULARY_MISMATCH,
             f"The tokenizer makes token {highest}, but the model has embeddings for {known} tokens only.",
             hint="Tokenizer and weights of this base model do not belong together: register it again from one source.",
             param="model",
@@ -402,7 +403,7 @@ def _keep_products(module: nn.Module) -> None:
 
 def _broken(folder: Path, problem: str) -> Exception:
     return user_error(
-        "broken_model",
+        ErrorCode.BROKEN_MODEL,
         f"The base model {folder.name} cannot be used: {problem}.",
         hint="Register the model again; its folder needs config.json, tokenizer.json and all safetensors files.",
         param="model",

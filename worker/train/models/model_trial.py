@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.models.packing import (
     NO_GRADIENT,
@@ -90,7 +91,7 @@ def _require_numbers(states: Rows) -> None:
         return
     precision = str(states[0].dtype).removeprefix("torch.")
     raise user_error(
-        "model_gives_no_numbers",
+        ErrorCode.MODEL_GIVES_NO_NUMBERS,
         f"The base model gives no finite numbers for a short row of random tokens, computed in {precision}.",
         hint="Its weights or config.json may be damaged: register it again. In float16 a model that was made for "
         "bfloat16 may overflow: let it train where there is bfloat16.",
@@ -241,7 +242,7 @@ def _with_other_token(row: torch.Tensor, place: int) -> torch.Tensor:
 
 def _not_supported(problem: str) -> JobFailure:
     return user_error(
-        "model_not_supported",
+        ErrorCode.MODEL_NOT_SUPPORTED,
         not_supported(problem),
         hint=f"Choose a decoder-only model. {NOT_SUPPORTED_HINT}",
         param="model",

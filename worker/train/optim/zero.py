@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 from torch import nn
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS, ZeroSizes, zero_sizes
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.recipe import expert_adapters
@@ -63,7 +64,7 @@ def check_available(request: TrainRequest) -> None:
         return
     if importlib.util.find_spec("deepspeed") is None:
         raise user_error(
-            "sharding_not_available",
+            ErrorCode.SHARDING_NOT_AVAILABLE,
             f"The plan shards by ZeRO stage {plan.zero_stage}, but the package deepspeed is not installed here.",
             hint="On the worker, after torch: pip install --no-build-isolation 'deepspeed>=0.19,<0.20'. "
             "Or choose method lora or qlora.",
@@ -71,14 +72,14 @@ def check_available(request: TrainRequest) -> None:
         )
     if plan.precision == "fp16" or plan.optimizer != "adamw":
         raise user_error(
-            "sharding_not_available",
+            ErrorCode.SHARDING_NOT_AVAILABLE,
             f"ZeRO runs here in bf16 or fp32 with adamw, not in {plan.precision} with {plan.optimizer}.",
             hint="Use GPUs of compute capability 8.0 or later, or choose method lora.",
             param="method",
         )
     if plan.lora is not None and (plan.lora.use_dora or plan.lora.init == "pissa" or request.spec.merge):
         raise user_error(
-            "sharding_not_available",
+            ErrorCode.SHARDING_NOT_AVAILABLE,
             "DoRA, PiSSA and merging need every weight of the base whole, and this plan shares the base out.",
             hint="Leave use_dora, init and merge at their defaults, or use GPUs that hold the base each.",
             param="tunesmith.lora",
@@ -86,7 +87,7 @@ def check_available(request: TrainRequest) -> None:
     found = None if plan.lora is None else expert_adapters.shared_out(plan.lora.target_modules)
     if found is not None:
         param = f"tunesmith.lora.{found.param}"
-        raise user_error("sharding_not_available", found.text, hint=found.hint, param=param)
+        raise user_error(ErrorCode.SHARDING_NOT_AVAILABLE, found.text, hint=found.hint, param=param)
     os.environ.setdefault("DS_ACCELERATOR", plan.device)
     import deepspeed.ops
 

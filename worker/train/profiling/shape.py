@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train import environment  # noqa: F401 - before torch
 
 import torch  # isort: skip
@@ -46,7 +47,7 @@ def main() -> int:
         family = config.get("model_type") if isinstance(config, dict) else None
         message = f"The model family {family!r} cannot be measured: {_reason(error)}"
         hint = "A newer transformers release may know it. Models that bring code of their own are not trained here."
-        return _end(message, code="unknown_model_family", hint=hint)
+        return _end(message, code=ErrorCode.UNKNOWN_MODEL_FAMILY, hint=hint)
     return 0
 
 
