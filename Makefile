@@ -117,6 +117,10 @@ house: $(STAMP) ## write docs/house.md: files, functions and folders in numbers
 hardware: $(STAMP) ## write docs/hardware.md: the GPUs that the planner knows by name
 	$(BIN)/python -m benchmarks.hardware --page docs/hardware.md
 
+.PHONY: error-codes
+error-codes: $(STAMP) ## write docs/errors.md: what each error code means and what to do
+	$(BIN)/python -m benchmarks.error_codes --page docs/errors.md
+
 .PHONY: templates
 templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat templates, which pip fetches in a package
 	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md
