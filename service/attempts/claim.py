@@ -11,6 +11,7 @@ from tunesmith.service.attempts import store
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.database.transactions import now
+from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
 from tunesmith.service.planning import corrections as lessons
@@ -46,7 +47,7 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
     worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
     at = await now(session)
     worker.last_seen_at = at
-    line = await store.find_waiting(session, limit=_LONGEST_WALK)
+    line = await jobs.find_waiting(session, limit=_LONGEST_WALK)
     learned = (
         await lessons.measured_corrections(session, worker_class=request.hardware.worker_class)
         if line
@@ -63,7 +64,7 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
         plan = await run_in_threadpool(plan_on, wanted, request.hardware)
         if isinstance(plan, str):
             continue
-        job = await store.lock_waiting(session, waiting.id)
+        job = await jobs.lock_waiting(session, waiting.id)
         if job is not None:  # otherwise another worker was faster, or the user cancelled
             choice = _Choice(plan, corrections=dict(wanted.corrections_on(request.hardware)))
             return await _start(session, job, model, choice, request=request, terms=terms, at=at)

@@ -5,36 +5,12 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Checkpoint, File, Job, Model
-from tunesmith.service.jobs.store import queue_order
+from tunesmith.service.database.tables import Attempt, Checkpoint, File
 from tunesmith.tuning.errors import Category
 from tunesmith.tuning.messages import CheckpointRef, FileRef
-from tunesmith.tuning.state import JobState, Outcome
+from tunesmith.tuning.state import Outcome
 
 _RESUME_CHOICES = 3  # a worker falls back to an older checkpoint when the newest does not verify
-
-
-async def find_waiting(session: AsyncSession, *, limit: int) -> list[tuple[Job, Model]]:
-    """Jobs that may start now, each with its model, in the order of the line."""
-    query = (
-        select(Job, Model)
-        .join(Model, Model.name == Job.spec["model"].astext)
-        .where(Job.state == JobState.QUEUED, Job.not_before <= func.now())
-        .order_by(*queue_order())
-        .limit(limit)
-    )
-    return [(job, model) for job, model in await session.execute(query)]
-
-
-async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
-    """The job, locked, if it still waits and nobody else is taking it."""
-    query = (
-        select(Job)
-        .where(Job.id == job_id, Job.state == JobState.QUEUED, Job.not_before <= func.now())
-        .with_for_update(key_share=True, skip_locked=True)
-        .execution_options(populate_existing=True)
-    )
-    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def find_expired(session: AsyncSession, *, before: datetime, limit: int) -> list[Attempt]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Checkpoint, Event, Job
+from tunesmith.service.database.tables import Attempt, Checkpoint, Event, Job, Model
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
@@ -56,6 +56,29 @@ async def find_many(
     if unlabelled:
         query = query.where(Job.labels.is_(None))
     return list((await session.execute(query)).scalars())
+
+
+async def find_waiting(session: AsyncSession, *, limit: int) -> list[tuple[Job, Model]]:
+    """Jobs that may start now, each with its model, in the order of the line."""
+    query = (
+        select(Job, Model)
+        .join(Model, Model.name == Job.spec["model"].astext)
+        .where(Job.state == JobState.QUEUED, Job.not_before <= func.now())
+        .order_by(*queue_order())
+        .limit(limit)
+    )
+    return [(job, model) for job, model in await session.execute(query)]
+
+
+async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
+    """The job, locked, if it still waits and nobody else is taking it."""
+    query = (
+        select(Job)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED, Job.not_before <= func.now())
+        .with_for_update(key_share=True, skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[str, int]:

@@ -117,7 +117,7 @@ class Keeper:
     async def ring_for_waiting_jobs(self) -> set[str]:
         """Note why jobs wait, wake the classes whose idle workers could take one, and return those classes."""
         async with self._database.transaction() as session:
-            waiting = await attempts.find_waiting(session, limit=_BATCH)
+            waiting = await jobs.find_waiting(session, limit=_BATCH)
             live = await workers.find_live(session, silence=self._settings.worker_silence)
             learned = await lessons.measured_corrections(session) if waiting else lessons.NONE
         if not waiting:
@@ -147,7 +147,7 @@ class Keeper:
         for job, _model in waiting:
             if job.waiting_reason != fits[job.id].reason:
                 async with self._database.transaction() as session:
-                    locked = await attempts.lock_waiting(session, job.id)
+                    locked = await jobs.lock_waiting(session, job.id)
                     if locked is not None:
                         note_reason(session, locked, fits[job.id].reason)
 
