@@ -7,10 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service import events
-from tunesmith.service.attempts import store
+from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.database.transactions import now
+from tunesmith.service.files import store as files
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
@@ -117,9 +118,9 @@ async def _start(
         corrections=choice.corrections,
         dataset=DatasetFacts.model_validate(job.dataset),
         base_model=await _base_model(session, model),
-        training_file=await store.file_ref(session, job.training_file),
-        validation_file=await store.file_ref(session, job.validation_file) if job.validation_file else None,
-        resume=await store.checkpoints_to_resume(session, job.id),
+        training_file=await files.file_ref(session, job.training_file),
+        validation_file=await files.file_ref(session, job.validation_file) if job.validation_file else None,
+        resume=await checkpoints.find_to_resume(session, job.id),
     )
 
 

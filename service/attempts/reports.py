@@ -2,17 +2,14 @@
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
+from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.attempts.fencing import Held
-from tunesmith.service.attempts.store import file_ref
-from tunesmith.service.blobs import store
-from tunesmith.service.database.ids import new_id
+from tunesmith.service.blobs import store as blob_rows
+from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.jsonb_safe import storable
-from tunesmith.service.database.tables import Artifact, Attempt, Checkpoint, Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.metrics import points
 from tunesmith.service.metrics import store as metrics
@@ -101,17 +98,8 @@ async def checkpoint(session: AsyncSession, held: Held, report: CheckpointReport
     await _check_set(session, report.files)
     if report.manifest_sha256 not in {file.sha256 for file in report.files}:
         raise InvalidRequest("The manifest is not one of the files.", param="manifest_sha256")
-    values = {
-        "attempt_id": held.attempt.id,
-        "manifest_sha256": report.manifest_sha256,
-        "files": [file.model_dump() for file in report.files],
-        "metrics": storable(report.metrics),
-        "created_at": func.now(),
-    }
-    row = insert(Checkpoint).values(id=new_id("ftckpt"), job_id=held.job.id, step=report.step, **values)
-    stored = row.on_conflict_do_update(index_elements=[Checkpoint.job_id, Checkpoint.step], set_=values)
-    is_new = not await _has_checkpoint(session, held.attempt, step=report.step)
-    await session.execute(stored)
+    is_new = not await checkpoints.is_recorded(session, held.attempt, step=report.step)
+    await checkpoints.record(session, held.attempt, report)
     if is_new:
         events.append(session, held.job, f"Checkpoint created at step {report.step}", data={"step": report.step})
 
@@ -123,30 +111,7 @@ async def artifact(session: AsyncSession, held: Held, report: ArtifactReport) ->
         InvalidRequest: a file is not in the store.
     """
     await _check_set(session, report.files)
-    values = {"files": [file.model_dump() for file in report.files], "details": storable(report.metadata)}
-    row = insert(Artifact).values(
-        id=new_id("artifact"), job_id=held.job.id, attempt_id=held.attempt.id, kind=report.kind, **values
-    )
-    await session.execute(row.on_conflict_do_update(index_elements=[Artifact.attempt_id, Artifact.kind], set_=values))
-
-
-async def readable_file(session: AsyncSession, held: Held, sha256: str) -> FileRef | None:
-    """The file with this hash if the attempt's job may read it: its model, its data, its checkpoints, its results."""
-    job = held.job
-    sets = (
-        select(Model.files).where(Model.name == job.spec["model"]),
-        select(Model.files).where(
-            Model.name == select(Model.base_model).where(Model.name == job.spec["model"]).scalar_subquery()
-        ),
-        select(Checkpoint.files).where(Checkpoint.job_id == job.id),
-        select(Artifact.files).where(Artifact.job_id == job.id),
-    )
-    for query in sets:
-        for files in (await session.execute(query)).scalars():
-            for file in files:
-                if file["sha256"] == sha256:
-                    return FileRef.model_validate(file)
-    return await _data_file(session, job, sha256)
+    await artifacts.record(session, held.attempt, report)
 
 
 def _has_step(point: dict[str, float | int | None]) -> bool:
@@ -154,21 +119,9 @@ def _has_step(point: dict[str, float | int | None]) -> bool:
     return step is not None and 0 <= step < 2**53
 
 
-async def _data_file(session: AsyncSession, job: Job, sha256: str) -> FileRef | None:
-    for file_id in (job.training_file, job.validation_file):
-        if file_id is not None and (file := await file_ref(session, file_id)).sha256 == sha256:
-            return file
-    return None
-
-
 async def _check_set(session: AsyncSession, files: tuple[FileRef, ...]) -> None:
     if not files:
         raise InvalidRequest("A set of files cannot be empty.", param="files")
     for file in files:
         check_file_name(file.name)
-    await store.require(session, files)
-
-
-async def _has_checkpoint(session: AsyncSession, attempt: Attempt, *, step: int) -> bool:
-    query = select(Checkpoint.id).where(Checkpoint.attempt_id == attempt.id, Checkpoint.step == step)
-    return (await session.execute(query)).scalar_one_or_none() is not None
+    await blob_rows.require(session, files)

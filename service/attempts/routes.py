@@ -9,6 +9,7 @@ from tunesmith.service.attempts import finish as finishing
 from tunesmith.service.attempts.claim import LeaseTerms, claim
 from tunesmith.service.attempts.fencing import CheckedAttempt, CheckedLeaseHolder, LeaseHolder, LockedAttempt
 from tunesmith.service.attempts.outcomes import Policy
+from tunesmith.service.attempts.readable_files import find_readable
 from tunesmith.service.attempts.worker_start import register
 from tunesmith.service.blobs import store
 from tunesmith.service.blobs.objects import check_name
@@ -16,8 +17,6 @@ from tunesmith.service.web.auth import WorkerKey, bearer
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.streams import send_blob
-from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
@@ -132,9 +131,7 @@ async def get_attempt_blob(
     request: Request, sha256: str, held: LockedAttempt, session: DbSession, blobs: BlobsDep
 ) -> Response:
     """Bytes that this attempt's job may read. Range works."""
-    file = await reports.readable_file(session, held, check_name(sha256))
-    if file is None:
-        raise NotFound(f"No blob {sha256} for this job.", code=ErrorCode.BLOB_NOT_FOUND, param="sha256")
+    file = await find_readable(session, held.job, check_name(sha256))
     return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
 
 

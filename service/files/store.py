@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import File
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
+from tunesmith.tuning.messages import FileRef
 
 
 async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
@@ -31,6 +32,12 @@ async def find_with_bytes(session: AsyncSession, sha256: str, *, project: str) -
         .order_by(File.id)
     )
     return list((await session.execute(query)).scalars())
+
+
+async def file_ref(session: AsyncSession, file_id: str) -> FileRef:
+    """A training file as a worker fetches it. Deleting the file hides it from people, not from its jobs."""
+    file = await session.get_one(File, file_id)
+    return FileRef(name="rows.jsonl", sha256=file.blob_sha256, bytes=file.bytes)
 
 
 async def find_many(

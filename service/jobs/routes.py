@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import outbox
+from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.tables import Job
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
@@ -148,8 +149,8 @@ async def list_checkpoints(
 ) -> dict[str, Any]:
     """The job's checkpoints, the highest step first."""
     job = await store.find(session, job_id, project=caller.project)
-    checkpoints = await store.find_checkpoints(session, job, after=after, limit=limit + 1)
-    return page([views.checkpoint_object(job, checkpoint) for checkpoint in checkpoints], limit=limit)
+    found = await checkpoints.find_many(session, job.id, after=after, limit=limit + 1)
+    return page([views.checkpoint_object(job, checkpoint) for checkpoint in found], limit=limit)
 
 
 @router.get("/{job_id}/attempts")

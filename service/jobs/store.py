@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Checkpoint, Event, Job, Model
+from tunesmith.service.database.tables import Attempt, Event, Job, Model
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
@@ -135,24 +135,6 @@ def _seq(event_id: str, *, job: Job) -> int:
     ):
         return int(tail)
     raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code=ErrorCode.EVENT_NOT_FOUND, param="after")
-
-
-async def find_checkpoints(session: AsyncSession, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
-    """Up to `limit` checkpoints, the highest step first.
-
-    Raises:
-        InvalidRequest: `after` is not a checkpoint of this job.
-    """
-    query = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(limit)
-    if after is not None:
-        named = select(Checkpoint.step).where(Checkpoint.id == after, Checkpoint.job_id == job.id)
-        step = (await session.execute(named)).scalar_one_or_none()
-        if step is None:
-            raise InvalidRequest(
-                f"No checkpoint {after!r:.120} in this job.", code=ErrorCode.CHECKPOINT_NOT_FOUND, param="after"
-            )
-        query = query.where(Checkpoint.step < step)
-    return list((await session.execute(query)).scalars())
 
 
 async def find_attempts(session: AsyncSession, job: Job) -> list[Attempt]:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import Job, Model
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
+from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import FINAL_STATES
 
 
@@ -69,6 +70,13 @@ async def find_many(session: AsyncSession, *, project: str) -> list[Model]:
     usable = or_(Model.status == "ready", func.jsonb_array_length(Model.files) == 0)
     query = select(Model).where(usable, _visible(project)).order_by(Model.created_at.desc(), Model.name)
     return list((await session.execute(query)).scalars())
+
+
+async def find_files(session: AsyncSession, name: str) -> list[FileRef]:
+    """The files of the model and, of an adapter, of the model that it stands on."""
+    base = select(Model.base_model).where(Model.name == name).scalar_subquery()
+    sets = (await session.execute(select(Model.files).where(or_(Model.name == name, Model.name == base)))).scalars()
+    return [FileRef.model_validate(file) for files in sets for file in files]
 
 
 def has_only_a_shape(model: Model) -> bool:
