@@ -1,6 +1,5 @@
 """Registering and deleting models."""
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.blobs import store as blob_rows
@@ -35,15 +34,7 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
     digest = set_digest(files)
     missing = await blob_rows.missing(session, files)
     status = "ready" if files and not missing else "incomplete"
-    row = insert(Model).values(
-        name=request.name,
-        kind="base",
-        status="incomplete",
-        digest=digest,
-        config=config,
-        files=_dumped(files),
-    )
-    await session.execute(row.on_conflict_do_nothing())
+    await store.add_base(session, request.name, digest=digest, config=config, files=_dumped(files))
     model = await store.lock(session, request.name)
     loses_files = model is not None and bool(model.files) and not files
     if model is None or model.kind != "base" or loses_files or (model.digest != digest and model.status == "ready"):

@@ -1,8 +1,10 @@
 """Queries about models."""
 
 import difflib
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Job, Model
@@ -82,6 +84,14 @@ async def find_files(session: AsyncSession, name: str) -> list[FileRef]:
 def has_only_a_shape(model: Model) -> bool:
     """Registered by its config alone."""
     return not model.files
+
+
+async def add_base(
+    session: AsyncSession, name: str, *, digest: str, config: dict[str, Any], files: list[dict[str, Any]]
+) -> None:
+    """Store a base model whose files are still to come, unless the name is taken. Waits for one that is in flight."""
+    row = insert(Model).values(name=name, kind="base", status="incomplete", digest=digest, config=config, files=files)
+    await session.execute(row.on_conflict_do_nothing())
 
 
 async def lock(session: AsyncSession, name: str) -> Model | None:

@@ -1,7 +1,5 @@
 """Which workers there are, and which start of each: every call of a worker says by which start it was made."""
 
-from sqlalchemy import func
-from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import WorkerNode
@@ -14,7 +12,7 @@ from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat
 
 async def record_start(session: AsyncSession, request: RegisterWorker) -> WorkerNode:
     """The worker's row, made or brought up to date, and locked."""
-    await session.execute(_upsert(request))
+    await store.upsert(session, request)
     worker = await store.lock(session, request.worker_id)
     if worker is None:
         raise NotFound(f"Worker {request.worker_id!r:.120} is not registered.", param="worker_id")
@@ -45,23 +43,3 @@ async def require(session: AsyncSession, worker_id: str, *, incarnation: str) ->
         message = f"Worker {worker_id!r:.120} is not registered as this incarnation."
         raise NotFound(message, code=ErrorCode.WORKER_NOT_REGISTERED, param="worker_id", hint="Register again.")
     return worker
-
-
-def _upsert(request: RegisterWorker) -> Insert:
-    hardware = request.hardware.model_dump(mode="json")
-    facts = {
-        "incarnation": request.incarnation,
-        "hostname": request.hostname,
-        "version": request.version,
-        "worker_class": request.hardware.worker_class,
-        "hardware": hardware,
-        "hardware_now": hardware,
-        "slots": request.slots,
-        "busy_slots": 0,
-        "draining": False,
-        "registered_at": func.now(),
-        "last_seen_at": func.now(),
-        "woken_at": None,
-    }
-    row = insert(WorkerNode).values(id=request.worker_id, **facts)
-    return row.on_conflict_do_update(index_elements=[WorkerNode.id], set_=facts)

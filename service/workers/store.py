@@ -1,12 +1,13 @@
 """Queries about workers."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
+from tunesmith.tuning.messages import RegisterWorker
 
 
 async def find_live(session: AsyncSession, *, silence: timedelta) -> list[WorkerNode]:
@@ -22,6 +23,38 @@ async def find_known(session: AsyncSession, *, within: timedelta) -> list[Worker
         .where(WorkerNode.last_seen_at > func.now() - within)
         .order_by(WorkerNode.worker_class, WorkerNode.last_seen_at.desc())
         .ext(distinct_on(WorkerNode.worker_class))
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def upsert(session: AsyncSession, request: RegisterWorker) -> None:
+    """Store the worker as it describes itself at its start."""
+    hardware = request.hardware.model_dump(mode="json")
+    facts = {
+        "incarnation": request.incarnation,
+        "hostname": request.hostname,
+        "version": request.version,
+        "worker_class": request.hardware.worker_class,
+        "hardware": hardware,
+        "hardware_now": hardware,
+        "slots": request.slots,
+        "busy_slots": 0,
+        "draining": False,
+        "registered_at": func.now(),
+        "last_seen_at": func.now(),
+        "woken_at": None,
+    }
+    row = insert(WorkerNode).values(id=request.worker_id, **facts)
+    await session.execute(row.on_conflict_do_update(index_elements=[WorkerNode.id], set_=facts))
+
+
+async def lock_woken_before(session: AsyncSession, worker_classes: set[str], *, moment: datetime) -> list[WorkerNode]:
+    """Workers of these classes that nobody has woken since, locked; those that another copy has locked are left out."""
+    last_woken = func.coalesce(WorkerNode.woken_at, text("'-infinity'"))
+    query = (
+        select(WorkerNode)
+        .where(WorkerNode.worker_class.in_(worker_classes), last_woken < moment)
+        .with_for_update(key_share=True, skip_locked=True)
     )
     return list((await session.execute(query)).scalars())
 
