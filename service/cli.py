@@ -18,6 +18,8 @@ from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine, now
+from tunesmith.service.keeper.chore import KeeperContext
+from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys import store
 from tunesmith.service.settings import Settings
@@ -113,7 +115,8 @@ async def _keep(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     database = _database(settings.database_url, pool_size=2)
     try:
-        await Keeper(settings, database=database, announcer=announcer_for(settings.redis_url)).run(stop)
+        context = KeeperContext(settings, database, announcer_for(settings.redis_url))
+        await Keeper(context, every_chore(settings)).run(stop)
     finally:
         await database.close()
 

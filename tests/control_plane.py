@@ -25,6 +25,8 @@ from tunesmith.service.app import create_app
 from tunesmith.service.database.tables import Row
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.loop import Keeper
+from tunesmith.service.keeper.chore import KeeperContext
+from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
@@ -120,10 +122,10 @@ class ControlPlane:
 
         return asyncio.run(inside())
 
-    def keep(self, work: Callable[[Keeper], Awaitable[T]]) -> T:
+    def keep(self, work: Callable[[KeeperContext], Awaitable[T]]) -> T:
         """Run one of the keeper's chores."""
         announcer = announcer_for(self.settings.redis_url)
-        return self.run(lambda database: work(Keeper(self.settings, database=database, announcer=announcer)))
+        return self.run(lambda database: work(KeeperContext(self.settings, database, announcer)))
 
     def upload(self, data: bytes | None = None, *, key: str = "member", name: str = "rows.jsonl") -> str:
         """A training file; returns its id."""

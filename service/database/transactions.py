@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from sqlalchemy import URL, func, make_url, select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 
@@ -51,6 +53,19 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the database is away or busy for the moment, rather than unable to do what it was asked."""
+    if isinstance(error, PoolTimeoutError | OperationalError | OSError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+async def up_seconds(session: AsyncSession) -> float:
+    """How long the server has been up: a small number says that it was restarted."""
+    age = func.extract("epoch", func.now() - func.pg_postmaster_start_time())
+    return float((await session.execute(select(age))).scalar_one())
 
 
 async def now(session: AsyncSession) -> datetime:

@@ -9,13 +9,13 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service import outbox
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.tables import Job
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
+from tunesmith.service.outbox.delivery import deliver_soon
 from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
@@ -56,7 +56,7 @@ async def create_job(
         ),
     )
     job = await submit(session, submission)
-    background.add_task(outbox.deliver_soon, database, announcer)
+    background.add_task(deliver_soon, database, announcer)
     return await _shown(session, job)
 
 

@@ -1,6 +1,7 @@
 """Queries about jobs and what hangs on them."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
@@ -77,6 +78,27 @@ async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
         .where(Job.id == job_id, Job.state == JobState.QUEUED, Job.not_before <= func.now())
         .with_for_update(key_share=True, skip_locked=True)
         .execution_options(populate_existing=True)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def wait_for_copies(session: AsyncSession, *, api_key_id: str, request_sha256: str) -> None:
+    """Copies of one request meet here, so that a retry waits for a first try that is still on its way."""
+    name = f"{api_key_id} {request_sha256}"
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+async def find_copy(session: AsyncSession, *, api_key_id: str, request_sha256: str, within: timedelta) -> Job | None:
+    """The newest job that the same request of the same key made a short time ago."""
+    query = (
+        select(Job)
+        .where(
+            Job.api_key_id == api_key_id,
+            Job.request_sha256 == request_sha256,
+            Job.created_at > func.now() - within,
+        )
+        .order_by(Job.id.desc())
+        .limit(1)
     )
     return (await session.execute(query)).scalar_one_or_none()
 

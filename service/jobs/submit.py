@@ -5,31 +5,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service import events, outbox
+from tunesmith.service import events
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import IdempotencyKey, Job, Model
+from tunesmith.service.database.tables import Job, Model
 from tunesmith.service.database.transactions import now
+from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import note_reason
+from tunesmith.service.outbox import store as outbox
 from tunesmith.service.planning import fit as machines
 from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
-from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.token_scale import TokenScale
-from tunesmith.tuning.errors import DoesNotFit, InvalidRequest
+from tunesmith.tuning.errors import DoesNotFit
 from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.state import JobState, JobTransition
 
 _RETRY_WINDOW = timedelta(minutes=10)
-_KEY_LIFETIME = timedelta(hours=24)
 _KNOWN_FOR = timedelta(days=7)  # a class of machine that was here this recently may come back
 
 
@@ -83,31 +81,6 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     return job
 
 
-async def claim_key(session: AsyncSession, key: str, *, project: str, sha256: str, job_id: str) -> Job | None:
-    """Insert the key for this job, or return the job that has it. The insert waits for a copy that is in flight.
-
-    Raises:
-        InvalidRequest: the key is none, or was used for a request with another hash.
-    """
-    if not 1 <= len(key) <= 255:
-        raise InvalidRequest("An Idempotency-Key has 1 to 255 characters.", param="Idempotency-Key")
-    await session.execute(
-        text("DELETE FROM idempotency_keys WHERE project = :project AND key = :key AND expires_at < now()"),
-        {"project": project, "key": key},
-    )
-    row = insert(IdempotencyKey).values(
-        project=project, key=key, request_sha256=sha256, job_id=job_id, expires_at=func.now() + _KEY_LIFETIME
-    )
-    inserted = await session.execute(row.on_conflict_do_nothing().returning(IdempotencyKey.job_id))
-    if inserted.scalar_one_or_none() is not None:
-        return None
-    stored = await session.get_one(IdempotencyKey, (project, key))
-    if stored.request_sha256 != sha256:
-        message = "This Idempotency-Key was used for a different request."
-        raise InvalidRequest(message, code=ErrorCode.IDEMPOTENCY_KEY_REUSED, param="Idempotency-Key")
-    return await store.find(session, stored.job_id, project=project)
-
-
 async def find_machines(
     session: AsyncSession, wanted: machines.PlanningQuery, *, silence: timedelta
 ) -> machines.MachineFit:
@@ -139,30 +112,14 @@ def record_start(session: AsyncSession, job: Job, *, model: Model, fit: machines
 
 
 async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id: str) -> Job | None:
-    if submission.idempotency_key is not None:
-        return await claim_key(
-            session,
-            submission.idempotency_key,
-            project=submission.caller.project,
-            sha256=submission.sha256,
-            job_id=job_id,
-        )
-    # Copies of one request meet here, so that a retry waits for a first try that is still on its way.
-    name = f"{submission.caller.key_id} {submission.sha256}"
-    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    caller, sha256 = submission.caller, submission.sha256
+    if (key := submission.idempotency_key) is not None:
+        earlier_id = await reserve(session, key, project=caller.project, request_sha256=sha256, job_id=job_id)
+        return None if earlier_id is None else await store.find(session, earlier_id, project=caller.project)
+    await store.wait_for_copies(session, api_key_id=caller.key_id, request_sha256=sha256)
     if not submission.is_retry:
         return None
-    query = (
-        select(Job)
-        .where(
-            Job.api_key_id == submission.caller.key_id,
-            Job.request_sha256 == submission.sha256,
-            Job.created_at > func.now() - _RETRY_WINDOW,
-        )
-        .order_by(Job.id.desc())
-        .limit(1)
-    )
-    return (await session.execute(query)).scalar_one_or_none()
+    return await store.find_copy(session, api_key_id=caller.key_id, request_sha256=sha256, within=_RETRY_WINDOW)
 
 
 def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: DatasetFacts) -> Job:

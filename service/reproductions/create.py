@@ -10,7 +10,9 @@ from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.files import store as files
-from tunesmith.service.jobs.submit import claim_key, find_machines, record_start
+from tunesmith.service.idempotency.reserve import reserve
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.jobs.submit import find_machines, record_start
 from tunesmith.service.models import store as models
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.reproductions.evidence import Manifest, succeeded
@@ -50,9 +52,9 @@ async def create(session: AsyncSession, repetition: Repetition, *, manifest: Man
     first = await succeeded(session, repetition.job_id, project=project)
     job_id = new_id("ftjob")
     if (key := repetition.idempotency_key) is not None:
-        earlier = await claim_key(session, key, project=project, sha256=repetition.sha256, job_id=job_id)
-        if earlier is not None:
-            return earlier
+        earlier_id = await reserve(session, key, project=project, request_sha256=repetition.sha256, job_id=job_id)
+        if earlier_id is not None:
+            return await jobs.find(session, earlier_id, project=project)
     model = await _same_model(session, first, manifest)
     training_file = await _same_file(session, first, "training_file", manifest=manifest)
     validation_file = await _same_file(session, first, "validation_file", manifest=manifest)

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header
 
-from tunesmith.service import outbox
 from tunesmith.service.jobs.views import job_object
+from tunesmith.service.outbox.delivery import deliver_soon
 from tunesmith.service.reproductions.create import Repetition, create
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
 from tunesmith.service.reproductions.verdict import compare_runs
@@ -40,7 +40,7 @@ async def reproduce_job(
     )
     async with database.transaction() as session:
         job = await create(session, repetition, manifest=manifest)
-    background.add_task(outbox.deliver_soon, database, announcer)
+    background.add_task(deliver_soon, database, announcer)
     return job_object(job, queue_position=None)
 
 

@@ -6,10 +6,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from tunesmith.service.database.transactions import is_away
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, NotFound, TunesmithError
 
@@ -99,13 +99,7 @@ async def _on_database(_request: Request, error: Exception) -> JSONResponse:
     """A database that is away or busy is 503, which clients try again; text it cannot store must change."""
     if isinstance(error, DataError):
         return error_response(InvalidRequest("The request holds text that cannot be stored, such as a NUL character."))
-    if _is_away(error):
+    if is_away(error):
         log.warning("database.unavailable", error=type(error).__name__)
         return error_response(NotReady("The database is busy or restarting. Try again in a moment."))
     raise error
-
-
-def _is_away(error: Exception) -> bool:
-    if isinstance(error, PoolTimeoutError | OperationalError):
-        return True
-    return isinstance(error, DBAPIError) and error.connection_invalidated

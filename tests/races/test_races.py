@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane
+from tunesmith.service.keeper.expired_leases import end_expired_leases
 from tunesmith.tuning.state import Outcome
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ def test_a_takeover_and_the_old_owners_finish_at_once_leave_one_owner(control_pl
 def test_two_keepers_end_a_lease_once(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed()
     control_plane.expire_leases()
-    ended = at_once(*[lambda: control_plane.keep(lambda keeper: keeper.end_expired_leases())] * 3)
+    ended = at_once(*[lambda: control_plane.keep(end_expired_leases)] * 3)
     assert sum(ended) == 1
     assert control_plane.job(attempt.job_id)["status"] == "queued"
 

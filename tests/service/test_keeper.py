@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from redis import Redis
 
 from tests.control_plane import ControlPlane
 from tests.machines import ONE_GPU
-from tunesmith.service.keeper.loop import Keeper, LeaseGrace
+from tunesmith.service.keeper.chore import Chore, KeeperContext
+from tunesmith.service.keeper.chores import every_chore
+from tunesmith.service.keeper.expired_leases import end_expired_leases
+from tunesmith.service.keeper.lease_grace import LeaseGrace
+from tunesmith.service.keeper.loop import Keeper
+from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.tuning.messages import wake_queue
 
 CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
@@ -33,7 +38,12 @@ def wake_ups(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
 
 
 def wake(plane: ControlPlane) -> set[str]:
-    return plane.keep(lambda keeper: keeper.ring_for_waiting_jobs())
+    return plane.keep(wake_for_waiting_jobs)
+
+
+async def sweep(context: KeeperContext) -> None:
+    """One round of a keeper that has just started."""
+    await Keeper(context, every_chore(context.settings)).sweep()
 
 
 def until(condition: Any, *, seconds: float = 20) -> None:
@@ -47,7 +57,7 @@ class TestLostWorkers:
     def test_an_expired_lease_ends_the_attempt_and_requeues_the_job(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         control_plane.expire_leases()
-        assert control_plane.keep(lambda keeper: keeper.end_expired_leases()) == 1
+        assert control_plane.keep(end_expired_leases) == 1
         assert control_plane.job(attempt.job_id)["status"] == "queued"
         assert control_plane.sql("SELECT outcome FROM attempts") == [("lost",)]
         assert "has not been heard of for 60 s" in control_plane.messages(attempt.job_id)[-1]
@@ -57,13 +67,13 @@ class TestLostWorkers:
         attempt = control_plane.claimed()
         control_plane.expire_leases()
         attempt.heartbeat()
-        assert control_plane.keep(lambda keeper: keeper.end_expired_leases()) == 0
+        assert control_plane.keep(end_expired_leases) == 0
 
     def test_a_job_that_loses_every_worker_fails_after_its_last_attempt(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         for number in range(4):
             control_plane.expire_leases()
-            control_plane.keep(lambda keeper: keeper.end_expired_leases())
+            control_plane.keep(end_expired_leases)
             if number < 3:
                 assert control_plane.worker(f"w{number}").claim() is not None
         job = control_plane.job(attempt.job_id)
@@ -73,74 +83,74 @@ class TestLostWorkers:
         attempt = control_plane.claimed()
         control_plane.request("POST", f"/v1/fine_tuning/jobs/{attempt.job_id}/cancel")
         control_plane.expire_leases()
-        control_plane.keep(lambda keeper: keeper.end_expired_leases())
+        control_plane.keep(end_expired_leases)
         assert control_plane.job(attempt.job_id)["status"] == "cancelled"
 
     def test_the_first_sweep_of_a_new_keeper_ends_no_lease(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         control_plane.expire_leases()
-        control_plane.keep(lambda keeper: keeper.sweep())
+        control_plane.keep(sweep)
         assert control_plane.job(attempt.job_id)["status"] == "running"
 
 
-class TestBrake:
-    def brake(self) -> tuple[LeaseGrace, list[float]]:
+class TestLeaseGrace:
+    def starting(self) -> tuple[LeaseGrace, list[float]]:
         clock = [1000.0]
         return LeaseGrace(60, 10, clock=lambda: clock[0]), clock
 
     def test_it_holds_for_one_lease_after_the_start(self) -> None:
-        brake, clock = self.brake()
+        grace, clock = self.starting()
         for moment in (1000.0, 1030.0, 1059.0):
             clock[0] = moment
-            brake.saw_database(up_seconds=1e6)
-            assert not brake.released
+            grace.saw_database(up_seconds=1e6)
+            assert not grace.released
         clock[0] = 1060.0
-        assert brake.released
+        assert grace.released
 
     def sweeping(self) -> tuple[LeaseGrace, list[float]]:
-        """A brake that has been let go after a minute of sweeps."""
-        brake, clock = self.brake()
+        """A grace that is over, after a minute of sweeps."""
+        grace, clock = self.starting()
         for moment in range(1000, 1070, 5):
             clock[0] = float(moment)
-            brake.saw_database(up_seconds=1e6)
-        assert brake.released
-        return brake, clock
+            grace.saw_database(up_seconds=1e6)
+        assert grace.released
+        return grace, clock
 
     def test_it_holds_again_after_an_outage(self) -> None:
-        brake, clock = self.sweeping()
+        grace, clock = self.sweeping()
         clock[0] += 5
-        brake.missed_database()
+        grace.missed_database()
         clock[0] += 5
-        brake.saw_database(up_seconds=1e6)
-        assert not brake.released
+        grace.saw_database(up_seconds=1e6)
+        assert not grace.released
         clock[0] += 60
-        assert brake.released
+        assert grace.released
 
     def test_it_holds_again_after_a_restart_between_two_sweeps(self) -> None:
-        brake, clock = self.sweeping()
+        grace, clock = self.sweeping()
         clock[0] += 5
-        brake.saw_database(up_seconds=2)
+        grace.saw_database(up_seconds=2)
         clock[0] += 57
-        assert not brake.released
+        assert not grace.released
         clock[0] += 1
-        assert brake.released
+        assert grace.released
 
     def test_it_holds_again_when_the_keeper_itself_was_asleep(self) -> None:
-        brake, clock = self.sweeping()
+        grace, clock = self.sweeping()
         clock[0] += 300
-        brake.saw_database(up_seconds=1e6)
-        assert not brake.released
+        grace.saw_database(up_seconds=1e6)
+        assert not grace.released
 
 
-class TestRinging:
-    def test_a_submit_rings_the_classes_that_fit(self, control_plane: ControlPlane) -> None:
+class TestWaking:
+    def test_a_submit_wakes_the_classes_that_fit(self, control_plane: ControlPlane) -> None:
         control_plane.worker()
         wake_ups(control_plane)
         control_plane.create_job()
         until(lambda: control_plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)])
         assert wake_ups(control_plane) == 1
 
-    def test_a_lost_wake_up_is_rung_again_but_not_all_the_time(self, control_plane: ControlPlane) -> None:
+    def test_a_lost_wake_up_is_sent_again_but_not_all_the_time(self, control_plane: ControlPlane) -> None:
         control_plane.create_job()
         control_plane.worker()
         wake_ups(control_plane)
@@ -150,7 +160,7 @@ class TestRinging:
         assert wake(control_plane) == {"cpu-2-cores-16gib"}
         assert wake_ups(control_plane) == 2
 
-    def test_busy_draining_silent_and_unfit_workers_are_not_rung(self, control_plane: ControlPlane) -> None:
+    def test_busy_draining_silent_and_unfit_workers_are_not_woken(self, control_plane: ControlPlane) -> None:
         control_plane.create_job(tunesmith={"method": "qlora"})
         worker = control_plane.worker()
         worker.beat(busy_slots=1)
@@ -177,33 +187,110 @@ class TestRinging:
     def test_what_the_api_could_not_deliver_the_keeper_delivers(self, control_plane: ControlPlane) -> None:
         wake_ups(control_plane, "wake.some-class")
         control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "some-class"}')""")
-        control_plane.keep(lambda keeper: keeper.sweep())
+        control_plane.keep(sweep)
         assert wake_ups(control_plane, "wake.some-class") == 1
-        control_plane.keep(lambda keeper: keeper.sweep())
+        control_plane.keep(sweep)
         assert wake_ups(control_plane, "wake.some-class") == 0
 
 
-def test_a_sweep_that_fails_does_not_end_the_keeper(
-    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweeps = 0
+def hurried(context: KeeperContext) -> KeeperContext:
+    """Leases of a second, which the test's server has been up for, and sweeps without a pause."""
+    return replace(context, settings=context.settings.model_copy(update={"lease_seconds": 1, "keeper_seconds": 0.001}))
 
-    async def run(keeper: Keeper) -> None:
-        stop = asyncio.Event()
 
-        async def broken() -> None:
+class Doing:
+    """Chores that note when they are done, at the times of a clock that tests move."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.moment = 1000.0
+
+    def chore(self, name: str, *, every_seconds: float = 0, ends_leases: bool = False) -> Chore:
+        async def note(_context: KeeperContext) -> None:
+            self.done.append(name)
+
+        return Chore(name, note, every_seconds=every_seconds, ends_leases=ends_leases)
+
+    def failing(self, error: Exception) -> Chore:
+        async def fail(_context: KeeperContext) -> None:
+            raise error
+
+        return Chore("fail", fail, every_seconds=0)
+
+    def sweep_at(self, plane: ControlPlane, chores: list[Chore], *, moments: list[float]) -> list[list[str]]:
+        """What each sweep of one keeper did; one that the loop would catch ends with `away`."""
+
+        async def sweeps(context: KeeperContext) -> list[list[str]]:
+            keeper = Keeper(hurried(context), chores, clock=lambda: self.moment)
+            found = []
+            for self.moment in moments:
+                self.done = []
+                try:
+                    await keeper.sweep()
+                except OSError:
+                    self.done.append("away")
+                found.append(self.done)
+            return found
+
+        return plane.keep(sweeps)
+
+
+class TestLoop:
+    def test_a_chore_is_done_when_its_interval_is_over(self, control_plane: ControlPlane) -> None:
+        doing = Doing()
+        chores = [doing.chore("often", every_seconds=5), doing.chore("seldom", every_seconds=600)]
+        found = doing.sweep_at(control_plane, chores, moments=[1000, 1004, 1005, 1599, 1600])
+        assert found == [["often", "seldom"], [], ["often"], ["often"], ["seldom"]]
+
+    def test_what_ends_leases_waits_until_workers_could_have_renewed_them(self, control_plane: ControlPlane) -> None:
+        doing = Doing()
+        chores = [doing.chore("end", ends_leases=True), doing.chore("send")]
+        found = doing.sweep_at(control_plane, chores, moments=[1000, 1000.5, 1001])
+        assert found == [["send"], ["send"], ["end", "send"]]
+
+    def test_a_chore_that_fails_over_an_odd_row_keeps_no_other_from_being_done(
+        self, control_plane: ControlPlane
+    ) -> None:
+        doing = Doing()
+        chores = [doing.failing(RuntimeError("odd row")), doing.chore("next")]
+        assert doing.sweep_at(control_plane, chores, moments=[1000, 1005]) == [["next"], ["next"]]
+
+    def test_a_sweep_ends_when_the_database_is_away(self, control_plane: ControlPlane) -> None:
+        doing = Doing()
+        chores = [doing.failing(ConnectionRefusedError()), doing.chore("next")]
+        assert doing.sweep_at(control_plane, chores, moments=[1000, 1005]) == [["away"], ["away"]]
+
+    def test_the_keeper_goes_on_after_the_database_was_away_and_ends_no_lease_at_once(
+        self, control_plane: ControlPlane
+    ) -> None:
+        stop, sweeps, ended = asyncio.Event(), 0, 0
+        clock = [1000.0]
+
+        async def look(_context: KeeperContext) -> None:
             nonlocal sweeps
             sweeps += 1
-            if sweeps == 3:
+            clock[0] += 0.25
+            if sweeps == 6:
+                raise ConnectionRefusedError
+            if sweeps == 8:
                 stop.set()
-            raise RuntimeError("odd row")
 
-        monkeypatch.setattr(keeper, "sweep", broken)
-        monkeypatch.setattr(keeper, "_settings", control_plane.settings.model_copy(update={"keeper_seconds": 0.01}))
-        await keeper.run(stop)
+        async def end(_context: KeeperContext) -> None:
+            nonlocal ended
+            ended = sweeps
 
-    control_plane.keep(run)
-    assert sweeps == 3
+        async def run(context: KeeperContext) -> None:
+            chores = [Chore("look", look, every_seconds=0), Chore("end", end, every_seconds=0, ends_leases=True)]
+            await Keeper(hurried(context), chores, clock=lambda: clock[0]).run(stop)
+
+        control_plane.keep(run)
+        assert (sweeps, ended) == (8, 5)
+
+
+def test_the_list_of_chores_names_each_once_and_only_one_ends_leases(control_plane: ControlPlane) -> None:
+    chores = every_chore(control_plane.settings)
+    assert len({chore.name for chore in chores}) == len(chores)
+    assert [chore.do for chore in chores if chore.ends_leases] == [end_expired_leases]
 
 
 def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: ControlPlane, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Keys that clients choose for their requests, so that sending one again finds the job that the first one made."""

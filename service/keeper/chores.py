@@ -1,0 +1,32 @@
+"""Everything that the keeper does, and how often."""
+
+from tunesmith.service.idempotency import store as idempotency
+from tunesmith.service.keeper.chore import Chore, KeeperContext
+from tunesmith.service.keeper.expired_leases import end_expired_leases
+from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
+from tunesmith.service.outbox import store as outbox
+from tunesmith.service.outbox.delivery import deliver
+from tunesmith.service.settings import Settings
+
+
+def every_chore(settings: Settings) -> tuple[Chore, ...]:
+    """In the order in which a sweep does them."""
+    each_sweep = settings.keeper_seconds
+    return (
+        Chore("end expired leases", end_expired_leases, every_seconds=each_sweep, ends_leases=True),
+        Chore("deliver the outbox", deliver_outbox, every_seconds=each_sweep),
+        Chore("wake workers for waiting jobs", wake_for_waiting_jobs, every_seconds=each_sweep),
+        Chore("forget what is over", prune, every_seconds=600),
+    )
+
+
+async def deliver_outbox(context: KeeperContext) -> int:
+    """Send what the API could not send after its commit, and return how much went out."""
+    return await deliver(context.database, context.announcer)
+
+
+async def prune(context: KeeperContext) -> None:
+    """Delete old messages and idempotency keys."""
+    async with context.database.transaction() as session:
+        await outbox.prune(session)
+        await idempotency.prune(session)
