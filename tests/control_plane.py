@@ -24,9 +24,7 @@ from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app
 from tunesmith.service.database.tables import Row
 from tunesmith.service.database.transactions import Database, create_engine
-from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.chore import KeeperContext
-from tunesmith.service.keys.secrets import sha256_of
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
