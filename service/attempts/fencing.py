@@ -53,6 +53,16 @@ async def hold(session: AsyncSession, attempt: Attempt) -> Held:
     return Held(job, attempt)
 
 
+async def hold_by_token(session: AsyncSession, attempt_id: str, token: str) -> Held:
+    """Both: the attempt whose token this is, locked with its job.
+
+    Raises:
+        Unauthenticated: there is no such attempt, or the token is not its.
+        LeaseLost: it no longer owns its job.
+    """
+    return await hold(session, await authenticate(session, attempt_id, token))
+
+
 async def _authenticated(request: Request, attempt_id: str, session: DbSession) -> Attempt:
     return await authenticate(session, attempt_id, bearer(request))
 
@@ -69,7 +79,7 @@ async def _authenticated_now(request: Request, attempt_id: str, database: Databa
 async def _checked(request: Request, attempt_id: str, database: DatabaseDep) -> Held:
     """The same test in a transaction of its own, for routes that move bytes and must not hold a lock meanwhile."""
     async with database.transaction() as session:
-        return await hold(session, await authenticate(session, attempt_id, bearer(request)))
+        return await hold_by_token(session, attempt_id, bearer(request))
 
 
 # Routes ask in this order: whose token it is, then the body, and only then the lock, which waits for no slow sender.

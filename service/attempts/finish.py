@@ -1,4 +1,4 @@
-"""The last word of an attempt, in one fenced transaction."""
+"""The last word of an attempt, and what a success leaves behind."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
 from tunesmith.service.artifacts import store as artifacts
-from tunesmith.service.attempts import store
+from tunesmith.service.attempts import fencing, store
 from tunesmith.service.attempts.fencing import Held
 from tunesmith.service.attempts.outcomes import Policy, close, decide_next
 from tunesmith.service.blobs.objects import BlobStore
@@ -29,33 +29,54 @@ _UNEXPLAINED = Failure(
 
 
 @dataclass(frozen=True)
-class ResultFile:
+class _ResultFile:
     """The metrics of a job as the API's CSV, already in the store."""
 
     received: intake.Received
 
 
-async def write_result_file(database: Database, blobs: BlobStore, attempt: Attempt) -> ResultFile:
-    """Store the job's metrics as a file, before the finishing transaction: none is open while bytes move."""
+async def finish(
+    database: Database, blobs: BlobStore, report: FinishReport, *, attempt_id: str, token: str, policy: Policy
+) -> None:
+    """Take an attempt's last word; saying the same again is harmless.
+
+    The lease is checked before the result's bytes move and again when they are stored: no lock is held meanwhile.
+
+    Raises:
+        Unauthenticated: there is no such attempt, or the token is not its.
+        LeaseLost: it no longer owns its job.
+        InvalidRequest: a success without a model or an adapter, or an outcome that is not a worker's to report.
+    """
     async with database.transaction() as session:
-        points = await metrics.find_points(session, attempt.job_id)
-    data = result_csv(points)
-    return ResultFile(intake.Received(await blobs.write_bytes(data), len(data), report=None))
+        attempt = await fencing.authenticate(session, attempt_id, token)
+        if _is_replay(attempt, report):
+            return
+        await fencing.hold(session, attempt)
+    result_file = None
+    if report.outcome is Outcome.SUCCEEDED:
+        result_file = await _write_result_file(database, blobs, attempt)
+    async with database.transaction() as session:
+        held = await fencing.hold_by_token(session, attempt_id, token)
+        await _end(session, held, report, result_file=result_file, policy=policy)
 
 
-def is_replay(attempt: Attempt, report: FinishReport) -> bool:
+def _is_replay(attempt: Attempt, report: FinishReport) -> bool:
     """Whether this is the same last word again, from a worker that never heard our answer."""
     return attempt.ended_at is not None and attempt.outcome == report.outcome and attempt.outcome != Outcome.LOST
 
 
-async def finish(
-    session: AsyncSession, held: Held, report: FinishReport, *, result_file: ResultFile | None, policy: Policy
-) -> None:
-    """End the attempt and decide what follows for the job. A job that the user cancelled never succeeds.
+async def _write_result_file(database: Database, blobs: BlobStore, attempt: Attempt) -> _ResultFile:
+    """Store the job's metrics as a file, before the finishing transaction: none is open while bytes move."""
+    async with database.transaction() as session:
+        points = await metrics.find_points(session, attempt.job_id)
+    data = result_csv(points)
+    return _ResultFile(intake.Received(await blobs.write_bytes(data), len(data), report=None))
 
-    Raises:
-        InvalidRequest: a success without a model or an adapter, or an outcome that is not a worker's to report.
-    """
+
+async def _end(
+    session: AsyncSession, held: Held, report: FinishReport, *, result_file: _ResultFile | None, policy: Policy
+) -> None:
+    """End the attempt and decide what follows for the job. A job that the user cancelled never succeeds."""
     job, attempt = held.job, held.attempt
     if report.outcome is Outcome.LOST:
         raise InvalidRequest("A worker that can say so is not lost.", param="outcome")
@@ -92,7 +113,7 @@ async def _trained(session: AsyncSession, attempt: Attempt) -> Artifact:
 
 
 async def _succeed(
-    session: AsyncSession, job: Job, artifact: Artifact, report: FinishReport, *, result_file: ResultFile
+    session: AsyncSession, job: Job, artifact: Artifact, report: FinishReport, *, result_file: _ResultFile
 ) -> None:
     """Everything about a success but the state itself, which must be the last change to the row."""
     file = await intake.record(

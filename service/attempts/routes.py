@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 
 from tunesmith.service.attempts import fencing, reports
-from tunesmith.service.attempts import finish as finishing
 from tunesmith.service.attempts.claim import LeaseTerms, claim
 from tunesmith.service.attempts.fencing import CheckedAttempt, CheckedLeaseHolder, LeaseHolder, LockedAttempt
+from tunesmith.service.attempts.finish import finish
 from tunesmith.service.attempts.outcomes import Policy
 from tunesmith.service.attempts.readable_files import find_readable
 from tunesmith.service.attempts.worker_start import register
@@ -32,7 +32,6 @@ from tunesmith.tuning.messages import (
     RegisterWorker,
     WorkerRegistered,
 )
-from tunesmith.tuning.state import Outcome
 
 router = APIRouter(prefix="/internal", tags=["workers"])
 
@@ -121,7 +120,7 @@ async def put_attempt_blob(
     """Bytes, verified against their name. The lease is checked before and after, and no lock is held in between."""
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
     async with database.transaction() as session:
-        await fencing.hold(session, await fencing.authenticate(session, attempt_id, bearer(request)))
+        await fencing.hold_by_token(session, attempt_id, bearer(request))
         await store.record(session, sha256=sha256, length_bytes=length_bytes)
     return Response(status_code=204)
 
@@ -171,16 +170,6 @@ async def finish_attempt(
     settings: SettingsDep,
 ) -> Response:
     """The attempt's last word; saying the same again is harmless."""
-    token = bearer(request)
-    async with database.transaction() as session:
-        attempt = await fencing.authenticate(session, attempt_id, token)
-        if finishing.is_replay(attempt, report):
-            return Response(status_code=204)
-        await fencing.hold(session, attempt)
-    result_file = None
-    if report.outcome is Outcome.SUCCEEDED:
-        result_file = await finishing.write_result_file(database, blobs, attempt)
-    async with database.transaction() as session:
-        held = await fencing.hold(session, await fencing.authenticate(session, attempt_id, token))
-        await finishing.finish(session, held, report, result_file=result_file, policy=Policy.of(settings))
+    token, policy = bearer(request), Policy.of(settings)
+    await finish(database, blobs, report, attempt_id=attempt_id, token=token, policy=policy)
     return Response(status_code=204)

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from tunesmith.service.database.transactions import now
 from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
 from tunesmith.service.web.auth import MemberKey
@@ -71,8 +70,7 @@ async def retrieve_file(file_id: str, caller: MemberKey, session: DbSession) -> 
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
     """Hide the file. Jobs that were already created from it keep their bytes."""
-    file = await store.find(session, file_id, project=caller.project)
-    file.deleted_at = await now(session)
+    file = await store.hide(session, file_id, project=caller.project)
     return {"id": file.id, "object": "file", "deleted": True}
 
 

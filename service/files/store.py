@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import File
+from tunesmith.service.database.transactions import now
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import FileRef
@@ -58,6 +59,17 @@ async def find_many(
         query = query.where(File.id > after if order == "asc" else File.id < after)
     query = query.order_by(File.id if order == "asc" else File.id.desc())
     return list((await session.execute(query)).scalars())
+
+
+async def hide(session: AsyncSession, file_id: str, *, project: str) -> File:
+    """Mark the file as deleted. Jobs that were already created from it keep their bytes.
+
+    Raises:
+        NotFound: as `find`.
+    """
+    file = await find(session, file_id, project=project)
+    file.deleted_at = await now(session)
+    return file
 
 
 def _alive() -> tuple[ColumnElement[bool], ...]:

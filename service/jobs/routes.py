@@ -1,7 +1,5 @@
 """`/v1/fine_tuning/jobs`: the API's routes, and ours beside them."""
 
-import asyncio
-import time
 from secrets import randbelow
 from typing import Annotated, Any, Literal
 
@@ -15,17 +13,15 @@ from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
+from tunesmith.service.jobs.watch import watch
 from tunesmith.service.outbox.delivery import deliver_soon
 from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.pagination import listing, page
-from tunesmith.tuning.state import FINAL_STATES
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
-
-_POLL_SECONDS = 0.25
 
 
 @router.post("", openapi_extra=documented(JobCreate))
@@ -92,17 +88,11 @@ async def retrieve_job(
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
 ) -> Response:
     """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
-    deadline = time.monotonic() + wait
-    while True:
-        async with database.transaction() as session:
-            job = await store.find(session, job_id, project=caller.project)
-            shown = await _shown(session, job)
-        etag = f'W/"{job.version}-{shown["tunesmith"]["queue_position"] or 0}"'
-        if if_none_match != etag:
-            return JSONResponse(shown, headers={"etag": etag})
-        if job.state in FINAL_STATES or time.monotonic() >= deadline:
-            return Response(status_code=304, headers={"etag": etag})
-        await asyncio.sleep(_POLL_SECONDS)
+    seen = await watch(database, job_id, project=caller.project, known_etag=if_none_match, wait_seconds=wait)
+    headers = {"etag": seen.etag}
+    if seen.etag == if_none_match:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(views.job_object(seen.job, queue_position=seen.queue_position), headers=headers)
 
 
 @router.post("/{job_id}/cancel")

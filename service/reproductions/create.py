@@ -6,16 +6,17 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
+from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Job, Model
-from tunesmith.service.database.transactions import now
+from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.files import store as files
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.submit import find_machines, record_start
 from tunesmith.service.models import store as models
 from tunesmith.service.planning.fit import PlanningQuery
-from tunesmith.service.reproductions.evidence import Manifest, succeeded
+from tunesmith.service.reproductions.evidence import Manifest, manifest_file, read_manifest, succeeded
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
@@ -41,13 +42,24 @@ class Repetition:
         return sha256_of_text(f"reproduce {self.job_id}")
 
 
-async def create(session: AsyncSession, repetition: Repetition, *, manifest: Manifest) -> Job:
+async def repeat(database: Database, blobs: BlobStore, repetition: Repetition) -> Job:
     """Record the job, linked to the first, or find the one that an earlier copy of the request made.
+
+    The first job's manifest is read between two transactions: none is open while bytes move.
 
     Raises:
         NotFound: no such job here.
         CannotReproduce: with the field that is not as it was.
     """
+    async with database.transaction() as session:
+        first = await succeeded(session, repetition.job_id, project=repetition.caller.project)
+        file = await manifest_file(session, first)
+    manifest = await read_manifest(blobs, file)
+    async with database.transaction() as session:
+        return await _create(session, repetition, manifest=manifest)
+
+
+async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Manifest) -> Job:
     project = repetition.caller.project
     first = await succeeded(session, repetition.job_id, project=project)
     job_id = new_id("ftjob")

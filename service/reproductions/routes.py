@@ -6,8 +6,7 @@ from fastapi import APIRouter, BackgroundTasks, Header
 
 from tunesmith.service.jobs.views import job_object
 from tunesmith.service.outbox.delivery import deliver_soon
-from tunesmith.service.reproductions.create import Repetition, create
-from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tunesmith.service.reproductions.create import Repetition, repeat
 from tunesmith.service.reproductions.verdict import compare_runs
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
@@ -28,9 +27,6 @@ async def reproduce_job(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> dict[str, Any]:
     """Create a job that repeats this one with the same data, base, seed and plan. The plan is not chosen again."""
-    async with database.transaction() as session:
-        file = await manifest_file(session, await succeeded(session, job_id, project=caller.project))
-    manifest = await read_manifest(blobs, file)
     repetition = Repetition(
         job_id=job_id,
         caller=caller,
@@ -38,8 +34,7 @@ async def reproduce_job(
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
     )
-    async with database.transaction() as session:
-        job = await create(session, repetition, manifest=manifest)
+    job = await repeat(database, blobs, repetition)
     background.add_task(deliver_soon, database, announcer)
     return job_object(job, queue_position=None)
 
