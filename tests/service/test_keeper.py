@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import Redis
 
-from tests.control_plane import ControlPlane
+from tests.control_plane import TINY_CONFIG, ControlPlane
 from tests.machines import ONE_GPU
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.chores import every_chore
@@ -183,6 +183,21 @@ class TestWaking:
         control_plane.worker("gpu", hardware=ONE_GPU)
         wake(control_plane)
         assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] is None
+
+    def test_of_two_jobs_with_different_models_only_the_one_that_fits_no_worker_is_given_a_reason(
+        self, control_plane: ControlPlane
+    ) -> None:
+        large = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+        control_plane.add_model("large-llama", config={**TINY_CONFIG, **large})
+        file = control_plane.upload()
+        job_ids = [
+            control_plane.create_job(model=name, training_file=file)["id"] for name in ("tiny-llama", "large-llama")
+        ]
+        control_plane.worker()
+        wake(control_plane)
+        tiny_reason, large_reason = [control_plane.job(job_id)["tunesmith"]["waiting_reason"] for job_id in job_ids]
+        assert tiny_reason is None
+        assert large_reason.startswith("cpu-2-cores-16gib: ")
 
     def test_what_the_api_could_not_deliver_the_keeper_delivers(self, control_plane: ControlPlane) -> None:
         wake_ups(control_plane, "wake.some-class")
