@@ -55,6 +55,10 @@ class RunContext:
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
         return bool(votes.item())
 
+    def barrier(self) -> None:
+        """Return once every process of the run has called it."""
+        self.agree(False)  # not torch's own, which under NCCL has to guess the GPU
+
     def from_main(self, number: int) -> int:
         """The main process's number, in all processes."""
         if self.processes == 1:

@@ -305,7 +305,7 @@ class _Fit:
         """Wait for the one being written. The main process first learns that all live: it waits for their parts."""
         if not self._run.is_main:
             self._writer.wait()
-        self._run.agree(False)
+        self._run.barrier()
         self._writer.wait()
 
     def _stop_requested(self) -> bool:

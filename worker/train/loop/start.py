@@ -88,7 +88,7 @@ def _verified_folder(run: RunContext) -> Path | None:
     folder = checkpoints.resume_folder(run)
     if folder is not None and run.is_main:
         checkpoints.verify(folder)
-    run.agree(False)
+    run.barrier()
     return folder
 
 
