@@ -230,5 +230,6 @@ def test_processes_go_down_together_even_when_only_one_ran_out(tmp_path: Path, m
         tried.append(progress.token_budget)
         return "done"
 
-    assert ladder.fit(work, doing="here", learns=True, undo=lambda: undone.append(len(tried))) == "done"
+    found = ladder.descend_until_it_fits(work, doing="here", has_backward=True, undo=lambda: undone.append(len(tried)))
+    assert found == "done"
     assert (tried, undone) == ([190, 95], [1])

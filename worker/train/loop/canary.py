@@ -94,7 +94,9 @@ def rehearse(stage: Stage) -> CanaryReport:
 
     doing = "at the canary step before training"
     neighbours = Neighbours(run)
-    rows, seconds = stage.ladder.fit(largest_and_its_seconds, doing=doing, learns=True, undo=undo)
+    rows, seconds = stage.ladder.descend_until_it_fits(
+        largest_and_its_seconds, doing=doing, has_backward=True, undo=undo
+    )
     others_share = neighbours.share()
     undo()
     missing = _moment_bytes(stage) if reserved is None else 0

@@ -81,10 +81,10 @@ class GradientSource:
             checkpoints.restore_random_state(state)
 
         while True:
-            totals = self._ladder.fit(
+            totals = self._ladder.descend_until_it_fits(
                 lambda: self._own_share(step, chosen),
                 doing=f"at step {step}",
-                learns=True,
+                has_backward=True,
                 meet=self._masters.sum_over_processes,
                 undo=undo,
             )

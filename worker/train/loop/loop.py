@@ -227,7 +227,7 @@ class _Fit:
 
     def _evaluated(self, rows: Rows, sharing: Sharing) -> dict[str, float]:
         self._run.recorder.phase(Phase.EVALUATING)
-        own = self._ladder.fit(
+        own = self._ladder.descend_until_it_fits(
             lambda: own_sums(
                 self._learner,
                 rows,
@@ -237,7 +237,7 @@ class _Fit:
                 device=self._run.device,
             ),
             doing=f"while evaluating after step {self.step}",
-            learns=False,
+            has_backward=False,
             undo=self._learn_on,
         )
         result = combined(own, processes=self._run.processes)

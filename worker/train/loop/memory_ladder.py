@@ -29,7 +29,11 @@ Done = TypeVar("Done")
 
 
 class MemoryLadder:
-    """Does work again with less memory until it fits or nothing is left to give up."""
+    """Does work again a rung lower, with less memory, until it fits or nothing is left to give up.
+
+    Where it stands is in `progress`: `token_budget`, in tokens per micro-step, and `activation_checkpointing`. In
+    `lockstep` the processes of a run wait for one another inside of a micro-step, and nobody can go down.
+    """
 
     def __init__(self, run: RunContext, learner: Learner, *, progress: TrainState, lockstep: bool = False) -> None:
         self._run, self._learner, self._progress, self._lockstep = run, learner, progress, lockstep
@@ -42,21 +46,22 @@ class MemoryLadder:
             enable_checkpointing(learner.causal_model, reached)
         progress.activation_checkpointing = reached
 
-    def fit(
+    def descend_until_it_fits(
         self,
         work: Callable[[], Done],
         *,
         doing: str,
-        learns: bool,
+        has_backward: bool,
         meet: Callable[[], None] = lambda: None,
         undo: Callable[[], None] = lambda: None,
     ) -> Done:
-        """The result of `work`, which is started again after each lack of memory, `undo` before it.
+        """The result of `work`, which is begun again after each lack of memory, with `undo` before it.
 
-        Processes climb together: `work` must not wait for another one. What they do together is `meet`, after each
-        attempt, also one that memory ended: the others would wait for this process. Where `work` itself waits, in
-        `lockstep`, nobody climbs, for those that wait cannot be called back. `learns` says whether it keeps activations
-        for a backward pass, for otherwise recomputing them would save nothing.
+        Processes go down together: all return from here or none, and `work` must not wait for another process. What
+        they do together is `meet`, after each try, also one that memory ended: the others would wait for this process.
+        Where `work` itself waits, in `lockstep`, nobody goes down, for those that wait cannot be called back.
+        `has_backward` says whether `work` keeps activations for a backward pass: without one nothing is saved by
+        recomputing them. `doing` completes "Memory ran out" in what people are told.
 
         Raises:
             JobFailure: `out_of_memory`, with what was given up and what is left to do.
@@ -78,7 +83,7 @@ class MemoryLadder:
             gc.collect()
             if self._run.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if not (self._halve_micro_steps(doing) or (learns and self._keep_less(doing))):
+            if not (self._halve_micro_steps(doing) or (has_backward and self._keep_less(doing))):
                 raise self._exhausted(lack or "", doing=doing)
 
     def _halve_micro_steps(self, doing: str) -> bool:

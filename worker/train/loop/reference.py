@@ -70,10 +70,10 @@ def fingerprint(rows: Rows) -> str:
 def _score(reader: Reader, rows: Rows) -> torch.Tensor:
     reader.run.recorder.event("Reading what the untrained model thinks of each preference pair.", rows=len(rows))
     sharing = reader.sharing_of(rows)
-    scores = reader.ladder.fit(
+    scores = reader.ladder.descend_until_it_fits(
         lambda: _own_scores(reader, rows, sharing),
         doing="while reading what the untrained model thinks of each preference pair",
-        learns=False,
+        has_backward=False,
     )
     if reader.run.processes > 1:
         torch.distributed.all_reduce(scores)  # one number and zeros: exact in any order
