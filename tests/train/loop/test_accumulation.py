@@ -11,9 +11,10 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import Rows
-from tunesmith.worker.train.loop.gradients import GradientSource, StepSums
+from tunesmith.worker.train.loop.loop import StepGradients
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import preference, supervised
+from tunesmith.worker.train.loop.step_metrics import StepSums
 from tunesmith.worker.train.models.model import Learner, load_model
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
 from tunesmith.worker.train.session import prepare
@@ -43,7 +44,7 @@ def one_step(root: Path, model: Path, *, objective: str, budget: int) -> tuple[S
     masters = MasterOptimizer(learner.trainable(), plan=plan)
     progress = TrainState()
     ladder = MemoryLadder(run, learner, progress=progress)
-    source = GradientSource(
+    gradients = StepGradients(
         run,
         learner,
         masters,
@@ -52,7 +53,7 @@ def one_step(root: Path, model: Path, *, objective: str, budget: int) -> tuple[S
         ladder=ladder,
         feed=runs.feed_of(run),
     )
-    return source.compute(1), [gradient.clone() for gradient in masters.gradients()]
+    return gradients.compute(1), [gradient.clone() for gradient in masters.gradients()]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

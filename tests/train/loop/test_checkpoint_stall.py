@@ -11,7 +11,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import RunDirectory
-from tunesmith.worker.train.checkpoints import cadence
+from tunesmith.worker.train.checkpoints import schedule
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
 from tunesmith.worker.train.checkpoints.state import load_progress, newest_whole, verify
 
@@ -41,7 +41,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         written.append(path)
 
     monkeypatch.setattr(checkpoint_writer, "save_file", save_slowly)
-    monkeypatch.setattr(cadence, "STALL_GRACE_SECONDS", GRACE_SECONDS)
+    monkeypatch.setattr(schedule, "STALL_GRACE_SECONDS", GRACE_SECONDS)
     return written
 
 
@@ -58,7 +58,7 @@ def test_on_a_slow_disk_checkpoints_come_less_often_and_change_no_bit(
     assert result is not None
     assert result.training_seconds is not None
     copying = 0.1  # of the checkpoints that are taken, far below a millisecond each here
-    budget = GRACE_SECONDS + cadence.STALL_SHARE * result.training_seconds + copying
+    budget = GRACE_SECONDS + schedule.STALL_SHARE * result.training_seconds + copying
     assert 0 < result.checkpoint_stall_seconds <= budget
     # Waiting for each of sixty would have cost sixty times as much.
     assert 1 < len({path.parent for path in written}) < 20
@@ -78,7 +78,7 @@ def test_on_a_quick_disk_the_plan_is_kept_and_the_stall_is_told(tmp_path: Path, 
     assert runs.train_here(directory) == 0
     result = directory.read_result()
     assert result is not None
-    assert 0 < result.checkpoint_stall_seconds < cadence.STALL_GRACE_SECONDS
+    assert 0 < result.checkpoint_stall_seconds < schedule.STALL_GRACE_SECONDS
     assert len(list(directory.checkpoints.iterdir())) == 3
     assert not [event for event in runs.events(directory) if "held training up" in event["message"]]
 

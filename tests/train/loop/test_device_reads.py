@@ -20,7 +20,7 @@ from tunesmith.worker.train.attention.segments import Segments
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows, load_rows
-from tunesmith.worker.train.loop.gradients import GradientSource
+from tunesmith.worker.train.loop.loop import StepGradients
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import LossObjective, preference, supervised
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing, load_model, load_tokenizer
@@ -160,7 +160,7 @@ def reads_of_one_step(run: Any, trained: Learner, objective: LossObjective, root
     progress = TrainState()
     ladder = MemoryLadder(run, trained, progress=progress)
     feed = runs.feed_of(run)
-    source = GradientSource(run, trained, masters, objective=objective, progress=progress, ladder=ladder, feed=feed)
+    gradients = StepGradients(run, trained, masters, objective=objective, progress=progress, ladder=ladder, feed=feed)
     with Reads() as reads:
-        assert source.compute(1).is_finite
+        assert gradients.compute(1).is_finite
     return len(reads.found)

@@ -14,13 +14,12 @@ from tunesmith.tuning.recipe.hyperparameters import evaluation_count
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
-from tunesmith.worker.train.loop import reference
 from tunesmith.worker.train.loop.evaluate import combined, own_sums
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import supervised
-from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, fingerprint, with_reference
+from tunesmith.worker.train.loop.pace import Pace
+from tunesmith.worker.train.loop.reference import REFERENCE_FILE, ReferencePass, fingerprint
 from tunesmith.worker.train.models.model import Learner, load_model
-from tunesmith.worker.train.recorder import StepTimer
 from tunesmith.worker.train.run import RunContext
 from tunesmith.worker.train.session import prepare
 
@@ -61,22 +60,22 @@ def test_shares_add_up_to_the_whole(tmp_path: Path, model: Path, lockstep: bool)
     assert combined(whole, processes=1).loss == pytest.approx(float(whole[0] / whole[2]))
 
 
-def reader(run: RunContext, learner: Learner) -> Reader:
+def reference_pass(run: RunContext, learner: Learner) -> ReferencePass:
     progress = TrainState()
-    return Reader(run, learner, sharing, MemoryLadder(run, learner, progress=progress), progress)
+    return ReferencePass(run, learner, sharing, MemoryLadder(run, learner, progress=progress), progress)
 
 
 def test_scores_are_taken_from_a_checkpoint_that_has_them_for_these_very_rows(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, learner = prepared(tmp_path, model, objective="dpo")
-    scored, kept = with_reference(reader(run, learner), kept_in=None)
+    scored, kept = reference_pass(run, learner).over_all_rows(checkpoint=None)
     assert scored.rows.reference is not None
     assert scored.validation_rows is not None
     assert np.array_equal(scored.validation_rows.reference, scored.rows.reference[:4])
     save_file(kept, tmp_path / REFERENCE_FILE)
-    monkeypatch.setattr(reference, "_score", None)  # to be called would be an error
-    again, _ = with_reference(reader(run, learner), kept_in=tmp_path)
+    monkeypatch.setattr(ReferencePass, "log_probabilities", None)  # to be called would be an error
+    again, _ = reference_pass(run, learner).over_all_rows(checkpoint=tmp_path)
     assert np.array_equal(again.rows.reference, scored.rows.reference)
 
 
@@ -87,7 +86,7 @@ def test_scores_of_other_rows_are_not_used(tmp_path: Path, model: Path) -> None:
     other = Rows(**{**vars(run.rows), "tokens": tokens})
     assert fingerprint(other) != fingerprint(run.rows)
     save_file({fingerprint(other): torch.full((9, 2), 7.0)}, tmp_path / REFERENCE_FILE)
-    scored, kept = with_reference(reader(run, learner), kept_in=tmp_path)
+    scored, kept = reference_pass(run, learner).over_all_rows(checkpoint=tmp_path)
     assert scored.rows.reference is not None
     assert (scored.rows.reference < 0).all()
     assert fingerprint(other) not in kept
@@ -110,10 +109,11 @@ def test_a_run_evaluates_as_often_as_planned_and_says_how_long_it_took(tmp_path:
 
 def test_what_is_left_counts_the_evaluations_to_come_as_long_as_those_so_far() -> None:
     clock = iter([0.0, 0.0, 6.0, 10.0, 12.0])
-    pace = StepTimer(clock=lambda: next(clock))
-    with pace.evaluating():
+    progress = TrainState(training_seconds=100.0, evaluation_seconds=50.0)
+    pace = Pace(progress, clock=lambda: next(clock))
+    with pace.evaluation():
         pass
-    pace.begin()
-    pace.end(tokens=10)
+    pace.begin_step()
+    pace.end_step(tokens=10)
     assert pace.remaining_seconds(5, evaluations=3) == pytest.approx(5 * 2 + 3 * 6)
-    assert pace.training_seconds == 2
+    assert (progress.training_seconds, progress.evaluation_seconds) == (102.0, 56.0)

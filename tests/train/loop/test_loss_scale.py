@@ -16,8 +16,9 @@ from tunesmith.worker.train.adapters.adapter import attach_adapter
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.packing import PackedBatch
 from tunesmith.worker.train.kernels.loss import LossSums
-from tunesmith.worker.train.loop import gradients, objectives
-from tunesmith.worker.train.loop.gradients import FIRST_LOSS_SCALE, GradientSource
+from tunesmith.worker.train.loop import loss_scale, objectives
+from tunesmith.worker.train.loop.loop import StepGradients
+from tunesmith.worker.train.loop.loss_scale import FIRST_LOSS_SCALE
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import supervised
 from tunesmith.worker.train.models.model import Learner, load_model
@@ -44,7 +45,7 @@ class Steps:
         learner = Learner(attach_adapter(base, plan.lora, continue_from=None, seed=1), attention=run.attention).train()
         self.progress, self.passes, self._change = TrainState(), 0, change
         self.masters = MasterOptimizer(learner.trainable(), plan=plan)
-        self.source = GradientSource(
+        self.gradients = StepGradients(
             run,
             learner,
             self.masters,
@@ -73,7 +74,7 @@ def overflowing_above(limit: float) -> Change:
 
 def test_a_loss_that_is_no_number_ends_the_step_at_once(tmp_path: Path, model: Path) -> None:
     steps = Steps(tmp_path, model, change=lambda loss: loss * math.nan)
-    sums = steps.source.compute(1)
+    sums = steps.gradients.compute(1)
     assert not sums.is_finite
     assert steps.passes == 1
     assert steps.progress.loss_scale == FIRST_LOSS_SCALE
@@ -81,7 +82,7 @@ def test_a_loss_that_is_no_number_ends_the_step_at_once(tmp_path: Path, model: P
 
 def test_a_gradient_that_overflows_at_every_scale_ends_the_step_at_the_smallest(tmp_path: Path, model: Path) -> None:
     steps = Steps(tmp_path, model, change=overflowing_above(0.0))
-    sums = steps.source.compute(1)
+    sums = steps.gradients.compute(1)
     assert not sums.is_finite
     assert steps.progress.loss_scale == 1.0
     assert steps.passes <= 2 + math.log2(FIRST_LOSS_SCALE)
@@ -117,7 +118,7 @@ def test_a_gradient_that_overflows_halves_the_scale_until_it_fits_and_changes_no
         Steps(tmp_path / name, model, change=change)
         for name, change in (("plain", lambda loss: loss), ("overflowing", overflowing_above(2.0**13)))
     )
-    wanted, found = plain.source.compute(1), overflowing.source.compute(1)
+    wanted, found = plain.gradients.compute(1), overflowing.gradients.compute(1)
     assert found.is_finite
     assert FIRST_LOSS_SCALE / 2**6 < overflowing.progress.loss_scale < FIRST_LOSS_SCALE
     assert found.norm == pytest.approx(wanted.norm, rel=1e-2)
@@ -127,12 +128,12 @@ def test_a_gradient_that_overflows_halves_the_scale_until_it_fits_and_changes_no
 def test_after_enough_good_steps_the_scale_doubles_up_to_a_limit(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradients, "GOOD_STEPS_TO_DOUBLE", 2)
-    monkeypatch.setattr(gradients, "LARGEST_LOSS_SCALE", 2.0**16)
+    monkeypatch.setattr(loss_scale, "GOOD_STEPS_TO_DOUBLE", 2)
+    monkeypatch.setattr(loss_scale, "LARGEST_LOSS_SCALE", 2.0**16)
     steps = Steps(tmp_path, model)
     scales = []
     for step in (1, 2, 3, 4, 5):
-        assert steps.source.compute(step).is_finite
+        assert steps.gradients.compute(step).is_finite
         scales.append(steps.progress.loss_scale)
         steps.masters.clear()
     assert scales == [2.0**15, 2.0**16, 2.0**16, 2.0**16, 2.0**16]
@@ -140,14 +141,14 @@ def test_after_enough_good_steps_the_scale_doubles_up_to_a_limit(
 
 def test_other_precisions_have_no_scale(tmp_path: Path, model: Path) -> None:
     steps = Steps(tmp_path, model, precision="fp32")
-    steps.source.compute(1)
+    steps.gradients.compute(1)
     assert (steps.progress.loss_scale, steps.progress.good_steps_at_loss_scale) == (1.0, 0)
 
 
 def test_a_resumed_run_goes_on_with_the_scale_and_its_count(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradients, "GOOD_STEPS_TO_DOUBLE", 4)
+    monkeypatch.setattr(loss_scale, "GOOD_STEPS_TO_DOUBLE", 4)
     plan = plans.plan(precision="fp16", checkpoint_interval_steps=1)
     alone, stopped = (runs.make_run(tmp_path / name, model=model, plan=plan) for name in ("alone", "stopped"))
     assert runs.train_here(alone) == 0

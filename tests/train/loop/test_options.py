@@ -22,8 +22,8 @@ from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.kernels.loss import token_log_probabilities
 from tunesmith.worker.train.loop import reference
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
-from tunesmith.worker.train.loop.objectives import objective_of, preference, supervised
-from tunesmith.worker.train.loop.reference import Reader, with_reference
+from tunesmith.worker.train.loop.objectives import planned_objective, preference, supervised
+from tunesmith.worker.train.loop.reference import ReferencePass
 from tunesmith.worker.train.models.model import Learner, load_model, load_tokenizer
 from tunesmith.worker.train.run import RunContext
 from tunesmith.worker.train.session import prepare
@@ -192,8 +192,7 @@ def scored(run: RunContext, learner: Learner) -> RunContext:
     """With what the model as it is thinks of each pair."""
     progress = TrainState()
     ladder = MemoryLadder(run, learner, progress=progress)
-    reader = Reader(run, learner, sharing_by_tokens, ladder, progress)
-    return with_reference(reader, kept_in=None)[0]
+    return ReferencePass(run, learner, sharing_by_tokens, ladder, progress).over_all_rows(checkpoint=None)[0]
 
 
 def sharing_by_tokens(rows: Rows) -> Sharing:
@@ -213,7 +212,7 @@ def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) ->
         per_token = learner(batch, token_log_probabilities)
         said = torch.zeros(4).index_add(0, batch.target_sequences, per_token).view(-1, 2) - batch.reference
         gap = said[:, 0] - said[:, 1]
-        for beta, found in ((0.3, objective_of(run.plan)), (0.6, preference(beta=0.6))):
+        for beta, found in ((0.3, planned_objective(run.plan)), (0.6, preference(beta=0.6))):
             expected = -torch.nn.functional.logsigmoid(beta * gap).sum()
             torch.testing.assert_close(found.sums(learner, batch).loss, expected)
 

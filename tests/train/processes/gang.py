@@ -136,15 +136,15 @@ def bytes_of_8_bit_tensors() -> int:
 
 
 def _weigh_before_training(file: Path) -> None:
-    from tunesmith.worker.train.methods import lora
+    from tunesmith.worker.train.loop import loop
 
-    fit = lora.fit
+    train = loop.train
 
     def weighed(*given: Any, **named: Any) -> Any:
         file.write_text(str(bytes_of_8_bit_tensors()))
-        return fit(*given, **named)
+        return train(*given, **named)
 
-    lora.fit = weighed
+    loop.train = weighed
 
 
 def _end_memory_above(tokens: int) -> None:

@@ -65,7 +65,6 @@ def take_snapshot(
     progress: TrainState,
     *,
     rank: int,
-    training_seconds: float,
     tensors: dict[str, dict[str, torch.Tensor]],
     unchanging: dict[str, dict[str, torch.Tensor]],
     texts: dict[str, str],
@@ -79,8 +78,7 @@ def take_snapshot(
     if rank:
         return Snapshot(step=progress.step, tensors=copies)
     _, internal, gauss = random.getstate()
-    position = {**asdict(progress), "training_seconds": training_seconds}
-    state = json.dumps({"progress": position, "python_random": [list(internal), gauss]})
+    state = json.dumps({"progress": asdict(progress), "python_random": [list(internal), gauss]})
     return Snapshot(step=progress.step, tensors=copies, texts={**texts, STATE: state})
 
 

@@ -1,4 +1,4 @@
 """One run: optimizer steps, gradients in micro-steps, evaluation, recovery from lack of memory, the canary.
 
-The story of a run is here; its parts are in the other rooms.
+`loop.py` is the training loop from top to bottom; beside it each module owns one rule of a run.
 """

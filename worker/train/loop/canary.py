@@ -4,8 +4,8 @@ A job that does not fit learns it in its first seconds and not at step 900, and 
 so before the wait begins. Weights, optimizer and random numbers are as before when it ends.
 """
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
@@ -15,16 +15,14 @@ from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.planner.rehearsal import assess
+from tunesmith.tuning.state import Phase
 from tunesmith.tuning.units import duration, gib
 from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.train.checkpoints import state as checkpoints
-from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.order import epoch_order
+from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.sharing import Sharing
-from tunesmith.worker.train.loop.gradients import GradientSource
-from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
-from tunesmith.worker.train.optim.optimizer import MasterOptimizer
-from tunesmith.worker.train.optim.zero import ShardedOptimizer
+from tunesmith.worker.train.loop.start import Start
 from tunesmith.worker.train.profiling.neighbours import Neighbours
 from tunesmith.worker.train.recorder import peak_memory_bytes
 from tunesmith.worker.train.run import RunContext
@@ -39,74 +37,36 @@ MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2}
 SURPRISE = 1.25  # measured over predicted memory that a person should look at
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a canary needs of the run that it precedes."""
+def run_canary(start: Start, sharing: Sharing) -> None:
+    """Measure one micro-step, unless the checkpoint or an equal run on this worker has tried these settings.
 
-    run: RunContext
-    sharing: Sharing
-    gradients: GradientSource
-    ladder: MemoryLadder
-    masters: MasterOptimizer | ShardedOptimizer
-    progress: TrainState
-    total_steps: int
+    `sharing` is how this process goes through the training rows. What is found goes to `canary.json`, with an event.
+
+    Raises:
+        JobFailure: `out_of_memory`, when nothing that could be given up makes even the smallest micro-step fit.
+    """
+    settings = _settings(start.run.plan)
+    if start.progress.canary_of == settings or is_spared(start, sharing):
+        return
+    start.run.recorder.phase(Phase.CANARY)
+    report = _measured(start, sharing)
+    if start.run.is_main:
+        write_atomically(start.run.directory.canary, report.model_dump_json(indent=2))
+    _tell(start.run, report)
+    start.progress.canary_of = settings
 
 
-def settings_of(plan: Plan) -> str:
-    """The launch settings that a canary tries; one that was done with others says nothing about these."""
-    return f"{plan.world_size} x {plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
-
-
-def is_spared(stage: Stage) -> bool:
+def is_spared(start: Start, sharing: Sharing) -> bool:
     """Whether an equal run on this worker has answered what the canary would ask; if so, an event says how."""
-    run, earlier = stage.run, stage.run.request.rehearsal
+    run, earlier = start.run, start.run.request.rehearsal
     if earlier is None:
         return False
-    lengths, budget = run.rows.lengths(), stage.progress.token_budget
-    rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
+    lengths, rows = run.rows.lengths(), _largest(start, sharing)
     tokens, longest = int(lengths[rows].sum()), int(lengths[rows].max())
     judgement = assess(earlier, run.plan, tokens=tokens, longest_row_tokens=longest)
     if judgement.stands:
         run.recorder.event(f"No canary step: {judgement.reason}.", tokens=tokens, earlier=earlier.model_dump())
     return judgement.stands
-
-
-def rehearse(stage: Stage) -> CanaryReport:
-    """Run the canary, write `canary.json` and tell about it.
-
-    Raises:
-        JobFailure: `out_of_memory`, when nothing that could be given up makes even the smallest micro-step fit.
-    """
-    run = stage.run
-    lengths = run.rows.lengths()
-    reserved = _reserve_moments(stage)
-    state = checkpoints.random_state()
-
-    def undo() -> None:
-        stage.masters.clear()
-        checkpoints.restore_random_state(state)
-
-    def largest_and_its_seconds() -> tuple[list[int], float]:
-        budget = stage.progress.token_budget
-        rows = largest_micro_step(stage.sharing, run.plan, token_budget=budget, total_steps=stage.total_steps)
-        seconds = [stage.gradients.time_micro_step(rows) for _ in range(PASSES[run.device.type])]
-        return rows, seconds[-1]
-
-    doing = "at the canary step before training"
-    neighbours = Neighbours(run)
-    rows, seconds = stage.ladder.descend_until_it_fits(
-        largest_and_its_seconds, doing=doing, has_backward=True, undo=undo
-    )
-    others_share = neighbours.share()
-    undo()
-    missing = _moment_bytes(stage) if reserved is None else 0
-    peak = peak_memory_bytes(run.device) + missing
-    del reserved
-    report = _report(stage, lengths[rows], seconds=seconds, peak_memory_bytes=peak, others_share=others_share)
-    if run.is_main:
-        write_atomically(run.directory.canary, report.model_dump_json(indent=2))
-    _tell(run, report)
-    return report
 
 
 def largest_micro_step(sharing: Sharing, plan: Plan, *, token_budget: int, total_steps: int) -> list[int]:
@@ -144,32 +104,87 @@ def _heaviest_steps(lengths: np.ndarray, plan: Plan, *, total_steps: int) -> Ite
             return
 
 
-def _reserve_moments(stage: Stage) -> torch.Tensor | None:
+def _settings(plan: Plan) -> str:
+    """The launch settings that a canary tries; one that was done with others says nothing about these."""
+    return f"{plan.world_size} x {plan.device} {plan.precision} {plan.kernels} {plan.tokens_per_micro_step}"
+
+
+def _largest(start: Start, sharing: Sharing) -> list[int]:
+    """Rows of the run's largest micro-step at the token budget that it has come down to."""
+    budget = start.progress.token_budget
+    return largest_micro_step(sharing, start.run.plan, token_budget=budget, total_steps=start.total_steps)
+
+
+def _measured(start: Start, sharing: Sharing) -> CanaryReport:
+    run = start.run
+    reserved = _reserve_moments(start)
+    state = checkpoints.random_state()
+
+    def undo() -> None:
+        start.masters.clear()
+        checkpoints.restore_random_state(state)
+
+    def largest_and_its_seconds() -> tuple[list[int], float]:
+        rows = _largest(start, sharing)
+        seconds = [_time_micro_step(start, rows) for _ in range(PASSES[run.device.type])]
+        return rows, seconds[-1]
+
+    doing = "at the canary step before training"
+    neighbours = Neighbours(run)
+    rows, seconds = start.ladder.descend_until_it_fits(
+        largest_and_its_seconds, doing=doing, has_backward=True, undo=undo
+    )
+    others_share = neighbours.share()
+    undo()
+    missing = _moment_bytes(start) if reserved is None else 0
+    peak = peak_memory_bytes(run.device) + missing
+    del reserved
+    lengths = run.rows.lengths()[rows]
+    return _report(start, lengths, seconds=seconds, peak_memory_bytes=peak, others_share=others_share)
+
+
+def _time_micro_step(start: Start, rows: list[int]) -> float:
+    """Seconds of forward and backward over rows as one micro-step; the masters' gradients are to be cleared.
+
+    Where they are shared out they cannot be, and so add nothing.
+    """
+    run, objective = start.run, start.objective
+    scale = 0.0 if start.masters.lockstep else start.progress.loss_scale
+    began = time.perf_counter()
+    batch = pack(rows, run.rows, device=run.device)
+    loss = objective.sums(start.learner, batch).loss
+    start.masters.backward(loss * (scale / max(1, objective.units(batch))), last=False)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter() - began
+
+
+def _reserve_moments(start: Start) -> torch.Tensor | None:
     """Hold the memory that the optimizer will take after its first step, so that the canary meets the real peak."""
-    if stage.run.device.type == "cpu":
+    if start.run.device.type == "cpu":
         return None  # untouched memory is not resident; its bytes are added to what was measured
-    return torch.empty(_moment_bytes(stage), dtype=torch.uint8, device=stage.run.device)
+    return torch.empty(_moment_bytes(start), dtype=torch.uint8, device=start.run.device)
 
 
-def _moment_bytes(stage: Stage) -> int:
+def _moment_bytes(start: Start) -> int:
     """Optimizer state that does not exist yet."""
-    return stage.masters.elements_without_moments() * MOMENT_BYTES[stage.run.plan.optimizer]
+    return start.masters.elements_without_moments() * MOMENT_BYTES[start.run.plan.optimizer]
 
 
 def _report(
-    stage: Stage, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int, others_share: float | None
+    start: Start, lengths: np.ndarray, *, seconds: float, peak_memory_bytes: int, others_share: float | None
 ) -> CanaryReport:
-    plan, progress = stage.run.plan, stage.progress
+    plan, progress = start.run.plan, start.progress
     tokens = int(lengths.sum())
     speed = tokens / max(seconds, 1e-9)
     predicted_peak = visible_peak_bytes(plan.memory, device=plan.device)
     predicted_speed = plan.time.micro_step_tokens_per_second
     speed_ratio = speed / predicted_speed if predicted_speed else None
-    share_of_steps = stage.total_steps / max(1, plan.total_steps)
+    share_of_steps = start.total_steps / max(1, plan.total_steps)
     return CanaryReport(
         tokens=tokens,
         longest_row_tokens=int(lengths.max()),
-        tokens_per_micro_step=max(1, progress.token_budget // stage.run.rows.sequences_per_row),
+        tokens_per_micro_step=max(1, progress.token_budget // start.run.rows.sequences_per_row),
         seconds=max(seconds, 1e-9),
         tokens_per_second=speed,
         predicted_tokens_per_second=predicted_speed,
@@ -182,14 +197,14 @@ def _report(
     )
 
 
-def _expected_seconds(time: TimeEstimate, speed_ratio: float) -> float:
+def _expected_seconds(planned: TimeEstimate, speed_ratio: float) -> float:
     """At the measured speed; answers are given for a bounded time at any."""
-    return (time.training_seconds + time.evaluation_seconds) / speed_ratio + time.sample_seconds
+    return (planned.training_seconds + planned.evaluation_seconds) / speed_ratio + planned.sample_seconds
 
 
 def _tell(run: RunContext, report: CanaryReport) -> None:
     """One event; the worker shows `expected_seconds` as what is left until the first step is done."""
-    time, memory = run.plan.time, f"{gib(report.peak_memory_bytes)} at the peak"
+    memory = f"{gib(report.peak_memory_bytes)} at the peak"
     if report.predicted_peak_bytes:
         memory += f" (predicted {gib(report.predicted_peak_bytes)})"
     speed = f"{report.tokens_per_second:,.0f} tokens/s"
@@ -197,7 +212,7 @@ def _tell(run: RunContext, report: CanaryReport) -> None:
         speed += f" (predicted {report.predicted_tokens_per_second:,.0f})"
     expected = report.expected_seconds
     left = f" Training takes about {duration(expected)} at this speed." if expected else ""
-    is_slow = expected is not None and expected > time.seconds_high
+    is_slow = expected is not None and expected > run.plan.time.seconds_high
     is_large = report.memory_ratio is not None and report.memory_ratio > SURPRISE
     run.recorder.event(
         f"Canary step of {report.tokens} tokens, the largest of the run: {memory}, {speed}.{left}",

@@ -53,7 +53,7 @@ class MemoryLadder:
         doing: str,
         has_backward: bool,
         meet: Callable[[], None] = lambda: None,
-        undo: Callable[[], None] = lambda: None,
+        undo: Callable[[], object] = lambda: None,
     ) -> Done:
         """The result of `work`, which is begun again after each lack of memory, with `undo` before it.
 

@@ -27,8 +27,8 @@ class LossObjective:
         return batch.supervised_tokens if self.per_token else len(batch.rows)
 
 
-def objective_of(plan: Plan) -> LossObjective:
-    """The plan's."""
+def planned_objective(plan: Plan) -> LossObjective:
+    """What the plan says is to be learnt. DPO needs the rows of a `ReferencePass` besides."""
     return supervised() if plan.objective == "supervised" else preference(beta=plan.beta or 0.1)
 
 

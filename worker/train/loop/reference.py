@@ -1,7 +1,7 @@
-"""What the model as it starts thinks of each preference pair: read once a job, shared among processes, and kept.
+"""The reference pass of DPO: log-probabilities of the answers of each preference pair under the model as it starts.
 
-The numbers travel in every checkpoint under the hash of the rows that they belong to, so that a resumed run has them
-without reading again.
+It is made once a job and shared among processes. Its numbers travel in every checkpoint under the hash of the rows that
+they belong to, so that a resumed run has them without another pass.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ REFERENCE_FILE = "reference.safetensors"
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Reads rows with the model as it is now, in all processes at once."""
+class ReferencePass:
+    """Puts log-probabilities under the model as it is now into the rows of a run, in all of its processes at once."""
 
     run: RunContext
     learner: Learner
@@ -35,58 +35,63 @@ class Reader:
     ladder: MemoryLadder
     progress: TrainState
 
+    def over_all_rows(self, *, checkpoint: Path | None) -> tuple[RunContext, dict[str, torch.Tensor]]:
+        """The run with `reference` in its rows, and what checkpoints keep of it: fp32 [rows, 2] by the rows' hash.
 
-def with_reference(reader: Reader, *, kept_in: Path | None) -> tuple[RunContext, dict[str, torch.Tensor]]:
-    """The run with scores in its rows, and what a checkpoint keeps of them: fp32 [rows, 2] by the hash of the rows.
+        Call it before any weight is loaded from `checkpoint`, which is a verified one: numbers that it has kept for
+        these very rows are taken from there.
 
-    `kept_in` is a checkpoint that has been verified. Call it before any weight is loaded from there.
+        Raises:
+            JobFailure: `out_of_memory`.
+        """
+        stored = _stored(checkpoint)
+        kept: dict[str, torch.Tensor] = {}
 
-    Raises:
-        JobFailure: `out_of_memory`.
-    """
-    run = reader.run
-    known = load_file(kept_in / REFERENCE_FILE) if kept_in is not None and (kept_in / REFERENCE_FILE).is_file() else {}
-    kept: dict[str, torch.Tensor] = {}
+        def with_reference(rows: Rows) -> Rows:
+            name = fingerprint(rows)
+            if name not in kept:
+                kept[name] = stored[name] if name in stored else self.log_probabilities(rows)
+            return replace(rows, reference=kept[name].numpy())
 
-    def scored(rows: Rows) -> Rows:
-        name = fingerprint(rows)
-        if name not in kept:
-            kept[name] = known[name] if name in known else _score(reader, rows)
-        return replace(rows, reference=kept[name].numpy())
+        held_out = self.run.validation_rows
+        rows = with_reference(self.run.rows)
+        held_out = None if held_out is None else with_reference(held_out)
+        return replace(self.run, rows=rows, validation_rows=held_out), kept
 
-    held_out = run.validation_rows
-    rows = scored(run.rows)
-    return replace(run, rows=rows, validation_rows=None if held_out is None else scored(held_out)), kept
+    def log_probabilities(self, rows: Rows) -> torch.Tensor:
+        """Of both answers of each row, those of all processes: fp32 [rows, 2], on the host."""
+        self.run.recorder.event("Reading what the untrained model thinks of each preference pair.", rows=len(rows))
+        sharing = self.sharing_of(rows)
+        found = self.ladder.descend_until_it_fits(
+            lambda: self._own_share(rows, sharing),
+            doing="while reading what the untrained model thinks of each preference pair",
+            has_backward=False,
+        )
+        if self.run.processes > 1:
+            torch.distributed.all_reduce(found)  # one number and zeros: exact in any order
+        return found.cpu()
+
+    @torch.no_grad()
+    def _own_share(self, rows: Rows, sharing: Sharing) -> torch.Tensor:
+        """Those of the rows that this process computes, zeros elsewhere: fp32 [rows, 2]."""
+        self.learner.eval()
+        found = torch.zeros(len(rows), 2, device=self.run.device)
+        for chosen, counts in sharing.passes(range(len(rows)), token_budget=self.progress.token_budget):
+            of_batch = log_probabilities(self.learner, pack(chosen, rows, device=self.run.device))
+            if counts:
+                found[torch.tensor(chosen)] = of_batch
+        return found
 
 
 def fingerprint(rows: Rows) -> str:
-    """SHA-256 of all tokens, marks and bounds."""
+    """SHA-256 of all tokens, loss masks and bounds of a set of rows."""
     digest = hashlib.sha256(f"{rows.sequences_per_row}".encode())
     for values in (rows.tokens, rows.supervised, rows.offsets):
         digest.update(values.data)
     return digest.hexdigest()
 
 
-def _score(reader: Reader, rows: Rows) -> torch.Tensor:
-    reader.run.recorder.event("Reading what the untrained model thinks of each preference pair.", rows=len(rows))
-    sharing = reader.sharing_of(rows)
-    scores = reader.ladder.descend_until_it_fits(
-        lambda: _own_scores(reader, rows, sharing),
-        doing="while reading what the untrained model thinks of each preference pair",
-        has_backward=False,
-    )
-    if reader.run.processes > 1:
-        torch.distributed.all_reduce(scores)  # one number and zeros: exact in any order
-    return scores.cpu()
-
-
-@torch.no_grad()
-def _own_scores(reader: Reader, rows: Rows, sharing: Sharing) -> torch.Tensor:
-    """Those of this process's share, zeros elsewhere: fp32 [rows, 2]."""
-    reader.learner.eval()
-    scores = torch.zeros(len(rows), 2, device=reader.run.device)
-    for chosen, counts in sharing.passes(range(len(rows)), token_budget=reader.progress.token_budget):
-        found = log_probabilities(reader.learner, pack(chosen, rows, device=reader.run.device))
-        if counts:
-            scores[torch.tensor(chosen)] = found
-    return scores
+def _stored(checkpoint: Path | None) -> dict[str, torch.Tensor]:
+    """What a checkpoint has kept, by the hash of the rows."""
+    file = None if checkpoint is None else checkpoint / REFERENCE_FILE
+    return load_file(file) if file is not None and file.is_file() else {}

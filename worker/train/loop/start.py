@@ -8,11 +8,12 @@ from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.best import BestWeights
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.checkpoints.trainable_state import StateFile
+from tunesmith.worker.train.data.order import steps_per_epoch
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.loop.memory_ladder import MemoryLadder
 from tunesmith.worker.train.loop.objectives import LossObjective
-from tunesmith.worker.train.loop.reference import REFERENCE_FILE, Reader, with_reference
+from tunesmith.worker.train.loop.reference import REFERENCE_FILE, ReferencePass
 from tunesmith.worker.train.loop.utilization import Utilization
 from tunesmith.worker.train.models.model import Learner
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
@@ -22,7 +23,7 @@ from tunesmith.worker.train.run import RunContext
 
 @dataclass(frozen=True)
 class Start:
-    """A run at its first step, or at the one that a checkpoint has reached."""
+    """A run before its first step, or after the one that a checkpoint has reached."""
 
     run: RunContext
     learner: Learner
@@ -33,6 +34,13 @@ class Start:
     progress: TrainState
     ladder: MemoryLadder
     utilization: Utilization
+
+    @property
+    def total_steps(self) -> int:
+        """The plan's steps, or fewer where rows had to be dropped."""
+        plan = self.run.plan
+        per_epoch = steps_per_epoch(len(self.run.rows), rows_per_step=plan.rows_per_step)
+        return min(plan.total_steps, per_epoch * plan.epochs)
 
     def sharing_of(self, rows: Rows) -> Sharing:
         """How this process goes through a set of rows."""
@@ -46,23 +54,22 @@ class Start:
         )
 
 
-def start(
+def begin_or_resume(
     run: RunContext,
     learner: Learner,
     *,
     masters: MasterOptimizer | ShardedOptimizer,
     objective: LossObjective,
     weight_file: StateFile,
-    total_steps: int,
 ) -> Start:
-    """Restore what the newest whole checkpoint holds, if there is one.
+    """Restore what the newest whole checkpoint holds, if there is one; under DPO make the reference pass before.
 
     Raises:
         JobFailure: `checkpoint_damaged`, `checkpoint_of_another_plan`, or `out_of_memory`.
     """
-    folder = _verified_folder(run)
-    progress = _position(run, folder)
-    begun = Start(
+    checkpoint = _verified_checkpoint(run)
+    progress = _position(run, checkpoint)
+    start = Start(
         run=run,
         learner=learner,
         masters=masters,
@@ -74,16 +81,16 @@ def start(
         utilization=Utilization(run, learner),
     )
     if objective.needs_reference:  # by the first weights, before those of the checkpoint take their place
-        begun = _with_reference(begun, folder)
-    if folder is not None:
-        learned.load(folder, masters, weight_file)
-        begun.best.load(folder)
-        told = f"Continuing from the checkpoint of step {progress.step} of {total_steps}."
+        start = _with_reference(start, checkpoint)
+    if checkpoint is not None:
+        learned.load(checkpoint, masters, start.weight_file)
+        start.best.load(checkpoint)
+        told = f"Continuing from the checkpoint of step {progress.step} of {start.total_steps}."
         run.recorder.event(told, step=progress.step)
-    return begun
+    return start
 
 
-def _verified_folder(run: RunContext) -> Path | None:
+def _verified_checkpoint(run: RunContext) -> Path | None:
     """Once for all processes: none reads before the main one has found every file whole."""
     folder = checkpoints.resume_folder(run)
     if folder is not None and run.is_main:
@@ -92,16 +99,17 @@ def _verified_folder(run: RunContext) -> Path | None:
     return folder
 
 
-def _position(run: RunContext, folder: Path | None) -> TrainState:
-    if folder is None:
+def _position(run: RunContext, checkpoint: Path | None) -> TrainState:
+    """Where the steps begin, with this process's random numbers as they are to be there."""
+    if checkpoint is None:
         checkpoints.draw_apart(seed=run.plan.seed, rank=run.rank, step=0)
         return TrainState()
-    progress = checkpoints.load_progress(folder, seed=run.plan.seed, rank=run.rank)
-    progress.last_good_checkpoint = folder.name
+    progress = checkpoints.load_progress(checkpoint, seed=run.plan.seed, rank=run.rank)
+    progress.last_good_checkpoint = checkpoint.name
     return progress
 
 
-def _with_reference(begun: Start, folder: Path | None) -> Start:
-    reader = Reader(begun.run, begun.learner, begun.sharing_of, begun.ladder, begun.progress)
-    scored, kept = with_reference(reader, kept_in=folder)
-    return replace(begun, run=scored, weight_file=begun.weight_file.with_tensors(REFERENCE_FILE, kept))
+def _with_reference(start: Start, checkpoint: Path | None) -> Start:
+    reference = ReferencePass(start.run, start.learner, start.sharing_of, start.ladder, start.progress)
+    run, kept = reference.over_all_rows(checkpoint=checkpoint)
+    return replace(start, run=run, weight_file=start.weight_file.with_tensors(REFERENCE_FILE, kept))

@@ -8,8 +8,8 @@ from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.export.output import save_gathered_model, save_model
 from tunesmith.worker.train.failures import user_error
-from tunesmith.worker.train.loop.loop import fit
-from tunesmith.worker.train.loop.objectives import objective_of
+from tunesmith.worker.train.loop import loop
+from tunesmith.worker.train.loop.objectives import planned_objective
 from tunesmith.worker.train.loop.packing_choice import choose_packing
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from tunesmith.worker.train.models.text_part import TextPart
@@ -46,8 +46,8 @@ def train(run: RunContext) -> TrainState:
     bare = Learner(model, attention=run.attention)
     learner, masters = with_optimizer(bare, plan=run.plan, processes=run.processes)
     choose_packing(run, bare)
-    objective = objective_of(run.plan)
-    progress = fit(run, learner, masters=masters, objective=objective, weight_file=StateFile(MASTERS_FILE))
+    objective = planned_objective(run.plan)
+    progress = loop.train(run, learner, masters=masters, objective=objective, weight_file=StateFile(MASTERS_FILE))
     if isinstance(masters, ShardedOptimizer):
         save_gathered_model(run, model, masters.gathered(), frozen=masters.frozen(), progress=progress)
     elif run.is_main:

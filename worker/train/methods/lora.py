@@ -25,8 +25,8 @@ from tunesmith.worker.train.checkpoints.state import TrainState, resume_folder
 from tunesmith.worker.train.checkpoints.trainable_state import StateFile
 from tunesmith.worker.train.export.merge import write_merged_model
 from tunesmith.worker.train.export.output import describe, save_adapter
-from tunesmith.worker.train.loop.loop import fit
-from tunesmith.worker.train.loop.objectives import objective_of
+from tunesmith.worker.train.loop import loop
+from tunesmith.worker.train.loop.objectives import planned_objective
 from tunesmith.worker.train.loop.packing_choice import choose_packing
 from tunesmith.worker.train.models.model import Learner, check_vocabulary, enable_checkpointing, load_model
 from tunesmith.worker.train.optim.optimizer import MasterOptimizer
@@ -66,7 +66,8 @@ def train(run: RunContext) -> TrainState:
     learner, masters = with_optimizer(bare, plan=plan, processes=run.processes)
     run.recorder.reached("adapter_attached")
     choose_packing(run, bare)
-    progress = fit(run, learner, masters=masters, objective=objective_of(plan), weight_file=weights)
+    objective = planned_objective(plan)
+    progress = loop.train(run, learner, masters=masters, objective=objective, weight_file=weights)
     tensors = _tensors(model, masters)
     if run.is_main:
         _save(run, tensors, config, weights, progress)

@@ -16,8 +16,11 @@ STALL_SHARE = 0.05
 STALL_GRACE_SECONDS = 2.0
 
 
-class CheckpointCadence:
-    """Decides, the same in every process of a run, at which steps a checkpoint is taken; counts what it costs."""
+class CheckpointSchedule:
+    """Decides after which steps a checkpoint is taken, the same in every process of a run.
+
+    `progress` says what checkpoints have cost so far, and gets added what waiting for the writer costs here.
+    """
 
     def __init__(
         self,
@@ -25,33 +28,40 @@ class CheckpointCadence:
         writer: CheckpointWriter,
         progress: TrainState,
         *,
+        total_steps: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run, self._writer, self._progress, self._clock = run, writer, progress, clock
-        self._interval_steps = run.plan.checkpoint_interval_steps
+        self._total_steps, self._interval_steps = total_steps, run.plan.checkpoint_interval_steps
         self._is_overdue = False
 
-    def is_time(self, step: int, *, training_seconds: float) -> bool:
-        """Whether to take a checkpoint after this step. May wait for the writer, as far as the budget goes."""
+    def is_due(self, step: int) -> bool:
+        """Whether to take one after `step`, as after the last in any case. May wait for the writer, within the budget.
+
+        All processes must ask.
+
+        Raises:
+            OSError: the checkpoint before could not be written, for example because the disk is full.
+            JobFailure: `checkpoint_part_missing`, of the checkpoint before.
+        """
+        if step == self._total_steps:
+            return True
         if not (self._is_overdue or step % self._interval_steps == 0):
             return False
         if not self._run.is_main:
             self._writer.wait(at_most_seconds=0)  # only to hear of what went wrong with this process's part
-        if self._run.agree(self._run.is_main and self._writer_is_free(training_seconds)):
+        if self._run.agree(self._run.is_main and self._writer_is_free()):
             self._is_overdue = False
             return True
         if not self._is_overdue:
-            self._lengthen(step, training_seconds)
+            self._lengthen(step)
         self._is_overdue = True
         return False
 
-    def note_copied(self, seconds: float) -> None:
-        """A checkpoint's state was copied, while training stood still."""
-        self._progress.checkpoint_stall_seconds += seconds
-
-    def _writer_is_free(self, training_seconds: float) -> bool:
+    def _writer_is_free(self) -> bool:
         """An overdue checkpoint only looks: waiting at every step would spend the whole budget on a slow disk."""
-        left = STALL_GRACE_SECONDS + STALL_SHARE * training_seconds - self._progress.checkpoint_stall_seconds
+        budget = STALL_GRACE_SECONDS + STALL_SHARE * self._progress.training_seconds
+        left = budget - self._progress.checkpoint_stall_seconds
         if left <= 0:
             return False
         began = self._clock()
@@ -59,11 +69,11 @@ class CheckpointCadence:
         self._progress.checkpoint_stall_seconds += self._clock() - began
         return is_free
 
-    def _lengthen(self, step: int, training_seconds: float) -> None:
+    def _lengthen(self, step: int) -> None:
         before, self._interval_steps = self._interval_steps, 2 * self._interval_steps
-        stall = self._progress.checkpoint_stall_seconds
+        stall, training = self._progress.checkpoint_stall_seconds, self._progress.training_seconds
         self._run.recorder.event(
-            f"Checkpoints held training up for {stall:.1f} s of {training_seconds:.1f} s; at most {STALL_SHARE:.0%} is "
+            f"Checkpoints held training up for {stall:.1f} s of {training:.1f} s; at most {STALL_SHARE:.0%} is "
             f"allowed. From now on one every {self._interval_steps} steps instead of every {before}.",
             level="warn",
             step=step,
