@@ -81,22 +81,18 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
         JobFailure: the plan asks for what this trainer cannot do, or data or tokenizer cannot be used.
     """
     check_available(request)
-    patience = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
-    accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
-    disable_progress_bar()
-    _limit_threads(request.plan.device)
-    set_seed(request.plan.seed)
+    accelerator = _processes_and_devices(request)
     recorder = Recorder(directory, active=accelerator.is_main_process)
     folder = Path(request.model_dir)
     shape = ModelShape.from_config(read_config(folder), measured=request.measured_shape)
     check_config(folder)
     tokenizer = load_tokenizer(folder)
     cache = _row_cache(request, directory, recorder, processes=accelerator.num_processes)
-    load = _loader(request, tokenizer, cache, accelerator=accelerator)
+    loader = _RowLoader(request, tokenizer, cache, accelerator=accelerator)
     planned = request.plan.max_sequence_length
     longest = planned if request.cut_long_rows else max(planned, shape.context_length)
     held_out = frozenset(request.held_out_lines)
-    rows = load(request.training_file, "training_file", longest, LineChoice(held_out))
+    rows = loader.load(request.training_file, longest, param="training_file", lines=LineChoice(held_out))
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
@@ -107,7 +103,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
         shape=shape,
         tokenizer=tokenizer,
         rows=rows,
-        validation_rows=_validation_rows(request, load),
+        validation_rows=_validation_rows(request, loader),
         device=accelerator.device,
         versions=_versions(),
         attention=choose_attention(request.plan, shape, device=accelerator.device, recorder=recorder),
@@ -120,43 +116,20 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
     return run
 
 
-def _loader(
-    request: TrainRequest, tokenizer: PreTrainedTokenizerBase, cache: RowCache | None, *, accelerator: Accelerator
-) -> "_Load":
-    """Loads a file's rows, given what errors call it, how many tokens a row may have, and which lines are wanted."""
-    folder, template = Path(request.model_dir), tokenizer.chat_template
-    settings: dict[str, Any] = {
-        "objective": request.plan.objective,
-        "stop_tokens": stop_tokens(folder, tokenizer),
-        "today": request.spec.template_date,
-        "on_long_row": request.plan.on_long_row,
-        "on_dropped_content": request.spec.on_dropped_content,
-    }
-
-    def load(path: str, param: str, limit: int, lines: LineChoice = ALL_LINES) -> Rows:
-        chosen = settings | ({"lines": lines} if lines != ALL_LINES else {})
-        read = partial(load_rows, Path(path), tokenizer=tokenizer, max_sequence_length=limit, param=param, **chosen)
-        if cache is None:
-            return read()
-        key = rows_key(Path(path), model_folder=folder, template=template, settings=chosen)
-        everyone = accelerator.wait_for_everyone
-        rows = cached_rows(cache, key, limit=limit, load=read, is_main=accelerator.is_main_process, wait=everyone)
-        if rows.notes.default_template:  # as who renders them does: the result carries it
-            tokenizer.chat_template = default_template(tokenizer, settings["stop_tokens"])
-        return rows
-
-    return load
+def _processes_and_devices(request: TrainRequest) -> Accelerator:
+    """Join the other processes, if the run has several, on this one's device, with the plan's seed."""
+    patience = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
+    accelerator = Accelerator(cpu=request.plan.device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
+    disable_progress_bar()
+    _limit_threads(request.plan.device)
+    set_seed(request.plan.seed)
+    return accelerator
 
 
-def _validation_rows(request: TrainRequest, load: "_Load") -> Rows | None:
-    """Those of a file of their own, else those that the training file holds out."""
-    planned = request.plan.max_sequence_length
-    if request.validation_file:
-        return load(request.validation_file, "validation_file", planned)
-    if not request.held_out_lines:
-        return None
-    lines = LineChoice(frozenset(request.held_out_lines), wants_held_out=True)
-    return load(request.training_file, "training_file", planned, lines)
+def _limit_threads(device: str) -> None:
+    """As many threads as cores this process may use; more only make them wait for each other."""
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def _row_cache(
@@ -169,23 +142,73 @@ def _row_cache(
     return RowCache(directory.tokens, shared=shared, recorder=recorder)
 
 
+class _RowLoader:
+    """Loads the rows of a run's files, through the cache of tokenised rows where the run has one."""
+
+    def __init__(
+        self,
+        request: TrainRequest,
+        tokenizer: PreTrainedTokenizerBase,
+        cache: RowCache | None,
+        *,
+        accelerator: Accelerator,
+    ) -> None:
+        self._folder, self._tokenizer, self._cache = Path(request.model_dir), tokenizer, cache
+        self._accelerator = accelerator
+        self._template = tokenizer.chat_template  # the one that came with the model: loading may set a default
+        self._stop_tokens = stop_tokens(self._folder, tokenizer)
+        self._settings: dict[str, Any] = {
+            "objective": request.plan.objective,
+            "stop_tokens": self._stop_tokens,
+            "today": request.spec.template_date,
+            "on_long_row": request.plan.on_long_row,
+            "on_dropped_content": request.spec.on_dropped_content,
+        }
+
+    def load(self, path: str, max_sequence_length: int, *, param: str, lines: LineChoice = ALL_LINES) -> Rows:
+        """The wanted `lines` of a file as rows of at most so many tokens; `param` is what errors call the file."""
+        settings = self._settings | ({"lines": lines} if lines != ALL_LINES else {})
+        read = partial(
+            load_rows,
+            Path(path),
+            tokenizer=self._tokenizer,
+            max_sequence_length=max_sequence_length,
+            param=param,
+            **settings,
+        )
+        if self._cache is None:
+            return read()
+        rows = cached_rows(
+            self._cache,
+            rows_key(Path(path), model_folder=self._folder, template=self._template, settings=settings),
+            limit=max_sequence_length,
+            load=read,
+            is_main=self._accelerator.is_main_process,
+            wait=self._accelerator.wait_for_everyone,
+        )
+        if rows.notes.default_template:  # as who renders them does: the result carries it
+            self._tokenizer.chat_template = default_template(self._tokenizer, self._stop_tokens)
+        return rows
+
+
+def _validation_rows(request: TrainRequest, loader: _RowLoader) -> Rows | None:
+    """Those of a file of their own, else those that the training file holds out."""
+    planned = request.plan.max_sequence_length
+    if request.validation_file:
+        return loader.load(request.validation_file, planned, param="validation_file")
+    if not request.held_out_lines:
+        return None
+    lines = LineChoice(frozenset(request.held_out_lines), wants_held_out=True)
+    return loader.load(request.training_file, planned, param="training_file", lines=lines)
+
+
 def _method(run: RunContext) -> "_Method":
     """One module per method; only the chosen one is imported, because adapter libraries cost two seconds."""
     return cast("_Method", importlib.import_module(f"tunesmith.worker.train.methods.{run.plan.method.value}"))
 
 
-class _Load(Protocol):
-    def __call__(self, path: str, param: str, limit: int, lines: LineChoice = ALL_LINES) -> Rows: ...
-
-
 class _Method(Protocol):
     def train(self, run: RunContext) -> TrainState: ...
-
-
-def _limit_threads(device: str) -> None:
-    """As many threads as cores this process may use; more only make them wait for each other."""
-    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def _refuse_longer_than_planned(rows: Rows, request: TrainRequest, directory: RunDirectory, *, active: bool) -> None:
