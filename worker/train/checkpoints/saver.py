@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from tunesmith.worker.run_directory import checkpoint_name
+from tunesmith.worker.manifests import checkpoint_name
 from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.best import BestWeights
 from tunesmith.worker.train.checkpoints.state import Snapshot, TrainState, take_snapshot

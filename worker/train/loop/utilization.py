@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from tunesmith.worker.train.loop.gradients import StepSums
 
 from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_per_second, flop_rates, training_flops
 from tunesmith.tuning.hardware import Gpu
@@ -10,6 +9,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora
 from tunesmith.tuning.words import Method
 from tunesmith.worker.train.data.rows import Rows
+from tunesmith.worker.train.loop.step_metrics import StepSums
 from tunesmith.worker.train.models.model import DTYPES, Learner
 from tunesmith.worker.train.optim.zero import whole_size
 from tunesmith.worker.train.profiling.rates import matmul_flops_per_second
