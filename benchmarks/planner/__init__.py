@@ -1,1 +1,4 @@
-"""The planner held against its own promises and against the questions of a review; neither needs torch or a GPU."""
+"""The planner held against its own promises and against the questions of a review.
+
+Neither needs torch or a GPU.
+"""

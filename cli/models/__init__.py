@@ -1,1 +1,4 @@
-"""Base models on the way in: checked, converted, hashed, registered."""
+"""Base models on the way in: checked, converted, hashed, registered.
+
+Reads a folder, a GGUF file or a hub repository and speaks HTTP; weights are looked at and never computed with.
+"""
