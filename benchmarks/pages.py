@@ -40,6 +40,11 @@ def paragraph(text: str) -> str:
     return _filled(" ".join(text.split()))
 
 
+def bullets(texts: Iterable[str]) -> str:
+    """A list, each item in lines of at most `COLUMNS`."""
+    return "\n".join(_filled(f"- {text}", indent="  ") for text in texts)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table. A bar inside of a cell is escaped, a line break becomes a space."""
     first, *others = (_line([_cell(value) for value in row]) for row in (header, *rows))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.families.sweep import LARGEST_PARAMETERS, ROW_LENGTHS, TOLERANCE, Family
 from benchmarks.machine import setting
-from benchmarks.pages import Reasons, page, paragraph, table
+from benchmarks.pages import Reasons, bullets, page, paragraph, table
 
 OUTCOMES = {
     "packed": "rows share a micro-step",
@@ -44,7 +44,7 @@ def families_page(families: Sequence[Family], *, of: int) -> str:
         for family in families
     ]
     told = {family.outcome for family in families}
-    meanings = [f"- `{outcome}`: {meaning}." for outcome, meaning in OUTCOMES.items() if outcome in told]
+    meanings = bullets(f"`{outcome}`: {meaning}." for outcome, meaning in OUTCOMES.items() if outcome in told)
     return page(
         "How each family is trained",
         paragraph(
@@ -54,7 +54,7 @@ def families_page(families: Sequence[Family], *, of: int) -> str:
         paragraph(
             f"""Each family is built from its own default configuration with every size made small (at most
             {LARGEST_PARAMETERS / 1e6:.0f} million parameters) and random weights, saved, loaded and adapted as a job
-            does it, and tried as a job tries it ([architecture](architecture.md), "The trial of a model"). Then loss
+            does it, and tried as a job tries it ([the trainer](trainer.md#the-trial-of-a-model)). Then loss
             and gradients of {len(ROW_LENGTHS)} rows of {min(ROW_LENGTHS)} to {max(ROW_LENGTHS)} tokens are compared
             with the class of transformers itself, one row at a time."""
         ),
@@ -64,9 +64,9 @@ def families_page(families: Sequence[Family], *, of: int) -> str:
             `reason` is a number in the list below the table. What a family needs of packages that are not installed
             here (`causal_conv1d`, `mamba_ssm`) it may get on another machine."""
         ),
-        "\n".join(meanings),
+        meanings,
         paragraph(
-            """`planned by` says what the planner goes by ([the planner](planner.md), "Families without formulas"): its
+            """`planned by` says what the planner goes by ([the planner](planner.md#families-without-formulas)): its
             formulas, a shape that `tunesmith models add` measures, or neither, and then `models add` refuses the
             family. Where it has one, how rows go and how many parameters of an adapter learn are held against what
             the trainer did."""

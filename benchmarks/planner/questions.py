@@ -1,4 +1,4 @@
-"""The 51 questions of a review, asked again: `python -m benchmarks.planner.questions --page docs/planner.md`.
+"""The 51 questions of a review, asked again: `python -m benchmarks.planner.questions --page docs/planner-questions.md`.
 
 Each has what the planner answered then, what the reviewer thought of it, and what it answers now.
 """

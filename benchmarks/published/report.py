@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmarks.pages import Reasons, page, paragraph, table
+from benchmarks.pages import Reasons, bullets, page, paragraph, table
 from benchmarks.published.fit import BOUNDS
 from benchmarks.published.predict import HIDDEN_BY_FSDP, Prediction
 from benchmarks.published.runs import HELD_OUT_SHARE, Book, Run
@@ -42,7 +42,7 @@ def published_page(book: Book, predictions: Sequence[Prediction], *, speeds: Gpu
     """The whole page."""
     reasons = Reasons()
     rows = [_row(book, each, reasons) for each in predictions]
-    sources = "\n".join(f"- {name}: {text}" for name, text in book.sources.items())
+    sources = bullets(f"{name}: {text}" for name, text in book.sources.items())
     return page(
         "The planner beside published runs",
         paragraph(

@@ -60,7 +60,7 @@ def templates_page(results: Sequence[Result]) -> str:
             """A twin is the same template with `{% generation %}` marks around what the assistant wrote, from which
             transformers computes a loss mask. The trainer is given the twin without its marks, has to find the turns
             by itself, and both masks are compared token by token. How it finds them is in
-            [architecture](architecture.md), "Loss masks"."""
+            [the trainer](trainer.md#loss-masks)."""
         ),
         "- `as the twin`: conversations with the same mask. A line break behind the token that ends a turn\n"
         "  does not count: the model has stopped by then.\n"

@@ -8,7 +8,7 @@ from benchmarks.planner.questions import BEGIN, END, QUESTIONS, Question, write
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.words import Method
 
-PAGE = Path(__file__).parents[4] / "docs" / "planner.md"
+PAGE = Path(__file__).parents[4] / "docs" / "planner-questions.md"
 # What was judged wrong then and is the planner's own to decide, with the method that the reviewer wanted.
 RIGHTED = {
     "13B on 2x4090, 8k rows": Method.QLORA,

@@ -69,7 +69,7 @@ def test_the_guides_smallest_machines_hold_what_it_says_where_they_can() -> None
 
 
 def test_every_difference_is_explained_in_the_documentation() -> None:
-    text = (Path(__file__).parents[4] / "docs" / "planner.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "docs" / "guide.md").read_text(encoding="utf-8")
     for size, method, guide, ours in SMALLEST:
         row = next(line for line in text.splitlines() if line.startswith(f"| {size} {method} |"))
         assert guide in row
