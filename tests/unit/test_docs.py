@@ -16,6 +16,7 @@ LONGEST_LINE, LONGEST_PARAGRAPH, LONGEST_GLOSSARY_TABLE = 100, 6, 110
 
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_LINK_WITH_NAME = re.compile(r"\]\(([^)\s]+\.py)\)\s+`([\w.]+)`")
 _CODE = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.M)
 _LIST_ITEM = re.compile(r" *([-*]|\d+\.) ")
@@ -90,6 +91,12 @@ def leads_somewhere(link: Place) -> bool:
     path, _, anchor = link.text.partition("#")
     target = (link.page.parent / path).resolve() if path else link.page
     return target.exists() and (not anchor or anchor in anchors(target))
+
+
+def names_behind_links(page: Path) -> Iterator[tuple[Path, str]]:
+    """A source file, and the name between backticks that stands behind the link to it."""
+    for match in _LINK_WITH_NAME.finditer(without_code_blocks(page.read_text(encoding="utf-8"))):
+        yield (page.parent / match.group(1)).resolve(), match.group(2).split(".")[-1]
 
 
 def named_files(page: Path) -> Iterator[Place]:
@@ -169,6 +176,12 @@ class TestEveryPage:
         if page.name == "CHANGELOG.md":
             pytest.skip("history names what was")
         assert not [named for named in named_files(page) if not exists(named)]
+
+
+def test_the_path_of_a_job_names_what_is_in_the_files_it_links_to() -> None:
+    named = list(names_behind_links(ROOT / "docs" / "lifecycle.md"))
+    assert len(named) > 15
+    assert not [(path, name) for path, name in named if not holds(path, name)]
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
