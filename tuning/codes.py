@@ -42,7 +42,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_URL = "unknown_url"
     """The API has no such path. Correct the address; paths begin with /v1."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
-    """The path does not take this HTTP method. Use the one that docs/architecture.md gives."""
+    """The path does not take this HTTP method. Use the one that docs/api.md gives."""
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     """The Idempotency-Key came earlier with another request. Use a new key for each new request."""
     CONFLICT = "conflict"
