@@ -39,13 +39,21 @@ class Failure(Value):
     """Why a job or an attempt ended badly, as stored and as shown. `signal` names the one that ended the trainer."""
 
     code: str  # an `ErrorCode`, but a worker of another version may send one that this version does not know
+    """A stable word for programs."""
     message: str
+    """What happened, with the numbers."""
     param: str | None = None
+    """The field of the request that must change; null where none would help."""
     category: Category = Category.INTERNAL
+    """Who can do something about it."""
     retryable: bool = False
+    """Whether the same job may succeed when it is tried again."""
     hint: str | None = None
+    """What to do next."""
     log_tail: str | None = None
+    """The last lines of the trainer's log."""
     signal: str | None = None
+    """Name of the signal that ended the trainer, if one did."""
 
 
 class TunesmithError(Exception):

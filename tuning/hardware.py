@@ -12,14 +12,23 @@ class Gpu(Value):
     """One accelerator as the driver reports it."""
 
     index: int
+    """The driver's number of it."""
     name: str
+    """The driver's name of it."""
     memory_total_bytes: int
+    """All memory."""
     memory_free_bytes: int
+    """Memory that nothing used when it was looked at."""
     compute_capability: tuple[int, int]
+    """CUDA's major and minor number."""
     nvlink: bool = False
-    mig: bool = False  # a slice of a GPU, with a handle of its own; slices are never joined
+    """Whether NVLink connects it to the others."""
+    mig: bool = False
+    """Whether it is a slice of a GPU, with a handle of its own; slices are never joined."""
     uuid: str = ""
-    machine: int = 0  # which of several machines holds it; a run stays within one
+    """The driver's lasting identifier; empty for an imagined one."""
+    machine: int = 0
+    """Which of several machines holds it; a run stays within one."""
 
     @property
     def float8(self) -> bool:
@@ -36,33 +45,51 @@ class Cpu(Value):
     """The processor and the memory that training on it may use."""
 
     model: str
+    """The processor's name."""
     cores: int
+    """Cores that training may use."""
     memory_total_bytes: int
+    """All memory that training may use."""
     memory_free_bytes: int
-    bf16: bool = False  # AVX-512 BF16 or AMX: without it bf16 matmuls are emulated and slower than fp32
+    """What of it nothing used when it was looked at."""
+    bf16: bool = False
+    """Whether it has AVX-512 BF16 or AMX: without them bf16 products are emulated and slower than fp32."""
 
 
 class MachineConstants(Value):
     """What no formula gives: measured once by a worker for its hardware and libraries. None: not measurable here."""
 
-    process_bytes: int = Field(gt=0)  # a trainer with its libraries imported and no model yet, resident
-    threads: int = Field(ge=1)  # of the matrix products
-    matmul_16bit_flops_per_second: float = Field(gt=0)  # on the device that trains; bf16 where it has it, else fp16
+    process_bytes: int = Field(gt=0)
+    """Resident memory of a trainer with its libraries imported and no model yet."""
+    threads: int = Field(ge=1)
+    """Threads of the matrix products."""
+    matmul_16bit_flops_per_second: float = Field(gt=0)
+    """Speed of large products on the device that trains; bf16 where it has it, else fp16."""
     matmul_fp32_flops_per_second: float = Field(gt=0)
+    """The same in fp32."""
     cuda_context_bytes: int | None = Field(default=None, ge=0)
+    """GPU memory of a process that has done nothing yet."""
     cuda_workspace_bytes: int | None = Field(default=None, ge=0)
-    allocator_slack: float | None = Field(default=None, ge=0, le=1)  # reserved beyond allocated, as a share of it
+    """GPU memory that the libraries of matrix products keep."""
+    allocator_slack: float | None = Field(default=None, ge=0, le=1)
+    """Memory reserved beyond what is allocated, as a share of it."""
 
 
 class HardwareProfile(Value):
     """What one worker offers to one attempt."""
 
     gpus: tuple[Gpu, ...] = ()
+    """The GPUs of the slot; empty on a CPU worker."""
     cpu: Cpu
+    """Processor and host memory."""
     driver: str | None = None
-    installed: dict[str, str] = {}  # package -> version, for those that the planner asks about
+    """Version of the GPU driver."""
+    installed: dict[str, str] = {}
+    """Version by package, for those that the planner asks about."""
     disk_free_bytes: int = 0
+    """Free disk where runs are kept."""
     constants: MachineConstants | None = None
+    """What the worker measured of itself; null until it has."""
 
     @property
     def device(self) -> str:

@@ -44,20 +44,27 @@ class Hyperparameters(Value):
 
 
 class LoraOptions(Value):
-    """Knobs of the adapter.
-
-    A list of targets names module suffixes such as `q_proj`. `all-linear+experts` also gives every expert of a
-    mixture an adapter of its own.
-    """
+    """Knobs of the adapter."""
 
     rank: Auto | Annotated[int, Field(ge=1, le=MOST_RANK)] = "auto"
+    """Inner size of the adapter's two matrices."""
     alpha: Auto | Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] = "auto"
+    """The adapter's output is scaled by alpha over rank."""
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Share of the adapter's inputs that is zeroed in training."""
     target_modules: Targets = "all-linear"
+    """Which matrices are adapted: a group's name, or suffixes of module names such as `q_proj`.
+
+    `all-linear+experts` also gives every expert of a mixture an adapter of its own.
+    """
     use_rslora: bool = False
+    """Divide alpha by the square root of the rank instead of the rank."""
     use_dora: bool = False
+    """Learn direction and length of the weights apart (DoRA)."""
     init: Literal["default", "pissa"] = "default"
-    float8_base: bool = False  # multiply the frozen base in 8 bits: LoRA on GPUs of compute capability 8.9 and higher
+    """Start from zero, or from the largest singular vectors of the base."""
+    float8_base: bool = False
+    """Multiply the frozen base in 8 bits: LoRA on GPUs of compute capability 8.9 and higher."""
 
 
 class JobSpec(Value):
@@ -84,16 +91,23 @@ class DatasetFacts(Value):
     """What the check at upload counted. Token counts are estimates until a worker has tokenised the rows."""
 
     rows: int
+    """Rows to train on, those held out not among them."""
     validation_rows: int = 0
-    held_out_rows: int = 0  # of the validation rows, those taken from the training file: `rows` counts them no more
+    """Rows to evaluate on."""
+    held_out_rows: int = 0
+    """Of the validation rows, those taken from the training file."""
     tokens: int
+    """Tokens of the rows to train on."""
     longest_row_tokens: int
+    """Tokens of the longest of them."""
     supervised_tokens: int
+    """Of the tokens, those that the model is taught to write."""
     tokens_are_exact: bool = False
-    measured_rows: int = 0  # whose tokens the model's own tokenizer counted; the others are taken to be like them
-    row_length_counts: tuple[
-        int, ...
-    ] = ()  # by length, in the buckets of `tuning.datasets.lengths`; empty: not counted
+    """Whether every row was tokenised; else token counts are estimates."""
+    measured_rows: int = 0
+    """Rows whose tokens the model's own tokenizer counted; the others are taken to be like them."""
+    row_length_counts: tuple[int, ...] = ()
+    """Rows by length, in the buckets of `tuning.datasets.lengths`; empty where they were not counted."""
 
     @property
     def all_rows(self) -> int:

@@ -49,11 +49,14 @@ class Wake(Value):
 
 
 class FileRef(Value):
-    """One file in the object store, named inside a model, checkpoint or artifact. `name` is a relative path."""
+    """One file in the object store, named inside a model, checkpoint or artifact."""
 
     name: str
+    """Its path inside the set, with forward slashes."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of its bytes in hexadecimal: their name in the object store."""
     bytes: int = Field(ge=0)
+    """Its length."""
 
 
 def set_digest(files: tuple[FileRef, ...]) -> str:
@@ -174,24 +177,32 @@ class EventReport(Value):
 
 
 class CanaryReport(Value):
-    """One real micro-step, forward and backward, before the first optimizer step; ratios are measured over predicted.
-
-    The peak counts the optimizer's state as if it existed already. `tokens_per_micro_step` is fewer than the plan's
-    when memory ran out. Predictions are None, and so are their ratios, where the plan made none.
-    """
+    """One real micro-step, forward and backward, before the first optimizer step."""
 
     tokens: int = Field(gt=0)
+    """Tokens in the micro-step."""
     longest_row_tokens: int = Field(gt=0)
+    """Tokens of its longest row."""
     tokens_per_micro_step: int = Field(gt=0)
+    """The token budget that was left to it: fewer than the plan's when memory ran out."""
     seconds: float = Field(gt=0)
+    """How long it took, forward and backward."""
     tokens_per_second: float = Field(gt=0)
+    """Its speed."""
     predicted_tokens_per_second: float | None = None
+    """What the plan predicted; null where it made no prediction."""
     speed_ratio: float | None = None
+    """Measured over predicted speed; null without a prediction."""
     peak_memory_bytes: int = Field(gt=0)
+    """The peak, counting the optimizer's state as if it existed already."""
     predicted_peak_bytes: int | None = None
+    """What the plan predicted; null where it made no prediction."""
     memory_ratio: float | None = None
-    expected_seconds: float | None = None  # of the whole run, with evaluations, at the measured speed
-    others_share: float | None = None  # of the machine, that others used meanwhile, from 0 to 1
+    """Measured over predicted peak; null without a prediction."""
+    expected_seconds: float | None = None
+    """The whole run with its evaluations at the measured speed."""
+    others_share: float | None = None
+    """The share of the machine that others used meanwhile, from 0 to 1."""
 
 
 class MetricChunk(Value):

@@ -25,81 +25,111 @@ from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedConte
 class Body(BaseModel):
     """Closed to unknown keys, so that a typo is never silently ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class SupervisedHyperparameters(Body):
     """See `tuning.job.Hyperparameters`, which says what each means and where its limits are."""
 
     n_epochs: Auto | Epochs = "auto"
+    """Passes over the training rows."""
     batch_size: Auto | RowsPerStep = "auto"
+    """Rows of one optimizer step, all processes together."""
     learning_rate_multiplier: Auto | Multiplier = "auto"
+    """Scales the rate that the recipe rules choose."""
     early_stopping_patience: Auto | EarlyStoppingPatience = "auto"
+    """Evaluations in a row without a lower validation loss after which training stops and the best weights become the
+    result. `auto` trains to the end, or with few rows until the loss stops falling.
+    """
 
 
 class DpoHyperparameters(SupervisedHyperparameters):
     """Preference training has one more."""
 
     beta: Auto | Beta = "auto"
+    """How strongly the model is held to where it started."""
 
 
 class SupervisedMethod(Body):
     """`method.supervised`."""
 
     hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+    """What is not given is chosen by the planner."""
 
 
 class DpoMethod(Body):
     """`method.dpo`."""
 
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
+    """What is not given is chosen by the planner."""
 
 
 class MethodChoice(Body):
     """The API's `method`: what is learned. Ours, how weights change, is `tunesmith.method`."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
+    """What is learned; `reinforcement` is not offered and refused."""
     supervised: SupervisedMethod | None = None
+    """Settings of supervised training."""
     dpo: DpoMethod | None = None
+    """Settings of preference training."""
     reinforcement: dict[str, Any] | None = None
+    """Refused."""
 
 
 class TunesmithOptions(Body):
-    """Everything that is ours, with the names and limits of `tuning.job.JobSpec`.
-
-    Without a `validation_file` a tenth of the rows, at most 200, is held out and measured on, unless `validation` is
-    `none`.
-    """
+    """Everything that is ours, with the names and limits of `tuning.job.JobSpec`."""
 
     method: Auto | Method = "auto"
+    """How the weights are changed; `auto` lets the planner choose and say why."""
     goal: Goal = Goal.BALANCED
+    """What to prefer among plans that fit."""
     lora: LoraOptions = LoraOptions()
+    """Settings of the adapter."""
     max_seq_length: Auto | RowTokens = "auto"
+    """The longest row in tokens."""
     on_long_row: OnLongRow = "truncate"
+    """What to do with a longer row: cut it and count it, or fail the job."""
     on_dropped_content: OnDroppedContent = "warn"
+    """What to do when the chat template leaves out words of the assistant."""
     validation: Validation = "auto"
+    """Without a `validation_file` a tenth of the rows, at most 200, is held out and measured on; `none` trains on every
+    row.
+    """
     learning_rate: Auto | LearningRate = "auto"
+    """The highest rate, after warm-up; `auto` takes the recipe's."""
     merge: bool = False
+    """Also leave a model with the adapter merged in."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Jobs with more go first; half an hour of waiting outweighs one step."""
 
 
 class JobRequest(Body):
     """A job as asked for, whether to be made or only to be planned."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
+    """A base model's name, or that of an earlier result to train further."""
     validation_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Id of a file of rows that are only measured on."""
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """A word in the name of the result."""
     seed: Seed | None = None
+    """The same seed, data and plan give the same result; one is drawn when it is absent."""
     method: MethodChoice | None = None
+    """What is learned, and its hyperparameters; absent means supervised."""
     hyperparameters: SupervisedHyperparameters | None = None
+    """The older spelling of `method.supervised.hyperparameters`."""
     integrations: list[dict[str, Any]] | None = None
+    """None is available: only an empty list or null is taken."""
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
         ]
         | None
     ) = None
+    """Labels to find the job by."""
     tunesmith: TunesmithOptions = TunesmithOptions()
+    """Everything that is ours."""
 
     def check(self) -> None:
         """Refuse what one field allows and another forbids.
@@ -173,3 +203,4 @@ class JobCreate(JobRequest):
     """`POST /v1/fine_tuning/jobs`."""
 
     training_file: Annotated[str, Field(min_length=1, max_length=256)]
+    """Id of a file of rows to train on, uploaded with purpose `fine-tune`."""

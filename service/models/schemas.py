@@ -8,10 +8,13 @@ from tunesmith.tuning.messages import FileRef
 
 
 class RegisterModel(BaseModel):
-    """A set of files that are one model. `config` is the content of its config.json; without files only its shape."""
+    """A set of files that are one model, or its shape alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str
+    """What jobs will call it."""
     files: Annotated[tuple[FileRef, ...], Field(min_length=1, max_length=10_000)] | None = None
+    """The files of the set, config.json and safetensors among them; absent to register only the shape."""
     config: dict[str, Any]
+    """The content of its config.json."""

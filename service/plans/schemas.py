@@ -20,33 +20,45 @@ class CountedData(Body):
     """What a check of a training file counted elsewhere, so that the file need not be sent."""
 
     rows: _Count
+    """Rows to train on."""
     validation_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Rows to evaluate on."""
     held_out_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Of those, rows taken from the training file."""
     measured_rows: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Rows whose tokens the model's own tokenizer counted."""
     tokens: _Count
+    """Tokens of the rows to train on."""
     longest_row_tokens: _Count
+    """Tokens of the longest of them."""
     supervised_tokens: Annotated[int, Field(ge=0, le=2**53)]
+    """Of the tokens, those that the model is taught to write."""
     row_length_counts: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Field(max_length=BUCKETS)] = []
+    """Rows by length, in the buckets of `tuning.datasets.lengths`."""
 
 
 class PlanOptions(TunesmithOptions):
-    """`on` adds machines that are not here; `dataset`, or `rows` of a mean length, stand in for a training file.
-
-    Machines are written as 8xA100-80G, 1xA100:30G (GiB free on each) or 8xCPU:32G; `host_memory_gib` is that of each.
-    """
+    """The options of a job, and hardware and data that need not be here yet."""
 
     on: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = []
+    """Machines that are not here: 8xA100-80G, 1xA100:30G (GiB free on each) or 8xCPU:32G."""
     host_memory_gib: Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)] | None = None
+    """Host memory of each of them."""
     rows: _Count | None = None
+    """How many rows there would be, in place of a training file."""
     tokens_per_row: Annotated[int, Field(ge=1, le=MOST_ROW_TOKENS)] | None = None
+    """Their mean length; without it a usual one."""
     dataset: CountedData | None = None
+    """What a check of a file elsewhere counted, in place of the file."""
 
 
 class PlanRequest(JobRequest):
     """`POST /v1/fine_tuning/plans`."""
 
     training_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Id of an uploaded file; one of this, `tunesmith.rows` and `tunesmith.dataset` says what the data is."""
     tunesmith: PlanOptions = PlanOptions()
+    """Everything that is ours."""
 
     def check(self) -> None:
         """Refuse what one field allows and another forbids.

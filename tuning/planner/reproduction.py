@@ -18,19 +18,25 @@ WEIGHTS = ".safetensors"
 
 
 class Difference(Value):
-    """One fact that the two runs do not share, by its path in the manifest: `versions.torch`."""
+    """One fact that the two runs do not share."""
 
     what: str
+    """Its path in the manifest, such as `versions.torch`."""
     first: Any
+    """Its value in the first run; null where it has none."""
     second: Any
+    """Its value in the second run; null where it has none."""
 
 
 class WeightFile(Value):
-    """One file of weights by its SHA-256 in each run; None where a run has no such file."""
+    """One file of weights in both runs."""
 
     name: str
+    """The file's name in the result."""
     first_sha256: str | None
+    """SHA-256 in the first run; null where it wrote no such file."""
     second_sha256: str | None
+    """SHA-256 in the second run; null where it wrote no such file."""
 
     @property
     def is_identical(self) -> bool:
@@ -39,18 +45,20 @@ class WeightFile(Value):
 
 
 class Comparison(Value):
-    """The verdict: `identical` when every byte of the weights and every number of the curve is the same.
-
-    `largest_differences` holds the largest absolute difference of each column of the curve, None where some step has
-    the number in one run only; `first_different_step` is the first step at which any column differs.
-    """
+    """The verdict on two runs, and what differs."""
 
     verdict: Literal["identical", "differs"]
+    """Identical when every byte of the weights and every number of the curve is the same."""
     weights: tuple[WeightFile, ...]
+    """Every file of weights of either run."""
     steps_compared: int
+    """Steps that both runs have a point of."""
     largest_differences: dict[str, float | None]
+    """The largest absolute difference by column of the curve; null where some step has the number in one run only."""
     first_different_step: int | None
+    """The first step at which any column differs; null where none does."""
     differences: tuple[Difference, ...]
+    """What the two runs were not made of alike."""
 
 
 def compare(first: Json, second: Json, *, first_points: Sequence[Json], second_points: Sequence[Json]) -> Comparison:
