@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Event, Job
+from tunesmith.tuning.api.history import EventObject
 
 Level = Literal["info", "warn", "error"]
 
@@ -31,14 +32,13 @@ def event_id(event: Event) -> str:
     return f"ftevent-{event.job_id.removeprefix('ftjob-')}-{event.seq}"
 
 
-def event_object(event: Event) -> dict[str, Any]:
+def event_object(event: Event) -> EventObject:
     """The API's event."""
-    return {
-        "object": "fine_tuning.job.event",
-        "id": event_id(event),
-        "created_at": int(event.created_at.timestamp()),
-        "level": event.level,
-        "message": event.message,
-        "type": event.type,
-        "data": event.data,
-    }
+    return EventObject(
+        id=event_id(event),
+        created_at=int(event.created_at.timestamp()),
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )

@@ -1,7 +1,5 @@
 """A job's results: what there is, and the bytes."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from tunesmith.service.artifacts import store
@@ -9,17 +7,17 @@ from tunesmith.service.database.tables import Artifact
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DbSession
-from tunesmith.service.web.pagination import listing
 from tunesmith.service.web.streams import send_blob
+from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 
 @router.get("/fine_tuning/jobs/{job_id}/artifacts")
-async def list_artifacts(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def list_artifacts(job_id: str, caller: MemberKey, session: DbSession) -> ArtifactList:
     """The job's artifacts with the hash of every file."""
     job = await jobs.find(session, job_id, project=caller.project)
-    return listing([_artifact_object(artifact) for artifact in await store.find_of_job(session, job)])
+    return ArtifactList(data=[_artifact_object(artifact) for artifact in await store.find_of_job(session, job)])
 
 
 @router.get("/artifacts/{artifact_id}/files/{name:path}")
@@ -37,14 +35,13 @@ async def artifact_file(
     )
 
 
-def _artifact_object(artifact: Artifact) -> dict[str, Any]:
-    return {
-        "id": artifact.id,
-        "object": "tunesmith.artifact",
-        "created_at": int(artifact.created_at.timestamp()),
-        "job_id": artifact.job_id,
-        "attempt_id": artifact.attempt_id,
-        "kind": artifact.kind,
-        "files": artifact.files,
-        "metadata": artifact.details,
-    }
+def _artifact_object(artifact: Artifact) -> ArtifactObject:
+    return ArtifactObject(
+        id=artifact.id,
+        created_at=int(artifact.created_at.timestamp()),
+        job_id=artifact.job_id,
+        attempt_id=artifact.attempt_id,
+        kind=artifact.kind,
+        files=artifact.files,
+        metadata=artifact.details,
+    )

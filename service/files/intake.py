@@ -59,7 +59,7 @@ async def record(
         blob_sha256=received.sha256,
         status="error" if problems else "processed",
         status_details=problems,
-        report=_report(received.report) if received.report else None,
+        report=received.report.model_dump(mode="json") if received.report else None,
         expires_at=moment + timedelta(seconds=expires_after_seconds) if expires_after_seconds else None,
     )
     session.add(file)
@@ -78,7 +78,3 @@ def _read(file: BinaryIO, *, check: bool) -> Received:
         if checker is not None:
             checker.feed(chunk)
     return Received(digest.hexdigest(), length_bytes, checker.finish() if checker else None)
-
-
-def _report(report: RowReport) -> dict[str, object]:
-    return {**report.model_dump(mode="json"), "kind": report.kind}

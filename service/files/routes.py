@@ -1,6 +1,6 @@
 """`/v1/files`: upload, list, look at, download, delete."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
@@ -9,8 +9,9 @@ from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
-from tunesmith.service.web.pagination import page
 from tunesmith.service.web.streams import send_blob
+from tunesmith.tuning.api.files import FileObject, FilePage
+from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
@@ -27,7 +28,7 @@ _UPLOAD_FORM = {
     "",
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", **_UPLOAD_FORM}}}}},
 )
-async def create_file(request: Request, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+async def create_file(request: Request, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> FileObject:
     """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose, expires_after_seconds = _read_form(form)
@@ -53,25 +54,25 @@ async def list_files(
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-) -> dict[str, Any]:
+) -> FilePage:
     """The project's files, newest first."""
     files = await store.find_many(
         session, project=caller.project, purpose=purpose, order=order, after=after, limit=limit + 1
     )
-    return page([file_object(file) for file in files], limit=limit)
+    return FilePage.of([file_object(file) for file in files], limit=limit)
 
 
 @router.get("/{file_id}")
-async def retrieve_file(file_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def retrieve_file(file_id: str, caller: MemberKey, session: DbSession) -> FileObject:
     """One file with the report of its check."""
     return file_object(await store.find(session, file_id, project=caller.project))
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def delete_file(file_id: str, caller: MemberKey, session: DbSession) -> Deleted:
     """Hide the file. Jobs that were already created from it keep their bytes."""
     file = await store.hide(session, file_id, project=caller.project)
-    return {"id": file.id, "object": "file", "deleted": True}
+    return Deleted(id=file.id, object="file")
 
 
 @router.get("/{file_id}/content")

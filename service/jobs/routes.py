@@ -1,10 +1,9 @@
 """`/v1/fine_tuning/jobs`: the API's routes, and ours beside them."""
 
 from secrets import randbelow
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.checkpoints import store as checkpoints
@@ -19,7 +18,8 @@ from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, DbSession, SettingsDep
-from tunesmith.service.web.pagination import listing, page
+from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage
+from tunesmith.tuning.api.jobs import JobObject, JobPage
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
@@ -37,7 +37,7 @@ async def create_job(
     background: BackgroundTasks,
     idempotency_key: Annotated[str | None, Header()] = None,
     x_stainless_retry_count: Annotated[str, Header()] = "0",
-) -> dict[str, Any]:
+) -> JobObject:
     """Create a fine-tuning job. It is stored when this answers."""
     submission = Submission(
         request=request,
@@ -63,7 +63,7 @@ async def list_jobs(
     session: DbSession,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> dict[str, Any]:
+) -> JobPage:
     """The project's jobs, newest first. `metadata[key]=value` filters, `metadata=null` selects jobs without any."""
     query = request.query_params
     labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name.endswith("]")}
@@ -76,39 +76,41 @@ async def list_jobs(
         unlabelled=query.get("metadata") == "null",
     )
     positions = await store.queue_positions(session, jobs)
-    return page([views.job_object(job, queue_position=positions.get(job.id)) for job in jobs], limit=limit)
+    return JobPage.of([views.job_object(job, queue_position=positions.get(job.id)) for job in jobs], limit=limit)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", response_model=JobObject, responses={304: {"description": "Nothing has changed."}})
 async def retrieve_job(
     job_id: str,
     caller: MemberKey,
+    *,
     database: DatabaseDep,
+    response: Response,
     if_none_match: Annotated[str | None, Header()] = None,
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
-) -> Response:
+) -> JobObject | Response:
     """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
     seen = await watch(database, job_id, project=caller.project, known_etag=if_none_match, wait_seconds=wait)
-    headers = {"etag": seen.etag}
     if seen.etag == if_none_match:
-        return Response(status_code=304, headers=headers)
-    return JSONResponse(views.job_object(seen.job, queue_position=seen.queue_position), headers=headers)
+        return Response(status_code=304, headers={"etag": seen.etag})
+    response.headers["etag"] = seen.etag
+    return views.job_object(seen.job, queue_position=seen.queue_position)
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def cancel_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
     """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
     return await _shown(session, await lifecycle.cancel(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/pause")
-async def pause_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def pause_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
     """Pause. A running job keeps running until its checkpoint is safe."""
     return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/resume")
-async def resume_job(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def resume_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
     """Resume a paused job from its last checkpoint."""
     return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project))
 
@@ -122,11 +124,11 @@ async def list_events(
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-) -> dict[str, Any]:
+) -> EventPage:
     """The job's history, newest first; `order=asc` reads it forwards, so that `after` follows it."""
     job = await store.find(session, job_id, project=caller.project)
     events = await store.find_events(session, job, after=after, order=order, limit=limit + 1)
-    return page([event_object(event) for event in events], limit=limit)
+    return EventPage.of([event_object(event) for event in events], limit=limit)
 
 
 @router.get("/{job_id}/checkpoints")
@@ -136,20 +138,20 @@ async def list_checkpoints(
     session: DbSession,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
-) -> dict[str, Any]:
+) -> CheckpointPage:
     """The job's checkpoints, the highest step first."""
     job = await store.find(session, job_id, project=caller.project)
     found = await checkpoints.find_many(session, job.id, after=after, limit=limit + 1)
-    return page([views.checkpoint_object(job, checkpoint) for checkpoint in found], limit=limit)
+    return CheckpointPage.of([views.checkpoint_object(job, point) for point in found], limit=limit)
 
 
 @router.get("/{job_id}/attempts")
-async def list_attempts(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def list_attempts(job_id: str, caller: MemberKey, session: DbSession) -> AttemptList:
     """Every try of the job with its plan, its worker and how it ended."""
     job = await store.find(session, job_id, project=caller.project)
-    return listing([views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])
+    return AttemptList(data=[views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])
 
 
-async def _shown(session: AsyncSession, job: Job) -> dict[str, Any]:
+async def _shown(session: AsyncSession, job: Job) -> JobObject:
     positions = await store.queue_positions(session, [job])
     return views.job_object(job, queue_position=positions.get(job.id))

@@ -1,6 +1,6 @@
 """`GET /v1/fine_tuning/jobs/{id}/metrics` and `.../samples`: how training goes, in numbers and in words."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
@@ -8,7 +8,7 @@ from tunesmith.service.jobs import store as jobs
 from tunesmith.service.metrics import samples, store
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import DbSession
-from tunesmith.service.web.pagination import listing
+from tunesmith.tuning.api.metrics import MetricPointList, SampleList
 
 router = APIRouter(tags=["fine-tuning jobs"])
 
@@ -19,14 +19,14 @@ async def list_metrics(
     caller: MemberKey,
     session: DbSession,
     after_step: Annotated[int, Query(ge=-1, le=2**53)] = -1,
-) -> dict[str, Any]:
+) -> MetricPointList:
     """One point per step behind `after_step`; where attempts overlap, the newest wins."""
     job = await jobs.find(session, job_id, project=caller.project)
-    return listing(await store.find_points(session, job.id, after_step=after_step))
+    return MetricPointList(data=await store.find_points(session, job.id, after_step=after_step))
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
-async def list_samples(job_id: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def list_samples(job_id: str, caller: MemberKey, session: DbSession) -> SampleList:
     """A few held-out prompts, each with the reference and what the model answered at every evaluation."""
     job = await jobs.find(session, job_id, project=caller.project)
-    return listing(samples.by_prompt(await store.find_sample_reports(session, job.id)))
+    return SampleList(data=samples.by_prompt(await store.find_sample_reports(session, job.id)))

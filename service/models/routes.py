@@ -1,6 +1,7 @@
 """`/v1/models` and `/v1/blobs`: list and look at models; admins register them and send their bytes."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,19 +13,20 @@ from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
-from tunesmith.service.web.pagination import listing
+from tunesmith.tuning.api.lists import Deleted
+from tunesmith.tuning.api.models import ModelList, ModelObject, TunesmithModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models")
-async def list_models(caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def list_models(caller: MemberKey, session: DbSession) -> ModelList:
     """Base models and the project's fine-tuned ones."""
-    return listing([_model_object(model) for model in await store.find_many(session, project=caller.project)])
+    return ModelList(data=[_model_object(model) for model in await store.find_many(session, project=caller.project)])
 
 
 @router.get("/models/{name:path}")
-async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> ModelObject:
     """One model."""
     return _model_object(await store.find(session, name, project=caller.project))
 
@@ -32,17 +34,17 @@ async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> di
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
     _caller: AdminKey, request: Annotated[RegisterModel, json_body(RegisterModel)], session: DbSession
-) -> dict[str, Any]:
+) -> ModelObject:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again."""
     model, missing = await registry.register(session, request)
     return _model_object(model, missing=missing)
 
 
 @router.delete("/models/{name:path}")
-async def delete_model(name: str, caller: MemberKey, session: DbSession) -> dict[str, Any]:
+async def delete_model(name: str, caller: MemberKey, session: DbSession) -> Deleted:
     """Delete a model that nothing needs any more."""
     await registry.delete(session, name, caller=caller)
-    return {"id": name, "object": "model", "deleted": True}
+    return Deleted(id=name, object="model")
 
 
 @router.put("/blobs/{sha256}", status_code=204)
@@ -56,19 +58,15 @@ async def put_blob(
     return Response(status_code=204)
 
 
-def _model_object(model: Model, *, missing: list[str] | None = None) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": int(model.created_at.timestamp()),
-        "owned_by": model.project or "tunesmith",
-        "tunesmith": {
-            "kind": model.kind,
-            "status": "shape_only" if store.has_only_a_shape(model) else model.status,
-            "digest": model.digest,
-            "base_model": model.base_model,
-            "job_id": model.job_id,
-            "files": model.files,
-            "missing": missing or [],
-        },
-    }
+def _model_object(model: Model, *, missing: Sequence[str] = ()) -> ModelObject:
+    ours = TunesmithModel(
+        kind=model.kind,
+        status="shape_only" if store.has_only_a_shape(model) else model.status,
+        digest=model.digest,
+        base_model=model.base_model,
+        job_id=model.job_id,
+        files=model.files,
+        missing=list(missing),
+    )
+    created = int(model.created_at.timestamp())
+    return ModelObject(id=model.name, created=created, owned_by=model.project or "tunesmith", tunesmith=ours)

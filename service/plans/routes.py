@@ -1,6 +1,6 @@
 """`/v1/fine_tuning/plans`: what would happen to a job, and how right earlier predictions were."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
@@ -14,7 +14,8 @@ from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
-from tunesmith.service.web.pagination import listing
+from tunesmith.tuning.api.accuracy import AccuracyList
+from tunesmith.tuning.api.plans import PlanAnswer
 from tunesmith.tuning.estimates.measured import measurement_of
 
 router = APIRouter(prefix="/v1/fine_tuning/plans", tags=["fine-tuning plans"])
@@ -29,7 +30,7 @@ async def plan_job(
     settings: SettingsDep,
     database: DatabaseDep,
     blobs: BlobsDep,
-) -> dict[str, Any]:
+) -> PlanAnswer:
     """What each class of worker would do with this job, and when. Nothing is stored."""
     project, file = caller.project, request.training_file
     scale = await measure(database, blobs, training_file=file, model=request.model, project=project) if file else None
@@ -40,7 +41,7 @@ async def plan_job(
 @router.get("/accuracy")
 async def list_accuracy(
     caller: MemberKey, session: DbSession, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-) -> dict[str, Any]:
+) -> AccuracyList:
     """Predicted beside measured for the project's finished runs, newest first, and what that comes to by kind."""
     rows = await store.find_measured(session, project=caller.project, limit=limit)
     runs = [
@@ -55,4 +56,4 @@ async def list_accuracy(
         for row in rows
         if row.succeeded
     ]
-    return {**listing(runs), "kinds": [error_object(error) for error in current_errors(measured_in(rows))]}
+    return AccuracyList(data=runs, kinds=[error_object(error) for error in current_errors(measured_in(rows))])

@@ -1,6 +1,6 @@
 """`POST /v1/fine_tuning/jobs/{id}/reproduce` and `GET .../reproduction`: run it again, and say if it is the same."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Header
 
@@ -10,6 +10,8 @@ from tunesmith.service.reproductions.create import Repetition, repeat
 from tunesmith.service.reproductions.verdict import compare_runs
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.reproductions import ReproductionObject
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
@@ -25,7 +27,7 @@ async def reproduce_job(
     announcer: AnnouncerDep,
     background: BackgroundTasks,
     idempotency_key: Annotated[str | None, Header()] = None,
-) -> dict[str, Any]:
+) -> JobObject:
     """Create a job that repeats this one with the same data, base, seed and plan. The plan is not chosen again."""
     repetition = Repetition(
         job_id=job_id,
@@ -40,6 +42,6 @@ async def reproduce_job(
 
 
 @router.get("/{job_id}/reproduction")
-async def reproduction(job_id: str, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> dict[str, Any]:
+async def reproduction(job_id: str, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> ReproductionObject:
     """Whether the job gave the same bytes and numbers as the one that it repeats, and what about them differs."""
     return await compare_runs(database, blobs, job_id, project=caller.project)

@@ -1,17 +1,16 @@
 """The verdict on a job that repeats another, from what both left in the store and the database."""
 
-from typing import Any
-
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
+from tunesmith.tuning.api.reproductions import ReproductionObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.planner.reproduction import compare
 
 
-async def compare_runs(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> dict[str, Any]:
+async def compare_runs(database: Database, blobs: BlobStore, job_id: str, *, project: str) -> ReproductionObject:
     """The comparison as the API shows it.
 
     Raises:
@@ -34,9 +33,4 @@ async def compare_runs(database: Database, blobs: BlobStore, job_id: str, *, pro
         first_points=points[0],
         second_points=points[1],
     )
-    return {
-        "object": "tunesmith.reproduction",
-        "job_id": second.id,
-        "reproduces": first.id,
-        **found.model_dump(mode="json"),
-    }
+    return ReproductionObject(job_id=second.id, reproduces=first.id, **dict(found))

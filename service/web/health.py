@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.database import migrate
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep
+from tunesmith.tuning.api.health import Health, Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -16,13 +16,15 @@ _PATIENCE_SECONDS = 5
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
+async def healthz() -> Health:
     """Always ok while requests are answered."""
-    return {"status": "ok"}
+    return Health()
 
 
-@router.get("/readyz")
-async def readyz(request: Request, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep) -> Response:
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
+async def readyz(
+    request: Request, response: Response, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep
+) -> Readiness:
     """503 with the reason while database, schema or object store is not usable. The broker is only reported."""
     checks = {
         "database": await _ask(_schema_problem(database, head=request.app.state.schema_head)),
@@ -30,8 +32,8 @@ async def readyz(request: Request, database: DatabaseDep, blobs: BlobsDep, annou
     }
     broker = "ok" if await run_in_threadpool(announcer.reachable) else "away: workers find jobs by asking, more slowly"
     ready = all(problem == "ok" for problem in checks.values())
-    body = {"status": "ready" if ready else "not_ready", "checks": {**checks, "broker": broker}}
-    return JSONResponse(body, status_code=200 if ready else 503)
+    response.status_code = 200 if ready else 503
+    return Readiness(status="ready" if ready else "not_ready", checks={**checks, "broker": broker})
 
 
 async def _ask(question: Awaitable[str]) -> str:

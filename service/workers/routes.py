@@ -1,6 +1,6 @@
 """`/internal/workers` for workers, `/v1/workers` for people."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Response
 
@@ -8,8 +8,8 @@ from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.service.web.auth import AdminKey, WorkerKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
-from tunesmith.service.web.pagination import listing
 from tunesmith.service.workers import registry, store
+from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.messages import WorkerHeartbeat
 
 router = APIRouter(tags=["workers"])
@@ -28,27 +28,26 @@ async def worker_heartbeat(
 
 
 @router.get("/v1/workers")
-async def list_workers(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> dict[str, Any]:
+async def list_workers(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> WorkerList:
     """Live workers, their hardware and what they work on."""
     workers = await store.find_live(session, silence=settings.worker_silence)
     attempts = await store.open_attempts(session, [worker.id for worker in workers])
-    return listing([_worker_object(worker, attempts) for worker in workers])
+    return WorkerList(data=[_worker_object(worker, attempts) for worker in workers])
 
 
-def _worker_object(worker: WorkerNode, attempts: list[Attempt]) -> dict[str, Any]:
+def _worker_object(worker: WorkerNode, attempts: list[Attempt]) -> WorkerObject:
     jobs = [attempt.job_id for attempt in attempts if attempt.worker_id == worker.id]
-    return {
-        "id": worker.id,
-        "object": "tunesmith.worker",
-        "hostname": worker.hostname,
-        "version": worker.version,
-        "worker_class": worker.worker_class,
-        "hardware": worker.hardware_now,
-        "slots": worker.slots,
-        "busy_slots": worker.busy_slots,
-        "draining": worker.draining,
-        "job": jobs[0] if jobs else None,
-        "jobs": jobs,
-        "registered_at": int(worker.registered_at.timestamp()),
-        "last_seen_at": int(worker.last_seen_at.timestamp()),
-    }
+    return WorkerObject(
+        id=worker.id,
+        hostname=worker.hostname,
+        version=worker.version,
+        worker_class=worker.worker_class,
+        hardware=worker.hardware_now,
+        slots=worker.slots,
+        busy_slots=worker.busy_slots,
+        draining=worker.draining,
+        job=jobs[0] if jobs else None,
+        jobs=jobs,
+        registered_at=int(worker.registered_at.timestamp()),
+        last_seen_at=int(worker.last_seen_at.timestamp()),
+    )

@@ -4,6 +4,8 @@ import codecs
 import json
 from typing import Any, Literal
 
+from pydantic import computed_field
+
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.datasets.row_formats import BadRow, RowFacts, RowFormat, read_row
@@ -14,27 +16,41 @@ SHOWN_PROBLEMS = 20
 
 
 class RowProblem(Value):
-    """Why one line cannot be trained on. Lines count from 1; line 0 is the file as a whole."""
+    """Why one line cannot be trained on."""
 
     line: int
+    """Counted from 1; 0 is the file as a whole."""
     reason: str
+    """Why it cannot be trained on."""
 
 
 class RowReport(Value):
-    """What the check found. Token counts are estimates from bytes; `problems` are the first ones of `problem_count`."""
+    """What the check of a file's rows found."""
 
     format: RowFormat | None
+    """The shape of every row; null where no row is good."""
     rows: int
+    """Good rows."""
     characters: int
+    """Characters of their text."""
     tokens: int
+    """Tokens of the good rows, estimated from bytes."""
     longest_row_tokens: int
+    """Tokens of the longest one, estimated likewise."""
     supervised_tokens: int
-    row_length_counts: tuple[int, ...] = ()  # in the buckets of `tuning.datasets.lengths`
+    """Of the tokens, those that the model is taught to write."""
+    row_length_counts: tuple[int, ...] = ()
+    """Rows by length, in the buckets of `tuning.datasets.lengths`."""
     has_tools: bool = False
+    """Whether some row defines or calls tools."""
     has_weights: bool = False
+    """Whether some message has a weight."""
     problem_count: int = 0
+    """Rows that cannot be trained on."""
     problems: tuple[RowProblem, ...] = ()
+    """The first of those."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def kind(self) -> Literal["supervised", "dpo"]:
         """The objective that rows of this format are for."""

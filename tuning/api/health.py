@@ -1,0 +1,21 @@
+"""Whether the service lives and what it needs is there."""
+
+from typing import Literal
+
+from tunesmith.tuning.api.base import Answer
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    """Always `ok`."""
+
+
+class Readiness(Answer):
+    """Whether jobs can be taken in and handed out."""
+
+    status: Literal["ready", "not_ready"]
+    """`not_ready` comes with status 503."""
+    checks: dict[str, str]
+    """`database`, `store` and `broker`: `ok`, or what is wrong. Without its broker the service is ready too."""
