@@ -4,15 +4,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from tunesmith.cli.connection import Connection, NotConnected, find_connection
+from tunesmith.tuning.api.accuracy import AccuracyList
+from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
+from tunesmith.tuning.api.base import Answer, recorded
+from tunesmith.tuning.api.files import FileObject, FilePage
+from tunesmith.tuning.api.history import EventObject, EventPage
+from tunesmith.tuning.api.jobs import JobObject, JobPage
+from tunesmith.tuning.api.lists import Deleted
+from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
+from tunesmith.tuning.api.models import ModelList, ModelObject
+from tunesmith.tuning.api.plans import PlanAnswer
+from tunesmith.tuning.api.reproductions import ReproductionObject
+from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.json_objects import Json, present
+
+Kind = TypeVar("Kind", bound=Answer)
 
 _RETRY_DELAYS_SECONDS = (0.2, 0.6, 1.5)
 _TIMEOUT = httpx.Timeout(60, connect=5)
@@ -61,10 +76,11 @@ class Client:
 
     def upload_file(
         self, path: Path, *, purpose: str = "fine-tune", wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file
-    ) -> Json:
+    ) -> FileObject:
         """Send a file and return it as the service sees it. `wrap` may watch the bytes go by."""
         with path.open("rb") as file:
-            return self._json(
+            return self._ask(
+                FileObject,
                 "POST",
                 "/files",
                 data={"purpose": purpose},
@@ -72,72 +88,73 @@ class Client:
                 timeout=_UPLOAD_TIMEOUT,
             )
 
-    def list_files(self, *, purpose: str | None = None, limit: int = 1000) -> list[Json]:
+    def list_files(self, *, purpose: str | None = None, limit: int = 1000) -> list[FileObject]:
         """Newest first."""
-        return cast("list[Json]", self._json("GET", "/files", params=present(purpose=purpose, limit=limit))["data"])
+        return self._ask(FilePage, "GET", "/files", params=present(purpose=purpose, limit=limit)).data
 
-    def delete_file(self, file_id: str) -> Json:
+    def delete_file(self, file_id: str) -> Deleted:
         """Hide a file; jobs that were made from it keep its bytes."""
-        return self._json("DELETE", f"/files/{quote(file_id, safe='')}")
+        return self._ask(Deleted, "DELETE", f"/files/{quote(file_id, safe='')}")
 
-    def create_job(self, body: Json, *, idempotency_key: str) -> Json:
+    def create_job(self, body: Json, *, idempotency_key: str) -> JobObject:
         """Create a job once, however often the request has to be sent."""
         headers = {"Idempotency-Key": idempotency_key}
-        return self._json("POST", "/fine_tuning/jobs", json=body, headers=headers, is_repeatable=True)
+        return self._ask(JobObject, "POST", "/fine_tuning/jobs", json=body, headers=headers, is_repeatable=True)
 
-    def plan(self, body: Json) -> Json:
+    def plan(self, body: Json) -> PlanAnswer:
         """What each class of worker would do with a job; makes none."""
-        return self._json("POST", "/fine_tuning/plans", json=body, is_repeatable=True)
+        return self._ask(PlanAnswer, "POST", "/fine_tuning/plans", json=body, is_repeatable=True)
 
-    def plan_accuracy(self, *, limit: int = 100) -> Json:
-        """Predicted beside measured for finished runs, newest first, in `data`; the current errors in `kinds`."""
-        return self._json("GET", "/fine_tuning/plans/accuracy", params={"limit": limit})
+    def plan_accuracy(self, *, limit: int = 100) -> AccuracyList:
+        """Predicted beside measured for finished runs, newest first, and the current errors by kind."""
+        return self._ask(AccuracyList, "GET", "/fine_tuning/plans/accuracy", params={"limit": limit})
 
-    def list_jobs(self, *, limit: int = 20, after: str | None = None) -> Json:
-        """One page, newest first: `{"data", "has_more"}`."""
-        return self._json("GET", "/fine_tuning/jobs", params=present(limit=limit, after=after))
+    def list_jobs(self, *, limit: int = 20, after: str | None = None) -> JobPage:
+        """One page, newest first."""
+        return self._ask(JobPage, "GET", "/fine_tuning/jobs", params=present(limit=limit, after=after))
 
-    def job(self, job_id: str) -> Json:
+    def job(self, job_id: str) -> JobObject:
         """The job as it is now."""
-        return self._json("GET", _job_path(job_id))
+        return self._ask(JobObject, "GET", _job_path(job_id))
 
-    def act_on_job(self, job_id: str, action: str) -> Json:
+    def act_on_job(self, job_id: str, action: str) -> JobObject:
         """`cancel`, `pause` or `resume`; returns the job."""
-        return self._json("POST", f"{_job_path(job_id)}/{action}")
+        return self._ask(JobObject, "POST", f"{_job_path(job_id)}/{action}")
 
-    def reproduce(self, job_id: str, *, idempotency_key: str) -> Json:
+    def reproduce(self, job_id: str, *, idempotency_key: str) -> JobObject:
         """Create a job that repeats another one exactly, once, however often the request has to be sent."""
         headers = {"Idempotency-Key": idempotency_key}
-        return self._json("POST", f"{_job_path(job_id)}/reproduce", headers=headers, is_repeatable=True)
+        path = f"{_job_path(job_id)}/reproduce"
+        return self._ask(JobObject, "POST", path, headers=headers, is_repeatable=True)
 
-    def reproduction(self, job_id: str) -> Json:
+    def reproduction(self, job_id: str) -> ReproductionObject:
         """Whether a job that repeats another gave the same result."""
-        return self._json("GET", f"{_job_path(job_id)}/reproduction")
+        return self._ask(ReproductionObject, "GET", f"{_job_path(job_id)}/reproduction")
 
-    def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[Json]:
+    def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
         """The events that are not in `seen`, oldest first. Pages back from the newest until it meets a known one."""
-        fresh: list[Json] = []
+        fresh: list[EventObject] = []
         after: str | None = None
         while True:
-            page = self._json("GET", f"{_job_path(job_id)}/events", params=present(limit=100, after=after))
-            events = cast("list[Json]", page["data"])
-            fresh += [event for event in events if event["id"] not in seen]
-            if not page.get("has_more") or not events or any(event["id"] in seen for event in events):
+            page = self._ask(EventPage, "GET", f"{_job_path(job_id)}/events", params=present(limit=100, after=after))
+            fresh += [event for event in page.data if event.id not in seen]
+            if not page.has_more or not page.data or any(event.id in seen for event in page.data):
                 return fresh[::-1]
-            after = events[-1]["id"]
+            after = page.data[-1].id
 
-    def metrics(self, job_id: str, *, after_step: int | None = None) -> list[Json]:
+    def metrics(self, job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:
         """Metric points in the order of steps."""
-        answer = self._json("GET", f"{_job_path(job_id)}/metrics", params=present(after_step=after_step))
-        return cast("list[Json]", answer["data"])
+        path = f"{_job_path(job_id)}/metrics"
+        answer = self._ask(MetricPointList, "GET", path, params=present(after_step=after_step))
+        return [recorded(MetricPoint, point) for point in answer.data]
 
-    def samples(self, job_id: str) -> list[Json]:
+    def samples(self, job_id: str) -> list[SampleObject]:
         """Held-out prompts with the model's answers at each evaluation."""
-        return cast("list[Json]", self._json("GET", f"{_job_path(job_id)}/samples")["data"])
+        return self._ask(SampleList, "GET", f"{_job_path(job_id)}/samples").data
 
-    def artifacts(self, job_id: str) -> list[Json]:
+    def artifacts(self, job_id: str) -> list[ArtifactObject]:
         """Every result of the job with its files."""
-        return cast("list[Json]", self._json("GET", f"{_job_path(job_id)}/artifacts")["data"])
+        return self._ask(ArtifactList, "GET", f"{_job_path(job_id)}/artifacts").data
 
     @contextmanager
     def artifact_file(self, artifact_id: str, name: str) -> Iterator[Iterator[bytes]]:
@@ -149,17 +166,17 @@ class Client:
                 raise _service_error(answer)
             yield answer.iter_bytes(_PIECE_BYTES)
 
-    def list_models(self) -> list[Json]:
+    def list_models(self) -> list[ModelObject]:
         """Base models and fine-tuned ones."""
-        return cast("list[Json]", self._json("GET", "/models")["data"])
+        return self._ask(ModelList, "GET", "/models").data
 
-    def register_model(self, body: Json) -> Json:
+    def register_model(self, body: Json) -> ModelObject:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
-        return self._json("POST", "/models", json=body, is_repeatable=True)
+        return self._ask(ModelObject, "POST", "/models", json=body, is_repeatable=True)
 
-    def delete_model(self, name: str) -> Json:
+    def delete_model(self, name: str) -> Deleted:
         """Forget a model."""
-        return self._json("DELETE", f"/models/{quote(name, safe='')}")
+        return self._ask(Deleted, "DELETE", f"/models/{quote(name, safe='')}")
 
     def put_blob(self, sha256: str, path: Path, *, wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file) -> None:
         """Send the bytes that hash to `sha256`; twice is harmless. Starts over when the connection breaks."""
@@ -173,9 +190,9 @@ class Client:
         headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
         self._send("PUT", f"/blobs/{sha256}", content=content, headers=headers, timeout=_UPLOAD_TIMEOUT)
 
-    def workers(self) -> list[Json]:
+    def workers(self) -> list[WorkerObject]:
         """Live workers with their hardware."""
-        return cast("list[Json]", self._json("GET", "/workers")["data"])
+        return self._ask(WorkerList, "GET", "/workers").data
 
     def is_ready(self) -> bool:
         """Whether the service and its database and queue answer."""
@@ -185,16 +202,8 @@ class Client:
         except httpx.TransportError:
             return False
 
-    def _json(self, method: str, path: str, **request: Any) -> Json:
-        answer = self._send(method, path, **request)
-        try:
-            return cast("Json", answer.json())
-        except ValueError as error:
-            raise ServiceError(
-                f"{answer.url} answered {answer.status_code} with something that is not JSON.",
-                http_status=500,
-                hint="is this address really a Tunesmith service? see `tunesmith doctor`",
-            ) from error
+    def _ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
+        return _read(kind, self._send(method, path, **request))
 
     def _send(
         self,
@@ -235,6 +244,25 @@ class Client:
 
     def _headers(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.connection.api_key}", **(more or {})}
+
+
+def _read(kind: type[Kind], answer: httpx.Response) -> Kind:
+    """The answer; what a newer service has added to it is no error."""
+    try:
+        return kind.model_validate_json(answer.content, extra="allow")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            what = "something that is not JSON"
+        else:
+            what = (
+                f"something that this version does not understand: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            )
+        raise ServiceError(
+            f"{answer.url} answered {answer.status_code} with {what}.",
+            http_status=500,
+            hint="is this address really a Tunesmith service, and of this version? see `tunesmith doctor`",
+        ) from error
 
 
 @contextmanager

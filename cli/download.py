@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from tunesmith.cli.client import Client, ServiceError
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.progress import transfer
+from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.messages import FileRef
 
 
 class UnsafeName(InvalidRequest):
@@ -33,16 +34,16 @@ def pull_artifacts(client: Client, job_id: str, *, folder: Path, kind: str | Non
         UnsafeName: a name would leave the folder; nothing has been written then.
         DamagedDownload: a file's hash is not the one the service recorded.
     """
-    artifacts = [artifact for artifact in client.artifacts(job_id) if kind in (None, artifact["kind"])]
+    artifacts = [artifact for artifact in client.artifacts(job_id) if kind in (None, artifact.kind)]
     if not artifacts:
         what = f"a result of kind {kind}" if kind else "results"
         raise NotFound(f"{job_id} has no {what} yet.", hint=f"see how far it is: tunesmith get {job_id}")
     wanted = [
-        (artifact["id"], file, safe_target(folder / safe_part(artifact["kind"]), file["name"]))
+        (artifact.id, file, safe_target(folder / safe_part(artifact.kind), file.name))
         for artifact in artifacts
-        for file in artifact["files"]
+        for file in (recorded(FileRef, file) for file in artifact.files)
     ]
-    total_bytes = sum(file["bytes"] for _, file, _ in wanted)
+    total_bytes = sum(file.bytes for _, file, _ in wanted)
     with transfer(f"pull {len(wanted)} files", total_bytes=total_bytes) as advance:
         for artifact_id, file, target in wanted:
             _pull(client, artifact_id, file, target, advance=advance)
@@ -78,17 +79,17 @@ def safe_part(text: str) -> str:
     return text
 
 
-def _pull(client: Client, artifact_id: str, file: Json, target: Path, *, advance: Callable[[int], None]) -> None:
-    if target.is_file() and target.stat().st_size == file["bytes"] and sha256_of(target) == file["sha256"]:
-        advance(file["bytes"])
+def _pull(client: Client, artifact_id: str, file: FileRef, target: Path, *, advance: Callable[[int], None]) -> None:
+    if target.is_file() and target.stat().st_size == file.bytes and sha256_of(target) == file.sha256:
+        advance(file.bytes)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        found = _receive(client, artifact_id, file["name"], aside, advance=advance)
-        if found != file["sha256"]:
+        found = _receive(client, artifact_id, file.name, aside, advance=advance)
+        if found != file.sha256:
             raise DamagedDownload(
-                f"{file['name']} arrived with sha256 {found}, {file['sha256']} was promised.",
+                f"{file.name} arrived with sha256 {found}, {file.sha256} was promised.",
                 http_status=500,
                 hint="try again; if it stays, the object store is damaged",
             )

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tunesmith.cli.client import Client, ServiceError, Unreachable
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.api.history import EventObject
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.state import FINAL_STATES
 
 POLL_SECONDS = 1.0
@@ -15,13 +17,13 @@ POLL_SECONDS = 1.0
 class View(Protocol):
     """Where a followed job is shown."""
 
-    def job(self, job: Json) -> None:
+    def job(self, job: JobObject) -> None:
         """The job as it is now; called on every poll."""
 
-    def event(self, event: Json) -> None:
+    def event(self, event: EventObject) -> None:
         """One new line of its history."""
 
-    def point(self, point: Json) -> None:
+    def point(self, point: MetricPoint) -> None:
         """One new metric point."""
 
     def line(self, text: str) -> None:
@@ -38,19 +40,19 @@ class View(Protocol):
 class Followed:
     """What following knows: the job as last seen, its metric points, and the events that were shown."""
 
-    job: Json
-    points: list[Json] = field(default_factory=list)
+    job: JobObject
+    points: list[MetricPoint] = field(default_factory=list)
     seen_events: set[str] = field(default_factory=set)
     is_finished: bool = False
 
     @property
     def last_step(self) -> int:
         """The newest step with a point, 0 before the first."""
-        return int(self.points[-1]["step"]) if self.points else 0
+        return self.points[-1].step if self.points else 0
 
-    def keep(self, point: Json) -> bool:
+    def keep(self, point: MetricPoint) -> bool:
         """Whether the point is news. The newest step is asked for again, since its validation loss may come later."""
-        if self.points and self.points[-1]["step"] == point["step"]:
+        if self.points and self.points[-1].step == point.step:
             is_news = self.points[-1] != point
             self.points[-1] = point
             return is_news
@@ -95,7 +97,7 @@ def _advance(client: Client, job_id: str, followed: Followed, view: View) -> Non
     # The job first: what is read after it is at least as new, so a finished job's last events are never missed.
     job = client.job(job_id)
     for event in client.events_since(job_id, seen=frozenset(followed.seen_events)):
-        followed.seen_events.add(event["id"])
+        followed.seen_events.add(event.id)
         view.event(event)
     after_step = followed.last_step - 1 if followed.last_step else None
     for point in client.metrics(job_id, after_step=after_step):
@@ -103,7 +105,7 @@ def _advance(client: Client, job_id: str, followed: Followed, view: View) -> Non
             view.point(point)
     followed.job = job
     view.job(job)
-    followed.is_finished = job["status"] in FINAL_STATES
+    followed.is_finished = job.status in FINAL_STATES
 
 
 def _may_pass(error: Unreachable | ServiceError) -> bool:

@@ -5,7 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.base import Answer
 
 from tunesmith.tuning.state import JobState
 
@@ -42,8 +45,11 @@ def note(text: str = "") -> None:
 
 
 def as_json(value: Any) -> None:
-    """The value as indented JSON on stdout. JSON has no word for infinity, nor for what is not a number."""
-    data(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """The value, in which answers of the service may be, as indented JSON on stdout.
+
+    JSON has no word for infinity, nor for what is not a number.
+    """
+    data(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_as_plain))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -106,6 +112,10 @@ def moment(unix_seconds: float | None) -> str:
     if unix_seconds is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
+def _as_plain(answer: "Answer") -> dict[str, Any]:
+    return answer.model_dump(mode="json")
 
 
 def _cell(value: object) -> str:

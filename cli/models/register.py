@@ -5,13 +5,14 @@ from tunesmith.cli.models.folder import ModelFolder
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.models.measure import with_shape
 from tunesmith.cli.progress import transfer, watched
+from tunesmith.tuning.api.models import ModelObject
 from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.config_reader import as_json
 
 _ROUNDS = 3  # more than two only when the store loses blobs between the rounds
 
 
-def register(client: Client, name: str, folder: ModelFolder) -> Json:
+def register(client: Client, name: str, folder: ModelFolder) -> ModelObject:
     """Register the folder under `name` and return the model; only files the store lacks are sent.
 
     Raises:
@@ -21,9 +22,9 @@ def register(client: Client, name: str, folder: ModelFolder) -> Json:
     body = {"name": name, "files": files, "config": as_json(with_shape(folder.config))}
     for _ in range(_ROUNDS):
         model = client.register_model(body)
-        if model["tunesmith"]["status"] == "ready":
+        if model.tunesmith.status == "ready":
             return model
-        _send(client, folder, files, missing=set(model["tunesmith"]["missing"]))
+        _send(client, folder, files, missing=set(model.tunesmith.missing))
     raise ServiceError(
         f"The service still misses files of {name} after they were sent.",
         http_status=500,

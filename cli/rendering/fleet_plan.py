@@ -11,7 +11,9 @@ from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.units import GIB
 
 if TYPE_CHECKING:
+    from tunesmith.tuning.api.plans import PlanAnswer, PlanEntry
     from tunesmith.tuning.datasets.rows import RowReport
+    from tunesmith.tuning.plan import Lora, Plan
 
 
 def check_rows(path: Path) -> "RowReport":
@@ -61,67 +63,65 @@ def describe_rows(name: str, report: "RowReport") -> str:
     )
 
 
-def show(answer: Json, *, price: float | None, why: bool) -> None:
+def show(answer: "PlanAnswer", *, price: float | None, why: bool) -> None:
     """The table of the fleet on stdout; the recipe and the reasons beside it."""
-    if not answer["data"]:
+    if not answer.data:
         output.note("No worker is connected; start one, or name hardware with --on.")
         return
-    shows_cost = price is not None or any(entry.get("cost") is not None for entry in answer["data"])
+    shows_cost = price is not None or any(entry.cost is not None for entry in answer.data)
     money = ("COST",) if shows_cost else ()
     columns = ("FLEET", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "STARTS", *money, "WHY")
-    output.table(columns, [_row(entry, price=price, shows_cost=shows_cost) for entry in answer["data"]])
-    entries = [entry for entry in answer["data"] if entry["fits"]]
-    recommended = next((entry for entry in entries if entry["worker_class"] == answer["chosen"]), None)
+    output.table(columns, [_row(entry, price=price, shows_cost=shows_cost) for entry in answer.data])
+    recommended = next((entry.plan for entry in answer.data if entry.worker_class == answer.chosen), None)
     if recommended is None:
-        for entry in answer["data"]:
-            output.note(f"\n{output.bold(entry['worker_class'])}\n  {entry['refusal']}")
+        for entry in answer.data:
+            output.note(f"\n{output.bold(entry.worker_class)}\n  {entry.refusal}")
         return
-    output.note(f"\nrecipe  {recipe(recommended['plan'])}")
-    for line in explain(recommended["plan"], why=why):
+    output.note(f"\nrecipe  {recipe(recommended)}")
+    for line in explain(recommended, why=why):
         output.note(line)
 
 
-def recipe(plan: Json) -> str:
+def recipe(plan: "Plan") -> str:
     """`rank 16, alpha 32, all-linear, lr 2.9e-04, 3 epochs, 64 rows per step, 8,192 tokens per micro-step`."""
     return ", ".join(
         (
-            *_adapter_words(plan.get("lora")),
-            f"lr {plan['learning_rate']:.2g}",
-            f"{plan['epochs']} epoch{'' if plan['epochs'] == 1 else 's'}",
-            f"{plan['rows_per_step']} rows per step",
-            f"{plan['tokens_per_micro_step']:,} tokens per micro-step",
+            *_adapter_words(plan.lora),
+            f"lr {plan.learning_rate:.2g}",
+            f"{plan.epochs} epoch{'' if plan.epochs == 1 else 's'}",
+            f"{plan.rows_per_step} rows per step",
+            f"{plan.tokens_per_micro_step:,} tokens per micro-step",
         )
     )
 
 
-def _row(entry: Json, *, price: float | None, shows_cost: bool) -> list[str]:
-    plan = entry["plan"]
+def _row(entry: "PlanEntry", *, price: float | None, shows_cost: bool) -> list[str]:
+    plan = entry.plan
     if plan is None:
         money = [""] if shows_cost else []
-        why = entry["reasons"][0]["text"] if entry["reasons"] else entry["refusal"]
-        return [entry["worker_class"], "", "no", _peak_text(entry), "", "", *money, why]
-    span = f"{output.duration(entry['seconds_low'])} - {output.duration(entry['seconds_high'])}"
+        why = entry.reasons[0].text if entry.reasons else entry.refusal or ""
+        return [entry.worker_class, "", "no", _peak_text(entry), "", "", *money, why]
     return [
-        entry["worker_class"],
-        plan["method"],
+        entry.worker_class,
+        plan.method.value,
         "yes",
         _peak_text(entry),
-        span,
-        _start_text(entry["expected_start_seconds"]),
+        f"{output.duration(plan.time.seconds_low)} - {output.duration(plan.time.seconds_high)}",
+        _start_text(entry.expected_start_seconds),
         *([_cost_text(entry, price=price)] if shows_cost else []),
-        entry["reasons"][0]["text"],
+        entry.reasons[0].text,
     ]
 
 
-def _cost_text(entry: Json, *, price: float | None) -> str:
+def _cost_text(entry: "PlanEntry", *, price: float | None) -> str:
     """By the price given here, else by the service's own."""
-    cost = entry["gpu_hours"] * price if price is not None else entry.get("cost")
+    cost = entry.gpu_hours * price if price is not None and entry.gpu_hours is not None else entry.cost
     return "" if cost is None else f"{cost:,.2f}"
 
 
-def _peak_text(entry: Json) -> str:
-    peak = entry["predicted_peak_bytes"]
-    return f"{f'{peak / GIB:.1f}' if peak else '?'} / {entry['free_bytes'] / GIB:.1f}"
+def _peak_text(entry: "PlanEntry") -> str:
+    peak = entry.predicted_peak_bytes
+    return f"{f'{peak / GIB:.1f}' if peak else '?'} / {entry.free_bytes / GIB:.1f}"
 
 
 def _start_text(seconds: float | None) -> str:
@@ -130,10 +130,10 @@ def _start_text(seconds: float | None) -> str:
     return "now" if seconds == 0 else f"~{output.duration(seconds)}"
 
 
-def _adapter_words(lora: Json | None) -> Iterator[str]:
+def _adapter_words(lora: "Lora | None") -> Iterator[str]:
     if lora is None:
         return
-    targets = lora["target_modules"]
-    yield f"rank {lora['rank']}"
-    yield f"alpha {lora['alpha']:g}"
+    targets = lora.target_modules
+    yield f"rank {lora.rank}"
+    yield f"alpha {lora.alpha:g}"
     yield targets if isinstance(targets, str) else "+".join(targets)

@@ -4,69 +4,77 @@ import sys
 from collections.abc import Iterator
 
 from tunesmith.cli import output
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.api.base import recorded
+from tunesmith.tuning.api.jobs import JobMeasurements, JobObject
+from tunesmith.tuning.api.metrics import SampleObject
+from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.units import gib
 
 
-def describe(job: Json) -> Iterator[str]:
+def describe(job: JobObject) -> Iterator[str]:
     """Everything about a job, line by line."""
-    ours = job.get("tunesmith") or {}
-    yield f"{job['id']}  {output.state(job['status']).rstrip()}  {ours.get('phase') or ''}".rstrip()
-    yield f"model       {job['model']}"
-    yield f"files       {job['training_file']}" + (
-        f", validation {job['validation_file']}" if job.get("validation_file") else ""
-    )
-    yield f"created     {output.moment(job['created_at'])}"
-    if job.get("finished_at"):
-        yield f"finished    {output.moment(job['finished_at'])}"
-    if ours.get("waiting_reason"):
-        yield f"waiting     {ours['waiting_reason']}"
-    if job.get("fine_tuned_model"):
-        yield f"result      {job['fine_tuned_model']}"
-    if plan := ours.get("plan"):
+    ours = job.tunesmith
+    yield f"{job.id}  {output.state(job.status).rstrip()}  {ours.phase or ''}".rstrip()
+    yield f"model       {job.model}"
+    yield f"files       {job.training_file}" + (f", validation {job.validation_file}" if job.validation_file else "")
+    yield f"created     {output.moment(job.created_at)}"
+    if job.finished_at:
+        yield f"finished    {output.moment(job.finished_at)}"
+    if ours.waiting_reason:
+        yield f"waiting     {ours.waiting_reason}"
+    if job.fine_tuned_model:
+        yield f"result      {job.fine_tuned_model}"
+    if plan := plan_of(job):
         yield ""
         yield from describe_plan(plan)
-        yield from _measured(ours.get("measured") or {}, plan)
-    if job["status"] == "failed":
+        if ours.measured:
+            yield from _measured(ours.measured, plan.time)
+    if job.status == "failed":
         yield ""
         yield from describe_failure(job)
 
 
-def describe_plan(plan: Json) -> Iterator[str]:
+def plan_of(job: JobObject) -> Plan | None:
+    """The plan of the job's newest attempt, whichever version made it."""
+    return recorded(Plan, job.tunesmith.plan) if job.tunesmith.plan else None
+
+
+def describe_plan(plan: Plan) -> Iterator[str]:
     """The plan, then each reason, then what was rejected and by which number."""
     yield from _decisions(plan)
-    for reason in plan.get("reasons", ()):
-        yield f"  because   {reason['text']}  {output.dim('(' + reason['rule'] + ')')}"
-    for other in plan.get("alternatives", ()):
-        yield f"  not {other['method']:<6}{other['rejected_because']}"
+    for reason in plan.reasons:
+        yield f"  because   {reason.text}  {output.dim('(' + reason.rule + ')')}"
+    for other in plan.alternatives:
+        yield f"  not {other.method:<6}{other.rejected_because}"
 
 
-def describe_failure(job: Json) -> Iterator[str]:
+def describe_failure(job: JobObject) -> Iterator[str]:
     """What went wrong, whether trying again helps, what to do, and the last words of the trainer."""
-    error, failure = job.get("error") or {}, (job.get("tunesmith") or {}).get("failure") or {}
-    yield f"failed      {error.get('code') or 'unknown'}: {error.get('message') or 'no reason was recorded'}"
-    if error.get("param"):
-        yield f"  field     {error['param']}"
-    if failure.get("category"):
-        again = "trying again may help" if failure.get("retryable") else "trying again the same way will not help"
-        yield f"  kind      {failure['category']}; {again}"
-    if failure.get("hint"):
-        yield f"  hint      {failure['hint']}"
-    for line in (failure.get("log_tail") or "").splitlines()[-20:]:
+    if job.error is None or job.tunesmith.failure is None:
+        return
+    error, failure = job.error, job.tunesmith.failure
+    yield f"failed      {error.code}: {error.message}"
+    if error.param:
+        yield f"  field     {error.param}"
+    again = "trying again may help" if failure.retryable else "trying again the same way will not help"
+    yield f"  kind      {failure.category}; {again}"
+    if failure.hint:
+        yield f"  hint      {failure.hint}"
+    for line in (failure.log_tail or "").splitlines()[-20:]:
         yield f"  log       {line}"
 
 
-def describe_samples(samples: list[Json]) -> Iterator[str]:
+def describe_samples(samples: list[SampleObject]) -> Iterator[str]:
     """For each prompt its end, the reference, and the answers from the first step to the last."""
     for number, sample in enumerate(samples):
         if number:
             yield ""
-        yield output.bold(f"line {sample['line']} of the validation file", stream=sys.stdout)
-        yield from _quoted("prompt", sample["prompt_end"])
-        yield from _quoted("reference", sample["reference"])
-        for answer in sample["answers"]:
-            going_on = "" if answer["finished"] else " ..."
-            yield from _quoted(f"step {answer['step']}", (answer["answer"] or "(nothing)") + going_on)
+        yield output.bold(f"line {sample.line} of the validation file", stream=sys.stdout)
+        yield from _quoted("prompt", sample.prompt_end)
+        yield from _quoted("reference", sample.reference)
+        for answer in sample.answers:
+            going_on = "" if answer.finished else " ..."
+            yield from _quoted(f"step {answer.step}", (answer.answer or "(nothing)") + going_on)
 
 
 def _quoted(title: str, text: str) -> Iterator[str]:
@@ -75,52 +83,52 @@ def _quoted(title: str, text: str) -> Iterator[str]:
         yield f"  {title if number == 0 else '':<11} {line}".rstrip()
 
 
-def _decisions(plan: Json) -> Iterator[str]:
-    precision = plan["precision"] + (f" over {plan['quantization']}" if plan.get("quantization") else "")
-    yield f"plan        {plan['method']} in {precision} on {plan['device']}, {plan['world_size']} process(es)"
-    if lora := plan.get("lora"):
-        targets = lora["target_modules"]
-        targets = targets if isinstance(targets, str) else ", ".join(targets)
+def _decisions(plan: Plan) -> Iterator[str]:
+    precision = plan.precision + (f" over {plan.quantization}" if plan.quantization else "")
+    yield f"plan        {plan.method} in {precision} on {plan.device}, {plan.world_size} process(es)"
+    if lora := plan.lora:
+        targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
         yield (
-            f"  adapter   rank {lora['rank']}, alpha {lora['alpha']:g}, on {targets}, "
-            f"{lora['trainable_parameters']:,} parameters to train"
+            f"  adapter   rank {lora.rank}, alpha {lora.alpha:g}, on {targets}, "
+            f"{lora.trainable_parameters:,} parameters to train"
         )
     yield (
-        f"  recipe    {plan['total_steps']} steps of {plan['rows_per_step']} rows, {plan['epochs']} epoch(s), "
-        f"learning rate {plan['learning_rate']:.3g} ({plan['schedule']}), "
-        f"up to {plan['tokens_per_micro_step']:,} tokens at once"
+        f"  recipe    {plan.total_steps} steps of {plan.rows_per_step} rows, {plan.epochs} epoch(s), "
+        f"learning rate {plan.learning_rate:.3g} ({plan.schedule}), "
+        f"up to {plan.tokens_per_micro_step:,} tokens at once"
     )
-    if patience := plan.get("early_stopping_patience"):
+    if patience := plan.early_stopping_patience:
         yield (
             f"  stops     when {patience} evaluation(s) in a row are no better; "
-            f"evaluated every {plan['evaluation_interval_steps']} steps"
+            f"evaluated every {plan.evaluation_interval_steps} steps"
         )
-    memory, time = plan["memory"], plan["time"]
-    yield f"  memory    {gib(memory['total_bytes'])} predicted, {gib(memory['budget_bytes'])} may be used"
+    time = plan.time
+    yield f"  memory    {gib(plan.memory.total_bytes)} predicted, {gib(plan.memory.budget_bytes)} may be used"
     yield (
-        f"  time      {output.duration(time['seconds_low'])} to {output.duration(time['seconds_high'])} of training, "
-        f"about {time['tokens_per_second']:,.0f} tokens/s{_beside_training(time)}"
+        f"  time      {output.duration(time.seconds_low)} to {output.duration(time.seconds_high)} of training, "
+        f"about {time.tokens_per_second:,.0f} tokens/s{_beside_training(time)}"
     )
 
 
-def _beside_training(time: Json) -> str:
-    seconds = time.get("evaluation_seconds", 0.0) + time.get("sample_seconds", 0.0)
+def _beside_training(time: TimeEstimate) -> str:
+    seconds = time.evaluation_seconds + time.sample_seconds
     return f", {output.duration(seconds)} of it for evaluations" if seconds >= 1 else ""
 
 
-def _measured(measured: Json, plan: Json) -> Iterator[str]:
+def _measured(run: JobMeasurements, time: TimeEstimate) -> Iterator[str]:
     """What the plan predicted beside what the run measured. On a GPU only the allocator's part can be measured."""
-    peak, speed = measured.get("peak_memory_bytes"), measured.get("tokens_per_second")
-    seconds, time = measured.get("training_seconds"), plan["time"]
-    if peak is not None:
-        yield f"measured    memory: predicted {gib(measured['predicted_peak_memory_bytes'])}, measured {gib(peak)}"
-    if speed is not None:
-        yield f"            speed: predicted {time['tokens_per_second']:,.0f} tokens/s, measured {speed:,.0f}"
-    if seconds is not None:
-        low, high = output.duration(time["seconds_low"]), output.duration(time["seconds_high"])
-        whole = output.duration(seconds + (measured.get("evaluation_seconds") or 0.0))
+    if run.peak_memory_bytes is not None:
+        predicted = gib(run.predicted_peak_memory_bytes)
+        yield f"measured    memory: predicted {predicted}, measured {gib(run.peak_memory_bytes)}"
+    if run.tokens_per_second is not None:
+        speeds = f"predicted {time.tokens_per_second:,.0f} tokens/s, measured {run.tokens_per_second:,.0f}"
+        yield f"            speed: {speeds}"
+    if run.training_seconds is not None:
+        low, high = output.duration(time.seconds_low), output.duration(time.seconds_high)
+        whole = output.duration(run.training_seconds + (run.evaluation_seconds or 0.0))
         yield f"            training and evaluations: predicted {low} to {high}, measured {whole}"
-    if (mfu := measured.get("mfu")) is not None:
-        yield f"            MFU: {mfu:.1%} of what the device multiplies"
-    if (stall := measured.get("checkpoint_stall_seconds")) is not None and seconds:
-        yield f"            checkpoints: held training up for {output.duration(stall)}, {stall / seconds:.1%} of it"
+    if run.mfu is not None:
+        yield f"            MFU: {run.mfu:.1%} of what the device multiplies"
+    if (stall := run.checkpoint_stall_seconds) is not None and run.training_seconds:
+        share = stall / run.training_seconds
+        yield f"            checkpoints: held training up for {output.duration(stall)}, {share:.1%} of it"

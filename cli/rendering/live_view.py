@@ -8,7 +8,9 @@ from typing import Any
 from tunesmith.cli import output
 from tunesmith.cli.follow import View
 from tunesmith.cli.progress import PLAIN_INTERVAL_SECONDS
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.api.history import EventObject
+from tunesmith.tuning.api.jobs import JobObject, TunesmithJob
+from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.state import JobState
 
 _BAR_WIDTH = 24
@@ -35,12 +37,12 @@ class _Story:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._told_headlines: list[str] = []
-        self._newest: Json = {}
+        self._newest: MetricPoint | None = None
         self._best_valid_loss: float | None = None
-        self.job_now: Json = {}
+        self._job_now: JobObject | None = None
 
-    def job(self, job: Json) -> None:
-        self.job_now = job
+    def job(self, job: JobObject) -> None:
+        self._job_now = job
         headline = headline_of(job)
         if self._told_headlines and self._told_headlines[0].split()[0] != headline.split()[0]:
             self._told_headlines = []  # another state; within one, evaluating and training alternate many times
@@ -48,14 +50,15 @@ class _Story:
             self._told_headlines.append(headline)
             self._tell(headline)
 
-    def event(self, event: Json) -> None:
-        if event.get("type") != "metrics":
-            level = "" if event["level"] == "info" else f"{event['level']}: "
-            self._tell(f"{' ' * 12}{level}{_clipped(event['message'])}")
+    def event(self, event: EventObject) -> None:
+        if event.type != "metrics":
+            level = "" if event.level == "info" else f"{event.level}: "
+            self._tell(f"{' ' * 12}{level}{_clipped(event.message)}")
 
-    def point(self, point: Json) -> None:
-        self._newest = {**self._newest, **{name: value for name, value in point.items() if value is not None}}
-        valid_loss = point.get("valid_loss")
+    def point(self, point: MetricPoint) -> None:
+        measured = {name: value for name, value in point if value is not None}
+        self._newest = self._newest.model_copy(update=measured) if self._newest else point
+        valid_loss = point.valid_loss
         if valid_loss is not None and (self._best_valid_loss is None or valid_loss < self._best_valid_loss):
             self._best_valid_loss = valid_loss
 
@@ -70,14 +73,15 @@ class _Story:
 
     @property
     def progress(self) -> str:
-        if self.job_now.get("status") != "running" or not self._newest:
+        if self._job_now is None or self._job_now.status != "running" or self._newest is None:
             return ""
         return progress_line(self._newest, best_valid_loss=self._best_valid_loss)
 
     @property
     def share_done(self) -> float:
-        total_steps = self._newest.get("total_steps")
-        return min(1.0, self._newest["step"] / total_steps) if total_steps else 0.0
+        if self._newest is None or not self._newest.total_steps:
+            return 0.0
+        return min(1.0, self._newest.step / self._newest.total_steps)
 
 
 class PlainView(_Story):
@@ -91,7 +95,7 @@ class PlainView(_Story):
         self._told_at = clock()
         self._told = ""
 
-    def job(self, job: Json) -> None:
+    def job(self, job: JobObject) -> None:
         """Tell a change of state or phase, and progress when it is time."""
         super().job(job)
         line = self.progress
@@ -109,7 +113,7 @@ class LiveView(_Story):
         super().__init__(lambda line: live.console.print(Text.from_ansi(line)))
         self._live = live
 
-    def job(self, job: Json) -> None:
+    def job(self, job: JobObject) -> None:
         """Tell a change of state or phase, and redraw the bar."""
         super().job(job)
         from rich.text import Text
@@ -118,33 +122,31 @@ class LiveView(_Story):
         self._live.update(Text(f"  {bar(self.share_done)}  {line}" if line else "", no_wrap=True, overflow="ellipsis"))
 
 
-def headline_of(job: Json) -> str:
+def headline_of(job: JobObject) -> str:
     """State, and what explains it: the place in line, the phase, or the result."""
-    ours = job.get("tunesmith") or {}
-    status = job["status"]
     detail = {
-        JobState.QUEUED: _queue_text(ours),
-        JobState.RUNNING: _phase_text(ours),
-        JobState.PAUSED: f"tunesmith resume {job['id']}",
-        JobState.SUCCEEDED: job.get("fine_tuned_model") or "",
-        JobState.FAILED: (job.get("error") or {}).get("message") or "",
-    }.get(status, "")
-    return f"{output.state(status)}  {detail}".rstrip()
+        JobState.QUEUED: _queue_text(job.tunesmith),
+        JobState.RUNNING: _phase_text(job.tunesmith),
+        JobState.PAUSED: f"tunesmith resume {job.id}",
+        JobState.SUCCEEDED: job.fine_tuned_model or "",
+        JobState.FAILED: job.error.message if job.error else "",
+    }.get(job.status, "")
+    return f"{output.state(job.status)}  {detail}".rstrip()
 
 
-def progress_line(point: Json, *, best_valid_loss: float | None = None) -> str:
+def progress_line(point: MetricPoint, *, best_valid_loss: float | None = None) -> str:
     """`312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s`, with what is known so far."""
-    parts = [f"{point.get('step', 0)}/{point.get('total_steps') or '?'}"]
-    if (loss := point.get("train_loss")) is not None:
-        parts.append(f"loss {loss:.3f}")
-    if (valid_loss := point.get("valid_loss")) is not None:
-        parts.append(f"valid {valid_loss:.3f}" + (" (best)" if valid_loss == best_valid_loss else ""))
-    if speed := point.get("tokens_per_second"):
-        parts.append(f"{_thousands(speed)} tok/s")
-    if (mfu := point.get("mfu")) is not None:
-        parts.append(f"MFU {mfu:.0%}")
-    if (eta_seconds := point.get("eta_seconds")) is not None:
-        parts.append(f"eta {output.duration(eta_seconds)}")
+    parts = [f"{point.step}/{point.total_steps or '?'}"]
+    if point.train_loss is not None:
+        parts.append(f"loss {point.train_loss:.3f}")
+    if point.valid_loss is not None:
+        parts.append(f"valid {point.valid_loss:.3f}" + (" (best)" if point.valid_loss == best_valid_loss else ""))
+    if point.tokens_per_second:
+        parts.append(f"{_thousands(point.tokens_per_second)} tok/s")
+    if point.mfu is not None:
+        parts.append(f"MFU {point.mfu:.0%}")
+    if point.eta_seconds is not None:
+        parts.append(f"eta {output.duration(point.eta_seconds)}")
     return "  ".join(parts)
 
 
@@ -154,14 +156,13 @@ def bar(share: float) -> str:
     return "█" * done + "░" * (_BAR_WIDTH - done)
 
 
-def _queue_text(ours: Json) -> str:
-    place = ours.get("queue_position")
-    parts = [f"number {place} in line" if place else "", ours.get("waiting_reason") or ""]
+def _queue_text(ours: TunesmithJob) -> str:
+    parts = [f"number {ours.queue_position} in line" if ours.queue_position else "", ours.waiting_reason or ""]
     return ", ".join(part for part in parts if part)
 
 
-def _phase_text(ours: Json) -> str:
-    marks = ["cancelling" if ours.get("cancel_requested") else "", ours.get("method") or "", ours.get("phase") or ""]
+def _phase_text(ours: TunesmithJob) -> str:
+    marks = ["cancelling" if ours.cancel_requested else "", ours.method, ours.phase or ""]
     return "  ".join(mark for mark in marks if mark)
 
 

@@ -22,9 +22,9 @@ def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
         output.as_json(artifacts)
         return
     rows = [
-        (artifact["kind"], file["name"], output.size(file["bytes"]), file["sha256"])
+        (artifact.kind, file["name"], output.size(file["bytes"]), file["sha256"])
         for artifact in artifacts
-        for file in artifact["files"]
+        for file in artifact.files
     ]
     output.table(("KIND", "NAME", "SIZE", "SHA256"), rows)
 

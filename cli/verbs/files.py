@@ -28,12 +28,12 @@ def ls(form: Listed = ListFormat.TABLE) -> None:
         return
     rows = [
         (
-            file["id"],
-            file["status"],
-            output.size(file["bytes"]),
-            ((file.get("tunesmith") or {}).get("report") or {}).get("rows"),
-            output.moment(file["created_at"]),
-            file["filename"],
+            file.id,
+            file.status,
+            output.size(file.bytes),
+            (file.tunesmith.report or {}).get("rows"),
+            output.moment(file.created_at),
+            file.filename,
         )
         for file in files
     ]
@@ -54,9 +54,9 @@ def add(
         transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance,
     ):
         file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
-    output.data(f"{file['id']}  {file['status']}")
-    if file["status"] == "error":
-        output.note(file.get("status_details") or "")
+    output.data(f"{file.id}  {file.status}")
+    if file.status == "error":
+        output.note(file.status_details or "")
         raise typer.Exit(ExitCode.REJECTED)
 
 

@@ -1,12 +1,16 @@
 """Verbs about jobs that exist: ls, get, cancel, pause, resume."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
 from tunesmith.tuning.state import JobState
+
+if TYPE_CHECKING:
+    from tunesmith.cli.client import Client
+    from tunesmith.tuning.api.jobs import JobObject
 
 _PANEL = "Jobs"
 _WITH_PROGRESS = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
@@ -66,26 +70,24 @@ def resume(job_id: JobId) -> None:
     _act(job_id, "resume")
 
 
-def _newest(client: Any, *, limit: int, state: JobState | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _newest(client: "Client", *, limit: int, state: JobState | None) -> "list[JobObject]":
+    found: list[JobObject] = []
     after: str | None = None
     while len(found) < limit:
         page = client.list_jobs(limit=100 if state else min(limit - len(found), 100), after=after)
-        found += [job for job in page["data"] if state in (None, job["status"])]
-        if not page["has_more"] or not page["data"]:
+        found += [job for job in page.data if state in (None, job.status)]
+        if not page.has_more or not page.data:
             break
-        after = page["data"][-1]["id"]
+        after = page.data[-1].id
     return found[:limit]
 
 
-def _row(job: dict[str, Any]) -> tuple[object, ...]:
-    ours = job.get("tunesmith") or {}
-    progress = ours.get("progress") or {}
-    is_unfinished = job["status"] in _WITH_PROGRESS and progress.get("total_steps")
-    steps = f"{progress.get('step') or 0}/{progress['total_steps']}" if is_unfinished else None
-    result = job.get("fine_tuned_model") or (job.get("error") or {}).get("code")
-    method, created = ours.get("method"), output.moment(job["created_at"])
-    return (job["id"], job["status"], job["model"], method, steps, created, result)
+def _row(job: "JobObject") -> tuple[object, ...]:
+    progress = job.tunesmith.progress
+    is_unfinished = job.status in _WITH_PROGRESS and progress.total_steps
+    steps = f"{progress.step or 0}/{progress.total_steps}" if is_unfinished else None
+    result = job.fine_tuned_model or (job.error.code if job.error else None)
+    return (job.id, job.status, job.model, job.tunesmith.method, steps, output.moment(job.created_at), result)
 
 
 def _act(job_id: str, action: str) -> None:
@@ -93,6 +95,6 @@ def _act(job_id: str, action: str) -> None:
 
     with Client() as client:
         job = client.act_on_job(job_id, action)
-    output.data(f"{job['id']}  {job['status']}")
-    if action != "resume" and job["status"] == JobState.RUNNING:
+    output.data(f"{job.id}  {job.status}")
+    if action != "resume" and job.status == JobState.RUNNING:
         output.note(f"it stops at the next step; see it happen with: tunesmith watch {job_id}")

@@ -1,12 +1,15 @@
 """Verbs about models: models ls, add, rm."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.models import ModelObject
 
 app = typer.Typer(no_args_is_help=True, help="Base models to start from, and what came out.")
 
@@ -18,13 +21,12 @@ def ls(form: Listed = ListFormat.TABLE) -> None:
 
     own = remembered()
     models = _models_of_the_service(or_nothing=bool(own))
-    known = {model["id"] for model in models}
+    known = {model.id for model in models}
     if form is ListFormat.JSON:
-        output.as_json(
-            models + [{"id": name, "tunesmith": {"status": "shape_only"}} for name in own if name not in known]
-        )
+        here = [{"id": name, "tunesmith": {"status": "shape_only"}} for name in own if name not in known]
+        output.as_json([*models, *here])
         return
-    rows = [(model["id"], model["owned_by"], _status(model), output.moment(model["created"])) for model in models]
+    rows = [(model.id, model.owned_by, _status(model), output.moment(model.created)) for model in models]
     rows += [(name, "this computer", "shape only", "") for name in own if name not in known]
     output.table(("NAME", "OWNER", "STATUS", "CREATED"), rows)
 
@@ -62,7 +64,7 @@ def add(
         for warning in folder.warnings:
             output.note(f"note: {warning}")
         model = register(client, name, folder)
-    output.data(model["id"])
+    output.data(model.id)
 
 
 @app.command()
@@ -82,7 +84,7 @@ def rm(name: Annotated[str, typer.Argument()]) -> None:
     output.note(f"removed {name}")
 
 
-def _models_of_the_service(*, or_nothing: bool) -> list[dict[str, Any]]:
+def _models_of_the_service(*, or_nothing: bool) -> "list[ModelObject]":
     from tunesmith.cli.client import Client
     from tunesmith.cli.connection import NotConnected
 
@@ -118,7 +120,5 @@ def _add_shape(name: str, path: Path) -> None:
     output.data(name)
 
 
-def _status(model: dict[str, object]) -> object:
-    ours = model.get("tunesmith")
-    status = ours.get("status") if isinstance(ours, dict) else None
-    return "shape only" if status == "shape_only" else status
+def _status(model: "ModelObject") -> str:
+    return model.tunesmith.status.replace("_", " ")

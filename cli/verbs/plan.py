@@ -180,7 +180,7 @@ def _on_the_fleet(
         output.as_json(answer)
     else:
         show(answer, price=price, why=why)
-    if not any(entry["fits"] for entry in answer["data"]):
+    if not any(entry.fits for entry in answer.data):
         raise typer.Exit(int(ExitCode.REJECTED))
 
 
@@ -270,7 +270,7 @@ def _print(
     for name, answer in answers.items():
         output.note()
         output.note(output.bold(name))
-        for line in explain(answer.model_dump(mode="json"), why=why):
+        for line in explain(answer, why=why):
             output.note(line)
 
 

@@ -1,13 +1,15 @@
 """The verb `reproduce`: run a finished job again exactly as it was, and say whether the result is the same."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
-from tunesmith.tuning.json_objects import Json
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.reproductions import ReproductionObject
 
 _SHOWN_CHARACTERS = 60
 
@@ -34,38 +36,38 @@ def reproduce(
 
     with Client() as client:
         job = client.reproduce(job_id, idempotency_key=idempotency_key or uuid.uuid4().hex)
-        output.note(f"{job['id']} repeats {job_id}")
-        code = watch_to_the_end(client, job["id"], timeout_seconds=timeout)
+        output.note(f"{job.id} repeats {job_id}")
+        code = watch_to_the_end(client, job.id, timeout_seconds=timeout)
         if code != ExitCode.SUCCEEDED:
             raise typer.Exit(code)
-        found = client.reproduction(job["id"])
+        found = client.reproduction(job.id)
     if form is ListFormat.JSON:
         output.as_json(found)
     else:
         for line in describe(found):
             output.data(line)
-    raise typer.Exit(int(ExitCode.SUCCEEDED if found["verdict"] == "identical" else ExitCode.GATE))
+    raise typer.Exit(int(ExitCode.SUCCEEDED if found.verdict == "identical" else ExitCode.GATE))
 
 
-def describe(found: Json) -> Iterator[str]:
+def describe(found: "ReproductionObject") -> Iterator[str]:
     """The verdict, then what differs in weights, curve and circumstances."""
-    same = sum(file["first_sha256"] == file["second_sha256"] for file in found["weights"])
-    yield f"{found['verdict']:<11} {found['job_id']} repeats {found['reproduces']}"
-    yield f"  weights     {same} of {len(found['weights'])} files have the same sha256"
-    for name, gap in found["largest_differences"].items():
+    same = sum(file.is_identical for file in found.weights)
+    yield f"{found.verdict:<11} {found.job_id} repeats {found.reproduces}"
+    yield f"  weights     {same} of {len(found.weights)} files have the same sha256"
+    for name, gap in found.largest_differences.items():
         yield f"  {name:<11} {_distance(gap, found)}"
-    for item in found["differences"]:
-        yield f"  differs     {item['what']}: {_short(item['first'])} -> {_short(item['second'])}"
-    if found["verdict"] == "differs" and not found["differences"]:
+    for item in found.differences:
+        yield f"  differs     {item.what}: {_short(item.first)} -> {_short(item.second)}"
+    if found.verdict == "differs" and not found.differences:
         yield "  differs     nothing that was recorded: data, base, plan, code, versions and hardware are the same"
 
 
-def _distance(gap: float | None, found: Json) -> str:
+def _distance(gap: float | None, found: "ReproductionObject") -> str:
     if gap is None:
         return "not in both runs"
     if gap == 0:
-        return f"the same over {found['steps_compared']} steps"
-    return f"up to {gap:.3g} apart over {found['steps_compared']} steps, from step {found['first_different_step']} on"
+        return f"the same over {found.steps_compared} steps"
+    return f"up to {gap:.3g} apart over {found.steps_compared} steps, from step {found.first_different_step} on"
 
 
 def _short(value: object) -> str:

@@ -14,6 +14,7 @@ from tunesmith.tuning.words import AutoOrMethod, Goal, OnDroppedContent, OnLongR
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
+    from tunesmith.tuning.api.jobs import JobObject
 
 
 def register(app: typer.Typer) -> None:
@@ -107,7 +108,7 @@ def submit(
 
 def _create(
     client: "Client", wanted: Json, *, training: str, validation: str | None, idempotency_key: str | None
-) -> Json:
+) -> "JobObject":
     import uuid
 
     body = {**wanted, "training_file": _file_id(client, training)}
@@ -116,23 +117,23 @@ def _create(
     return client.create_job(body, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 
-def _announce(job: Json, *, form: Format, is_waiting: bool) -> None:
+def _announce(job: "JobObject", *, form: Format, is_waiting: bool) -> None:
     if form is Format.JSON and not is_waiting:
         output.as_json(job)
     elif form is Format.JSON:
-        output.note(job["id"])
+        output.note(job.id)
     else:
-        output.data(job["id"])
+        output.data(job.id)
     if form is Format.TABLE and not is_waiting:
-        output.note(f"{job['status']}; follow it with: tunesmith watch {job['id']}")
+        output.note(f"{job.status}; follow it with: tunesmith watch {job.id}")
 
 
-def _wait(client: "Client", job: Json, *, timeout: float | None, is_live: bool, form: Format) -> int:
+def _wait(client: "Client", job: "JobObject", *, timeout: float | None, is_live: bool, form: Format) -> int:
     from tunesmith.cli.verbs.watch import watch_to_the_end
 
-    code = watch_to_the_end(client, job["id"], timeout_seconds=timeout, is_live=is_live)
+    code = watch_to_the_end(client, job.id, timeout_seconds=timeout, is_live=is_live)
     if form is Format.JSON:
-        output.as_json(client.job(job["id"]))
+        output.as_json(client.job(job.id))
     return code
 
 
@@ -150,17 +151,17 @@ def _file_id(client: "Client", source: str) -> str:
     path = Path(source)
     sha256 = sha256_of(path)
     for known in client.list_files(purpose="fine-tune"):
-        if (known.get("tunesmith") or {}).get("sha256") == sha256 and known["status"] == "processed":
-            return str(known["id"])
+        if known.tunesmith.sha256 == sha256 and known.status == "processed":
+            return known.id
     with transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance:
         file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
-    if file["status"] == "error":
+    if file.status == "error":
         raise InvalidTrainingFile(
-            f"{path} cannot be trained on: {file.get('status_details')}",
+            f"{path} cannot be trained on: {file.status_details}",
             param="training_file",
-            hint=f"correct the lines named above and submit again; it is kept as {file['id']}",
+            hint=f"correct the lines named above and submit again; it is kept as {file.id}",
         )
-    return str(file["id"])
+    return file.id
 
 
 def _require_source(source: str, what: str) -> None:

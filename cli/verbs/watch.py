@@ -8,11 +8,12 @@ import typer
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
 from tunesmith.tuning.codes import RESULT_KINDS
-from tunesmith.tuning.json_objects import Json
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
-
+    from tunesmith.tuning.api.history import EventObject
+    from tunesmith.tuning.api.jobs import JobObject
+    from tunesmith.tuning.api.metrics import MetricPoint
 
 _PANEL = "Jobs"
 
@@ -49,11 +50,11 @@ def logs(
             job = client.job(job_id)
             for event in client.events_since(job_id):
                 output.data(log_line(event))
-        if job["status"] == "failed":
+        if job.status == "failed":
             for line in describe_failure(job):
                 output.data(line)
     if follow:
-        raise typer.Exit(for_job(job["status"]))
+        raise typer.Exit(for_job(job.status))
 
 
 def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
@@ -65,7 +66,7 @@ def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     if form is ListFormat.JSON:
         output.as_json(found)
         return
-    rows = [(output.moment(event["created_at"]), event["level"], event["type"], event["message"]) for event in found]
+    rows = [(output.moment(event.created_at), event.level, event.type, event.message) for event in found]
     output.table(("TIME", "LEVEL", "TYPE", "MESSAGE"), rows)
 
 
@@ -105,12 +106,12 @@ def watch_to_the_end(
     return _tell_the_end(client, followed.job)
 
 
-def log_line(event: Json) -> str:
+def log_line(event: "EventObject") -> str:
     """`2026-05-04 10:11:12 warn   message`."""
-    return f"{output.moment(event['created_at'])} {event['level']:<5} {event['message']}"
+    return f"{output.moment(event.created_at)} {event.level:<5} {event.message}"
 
 
-def _follow_log(client: "Client", job_id: str, *, timeout_seconds: float | None) -> Json:
+def _follow_log(client: "Client", job_id: str, *, timeout_seconds: float | None) -> "JobObject":
     from tunesmith.cli.follow import follow
 
     try:
@@ -125,13 +126,13 @@ def _follow_log(client: "Client", job_id: str, *, timeout_seconds: float | None)
 class _LogView:
     """Events as log lines on stdout; what concerns the connection on stderr."""
 
-    def job(self, job: Json) -> None:
+    def job(self, job: "JobObject") -> None:
         """The state is in the events already."""
 
-    def event(self, event: Json) -> None:
+    def event(self, event: "EventObject") -> None:
         output.data(log_line(event))
 
-    def point(self, point: Json) -> None:
+    def point(self, point: "MetricPoint") -> None:
         """Metrics have events of their own."""
 
     def line(self, text: str) -> None:
@@ -144,29 +145,29 @@ class _LogView:
         output.note("The service answers again.")
 
 
-def _tell_the_end(client: "Client", job: Json) -> int:
+def _tell_the_end(client: "Client", job: "JobObject") -> int:
     from tunesmith.cli.exit_codes import for_job
     from tunesmith.cli.rendering.job_text import describe_failure
 
-    if job["status"] == "succeeded":
+    if job.status == "succeeded":
         for line in _result_lines(client, job):
             output.note(line)
-    elif job["status"] == "failed":
+    elif job.status == "failed":
         for line in describe_failure(job):
             output.note(line)
-    return int(for_job(job["status"]))
+    return int(for_job(job.status))
 
 
-def _result_lines(client: "Client", job: Json) -> list[str]:
-    took = output.duration((job["finished_at"] or time.time()) - job["created_at"])
-    losses = [point["valid_loss"] for point in client.metrics(job["id"]) if point.get("valid_loss") is not None]
+def _result_lines(client: "Client", job: "JobObject") -> list[str]:
+    took = output.duration((job.finished_at or time.time()) - job.created_at)
+    losses = [point.valid_loss for point in client.metrics(job.id) if point.valid_loss is not None]
     valid = f"valid {losses[0]:.3f} -> {losses[-1]:.3f}   " if len(losses) > 1 else ""
     lines = [f"{'':12}{valid}{took} from submit to result"]
-    for artifact in client.artifacts(job["id"]):
-        if artifact["kind"] in RESULT_KINDS:
-            total_bytes = sum(file["bytes"] for file in artifact["files"])
-            pull = f"tunesmith artifacts pull {job['id']} --output DIR"
-            lines.append(f"{'':12}{artifact['kind']} {output.size(total_bytes)}: {pull}")
+    for artifact in client.artifacts(job.id):
+        if artifact.kind in RESULT_KINDS:
+            total_bytes = sum(file["bytes"] for file in artifact.files)
+            pull = f"tunesmith artifacts pull {job.id} --output DIR"
+            lines.append(f"{'':12}{artifact.kind} {output.size(total_bytes)}: {pull}")
     return lines
 
 

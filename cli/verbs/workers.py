@@ -1,12 +1,15 @@
 """The verb `workers`: who is there to train, on what, and how busy."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.units import GIB
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.workers import WorkerObject
 
 
 def register(app: typer.Typer) -> None:
@@ -28,15 +31,9 @@ def workers(form: Listed = ListFormat.TABLE) -> None:
         output.note("no worker is alive, so jobs wait; start one with: tunesmith-worker run")
 
 
-def _row(worker: dict[str, Any]) -> tuple[object, ...]:
-    busy = f"{worker.get('busy_slots', 0)}/{worker.get('slots', 1)}"
-    return (
-        worker["id"],
-        worker.get("worker_class"),
-        _hardware_text(worker.get("hardware") or {}),
-        busy,
-        _job_text(worker),
-    )
+def _row(worker: "WorkerObject") -> tuple[object, ...]:
+    busy = f"{worker.busy_slots}/{worker.slots}"
+    return (worker.id, worker.worker_class, _hardware_text(worker.hardware), busy, ", ".join(worker.jobs))
 
 
 def _hardware_text(hardware: dict[str, Any]) -> str:
@@ -44,8 +41,3 @@ def _hardware_text(hardware: dict[str, Any]) -> str:
         return f"{len(gpus)}x {gpus[0]['name']} {gpus[0]['memory_total_bytes'] / GIB:.0f} GiB"
     cpu = hardware.get("cpu") or {}
     return f"{cpu.get('cores', '?')} cores, {cpu.get('memory_total_bytes', 0) / GIB:.0f} GiB, {cpu.get('model', 'CPU')}"
-
-
-def _job_text(worker: dict[str, Any]) -> str:
-    current = worker.get("job_id") or worker.get("current_job") or worker.get("jobs") or ""
-    return ", ".join(map(str, current)) if isinstance(current, list) else str(current)

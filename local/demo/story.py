@@ -21,6 +21,8 @@ from tunesmith.cli.rendering.job_text import describe_failure
 from tunesmith.cli.rendering.live_view import view_for_this_terminal
 from tunesmith.local.demo import compare, dataset, model, training
 from tunesmith.local.up.stack import running_stack
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind
 from tunesmith.tuning.json_objects import Json
 
@@ -117,10 +119,10 @@ class _Demo:
         _chapter(4, "The job, created with the openai package")
         job_id = self._create(split)
         job, points = self._follow(job_id)
-        if job["status"] != "succeeded":
-            for line in describe_failure(job) if job["status"] == "failed" else ():
+        if job.status != "succeeded":
+            for line in describe_failure(job) if job.status == "failed" else ():
                 output.note(line)
-            return for_job(job["status"])
+            return for_job(job.status)
         return self._result(job_id, points, split)
 
     def _data(self) -> dataset.Split:
@@ -146,17 +148,17 @@ class _Demo:
         output.note(f"{job_id}\n")
         return job_id
 
-    def _follow(self, job_id: str) -> tuple[Json, list[Json]]:
+    def _follow(self, job_id: str) -> tuple[JobObject, list[MetricPoint]]:
         with view_for_this_terminal() as view:
             followed = training.follow_job(self._client, job_id, view=view)
         return followed.job, self._client.metrics(job_id)
 
-    def _result(self, job_id: str, points: list[Json], split: dataset.Split) -> ExitCode:
+    def _result(self, job_id: str, points: list[MetricPoint], split: dataset.Split) -> ExitCode:
         _chapter(5, "The result")
         measured = training.losses(points)
         _tell_losses(measured)
         folder = self._folder / job_id
-        kind = next(found["kind"] for found in self._client.artifacts(job_id) if found["kind"] in RESULT_KINDS)
+        kind = next(found.kind for found in self._client.artifacts(job_id) if found.kind in RESULT_KINDS)
         pull_artifacts(self._client, job_id, folder=folder)
         _chapter(6, "Three functions from modules it has never seen")
         self._compare(split, result=folder / kind, is_adapter=kind == ArtifactKind.ADAPTER)

@@ -6,8 +6,10 @@ from pathlib import Path
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
 from tunesmith.cli.follow import Followed, View, follow
-from tunesmith.cli.rendering.job_text import describe_plan
+from tunesmith.cli.rendering.job_text import describe_plan, plan_of
 from tunesmith.local.demo.dataset import SYSTEM_PROMPT
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.state import FINAL_STATES
@@ -76,17 +78,17 @@ def follow_job(client: Client, job_id: str, *, view: View) -> Followed:
     return follow(client, job_id, view=_PlanFirst(view))
 
 
-def losses(points: list[Json]) -> Losses | None:
+def losses(points: list[MetricPoint]) -> Losses | None:
     """First and last validation loss, None when there are not two."""
-    measured = [float(point["valid_loss"]) for point in points if point.get("valid_loss") is not None]
+    measured = [point.valid_loss for point in points if point.valid_loss is not None]
     return Losses(before=measured[0], after=measured[-1]) if len(measured) > 1 else None
 
 
 def cancel_unfinished(client: Client) -> int:
     """Cancel what an interrupted demo left behind: it would share the machine with this one."""
-    left = [job for job in client.list_jobs(limit=100)["data"] if job["status"] not in FINAL_STATES]
+    left = [job for job in client.list_jobs(limit=100).data if job.status not in FINAL_STATES]
     for job in left:
-        client.act_on_job(job["id"], "cancel")
+        client.act_on_job(job.id, "cancel")
     return len(left)
 
 
@@ -103,9 +105,9 @@ class _PlanFirst:
             view.found,
         )
 
-    def job(self, job: Json) -> None:
-        plan = (job.get("tunesmith") or {}).get("plan")
-        if plan and not self._told:
+    def job(self, job: JobObject) -> None:
+        plan = None if self._told else plan_of(job)
+        if plan:
             self._told = True
             for line in describe_plan(plan):
                 self.line(line)

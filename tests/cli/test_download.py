@@ -29,9 +29,9 @@ class HostileService:
 
     def offer(self, name: str, *, kind: str = "adapter", sha256: str | None = None) -> None:
         promised = sha256 or hashlib.sha256(CONTENT).hexdigest()
-        self.artifacts.append(
-            {"id": "art-1", "kind": kind, "files": [{"name": name, "sha256": promised, "bytes": len(CONTENT)}]}
-        )
+        files = [{"name": name, "sha256": promised, "bytes": len(CONTENT)}]
+        made_by = {"job_id": "ftjob-1", "attempt_id": "att-1", "created_at": 1_800_000_000, "metadata": {}}
+        self.artifacts.append({"id": "art-1", "kind": kind, "files": files, **made_by})
 
     def client(self) -> Client:
         url = f"http://127.0.0.1:{self.server.server_port}/v1"

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.answers import body, event, job
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.connection import Connection, NotConnected
 
 FIRST = Connection(base_url="http://first/v1", api_key="key-1")
 SECOND = Connection(base_url="http://second/v1", api_key="key-2")
-JOB = {"id": "ftjob-1", "status": "queued"}
+JOB = job()
 
 
 def client_of(
@@ -24,7 +25,7 @@ def test_a_get_is_repeated_until_the_service_is_back() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(503) if len(seen) < 3 else httpx.Response(200, json=JOB)
+        return httpx.Response(503) if len(seen) < 3 else httpx.Response(200, json=body(JOB))
 
     with client_of(answer) as client:
         assert client.job("ftjob-1") == JOB
@@ -38,7 +39,7 @@ def test_a_service_that_moved_is_found_again() -> None:
         if request.url.host == "first":
             raise httpx.ConnectError("refused")
         assert request.headers["authorization"] == "Bearer key-2"
-        return httpx.Response(200, json=JOB)
+        return httpx.Response(200, json=body(JOB))
 
     with client_of(answer, find=lambda: next(connections)) as client:
         assert client.job("ftjob-1") == JOB
@@ -57,7 +58,7 @@ def test_a_connection_file_that_is_away_for_a_moment_is_no_end() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.host == "first":
             raise httpx.ConnectError("refused")
-        return httpx.Response(200, json=JOB)
+        return httpx.Response(200, json=body(JOB))
 
     with client_of(answer, find=find) as client:
         assert client.job("ftjob-1") == JOB
@@ -83,7 +84,7 @@ def test_a_create_is_repeated_under_one_key() -> None:
         keys.append(request.headers["idempotency-key"])
         if len(keys) == 1:
             raise httpx.ReadTimeout("too slow")
-        return httpx.Response(200, json=JOB)
+        return httpx.Response(200, json=body(JOB))
 
     with client_of(answer) as client:
         assert client.create_job({"model": "m"}, idempotency_key="nightly") == JOB
@@ -119,12 +120,25 @@ def test_a_page_that_is_not_json_is_no_service() -> None:
         client.job("ftjob-1")
 
 
+def test_an_answer_without_what_it_should_have_names_the_field() -> None:
+    incomplete = {name: value for name, value in body(JOB).items() if name != "seed"}
+    with client_of(lambda _: httpx.Response(200, json=incomplete)) as client, pytest.raises(ServiceError, match="seed"):
+        client.job("ftjob-1")
+
+
+def test_what_a_newer_service_adds_is_kept_for_whoever_prints_it() -> None:
+    newer = body(JOB) | {"added_later": {"deep": [1]}}
+    newer["tunesmith"]["also_added"] = 2
+    with client_of(lambda _: httpx.Response(200, json=newer)) as client:
+        assert body(client.job("ftjob-1")) == newer
+
+
 def test_an_id_cannot_become_another_path() -> None:
     paths: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         paths.append(request.url.raw_path.decode())
-        return httpx.Response(200, json=JOB)
+        return httpx.Response(200, json=body(JOB))
 
     with client_of(answer) as client:
         client.job("../../models")
@@ -138,12 +152,14 @@ def test_events_are_read_back_to_the_last_known_one_and_told_in_order() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         after = request.url.params.get("after")
         asked.append(after)
-        data = [{"id": name} for name in pages[after]]
-        return httpx.Response(200, json={"data": data, "has_more": after != "e2"})
+        names = pages[after]
+        ends = {"first_id": names[0], "last_id": names[-1]}
+        data = [body(event(name)) for name in names]
+        return httpx.Response(200, json={"object": "list", "data": data, "has_more": after != "e2", **ends})
 
     with client_of(answer) as client:
         everything = client.events_since("ftjob-1")
         fresh = client.events_since("ftjob-1", seen=frozenset({"e1", "e2", "e3"}))
-    assert [event["id"] for event in everything] == ["e1", "e2", "e3", "e4", "e5"]
-    assert [event["id"] for event in fresh] == ["e4", "e5"]
+    assert [line.id for line in everything] == ["e1", "e2", "e3", "e4", "e5"]
+    assert [line.id for line in fresh] == ["e4", "e5"]
     assert asked == [None, "e4", "e2", None, "e4"]

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from tests import answers
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.follow import follow
 from tunesmith.cli.rendering.live_view import PlainView, bar, progress_line
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.api.history import EventObject
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.metrics import MetricPoint
 
 
 class Clock:
@@ -27,26 +30,24 @@ class Clock:
 class Script(Client):
     """A service that says what the script says, one state per poll."""
 
-    def __init__(self, *states: str | Exception, points: Callable[[int], list[Json]] = lambda _: []) -> None:
+    def __init__(self, *states: str | Exception, points: Callable[[int], list[MetricPoint]] = lambda _: []) -> None:
         self._states = list(states)
         self._points = points
         self.polls = -1
 
-    def job(self, job_id: str) -> Json:
+    def job(self, job_id: str) -> JobObject:
         self.polls += 1
         state = self._states[min(max(self.polls - 1, 0), len(self._states) - 1)]
         if self.polls and isinstance(state, Exception):
             raise state
-        return {"id": job_id, "status": state, "tunesmith": {"phase": "training"}}
+        return answers.job(job_id, status=str(state), phase="training")
 
-    def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[Json]:
-        events = [
-            {"id": f"e{n}", "level": "info", "type": "message", "message": f"event {n}"} for n in range(self.polls)
-        ]
-        return [event for event in events if event["id"] not in seen]
+    def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
+        events = [answers.event(f"e{n}", message=f"event {n}") for n in range(self.polls)]
+        return [event for event in events if event.id not in seen]
 
-    def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[Json]:
-        return [point for point in self._points(self.polls) if after_step is None or point["step"] > after_step]
+    def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:
+        return [point for point in self._points(self.polls) if after_step is None or point.step > after_step]
 
 
 def told_by(script: Script, *, clock: Clock, timeout_seconds: float | None = None) -> tuple[list[str], Any]:
@@ -87,8 +88,8 @@ def test_the_timeout_ends_it_even_when_nothing_answers() -> None:
 
 
 def test_a_log_sees_progress_at_most_every_30_seconds() -> None:
-    def points(poll: int) -> list[Json]:
-        return [{"step": step, "total_steps": 200, "train_loss": 2.0} for step in range(1, poll + 1)]
+    def points(poll: int) -> list[MetricPoint]:
+        return [MetricPoint(step=step, total_steps=200, train_loss=2.0) for step in range(1, poll + 1)]
 
     script = Script(*["running"] * 100, "succeeded", points=points)
     told, followed = told_by(script, clock=Clock())
@@ -97,21 +98,24 @@ def test_a_log_sees_progress_at_most_every_30_seconds() -> None:
 
 
 def test_a_validation_loss_that_comes_later_belongs_to_its_step() -> None:
-    def points(poll: int) -> list[Json]:
-        late = {"valid_loss": 1.5} if poll >= 3 else {}
-        return [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.9, **late}]
+    def points(poll: int) -> list[MetricPoint]:
+        late = 1.5 if poll >= 3 else None
+        return [MetricPoint(step=1, train_loss=2.0), MetricPoint(step=2, train_loss=1.9, valid_loss=late)]
 
     _, followed = told_by(Script("running", "running", "running", "succeeded", points=points), clock=Clock())
-    assert followed.points == [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.9, "valid_loss": 1.5}]
+    first, second = followed.points
+    assert first == MetricPoint(step=1, train_loss=2.0)
+    assert second == MetricPoint(step=2, train_loss=1.9, valid_loss=1.5)
 
 
 def test_a_progress_line_shows_what_is_known() -> None:
-    point = {"step": 312, "total_steps": 396, "train_loss": 1.1239, "valid_loss": 1.187, "tokens_per_second": 21_400}
+    losses = {"train_loss": 1.1239, "valid_loss": 1.187}
+    point = MetricPoint(step=312, total_steps=396, tokens_per_second=21_400, eta_seconds=460, **losses)
     assert (
-        progress_line({**point, "eta_seconds": 460}, best_valid_loss=1.187)
+        progress_line(point, best_valid_loss=1.187)
         == "312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s"
     )
-    assert progress_line({"step": 0}) == "0/?"
+    assert progress_line(MetricPoint(step=0)) == "0/?"
 
 
 def test_a_bar_is_empty_at_first_and_full_at_the_end() -> None:
