@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = dict[str, Any]
+TemplateMessage = dict[str, Any]
 Field = Literal["content", "reasoning", "call"]
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -57,7 +57,7 @@ LEVELS = (
 class AnchoredConversation:
     """Messages with anchors in them, and what each anchor stands for, by its number."""
 
-    messages: list[Message] = field(default_factory=list)
+    messages: list[TemplateMessage] = field(default_factory=list)
     anchors: list[Anchor] = field(default_factory=list)
 
 
@@ -74,7 +74,7 @@ def has_reserved_characters(text: str) -> bool:
     return bool(_RESERVED.search(text))
 
 
-def place_anchors(formed: Sequence[Message], level: Level) -> AnchoredConversation:
+def place_anchors(formed: Sequence[TemplateMessage], level: Level) -> AnchoredConversation:
     """Anchor every message of a conversation that is in the form its template reads."""
     placed = AnchoredConversation()
     for index, message in enumerate(formed):
@@ -105,7 +105,7 @@ class _Placer:
     def __init__(self, anchors: list[Anchor], index: int, level: Level) -> None:
         self._anchors, self._index, self._level = anchors, index, level
 
-    def message(self, message: Message) -> Message:
+    def message(self, message: TemplateMessage) -> TemplateMessage:
         is_assistant = message["role"] == "assistant"
         if not is_assistant and not self._level.other_roles:
             return message

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.worker.train.chat.rendered import Rendered, Renderer
-from tunesmith.worker.train.chat.template import ChatTemplate, Message, Span, TemplateRefusal, TooSlow
+from tunesmith.worker.train.chat.template import ChatTemplate, Span, TemplateMessage, TemplateRefusal, TooSlow
 from tunesmith.worker.train.chat.turns import Turn, TurnFinder
 
 _RESULT = "<tool_response>"
@@ -36,7 +36,7 @@ _PLAIN = (
 )
 
 _CALL = {"id": "probe00id", "type": "function", "function": {"name": "probe", "arguments": "{}"}}
-_REPLIES: tuple[Message, ...] = (
+_REPLIES: tuple[TemplateMessage, ...] = (
     {"role": "assistant", "content": "x"},
     {"role": "assistant", "content": None, "tool_calls": [_CALL]},
 )
@@ -86,7 +86,7 @@ class ChatRenderer:
             tokenizer.chat_template = self.default_template
         self._for_templates: dict[str, _TemplateTools] = {}
 
-    def prompt(self, messages: list[Message], *, tools: list[Any] | None = None) -> str:
+    def prompt(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> str:
         """The text after which the assistant's reply begins.
 
         Raises:
@@ -96,12 +96,12 @@ class ChatRenderer:
         template.begin_conversation()
         return template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
 
-    def formed(self, messages: list[Message], *, tools: list[Any] | None = None) -> list[Message]:
+    def formed(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> list[TemplateMessage]:
         """The messages as the template is given them."""
         template = self._template(tools).template
         return template.form(_prepare(messages, tools=tools, template=template).messages)
 
-    def mark(self, messages: list[Message], *, tools: list[Any] | None = None) -> MarkedText:
+    def mark(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> MarkedText:
         """The whole conversation; every assistant turn of weight 1 (the default) is marked, with its end-of-turn token.
 
         Raises:
@@ -180,11 +180,11 @@ def _end_of(rendered: Rendered, turns: Sequence[Turn], finder: TurnFinder) -> st
 class _Prepared(NamedTuple):
     """Messages that the template prints, and which message of the row each of them is; None for one that was added."""
 
-    messages: list[Message]
+    messages: list[TemplateMessage]
     origins: list[int | None]
 
 
-def _prepare(messages: list[Message], *, tools: list[Any] | None, template: ChatTemplate) -> _Prepared:
+def _prepare(messages: list[TemplateMessage], *, tools: list[Any] | None, template: ChatTemplate) -> _Prepared:
     """Content as one text. What the template would not print of tools becomes text: the list, calls and results."""
     prepared = _Prepared([], [])
     for origin, message in enumerate(messages):
@@ -234,7 +234,7 @@ def _add_listing(prepared: _Prepared, tools: list[Any], *, prints_system: bool) 
         prepared.origins.insert(0, None)
 
 
-def _prepare_message(message: Message, *, prints_calls: bool) -> Message:
+def _prepare_message(message: TemplateMessage, *, prints_calls: bool) -> TemplateMessage:
     prepared = {key: value for key, value in message.items() if key != "weight" and value is not None}
     prepared["content"] = _as_text(message.get("content"))
     calls = prepared.pop("tool_calls", None)

@@ -10,7 +10,7 @@ from tunesmith.worker.train.chat.anchors import (
     LEVELS,
     Anchor,
     AnchoredConversation,
-    Message,
+    TemplateMessage,
     find_anchors,
     has_reserved_characters,
     place_anchors,
@@ -41,7 +41,7 @@ class Rendered:
     """
 
     text: str
-    formed: Sequence[Message]
+    formed: Sequence[TemplateMessage]
     tools: list[Any] | None
     marks: tuple[Span, ...]
     anchored: AnchoredConversation
@@ -95,7 +95,7 @@ class Renderer:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
 
-    def render(self, formed: Sequence[Message], *, tools: list[Any] | None) -> Rendered:
+    def render(self, formed: Sequence[TemplateMessage], *, tools: list[Any] | None) -> Rendered:
         """The text, its marks, and where each message's words are.
 
         Raises:
@@ -112,7 +112,7 @@ class Renderer:
                 return Rendered(text, formed, tools, marks, anchored, found.places)
         return Rendered(text, formed, tools, marks, AnchoredConversation(list(formed)), {})
 
-    def _text(self, formed: Sequence[Message], *, tools: list[Any] | None) -> tuple[str, tuple[Span, ...]]:
+    def _text(self, formed: Sequence[TemplateMessage], *, tools: list[Any] | None) -> tuple[str, tuple[Span, ...]]:
         if not self._template.has_marks:
             return self._template.render(formed, tools=tools), ()
         text, marks = self._template.render_marked(formed, tools=tools)

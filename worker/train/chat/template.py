@@ -21,7 +21,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train.chat.template_limits import TookTooLong, bounded
 from tunesmith.worker.train.failures import user_error
 
-Message = dict[str, Any]
+TemplateMessage = dict[str, Any]
 Span = tuple[int, int]
 
 MOST_CHARACTERS = 1_000_000  # the longest of the known templates have 20,000
@@ -30,8 +30,8 @@ RENDER_BYTES = 2 * 1024**3
 CONVERSATION_SECONDS = 120.0  # for all of one: some are only understood by a rendering for every message
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE_FUNCTION = {"name": "probe_name", "arguments": {"probe_key": "probe_value"}}
-_PROBE_USER: Message = {"role": "user", "content": "probe_text"}
-_PROBE_CALLING: Message = {
+_PROBE_USER: TemplateMessage = {"role": "user", "content": "probe_text"}
+_PROBE_CALLING: TemplateMessage = {
     "role": "assistant",
     "content": "",
     "tool_calls": [{"id": "probe00id", "type": "function", "function": _PROBE_FUNCTION}],
@@ -112,11 +112,13 @@ class ChatTemplate:
         closing = {"role": "assistant", "content": "probe_text"}
         return self._prints("probe_result", [_PROBE_USER, turn, result, closing], tools=_PROBE_TOOLS)
 
-    def form(self, messages: Sequence[Message]) -> list[Message]:
+    def form(self, messages: Sequence[TemplateMessage]) -> list[TemplateMessage]:
         """The messages as this template reads them: what `render` takes."""
         return [self._formed(message, self._form) for message in messages]
 
-    def render(self, formed: Sequence[Message], *, tools: list[Any] | None = None, for_reply: bool = False) -> str:
+    def render(
+        self, formed: Sequence[TemplateMessage], *, tools: list[Any] | None = None, for_reply: bool = False
+    ) -> str:
         """The text of a conversation, with what comes before a reply if it is one `for_reply`.
 
         Raises:
@@ -125,7 +127,9 @@ class ChatTemplate:
         """
         return self._render(formed, tools=tools, for_reply=for_reply)[0]
 
-    def render_marked(self, formed: Sequence[Message], *, tools: list[Any] | None = None) -> tuple[str, list[Span]]:
+    def render_marked(
+        self, formed: Sequence[TemplateMessage], *, tools: list[Any] | None = None
+    ) -> tuple[str, list[Span]]:
         """The text, and the character spans [start, end) that the template marks.
 
         Raises:
@@ -135,7 +139,7 @@ class ChatTemplate:
 
     def _render(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[TemplateMessage],
         *,
         tools: list[Any] | None = None,
         for_reply: bool = False,
@@ -162,7 +166,7 @@ class ChatTemplate:
             raise TemplateRefusal(_words(error)) from error
         return str(texts[0]), list(marks[0]) if marks else []
 
-    def _formed(self, message: Message, form: _Form) -> Message:
+    def _formed(self, message: TemplateMessage, form: _Form) -> TemplateMessage:
         formed = dict(message)
         if formed["role"] == "developer" and "developer" not in self._source:
             formed["role"] = "system"
@@ -196,14 +200,14 @@ class ChatTemplate:
         return "probe_name" in turn and "probe_value" in turn and "{'" not in turn and '\\"probe' not in turn
 
     def _prints(
-        self, wanted: str, messages: list[Message], *, form: _Form | None = None, tools: list[Any] | None = None
+        self, wanted: str, messages: list[TemplateMessage], *, form: _Form | None = None, tools: list[Any] | None = None
     ) -> bool:
         try:
             return wanted in self._probe(messages, form=form or self._form, tools=tools)
         except TemplateRefusal:
             return False
 
-    def _probe(self, messages: list[Message], *, form: _Form, tools: list[Any] | None) -> str:
+    def _probe(self, messages: list[TemplateMessage], *, form: _Form, tools: list[Any] | None) -> str:
         return self._render([self._formed(message, form) for message in messages], tools=tools)[0]
 
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 
 from tunesmith.worker.train.chat.anchors import find_anchors
 from tunesmith.worker.train.chat.rendered import Place, Rendered, Renderer, TextRun
-from tunesmith.worker.train.chat.template import ChatTemplate, Message, TemplateRefusal
+from tunesmith.worker.train.chat.template import ChatTemplate, TemplateMessage, TemplateRefusal
 
 _TEXT_ATOMS = r"<[^<>\n]{1,80}>|\n|[^<\n]+|<"
 # A thought that the prompt opens for the model is part of its turn, as in the marked templates that there are.
@@ -386,7 +386,7 @@ class TurnFinder:
         return bool(self._special.fullmatch(atom)) or (atom.startswith("<") and atom.endswith(">"))
 
 
-def _shortest(turn: Sequence[Message]) -> list[Message]:
+def _shortest(turn: Sequence[TemplateMessage]) -> list[TemplateMessage]:
     """The last message with what a template wants before it: what the system says, and the user's last words."""
     system = list(takewhile(lambda message: message["role"] in ("system", "developer"), turn))
     asked = [message for message in turn[:-1] if message["role"] == "user"]
