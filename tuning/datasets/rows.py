@@ -1,17 +1,17 @@
 """Checking a training file line by line, in bounded memory, however the bytes arrive."""
 
-import codecs
-import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import computed_field
 
 from tunesmith.tuning.base import Value
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
-from tunesmith.tuning.datasets.row_formats import BadRow, RowFacts, RowFormat, read_row
+from tunesmith.tuning.datasets.row_errors import BadRow
+from tunesmith.tuning.datasets.row_formats import RowFormat
+from tunesmith.tuning.datasets.row_parser import MAX_ROW_BYTES, RowReader, too_long
+from tunesmith.tuning.datasets.row_sizes import RowSize, size_of
 from tunesmith.tuning.job import DatasetFacts
 
-MAX_ROW_BYTES = 16 * 1024 * 1024
 SHOWN_PROBLEMS = 20
 
 
@@ -89,6 +89,7 @@ class RowChecker:
         self._pending = bytearray()
         self._skipping = False  # inside a row that is already known to be too long
         self._line = 0
+        self._reader = RowReader(max_row_bytes=max_row_bytes)
         self._counts = _Counts()
 
     def feed(self, data: bytes) -> None:
@@ -106,7 +107,7 @@ class RowChecker:
             self._end_line()
         if not self._counts.rows and not self._counts.problem_count:
             self._counts.reject(0, "The file has no rows.")
-        return self._counts.report()
+        return self._counts.report(self._reader.format)
 
     def _extend(self, piece: bytes) -> None:
         if self._skipping:
@@ -122,22 +123,19 @@ class RowChecker:
         line, skipped = bytes(self._pending), self._skipping
         self._pending.clear()
         self._skipping = False
-        if skipped:
-            self._counts.reject(self._line, f"the row is longer than {_size(self._max_row_bytes)}")
-            return
-        if self._line == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            return
         try:
-            self._counts.accept(_read(line))
+            if skipped:
+                raise too_long(self._max_row_bytes)
+            row = self._reader.read(line, number=self._line)
         except BadRow as bad:
-            self._counts.reject(self._line, str(bad))
+            self._counts.reject(self._line, bad.reason)
+            return
+        if row is not None:
+            self._counts.accept(size_of(row))
 
 
 class _Counts:
     def __init__(self) -> None:
-        self.format: RowFormat | None = None
         self.rows = 0
         self.problem_count = 0
         self._problems: list[RowProblem] = []
@@ -145,11 +143,8 @@ class _Counts:
         self._lengths = [0] * BUCKETS
         self._has_tools = self._has_weights = False
 
-    def accept(self, row: RowFacts) -> None:
-        """Add a good row; one file has rows of one format."""
-        if self.format is not None and row.format is not self.format:
-            raise BadRow(f"this is a {row.format} row in a file of {self.format} rows")
-        self.format = row.format
+    def accept(self, row: RowSize) -> None:
+        """Add a good row."""
         self.rows += 1
         self._characters += row.characters
         self._tokens += row.tokens
@@ -164,9 +159,9 @@ class _Counts:
         if len(self._problems) < SHOWN_PROBLEMS:
             self._problems.append(RowProblem(line=line, reason=reason))
 
-    def report(self) -> RowReport:
+    def report(self, format_: RowFormat | None) -> RowReport:
         return RowReport(
-            format=self.format,
+            format=format_,
             rows=self.rows,
             characters=self._characters,
             tokens=self._tokens,
@@ -178,34 +173,3 @@ class _Counts:
             problem_count=self.problem_count,
             problems=tuple(self._problems),
         )
-
-
-def _read(line: bytes) -> RowFacts:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        hint = "; the file looks like UTF-16" if b"\x00" in line[:4] or line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise BadRow(f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}{hint}") from None
-    return read_row(_decode(text))
-
-
-def _decode(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise BadRow("not valid JSON: nested too deeply") from None
-    except BadRow:
-        raise
-    except ValueError:
-        raise BadRow("not valid JSON: a number with too many digits") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise BadRow(f"not valid JSON: {name} is not a JSON number")
-
-
-def _size(count_bytes: int) -> str:
-    mebibytes = count_bytes / 1024**2
-    return f"{mebibytes:.0f} MiB" if mebibytes >= 1 else f"{count_bytes:,} bytes"

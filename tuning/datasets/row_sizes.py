@@ -1,0 +1,83 @@
+"""How many characters and, by estimate from bytes, tokens a typed row has."""
+
+import json
+from typing import NamedTuple
+
+from tunesmith.tuning.datasets.row_formats import Chat, Completion, Messages, PreferencePair, Row, Text
+from tunesmith.tuning.json_objects import Json
+
+_OVERHEAD_TOKENS = 5  # of the chat template around each message: role, separators
+_STOP_TOKENS = 1  # ends every reply, and is learnt with it
+_BYTES_PER_TOKEN = 4  # English prose under a byte-pair tokenizer of 32k to 150k entries; other scripts take fewer
+
+
+class RowSize(NamedTuple):
+    """What one row adds to the counts. Tokens are estimates; `longest` is one sequence, `tokens` all of them."""
+
+    characters: int
+    tokens: int
+    longest: int
+    supervised_tokens: int
+    has_tools: bool = False
+    has_weights: bool = False
+
+
+def size_of(row: Row) -> RowSize:
+    """Count a row."""
+    match row:
+        case Chat():
+            return _size_of_chat(row)
+        case PreferencePair():
+            return _size_of_pair(row)
+        case Completion():
+            prompt, completion = _tokens(row.prompt), _tokens(row.completion)
+            characters = len(row.prompt) + len(row.completion)
+            return RowSize(characters, prompt + completion, prompt + completion, completion)
+        case Text():
+            tokens = _tokens(row.text)
+            return RowSize(len(row.text), tokens, tokens, tokens)
+
+
+def _size_of_chat(row: Chat) -> RowSize:
+    tools = _listed(row.tools)
+    characters, tokens, supervised, has_weights = len(tools), _tokens(tools), 0, False
+    for message in row.messages:
+        words = message.words
+        said = _tokens(words)
+        characters += len(words)
+        tokens += said + _OVERHEAD_TOKENS
+        if said and message.is_taught:
+            supervised += said + _STOP_TOKENS
+        has_weights = has_weights or message.weight is not None
+    return RowSize(characters, tokens, tokens, supervised, bool(row.tools), has_weights)
+
+
+def _size_of_pair(row: PreferencePair) -> RowSize:
+    tools = _listed(row.tools)
+    asked = _tokens_of(row.prompt) + _tokens(tools)
+    answers = [_tokens_of(answer) for answer in (row.chosen, row.rejected)]
+    return RowSize(
+        characters=len(tools) + sum(map(_characters_of, (row.prompt, row.chosen, row.rejected))),
+        tokens=2 * asked + sum(answers),
+        longest=asked + max(answers),
+        supervised_tokens=sum(answers),
+        has_tools=bool(row.tools),
+    )
+
+
+def _characters_of(part: str | Messages) -> int:
+    return len(part) if isinstance(part, str) else sum(len(message.words) for message in part)
+
+
+def _tokens_of(part: str | Messages) -> int:
+    if isinstance(part, str):
+        return _tokens(part)
+    return sum(_tokens(message.words) + _OVERHEAD_TOKENS for message in part)
+
+
+def _listed(tools: tuple[Json, ...] | None) -> str:
+    return json.dumps(tools, ensure_ascii=False) if tools else ""
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
