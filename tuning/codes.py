@@ -88,7 +88,7 @@ class ErrorCode(StrEnum):
     ROWS_LONGER_THAN_PLANNED = "rows_longer_than_planned"
     """The exact lengths exceed the plan's estimate. Nothing: the worker plans again with the exact lengths."""
     NO_SUPERVISED_TOKENS = "no_supervised_tokens"
-    """No row has anything left to learn. Give rows assistant messages with weight 1, or raise `max_seq_length`."""
+    """A row, or each, teaches nothing. Give rows assistant messages with weight 1, or raise `max_seq_length`."""
     CONTENT_LEFT_OUT = "content_left_out"
     """The chat template leaves content out, and the job refuses that. Move it, or set `on_dropped_content` to warn."""
     CHAT_TEMPLATE_ERROR = "chat_template_error"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.templates.twins import Template, marked_by_twin, tokenizer_for
+from tunesmith.tuning.datasets.message_parser import parse_chat
 from tunesmith.worker.train.chat.conversation import ChatRenderer, UnknownTurn
 from tunesmith.worker.train.chat.template import TemplateRefusal
 
@@ -58,16 +59,15 @@ def compare(template: Template, conversation: dict[str, Any], *, marked: bool = 
     source = template.twin if marked else without_marks(template.twin)
     tokenizer = tokenizer_for(template)
     tokenizer.chat_template = source
-    tools = conversation.get("tools")
+    chat = parse_chat(conversation)
     renderer = ChatRenderer(tokenizer, stop_tokens=stop_tokens(template, tokenizer), today=datetime.now(UTC).date())
     try:
-        ours = renderer.mark(conversation["messages"], tools=tools)
+        ours = renderer.mark(chat)
     except TemplateRefusal as refusal:
         return Comparison(refusal=f"the template: {refusal}")
     except UnknownTurn as unknown:
         return Comparison(refusal=f"turn of message {unknown.message} not found")
-    formed = renderer.formed(conversation["messages"], tools=tools)
-    ids, theirs = marked_by_twin(template, tokenizer, formed, tools)
+    ids, theirs = marked_by_twin(template, tokenizer, renderer.formed(chat), conversation.get("tools"))
     encoded = tokenizer(ours.text, add_special_tokens=False, return_offsets_mapping=True)
     own = _mask(np.asarray(encoded["offset_mapping"]).reshape(-1, 2), ours.spans)
     length = min(len(ids), len(own))

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.templates.compare import stop_tokens
 from benchmarks.templates.twins import Template, tokenizer_for
+from tunesmith.tuning.datasets.message_parser import parse_chat
 from tunesmith.worker.train.chat.conversation import ChatRenderer, MarkedText
 
 
@@ -17,7 +18,7 @@ def marked(template: Template, conversation: dict[str, Any]) -> MarkedText:
     """
     tokenizer = tokenizer_for(template)
     renderer = ChatRenderer(tokenizer, stop_tokens=stop_tokens(template, tokenizer))
-    return renderer.mark(conversation["messages"], tools=conversation.get("tools"))
+    return renderer.mark(parse_chat(conversation))
 
 
 def violations(text: MarkedText, conversation: dict[str, Any]) -> Iterator[str]:

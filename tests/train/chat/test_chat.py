@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
+from tunesmith.tuning.datasets.message_parser import parse_chat
+from tunesmith.tuning.datasets.row_formats import Chat
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.worker.train.chat import template as templates
 from tunesmith.worker.train.chat.conversation import ChatRenderer
@@ -48,6 +50,10 @@ def load(tmp_path: Path, rows: list[dict[str, Any]], *, template: str | None = C
     tokenizer = load_tokenizer(folder)
     settings = {"objective": "supervised", "max_sequence_length": 512, **changes}
     return load_rows(runs.write_rows(tmp_path / "rows.jsonl", rows), tokenizer=tokenizer, **settings), tokenizer
+
+
+def chat_of(talk: list[dict[str, Any]]) -> Chat:
+    return parse_chat({"messages": talk})
 
 
 def taught(rows: Rows, tokenizer: Any, row: int = 0) -> list[str]:
@@ -114,9 +120,10 @@ def test_where_a_template_ends_no_turn_the_token_that_the_model_stops_by_is_taug
 
 
 def test_a_model_without_any_end_token_is_told_of(tmp_path: Path) -> None:
-    rows, tokenizer = load(tmp_path, [{"messages": TALK}, {"text": "one"}], template=ENDLESS, stop_tokens=())
-    assert taught(rows, tokenizer, 0) == ["two one"]
-    assert rows.notes.endless == 2
+    rows, tokenizer = load(tmp_path, [{"messages": TALK}], template=ENDLESS, stop_tokens=())
+    assert taught(rows, tokenizer) == ["two one"]
+    texts, _ = load(tmp_path, [{"text": "one two"}], template=ENDLESS, stop_tokens=())
+    assert (rows.notes.endless, texts.notes.endless) == (1, 1)
 
 
 def test_a_base_model_without_template_learns_an_end() -> None:
@@ -124,9 +131,9 @@ def test_a_base_model_without_template_learns_an_end() -> None:
     core.add_special_tokens(["<|endoftext|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
     renderer = ChatRenderer(tokenizer)
-    text = renderer.mark([*TALK, *TALK])
+    text = renderer.mark(chat_of([*TALK, *TALK]))
     assert [text.text[start:end] for start, end in text.spans] == [" two one<|endoftext|>", " two one<|endoftext|>"]
-    assert renderer.prompt(TALK[:1]).endswith("Assistant:")
+    assert renderer.prompt(chat_of(TALK[:1])).endswith("Assistant:")
     assert tokenizer.chat_template == renderer.default_template  # so the result carries it
 
 
@@ -224,7 +231,7 @@ def test_twenty_thousand_turns_are_found_in_seconds(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(build_tiny_model(tmp_path / "model"))
     talk = [{**message, "content": f"{message['content']} {index}"} for index in range(10_000) for message in TALK]
     began = time.process_time()
-    text = ChatRenderer(tokenizer).mark(talk)
+    text = ChatRenderer(tokenizer).mark(chat_of(talk))
     assert len(text.spans) == 10_000
     assert text.text[slice(*text.spans[-1])] == "two one 9999<|im_end|>"
     assert time.process_time() - began < 20
@@ -249,7 +256,7 @@ def test_a_talk_of_many_calls_is_not_rendered_once_more_for_each(
         result = {"role": "tool", "tool_call_id": call["id"], "content": f"{number}"}
         talk += [TALK[0], {"role": "assistant", "content": None, "tool_calls": [call]}, result, TALK[1]]
     tokenizer = load_tokenizer(build_tiny_model(tmp_path / "model", chat_template=THINKING))
-    text = ChatRenderer(tokenizer).mark(talk)
+    text = ChatRenderer(tokenizer).mark(chat_of(talk))
     assert len(text.spans) == 2000
     assert '"second": 998}}\n</tool_call><|im_end|>' in text.text[slice(*text.spans[-4])]
     assert sum(rendered) < 10 * len(talk)

@@ -12,6 +12,7 @@ from benchmarks.templates.twins import Template, templates, tokenizer_for
 from tests import plans
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
+from tunesmith.tuning.datasets.message_parser import parse_chat
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.chat.conversation import ChatRenderer
 from tunesmith.worker.train.generation import generate
@@ -74,7 +75,7 @@ def test_the_tuned_models_settings_name_the_end_that_it_has_learnt(tuned: RunDir
     settings = json.loads((tuned.output / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [END_OF_TEXT, END_OF_TURN]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tuned.output), load_tokenizer(tuned.output)
-    prompt = ChatRenderer(tokenizer).prompt(ROWS[3]["messages"][:1])
+    prompt = ChatRenderer(tokenizer).prompt(parse_chat({"messages": ROWS[3]["messages"][:1]}))
     asked = tokenizer(prompt, return_tensors="pt").input_ids
     said = model.generate(asked, max_new_tokens=40, do_sample=False)[0, asked.shape[1] :]
     assert tokenizer.decode(said) == f"{ROWS[3]['messages'][1]['content']}<|im_end|>"
@@ -99,16 +100,22 @@ def test_answers_of_the_command_stop_there_too(
     assert all(answer["finished"] for answer in answers)
 
 
-def test_the_card_says_that_a_plain_template_was_used_and_an_end_was_added(tmp_path: Path) -> None:
+def test_the_card_says_that_a_plain_template_was_used(tmp_path: Path) -> None:
     base = build_base(tmp_path / "base", chat_template=None)
-    rows = [*ROWS, {"text": "one two"}]
-    directory = runs.make_run(tmp_path, model=base, plan=plans.plan(epochs=1), rows=rows)
+    directory = runs.make_run(tmp_path, model=base, plan=plans.plan(epochs=1), rows=ROWS)
     assert runs.train_here(directory) == 0
     card = (directory.output / "README.md").read_text()
     assert "| chat template | the base model has none: conversations were written with a plain one" in card
-    assert (
-        "| a reply ends with | `<|endoftext|>` in 1 rows; `<|im_end|>` in 4 rows; put there by the trainer in 1" in card
-    )
+    assert "| a reply ends with | `<|im_end|>` in 4 rows |" in card
+
+
+def test_the_card_says_that_an_end_was_added(tmp_path: Path) -> None:
+    base = build_base(tmp_path / "base")
+    rows = [{"text": "one two"}, *[{"text": "two one<|endoftext|>"}] * 3]
+    directory = runs.make_run(tmp_path, model=base, plan=plans.plan(epochs=1), rows=rows)
+    assert runs.train_here(directory) == 0
+    card = (directory.output / "README.md").read_text()
+    assert "| a reply ends with | `<|endoftext|>` in 4 rows; put there by the trainer in 1" in card
 
 
 def test_the_card_says_that_no_end_was_learnt(tmp_path: Path) -> None:

@@ -183,19 +183,20 @@ def test_the_day_counts_only_for_a_template_that_can_print_it(file: Path, model:
     assert len({key(file, dated, today=day) for day in days}) == 2
 
 
-def test_another_version_of_the_code_that_renders_has_other_keys(
+def test_another_version_of_the_code_that_parses_or_renders_has_other_keys(
     file: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     first = key(file, model)
-    changed = shutil.copytree(caching._TRAINER, tmp_path / "train")
-    monkeypatch.setattr(caching, "_TRAINER", changed)
+    changed = [Path(shutil.copytree(room, tmp_path / room.name)) for room in caching.READ_BY]
+    assert {room.name for room in changed} == {"datasets", "chat", "data"}
+    monkeypatch.setattr(caching, "READ_BY", changed)
     assert key(file, model) == first
     seen = {first}
-    for module in ("chat/conversation.py", "data/tokenize.py"):
-        with (changed / module).open("a") as source:
+    for module in ("datasets/message_parser.py", "datasets/row_parser.py", "chat/conversation.py", "data/tokenize.py"):
+        with (tmp_path / module).open("a") as source:
             source.write("# changed\n")
         seen.add(key(file, model))
-    assert len(seen) == 3
+    assert len(seen) == 5
 
 
 class Tokenised:

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.tuning.datasets.row_formats import REASONING_KEYS
+
 TemplateMessage = dict[str, Any]
 Field = Literal["content", "reasoning", "call"]
 
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _DIGITS = "".join(chr(0xFDD0 + digit) for digit in range(10))
 _FROM_NUMBER, _TO_NUMBER = str.maketrans("0123456789", _DIGITS), str.maketrans(_DIGITS, "0123456789")
 _OPEN, _CLOSE = "\ufdee", "\ufdef"

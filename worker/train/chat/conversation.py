@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith.tuning.datasets.row_formats import Chat, Message, ToolCall, arguments_as_data, template_message
 from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.json_objects import Json
 from tunesmith.worker.train.chat.rendered import Rendered, Renderer
 from tunesmith.worker.train.chat.template import ChatTemplate, Span, TemplateMessage, TemplateRefusal, TooSlow
 from tunesmith.worker.train.chat.turns import Turn, TurnFinder
@@ -35,10 +37,9 @@ _PLAIN = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
-_CALL = {"id": "probe00id", "type": "function", "function": {"name": "probe", "arguments": "{}"}}
-_REPLIES: tuple[TemplateMessage, ...] = (
-    {"role": "assistant", "content": "x"},
-    {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+_REPLIES = (
+    Message("assistant", "x"),
+    Message("assistant", tool_calls=(ToolCall("probe", "{}", id="probe00id"),)),
 )
 
 
@@ -86,31 +87,33 @@ class ChatRenderer:
             tokenizer.chat_template = self.default_template
         self._for_templates: dict[str, _TemplateTools] = {}
 
-    def prompt(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> str:
+    def prompt(self, chat: Chat) -> str:
         """The text after which the assistant's reply begins.
 
         Raises:
             TemplateRefusal, TooSlow: the template would not render it.
         """
+        tools = _listed(chat)
         template = self._template(tools).template
         template.begin_conversation()
-        return template.render(self.formed(messages, tools=tools), tools=tools, for_reply=True)
+        return template.render(self.formed(chat), tools=tools, for_reply=True)
 
-    def formed(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> list[TemplateMessage]:
+    def formed(self, chat: Chat) -> list[TemplateMessage]:
         """The messages as the template is given them."""
-        template = self._template(tools).template
-        return template.form(_prepare(messages, tools=tools, template=template).messages)
+        template = self._template(_listed(chat)).template
+        return template.form(_prepare(chat, template=template).messages)
 
-    def mark(self, messages: list[TemplateMessage], *, tools: list[Any] | None = None) -> MarkedText:
-        """The whole conversation; every assistant turn of weight 1 (the default) is marked, with its end-of-turn token.
+    def mark(self, chat: Chat) -> MarkedText:
+        """The whole conversation; every turn that is taught is marked, with its end-of-turn token.
 
         Raises:
             TemplateRefusal, TooSlow: the template would not render it.
             UnknownTurn: a turn cannot be found in the rendered text.
         """
+        tools = _listed(chat)
         parts = self._template(tools)
         parts.template.begin_conversation()
-        prepared = _prepare(messages, tools=tools, template=parts.template)
+        prepared = _prepare(chat, template=parts.template)
         rendered = parts.renderer.render(parts.template.form(prepared.messages), tools=tools)
         turns = []
         for turn in parts.finder.turns(rendered):
@@ -120,7 +123,7 @@ class ChatRenderer:
         taught = {
             index
             for index, origin in enumerate(prepared.origins)
-            if origin is not None and messages[origin]["role"] == "assistant" and messages[origin].get("weight", 1) != 0
+            if origin is not None and chat.messages[origin].is_taught
         }
         left_out = frozenset(field for message, field in rendered.left_out() if message in taught)
         spans = [(turn.start, turn.end) for turn in turns if turn.message in taught and turn.end > turn.start]
@@ -137,11 +140,11 @@ class ChatRenderer:
         found = dict.fromkeys(self.stop_tokens)
         for reply in _REPLIES:
             with contextlib.suppress(TemplateRefusal, TooSlow, UnknownTurn, JobFailure):
-                end = self.mark([{"role": "user", "content": "x"}, reply]).end
+                end = self.mark(Chat((Message("user", "x"), reply))).end
                 found |= {end: None} if end else {}
         return tuple(found)
 
-    def _template(self, tools: list[Any] | None) -> "_TemplateTools":
+    def _template(self, tools: list[Json] | None) -> "_TemplateTools":
         """Some tokenizers have a template of its own for conversations with tools."""
         source = str(self._tokenizer.get_chat_template(tools=tools or None))
         if source not in self._for_templates:
@@ -177,6 +180,11 @@ def _end_of(rendered: Rendered, turns: Sequence[Turn], finder: TurnFinder) -> st
     return finder.closing_token(rendered.text[last.start : last.end])
 
 
+def _listed(chat: Chat) -> list[Json] | None:
+    """The tools as templates take them; some tell an empty list from none."""
+    return None if chat.tools is None else list(chat.tools)
+
+
 class _Prepared(NamedTuple):
     """Messages that the template prints, and which message of the row each of them is; None for one that was added."""
 
@@ -184,20 +192,19 @@ class _Prepared(NamedTuple):
     origins: list[int | None]
 
 
-def _prepare(messages: list[TemplateMessage], *, tools: list[Any] | None, template: ChatTemplate) -> _Prepared:
-    """Content as one text. What the template would not print of tools becomes text: the list, calls and results."""
+def _prepare(chat: Chat, *, template: ChatTemplate) -> _Prepared:
+    """What the template would not print of tools becomes text: their list, calls and results."""
     prepared = _Prepared([], [])
-    for origin, message in enumerate(messages):
-        ready = _prepare_message(message, prints_calls=template.prints_calls)
-        if ready["role"] == "tool" and not template.prints_tool_results:
-            _add_result(prepared, origin, ready["content"])
-        elif ready["role"] == "user" and _is_result(prepared):
-            _add_to_user(prepared, origin, ready["content"])
+    for origin, message in enumerate(chat.messages):
+        if message.role == "tool" and not template.prints_tool_results:
+            _add_result(prepared, origin, message.content)
+        elif message.role == "user" and _is_result(prepared):
+            _add_to_user(prepared, origin, message.content)
         else:
-            prepared.messages.append(ready)
+            prepared.messages.append(_prepare_message(message, prints_calls=template.prints_calls))
             prepared.origins.append(origin)
-    if tools and not template.takes_tools:
-        _add_listing(prepared, tools, prints_system=template.prints_system)
+    if chat.tools and not template.takes_tools:
+        _add_listing(prepared, chat.tools, prints_system=template.prints_system)
     return prepared
 
 
@@ -221,10 +228,10 @@ def _add_to_user(prepared: _Prepared, origin: int, content: str) -> None:
     prepared.origins.append(origin)
 
 
-def _add_listing(prepared: _Prepared, tools: list[Any], *, prints_system: bool) -> None:
+def _add_listing(prepared: _Prepared, tools: Sequence[Json], *, prints_system: bool) -> None:
     """To the system message if there can be one, else before the first words of the user."""
     listing = "You may call these functions:\n" + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    first = prepared.messages[0]
+    first: TemplateMessage = prepared.messages[0] if prepared.messages else {"role": None}
     if first["role"] in ("system", "developer"):
         first["content"] = f"{first['content']}\n\n{listing}"
     elif first["role"] == "user" and not prints_system:
@@ -234,27 +241,10 @@ def _add_listing(prepared: _Prepared, tools: list[Any], *, prints_system: bool) 
         prepared.origins.insert(0, None)
 
 
-def _prepare_message(message: TemplateMessage, *, prints_calls: bool) -> TemplateMessage:
-    prepared = {key: value for key, value in message.items() if key != "weight" and value is not None}
-    prepared["content"] = _as_text(message.get("content"))
-    calls = prepared.pop("tool_calls", None)
-    if calls and prints_calls:
-        prepared["tool_calls"] = calls
-    elif calls:
-        lines = [f"<tool_call>\n{json.dumps(_call_as_data(call), ensure_ascii=False)}\n</tool_call>" for call in calls]
-        prepared["content"] = "\n".join([prepared["content"], *lines]).strip()
-    return prepared
-
-
-def _call_as_data(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    with contextlib.suppress(TypeError, ValueError):  # an object already, or a text that is no JSON
-        function["arguments"] = json.loads(function.get("arguments") or "{}")
-    return function
-
-
-def _as_text(content: Any) -> str:
-    """Content may be a string, absent, or a list of text parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
-    return str(content) if content is not None else ""
+def _prepare_message(message: Message, *, prints_calls: bool) -> TemplateMessage:
+    if prints_calls or not message.tool_calls:
+        return template_message(message)
+    calls = [{"name": call.name, "arguments": arguments_as_data(call.arguments)} for call in message.tool_calls]
+    lines = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
+    content = "\n".join([message.content, *lines]).strip()
+    return template_message(message._replace(content=content, tool_calls=()))

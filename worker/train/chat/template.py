@@ -4,7 +4,6 @@ Templates differ in what they take: arguments of a call as an object or as text,
 a role `developer` or not. Each is asked once with a short conversation and from then on given what it prints.
 """
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import jinja2
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.datasets.row_formats import arguments_as_data
 from tunesmith.worker.train.chat.template_limits import TookTooLong, bounded
 from tunesmith.worker.train.failures import user_error
 
@@ -228,8 +228,7 @@ def _formed_call(call: dict[str, Any], *, as_text: bool) -> dict[str, Any]:
     if as_text and not isinstance(arguments, str):
         function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     if not as_text and isinstance(arguments, str):
-        with contextlib.suppress(ValueError):
-            function["arguments"] = json.loads(arguments or "{}")
+        function["arguments"] = arguments_as_data(arguments)
     return {**call, "function": function}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from tunesmith.tuning import datasets
 from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX
@@ -23,6 +24,7 @@ from tunesmith.worker.train.data.rows import LeftOut, RowNotes, Rows
 from tunesmith.worker.train.recorder import Recorder
 
 _TRAINER = Path(__file__).parents[1]
+READ_BY = (Path(datasets.__file__).parent, _TRAINER / "chat", _TRAINER / "data")  # code that rows follow from
 RENDERED_BY = ("jinja2", "tokenizers", "transformers")  # another release may print or split another way
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 ARRAYS = ("tokens", "supervised", "offsets", "line_numbers")
@@ -34,8 +36,8 @@ def rows_key(path: Path, *, model_folder: Path, template: str | None, settings: 
     """A hash of everything that rows follow from but the limit of their length.
 
     The file's bytes, the tokenizer's files, the `template` that the model came with, the `settings` that `load_rows`
-    takes, the code that renders and the libraries under it. The day that a template prints counts only where it can
-    print one, or every night would tokenise anew.
+    takes, the code that parses and renders rows and the libraries under it. The day that a template prints counts only
+    where it can print one, or every night would tokenise anew.
     """
     counting = dict(settings)
     if "strftime_now" not in str(template):
@@ -45,7 +47,7 @@ def rows_key(path: Path, *, model_folder: Path, template: str | None, settings: 
         "tokenizer": {file.relative_to(model_folder).as_posix(): sha256_of(file) for file in _files(model_folder)},
         "template": str(template),
         "settings": {name: str(value) for name, value in counting.items()},
-        "code": [sha256_of(file) for room in ("chat", "data") for file in sorted((_TRAINER / room).glob("*.py"))],
+        "code": [sha256_of(file) for room in READ_BY for file in sorted(room.glob("*.py"))],
         "versions": {name: importlib.metadata.version(name) for name in RENDERED_BY},
     }
     return sha256_of_text(json.dumps(facts, sort_keys=True))

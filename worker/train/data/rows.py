@@ -1,17 +1,19 @@
 """Training rows: from JSON lines to token ids with a mark on every token the model should learn to write."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
+from tunesmith.tuning.datasets.row_errors import BadRow, NothingToLearn
+from tunesmith.tuning.datasets.row_formats import Row
+from tunesmith.tuning.datasets.row_parser import RowReader
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.words import OnDroppedContent, OnLongRow
 from tunesmith.worker.train.chat.conversation import DEFAULT_DAY, MarkedText
@@ -205,14 +207,23 @@ def _batches(
         yield numbers, texts
 
 
-def _read(path: Path, lines: LineChoice, param: str) -> Iterator[tuple[int, Any]]:
+def _read(path: Path, lines: LineChoice, param: str) -> Iterator[tuple[int, Row]]:
+    reader = RowReader()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip() and lines.has(number):
-                try:
-                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except (ValueError, RecursionError) as error:
-                    raise _bad_row(number, UnusableRow("is not a JSON object in UTF-8"), param=param) from error
+            if not lines.has(number):
+                continue
+            try:
+                row = reader.read(line.removesuffix(b"\n"), number=number)
+            except BadRow as bad:
+                raise _bad_row(number, _unusable(bad), param=param) from bad
+            if row is not None:
+                yield number, row
+
+
+def _unusable(bad: BadRow) -> UnusableRow:
+    code = ErrorCode.NO_SUPERVISED_TOKENS if isinstance(bad, NothingToLearn) else ErrorCode.INVALID_TRAINING_FILE
+    return UnusableRow(f"cannot be trained on: {bad.reason}", hint=bad.fix, code=code)
 
 
 class _Builder:

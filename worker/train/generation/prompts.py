@@ -1,12 +1,13 @@
 """Prompts of a file, as the texts that a model goes on with: written as its training rows are."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.datasets.row_errors import BadRow
+from tunesmith.tuning.datasets.row_formats import Chat
+from tunesmith.tuning.datasets.row_parser import parse_prompt
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.worker.train.chat.conversation import ChatRenderer
 from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
@@ -21,23 +22,31 @@ def read_prompts(file: Path, *, renderer: ChatRenderer, tokenizer: PreTrainedTok
         JobFailure: `broken_chat_template`, `chat_template_error` with the template's words, or `invalid_prompts`.
     """
     begin = beginning(tokenizer)
-    lines = enumerate(_lines(file), start=1)
-    return [_text(number, line, renderer=renderer, begin=begin) for number, line in lines if line.strip()]
+    asked = ((number, _parsed(line, number=number)) for number, line in enumerate(_lines(file), start=1))
+    return [
+        _text(prompt, number=number, renderer=renderer, begin=begin) for number, prompt in asked if prompt is not None
+    ]
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path) -> list[bytes]:
     try:
-        return file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return file.read_bytes().split(b"\n")
+    except OSError as error:
         raise _invalid(f"The prompts cannot be read: {error}.") from error
 
 
-def _text(number: int, line: str, *, renderer: ChatRenderer, begin: str) -> str:
+def _parsed(line: bytes, *, number: int) -> Chat | str | None:
     try:
-        row = json.loads(line)
-        if "prompt" in row:
-            return begin + str(row["prompt"])
-        return renderer.prompt(_asked(row["messages"]), tools=row.get("tools"))
+        return parse_prompt(line, number=number)
+    except BadRow as bad:
+        raise _invalid(f"Line {number} of the prompts cannot be used: {bad.reason}.") from bad
+
+
+def _text(prompt: Chat | str, *, number: int, renderer: ChatRenderer, begin: str) -> str:
+    if isinstance(prompt, str):
+        return begin + prompt
+    try:
+        return renderer.prompt(_asked(prompt))
     except (TemplateRefusal, TooSlow) as refusal:
         raise user_error(
             ErrorCode.CHAT_TEMPLATE_ERROR,
@@ -45,13 +54,11 @@ def _text(number: int, line: str, *, renderer: ChatRenderer, begin: str) -> str:
             hint="Change the prompt as the template asks, or choose a model whose template takes such prompts.",
             param="prompts",
         ) from refusal
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _invalid(f"Line {number} of the prompts lacks or misuses {error}.") from error
 
 
-def _asked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _asked(chat: Chat) -> Chat:
     """Without the assistant's last message, which is what to answer."""
-    return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    return chat._replace(messages=chat.messages[:-1]) if chat.messages[-1].role == "assistant" else chat
 
 
 def _invalid(message: str) -> JobFailure:
