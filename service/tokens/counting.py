@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from tunesmith.tuning.datasets.row_formats import Chat, Completion, Row, Text, sequences_of, template_message
+from tunesmith.tuning.datasets.row_parser import parse_row
 from tunesmith.tuning.datasets.token_scale import TokenCounts
 from tunesmith.tuning.json_objects import Json
 
@@ -30,7 +32,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     folder = Path(sys.argv[1])
     counter = Counter(folder)
-    sizes = [counter.size(json.loads(line)) for line in (folder / "rows.jsonl").read_bytes().splitlines()]
+    sizes = [counter.size(row) for row in _rows(folder / "rows.jsonl")]
     tokens, longest, supervised = zip(*sizes, strict=True)
     counts = TokenCounts(
         rows=len(sizes), tokens=sum(tokens), longest=max(longest), supervised_tokens=max(1, sum(supervised))
@@ -51,61 +53,41 @@ class Counter:
         environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.now(UTC).strftime}
         self._template = environment.from_string(_GENERATION.sub("", template)) if template else None
 
-    def size(self, row: Json) -> tuple[int, int, int]:
+    def size(self, row: Row) -> tuple[int, int, int]:
         """Tokens of all sequences of a row, of the longest, and those that are learnt."""
-        sequences = list(self._sequences(row))
+        sequences = [self._sequence(sequence) for sequence in sequences_of(row)]
         lengths = [length for length, _ in sequences]
         return sum(lengths), max(lengths), sum(learnt for _, learnt in sequences)
 
-    def _sequences(self, row: Json) -> Iterator[tuple[int, int]]:
-        if "messages" in row:
-            yield self._conversation(row["messages"], row.get("tools"))
-        elif "input" in row:
-            before = [message | {"weight": 0} for message in row["input"]["messages"]]
-            for key in ("preferred_output", "non_preferred_output"):
-                yield self._conversation(before + row[key], row["input"].get("tools"))
-        elif "chosen" in row:
-            for key in ("chosen", "rejected"):
-                yield self._answer(row["prompt"], row[key])
-        elif "prompt" in row:
-            yield self._answer(row["prompt"], row["completion"])
-        else:
-            length = self._count(row["text"]) + _STOP_TOKENS
-            yield length, length
+    def _sequence(self, sequence: Chat | Completion | Text) -> tuple[int, int]:
+        match sequence:
+            case Chat():
+                return self._conversation(sequence)
+            case Completion(prompt, completion):
+                learnt = self._count(completion) + _STOP_TOKENS
+                return self._count(prompt) + learnt, learnt
+            case Text(text):
+                learnt = self._count(text) + _STOP_TOKENS
+                return learnt, learnt
 
-    def _answer(self, prompt: Any, answer: Any) -> tuple[int, int]:
-        if isinstance(prompt, str) and isinstance(answer, str):
-            learnt = self._count(answer) + _STOP_TOKENS
-            return self._count(prompt) + learnt, learnt
-        before = [message | {"weight": 0} for message in _turns(prompt, "user")]
-        return self._conversation(before + _turns(answer, "assistant"), None)
-
-    def _conversation(self, messages: list[Json], tools: Any) -> tuple[int, int]:
-        taught = [message for message in messages if message["role"] == "assistant" and message.get("weight", 1)]
-        learnt = sum(self._count(_words(message)) + _STOP_TOKENS for message in taught)
+    def _conversation(self, chat: Chat) -> tuple[int, int]:
+        taught = [message for message in chat.messages if message.is_taught]
+        learnt = sum(self._count(message.words) + _STOP_TOKENS for message in taught)
         if self._template is None:
-            return sum(self._count(_words(message)) + _HEADER_TOKENS for message in messages), learnt
-        plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
-        text = self._template.render(messages=plain, tools=tools, add_generation_prompt=False, **self._special)
+            return sum(self._count(message.words) + _HEADER_TOKENS for message in chat.messages), learnt
+        messages = [template_message(message) for message in chat.messages]
+        tools = None if chat.tools is None else list(chat.tools)
+        text = self._template.render(messages=messages, tools=tools, add_generation_prompt=False, **self._special)
         return self._count(text), learnt
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _turns(value: Any, role: str) -> list[Json]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else value
-
-
-def _words(message: Json) -> str:
-    """Everything that the message says."""
-    content = message.get("content") or ""
-    parts = [content] if isinstance(content, str) else [part["text"] for part in content]
-    thoughts = [message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)]
-    calls = [
-        f"{call['function']['name']}{call['function'].get('arguments', '')}" for call in message.get("tool_calls") or []
-    ]
-    return "".join([*thoughts, *parts, *calls])
+def _rows(file: Path) -> Iterator[Row]:
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if (row := parse_row(line, number=number)) is not None:
+            yield row
 
 
 def _template(folder: Path, settings: Json) -> str | None:

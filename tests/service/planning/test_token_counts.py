@@ -12,6 +12,7 @@ from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.service.tokens.counting import Counter
+from tunesmith.tuning.datasets.row_parser import parse_row
 
 TOOL_ROWS = [
     {
@@ -53,7 +54,8 @@ def test_it_counts_what_the_trainer_will_count(model: Path, tmp_path: Path, rows
 
     path = runs.write_rows(tmp_path / "rows.jsonl", rows)
     exact = load_rows(path, tokenizer=load_tokenizer(model), objective=objective, max_sequence_length=2048)
-    tokens, longest, supervised = zip(*map(Counter(model).size, rows), strict=True)
+    parsed = [parse_row(json.dumps(row).encode(), number=number) for number, row in enumerate(rows, start=1)]
+    tokens, longest, supervised = zip(*[Counter(model).size(row) for row in parsed if row is not None], strict=True)
     assert sum(tokens) == pytest.approx(int(exact.lengths().sum()), rel=0.02)
     assert max(longest) == pytest.approx(max(exact.offsets[1:] - exact.offsets[:-1]), abs=1)
     assert sum(supervised) == pytest.approx(int(exact.supervised_counts().sum()), rel=0.15, abs=2)
