@@ -25,7 +25,7 @@ from tunesmith.tuning.api.reproductions import ReproductionObject
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.tuning.json_objects import Json, present
+from tunesmith.tuning.values.json_objects import Json, present
 
 Kind = TypeVar("Kind", bound=Answer)
 

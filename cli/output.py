@@ -83,7 +83,7 @@ def bold(text: str, *, stream: TextIO | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`8.2 s`, `7m 40s`, `5h 10m`, `3d 4h`: finer than `tuning.units.duration`, which is for estimates in sentences."""
+    """`8.2 s`, `7m 40s`, `5h 10m`, `3d 4h`: finer than `values.units.duration`, for estimates."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -20,7 +20,7 @@ from tunesmith.local.embedded.identity import unprivileged
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.tuning.units import GIB, gib
+from tunesmith.tuning.values.units import GIB, gib
 
 _ENOUGH_DISK_BYTES = 10 * GIB
 _ENOUGH_MEMORY_BYTES = 4 * GIB

@@ -26,11 +26,8 @@ from tunesmith.service.database.tables import Row
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.settings import Settings
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.hashes import sha256_of_text
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.messages import (
     AttemptHeartbeat,
     Claim,
@@ -41,6 +38,9 @@ from tunesmith.tuning.messages import (
     WorkerHeartbeat,
 )
 from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.tuning.values.json_objects import Json
 
 T = TypeVar("T")
 

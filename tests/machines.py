@@ -1,7 +1,7 @@
 """Machines as tests describe them: with a small processor, a tiny one, and one GPU."""
 
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 CPU = HardwareProfile(
     cpu=Cpu(model="test", cores=2, memory_total_bytes=16 * GIB, memory_free_bytes=12 * GIB),

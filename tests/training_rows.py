@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 WORDS = st.sampled_from(["one two", " two\n", "", " ", "<|im_end|>", "你好 🙂", "</think>", "{}"]) | st.text(max_size=6)
 KEYS = (

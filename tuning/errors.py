@@ -20,8 +20,8 @@ because task queues pickle exceptions. What each code means is in `codes.py`.
 from enum import StrEnum
 from typing import Any, Self
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.values.base import Value
 
 
 class Category(StrEnum):

@@ -4,8 +4,8 @@ import re
 
 from pydantic import Field
 
-from tunesmith.tuning.base import Value
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.units import GIB
 
 
 class Gpu(Value):

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tunesmith.tuning.base import Value
-from tunesmith.tuning.limits import (
+from tunesmith.tuning.models.linears import Targets
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.limits import (
     LARGEST_SEED,
     LEAST_ROW_TOKENS,
     MOST_EPOCHS,
@@ -15,7 +16,6 @@ from tunesmith.tuning.limits import (
     MOST_ROW_TOKENS,
     MOST_ROWS_PER_STEP,
 )
-from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]

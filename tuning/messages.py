@@ -23,15 +23,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.tuning.words import Method
 
 WAKE_TASK = "tunesmith.wake"

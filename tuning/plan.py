@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Literal, Self
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.linears import Targets
+from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Method, OnLongRow
 
 Attention = Literal[

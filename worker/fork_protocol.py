@@ -4,7 +4,7 @@ import json
 import socket
 from collections.abc import Mapping
 
-from tunesmith.tuning.base import Value
+from tunesmith.tuning.values.base import Value
 
 ROOM = "TUNESMITH_ROOM"  # fills the warm process's environment, so that a fork's own fits into its place
 ROOM_BYTES = 8192

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.tuning.base import Value
+from tunesmith.tuning.values.base import Value
 
 
 class Seal(Value):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from tunesmith.tuning.base import Value
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.hashes import sha256_of
 
 MANIFEST = "manifest.json"  # of a checkpoint and of a result: a folder that has one is complete

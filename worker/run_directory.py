@@ -25,7 +25,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import MachineConstants
@@ -34,6 +33,7 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.rehearsal import Rehearsal
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.hashes import Seal
 from tunesmith.worker.manifests import MANIFEST
 

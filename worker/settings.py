@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 class WorkerSettings(BaseSettings):

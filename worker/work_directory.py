@@ -21,9 +21,9 @@ import uuid
 from pathlib import Path
 from typing import IO
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.run_directory import write_atomically
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")

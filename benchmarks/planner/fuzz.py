@@ -22,7 +22,7 @@ from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 ROUNDING = 1 + 1e-9
 MODELS = tuple(sorted(CONFIGS))

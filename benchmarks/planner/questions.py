@@ -17,7 +17,7 @@ from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.units import GIB, duration
+from tunesmith.tuning.values.units import GIB, duration
 
 BEGIN, END = "<!-- questions -->", "<!-- end of questions -->"
 GEMMA_3_27B = {

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.memory import Optimizer
 from tunesmith.tuning.hardware import HardwareProfile
@@ -16,6 +15,7 @@ from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Method
 
 FILE = Path(__file__).with_name("runs.toml")

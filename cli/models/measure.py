@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tunesmith.cli import output
 from tunesmith.cli.trainer import run_tool
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, is_known
+from tunesmith.tuning.values.json_objects import Json
 
 
 def with_shape(config: Json) -> Json:

@@ -6,8 +6,8 @@ from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.models.measure import with_shape
 from tunesmith.cli.progress import transfer, watched
 from tunesmith.tuning.api.models import ModelObject
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.config_reader import as_json
+from tunesmith.tuning.values.json_objects import Json
 
 _ROUNDS = 3  # more than two only when the store loses blobs between the rounds
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from tunesmith.cli.connection import default_data_dir
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 
 def read_config(path: Path) -> Json:

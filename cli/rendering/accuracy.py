@@ -4,7 +4,7 @@ import time
 
 from tunesmith.cli import output
 from tunesmith.tuning.api.accuracy import AccuracyList, CurrentError, MeasuredPlan
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 def show_accuracy(answer: AccuracyList) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tunesmith.cli import output
 from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.rendering.plan_text import explain
-from tunesmith.tuning.json_objects import Json
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.values.units import GIB
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.plans import PlanAnswer, PlanEntry
@@ -54,7 +54,7 @@ def request_for(source: str | None, *, model: str, numbers: Json, options: Json,
 
 def describe_rows(name: str, report: "RowReport") -> str:
     """`support.jsonl  8,412 rows, chat, 3.90M tokens (2.60M to learn), longest 2,310, 0 bad`."""
-    from tunesmith.tuning.units import count
+    from tunesmith.tuning.values.units import count
 
     return (
         f"{name}  {report.rows:,} rows, {report.format}, {count(report.tokens)} tokens "

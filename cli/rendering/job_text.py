@@ -8,7 +8,7 @@ from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.api.jobs import JobMeasurements, JobObject
 from tunesmith.tuning.api.metrics import SampleObject
 from tunesmith.tuning.plan import Plan, TimeEstimate
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 
 
 def describe(job: JobObject) -> Iterator[str]:

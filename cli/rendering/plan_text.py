@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tunesmith.cli import output
 from tunesmith.tuning.plan import Plan, Refusal, Way, Ways
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 
 REASONS_FIRST = 3
 _WIDTH = 18

@@ -104,7 +104,7 @@ def _add_shape(name: str, path: Path) -> None:
     from tunesmith.cli.models import shapes
     from tunesmith.cli.models.measure import with_shape
     from tunesmith.tuning.models.shape import ModelShape
-    from tunesmith.tuning.units import count
+    from tunesmith.tuning.values.units import count
 
     config = with_shape(shapes.read_config(path))
     shape = ModelShape.from_config(config)

@@ -9,8 +9,8 @@ from tunesmith.cli import output
 from tunesmith.cli.exit_codes import ExitCode
 from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.verbs.options import Listed, ListFormat, finite
-from tunesmith.tuning.limits import LEAST_ROW_TOKENS, MOST_EPOCHS, MOST_RANK, MOST_ROW_TOKENS
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.limits import LEAST_ROW_TOKENS, MOST_EPOCHS, MOST_RANK, MOST_ROW_TOKENS
+from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import AutoOrMethod, Goal, Objective
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _print(
     why: bool,
 ) -> None:
     from tunesmith.cli.rendering.plan_text import explain
-    from tunesmith.tuning.units import count
+    from tunesmith.tuning.values.units import count
 
     output.note(
         f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens "
@@ -289,7 +289,7 @@ def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[st
 
 
 def _rows(dataset: "DatasetFacts") -> str:
-    from tunesmith.tuning.units import plural
+    from tunesmith.tuning.values.units import plural
 
     held_out = f" ({dataset.held_out_rows:,} held out)" if dataset.held_out_rows else ""
     return f"{plural(dataset.all_rows, 'row')}{held_out}"

@@ -8,8 +8,8 @@ import typer
 from tunesmith.cli import output
 from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.verbs.options import Format, Timeout
-from tunesmith.tuning.json_objects import Json, present
-from tunesmith.tuning.limits import MOST_EPOCHS, MOST_PATIENCE, MOST_ROWS_PER_STEP
+from tunesmith.tuning.values.json_objects import Json, present
+from tunesmith.tuning.values.limits import MOST_EPOCHS, MOST_PATIENCE, MOST_ROWS_PER_STEP
 from tunesmith.tuning.words import AutoOrMethod, Goal, OnDroppedContent, OnLongRow
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.workers import WorkerObject

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 SYSTEM_PROMPT = "Say in one line what the function does, as its docstring would."
 SHORTEST_SOURCE_CHARACTERS, LONGEST_SOURCE_CHARACTERS = 80, 360

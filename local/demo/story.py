@@ -24,7 +24,7 @@ from tunesmith.local.up.stack import running_stack
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 PROMPTS_TO_COMPARE = 3
 

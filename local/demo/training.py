@@ -11,8 +11,8 @@ from tunesmith.local.demo.dataset import SYSTEM_PROMPT
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.state import FINAL_STATES
+from tunesmith.tuning.values.json_objects import Json
 
 SEED = 20
 

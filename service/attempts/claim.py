@@ -20,12 +20,12 @@ from tunesmith.service.planning.fit import PlanningQuery, plan_on
 from tunesmith.service.workers import registry
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.corrections import Corrections
-from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobTransition, Phase
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.tuning.words import Method
 
 _LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds

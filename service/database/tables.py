@@ -20,8 +20,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tunesmith.tuning.codes import RESULT_KINDS
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
+from tunesmith.tuning.values.json_objects import Json
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -23,9 +23,9 @@ from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit
-from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.state import JobState, JobTransition
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 _RETRY_WINDOW = timedelta(minutes=10)
 _KNOWN_FOR = timedelta(days=7)  # a class of machine that was here this recently may come back

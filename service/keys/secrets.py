@@ -2,7 +2,7 @@
 
 import secrets
 
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 KEY_PREFIX = "ts-"
 LEASE_PREFIX = "lease-"

@@ -10,7 +10,7 @@ from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import ApiKey
 from tunesmith.service.keys.secrets import KEY_PREFIX, new_secret
 from tunesmith.tuning.errors import InvalidRequest, NotFound
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 

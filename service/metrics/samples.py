@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import ValidationError
 
 from tunesmith.tuning.api.metrics import SampleAnswer, SampleObject
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 
 def by_prompt(reports: Iterable[Json]) -> list[SampleObject]:

@@ -21,7 +21,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 _LINE_LOOKED_AT = (
     50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them

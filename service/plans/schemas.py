@@ -10,8 +10,8 @@ from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import DatasetFacts
-from tunesmith.tuning.limits import MOST_ROW_TOKENS
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.values.limits import MOST_ROW_TOKENS
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
 

@@ -20,8 +20,8 @@ from tunesmith.service.reproductions.evidence import Manifest, manifest_file, re
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
-from tunesmith.tuning.hashes import sha256_of_text
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 LABEL = "reproduces"  # in the job's metadata, where the API's own clients can see and filter it
 

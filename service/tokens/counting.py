@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tunesmith.tuning.datasets.row_formats import Chat, Completion, Row, Text, sequences_of, template_message
 from tunesmith.tuning.datasets.row_parser import parse_row
 from tunesmith.tuning.datasets.token_scale import TokenCounts
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 _MOST_BYTES = 3 * 1024**3  # of address space
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # marks for trainers, which print nothing

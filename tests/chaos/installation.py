@@ -23,7 +23,7 @@ from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.local.up import strays
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 MODEL = "tiny-llama"
 SERVICES = ("api", "keeper", "worker", "valkey", "postgres")

@@ -14,7 +14,7 @@ from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.app import create_app
 from tunesmith.service.cli import app as command_line
 from tunesmith.service.settings import Settings
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 
 
 @pytest.fixture

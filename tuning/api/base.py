@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tunesmith.tuning.base import Value
+from tunesmith.tuning.values.base import Value
 
 Json = dict[str, Any]
 Record = TypeVar("Record", bound=Value)

@@ -4,7 +4,7 @@ from typing import Any
 
 from tunesmith.tuning.datasets.row_errors import BadRow, kind_of, refuse_unknown_keys
 from tunesmith.tuning.datasets.row_formats import REASONING_KEYS, ROLES, Chat, Message, Messages, Role, ToolCall
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *REASONING_KEYS})

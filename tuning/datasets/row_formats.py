@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 

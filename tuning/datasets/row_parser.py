@@ -28,7 +28,7 @@ from tunesmith.tuning.datasets.row_formats import (
     Text,
     format_of,
 )
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 T = TypeVar("T")
 

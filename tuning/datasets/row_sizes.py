@@ -4,7 +4,7 @@ import json
 from typing import NamedTuple
 
 from tunesmith.tuning.datasets.row_formats import Chat, Completion, Messages, PreferencePair, Row, Text
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 _OVERHEAD_TOKENS = 5  # of the chat template around each message: role, separators
 _STOP_TOKENS = 1  # ends every reply, and is learnt with it

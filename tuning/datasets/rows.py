@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import computed_field
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.datasets.row_errors import BadRow
 from tunesmith.tuning.datasets.row_formats import RowFormat
 from tunesmith.tuning.datasets.row_parser import MAX_ROW_BYTES, RowReader, too_long
 from tunesmith.tuning.datasets.row_sizes import RowSize, size_of
 from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.values.base import Value
 
 SHOWN_PROBLEMS = 20
 

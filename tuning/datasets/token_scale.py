@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.datasets.lengths import BUCKETS, EDGES, bucket_of
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.job import DatasetFacts
+from tunesmith.tuning.values.base import Value
 
 
 class TokenCounts(Value):

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.estimates.margins import assumed_spread
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.plan import MemoryEstimate, TimeEstimate
+from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Method
 
 LATEST_RUNS = 5  # of each kind: so few follow an upgrade within days, and their median ignores an odd one

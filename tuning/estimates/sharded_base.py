@@ -10,7 +10,7 @@ from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import PlanRule, Reason
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 from tunesmith.tuning.words import Method
 
 

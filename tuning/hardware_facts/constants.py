@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.plan import PlanRule, Reason
-from tunesmith.tuning.units import GIB, count, gib
+from tunesmith.tuning.values.units import GIB, count, gib
 
 # Kernels compiled for rows of many lengths stay in memory: runs of a model under a million parameters peaked at 516 MiB
 # in bf16 and 380 in fp32, where a process that has multiplied two matrices holds 370.

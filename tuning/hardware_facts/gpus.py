@@ -8,7 +8,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, LEAST_GB_PER_TFLOP, PCIE_3, UNKNOWN_GPU, KnownGpu
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 # What a driver calls the same chip at less power.
 _SMALLER = {"laptop", "mobile", "maxq"}

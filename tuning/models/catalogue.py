@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.models.families import MULTIMODAL, READERS
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.values.json_objects import Json
 
 # Words behind a name that leave the sizes of the model as they are.
 SAME_SIZES = ("-hf", "-base", "-instruct", "-it", "-pt", "-chat", "-bf16", "-fp16", "-sft", "-dpo", "-rlhf")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from tunesmith.tuning.base import Value
+from tunesmith.tuning.values.base import Value
 
 Role = Literal["attention", "mlp", "expert", "router", "head"]
 Preset = Literal["attention", "attention_mlp", "all-linear", "all-linear+experts"]

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models import families
@@ -13,6 +12,7 @@ from tunesmith.tuning.models.config_reader import LARGEST_DIMENSION, ConfigReade
 from tunesmith.tuning.models.linears import Linear, Targets, is_target
 from tunesmith.tuning.models.packing import OwnAttention, attention_alone, require_causal
 from tunesmith.tuning.models.vision import siglip_parameters
+from tunesmith.tuning.values.base import Value
 
 MEASURED_SHAPE = "tunesmith_shape"  # key in a stored config: the shape of a family without formulas, as measured
 MEASURED_RANK = 16

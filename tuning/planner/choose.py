@@ -24,7 +24,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
 )
 from tunesmith.tuning.search.candidates import Candidate, Search
 from tunesmith.tuning.search.pricing import Pricer
-from tunesmith.tuning.units import duration, gib
+from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method, Objective
 
 NO_CORRECTIONS = Corrections()

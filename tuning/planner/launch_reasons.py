@@ -6,7 +6,7 @@ from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
-from tunesmith.tuning.units import duration, gib, plural
+from tunesmith.tuning.values.units import duration, gib, plural
 from tunesmith.tuning.words import Goal, Method
 
 MODES = {

@@ -8,7 +8,7 @@ from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidates import Candidate, Search
-from tunesmith.tuning.units import GIB, duration, gib
+from tunesmith.tuning.values.units import GIB, duration, gib
 from tunesmith.tuning.words import Method
 
 MORE_MEMORY_BYTES = 10 * GIB

@@ -6,7 +6,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import most_free_memory
 from tunesmith.tuning.plan import Plan, PlanRule, Reason, Refusal
 from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 
 # What a plan needs installed, by the value that needs it.
 _PACKAGES = {

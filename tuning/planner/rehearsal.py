@@ -5,10 +5,10 @@ settings has answered both. Its answer on memory holds for a micro-step that is 
 is a little larger: nothing in a step grows faster than the square of its tokens or of its longest row.
 """
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.units import gib
 
 LARGEST_GROWTH = 1.25  # of tokens, or of the longest row: further off the bound says too little
 # All of a plan that decides what a micro-step does to memory and processors, but for its size.

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.planner.pinned import EXPLANATION
+from tunesmith.tuning.values.base import Value
 
 Json = Mapping[str, Any]
 

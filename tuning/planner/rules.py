@@ -13,7 +13,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidates import Candidate
-from tunesmith.tuning.units import count, duration, gib, plural
+from tunesmith.tuning.values.units import count, duration, gib, plural
 from tunesmith.tuning.words import Goal, Method
 
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K

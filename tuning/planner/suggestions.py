@@ -8,7 +8,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128

@@ -9,7 +9,7 @@ from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora, PlanRule, Reason
 from tunesmith.tuning.recipe.expert_adapters import PRESET, have_experts
-from tunesmith.tuning.units import count, plural
+from tunesmith.tuning.values.units import count, plural
 from tunesmith.tuning.words import Goal, Method, Objective
 
 SMALLEST_RANK, LARGEST_RANK = 8, 128

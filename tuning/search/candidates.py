@@ -20,7 +20,7 @@ from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, PlanRule, Rea
 from tunesmith.tuning.recipe.hyperparameters import Batch
 from tunesmith.tuning.search.layouts import Layout, Place, layouts, micro_step_sizes, places
 from tunesmith.tuning.search.pricing import Priced, Pricer
-from tunesmith.tuning.units import duration
+from tunesmith.tuning.values.units import duration
 from tunesmith.tuning.words import Goal, Method
 
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")

@@ -6,7 +6,7 @@ from pathlib import Path
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.messages import Claim
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 from tunesmith.worker.attempt.exit_classifier import disk_full
 from tunesmith.worker.transport.model_cache import ModelCache
 

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
 from tunesmith.tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
 from tunesmith.tuning.state import Phase
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import RunDirectory, write_atomically

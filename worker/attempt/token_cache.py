@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX
 

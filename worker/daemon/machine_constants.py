@@ -9,8 +9,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.trainer_process.launcher import trainer_environment
 from tunesmith.worker.work_directory import WorkDirectory

@@ -10,7 +10,7 @@ import structlog
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.messages import Claim, ClaimRequest
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.daemon.machine_constants import stored_constants

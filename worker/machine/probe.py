@@ -12,7 +12,7 @@ import psutil
 import pynvml
 
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.machine.cgroup import read_limits
 
 PACKAGES = (

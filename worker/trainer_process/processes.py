@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.run_directory import write_atomically
 
 STATUS_LOST = 256  # no process can end with it: somebody else took the exit status

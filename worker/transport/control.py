@@ -6,7 +6,6 @@ from typing import Protocol
 
 import httpx
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.messages import (
     ArtifactReport,
     AttemptHeartbeat,
@@ -24,6 +23,7 @@ from tunesmith.tuning.messages import (
     WorkerHeartbeat,
     WorkerRegistered,
 )
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.blobs import download, upload
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send

@@ -4,7 +4,6 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tunesmith.tuning.base import Value
 from tunesmith.tuning.errors import (
     Conflict,
     Forbidden,
@@ -14,6 +13,7 @@ from tunesmith.tuning.errors import (
     TunesmithError,
     Unauthenticated,
 )
+from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.retry import Unavailable
 
 Answer = TypeVar("Answer", bound=Value)

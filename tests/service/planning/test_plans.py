@@ -11,12 +11,12 @@ from tunesmith.service.planning.forecast import expected_starts
 from tunesmith.tuning.estimates.measured import visible_peak_bytes
 from tunesmith.tuning.hardware import MachineConstants
 from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES
-from tunesmith.tuning.json_objects import Json
 from tunesmith.tuning.messages import Claim, FinishReport
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, MeasuredActivations, ModelShape
 from tunesmith.tuning.plan import MemoryEstimate
 from tunesmith.tuning.state import Outcome
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.values.units import GIB
 
 BIG_CONFIG = {
     "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,

@@ -18,7 +18,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category
 from tunesmith.tuning.plan import MemoryEstimate
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.state import TrainState

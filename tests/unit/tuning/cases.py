@@ -9,7 +9,7 @@ from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 TINY = ModelShape.from_config(
     {

@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.search.attention_kernel import NEEDED_PACKAGES
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.machine.cgroup import CgroupLimits, out_of_memory_kills, read_limits
 from tunesmith.worker.machine.probe import probe
 

@@ -17,7 +17,7 @@ from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Method
 from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.rehearsals import Rehearsals

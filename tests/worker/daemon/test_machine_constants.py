@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.daemon.machine_constants import measure_once, stored_constants
 from tunesmith.worker.work_directory import WorkDirectory
 

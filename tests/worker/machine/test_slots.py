@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.machine.slots import Slots, hardware_of_slot, slots_of
 
 CPU = Cpu(model="test", cores=8, memory_total_bytes=64 * GIB, memory_free_bytes=60 * GIB)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.tuning.datasets.row_formats import Chat, Message, ToolCall, arguments_as_data, template_message
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 from tunesmith.worker.train.chat.rendered import Rendered, Renderer
 from tunesmith.worker.train.chat.template import ChatTemplate, Span, TemplateMessage, TemplateRefusal, TooSlow
 from tunesmith.worker.train.chat.turns import Turn, TurnFinder

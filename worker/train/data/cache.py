@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tunesmith.tuning import datasets
-from tunesmith.tuning.hashes import sha256_of_text
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import TOKENS_SUFFIX, USED_SUFFIX
 from tunesmith.worker.train.data.rows import LeftOut, RowNotes, Rows

@@ -16,7 +16,7 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.planner.rehearsal import assess
 from tunesmith.tuning.state import Phase
-from tunesmith.tuning.units import duration, gib
+from tunesmith.tuning.values.units import duration, gib
 from tunesmith.worker.run_directory import write_atomically
 from tunesmith.worker.train.checkpoints import state as checkpoints
 from tunesmith.worker.train.data.order import epoch_order

@@ -15,7 +15,7 @@ import torch
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.failures import is_out_of_memory
 from tunesmith.worker.train.models.model import Learner, enable_checkpointing

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.tuning.engine import fuses
 from tunesmith.tuning.plan import Lora
-from tunesmith.tuning.units import gib
+from tunesmith.tuning.values.units import gib
 from tunesmith.worker.train.adapters.adapter import (
     CONFIG_FILE,
     WEIGHTS_FILE,

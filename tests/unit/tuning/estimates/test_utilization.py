@@ -7,7 +7,7 @@ from tunesmith.tuning.estimates.utilization import StepWork, data_sheet_flops_pe
 from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 def test_a_full_step_costs_six_operations_a_weight_and_token() -> None:

@@ -9,7 +9,7 @@ from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.hardware_facts.constants import CPU_KERNELS_BYTES, START_CONSTANTS
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 def measured(**changes: Any) -> MachineConstants:

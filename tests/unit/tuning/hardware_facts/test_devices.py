@@ -5,7 +5,7 @@ from tunesmith.tuning.hardware import Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import devices_of, equal_devices
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan, Refusal
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 def machine(*gpus: tuple[str, float | None]) -> HardwareProfile:

@@ -6,7 +6,7 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, KnownGpu
 from tunesmith.tuning.hardware_facts.gpus import find_gpu, rates_of, what_if
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 
 @pytest.mark.parametrize(

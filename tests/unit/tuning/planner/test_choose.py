@@ -15,7 +15,7 @@ from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Method
 
 LARGE, SMALL, MEDIUM = data(200_000), data(2_000), data(20_000)

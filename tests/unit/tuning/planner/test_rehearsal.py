@@ -5,7 +5,7 @@ import pytest
 from tests.plans import lora, plan
 from tunesmith.tuning.plan import MemoryEstimate
 from tunesmith.tuning.planner.rehearsal import Rehearsal, assess, settings_of
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 EARLIER = Rehearsal(tokens=1000, longest_row_tokens=200, peak_memory_bytes=4 * GIB)
 

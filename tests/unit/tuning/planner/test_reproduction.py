@@ -11,7 +11,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import MemoryEstimate, Plan, Refusal
 from tunesmith.tuning.planner.pinned import replay
 from tunesmith.tuning.planner.reproduction import compare
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 
 MEMORY = MemoryEstimate(items={}, total_bytes=2 * GIB, budget_bytes=4 * GIB)
 FIRST: dict[str, Any] = {

@@ -16,7 +16,7 @@ from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Search
 from tunesmith.tuning.search.pricing import Priced, Pricer
-from tunesmith.tuning.units import GIB
+from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Goal, Method
 
 MODELS = st.sampled_from(["llama-3.2-1b", "llama-3.1-8b", "llama-2-13b", "mixtral-8x7b"])
