@@ -1,17 +1,37 @@
 """The verb `plan`: what would run for how long and why, on the live workers, or on any hardware without a service."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.exit_codes import ExitCode
 from tunesmith.cli.learning import Learning, is_file_id
-from tunesmith.cli.verbs.options import Listed, ListFormat, finite
-from tunesmith.tuning.values.limits import LEAST_ROW_TOKENS, MOST_EPOCHS, MOST_RANK, MOST_ROW_TOKENS
+from tunesmith.cli.verbs.job_options import (
+    AccuracyOption,
+    ConfigOption,
+    DataOption,
+    Float8BaseOption,
+    GoalOption,
+    HardwareOption,
+    HostMemoryOption,
+    MethodOption,
+    ObjectiveOption,
+    PlannedEpochsOption,
+    PlannedFile,
+    PlannedLengthOption,
+    PlannedModelOption,
+    PlannedRankOption,
+    PriceOption,
+    RowsOption,
+    TableOption,
+    TokensPerRowOption,
+    WhyOption,
+)
+from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.units import GIB
-from tunesmith.tuning.words import AutoOrMethod, Goal, Objective
+from tunesmith.tuning.words import AutoOrMethod, Goal
 
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
@@ -26,57 +46,25 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    training: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A JSONL file, whose rows are only counted here; or a file id.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A model of the service; with --on any well-known one, such as Qwen/Qwen3-8B.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")
-    ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HARDWARE",
-            help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), CPU. Needs no service.",
-        ),
-    ] = None,
-    host_memory: Annotated[
-        float | None,
-        typer.Option(metavar="GIB", min=0.1, max=1e6, callback=finite, help="Host memory of what --on names; 240."),
-    ] = None,
-    method: Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")] = "auto",
-    goal: Annotated[Goal, typer.Option(help="What to prefer among plans that fit.")] = Goal.BALANCED,
-    data: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Another way to name the file.")
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, max=2**53, help="Rows, of 500 tokens each, without a file.")
-    ] = None,
-    tokens_per_row: Annotated[
-        int | None, typer.Option(min=1, max=MOST_ROW_TOKENS, help="Tokens of a row, in the mean, without a file.")
-    ] = None,
-    objective: Annotated[
-        Objective | None, typer.Option(help="What is learned; a file's rows say so by themselves.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Passes over the data.")] = None,
-    seq_length: Annotated[int | None, typer.Option(min=LEAST_ROW_TOKENS, help="Longest row in tokens.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=MOST_RANK, help="Rank of the adapter.")] = None,
-    float8_base: Annotated[
-        bool,
-        typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),
-    ] = False,
-    price: Annotated[
-        float | None, typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU.")
-    ] = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")
-    ] = False,
-    accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Predicted beside measured for the runs that have finished.")
-    ] = False,
-    why: Annotated[bool, typer.Option("--why", help="Every reason, not the first three.")] = False,
+    training: PlannedFile = None,
+    model: PlannedModelOption = None,
+    config: ConfigOption = None,
+    on: HardwareOption = None,
+    host_memory: HostMemoryOption = None,
+    method: MethodOption = "auto",
+    goal: GoalOption = Goal.BALANCED,
+    data: DataOption = None,
+    rows: RowsOption = None,
+    tokens_per_row: TokensPerRowOption = None,
+    objective: ObjectiveOption = None,
+    epochs: PlannedEpochsOption = None,
+    seq_length: PlannedLengthOption = None,
+    rank: PlannedRankOption = None,
+    float8_base: Float8BaseOption = False,
+    price: PriceOption = None,
+    table: TableOption = False,
+    accuracy: AccuracyOption = False,
+    why: WhyOption = False,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Say what would run: method, memory, time and why; creates no job. Exit code 7 when nothing fits."""
@@ -95,17 +83,29 @@ def plan(
             model, source, numbers=numbers, options=options, learning=learning, price=price, why=why, form=form
         )
         return
+    shape, name = _shape(model, config), model or str(config)
+    if on is None:
+        _memory_tables(name, shape, form=form)
+        return
+    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=seq_length, shape=shape)
+    spec = _spec(name, options, learning.of_rows(kind) if kind else learning)
+    machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
+    _on_machines(machines, spec=spec, shape=shape, dataset=dataset, price=price, why=why, form=form)
+
+
+def _on_machines(
+    machines: "dict[str, HardwareProfile]",
+    *,
+    spec: "JobSpec",
+    shape: "ModelShape",
+    dataset: "DatasetFacts",
+    price: float | None,
+    why: bool,
+    form: ListFormat,
+) -> None:
     from tunesmith.tuning.datasets.held_out import with_held_out_rows
 
-    shape = _shape(model, config)
-    if table:
-        _memory_tables(model or str(config), shape, form=form)
-        return
-    assert on is not None  # noqa: S101  without it, the fleet has answered
-    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=seq_length, shape=shape)
-    spec = _spec(model or str(config), options, learning.of_rows(kind) if kind else learning)
     dataset = with_held_out_rows(dataset, spec)
-    machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
     answers = {name: _choose(machine, spec=spec, shape=shape, dataset=dataset) for name, machine in machines.items()}
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])

@@ -7,10 +7,21 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.learning import is_file_id
+from tunesmith.cli.verbs.job_options import (
+    BatchSizeOption,
+    EpochsOption,
+    Float8BaseOption,
+    GoalOption,
+    IdempotencyKeyOption,
+    MethodOption,
+    OnDroppedContentOption,
+    OnLongRowOption,
+    PatienceOption,
+    ValidationOption,
+)
 from tunesmith.cli.verbs.options import Format, Timeout
 from tunesmith.tuning.values.json_objects import Json, present
-from tunesmith.tuning.values.limits import MOST_EPOCHS, MOST_PATIENCE, MOST_ROWS_PER_STEP
-from tunesmith.tuning.words import AutoOrMethod, Goal, OnDroppedContent, OnLongRow
+from tunesmith.tuning.words import Goal
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
@@ -25,38 +36,18 @@ def register(app: typer.Typer) -> None:
 def submit(
     training: Annotated[str, typer.Argument(metavar="FILE", help="A JSONL file, or the id of an uploaded one.")],
     model: Annotated[str, typer.Option(help="A base model's name, see `tunesmith models ls`.")],
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|none",
-            help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
-        ),
-    ] = None,
-    method: Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")] = "auto",
-    goal: Annotated[Goal, typer.Option(help="What to prefer among plans that fit.")] = Goal.BALANCED,
-    epochs: Annotated[int | None, typer.Option(help=f"Passes over the data; 1 to {MOST_EPOCHS}.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"Rows per optimizer step; 1 to {MOST_ROWS_PER_STEP}.")] = None,
+    validation: ValidationOption = None,
+    method: MethodOption = "auto",
+    goal: GoalOption = Goal.BALANCED,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
-    early_stopping_patience: Annotated[
-        int | None,
-        typer.Option(
-            help="Stop after so many evaluations without a lower validation loss and keep the best weights; "
-            f"1 to {MOST_PATIENCE}."
-        ),
-    ] = None,
+    early_stopping_patience: PatienceOption = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
-    float8_base: Annotated[
-        bool,
-        typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can."),
-    ] = False,
+    float8_base: Float8BaseOption = False,
     max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
-    on_long_row: Annotated[
-        OnLongRow, typer.Option(help="truncate cuts a longer row and counts it; refuse fails the job.")
-    ] = "truncate",
-    on_dropped_content: Annotated[
-        OnDroppedContent,
-        typer.Option(help="When the chat template leaves out words of the assistant: say so, or refuse to train."),
-    ] = "warn",
+    on_long_row: OnLongRowOption = "truncate",
+    on_dropped_content: OnDroppedContentOption = "warn",
     suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
     name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
@@ -64,20 +55,13 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, one line per change.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for the end with a live view.")] = False,
     timeout: Timeout = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="With the same key again, this attaches to the job made the first time.")
-    ] = None,
+    idempotency_key: IdempotencyKeyOption = None,
     form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
 ) -> None:
     """Create a fine-tuning job from a JSONL file."""
-    labels = _labels(metadata or [], name=name)
-    _require_source(training, "FILE")
     trains_on_all = validation == "none"
     if trains_on_all and early_stopping_patience is not None:
         raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
-    validation = None if trains_on_all else validation
-    if validation is not None:
-        _require_source(validation, "--validation")
     hyperparameters = present(
         n_epochs=epochs,
         batch_size=batch_size,
@@ -93,17 +77,39 @@ def submit(
         on_dropped_content=on_dropped_content,
         validation="none" if trains_on_all else None,
     )
+    labels = _labels(metadata or [], name=name)
     wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "tunesmith": ours,
     }
+    files = _sources(training, None if trains_on_all else validation)
+    raise typer.Exit(_submit(wanted, files, key=idempotency_key, wait=wait, follow=follow, timeout=timeout, form=form))
+
+
+def _sources(training: str, validation: str | None) -> tuple[str, str | None]:
+    _require_source(training, "FILE")
+    if validation is not None:
+        _require_source(validation, "--validation")
+    return training, validation
+
+
+def _submit(
+    wanted: Json,
+    files: tuple[str, str | None],
+    *,
+    key: str | None,
+    wait: bool,
+    follow: bool,
+    timeout: float | None,
+    form: Format,
+) -> int:
     from tunesmith.cli.client import Client
 
+    training, validation = files
     with Client() as client:
-        job = _create(client, wanted, training=training, validation=validation, idempotency_key=idempotency_key)
+        job = _create(client, wanted, training=training, validation=validation, idempotency_key=key)
         _announce(job, form=form, is_waiting=wait or follow)
-        code = _wait(client, job, timeout=timeout, is_live=follow, form=form) if wait or follow else 0
-    raise typer.Exit(code)
+        return _wait(client, job, timeout=timeout, is_live=follow, form=form) if wait or follow else 0
 
 
 def _create(
