@@ -42,7 +42,7 @@ t: $(STAMP) ## some tests in this process: make t F=tests/service/test_files.py
 
 .PHONY: coverage
 coverage: $(STAMP) ## branches of tuning/ that the fast tests reach; fails under the floor in pyproject.toml
-	$(BIN)/python -m coverage run -m pytest @tests/fast.txt -q -k "not milliseconds"  # tracing makes everything slow
+	$(BIN)/python -m coverage run -m pytest @tests/fast.txt -q
 	$(BIN)/python -m coverage report
 
 TRITON := .triton

@@ -1,6 +1,7 @@
 """The choice: what is picked on which machine, by which rule, and what is said about the rest."""
 
-import time
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -301,13 +302,32 @@ def test_more_memory_or_gpus_never_turn_a_plan_into_a_refusal(
     assert isinstance(answer(model, _machine([*free_gib, another]), dataset=dataset, **asked), Plan)
 
 
-@pytest.mark.parametrize("machine", ["1xRTX3080", "8xA100-80G", "1xH100"])
+@pytest.mark.parametrize(
+    ("machine", "most_calls"), [("1xRTX3080", 100_000), ("8xA100-80G", 200_000), ("1xH100", 50_000)]
+)
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen2.5-72b", "mixtral-8x7b"])
-def test_a_plan_takes_under_twenty_milliseconds(model: str, machine: str) -> None:
+def test_a_plan_takes_few_function_calls(model: str, machine: str, most_calls: int) -> None:
+    """About three times what it takes now; milliseconds are what `make planner-fuzz` reports, on an idle machine."""
     shape, hardware = find_shape(model), what_if(machine)
-    seconds = []
-    for _ in range(15):
-        start = time.process_time()
+
+    def plan_once() -> None:
         choose(spec=spec(), shape=shape, dataset=MEDIUM, hardware=hardware)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.020
+
+    plan_once()  # fills caches, of which other tests may have filled some
+    assert _calls(plan_once) < most_calls
+
+
+def _calls(work: Callable[[], object]) -> int:
+    """How many functions are called, Python's and built-in ones: the same on every machine, however busy."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
