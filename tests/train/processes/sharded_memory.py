@@ -31,7 +31,9 @@ def main() -> None:
     import deepspeed  # noqa: F401 - before the fork
 
     from tunesmith.worker.train.methods import lora  # noqa: F401
+    from tunesmith.worker.train.optim import zero
 
+    zero.settle_environment("cpu")
     print(json.dumps({f"{method} {stage}": _case(method, stage) for method, stage in CASES}))
 
 

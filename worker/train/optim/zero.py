@@ -88,7 +88,12 @@ def check_available(request: TrainRequest) -> None:
     if found is not None:
         param = f"tunesmith.lora.{found.param}"
         raise user_error(ErrorCode.SHARDING_NOT_AVAILABLE, found.text, hint=found.hint, param=param)
-    os.environ.setdefault("DS_ACCELERATOR", plan.device)
+    settle_environment(plan.device)
+
+
+def settle_environment(device: str) -> None:
+    """What DeepSpeed would read of its environment while it starts; nothing of it is compiled."""
+    os.environ.setdefault("DS_ACCELERATOR", device)
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
