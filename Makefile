@@ -30,7 +30,7 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 
 .PHONY: test
 test: $(STAMP) ## all tests that belong in every run
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## tests without servers and without torch, in seconds

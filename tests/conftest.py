@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # the tests of the trainer run where no server and no driver 
 
 _TEMPLATE = "migrated_template"
 _SLOW_TO_IMPORT = ("torch", "transformers")
+_LONGEST_FIRST = Path(__file__).with_name("longest_first.txt")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--no-torch"):
         sys.meta_path.insert(0, _NoTorch())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes the files that take longest begin first, and the quick ones fill up the end."""
+    if hasattr(config, "workerinput"):
+        longest = {name: place for place, name in enumerate(_LONGEST_FIRST.read_text().split())}
+        items.sort(key=lambda item: _turn(item.nodeid.partition("::")[0], longest))
+
+
+def _turn(file: str, longest: dict[str, int]) -> tuple[bool, int]:
+    return file.startswith("tests/unit/"), longest.get(file, len(longest))
 
 
 class _NoTorch(MetaPathFinder):

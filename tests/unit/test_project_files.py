@@ -47,6 +47,13 @@ def test_the_licence_is_the_one_that_the_package_names() -> None:
     assert (project()["license"], project()["license-files"]) == ("Apache-2.0", ["LICENSE"])
 
 
+def test_every_file_that_is_to_begin_first_is_there() -> None:
+    listed = (ROOT / "tests/longest_first.txt").read_text(encoding="utf-8").split()
+    assert listed
+    assert [name for name in listed if not (ROOT / name).is_file()] == []
+    assert "--no-loadscope-reorder" in recipe("test"), "pytest-xdist would begin with the files of most tests"
+
+
 def test_a_commit_is_held_to_what_make_lint_runs() -> None:
     linted = {Path(line.split()[0]).name for line in recipe("lint").splitlines() if line}
     assert {Path(command.split()[0]).name for command in commands_before_a_commit()} == linted

@@ -92,15 +92,25 @@ def curves(directory: RunDirectory) -> list[list[float | None]]:
     return [[point.get(name) for name in names] for point in runs.metrics(directory)]
 
 
-@pytest.mark.parametrize("name", ["lora", "full", "few rows", "memory ends"])
+@pytest.mark.parametrize("name", ["lora", "full", "few rows", "memory ends", "dpo"])
 def test_weights_and_metrics_are_those_of_one_process(trained: Trained, name: str) -> None:
     kind = "full" if name == "memory ends" else name
 
-    assert largest_difference(trained.runs[name], trained.alone[kind], "full" if kind == "full" else "lora") < 1e-6
+    assert largest_difference(trained.runs[name], trained.alone[kind], "full" if kind == "full" else "lora") < LIMIT
     for one, other in zip(curves(trained.runs[name]), curves(trained.alone[kind]), strict=True):
         assert [value for value in one if value is not None] == pytest.approx(
             [value for value in other if value is not None], rel=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "dpo"])
+def test_one_process_asks_for_samples_while_the_others_wait(trained: Trained, name: str) -> None:
+    asked = [asked_at(directory) for directory in (trained.runs[name], trained.alone[name])]
+    assert asked[0] == asked[1] != []
+
+
+def asked_at(directory: RunDirectory) -> list[int]:
+    return [event["data"]["step"] for event in runs.events(directory) if "samples" in event["data"]]
 
 
 def test_memory_that_ends_in_one_process_while_sums_are_under_way_shrinks_the_step_of_both(trained: Trained) -> None:
