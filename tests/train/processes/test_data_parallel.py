@@ -17,6 +17,8 @@ from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.checkpoints.state import draw_apart, load_progress
 from tunesmith.worker.train.loop.reference import REFERENCE_FILE
 
+pytestmark = pytest.mark.timeout(900)  # all runs of the file are trained in front of its first test
+
 FILES = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 LIMIT = 1e-6  # of a weight's difference; rates are 1e-3, so a step that differed would show a thousand times as much
 BUCKET_BYTES = 8192  # several buckets, each of a few of the tiny model's tensors

@@ -25,6 +25,8 @@ from tunesmith.worker.train.models.model import Learner, enable_checkpointing, l
 from tunesmith.worker.train.models.model_trial import _batch
 from tunesmith.worker.train.models.sharded_base import ALIGNMENT_BYTES, ShardedBase, _is_4_bit, _Layer, _places
 
+pytestmark = pytest.mark.timeout(900)  # all runs of the file are trained in front of its first test
+
 RESULT = "adapter_model.safetensors"
 LIMIT = 1e-6  # of a weight's difference; rates are 1e-3, so a step that differed would show a thousand times as much
 LAYERS = 5  # three in one buffer, two in the other

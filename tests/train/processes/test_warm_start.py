@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.plans import lora, plan
 from tests.tiny_model import build_tiny_model
@@ -44,6 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(directory: RunDirectory, *, warm: WarmTrainer | None, started: How) -> None:
     records = directory.root.with_name("trainers")
     records.mkdir()
+    if warm is not None:
+        warm.keep()  # as a worker does before each job: one that died fails one test and not all that follow
     trainer = launch(
         directory,
         directory.request().plan,
@@ -161,6 +164,7 @@ def test_importing_what_a_trainer_imports_asks_for_no_gpu() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to PyTorch")
 def test_a_fork_can_use_the_gpu(model: Path, tmp_path: Path) -> None:
     environment = trainer_environment(os.environ, run_dir=Path("/nowhere"), cores=1, devices=("0",))
     trainer = WarmTrainer(environment=environment)

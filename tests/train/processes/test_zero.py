@@ -19,6 +19,8 @@ from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory
 from tunesmith.worker.train.checkpoints import writer as checkpoint_writer
 from tunesmith.worker.train.checkpoints.state import Snapshot, newest_whole, verify
 
+pytestmark = pytest.mark.timeout(900)  # all runs of the file are trained in front of its first test
+
 RESULT = "model.safetensors"
 WAYS = {
     "stage 1": {"zero_stage": 1},
