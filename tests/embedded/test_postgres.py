@@ -139,6 +139,8 @@ def test_a_killed_first_start_leaves_nothing_half_made(tmp_path: Path) -> None:
     (half_made / "PG_VERSION").write_text("18\n")
     with _server(tmp_path / "pg") as server:
         _write(server)
+        assert _notes(server) == ["kept"]
+    assert not half_made.exists()
 
 
 class TestFoldersThatCannotBeUsed:

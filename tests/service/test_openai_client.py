@@ -1,79 +1,128 @@
 """An unmodified `openai` client drives the whole surface."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import openai
 import pytest
+from openai.types import FileObject
+from openai.types.fine_tuning import FineTuningJob
 
 from tests.control_plane import ControlPlane, chat_rows
 from tunesmith.tuning.state import Outcome
 
 
-def test_a_job_runs_from_upload_to_result_through_the_openai_client(control_plane: ControlPlane) -> None:
-    with control_plane.openai() as client:
-        training = client.files.create(file=("train.jsonl", chat_rows(40)), purpose="fine-tune")
-        validation = client.files.create(file=("valid.jsonl", chat_rows(5)), purpose="fine-tune")
-        assert client.files.wait_for_processing(training.id).status == "processed"
+class Lived(NamedTuple):
+    """One job as the `openai` client saw it: just made, claimed, and at its end."""
 
-        worker = control_plane.worker()
-        job = client.fine_tuning.jobs.create(
-            model="tiny-llama",
-            training_file=training.id,
-            validation_file=validation.id,
-            suffix="Support Bot",
-            seed=7,
-            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
-            metadata={"team": "search"},
-            extra_body={"tunesmith": {"method": "lora", "goal": "speed", "lora": {"rank": 4}}},
-        )
-        assert (job.status, job.seed, job.object) == ("queued", 7, "fine_tuning.job")
-        assert job.organization_id == "acme"
-        assert job.hyperparameters.batch_size == "auto"
-        assert job.tunesmith["queue_position"] == 1
-        assert job.tunesmith["waiting_reason"] is None
+    training: FileObject
+    made: FineTuningJob
+    claimed: FineTuningJob
+    ended: FineTuningJob
 
-        attempt = worker.claim()
-        assert attempt is not None
-        job = client.fine_tuning.jobs.retrieve(job.id)
-        assert job.status == "running"
-        assert job.tunesmith["method"] == "lora"
-        assert job.tunesmith["plan"]["lora"]["rank"] == 4
-        assert job.method.supervised.hyperparameters.n_epochs == 2
-        assert isinstance(job.hyperparameters.batch_size, int)
 
-        assert attempt.heartbeat(step=10).json() == {"cancel": False, "pause": False}
-        attempt.metrics([{"step": 10, "train_loss": 1.25, "train_mean_token_accuracy": 0.5, "valid_loss": 1.5}])
-        attempt.checkpoint(10)
-        assert client.fine_tuning.jobs.retrieve(job.id).estimated_finish
-        attempt.succeed()
+@pytest.fixture
+def client(control_plane: ControlPlane) -> Iterator[openai.OpenAI]:
+    with control_plane.openai() as made:
+        yield made
 
-        job = client.fine_tuning.jobs.retrieve(job.id)
-        assert job.status == "succeeded"
-        assert job.finished_at
-        assert job.trained_tokens == 1234
-        assert job.fine_tuned_model
-        assert job.fine_tuned_model.startswith("ft:tiny-llama:acme:support-bot:")
-        assert client.models.retrieve(job.fine_tuned_model).owned_by == "acme"
-        assert {"tiny-llama", job.fine_tuned_model} <= {model.id for model in client.models.list()}
 
-        content = client.files.content(job.result_files[0]).text
-        header = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
-        assert content == f"{header}\n10,1.25,0.5,1.5,\n"
-        assert client.files.retrieve(job.result_files[0]).purpose == "fine-tune-results"
+@pytest.fixture
+def lived(control_plane: ControlPlane, client: openai.OpenAI) -> Lived:
+    """From upload to result."""
+    training = client.files.create(file=("train.jsonl", chat_rows(40)), purpose="fine-tune")
+    worker = control_plane.worker()
+    made = submitted(client, training)
+    attempt = worker.claim()
+    assert attempt is not None
+    claimed = client.fine_tuning.jobs.retrieve(made.id)
+    attempt.heartbeat(step=10)
+    attempt.metrics([{"step": 10, "train_loss": 1.25, "train_mean_token_accuracy": 0.5, "valid_loss": 1.5}])
+    attempt.checkpoint(10)
+    attempt.succeed()
+    return Lived(training, made, claimed, client.fine_tuning.jobs.retrieve(made.id))
 
-        checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
-        assert [point.step_number for point in checkpoints] == [10]
-        assert checkpoints[0].fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-10"
-        assert checkpoints[0].metrics.valid_loss == 1.5
 
-    assert control_plane.messages(job.id)[:4] == [
-        f"Created fine-tuning job: {job.id}",
-        f"Validating training file: {training.id}",
+def submitted(client: openai.OpenAI, training: FileObject) -> FineTuningJob:
+    validation = client.files.create(file=("valid.jsonl", chat_rows(5)), purpose="fine-tune")
+    return client.fine_tuning.jobs.create(
+        model="tiny-llama",
+        training_file=training.id,
+        validation_file=validation.id,
+        suffix="Support Bot",
+        seed=7,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        metadata={"team": "search"},
+        extra_body={"tunesmith": {"method": "lora", "goal": "speed", "lora": {"rank": 4}}},
+    )
+
+
+def test_an_uploaded_file_is_processed_at_once(client: openai.OpenAI) -> None:
+    training = client.files.create(file=("train.jsonl", chat_rows(40)), purpose="fine-tune")
+    assert client.files.wait_for_processing(training.id).status == "processed"
+
+
+def test_a_submitted_job_waits_with_its_place_in_the_queue(lived: Lived) -> None:
+    job = lived.made
+    assert (job.status, job.seed, job.object) == ("queued", 7, "fine_tuning.job")
+    assert job.organization_id == "acme"
+    assert job.hyperparameters.batch_size == "auto"
+    assert job.tunesmith["queue_position"] == 1
+    assert job.tunesmith["waiting_reason"] is None
+
+
+def test_a_claimed_job_runs_and_shows_its_plan(lived: Lived) -> None:
+    job = lived.claimed
+    assert job.status == "running"
+    assert job.tunesmith["method"] == "lora"
+    assert job.tunesmith["plan"]["lora"]["rank"] == 4
+    assert job.method.supervised.hyperparameters.n_epochs == 2
+    assert isinstance(job.hyperparameters.batch_size, int)
+
+
+def test_a_job_that_made_steps_has_an_estimated_end(control_plane: ControlPlane, client: openai.OpenAI) -> None:
+    attempt = control_plane.claimed()
+    assert attempt.heartbeat(step=10).json() == {"cancel": False, "pause": False}
+    assert client.fine_tuning.jobs.retrieve(attempt.job_id).estimated_finish
+
+
+def test_a_succeeded_job_has_a_model_of_its_name(client: openai.OpenAI, lived: Lived) -> None:
+    job = lived.ended
+    assert job.status == "succeeded"
+    assert job.finished_at
+    assert job.trained_tokens == 1234
+    assert job.fine_tuned_model
+    assert job.fine_tuned_model.startswith("ft:tiny-llama:acme:support-bot:")
+    assert client.models.retrieve(job.fine_tuned_model).owned_by == "acme"
+    assert {"tiny-llama", job.fine_tuned_model} <= {model.id for model in client.models.list()}
+
+
+def test_a_succeeded_job_has_its_curve_as_a_file(client: openai.OpenAI, lived: Lived) -> None:
+    (file,) = lived.ended.result_files
+    header = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert client.files.content(file).text == f"{header}\n10,1.25,0.5,1.5,\n"
+    assert client.files.retrieve(file).purpose == "fine-tune-results"
+
+
+def test_a_succeeded_job_has_its_checkpoints(client: openai.OpenAI, lived: Lived) -> None:
+    (point,) = client.fine_tuning.jobs.checkpoints.list(lived.ended.id).data
+    assert point.step_number == 10
+    assert point.fine_tuned_model_checkpoint == f"{lived.ended.fine_tuned_model}:ckpt-step-10"
+    assert point.metrics.valid_loss == 1.5
+
+
+def test_a_job_tells_its_story(control_plane: ControlPlane, lived: Lived) -> None:
+    messages = control_plane.messages(lived.ended.id)
+    assert messages[:4] == [
+        f"Created fine-tuning job: {lived.ended.id}",
+        f"Validating training file: {lived.training.id}",
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
     ]
-    assert control_plane.messages(job.id)[-4:] == [
+    assert messages[-4:] == [
         "Step 10/96: training loss=1.2500, validation loss=1.5000",
         "Checkpoint created at step 10",
-        f"New fine-tuned model created: {job.fine_tuned_model}",
+        f"New fine-tuned model created: {lived.ended.fine_tuned_model}",
         "The job has successfully completed",
     ]
 
