@@ -106,9 +106,9 @@ def fresh_database_url(postgres_server: "PostgresServer", _migrated: str) -> Ite
     yield from _database(postgres_server, template=_migrated)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_database_url(postgres_server: "PostgresServer", _migrated: str) -> Iterator[Callable[[], str]]:
-    """Makes as many migrated databases as a test asks for."""
+    """Makes as many migrated databases as a test asks for; they are there until the run ends."""
     made: list[str] = []
 
     def make() -> str:

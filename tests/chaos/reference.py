@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.installation import Installation
+from tests.stack.up import Up
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.trainer_process.launcher import trainer_environment
 
 
-def request_of(up: Installation, job_id: str) -> TrainRequest:
+def request_of(up: Up, job_id: str) -> TrainRequest:
     """What the worker told the trainer of the job's first attempt."""
     attempt_id = up.attempts(job_id)[0]["id"]
     return RunDirectory(up.data_dir / "work" / "runs" / job_id / attempt_id).request()

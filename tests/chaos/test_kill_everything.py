@@ -2,20 +2,23 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.installation import Installation, installation, sha256_of, short_folder
+from tests.chaos.quick_installation import installation, submit
 from tests.chaos.reference import UndisturbedRun, request_of
+from tests.stack.up import Up, short_folder
+from tunesmith.worker.hashes import sha256_of
 
 ROWS, EPOCHS = 160, 30  # 1,200 steps with four checkpoints: longer than the kills take on a fast machine
 WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def up() -> Iterator[Installation]:
+def up() -> Iterator[Up]:
     with short_folder() as folder, installation(folder) as running:
         yield running
 
@@ -23,9 +26,9 @@ def up() -> Iterator[Installation]:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_a_job_outlives_the_kill_of_every_part_and_its_adapter_has_the_bytes_of_an_undisturbed_run(
-    up: Installation, tmp_path: Path
+    up: Up, tmp_path: Path
 ) -> None:
-    job_id = up.submit(rows=ROWS, epochs=EPOCHS)
+    job_id = submit(up, rows=ROWS, epochs=EPOCHS)
     up.wait_for_step(job_id, 1)
     with UndisturbedRun(request_of(up, job_id), folder=tmp_path / "undisturbed") as undisturbed:
         for part in ("api", "valkey", "postgres"):
@@ -46,19 +49,19 @@ def test_a_job_outlives_the_kill_of_every_part_and_its_adapter_has_the_bytes_of_
 
     before = up.pids()
     assert len(before) >= 5
-    assert up.press_ctrl_c() == 0, up.logs()
+    assert up.stop() == 0, up.logs()
     assert up.pids() == []
     assert up.trainers() == []
 
 
-def kill_and_resume(up: Installation, job_id: str, part: str) -> None:
+def kill_and_resume(up: Up, job_id: str, part: str) -> None:
     """A part whose death ends the run: a new attempt goes on from a checkpoint."""
     attempts = len(up.attempts(job_id))
     up.replace(part)
     up.wait_for_resumption(job_id, attempt=attempts + 1)
 
 
-def kill_beside_the_trainer(up: Installation, job_id: str, part: str) -> None:
+def kill_beside_the_trainer(up: Up, job_id: str, part: str) -> None:
     """A part that the trainer does not need: the same process goes on, and its steps arrive later."""
     attempts, trainers = len(up.attempts(job_id)), up.trainers()
     up.replace(part)
@@ -67,7 +70,7 @@ def kill_beside_the_trainer(up: Installation, job_id: str, part: str) -> None:
     assert len(up.attempts(job_id)) == attempts
 
 
-def assert_attempts(up: Installation, job_id: str) -> None:
+def assert_attempts(up: Up, job_id: str) -> None:
     """One more for each kill that ended a run, none for the others."""
     attempts = up.attempts(job_id)
     assert [attempt["outcome"] for attempt in attempts] == ["failed", "lost", "succeeded"]
@@ -78,12 +81,12 @@ def assert_attempts(up: Installation, job_id: str) -> None:
     ]
 
 
-def assert_history_is_gapless(up: Installation, job_id: str) -> None:
+def assert_history_is_gapless(up: Up, job_id: str) -> None:
     seqs = [seq for (seq,) in up.query("SELECT seq FROM events WHERE job_id = %s ORDER BY seq", job_id)]
     assert seqs == list(range(1, len(seqs) + 1))
 
 
-def pull_adapter(up: Installation, job_id: str, folder: Path) -> Path:
+def pull_adapter(up: Up, job_id: str, folder: Path) -> Path:
     """The command verifies every file by its sha256; here once more against what the service promises."""
     up.tunesmith("artifacts", "pull", job_id, "--output", str(folder), "--kind", "adapter")
     artifacts = up.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]
@@ -94,14 +97,14 @@ def pull_adapter(up: Installation, job_id: str, folder: Path) -> Path:
     return folder / "adapter"
 
 
-def assert_loads(up: Installation, adapter: Path, tmp_path: Path) -> None:
+def assert_loads(up: Up, adapter: Path, tmp_path: Path) -> None:
     """PEFT opens the adapter on its base model, in a process of its own because torch is large."""
     script = (
         "import sys; from peft import PeftModel; from transformers import AutoModelForCausalLM as M;"
         "print(PeftModel.from_pretrained(M.from_pretrained(sys.argv[1]), sys.argv[2]).active_adapter)"
     )
     base = up.data_dir.parent / "tiny"
-    command = [up.python, "-c", script, str(base), str(adapter)]
+    command = [sys.executable, "-c", script, str(base), str(adapter)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chaos.installation import PATIENCE_SECONDS, Installation, eventually, installation, short_folder
+from tests.chaos.quick_installation import installation, submit
 from tests.chaos.test_kill_everything import assert_history_is_gapless
+from tests.stack.up import Up, short_folder
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -18,7 +20,7 @@ LONG_EPOCHS = 30  # 1,500 steps
 
 
 @pytest.fixture(scope="module")
-def up() -> Iterator[Installation]:
+def up() -> Iterator[Up]:
     """Without a worker: each test starts the machines it is about."""
     with short_folder() as folder, installation(folder, "--no-worker", TUNESMITH_LEASE_SECONDS="4") as running:
         yield running
@@ -40,21 +42,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_jobs_that_wait_start_although_the_queue_was_flushed(up: Installation) -> None:
-    jobs = [up.submit(rows=8, epochs=1), up.submit(rows=8, epochs=1)]
+def test_jobs_that_wait_start_although_the_queue_was_flushed(up: Up) -> None:
+    jobs = [submit(up, rows=8, epochs=1), submit(up, rows=8, epochs=1)]
     flush(up)
     machine = up.start_worker("flushed")
     flush(up)
-    assert [up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)["status"] for job_id in jobs] == [
+    assert [up.wait_for_end(job_id)["status"] for job_id in jobs] == [
         "succeeded",
         "succeeded",
     ]
-    assert machine.stop() == 0
+    assert machine.terminate() == 0
 
 
-def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> None:
+def test_a_frozen_machine_that_comes_back_changes_nothing(up: Up) -> None:
     stale = up.start_worker("stale")
-    job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
+    job_id = submit(up, rows=200, epochs=LONG_EPOCHS)
     up.wait_for_checkpoint(job_id)
     frozen, stale_trainers = stale.freeze(), up.trainers()
     assert stale_trainers
@@ -66,22 +68,20 @@ def test_a_frozen_machine_that_comes_back_changes_nothing(up: Installation) -> N
     eventually(lambda: stale.said("attempt.lease_lost"), seconds=60, what=lambda: f"the fence\n{up.logs()}")
     eventually(lambda: not set(stale_trainers) & set(up.trainers()), seconds=30, what=lambda: f"its end\n{up.logs()}")
     assert chunks_of_attempt(up, job_id, attempt=1) == written
-    job = up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)
+    job = up.wait_for_end(job_id)
     assert job["status"] == "succeeded"
     assert [attempt["outcome"] for attempt in up.attempts(job_id)] == ["lost", "succeeded"]
     assert up.steps(job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
     assert_history_is_gapless(up, job_id)
-    assert [stale.stop(), successor.stop()] == [0, 0]
+    assert [stale.terminate(), successor.terminate()] == [0, 0]
 
 
-def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
-    up: Installation, small_disk: Path
-) -> None:
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(up: Up, small_disk: Path) -> None:
     machine = up.start_worker("cramped", work_dir=small_disk)
-    job_id = up.submit(rows=200, epochs=LONG_EPOCHS)
+    job_id = submit(up, rows=200, epochs=LONG_EPOCHS)
     up.wait_for_checkpoint(job_id)
     filler = fill(small_disk)
-    job = up.wait_for_end(job_id, seconds=PATIENCE_SECONDS)
+    job = up.wait_for_end(job_id)
 
     assert job["status"] == "failed"
     assert job["error"]["code"] == "disk_full", f"{job['error']}\n{up.logs()}"
@@ -89,16 +89,16 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(
     assert first["failure"]["code"] == "disk_full", first["failure"]
     assert_checkpoints_are_whole(up, job_id)
     filler.unlink()
-    assert up.wait_for_end(up.submit(rows=8, epochs=1), seconds=PATIENCE_SECONDS)["status"] == "succeeded"
-    assert machine.stop() == 0
+    assert up.wait_for_end(submit(up, rows=8, epochs=1))["status"] == "succeeded"
+    assert machine.terminate() == 0
 
 
-def flush(up: Installation) -> None:
+def flush(up: Up) -> None:
     with redis.Redis(unix_socket_path=str(up.data_dir / "valkey" / "socket" / "valkey.sock")) as valkey:
         assert valkey.flushall()
 
 
-def chunks_of_attempt(up: Installation, job_id: str, *, attempt: int) -> int:
+def chunks_of_attempt(up: Up, job_id: str, *, attempt: int) -> int:
     query = "SELECT count(*) FROM metric_chunks WHERE job_id = %s AND epoch = %s"
     return int(up.query(query, job_id, attempt)[0][0])
 
@@ -116,7 +116,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def assert_checkpoints_are_whole(up: Installation, job_id: str) -> None:
+def assert_checkpoints_are_whole(up: Up, job_id: str) -> None:
     """Every file of every registered checkpoint is in the store under its hash, with its length."""
     registered = [files for (files,) in up.query("SELECT files FROM checkpoints WHERE job_id = %s", job_id)]
     assert registered

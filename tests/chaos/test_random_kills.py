@@ -13,10 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.installation import SERVICES, Installation, eventually, installation, sha256_of, short_folder
+from tests.chaos.quick_installation import installation, submit
 from tests.chaos.reference import UndisturbedRun, request_of
 from tests.chaos.test_kill_everything import WEIGHTS, assert_history_is_gapless, pull_adapter
+from tests.stack.up import SERVICES, Up, short_folder
+from tests.waiting import eventually
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
+from tunesmith.worker.hashes import sha256_of
 
 ROWS, EPOCHS, JOBS = 200, 30, 3
 POISON_KILLS = 3  # a job whose trainer is killed so often under a living worker is given up, by design
@@ -24,18 +27,18 @@ PATIENCE_SECONDS = 900.0
 
 
 @pytest.fixture
-def up() -> Iterator[Installation]:
+def up() -> Iterator[Up]:
     with short_folder() as folder, installation(folder, TUNESMITH_MAX_ATTEMPTS="100") as running:
         yield running
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
-def test_random_kills_lose_nothing_and_change_no_byte(up: Installation, tmp_path: Path) -> None:
+def test_random_kills_lose_nothing_and_change_no_byte(up: Up, tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(10**6))
     seconds = float(os.environ.get("CHAOS_SECONDS") or 180)
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:.0f}")
-    jobs = [up.submit(rows=ROWS, epochs=EPOCHS) for _ in range(JOBS)]
+    jobs = [submit(up, rows=ROWS, epochs=EPOCHS) for _ in range(JOBS)]
     up.wait_for_step(jobs[0], 1)
     with UndisturbedRun(request_of(up, jobs[0]), folder=tmp_path / "undisturbed") as undisturbed:
         kills = kill_at_random(up, random=random.Random(seed), seconds=seconds)
@@ -51,11 +54,11 @@ def test_random_kills_lose_nothing_and_change_no_byte(up: Installation, tmp_path
         assert_history_is_gapless(up, job["id"])
         adapter = pull_adapter(up, job["id"], tmp_path / job["id"])
         assert sha256_of(adapter / WEIGHTS) == sha256_of(expected / WEIGHTS)
-    assert up.press_ctrl_c() == 0
+    assert up.stop() == 0
     assert up.pids() == []
 
 
-def kill_at_random(up: Installation, *, random: random.Random, seconds: float) -> "Counter[str]":
+def kill_at_random(up: Up, *, random: random.Random, seconds: float) -> "Counter[str]":
     """SIGKILL one part after another, sometimes before the one before is back."""
     kills: Counter[str] = Counter()
     of_trainers: Counter[str] = Counter()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import uuid
@@ -13,21 +12,19 @@ from typing import Any
 import pytest
 
 from tests.command import Run, in_process
+from tests.stack.installation import MODEL
+from tests.stack.up import short_folder
 from tests.tiny_model import build_tiny_model
 from tunesmith.cli.connection import Connection
 from tunesmith.local.up.stack import running_stack
 
-MODEL = "tiny-llama"
 TUNESMITH = Path(sys.executable).parent / "tunesmith"
 
 
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
-    """A short path, so that the sockets lie in the data directory as they do for a user."""
-    folder = Path(f"/tmp/ts-{uuid.uuid4().hex[:8]}")
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

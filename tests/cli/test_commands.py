@@ -5,14 +5,15 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MODEL, TUNESMITH
+from tests.cli.conftest import TUNESMITH
 from tests.command import Run
+from tests.stack.installation import MODEL
+from tests.waiting import eventually
 from tunesmith.cli.connection import Connection
 from tunesmith.local.up import strays
 
@@ -299,13 +300,6 @@ def test_env_prints_what_the_openai_client_reads(run: Run, service: Connection) 
 
 def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:
     assert "cores" in run("workers").stdout
-
-
-def eventually(is_true: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.1)
 
 
 def status_of(run: Run, job_id: str) -> str:

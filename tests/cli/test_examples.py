@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MODEL
 from tests.command import Run
+from tests.stack.installation import MODEL
 from tunesmith.cli.connection import Connection
 
 pytestmark = pytest.mark.timeout(180)

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import build_tiny_model
+from tests.waiting import eventually
 from tunesmith.local.demo.compare import Comparison, side_by_side
 from tunesmith.local.demo.dataset import Example, build
 from tunesmith.local.demo.story import Script, tell
@@ -63,11 +63,8 @@ def test_control_c_in_the_middle_leaves_nothing_running(data_dir: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while not (data_dir / "postgres").is_dir():
-        assert time.monotonic() < deadline
-        assert demo.poll() is None, demo.communicate()[1]
-        time.sleep(0.05)
+    eventually(lambda: (data_dir / "postgres").is_dir() or demo.poll() is not None, what="the start of PostgreSQL")
+    assert demo.poll() is None, demo.communicate()[1]
     os.killpg(demo.pid, signal.SIGINT)
     told = demo.communicate(timeout=60)[1]
     assert demo.returncode == 130, told

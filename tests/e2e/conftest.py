@@ -1,33 +1,40 @@
 """One installation for all end-to-end tests; each test has workers of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.stack import Stack, Worker
-from tunesmith.local.embedded.postgres import PostgresServer
+from tests.stack.services import Services
+from tests.stack.worker import Worker
 
 
 @pytest.fixture(scope="session")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, _migrated: str, redis_url: str
-) -> Iterator[Stack]:
-    from tests.conftest import _database
-
-    for database_url in _database(postgres_server, template=_migrated):
-        installation = Stack(tmp_path_factory.mktemp("stack"), database_url=database_url, redis_url=redis_url)
-        try:
-            installation.start()
-            installation.register_model()
-            yield installation
-        finally:
-            installation.stop()
+    tmp_path_factory: pytest.TempPathFactory, new_database_url: Callable[[], str], redis_url: str
+) -> Iterator[Services]:
+    installation = Services(tmp_path_factory.mktemp("stack"), database_url=new_database_url(), redis_url=redis_url)
+    try:
+        installation.start()
+        installation.register_model()
+        yield installation
+    finally:
+        installation.stop()
 
 
 @pytest.fixture
-def worker(stack: Stack) -> Iterator[Worker]:
+def worker(stack: Services) -> Iterator[Worker]:
     """The only worker of the installation."""
-    started = stack.start_worker()
+    yield from _started(stack, slots=1)
+
+
+@pytest.fixture
+def worker_of_two_slots(stack: Services) -> Iterator[Worker]:
+    """The only worker of the installation, which trains two jobs at once."""
+    yield from _started(stack, slots=2)
+
+
+def _started(stack: Services, *, slots: int) -> Iterator[Worker]:
+    started = stack.start_worker(TUNESMITH_SLOTS=str(slots))
     yield started
     stack.cancel_everything()
     started.kill()

@@ -1,50 +1,58 @@
 """One job from upload to artifact, through the `openai` client and real processes."""
 
+import hashlib
 import json
 
 import pytest
 
-from tests.e2e.stack import Stack, Worker, eventually, sha256
+from tests.stack.installation import MODEL, chat_rows
+from tests.stack.services import Services
+from tests.stack.worker import Worker
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Stack, worker: Worker) -> None:
+def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Services, worker: Worker) -> None:
     job_id = stack.submit()
     job = stack.wait_for_status(job_id, "succeeded")
-
     assert job["tunesmith"]["method"] == "lora"
     assert job["trained_tokens"] > 0
     assert job["fine_tuned_model"].startswith("ft:tiny-llama:")
-    assert [point["step"] for point in stack.metrics(job_id)][-1] == job["tunesmith"]["plan"]["total_steps"]
-    with stack.openai() as client:
-        messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
-    assert any("started" in message for message in messages)
-    assert any(message.startswith("Canary step") and "predicted" in message for message in messages)
-    (attempt,) = stack.get(f"/v1/fine_tuning/jobs/{job_id}/attempts")["data"]
-    assert attempt["canary"]["peak_memory_bytes"] > 0
-    assert attempt["canary"]["memory_ratio"] > 0
-    assert attempt["canary"]["expected_seconds"] > 0
-
-    artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
-    assert {"adapter", "log"} <= set(artifacts)
-    names = [file["name"] for file in artifacts["adapter"]["files"]]
-    assert "adapter_model.safetensors" in names
-    with stack.http() as client:
-        for file in artifacts["adapter"]["files"]:
-            content = client.get(f"/v1/artifacts/{artifacts['adapter']['id']}/files/{file['name']}").content
-            assert (sha256(content), len(content)) == (file["sha256"], file["bytes"])
+    assert stack.last_step(job_id) == job["tunesmith"]["plan"]["total_steps"]
+    assert_canary_is_told(stack, job_id)
+    assert_adapter_is_whole(stack, job_id)
     assert worker.trainers() == []
 
     again = stack.submit()
     stack.wait_for_status(again, "succeeded")
-    with stack.openai() as client:
-        messages = [event.message for event in client.fine_tuning.jobs.list_events(again)]
-    assert any("tokenised by an earlier run" in message for message in messages)
+    assert any("tokenised by an earlier run" in message for message in stack.messages(again))
 
 
-def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(stack: Stack, worker: Worker) -> None:
-    job_id = stack.submit_contradiction(epochs=20, patience=2)
+def assert_canary_is_told(stack: Services, job_id: str) -> None:
+    messages = stack.messages(job_id)
+    assert any("started" in message for message in messages)
+    assert any(message.startswith("Canary step") and "predicted" in message for message in messages)
+    (attempt,) = stack.attempts(job_id)
+    assert attempt["canary"]["peak_memory_bytes"] > 0
+    assert attempt["canary"]["memory_ratio"] > 0
+    assert attempt["canary"]["expected_seconds"] > 0
+
+
+def assert_adapter_is_whole(stack: Services, job_id: str) -> None:
+    artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
+    assert {"adapter", "log"} <= set(artifacts)
+    adapter = artifacts["adapter"]
+    assert "adapter_model.safetensors" in [file["name"] for file in adapter["files"]]
+    with stack.http() as client:
+        for file in adapter["files"]:
+            content = client.get(f"/v1/artifacts/{adapter['id']}/files/{file['name']}").content
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(stack: Services) -> None:
+    job_id = submit_contradiction(stack, epochs=20, patience=2)
     job = stack.wait_for_status(job_id, "succeeded")
     ours, points = job["tunesmith"], stack.metrics(job_id)
     losses = {point["step"]: point["valid_loss"] for point in points if point["step"] and point["valid_loss"]}
@@ -56,14 +64,31 @@ def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(sta
         ours["progress"]["step"] == best + 2 * ours["plan"]["evaluation_interval_steps"] < ours["plan"]["total_steps"]
     )
     assert (ours["result"]["best_step"], ours["result"]["final_valid_loss"]) == (best, losses[best])
-    with stack.openai() as client:
-        messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id, limit=100)]
-    assert any(f"The result holds the weights of step {best}" in message for message in messages)
+    told = stack.messages(job_id)
+    assert any(f"The result holds the weights of step {best}" in message for message in told)
     samples = stack.get(f"/v1/fine_tuning/jobs/{job_id}/samples")["data"]
     assert [answer["step"] for answer in samples[0]["answers"]] == [0, *losses]
 
 
-def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Stack) -> None:
+def submit_contradiction(stack: Services, *, epochs: int, patience: int) -> str:
+    """A job whose held-out answers contradict its training rows: the more it learns, the worse it gets."""
+    contradiction = chat_rows(4).replace(b"It is", b"France? No, Paris, not")
+    asked = {"n_epochs": epochs, "batch_size": 4, "early_stopping_patience": patience}
+    with stack.openai() as client:
+        training = client.files.create(file=("train.jsonl", chat_rows(16)), purpose="fine-tune")
+        validation = client.files.create(file=("valid.jsonl", contradiction), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model=MODEL,
+            training_file=training.id,
+            validation_file=validation.id,
+            seed=1,
+            method={"type": "supervised", "supervised": {"hyperparameters": asked}},
+            extra_body={"tunesmith": {"method": "lora", "lora": {"rank": 4}, "learning_rate": 0.05}},
+        )
+    return job.id
+
+
+def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Services) -> None:
     small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05", TUNESMITH_MEASURE_CONSTANTS="true")
     try:
         job_id = stack.submit(method="auto")

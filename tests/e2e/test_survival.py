@@ -6,16 +6,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.stack import Stack, Worker, eventually, trainers_below
+from tests.stack.services import Services
+from tests.stack.worker import Worker, trainers_below
+from tests.waiting import eventually
 
 EPOCHS = 12  # 120 steps with a checkpoint after each quarter
 
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_job_survives_the_sigkill_of_its_trainer(stack: Stack, worker: Worker) -> None:
+def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
-    worker.freeze(job_id, when=has_checkpoint)
+    worker.freeze_trainer(job_id, when=has_checkpoint)
     stack.wait_for_checkpoint(job_id)
     for trainer in worker.trainers():
         trainer.kill()
@@ -28,11 +30,11 @@ def test_a_job_survives_the_sigkill_of_its_trainer(stack: Stack, worker: Worker)
     assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
 
 
-def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Stack, worker: Worker) -> None:
+def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
-    worker.freeze(job_id, when=has_checkpoint)
+    worker.freeze_trainer(job_id, when=has_checkpoint)
     stack.wait_for_checkpoint(job_id)
-    worker.thaw()
+    worker.thaw_trainer()
     worker.kill()
     eventually(lambda: not worker.trainers(), seconds=10, what="the end of the orphaned trainer")
     successor = stack.start_worker(work_dir=worker.work_dir)
@@ -44,7 +46,7 @@ def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Stack, worker: Wo
         successor.kill()
 
 
-def test_a_cancelled_run_leaves_no_process(stack: Stack, worker: Worker) -> None:
+def test_a_cancelled_run_leaves_no_process(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=50)
     eventually(lambda: stack.metrics(job_id), what="a first step")
     with stack.openai() as client:
@@ -55,10 +57,10 @@ def test_a_cancelled_run_leaves_no_process(stack: Stack, worker: Worker) -> None
     assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["cancelled"]
 
 
-def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Stack, worker: Worker) -> None:
+def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
-    worker.freeze(job_id, when=has_metrics)
-    worker.thaw()
+    worker.freeze_trainer(job_id, when=has_metrics)
+    worker.thaw_trainer()
     started = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - started < 30, "the grace"
@@ -74,17 +76,17 @@ def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Stack, worker: Wo
         successor.kill()
 
 
-def test_a_run_goes_on_while_the_service_is_away_and_nothing_it_measured_is_lost(stack: Stack, worker: Worker) -> None:
+def test_a_run_goes_on_while_the_service_is_away_and_loses_nothing_measured(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
-    worker.freeze(job_id, when=has_metrics)
+    worker.freeze_trainer(job_id, when=has_metrics)
     stack.kill_api()
-    worker.thaw()
-    worker.freeze(job_id, when=has_checkpoint)  # the trainer went on without a service
+    worker.thaw_trainer()
+    worker.freeze_trainer(job_id, when=has_checkpoint)  # the trainer went on without a service
     stack.start_api()
-    worker.thaw()
+    worker.thaw_trainer()
     job = stack.wait_for_status(job_id, "succeeded")
 
-    assert recorded_steps(stack, job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
+    assert stack.steps(job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
     with stack.openai() as client:
         points = client.fine_tuning.jobs.checkpoints.list(job_id).data
     assert points
@@ -98,13 +100,9 @@ def has_metrics(run: Path) -> bool:
     return (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
 
 
-def assert_resumed(stack: Stack, job_id: str, *, total_steps: int) -> None:
+def assert_resumed(stack: Services, job_id: str, *, total_steps: int) -> None:
     """The second attempt went on where a checkpoint was, and together they recorded every step once."""
-    first_attempt, second_attempt = stack.first_steps(job_id)
+    first_attempt, second_attempt = stack.first_steps(job_id).values()
     assert first_attempt <= 1
     assert second_attempt > 1
-    assert recorded_steps(stack, job_id) == list(range(1, total_steps + 1))
-
-
-def recorded_steps(stack: Stack, job_id: str) -> list[int]:
-    return [point["step"] for point in stack.metrics(job_id) if point["step"] > 0]
+    assert stack.steps(job_id) == list(range(1, total_steps + 1))

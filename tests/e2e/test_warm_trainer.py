@@ -9,48 +9,46 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.stack import Stack, Worker, eventually
+from tests.stack.services import Services
+from tests.stack.worker import Worker
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_jobs_are_forked_and_outlive_the_death_of_the_warm_process(stack: Stack, worker: Worker) -> None:
+def test_jobs_are_forked_and_outlive_the_death_of_the_warm_process(stack: Services, worker: Worker) -> None:
     first = stack.submit(epochs=12)
-    worker.freeze(first, when=lambda run: (run / "timeline.jsonl").exists())
-    idle = eventually(lambda: len(found := warm_processes(worker)) == 2 and found, what="a warm process for each slot")
-    for process in idle:
-        process.kill()
-    worker.thaw()
+    worker.freeze_trainer(first, when=lambda run: (run / "timeline.jsonl").exists())
+    (idle,) = eventually(lambda: warm_processes(worker), what="the warm process that it was forked from")
+    idle.kill()
+    worker.thaw_trainer()
     stack.wait_for_status(first, "succeeded")
     assert started(worker, first) == ["warm"]
     assert [attempt["outcome"] for attempt in stack.attempts(first)] == ["succeeded"]
 
     starts = []
-    for _ in range(4):  # of two pool processes either may take a job, and each replaces its own after one
+    for _ in range(2):  # the pool process replaces its warm one after a job
         job = stack.submit()
         stack.wait_for_status(job, "succeeded")
         starts += started(worker, job)
     assert starts[-1] == "warm", starts
-    assert not any(alive(process) for process in idle)
+    assert not alive(idle)
 
 
-def test_an_equal_job_is_spared_the_canary(stack: Stack) -> None:
-    alone = stack.start_worker(TUNESMITH_SLOTS="1")
-    try:
-        messages = []
-        for _ in range(2):
-            job = stack.submit()
-            stack.wait_for_status(job, "succeeded")
-            with stack.openai() as client:
-                messages.append([event.message for event in client.fine_tuning.jobs.list_events(job)])
-        assert any(message.startswith("Canary step") for message in messages[0])
-        assert any(message.startswith("No canary step: an equal run on this worker") for message in messages[1])
-        assert not any(message.startswith("Canary step") for message in messages[1])
-    finally:
-        alone.kill()
+@pytest.mark.usefixtures("worker")
+def test_an_equal_job_is_spared_the_canary(stack: Services) -> None:
+    messages = []
+    for _ in range(2):
+        job = stack.submit()
+        stack.wait_for_status(job, "succeeded")
+        messages.append(stack.messages(job))
+    assert any(message.startswith("Canary step") for message in messages[0])
+    assert any(message.startswith("No canary step: an equal run on this worker") for message in messages[1])
+    assert not any(message.startswith("Canary step") for message in messages[1])
 
 
-def test_two_slots_train_two_forks_at_once(stack: Stack, worker: Worker) -> None:
+def test_two_slots_train_two_forks_at_once(stack: Services, worker_of_two_slots: Worker) -> None:
+    worker = worker_of_two_slots
     jobs = [stack.submit(epochs=12), stack.submit(epochs=12)]
     running = eventually(lambda: len(found := worker.trainers()) == 2 and found, what="two trainers at once")
     assert len({process.environ()["TUNESMITH_RUN_DIR"] for process in running}) == 2
@@ -60,12 +58,13 @@ def test_two_slots_train_two_forks_at_once(stack: Stack, worker: Worker) -> None
         assert started(worker, job) == ["warm"]
 
 
-def test_a_killed_worker_leaves_neither_trainer_nor_warm_process(stack: Stack, worker: Worker) -> None:
+def test_a_killed_worker_leaves_neither_trainer_nor_warm_process(stack: Services, worker_of_two_slots: Worker) -> None:
+    worker = worker_of_two_slots
     job = stack.submit(epochs=50)
-    worker.freeze(job, when=lambda run: (run / "metrics.jsonl").exists())
+    worker.freeze_trainer(job, when=lambda run: (run / "metrics.jsonl").exists())
     left = [*worker.trainers(), *warm_processes(worker)]
     assert len(left) == 3
-    worker.thaw()
+    worker.thaw_trainer()
     for process in warm_processes(worker):
         process.send_signal(signal.SIGSTOP)
     worker.kill()
@@ -74,8 +73,8 @@ def test_a_killed_worker_leaves_neither_trainer_nor_warm_process(stack: Stack, w
         client.fine_tuning.jobs.cancel(job)
 
 
-def test_a_worker_that_is_told_to_keeps_nothing_warm(stack: Stack) -> None:
-    cold = stack.start_worker(TUNESMITH_WARM_TRAINER="false", TUNESMITH_SLOTS="1")
+def test_a_worker_that_is_told_to_keeps_nothing_warm(stack: Services) -> None:
+    cold = stack.start_worker(TUNESMITH_WARM_TRAINER="false")
     try:
         job = stack.submit()
         stack.wait_for_status(job, "succeeded")

@@ -5,15 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from redis import Redis
 
 from tests.control_plane import TINY_CONFIG, ControlPlane
 from tests.machines import ONE_GPU
+from tests.waiting import eventually
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.expired_leases import end_expired_leases
@@ -44,13 +43,6 @@ def wake(plane: ControlPlane) -> set[str]:
 async def sweep(context: KeeperContext) -> None:
     """One round of a keeper that has just started."""
     await Keeper(context, every_chore(context.settings)).sweep()
-
-
-def until(condition: Any, *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
 
 
 class TestLostWorkers:
@@ -147,7 +139,7 @@ class TestWaking:
         control_plane.worker()
         wake_ups(control_plane)
         control_plane.create_job()
-        until(lambda: control_plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)])
+        eventually(lambda: control_plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)])
         assert wake_ups(control_plane) == 1
 
     def test_a_lost_wake_up_is_sent_again_but_not_all_the_time(self, control_plane: ControlPlane) -> None:
@@ -324,7 +316,7 @@ def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: Co
         command = [sys.executable, "-c", "from tunesmith.service.cli import main; main()", "keeper"]
         process = subprocess.Popen(command, env=environment, stderr=output)
     try:
-        until(lambda: wake_ups(control_plane, "wake.process") == 1, seconds=40)
+        eventually(lambda: wake_ups(control_plane, "wake.process") == 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:

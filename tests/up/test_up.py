@@ -1,96 +1,36 @@
 """`tunesmith up` as a newcomer runs it: the real servers, the real API, the real worker, and every way to kill them."""
 
-import contextlib
-import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
 
+from tests.stack.up import SERVICES, Up, short_folder
 from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.doctor import Level, examine
 from tunesmith.local.embedded.errors import ServerFailed
-from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive, wait_until
 from tunesmith.local.up import strays
 from tunesmith.local.up.stack import running_stack
 
-_TELLING = {"serve": b"serve", "keeper": b"keeper", "worker": b"run"}
-READY_SECONDS = 60
-STOPPED_SECONDS = 60
-
-
-class Up:
-    """One `tunesmith up` process."""
-
-    def __init__(self, data_dir: Path, *options: str) -> None:
-        self.data_dir = data_dir
-        self.output = data_dir.with_name(f"{data_dir.name}-{uuid.uuid4().hex[:6]}.txt")
-        command = [sys.executable, "-m", "tunesmith.local.up", "--data-dir", str(data_dir), "--port", "0", *options]
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def wait_ready(self) -> Connection:
-        def ready() -> bool:
-            holder = read_holder(self.data_dir)
-            return holder is not None and holder.pid == self.process.pid and holder.ready
-
-        wait_until(lambda: ready() or self.process.poll() is not None, timeout_seconds=READY_SECONDS)
-        connection = read_connection(self.data_dir)
-        assert connection is not None, self.said
-        return connection
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(STOPPED_SECONDS)
-
-    def pids(self) -> dict[str, int]:
-        """The stack's own processes. The two servers overwrite their environment, so their pid files tell."""
-        found = {}
-        for pid in strays.find(self.data_dir):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if os.getsid(pid) == pid:
-                found |= {name: pid for name, word in _TELLING.items() if word in words}
-        for name, path in {"postgres": "data/postmaster.pid", "valkey": "valkey.pid"}.items():
-            found[name] = int((self.data_dir / name / path).read_text().split()[0])
-        return found
-
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A short path, so that the sockets lie in the data directory as they do for a user."""
-    folder = Path(f"/tmp/ts-{uuid.uuid4().hex[:8]}")
-    folder.mkdir()
-    yield folder
-    for left in folder.iterdir():
-        if left.is_dir():
-            strays.end(left, grace_seconds=1)
-    shutil.rmtree(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def running(home: Path) -> Iterator[Up]:
-    """One whole stack that the tests of this module share; each leaves it healthy."""
-    up = Up(home / "shared")
+    """One whole stack that the tests of this module share; each leaves it healthy. None of them trains."""
+    up = Up(home / "shared", TUNESMITH_WARM_TRAINER="false")
     up.wait_ready()
     yield up
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        up.stop()
-    up.process.kill()
-    up.process.wait()
+    up.end()
 
 
 def _models(connection: Connection) -> httpx.Response:
@@ -98,20 +38,12 @@ def _models(connection: Connection) -> httpx.Response:
     return httpx.get(f"{connection.base_url}/models", headers=headers, timeout=10)
 
 
-def _answers(connection: Connection) -> bool:
-    try:
-        return _models(connection).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 def _stored_keys(up: Up) -> list[str]:
-    with psycopg.connect(f"postgresql:///tunesmith?host={up.data_dir}/postgres/socket&user=tunesmith") as database:
-        return [key_id for (key_id,) in database.execute("SELECT id FROM api_keys ORDER BY id")]
+    return [key_id for (key_id,) in up.query("SELECT id FROM api_keys ORDER BY id")]
 
 
-def _nothing_left(data_dir: Path, pids: dict[str, int]) -> bool:
-    return not strays.find(data_dir) and not any(map(alive, pids.values()))
+def _nothing_left(data_dir: Path, pids: list[int]) -> bool:
+    return not strays.find(data_dir) and not any(map(alive, pids))
 
 
 def test_it_says_where_it_is_and_how_to_go_on(running: Up) -> None:
@@ -145,22 +77,14 @@ def test_a_second_up_in_the_same_directory_names_the_first(running: Up) -> None:
     assert second.process.wait(30) == 1
     assert f"process {running.process.pid}" in second.said
     assert connection.base_url.removesuffix("/v1") in second.said
-    assert _answers(connection)
+    assert running.answers()
 
 
-@pytest.mark.parametrize("name", ["serve", "keeper", "worker", "valkey", "postgres"])
-def test_each_process_is_started_again_when_it_is_killed(running: Up, name: str) -> None:
-    connection = running.wait_ready()
-    before = running.pids()
-    os.kill(before[name], signal.SIGKILL)
-
-    def replaced() -> bool:
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            return running.pids().get(name) not in (None, before[name]) and _answers(connection)
-        return False
-
-    assert wait_until(replaced, timeout_seconds=30), running.said
-    assert "starting it again" in running.said
+@pytest.mark.parametrize("part", SERVICES)
+def test_each_process_is_started_again_when_it_is_killed(running: Up, part: str) -> None:
+    told = running.said.count("starting it again")
+    running.replace(part)
+    assert running.said.count("starting it again") > told
 
 
 def test_the_doctor_finds_the_service_and_its_worker(running: Up) -> None:
@@ -184,7 +108,7 @@ def test_a_caller_in_python_gets_a_running_stack_and_a_reason_when_it_cannot(run
     with pytest.raises(ServerFailed, match=f"process {running.process.pid}"), running_stack(running.data_dir):
         pass
     assert running.process.poll() is None
-    assert _answers(running.wait_ready())
+    assert running.answers()
 
 
 def test_the_doctor_tells_what_is_missing_when_nothing_runs(home: Path) -> None:
@@ -234,7 +158,7 @@ def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home
 
     third = Up(home / "kept", "--no-worker")
     again = third.wait_ready()
-    assert not any(map(alive, pids.values()))
+    assert not any(map(alive, pids))
     assert _models(again).status_code == 200
     assert _stored_keys(third) == keys
     pids = third.pids()
