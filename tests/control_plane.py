@@ -100,7 +100,7 @@ class ControlPlane:
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database itself."""
         with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
-            cursor = connection.execute(statement, values)  # type: ignore[call-overload]
+            cursor = connection.execute(statement, values)
             return list(cursor.fetchall()) if cursor.description else []
 
     def snapshot(self) -> dict[str, list[str]]:
@@ -338,7 +338,7 @@ def plane(live_control_plane: ControlPlane) -> ControlPlane:
     # Deleting a few rows is much quicker than TRUNCATE, which makes new files for every table and index.
     deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
     with psycopg.connect(live_control_plane.settings.database_url) as connection:
-        connection.execute(f"SET session_replication_role = replica; {deletes}")  # type: ignore[call-overload]
+        connection.execute(f"SET session_replication_role = replica; {deletes}")
     roles = {
         "admin": ("admin", "acme"),
         "member": ("member", "acme"),

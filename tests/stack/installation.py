@@ -11,7 +11,7 @@ import openai
 import psycopg
 
 from tests.waiting import PATIENCE_SECONDS, eventually
-from tunesmith.tuning.json_objects import Json
+from tunesmith.tuning.values.json_objects import Json
 
 MODEL = "tiny-llama"
 FINAL = {"succeeded", "failed", "cancelled"}
@@ -85,7 +85,7 @@ class Installation(ABC):
         """
         with self.openai() as client:
             files = {"training_file": rows, "validation_file": held_out_rows}
-            sent = {
+            sent: dict[str, Any] = {
                 name: client.files.create(
                     file=(f"{name}.jsonl", chat_rows(count, answer_end=answer_end)), purpose="fine-tune"
                 ).id
@@ -140,7 +140,7 @@ class Installation(ABC):
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database itself, past the service."""
         with psycopg.connect(self.database_url) as connection:
-            return connection.execute(statement, values).fetchall()  # type: ignore[call-overload,no-any-return]
+            return connection.execute(statement, values).fetchall()
 
     def wait_for_status(self, job_id: str, *statuses: str, seconds: float = PATIENCE_SECONDS) -> Json:
         """Wait for one of them; another final status fails at once. Returns the job."""

@@ -110,7 +110,7 @@ class Services(Installation):
             return False
 
     def _key(self, role: str) -> str:
-        command = [_PROGRAM, "keys", "create", "--name", role, "--role", role]
+        command: list[str | Path] = [_PROGRAM, "keys", "create", "--name", role, "--role", role]
         return subprocess.run(
             command, env=self._environment, stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
