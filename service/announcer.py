@@ -26,7 +26,7 @@ class Announcer(Protocol):
 
 
 class SilentAnnouncer:
-    """For a service without a broker: workers come and ask on their own."""
+    """For a service without a broker: jobs are taken in and wait, for nobody is told of them."""
 
     def wake(self, worker_class: str) -> bool:  # noqa: ARG002
         """Do nothing, successfully."""

@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     database_url: str = Field(validation_alias=AliasChoices("database_url", "DATABASE_URL"), repr=False)
     redis_url: str | None = Field(
         default=None, validation_alias=AliasChoices("redis_url", "REDIS_URL"), repr=False
-    )  # without a broker everything still works: workers also ask on their own
+    )  # without a broker jobs are taken in, but no worker hears of them
     store: str
 
     lease_seconds: Seconds = 60

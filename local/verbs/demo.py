@@ -17,7 +17,7 @@ def demo(
         bool, typer.Option("--quick", help="A quarter of the rows: about half the time, a smaller effect.")
     ] = False,
 ) -> None:
-    """Fine-tune a real language model through the real service, from nothing (about 4 minutes on 2 cores)."""
+    """Fine-tune a real language model through the real service, from nothing (about 3 minutes on 2 cores)."""
     from tunesmith.local.demo.story import run
 
     raise typer.Exit(run(data_dir=data_dir, is_quick=quick))

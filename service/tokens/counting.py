@@ -18,12 +18,12 @@ from tokenizers import Tokenizer
 
 from tunesmith.tuning.datasets.row_formats import Chat, Completion, Row, Text, sequences_of, template_message
 from tunesmith.tuning.datasets.row_parser import parse_row
+from tunesmith.tuning.datasets.row_sizes import STOP_TOKENS
 from tunesmith.tuning.datasets.token_scale import TokenCounts
 from tunesmith.tuning.values.json_objects import Json
 
 _MOST_BYTES = 3 * 1024**3  # of address space
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # marks for trainers, which print nothing
-_STOP_TOKENS = 1  # ends every reply, and is learnt with it
 _HEADER_TOKENS = 5  # around a message where the model has no template: role and separators
 
 
@@ -64,15 +64,15 @@ class Counter:
             case Chat():
                 return self._conversation(sequence)
             case Completion(prompt, completion):
-                learnt = self._count(completion) + _STOP_TOKENS
+                learnt = self._count(completion) + STOP_TOKENS
                 return self._count(prompt) + learnt, learnt
             case Text(text):
-                learnt = self._count(text) + _STOP_TOKENS
+                learnt = self._count(text) + STOP_TOKENS
                 return learnt, learnt
 
     def _conversation(self, chat: Chat) -> tuple[int, int]:
         taught = [message for message in chat.messages if message.is_taught]
-        learnt = sum(self._count(message.words) + _STOP_TOKENS for message in taught)
+        learnt = sum(self._count(message.words) + STOP_TOKENS for message in taught)
         if self._template is None:
             return sum(self._count(message.words) + _HEADER_TOKENS for message in chat.messages), learnt
         messages = [template_message(message) for message in chat.messages]

@@ -30,7 +30,9 @@ async def readyz(
         "database": await _ask(_schema_problem(database, head=request.app.state.schema_head)),
         "store": await _ask(_store_problem(blobs)),
     }
-    broker = "ok" if await run_in_threadpool(announcer.reachable) else "away: workers find jobs by asking, more slowly"
+    broker = (
+        "ok" if await run_in_threadpool(announcer.reachable) else "away: jobs are taken in, and start when it is back"
+    )
     ready = all(problem == "ok" for problem in checks.values())
     response.status_code = 200 if ready else 503
     return Readiness(status="ready" if ready else "not_ready", checks={**checks, "broker": broker})

@@ -7,7 +7,7 @@ from tunesmith.tuning.datasets.row_formats import Chat, Completion, Messages, Pr
 from tunesmith.tuning.values.json_objects import Json
 
 _OVERHEAD_TOKENS = 5  # of the chat template around each message: role, separators
-_STOP_TOKENS = 1  # ends every reply, and is learnt with it
+STOP_TOKENS = 1  # ends every reply, and is learnt with it
 _BYTES_PER_TOKEN = 4  # English prose under a byte-pair tokenizer of 32k to 150k entries; other scripts take fewer
 
 
@@ -47,7 +47,7 @@ def _size_of_chat(row: Chat) -> RowSize:
         characters += len(words)
         tokens += said + _OVERHEAD_TOKENS
         if said and message.is_taught:
-            supervised += said + _STOP_TOKENS
+            supervised += said + STOP_TOKENS
         has_weights = has_weights or message.weight is not None
     return RowSize(characters, tokens, tokens, supervised, bool(row.tools), has_weights)
 
