@@ -13,7 +13,9 @@ KEYS = (
     "input", "preferred_output", "non_preferred_output", "prompt", "completion", "chosen", "rejected", "text", "type",
     "function", "arguments", "id", "extra",
 )  # fmt: skip
-JUNK: st.SearchStrategy[Any] = st.sampled_from([None, True, 0, 1, 1.0, 0.5, -1, 10**30, "", "x", "\ud800", [], {}, ["x"], {"text": "x"}, [[]]])
+JUNK: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 0, 1, 1.0, 0.5, -1, 10**30, "", "x", "\ud800", [], {}, ["x"], {"text": "x"}, [[]]]
+)
 LINES = st.sampled_from(
     [b"", b" \t\r", b"{", b"[1]", b"null", b'{"text": NaN}', b"\xff", b"\xef\xbb\xbf", b'{"text": "x"}\r']
 )
