@@ -20,14 +20,25 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
-from tunesmith.service.web import errors, health
+from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
+from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
 from tunesmith.service.workers.routes import router as workers
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; it connects when the first request needs it."""
-    app = FastAPI(title="Tunesmith", version=version("tunesmith"), lifespan=_lifespan, redirect_slashes=False)
+    app = DocumentedApi(
+        title="Tunesmith",
+        version=version("tunesmith"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        generate_unique_id_function=lambda route: route.name,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
     app.state.settings = settings
     app.state.database = Database(
         create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
@@ -37,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.schema_head = migrate.head()
     errors.install(app)
     routers = (
+        reference.router,
         health.router,
         monitoring,
         files,

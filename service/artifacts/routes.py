@@ -1,28 +1,37 @@
 """A job's results: what there is, and the bytes."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
 
 from tunesmith.service.artifacts import store
 from tunesmith.service.database.tables import Artifact
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DbSession
-from tunesmith.service.web.streams import send_blob
+from tunesmith.service.web.parameters import JobId, Range
+from tunesmith.service.web.streams import DOWNLOAD, send_blob
 from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 
 @router.get("/fine_tuning/jobs/{job_id}/artifacts")
-async def list_artifacts(job_id: str, caller: MemberKey, session: DbSession) -> ArtifactList:
+async def list_artifacts(job_id: JobId, caller: MemberKey, session: DbSession) -> ArtifactList:
     """The job's artifacts with the hash of every file."""
     job = await jobs.find(session, job_id, project=caller.project)
     return ArtifactList(data=[_artifact_object(artifact) for artifact in await store.find_of_job(session, job)])
 
 
-@router.get("/artifacts/{artifact_id}/files/{name:path}")
+@router.get("/artifacts/{artifact_id}/files/{name:path}", response_class=Response, responses=DOWNLOAD)
 async def artifact_file(
-    request: Request, *, artifact_id: str, name: str, caller: MemberKey, session: DbSession, blobs: BlobsDep
+    artifact_id: Annotated[str, Path(description="The artifact's id.")],
+    name: Annotated[str, Path(description="The file's name inside the artifact.")],
+    *,
+    caller: MemberKey,
+    session: DbSession,
+    blobs: BlobsDep,
+    byte_range: Range = None,
 ) -> Response:
     """The bytes of one file. Range works."""
     file = await store.find_file(session, artifact_id, name, project=caller.project)
@@ -30,7 +39,7 @@ async def artifact_file(
         blobs,
         file.sha256,
         length_bytes=file.bytes,
-        range_header=request.headers.get("range"),
+        range_header=byte_range,
         filename=name.rsplit("/", maxsplit=1)[-1],
     )
 

@@ -14,7 +14,7 @@ from tunesmith.service.attempts.worker_start import register
 from tunesmith.service.blobs import store
 from tunesmith.service.blobs.objects import check_name
 from tunesmith.service.web.auth import WorkerKey, bearer
-from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.bodies import json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.messages import (
@@ -33,14 +33,14 @@ from tunesmith.tuning.messages import (
     WorkerRegistered,
 )
 
-router = APIRouter(prefix="/internal", tags=["workers"])
+router = APIRouter(prefix="/internal", include_in_schema=False)
 
 
 def _body(model: type[Any]) -> Any:
     return json_body(model, strict=False)
 
 
-@router.post("/workers", openapi_extra=documented(RegisterWorker))
+@router.post("/workers")
 async def register_worker(
     _caller: WorkerKey,
     request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
@@ -56,7 +56,7 @@ async def register_worker(
     )
 
 
-@router.post("/claims", openapi_extra=documented(ClaimRequest), response_model=None)
+@router.post("/claims", response_model=None)
 async def claim_job(
     _caller: WorkerKey, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: DbSession, settings: SettingsDep
 ) -> Claim | Response:
@@ -65,7 +65,7 @@ async def claim_job(
     return await claim(session, request, terms=terms) or Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/heartbeat", openapi_extra=documented(AttemptHeartbeat))
+@router.post("/attempts/{attempt_id}/heartbeat")
 async def attempt_heartbeat(
     _known: LeaseHolder,
     beat: Annotated[AttemptHeartbeat, _body(AttemptHeartbeat)],
@@ -77,7 +77,7 @@ async def attempt_heartbeat(
     return await reports.heartbeat(session, held, beat, lease_seconds=settings.lease_seconds)
 
 
-@router.post("/attempts/{attempt_id}/phase", status_code=204, openapi_extra=documented(PhaseReport))
+@router.post("/attempts/{attempt_id}/phase", status_code=204)
 async def attempt_phase(
     _known: LeaseHolder, report: Annotated[PhaseReport, _body(PhaseReport)], held: LockedAttempt
 ) -> Response:
@@ -86,7 +86,7 @@ async def attempt_phase(
     return Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/events", status_code=204, openapi_extra=documented(EventReport))
+@router.post("/attempts/{attempt_id}/events", status_code=204)
 async def attempt_event(
     _known: LeaseHolder, report: Annotated[EventReport, _body(EventReport)], held: LockedAttempt, session: DbSession
 ) -> Response:
@@ -95,7 +95,7 @@ async def attempt_event(
     return Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/canary", status_code=204, openapi_extra=documented(CanaryReport))
+@router.post("/attempts/{attempt_id}/canary", status_code=204)
 async def attempt_canary(
     _known: LeaseHolder, report: Annotated[CanaryReport, _body(CanaryReport)], held: LockedAttempt
 ) -> Response:
@@ -104,7 +104,7 @@ async def attempt_canary(
     return Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/metrics", status_code=204, openapi_extra=documented(MetricChunk))
+@router.post("/attempts/{attempt_id}/metrics", status_code=204)
 async def attempt_metrics(
     _known: LeaseHolder, chunk: Annotated[MetricChunk, _body(MetricChunk)], held: LockedAttempt, session: DbSession
 ) -> Response:
@@ -134,7 +134,7 @@ async def get_attempt_blob(
     return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
 
 
-@router.post("/attempts/{attempt_id}/checkpoints", status_code=204, openapi_extra=documented(CheckpointReport))
+@router.post("/attempts/{attempt_id}/checkpoints", status_code=204)
 async def attempt_checkpoint(
     _known: LeaseHolder,
     report: Annotated[CheckpointReport, _body(CheckpointReport)],
@@ -146,7 +146,7 @@ async def attempt_checkpoint(
     return Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/artifacts", status_code=204, openapi_extra=documented(ArtifactReport))
+@router.post("/attempts/{attempt_id}/artifacts", status_code=204)
 async def attempt_artifact(
     _known: LeaseHolder,
     report: Annotated[ArtifactReport, _body(ArtifactReport)],
@@ -158,7 +158,7 @@ async def attempt_artifact(
     return Response(status_code=204)
 
 
-@router.post("/attempts/{attempt_id}/finish", status_code=204, openapi_extra=documented(FinishReport))
+@router.post("/attempts/{attempt_id}/finish", status_code=204)
 async def finish_attempt(
     request: Request,
     *,

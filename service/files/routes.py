@@ -1,6 +1,6 @@
 """`/v1/files`: upload, list, look at, download, delete."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
@@ -9,7 +9,8 @@ from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
-from tunesmith.service.web.streams import send_blob
+from tunesmith.service.web.parameters import AT_MOST, After, FileId, Order, Range
+from tunesmith.service.web.streams import DOWNLOAD, send_blob
 from tunesmith.tuning.api.files import FileObject, FilePage
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.codes import ErrorCode
@@ -19,14 +20,29 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 _FORM_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 _UPLOAD_FORM = {
+    "type": "object",
     "required": ["file", "purpose"],
-    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "The bytes, as a form part with a file name."},
+        "purpose": {
+            "type": "string",
+            "enum": list(intake.PURPOSES),
+            "description": "What it is for; rows are checked for `fine-tune`.",
+        },
+        "expires_after[anchor]": {"const": "created_at", "description": "What the time to keep the file counts from."},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": 3600,
+            "maximum": 2_592_000,
+            "description": "How long to keep the file; for ever without it.",
+        },
+    },
 }
 
 
 @router.post(
     "",
-    openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object", **_UPLOAD_FORM}}}}},
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}},
 )
 async def create_file(request: Request, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> FileObject:
     """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
@@ -50,10 +66,10 @@ async def list_files(
     caller: MemberKey,
     *,
     session: DbSession,
-    purpose: str | None = None,
-    after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    purpose: Annotated[str | None, Query(description="Only files of this purpose.")] = None,
+    after: After = None,
+    order: Order = "desc",
+    limit: Annotated[int, Query(ge=1, le=10_000, description=AT_MOST)] = 10_000,
 ) -> FilePage:
     """The project's files, newest first."""
     files = await store.find_many(
@@ -63,21 +79,21 @@ async def list_files(
 
 
 @router.get("/{file_id}")
-async def retrieve_file(file_id: str, caller: MemberKey, session: DbSession) -> FileObject:
+async def retrieve_file(file_id: FileId, caller: MemberKey, session: DbSession) -> FileObject:
     """One file with the report of its check."""
     return file_object(await store.find(session, file_id, project=caller.project))
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, caller: MemberKey, session: DbSession) -> Deleted:
+async def delete_file(file_id: FileId, caller: MemberKey, session: DbSession) -> Deleted:
     """Hide the file. Jobs that were already created from it keep their bytes."""
     file = await store.hide(session, file_id, project=caller.project)
     return Deleted(id=file.id, object="file")
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=Response, responses=DOWNLOAD)
 async def file_content(
-    request: Request, file_id: str, caller: MemberKey, session: DbSession, blobs: BlobsDep
+    file_id: FileId, caller: MemberKey, *, session: DbSession, blobs: BlobsDep, byte_range: Range = None
 ) -> Response:
     """The bytes as they were uploaded. Range works."""
     file = await store.find(session, file_id, project=caller.project)
@@ -85,7 +101,7 @@ async def file_content(
         blobs,
         file.blob_sha256,
         length_bytes=file.bytes,
-        range_header=request.headers.get("range"),
+        range_header=byte_range,
         filename=file.filename,
     )
 

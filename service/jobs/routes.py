@@ -1,7 +1,7 @@
 """`/v1/fine_tuning/jobs`: the API's routes, and ours beside them."""
 
 from secrets import randbelow
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,13 +18,29 @@ from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.openapi import error_response
+from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey, JobId, Order
 from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
+_RETRY_COUNT = "How often the client has sent this before, as OpenAI's clients say: then an equal job is looked for."
+_LABEL_FILTER = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "description": "Only jobs with all of these labels, as `metadata[key]=value`; `metadata=null` finds those without.",
+}
 
-@router.post("", openapi_extra=documented(JobCreate))
+
+@router.post(
+    "",
+    openapi_extra=documented(JobCreate),
+    responses=error_response(409, "The same request is being handled right now; try again in a moment."),
+)
 async def create_job(
     caller: MemberKey,
     *,
@@ -35,8 +51,8 @@ async def create_job(
     blobs: BlobsDep,
     announcer: AnnouncerDep,
     background: BackgroundTasks,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    x_stainless_retry_count: Annotated[str, Header()] = "0",
+    idempotency_key: IdempotencyKey = None,
+    x_stainless_retry_count: Annotated[str, Header(description=_RETRY_COUNT)] = "0",
 ) -> JobObject:
     """Create a fine-tuning job. It is stored when this answers."""
     submission = Submission(
@@ -56,13 +72,13 @@ async def create_job(
     return await _shown(session, job)
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [_LABEL_FILTER]})
 async def list_jobs(
     request: Request,
     caller: MemberKey,
     session: DbSession,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
 ) -> JobPage:
     """The project's jobs, newest first. `metadata[key]=value` filters, `metadata=null` selects jobs without any."""
     query = request.query_params
@@ -81,13 +97,13 @@ async def list_jobs(
 
 @router.get("/{job_id}", response_model=JobObject, responses={304: {"description": "Nothing has changed."}})
 async def retrieve_job(
-    job_id: str,
+    job_id: JobId,
     caller: MemberKey,
     *,
     database: DatabaseDep,
     response: Response,
-    if_none_match: Annotated[str | None, Header()] = None,
-    wait: Annotated[float, Query(ge=0, le=60)] = 0,
+    if_none_match: Annotated[str | None, Header(description="The `etag` of the job as it is known.")] = None,
+    wait: Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")] = 0,
 ) -> JobObject | Response:
     """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
     seen = await watch(database, job_id, project=caller.project, known_etag=if_none_match, wait_seconds=wait)
@@ -98,32 +114,32 @@ async def retrieve_job(
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
+async def cancel_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
     """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
     return await _shown(session, await lifecycle.cancel(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/pause")
-async def pause_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
+async def pause_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
     """Pause. A running job keeps running until its checkpoint is safe."""
     return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
 
 
 @router.post("/{job_id}/resume")
-async def resume_job(job_id: str, caller: MemberKey, session: DbSession) -> JobObject:
+async def resume_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
     """Resume a paused job from its last checkpoint."""
     return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project))
 
 
 @router.get("/{job_id}/events")
 async def list_events(
-    job_id: str,
+    job_id: JobId,
     *,
     caller: MemberKey,
     session: DbSession,
-    after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    after: After = None,
+    order: Order = "desc",
+    limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 20,
 ) -> EventPage:
     """The job's history, newest first; `order=asc` reads it forwards, so that `after` follows it."""
     job = await store.find(session, job_id, project=caller.project)
@@ -133,11 +149,11 @@ async def list_events(
 
 @router.get("/{job_id}/checkpoints")
 async def list_checkpoints(
-    job_id: str,
+    job_id: JobId,
     caller: MemberKey,
     session: DbSession,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 10,
 ) -> CheckpointPage:
     """The job's checkpoints, the highest step first."""
     job = await store.find(session, job_id, project=caller.project)
@@ -146,7 +162,7 @@ async def list_checkpoints(
 
 
 @router.get("/{job_id}/attempts")
-async def list_attempts(job_id: str, caller: MemberKey, session: DbSession) -> AttemptList:
+async def list_attempts(job_id: JobId, caller: MemberKey, session: DbSession) -> AttemptList:
     """Every try of the job with its plan, its worker and how it ended."""
     job = await store.find(session, job_id, project=caller.project)
     return AttemptList(data=[views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])

@@ -202,5 +202,11 @@ class JobRequest(Body):
 class JobCreate(JobRequest):
     """`POST /v1/fine_tuning/jobs`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "my-base", "training_file": "file-1", "tunesmith": {"goal": "quality"}}]
+        }
+    )
+
     training_file: Annotated[str, Field(min_length=1, max_length=256)]
     """Id of a file of rows to train on, uploaded with purpose `fine-tune`."""

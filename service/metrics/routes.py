@@ -8,6 +8,7 @@ from tunesmith.service.jobs import store as jobs
 from tunesmith.service.metrics import samples, store
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import DbSession
+from tunesmith.service.web.parameters import JobId
 from tunesmith.tuning.api.metrics import MetricPointList, SampleList
 
 router = APIRouter(tags=["fine-tuning jobs"])
@@ -15,10 +16,10 @@ router = APIRouter(tags=["fine-tuning jobs"])
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/metrics")
 async def list_metrics(
-    job_id: str,
+    job_id: JobId,
     caller: MemberKey,
     session: DbSession,
-    after_step: Annotated[int, Query(ge=-1, le=2**53)] = -1,
+    after_step: Annotated[int, Query(ge=-1, le=2**53, description="Only points behind this step.")] = -1,
 ) -> MetricPointList:
     """One point per step behind `after_step`; where attempts overlap, the newest wins."""
     job = await jobs.find(session, job_id, project=caller.project)
@@ -26,7 +27,7 @@ async def list_metrics(
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
-async def list_samples(job_id: str, caller: MemberKey, session: DbSession) -> SampleList:
+async def list_samples(job_id: JobId, caller: MemberKey, session: DbSession) -> SampleList:
     """A few held-out prompts, each with the reference and what the model answered at every evaluation."""
     job = await jobs.find(session, job_id, project=caller.project)
     return SampleList(data=samples.by_prompt(await store.find_sample_reports(session, job.id)))

@@ -13,10 +13,18 @@ from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
+from tunesmith.service.web.parameters import ModelName, Sha256
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.models import ModelList, ModelObject, TunesmithModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
+
+_ANY_BYTES = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 @router.get("/models")
@@ -26,7 +34,7 @@ async def list_models(caller: MemberKey, session: DbSession) -> ModelList:
 
 
 @router.get("/models/{name:path}")
-async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> ModelObject:
+async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession) -> ModelObject:
     """One model."""
     return _model_object(await store.find(session, name, project=caller.project))
 
@@ -35,23 +43,23 @@ async def retrieve_model(name: str, caller: MemberKey, session: DbSession) -> Mo
 async def register_model(
     _caller: AdminKey, request: Annotated[RegisterModel, json_body(RegisterModel)], session: DbSession
 ) -> ModelObject:
-    """Register a base model; `tunesmith.missing` names the blobs to send before sending this again."""
+    """Register a base model; `tunesmith.missing` names the blobs to send before sending this again. Admins only."""
     model, missing = await registry.register(session, request)
     return _model_object(model, missing=missing)
 
 
 @router.delete("/models/{name:path}")
-async def delete_model(name: str, caller: MemberKey, session: DbSession) -> Deleted:
-    """Delete a model that nothing needs any more."""
+async def delete_model(name: ModelName, caller: MemberKey, session: DbSession) -> Deleted:
+    """Delete a model that nothing needs any more; base models only by admins."""
     await registry.delete(session, name, caller=caller)
     return Deleted(id=name, object="model")
 
 
-@router.put("/blobs/{sha256}", status_code=204)
+@router.put("/blobs/{sha256}", status_code=204, openapi_extra=_ANY_BYTES)
 async def put_blob(
-    sha256: str, request: Request, _caller: AdminKey, database: DatabaseDep, blobs: BlobsDep
+    sha256: Sha256, request: Request, _caller: AdminKey, database: DatabaseDep, blobs: BlobsDep
 ) -> Response:
-    """Send the bytes of a model's file; they are verified against the name."""
+    """Send the bytes of a model's file; they are verified against the name. Admins only."""
     length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
     async with database.transaction() as session:
         await blob_rows.record(session, sha256=sha256, length_bytes=length_bytes)

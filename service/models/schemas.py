@@ -10,7 +10,11 @@ from tunesmith.tuning.messages import FileRef
 class RegisterModel(BaseModel):
     """A set of files that are one model, or its shape alone."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [{"name": "my-base", "config": {"model_type": "llama", "hidden_size": 4096}}]},
+    )
 
     name: str
     """What jobs will call it."""

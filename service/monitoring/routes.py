@@ -1,6 +1,7 @@
 """`GET /metrics` for Prometheus."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.concurrency import run_in_threadpool
 
@@ -12,7 +13,7 @@ from tunesmith.service.web.dependencies import DbSession, SettingsDep
 router = APIRouter(tags=["monitoring"])
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus_metrics(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> Response:
     """Jobs, workers, waiting and prediction errors over all projects; an admin's key is the bearer token."""
     seen = await observe(session, silence=settings.worker_silence)

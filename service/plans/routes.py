@@ -14,6 +14,7 @@ from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.parameters import AT_MOST
 from tunesmith.tuning.api.accuracy import AccuracyList
 from tunesmith.tuning.api.plans import PlanAnswer
 from tunesmith.tuning.estimates.measured import measurement_of
@@ -40,7 +41,7 @@ async def plan_job(
 
 @router.get("/accuracy")
 async def list_accuracy(
-    caller: MemberKey, session: DbSession, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    caller: MemberKey, session: DbSession, limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 100
 ) -> AccuracyList:
     """Predicted beside measured for the project's finished runs, newest first, and what that comes to by kind."""
     rows = await store.find_measured(session, project=caller.project, limit=limit)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.service.jobs.schemas import Body, JobRequest, TunesmithOptions
 from tunesmith.tuning.codes import ErrorCode
@@ -54,6 +54,10 @@ class PlanOptions(TunesmithOptions):
 
 class PlanRequest(JobRequest):
     """`POST /v1/fine_tuning/plans`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "my-base", "tunesmith": {"rows": 5000, "on": ["1xRTX4090"]}}]}
+    )
 
     training_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Id of an uploaded file; one of this, `tunesmith.rows` and `tunesmith.dataset` says what the data is."""

@@ -1,8 +1,6 @@
 """`POST /v1/fine_tuning/jobs/{id}/reproduce` and `GET .../reproduction`: run it again, and say if it is the same."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, BackgroundTasks, Header
+from fastapi import APIRouter, BackgroundTasks
 
 from tunesmith.service.jobs.views import job_object
 from tunesmith.service.outbox.delivery import deliver_soon
@@ -10,15 +8,20 @@ from tunesmith.service.reproductions.create import Repetition, repeat
 from tunesmith.service.reproductions.verdict import compare_runs
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
+from tunesmith.service.web.openapi import error_response
+from tunesmith.service.web.parameters import IdempotencyKey, JobId
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.reproductions import ReproductionObject
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 
 
-@router.post("/{job_id}/reproduce")
+@router.post(
+    "/{job_id}/reproduce",
+    responses=error_response(409, "The job cannot be repeated as it was, or the same request is being handled."),
+)
 async def reproduce_job(
-    job_id: str,
+    job_id: JobId,
     caller: MemberKey,
     *,
     database: DatabaseDep,
@@ -26,7 +29,7 @@ async def reproduce_job(
     settings: SettingsDep,
     announcer: AnnouncerDep,
     background: BackgroundTasks,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobObject:
     """Create a job that repeats this one with the same data, base, seed and plan. The plan is not chosen again."""
     repetition = Repetition(
@@ -41,7 +44,7 @@ async def reproduce_job(
     return job_object(job, queue_position=None)
 
 
-@router.get("/{job_id}/reproduction")
-async def reproduction(job_id: str, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> ReproductionObject:
+@router.get("/{job_id}/reproduction", responses=error_response(409, "There is nothing to compare, or not yet."))
+async def reproduction(job_id: JobId, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> ReproductionObject:
     """Whether the job gave the same bytes and numbers as the one that it repeats, and what about them differs."""
     return await compare_runs(database, blobs, job_id, project=caller.project)

@@ -5,10 +5,17 @@ from typing import Annotated
 
 import structlog
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.keys import secrets, store
 from tunesmith.tuning.errors import Forbidden, Unauthenticated
+
+_SCHEME = HTTPBearer(
+    scheme_name="bearer",
+    description="A key as `tunesmith-service keys create` or `tunesmith env` prints it.",
+    auto_error=False,  # `bearer` reads the header and says what is wrong with it: this one is for the document
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,9 @@ def bearer(request: Request) -> str:
     return token.strip()
 
 
-async def authenticate(request: Request) -> Caller:
+async def authenticate(
+    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]
+) -> Caller:
     """Look the key up in a transaction of its own, so that a revoked key is refused at once.
 
     Raises:

@@ -23,9 +23,11 @@ def json_body(model: type[BaseModel], *, strict: bool = True) -> Any:
 
 
 def documented(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads its body with `json_body`."""
+    """`openapi_extra` of a route that reads its body with `json_body`.
+
+    `service.web.openapi` moves the definitions under `$defs` to where the references point.
+    """
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 

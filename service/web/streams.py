@@ -2,11 +2,20 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi.responses import Response, StreamingResponse
 
 from tunesmith.service.blobs.objects import BlobStore
 
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The bytes.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    206: {"description": "The range of bytes that was asked for."},
+    416: {"description": "The range lies outside; `content-range` says how many bytes there are."},
+}
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.service.web.auth import AdminKey, WorkerKey
-from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.bodies import json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.workers import registry, store
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
@@ -15,7 +15,7 @@ from tunesmith.tuning.messages import WorkerHeartbeat
 router = APIRouter(tags=["workers"])
 
 
-@router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, openapi_extra=documented(WorkerHeartbeat))
+@router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, include_in_schema=False)
 async def worker_heartbeat(
     worker_id: str,
     _caller: WorkerKey,
@@ -29,7 +29,7 @@ async def worker_heartbeat(
 
 @router.get("/v1/workers")
 async def list_workers(_caller: AdminKey, session: DbSession, settings: SettingsDep) -> WorkerList:
-    """Live workers, their hardware and what they work on."""
+    """Live workers, their hardware and what they work on. Admins only."""
     workers = await store.find_live(session, silence=settings.worker_silence)
     attempts = await store.open_attempts(session, [worker.id for worker in workers])
     return WorkerList(data=[_worker_object(worker, attempts) for worker in workers])

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core.core_schema import CoreSchema, definitions_schema
 
 from tunesmith.tuning.values.base import Value
 
@@ -33,8 +33,8 @@ class Recorded:
     model: type[BaseModel]
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema of the model."""
-        return handler(self.model.__pydantic_core_schema__)
+        """The schema of the model, as a definition with its name and not as a part of whatever holds it."""
+        return handler(definitions_schema(self.model.__pydantic_core_schema__, []))
 
 
 def recorded(model: type[Record], json: Json) -> Record:

@@ -20,7 +20,7 @@ class FileObject(Named):
     """A file of a project."""
 
     id: str
-    """`file-...`."""
+    """Its identifier, `file-...`."""
     object: Literal["file"] = "file"
     """Always `file`."""
     bytes: int

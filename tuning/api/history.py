@@ -13,7 +13,7 @@ class EventObject(Named):
     """One line of a job's history."""
 
     id: str
-    """`ftevent-...`, ending in its number within the job."""
+    """Its identifier, `ftevent-...`, which ends in its number within the job."""
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     """Always `fine_tuning.job.event`."""
     created_at: int
@@ -82,7 +82,7 @@ class CheckpointObject(Named):
     """The state of a run on disk, from which it can go on."""
 
     id: str
-    """`ftckpt_...`."""
+    """Its identifier."""
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     """Always `fine_tuning.job.checkpoint`."""
     created_at: int

@@ -159,7 +159,7 @@ class JobObject(Named):
     """A fine-tuning job."""
 
     id: str
-    """`ftjob-...`."""
+    """Its identifier, `ftjob-...`."""
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     """Always `fine_tuning.job`."""
     created_at: int
