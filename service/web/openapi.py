@@ -6,8 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from tunesmith.tuning.api.errors import ErrorAnswer
-
-Json = dict[str, Any]
+from tunesmith.tuning.values.json_objects import Json
 
 DESCRIPTION = """The API of a self-hosted fine-tuning service. Files, jobs, events, checkpoints and models have the
 shapes of the OpenAI API, so its clients work unchanged; everything else is under `tunesmith`.

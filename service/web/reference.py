@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -16,8 +15,7 @@ from markupsafe import Markup, escape
 
 from tunesmith.service.web.openapi import operations
 from tunesmith.service.web.schema_text import Piece, limits_of, name_of, pieces_of, without_null
-
-Json = dict[str, Any]
+from tunesmith.tuning.values.json_objects import Json
 
 router = APIRouter(include_in_schema=False)
 

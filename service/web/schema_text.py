@@ -1,9 +1,9 @@
 """A JSON schema in words: `integer or null`, `list of JobObject`, `1 to 50`."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Json = dict[str, Any]
+from tunesmith.tuning.values.json_objects import Json
 
 _SPANS = (("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " items"))
 

@@ -1,15 +1,15 @@
 """What every answer stands on."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core.core_schema import CoreSchema, definitions_schema
 
 from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.json_objects import Json
 
-Json = dict[str, Any]
 Record = TypeVar("Record", bound=Value)
 
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from tunesmith.tuning.api.base import Answer, Json, Recorded
+from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.lists import Listing, Named, Page
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.values.json_objects import Json
 
 
 class EventObject(Named):

@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tunesmith.tuning.api.base import Answer, Json, Recorded
+from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.lists import Named, Page
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.json_objects import Json
 
 Number = float | int
 

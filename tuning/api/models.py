@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from tunesmith.tuning.api.base import Answer, Json, Recorded
+from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.lists import Listing
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.values.json_objects import Json
 
 
 class TunesmithModel(Answer):
