@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -21,11 +21,13 @@ from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
 from tunesmith.tuning.api.models import ModelList, ModelObject
 from tunesmith.tuning.api.plans import PlanAnswer
-from tunesmith.tuning.api.reproductions import ReproductionObject
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.values.json_objects import Json, present
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.reproductions import ReproductionObject
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -127,8 +129,10 @@ class Client:
         path = f"{_job_path(job_id)}/reproduce"
         return self._ask(JobObject, "POST", path, headers=headers, is_repeatable=True)
 
-    def reproduction(self, job_id: str) -> ReproductionObject:
+    def reproduction(self, job_id: str) -> "ReproductionObject":
         """Whether a job that repeats another gave the same result."""
+        from tunesmith.tuning.api.reproductions import ReproductionObject  # slow to import: it brings the planner
+
         return self._ask(ReproductionObject, "GET", f"{_job_path(job_id)}/reproduction")
 
     def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:

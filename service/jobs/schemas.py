@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
@@ -19,16 +19,11 @@ from tunesmith.tuning.job import (
     RowTokens,
     Seed,
 )
+from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 
-class Body(BaseModel):
-    """Closed to unknown keys, so that a typo is never silently ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class SupervisedHyperparameters(Body):
+class SupervisedHyperparameters(Value):
     """See `tuning.job.Hyperparameters`, which says what each means and where its limits are."""
 
     n_epochs: Auto | Epochs = "auto"
@@ -50,21 +45,21 @@ class DpoHyperparameters(SupervisedHyperparameters):
     """How strongly the model is held to where it started."""
 
 
-class SupervisedMethod(Body):
+class SupervisedMethod(Value):
     """`method.supervised`."""
 
     hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
     """What is not given is chosen by the planner."""
 
 
-class DpoMethod(Body):
+class DpoMethod(Value):
     """`method.dpo`."""
 
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
     """What is not given is chosen by the planner."""
 
 
-class MethodChoice(Body):
+class MethodChoice(Value):
     """The API's `method`: what is learned. Ours, how weights change, is `tunesmith.method`."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
@@ -77,7 +72,7 @@ class MethodChoice(Body):
     """Refused."""
 
 
-class TunesmithOptions(Body):
+class TunesmithOptions(Value):
     """Everything that is ours, with the names and limits of `tuning.job.JobSpec`."""
 
     method: Auto | Method = "auto"
@@ -104,7 +99,7 @@ class TunesmithOptions(Body):
     """Jobs with more go first; half an hour of waiting outweighs one step."""
 
 
-class JobRequest(Body):
+class JobRequest(Value):
     """A job as asked for, whether to be made or only to be planned."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]

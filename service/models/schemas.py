@@ -2,18 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.values.base import Value
 
 
-class RegisterModel(BaseModel):
+class RegisterModel(Value):
     """A set of files that are one model, or its shape alone."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        json_schema_extra={"examples": [{"name": "my-base", "config": {"model_type": "llama", "hidden_size": 4096}}]},
+        json_schema_extra={"examples": [{"name": "my-base", "config": {"model_type": "llama", "hidden_size": 4096}}]}
     )
 
     name: str

@@ -4,19 +4,20 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith.service.jobs.schemas import Body, JobRequest, TunesmithOptions
+from tunesmith.service.jobs.schemas import JobRequest, TunesmithOptions
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.values.limits import MOST_ROW_TOKENS
 
 _Count = Annotated[int, Field(ge=1, le=2**53)]
 
 
-class CountedData(Body):
+class CountedData(Value):
     """What a check of a training file counted elsewhere, so that the file need not be sent."""
 
     rows: _Count

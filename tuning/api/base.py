@@ -1,14 +1,18 @@
 """What every answer stands on."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core.core_schema import CoreSchema, definitions_schema
+from pydantic import BaseModel, ConfigDict
+from pydantic_core.core_schema import definitions_schema
 
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.values.json_objects import Json
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 Record = TypeVar("Record", bound=Value)
 
@@ -32,7 +36,7 @@ class Recorded:
 
     model: type[BaseModel]
 
-    def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, _schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
         """The schema of the model, as a definition with its name and not as a part of whatever holds it."""
         return handler(definitions_schema(self.model.__pydantic_core_schema__, []))
 
