@@ -9,8 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.values.json_objects import Json
 
 M = TypeVar("M", bound=BaseModel)
+
+_MODEL = "x-model"
+_documented: dict[str, type[BaseModel]] = {}
 
 
 def json_body(model: type[BaseModel], *, strict: bool = True) -> Any:
@@ -25,10 +29,18 @@ def json_body(model: type[BaseModel], *, strict: bool = True) -> Any:
 def documented(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body with `json_body`.
 
-    `service.web.openapi` moves the definitions under `$defs` to where the references point.
+    It holds the model's name alone, because schemas take longer to make than all else that a process imports;
+    `service.web.openapi` asks `body_schema` for the rest.
     """
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    _documented[model.__name__] = model
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": {_MODEL: model.__name__}}}}}
+
+
+def body_schema(named: Json) -> Json:
+    """The schema that `documented` put off, with what it refers to under `$defs`; any other as it is."""
+    if _MODEL not in named:
+        return named
+    return _documented[named[_MODEL]].model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 def parse(model: type[M], raw: bytes, *, strict: bool = True) -> M:

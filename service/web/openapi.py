@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from tunesmith.service.web.bodies import body_schema
 from tunesmith.tuning.api.errors import ErrorAnswer
 from tunesmith.tuning.values.json_objects import Json
 
@@ -67,6 +68,8 @@ def _completed(document: Json) -> Json:
         if schema.get("additionalProperties") is False:
             del schema["additionalProperties"]  # so far these are answers alone: they may grow
     for _method, _path, operation in operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            content["schema"] = body_schema(content.get("schema", {}))
         operation["responses"].pop("422", None)  # what FastAPI refuses with 422 is answered with 400
         for status in _errors(operation):
             operation["responses"].setdefault(str(status), _error(status))

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
-import textwrap
+from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -50,14 +52,26 @@ def _field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
 
 def _own_field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
     try:
-        source = inspect.getsource(kind)
-    except OSError:  # a generic class with its parameter filled in, which no file holds
+        file = inspect.getfile(kind)
+    except (OSError, TypeError):  # a class that no file holds
         return {}
-    (definition,) = ast.parse(textwrap.dedent(source)).body
-    return {
-        statement.target.id: inspect.cleandoc(following.value.value)
-        for statement, following in pairwise(definition.body if isinstance(definition, ast.ClassDef) else ())
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if isinstance(following.value.value, str)
-    }
+    return _field_docstrings_in(file).get(kind.__name__, {})
+
+
+@cache
+def _field_docstrings_in(file: str) -> dict[str, dict[str, str]]:
+    """By class and field, of a whole file: finding one class after another in it takes forty times as long."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    return {node.name: dict(_documented_fields(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _documented_fields(definition: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for statement, following in pairwise(definition.body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            yield statement.target.id, inspect.cleandoc(following.value.value)
