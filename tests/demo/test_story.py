@@ -18,6 +18,7 @@ from tunesmith.local.demo.dataset import Example, build
 from tunesmith.local.demo.story import Script, tell
 from tunesmith.local.demo.training import losses
 from tunesmith.local.up import strays
+from tunesmith.tuning.api.metrics import MetricPoint
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -72,7 +73,11 @@ def test_control_c_in_the_middle_leaves_nothing_running(data_dir: Path) -> None:
 
 
 def test_losses_are_the_first_and_the_last_measured() -> None:
-    points = [{"step": 0, "valid_loss": 3.5}, {"step": 1, "train_loss": 3.0}, {"step": 2, "valid_loss": 3.0}]
+    points = [
+        MetricPoint(step=0, valid_loss=3.5),
+        MetricPoint(step=1, train_loss=3.0),
+        MetricPoint(step=2, valid_loss=3.0),
+    ]
     measured = losses(points)
     assert measured is not None
     assert (measured.before, measured.after, measured.fell) == (3.5, 3.0, True)
