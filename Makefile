@@ -30,7 +30,11 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 
 .PHONY: test
 test: $(STAMP) ## all tests that belong in every run
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -m "not chaos and not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=10
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## the grids of real runs whose slices are in `make test` (about 20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --durations=10
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## tests without servers and without torch, in seconds

@@ -18,6 +18,7 @@ def run(piece: str, out: Path, *more: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@pytest.mark.slow
 def test_every_attention_and_operation_is_held_against_fp64(tmp_path: Path) -> None:
     found = [line for line in run("kernels", tmp_path) if line.get("outcome") == "ok"]
     assert {line["kind"] for line in found} == {"attention", "elementwise", "float8", "joined"}
@@ -25,6 +26,7 @@ def test_every_attention_and_operation_is_held_against_fp64(tmp_path: Path) -> N
     assert max(line["error"] for line in found if "error" in line) < 0.02
 
 
+@pytest.mark.slow
 def test_peaks_stand_beside_the_planners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CASES", (("1b", "full"), ("1b", "lora")))
     peaks = [line for line in run("memory", tmp_path) if "ratio" in line]
@@ -34,6 +36,7 @@ def test_peaks_stand_beside_the_planners(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(line["losses"][1] < line["losses"][0] for line in peaks)
 
 
+@pytest.mark.slow
 def test_speeds_have_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = [case for case in speed.cases() if case.side != "compiled" and case.method != "qlora"]
     monkeypatch.setattr(speed, "cases", lambda: iter(every))
@@ -49,6 +52,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     assert line["equal_among_processes"] is True
 
 
+@pytest.mark.slow
 def test_the_tests_for_a_gpu_pass_on_a_cpu_where_they_can(tmp_path: Path) -> None:
     found = {line["test"]: line["outcome"] for line in run("tests", tmp_path) if "test" in line}
     assert {told for told in found.values() if not told.startswith("skipped")} == {"ok"}, found

@@ -15,6 +15,7 @@ EPOCHS = 12  # 120 steps with a checkpoint after each quarter
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.slow
 def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_checkpoint)
@@ -46,6 +47,7 @@ def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Services, worker:
         successor.kill()
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_leaves_no_process(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=50)
     eventually(lambda: stack.metrics(job_id), what="a first step")
@@ -57,6 +59,7 @@ def test_a_cancelled_run_leaves_no_process(stack: Services, worker: Worker) -> N
     assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["cancelled"]
 
 
+@pytest.mark.slow
 def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_metrics)

@@ -35,6 +35,7 @@ def test_jobs_are_forked_and_outlive_the_death_of_the_warm_process(stack: Servic
     assert not alive(idle)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_an_equal_job_is_spared_the_canary(stack: Services) -> None:
     messages = []
@@ -47,6 +48,7 @@ def test_an_equal_job_is_spared_the_canary(stack: Services) -> None:
     assert not any(message.startswith("Canary step") for message in messages[1])
 
 
+@pytest.mark.slow
 def test_two_slots_train_two_forks_at_once(stack: Services, worker_of_two_slots: Worker) -> None:
     worker = worker_of_two_slots
     jobs = [stack.submit(epochs=12), stack.submit(epochs=12)]
@@ -58,6 +60,7 @@ def test_two_slots_train_two_forks_at_once(stack: Services, worker_of_two_slots:
         assert started(worker, job) == ["warm"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_neither_trainer_nor_warm_process(stack: Services, worker_of_two_slots: Worker) -> None:
     worker = worker_of_two_slots
     job = stack.submit(epochs=50)
@@ -73,6 +76,7 @@ def test_a_killed_worker_leaves_neither_trainer_nor_warm_process(stack: Services
         client.fine_tuning.jobs.cancel(job)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_keeps_nothing_warm(stack: Services) -> None:
     cold = stack.start_worker(TUNESMITH_WARM_TRAINER="false")
     try:

@@ -94,6 +94,7 @@ def curves(directory: RunDirectory) -> list[list[float | None]]:
     return [[point.get(name) for name in names] for point in runs.metrics(directory)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "full", "few rows", "memory ends", "dpo"])
 def test_weights_and_metrics_are_those_of_one_process(trained: Trained, name: str) -> None:
     kind = "full" if name == "memory ends" else name
@@ -105,6 +106,7 @@ def test_weights_and_metrics_are_those_of_one_process(trained: Trained, name: st
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "full", "dpo"])
 def test_one_process_asks_for_samples_while_the_others_wait(trained: Trained, name: str) -> None:
     asked = [asked_at(directory) for directory in (trained.runs[name], trained.alone[name])]
@@ -115,6 +117,7 @@ def asked_at(directory: RunDirectory) -> list[int]:
     return [event["data"]["step"] for event in runs.events(directory) if "samples" in event["data"]]
 
 
+@pytest.mark.slow
 def test_memory_that_ends_in_one_process_while_sums_are_under_way_shrinks_the_step_of_both(trained: Trained) -> None:
     told = messages(trained.runs["memory ends"])
     assert sum("Memory ran out at step" in message for message in told) == 1
@@ -124,6 +127,7 @@ def messages(directory: RunDirectory) -> list[str]:
     return [event["message"] for event in runs.events(directory)]
 
 
+@pytest.mark.slow
 def test_preference_pairs_are_read_once_a_job_and_not_again_when_it_goes_on(trained: Trained) -> None:
     killed, undisturbed = trained.runs["dpo, killed"], trained.runs["dpo"]
     assert any("Continuing from the checkpoint" in message for message in messages(killed))
@@ -135,6 +139,7 @@ def test_preference_pairs_are_read_once_a_job_and_not_again_when_it_goes_on(trai
     assert sorted(map(len, kept.values())) == [5, 24]
 
 
+@pytest.mark.slow
 def test_memory_that_ends_in_one_process_while_it_reads_pairs_makes_both_read_smaller_pieces(trained: Trained) -> None:
     told = [message for message in messages(trained.runs["dpo, tight"]) if "Memory ran out" in message]
     assert told[0].startswith("Memory ran out while reading what the untrained model thinks of each preference pair")
@@ -145,6 +150,7 @@ def random_states(directory: RunDirectory) -> list[torch.Tensor]:
     return [load_file(newest / name)["torch"] for name in ("random.safetensors", "random-00001.safetensors")]
 
 
+@pytest.mark.slow
 def test_processes_start_from_the_same_adapter_and_drop_other_units(trained: Trained) -> None:
     states = random_states(trained.runs["dropout"])
     assert not torch.equal(*states)
@@ -152,6 +158,7 @@ def test_processes_start_from_the_same_adapter_and_drop_other_units(trained: Tra
     assert largest_difference(trained.runs["lora"], trained.alone["lora"], "lora") < 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_with_dropout_that_was_killed_ends_with_the_bytes_of_the_undisturbed_one(trained: Trained) -> None:
     told = messages(trained.runs["dropout, killed"])
     assert any("Continuing from the checkpoint" in message for message in told)
@@ -159,6 +166,7 @@ def test_a_run_with_dropout_that_was_killed_ends_with_the_bytes_of_the_undisturb
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_the_checkpoint_does_not_know_draws_numbers_of_its_own(trained: Trained) -> None:
     folder = max(trained.runs["dropout"].checkpoints.glob("step-*"))
     drawn = []

@@ -81,6 +81,7 @@ def told(directory: RunDirectory) -> Failure:
     return result.failure
 
 
+@pytest.mark.slow
 def test_two_hosts_meet_train_and_stop_together_with_one_whole_checkpoint(directory: RunDirectory) -> None:
     # Two launchers as on two hosts, each with an address of its own, that share nothing but the run directory.
     shared = ["--processes", "1", "--hosts", "2", "--rendezvous", f"127.0.0.1:{free_port()}", "--local-address"]

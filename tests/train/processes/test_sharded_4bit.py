@@ -89,6 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
     return Trained(shared, whole, alone, codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "three", "full", "mlp", "row by row"])
 def test_adapters_and_metrics_over_a_shared_base_are_those_of_one_process(trained: Trained, name: str) -> None:
     directory, alone = trained.shared[name], trained.alone.get(name, trained.alone["two"])
@@ -104,10 +105,12 @@ def test_adapters_and_metrics_over_a_shared_base_are_those_of_one_process(traine
         assert [two[known] for known in compared] == pytest.approx([one[known] for known in compared], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sharing_the_base_changes_no_bit_of_what_two_processes_learn(trained: Trained) -> None:
     assert sha256_of(trained.shared["two"].output / RESULT) == sha256_of(trained.whole.output / RESULT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "processes"), [("two", 2), ("three", 3)])
 def test_between_layers_a_process_holds_its_share_and_two_layers(trained: Trained, name: str, processes: int) -> None:
     told = next(event["data"] for event in runs.events(trained.shared[name]) if "shared out" in event["message"])
@@ -125,6 +128,7 @@ def held_bytes(directory: RunDirectory) -> list[int]:
     return [int(file.read_text()) for file in directory.root.glob("bytes-*")]
 
 
+@pytest.mark.slow
 def test_a_killed_run_over_a_shared_base_goes_on_to_the_bytes_of_the_undisturbed_one(trained: Trained) -> None:
     assert trained.codes["killed"] == [-signal.SIGKILL] * 2
     assert trained.codes["killed, goes on"] == [0, 0]
@@ -134,6 +138,7 @@ def test_a_killed_run_over_a_shared_base_goes_on_to_the_bytes_of_the_undisturbed
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_loses_the_other_says_so_and_ends(trained: Trained) -> None:
     assert trained.codes["widowed"] == [EXIT_FAILED, -signal.SIGKILL]
     assert trained.shared["widowed"].read_rank_failures()[0].code == "process_lost"

@@ -16,6 +16,8 @@ from tunesmith.tuning.estimates.memory import Setup, _sharded_learning_bytes
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.words import Method
 
+pytestmark = pytest.mark.slow  # a minute and a half; its formulas change with the engine alone
+
 SHAPE = ModelShape.from_config(CONFIG)
 
 

@@ -86,6 +86,7 @@ def test_forked_and_started_trainers_make_the_same_bytes(
     assert (forked.final_train_loss, forked.final_valid_loss) == (plain.final_train_loss, plain.final_valid_loss)
 
 
+@pytest.mark.slow
 def test_what_one_job_did_to_torch_the_next_does_not_see(tmp_path: Path, model: Path, warm: WarmTrainer) -> None:
     """A run in another dtype and with other random numbers comes between two equal ones."""
     digests = []
@@ -150,6 +151,7 @@ def test_the_guard_says_no_to_whatever_a_fork_could_not_bear(tmp_path: Path) -> 
     assert said["file"] == f"{tmp_path}/on_disk.py has changed since it was imported"
 
 
+@pytest.mark.slow
 def test_importing_what_a_trainer_imports_asks_for_no_gpu() -> None:
     """CUDA cannot be used in a fork of a process that has touched it."""
     script = """

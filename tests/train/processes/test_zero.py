@@ -113,6 +113,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
     return Trained(alone, ways, undisturbed, killed, fewer, short, adapters, blocked, preferences, stalled, codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sharded_run_reaches_the_weights_of_a_single_process(trained: Trained, way: str) -> None:
     directory = trained.ways[way]
@@ -129,6 +130,7 @@ def test_a_sharded_run_reaches_the_weights_of_a_single_process(trained: Trained,
         assert [two[name] for name in compared] == pytest.approx([one[name] for name in compared], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_saved_result_is_one_ordinary_model(trained: Trained) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(trained.undisturbed[3].output)
     logits = loaded(torch.arange(1, 20)[None]).logits
@@ -137,6 +139,7 @@ def test_the_saved_result_is_one_ordinary_model(trained: Trained) -> None:
     assert '"deepspeed"' in manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_sigkill_and_resume_change_no_bit_of_a_sharded_run(trained: Trained, stage: int) -> None:
     assert "Continuing from the checkpoint" in " ".join(e["message"] for e in runs.events(trained.killed[stage]))
@@ -144,6 +147,7 @@ def test_sigkill_and_resume_change_no_bit_of_a_sharded_run(trained: Trained, sta
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_and_another_stage_go_on_from_the_same_checkpoint(trained: Trained) -> None:
     assert [point["step"] for point in runs.metrics(trained.fewer)] == [5, 6]
     points = [runs.metrics(run)[-1] for run in (trained.undisturbed[3], trained.fewer)]
@@ -151,6 +155,7 @@ def test_another_number_of_processes_and_another_stage_go_on_from_the_same_check
     assert points[1]["valid_loss"] == pytest.approx(points[0]["valid_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_adapter_over_a_base_that_is_shared_out_is_the_adapter_over_a_whole_one(trained: Trained) -> None:
     whole, shared = (load_file(run.output / "adapter_model.safetensors") for run in trained.adapters)
     assert set(shared) == set(whole)
@@ -158,6 +163,7 @@ def test_an_adapter_over_a_base_that_is_shared_out_is_the_adapter_over_a_whole_o
         assert (shared[name] - value).abs().max() < 1e-5, name
 
 
+@pytest.mark.slow
 def test_preferences_train_through_a_head_that_is_shared_out(trained: Trained) -> None:
     whole, shared = (runs.metrics(run) for run in trained.preferences)
     for one, two in zip(whole, shared, strict=True):
@@ -166,6 +172,7 @@ def test_preferences_train_through_a_head_that_is_shared_out(trained: Trained) -
         assert [two[name] for name in compared] == pytest.approx([one[name] for name in compared], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_that_stops_early_gives_back_its_best_weights(trained: Trained) -> None:
     whole, shared = (run.read_result() for run in trained.stalled)
     assert whole is not None
@@ -180,6 +187,7 @@ def test_a_sharded_run_that_stops_early_gives_back_its_best_weights(trained: Tra
     assert {"best-00000.safetensors", "best-00001.safetensors"} <= {file.name for file in newest.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_process_without_memory_ends_a_sharded_run_soon_and_says_so(trained: Trained) -> None:
     assert trained.codes["short"] == [EXIT_FAILED, EXIT_FAILED]
     said = trained.short.read_rank_failures()
@@ -187,6 +195,7 @@ def test_a_process_without_memory_ends_a_sharded_run_soon_and_says_so(trained: T
     assert "max_seq_length" in (said[1].hint or "")
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_the_part_of_a_process_that_failed(trained: Trained) -> None:
     assert trained.codes["blocked"] == [EXIT_FAILED, EXIT_FAILED]
     said = trained.blocked.read_rank_failures()
@@ -196,6 +205,7 @@ def test_nobody_waits_for_the_part_of_a_process_that_failed(trained: Trained) ->
     assert newest_whole(trained.blocked.checkpoints) is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_every_shard_is_never_loaded(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.undisturbed[3].checkpoints, tmp_path / "checkpoints")
     newest, before = (tmp_path / "checkpoints" / f"step-0000000{step}" for step in (6, 4))

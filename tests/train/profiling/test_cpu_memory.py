@@ -13,6 +13,8 @@ from tunesmith.tuning.models.catalogue import CONFIGS
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.words import Method
 
+pytestmark = pytest.mark.slow  # loads and trains a model of 135M parameters; nothing else may want the memory
+
 CONFIG = {name: value for name, value in CONFIGS["smollm2-135m"].items() if value is not None}
 TOKENS = 512
 SCRIPT = """
