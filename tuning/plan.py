@@ -286,6 +286,8 @@ class Plan(Value):
     """Steps between checkpoints."""
     early_stopping_patience: int = 0
     """Evaluations without a better validation loss that end training; 0 trains to the end."""
+    keeps_best_weights: bool = False
+    """Whether the result holds the weights of the lowest validation loss, where those of the last step are worse."""
     seed: int
     """What shuffling, dropout and the adapter's start are drawn from."""
     memory: MemoryEstimate

@@ -83,7 +83,7 @@ class TrainResult(Value):
     checkpoint_stall_seconds: float | None = None  # that steps waited for checkpoints; beside `training_seconds`
     others_share: float | None = None  # of the machine, that others used while it trained, from 0 to 1
     mfu: float | None = None  # model FLOPs utilisation over the steps of this attempt, from 0 to 1
-    best_step: int | None = None  # under early stopping: the step whose weights are the result
+    best_step: int | None = None  # where the best weights are kept: the step whose weights are the result
     # Fewer tokens, or more recomputation, than the plan's when memory ran out on the way.
     tokens_per_micro_step: int | None = None
     activation_checkpointing: str | None = None

@@ -15,11 +15,10 @@ from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
 from tunesmith.tuning.planner.suggestions import suggest_fit
+from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
-    choose_early_stopping,
     choose_learning_rate,
-    evaluation_interval,
     warmup_steps,
 )
 from tunesmith.tuning.search.candidates import Candidate, Search
@@ -123,6 +122,7 @@ def _plan(
     full = setup.method is Method.FULL
     rate, rate_reason = choose_learning_rate(spec, shape, method=setup.method, rows_per_step=batch.rows_per_step)
     patience, patience_reasons = choose_early_stopping(spec, dataset, total_steps=batch.total_steps)
+    keeps_best, best_reasons = keeps_best_weights(dataset, method=setup.method, patience=patience)
     beta = spec.hyperparameters.beta
     seconds_per_step = candidate.time.training_seconds / batch.total_steps
     return Plan(
@@ -158,11 +158,12 @@ def _plan(
         total_steps=batch.total_steps,
         evaluation_interval_steps=evaluation_interval(batch.total_steps, patience=patience),
         early_stopping_patience=patience,
+        keeps_best_weights=keeps_best,
         checkpoint_interval_steps=checkpoint_interval(batch.total_steps, seconds_per_step=seconds_per_step),
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons), hardware=hardware),
+        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
         alternatives=choice.decision.alternatives,
     )
 

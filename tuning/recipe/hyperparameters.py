@@ -8,6 +8,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora, PlanRule, Reason
+from tunesmith.tuning.recipe.evaluations import FEW_ROWS, has_few_rows, trains_until_it_stops_improving
 from tunesmith.tuning.recipe.expert_adapters import PRESET, have_experts
 from tunesmith.tuning.values.units import count, plural
 from tunesmith.tuning.words import Goal, Method, Objective
@@ -16,8 +17,7 @@ SMALLEST_RANK, LARGEST_RANK = 8, 128
 # Rows whose answers are longer than this on average count as a complex task.
 COMPLEX_SUPERVISED_TOKENS_PER_ROW = 512
 TARGET_STEPS = 100
-FEW_ROWS = 100  # of which a tenth says when to stop better than any number of epochs
-MOST_EPOCHS_OF_FEW_ROWS, PATIENCE_WITH_FEW_ROWS = 20, 3
+MOST_EPOCHS_OF_FEW_ROWS = 20
 # Without held-out rows: passes enough for so many looks at a row, as OpenAI's cookbook does with half as many.
 LOOKS_AT_FEW_ROWS, MOST_EPOCHS_UNMEASURED = 200, 25
 NAMES = {Method.FULL: "full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
@@ -35,7 +35,6 @@ HIDDEN_SIZE_OF_7B, LARGEST_FULL_RATE_FROM_7B = 3584, 2e-5
 DPO_RATE, ROWS_OF_DPO_RATE, LOWEST_DPO_RATE = 1e-5, 256, 5e-6
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
 ESTIMATE_MARGIN = 1.25
-EVALUATIONS, MOST_EVALUATIONS = 6, 40
 USUAL_SHARE = 0.99  # of the rows, whose greatest length the plan names beside that of the longest
 ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
 
@@ -183,35 +182,6 @@ def warmup_steps(total_steps: int) -> int:
     return 0 if total_steps < 10 else min(100, math.ceil(total_steps * 0.05))
 
 
-def evaluation_interval(total_steps: int, *, patience: int = 0) -> int:
-    """About six evaluations a run; with early stopping four times its patience, at most forty, so that it can pay."""
-    evaluations = max(EVALUATIONS, min(4 * patience, MOST_EVALUATIONS))
-    return max(1, round(total_steps / evaluations))
-
-
-def evaluation_count(total_steps: int, *, interval: int) -> int:
-    """How often the validation rows are evaluated: before training, every `interval` steps, and after the last."""
-    return 1 + math.ceil(total_steps / interval)
-
-
-def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: int) -> tuple[int, tuple[Reason, ...]]:
-    """How many evaluations in a row may be worse than the best before training stops; 0 trains to the end."""
-    asked = spec.hyperparameters.early_stopping_patience
-    if asked == "auto" and not _trains_until_it_stops_improving(spec, dataset):
-        return 0, ()
-    because = "as asked" if asked != "auto" else "because so few rows are learnt at very different speeds"
-    asked = PATIENCE_WITH_FEW_ROWS if asked == "auto" else asked
-    if not dataset.validation_rows:
-        text = f"Patience {asked} as asked has no effect: there are no validation rows."
-        return 0, (Reason(rule=PlanRule.EARLY_STOPPING, text=text),)
-    interval = evaluation_interval(total_steps, patience=asked)
-    text = (
-        f"Stops when {asked} evaluation{'s' if asked > 1 else ''} in a row bring no lower validation loss, {because}; "
-        f"one every {interval:,} of {total_steps:,} steps. The result holds the best weights."
-    )
-    return asked, (Reason(rule=PlanRule.EARLY_STOPPING, text=text),)
-
-
 def checkpoint_interval(total_steps: int, *, seconds_per_step: float) -> int:
     """A checkpoint about every two minutes, and at least four a run."""
     steps_in_two_minutes = max(1, int(120 / max(seconds_per_step, 1e-6)))
@@ -311,14 +281,6 @@ def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     return (Reason(rule=PlanRule.VALIDATION, text=text),)
 
 
-def _is_few(dataset: DatasetFacts) -> bool:
-    return dataset.all_rows < FEW_ROWS
-
-
-def _trains_until_it_stops_improving(spec: JobSpec, dataset: DatasetFacts) -> bool:
-    return _is_few(dataset) and bool(dataset.validation_rows) and spec.hyperparameters.n_epochs == "auto"
-
-
 def _choose_epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, Reason]:
     epochs, why = _epochs(spec, dataset)
     return epochs, Reason(rule=PlanRule.EPOCHS, text=f"{plural(epochs, 'epoch')} {why}.")
@@ -329,9 +291,9 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
     if asked != "auto":
         return asked, "as asked"
     rows = plural(dataset.rows, "row")
-    if _trains_until_it_stops_improving(spec, dataset):
+    if trains_until_it_stops_improving(spec, dataset):
         return MOST_EPOCHS_OF_FEW_ROWS, f"at most, for {rows}: training stops when held-out rows stop improving"
-    if _is_few(dataset):
+    if has_few_rows(dataset):
         epochs = min(MOST_EPOCHS_UNMEASURED, math.ceil(LOOKS_AT_FEW_ROWS / dataset.rows))
         missing = FEW_ROWS - dataset.rows
         return epochs, f"for {rows}, a guess that nothing checks; {missing} more would need no guess"

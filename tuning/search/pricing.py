@@ -22,13 +22,11 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import PlanRule, Reason, TimeEstimate
+from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_count, evaluation_interval
 from tunesmith.tuning.recipe.hyperparameters import (
     choose_batch,
-    choose_early_stopping,
     choose_lora,
     choose_sequence_length,
-    evaluation_count,
-    evaluation_interval,
 )
 from tunesmith.tuning.search.layouts import Layout, LayoutKey
 from tunesmith.tuning.words import Method

@@ -13,6 +13,7 @@ from tunesmith.worker.transport.model_cache import ModelCache
 _KEPT_CHECKPOINTS = 3
 _WRITTEN_ASIDE = 1  # a checkpoint exists twice while the newest replaces the oldest
 _BYTES_PER_TRAINED_PARAMETER = 12  # fp32 master, and two fp32 moments of Adam
+_BYTES_OF_BEST = 4  # for a trained parameter: the fp32 weights of the best evaluation
 _TOKENISED = 1.25  # bytes of tokens and marks for a byte of text: five for a token, which has about four characters
 _MARGIN = 1.1
 
@@ -34,7 +35,8 @@ def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
     """Model and data to fetch, the tokenised rows, checkpoints, and the result, with a tenth on top."""
     data = sum(file.bytes for file in (claim.training_file, claim.validation_file) if file is not None)
     trained = _trained_parameters(claim)
-    checkpoints = trained * _BYTES_PER_TRAINED_PARAMETER * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
+    state = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_OF_BEST if claim.plan.keeps_best_weights else 0)
+    checkpoints = trained * state * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
     return int((missing_model_bytes + data * (1 + _TOKENISED) + checkpoints + trained * 4) * _MARGIN)
 
 

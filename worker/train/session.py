@@ -247,7 +247,7 @@ def _result(run: RunContext, progress: TrainState) -> TrainResult:
         checkpoint_stall_seconds=round(progress.checkpoint_stall_seconds, 3),
         mfu=progress.mfu,
         others_share=progress.others_share,
-        best_step=progress.best_step if run.plan.early_stopping_patience else None,
+        best_step=progress.best_step if run.plan.keeps_best_weights else None,
         tokens_per_micro_step=progress.token_budget // run.rows.sequences_per_row or None,
         activation_checkpointing=progress.activation_checkpointing or None,
         packs=progress.packs,

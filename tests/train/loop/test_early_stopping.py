@@ -34,6 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(root: Path, model: Path, **changes: Any) -> RunDirectory:
     values = {"epochs": 40, "learning_rate": 2e-2, "evaluation_interval_steps": 1, "early_stopping_patience": 3}
+    values["keeps_best_weights"] = True
     plan = plans.plan(**{**values, "checkpoint_interval_steps": 1, **changes})
     return runs.make_run(root, model=model, plan=plan, validation=CONTRADICTING)
 
@@ -107,9 +108,35 @@ def test_the_best_weights_travel_in_the_checkpoint_of_a_stopped_run(tmp_path: Pa
     assert sha256_of(newest / BEST_FILE)
 
 
-def test_without_patience_nothing_stops_and_nothing_is_kept(tmp_path: Path, model: Path) -> None:
-    directory = prepared(tmp_path, model, early_stopping_patience=0, epochs=4)
+def test_without_patience_nothing_stops_and_the_result_is_the_best_all_the_same(tmp_path: Path, model: Path) -> None:
+    directory = prepared(tmp_path, model, early_stopping_patience=0, epochs=20)
     assert runs.train_here(directory) == 0
-    assert directory.read_result().steps == runs.metrics(directory)[-1]["total_steps"]
-    assert directory.read_result().best_step is None
+    (best, loss), told = best_of(directory), directory.read_result()
+    assert told is not None
+    assert told.steps == runs.metrics(directory)[-1]["total_steps"] > best == told.best_step
+    assert told.final_valid_loss == loss
+    newest = newest_whole(directory.checkpoints)
+    assert newest is not None
+    result, kept, last = (load_file(f) for f in (directory.output / ADAPTER, newest / BEST_FILE, newest / ADAPTER))
+    assert all((result[name] == value).all() for name, value in kept.items())
+    assert any((result[name] != value).any() for name, value in last.items())
+
+
+def test_a_last_step_that_is_as_good_as_the_best_is_the_result(tmp_path: Path, model: Path) -> None:
+    # Steps too small to change anything: what differs between evaluations is far below a hundredth.
+    directory = prepared(tmp_path, model, early_stopping_patience=0, epochs=2, learning_rate=1e-6)
+    assert runs.train_here(directory) == 0
+    told = directory.read_result()
+    assert told is not None
+    assert told.best_step == told.steps
+    assert not any("The result holds" in event["message"] for event in runs.events(directory))
+
+
+def test_a_run_that_is_not_to_keeps_nothing(tmp_path: Path, model: Path) -> None:
+    directory = prepared(tmp_path, model, early_stopping_patience=0, keeps_best_weights=False, epochs=4)
+    assert runs.train_here(directory) == 0
+    told = directory.read_result()
+    assert told is not None
+    assert told.best_step is None
+    assert told.final_valid_loss == runs.metrics(directory)[-1]["valid_loss"]
     assert not list(directory.checkpoints.glob(f"*/{BEST_FILE}"))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tunesmith.tuning.recipe.hyperparameters import evaluation_count
+from tunesmith.tuning.recipe.evaluations import evaluation_count
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import Rows
 from tunesmith.worker.train.data.sharing import Sharing

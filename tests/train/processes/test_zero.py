@@ -101,6 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Trained:
     dpo = {"objective": "dpo", "beta": 0.1}
     preferences = [make(f"preferences {stage}", zero_stage=stage, **dpo) for stage in (0, 3)]
     early = {"epochs": 8, "learning_rate": 2e-2, "evaluation_interval_steps": 1, "early_stopping_patience": 2}
+    early["keeps_best_weights"] = True
     stalled = [make(f"stalled {stage}", zero_stage=stage, **early) for stage in (0, 3)]
     jobs += [{"run": str(run.root)} for run in (*adapters, *preferences, *stalled)]
     jobs.append({"run": str(short.root), "tokens_that_fit": 40})

@@ -1,4 +1,4 @@
-"""The best weights so far, for runs that stop early: a copy in host memory that travels inside every checkpoint."""
+"""The best weights so far, for runs that keep them: a copy in host memory that travels inside every checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path

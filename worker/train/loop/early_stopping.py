@@ -1,4 +1,4 @@
-"""Early stopping: a run that no longer gets better ends, and its result holds the best weights seen, not the last."""
+"""Early stopping and the best weights: a run that no longer gets better ends, and its result is the best seen."""
 
 import math
 
@@ -6,12 +6,14 @@ from tunesmith.worker.train.checkpoints.best import BestWeights
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.run import RunContext
 
+AS_GOOD = 1.01  # times the lowest validation loss: a last step within that is no worse than the noise of few rows
+
 
 class EarlyStopping:
     """Compares the evaluations of one run, and stops it after as many in a row without a better one as the plan waits.
 
     What it has seen is in `progress`, so that a resumed run goes on counting. Without patience (0 in the plan) it
-    counts all the same, but nothing stops, and no weights are kept or given back.
+    counts all the same, but nothing stops. The best weights are kept and given back where the plan says so.
     """
 
     def __init__(self, run: RunContext, progress: TrainState, best: BestWeights, *, total_steps: int) -> None:
@@ -32,7 +34,7 @@ class EarlyStopping:
         if math.isfinite(valid_loss) and (progress.best_valid_loss is None or valid_loss < progress.best_valid_loss):
             progress.best_valid_loss, progress.best_step = valid_loss, progress.step
             progress.evaluations_since_best = 0
-            if self._patience:
+            if self._run.plan.keeps_best_weights:
                 self._best.keep()
         else:
             progress.evaluations_since_best += 1
@@ -44,7 +46,10 @@ class EarlyStopping:
     def restore_best(self) -> None:
         """At the end of a run: put the best weights seen back into the model, and tell people which those are."""
         progress = self._progress
-        if not self._patience or progress.best_valid_loss is None:
+        if not self._run.plan.keeps_best_weights or progress.best_valid_loss is None:
+            return
+        if not self._patience and self._ends_as_good():
+            progress.best_valid_loss, progress.best_step = progress.last_valid_loss, progress.step
             return
         self._run.recorder.event(
             f"{self._ending()}. The result holds the weights of step {progress.best_step}, whose validation loss was "
@@ -57,6 +62,10 @@ class EarlyStopping:
         if progress.best_step != progress.step:
             self._best.restore()
             progress.last_valid_loss = progress.best_valid_loss
+
+    def _ends_as_good(self) -> bool:
+        last, best = self._progress.last_valid_loss, self._progress.best_valid_loss
+        return last is not None and best is not None and last <= AS_GOOD * best
 
     def _ending(self) -> str:
         progress = self._progress

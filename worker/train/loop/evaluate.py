@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed
 
-from tunesmith.tuning.recipe.hyperparameters import evaluation_count
+from tunesmith.tuning.recipe.evaluations import evaluation_count
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.train.data.packing import pack
 from tunesmith.worker.train.data.rows import Rows

@@ -21,7 +21,7 @@ from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.recipe.hyperparameters import evaluation_count
+from tunesmith.tuning.recipe.evaluations import evaluation_count
 
 costs = st.builds(EvaluationCost, st.floats(0, 1e5), st.floats(0, 100), st.integers(0, 41))
 training_seconds = st.floats(1e-3, 1e7)

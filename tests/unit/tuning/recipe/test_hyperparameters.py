@@ -6,16 +6,13 @@ import pytest
 
 from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
-from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.recipe.hyperparameters import (
     choose_batch,
-    choose_early_stopping,
     choose_learning_rate,
     choose_lora,
     choose_rank,
     choose_sequence_length,
-    evaluation_interval,
 )
 from tunesmith.tuning.words import Method
 
@@ -146,32 +143,6 @@ def test_a_run_has_at_least_a_hundred_steps_where_the_data_allows_it(rows: int) 
     assert batch.total_steps >= 100
 
 
-def held_out(rows: int) -> DatasetFacts:
-    return with_held_out_rows(data(rows), spec())
-
-
-@pytest.mark.parametrize("rows", [10, 24, 99])
-def test_a_few_rows_are_trained_on_until_held_out_rows_stop_improving(rows: int) -> None:
-    facts = held_out(rows)
-    batch = choose_batch(spec(), facts, method=Method.LORA)
-    patience, (reason,) = choose_early_stopping(spec(), facts, total_steps=batch.total_steps)
-    assert (batch.epochs, patience) == (20, 3)
-    assert batch.total_steps >= 100
-    assert any(f"{rows // 10} of {rows} rows are held out" in told.text for told in batch.reasons)
-    assert "because so few rows" in reason.text
-
-
-def test_a_hundred_rows_are_trained_on_to_the_end() -> None:
-    facts = held_out(100)
-    assert choose_batch(spec(), facts, method=Method.LORA).epochs == 3
-    assert choose_early_stopping(spec(), facts, total_steps=90) == (0, ())
-
-
-def test_epochs_that_are_asked_for_are_not_cut_short() -> None:
-    asked = spec(hyperparameters={"n_epochs": 5})
-    assert choose_early_stopping(asked, held_out(24), total_steps=30) == (0, ())
-
-
 def test_where_nothing_is_held_out_the_plan_says_what_is_missing() -> None:
     few, none = data(7), spec(validation="none")
     told = " ".join(
@@ -211,22 +182,6 @@ def test_checkpoints_and_evaluations_are_spread_over_the_run() -> None:
 def test_every_automatic_number_has_a_reason() -> None:
     named = {reason.rule for reason in plan("llama-3.1-8b", "1xA10G").reasons}
     assert {"rank", "alpha", "targets", "learning-rate", "epochs", "batch", "sequence-length"} <= named
-
-
-def test_early_stopping_is_off_unless_asked_for_and_needs_rows_to_measure_on() -> None:
-    asked = spec(hyperparameters={"early_stopping_patience": 3})
-    held_out = data().model_copy(update={"validation_rows": 50})
-    assert choose_early_stopping(spec(), held_out, total_steps=96) == (0, ())
-    patience, (reason,) = choose_early_stopping(asked, data(), total_steps=96)
-    assert (patience, "no validation rows" in reason.text) == (0, True)
-    patience, (reason,) = choose_early_stopping(asked, held_out, total_steps=96)
-    assert patience == 3
-    assert "3 evaluations in a row" in reason.text
-
-
-@pytest.mark.parametrize(("patience", "steps", "interval"), [(0, 96, 16), (1, 96, 16), (3, 96, 8), (20, 400, 10)])
-def test_early_stopping_looks_often_enough_to_pay(patience: int, steps: int, interval: int) -> None:
-    assert evaluation_interval(steps, patience=patience) == interval
 
 
 def test_a_mixture_whose_experts_learn_nothing_says_so() -> None:
