@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -23,10 +24,24 @@ from tunesmith.service.settings import Settings
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
+from tunesmith.service.workers.routes import internal_router as worker_heartbeats
 from tunesmith.service.workers.routes import router as workers
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Routes(StrEnum):
+    """Whom a process answers."""
+
+    ALL = "all"
+    PUBLIC = "public"  # people and programs: everything under /v1
+    WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
+
+
+_PUBLIC = (reference.router, monitoring, files, jobs, reproductions, plans, metrics, artifacts, models, workers)
+_FOR_WORKERS = (worker_heartbeats, attempts)
+_ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
+
+
+def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     """Build the application; it connects when the first request needs it."""
     app = DocumentedApi(
         title="Tunesmith",
@@ -34,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         generate_unique_id_function=lambda route: route.name,
+        openapi_url=None,  # `service.web.reference` has a route that makes the document in a thread
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
@@ -46,24 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.schema_head = migrate.head()
+    app.state.last_look = health.LastLook()
     errors.install(app)
-    routers = (
-        reference.router,
-        health.router,
-        monitoring,
-        files,
-        jobs,
-        reproductions,
-        plans,
-        metrics,
-        artifacts,
-        models,
-        workers,
-        attempts,
-    )
-    for router in routers:
+    for router in (health.router, *_ROUTERS[routes]):
         app.include_router(router)
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(Edge, settings=settings)
     return app
 
 

@@ -9,19 +9,19 @@ from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
-from tunesmith.service.app import create_app
+from tunesmith.service.app import Routes
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine, now
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys import store
+from tunesmith.service.serve import serve as run_server
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.errors import TunesmithError
 
@@ -50,19 +50,17 @@ def main() -> None:
 
 
 @app.command()
-def serve(host: str = "127.0.0.1", port: int = 8100) -> None:
-    """Serve the API."""
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8100,
+    routes: Annotated[Routes, typer.Option(help="whom to answer: people, workers or all")] = Routes.ALL,
+    *,
+    share_port: Annotated[bool, typer.Option("--share-port", help="let several such processes share it")] = False,
+) -> None:
+    """Serve the API, or a part of it."""
     settings = _settings()
     logs.configure(log_format=settings.log_format, level=settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
+    run_server(settings, host=host, port=port, routes=routes, shares_port=share_port)
 
 
 @app.command(name="migrate")

@@ -1,10 +1,11 @@
 """What the control plane can be told from outside, read from the environment when it starts."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -30,12 +31,26 @@ class Settings(BaseSettings):
     gpu_hour_prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = {}
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024**2  # of every other request that is not a stream of weights
+    max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of what workers report, and of a model's description
+    max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
+
+    patience_seconds: Seconds = 30  # with a sender who sends nothing; slower than a kilobyte a second uses it up
+    max_requests_per_key: Annotated[int, Field(ge=1)] = 100  # open at once in each process
+    max_waits_per_key: Annotated[int, Field(ge=1)] = 2_000  # likewise, of those that only wait for news
+    max_connections: Annotated[int, Field(ge=1)] = 8_000  # of each process; more are answered 503
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
+    spool_dir: Path | None = None  # where uploads are put aside until they are checked; unset: the system's own
 
     pool_size: Annotated[int, Field(ge=1)] = 10
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"
     log_level: str = "info"
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
 
     @property
     def worker_silence(self) -> timedelta:

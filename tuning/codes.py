@@ -39,6 +39,10 @@ class ErrorCode(StrEnum):
     """The value is one of OpenAI's that this service does not offer. Leave it out or choose another."""
     REQUEST_TOO_LARGE = "request_too_large"
     """The body is larger than this service accepts here. Split it, or let its operator raise the limit."""
+    REQUEST_TIMEOUT = "request_timeout"
+    """The body came too slowly. Send it again over a better connection."""
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    """The service does not answer for this host name. Use its own, or let its operator allow this one."""
     UNKNOWN_URL = "unknown_url"
     """The API has no such path. Correct the address; paths begin with /v1."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -47,6 +51,8 @@ class ErrorCode(StrEnum):
     """The Idempotency-Key came earlier with another request. Use a new key for each new request."""
     CONFLICT = "conflict"
     """The same request is being handled right now. Send it again in a second."""
+    TOO_MANY_REQUESTS = "too_many_requests"
+    """This key has too many requests open. Wait for answers, then send it again."""
 
     # Who asks
     INVALID_API_KEY = "invalid_api_key"
@@ -219,6 +225,8 @@ class ErrorCode(StrEnum):
     """An error of the service or the trainer itself. Report it with the log, which has the details."""
     SERVICE_UNAVAILABLE = "service_unavailable"
     """Something that the service needs is away, such as its database. Try again in a moment."""
+    OBJECT_STORE_UNAVAILABLE = "object_store_unavailable"
+    """The store of files and models does not answer as it should. Try again in a moment."""
     WORK_DIR_IN_USE = "work_dir_in_use"
     """Another worker holds the work directory. Give each worker its own TUNESMITH_WORK_DIR."""
 

@@ -14,7 +14,7 @@ from tunesmith.service.attempts.worker_start import register
 from tunesmith.service.blobs import store
 from tunesmith.service.blobs.objects import check_name
 from tunesmith.service.web.auth import WorkerKey, bearer
-from tunesmith.service.web.bodies import json_body
+from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.streams import send_blob
 from tunesmith.tuning.messages import (
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/internal", include_in_schema=False)
 
 
 def _body(model: type[Any]) -> Any:
-    return json_body(model, strict=False)
+    return json_body(model, strict=False, most_elements=MOST_LISTED_ELEMENTS)
 
 
 @router.post("/workers")

@@ -1,19 +1,35 @@
 """The object store, addressed by content: the bytes with hash `ab12...` are the object `blobs/ab/ab12...`."""
 
 import hashlib
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import BinaryIO
 from uuid import uuid4
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest, TunesmithError
+
+_log = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024
+_RETRIES = 3
+_RETRY_TIME = timedelta(seconds=10)  # then the client is told, rather than left to wait for minutes
+_FULL = ("No space left", "os error 28", "Disk quota exceeded")
+
+
+class StoreUnavailable(TunesmithError):
+    """The object store is away, refuses or is full for the moment; nothing was changed, and trying again may help."""
+
+    code = ErrorCode.OBJECT_STORE_UNAVAILABLE
+    http_status = 503
 
 
 class BlobStore:
@@ -27,41 +43,47 @@ class BlobStore:
         """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows."""
         if url.startswith("file://"):
             return cls(from_url(url, mkdir=True))
-        return cls(from_url(url))
+        return cls(from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME}))
 
     async def write_stream(self, sha256: str, stream: AsyncIterator[bytes]) -> int:
         """Store a stream under its promised hash and return its length; one that breaks the promise leaves nothing.
 
         Raises:
             InvalidRequest: the bytes do not have that hash.
+            StoreUnavailable: they could not be stored; so do all methods that touch the store.
         """
         verified = _Verified(stream, sha256=check_name(sha256))
-        await obstore.put_async(self._store, path_of(sha256), verified.chunks())
+        with _explained():
+            await obstore.put_async(self._store, path_of(sha256), verified.chunks())
         return verified.length_bytes
 
     async def write_file(self, file: BinaryIO, *, sha256: str) -> None:
         """Store a local file whose hash is known, from its start."""
         file.seek(0)
-        await obstore.put_async(self._store, path_of(sha256), file)
+        with _explained():
+            await obstore.put_async(self._store, path_of(sha256), file)
 
     async def write_bytes(self, data: bytes) -> str:
         """Store a small value and return its hash."""
         sha256 = hashlib.sha256(data).hexdigest()
-        await obstore.put_async(self._store, path_of(sha256), data)
+        with _explained():
+            await obstore.put_async(self._store, path_of(sha256), data)
         return sha256
 
     async def read(self, sha256: str, *, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to, not including, `end`."""
         if start == end:
             return
-        found = await obstore.get_async(self._store, path_of(sha256), options={"range": (start, end)})
-        async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
-            yield bytes(chunk)
+        with _explained():
+            found = await obstore.get_async(self._store, path_of(sha256), options={"range": (start, end)})
+            async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
+                yield bytes(chunk)
 
     async def exists(self, sha256: str) -> bool:
         """Whether the store has it, whatever the database believes."""
         try:
-            await obstore.head_async(self._store, path_of(sha256))
+            with _explained():
+                await obstore.head_async(self._store, path_of(sha256))
         except FileNotFoundError:
             return False
         return True
@@ -71,6 +93,26 @@ class BlobStore:
         path = f"probes/{uuid4().hex}"
         await obstore.put_async(self._store, path, b"ok")
         await obstore.delete_async(self._store, path)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The store's own errors in the words of this service. That an object is not there is none of them."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """What a client is told about an error of the store; the log has the store's own words."""
+    _log.warning("the object store failed: %s", str(error).partition("\n")[0])
+    if any(sign in str(error) for sign in _FULL):
+        hint = "Its operator has to free space; what was answered with 200 is safe."
+        return StoreUnavailable("The object store is full.", code=ErrorCode.DISK_FULL, hint=hint)
+    return StoreUnavailable("The object store does not answer as it should. Try again in a moment.")
 
 
 class _Verified:

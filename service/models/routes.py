@@ -11,7 +11,7 @@ from tunesmith.service.database.tables import Model
 from tunesmith.service.models import registry, store
 from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
-from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
 from tunesmith.service.web.parameters import ModelName, Sha256
 from tunesmith.tuning.api.lists import Deleted
@@ -41,7 +41,9 @@ async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession)
 
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
-    _caller: AdminKey, request: Annotated[RegisterModel, json_body(RegisterModel)], session: DbSession
+    _caller: AdminKey,
+    request: Annotated[RegisterModel, json_body(RegisterModel, most_elements=MOST_LISTED_ELEMENTS)],
+    session: DbSession,
 ) -> ModelObject:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again. Admins only."""
     model, missing = await registry.register(session, request)

@@ -11,12 +11,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
+
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.models import store as models
-from tunesmith.tuning.datasets.rows import RowChecker
+from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 from tunesmith.tuning.datasets.token_scale import TokenCounts, TokenScale
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.messages import FileRef
@@ -63,17 +65,22 @@ async def measure(
 async def _measured(blobs: BlobStore, rows: FileRef, tokenizer: Mapping[str, FileRef]) -> TokenScale | None:
     try:
         sample = await _sample(blobs, rows)
-        checker = RowChecker()
-        checker.feed(sample)
+        estimated = await run_in_threadpool(_estimated, sample)
         with tempfile.TemporaryDirectory(prefix="tunesmith-tokens-") as folder:
             (Path(folder) / "rows.jsonl").write_bytes(sample)
             for name, ref in tokenizer.items():
                 (Path(folder) / name).write_bytes(await _read(blobs, ref, start=0, end=ref.bytes))
             counts = TokenCounts.model_validate_json(await _output_of(*_TOOL, folder))
-        return TokenScale.of(counts, estimated=checker.finish())
+        return TokenScale.of(counts, estimated=estimated)
     except (OSError, ValueError, TimeoutError) as error:
         _log.warning("tokens are estimated: %s", str(error)[:300])
         return None
+
+
+def _estimated(sample: bytes) -> RowReport:
+    checker = RowChecker()
+    checker.feed(sample)
+    return checker.finish()
 
 
 async def _output_of(*command: str) -> bytes:

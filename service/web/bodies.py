@@ -1,11 +1,12 @@
 """Reading JSON bodies strictly, and saying what is wrong with one in the caller's own words."""
 
 import difflib
-from collections.abc import Iterator
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
@@ -13,15 +14,19 @@ from tunesmith.tuning.values.json_objects import Json
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_ELEMENTS = 2_000  # of a body that a person writes: ten times what the longest sensible one has
+MOST_LISTED_ELEMENTS = 60_000  # of one that lists files or points
+_MOST_ERRORS = 500  # beyond that, making the list of them would hold up every other request
+_LONGEST_NAME = 64  # that is shown of an unknown field
 _MODEL = "x-model"
 _documented: dict[str, type[BaseModel]] = {}
 
 
-def json_body(model: type[BaseModel], *, strict: bool = True) -> Any:
+def json_body(model: type[BaseModel], *, strict: bool = True, most_elements: int = MOST_ELEMENTS) -> Any:
     """A dependency that reads the body as `model`. Strict: the string "3" is not the number 3."""
 
     async def read(request: Request) -> BaseModel:
-        return parse(model, await request.body(), strict=strict)
+        return parse(model, await request.body(), strict=strict, most_elements=most_elements)
 
     return Depends(read)
 
@@ -43,19 +48,81 @@ def body_schema(named: Json) -> Json:
     return _documented[named[_MODEL]].model_json_schema(ref_template="#/components/schemas/{model}")
 
 
-def parse(model: type[M], raw: bytes, *, strict: bool = True) -> M:
-    """Read `raw` as `model`.
+def parse(model: type[M], raw: bytes, *, strict: bool = True, most_elements: int = MOST_ELEMENTS) -> M:
+    """Read `raw` as `model`. What is too much or unknown is refused before any value is looked at.
 
     Raises:
-        InvalidRequest: with the path of the first wrong field as `param`.
+        InvalidRequest: with the path of the first unknown, or else of the first wrong field as `param`.
     """
+    raw = raw or b"{}"
+    _refuse_too_much(model, raw, most_elements=most_elements)
     try:
-        return model.model_validate_json(raw or b"{}", strict=strict)
+        return model.model_validate_json(raw, strict=strict)
     except ValidationError as error:
         raise _explain(model, error) from None
 
 
+def _refuse_too_much(model: type[BaseModel], raw: bytes, *, most_elements: int) -> None:
+    try:
+        value = from_json(raw)
+    except ValueError:
+        return  # validation says where it is no JSON
+    if _has_more_elements(value, most_elements):
+        message = f"The request body has more than {most_elements:,} values."
+        raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, hint="Send fewer, in several requests.")
+    if path := _first_unknown([model], value):
+        raise _unknown(model, path)
+
+
+def _has_more_elements(value: Any, most: int) -> bool:
+    waiting, seen = [value], 0
+    while waiting and seen <= most:
+        part = waiting.pop()
+        if isinstance(part, dict | list):
+            seen += len(part)
+            waiting.extend(part.values() if isinstance(part, dict) else part)
+    return seen > most
+
+
+def _first_unknown(models: list[type[BaseModel]], value: Any) -> list[str]:
+    """The path of the first key in `value` that none of the models knows; empty when all are known."""
+    if isinstance(value, list):
+        return _first_of((str(place), _first_unknown(models, item)) for place, item in enumerate(value))
+    if not isinstance(value, dict) or not models or any(m.model_config.get("extra") != "forbid" for m in models):
+        return []
+    annotations = _annotations(models)
+    unknown = next((name for name in value if name not in annotations), None)
+    if unknown is not None:
+        return [unknown]
+    inner = ((name, _first_unknown(_listed_models(annotations[name]), part)) for name, part in value.items())
+    return _first_of(inner)
+
+
+def _first_of(found: Iterable[tuple[str, list[str]]]) -> list[str]:
+    return next(([name, *path] for name, path in found if path), [])
+
+
+def _annotations(models: list[type[BaseModel]]) -> dict[str, list[Any]]:
+    annotations: dict[str, list[Any]] = {}
+    for model in models:
+        for name, info in model.model_fields.items():
+            annotations.setdefault(info.alias or name, []).append(info.annotation)
+    return annotations
+
+
+def _listed_models(annotations: list[Any]) -> list[type[BaseModel]]:
+    """The models that an object, or a list of objects, under these annotations may be of."""
+    return [] if any(map(_is_mapping, annotations)) else [inner for part in annotations for inner in _models_in(part)]
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_mapping, get_args(annotation)))
+
+
 def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
+    if error.error_count() > _MOST_ERRORS:
+        message = f"The request body has {error.error_count():,} wrong values."
+        return InvalidRequest(message, code=ErrorCode.INVALID_VALUE, hint="Compare it with /docs.")
     details = error.errors(include_url=False, include_context=False)
     first = details[0]
     if first["type"] == "json_invalid":
@@ -78,6 +145,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
 
 
 def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
+    path = [*path[:-1], path[-1][:_LONGEST_NAME]]
     param = ".".join(path)
     known = list(_fields_at(model, path[:-1]))
     near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)

@@ -1,5 +1,6 @@
 """Every error as the API's error object: `{"error": {"message", "type", "param", "code", "hint"}}`."""
 
+import errno
 from typing import cast
 
 import structlog
@@ -15,6 +16,9 @@ from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, 
 
 log = structlog.get_logger(__name__)
 
+_DATABASE_DISK_FULL = "53100"  # PostgreSQL's code for it
+_FREE_SPACE = "Its operator has to free space; what was answered with 200 is safe."
+_WORKERS_PORT = "Workers have a port of their own here: give its address as TUNESMITH_URL."
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
@@ -23,6 +27,27 @@ class TooLarge(InvalidRequest):
 
     code = ErrorCode.REQUEST_TOO_LARGE
     http_status = 413
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body did not arrive in time."""
+
+    code = ErrorCode.REQUEST_TIMEOUT
+    http_status = 408
+
+
+class WrongHost(InvalidRequest):
+    """The request names a host that this service does not answer for."""
+
+    code = ErrorCode.HOST_NOT_ALLOWED
+    http_status = 421
+
+
+class NoSpace(TunesmithError):
+    """A disk of the service is full; there may be room again later."""
+
+    code = ErrorCode.DISK_FULL
+    http_status = 503
 
 
 class UnknownUrl(NotFound):
@@ -54,13 +79,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_parameter)
     app.add_exception_handler(SQLAlchemyError, _on_database)
+    app.add_exception_handler(OSError, _on_disk)
 
 
 def error_response(error: TunesmithError) -> JSONResponse:
     """The response for one of our own errors, with the headers that tell a client whether to try again."""
     headers = {}
     is_final = isinstance(error, LeaseLost | CannotReproduce)
-    if error.http_status == 503 or (error.http_status == 409 and not is_final):
+    if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
     if is_final:
         headers["x-should-retry"] = "false"
@@ -83,7 +109,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     error = cast(HTTPException, error)
     message = f"{error.detail}: {request.method} {request.url.path}"
     kind = _BY_STATUS.get(error.status_code, InvalidRequest)
-    body = _body(error.status_code, message, code=kind.code)
+    hint = _WORKERS_PORT if error.status_code == 404 and request.url.path.startswith("/internal/") else None
+    body = _body(error.status_code, message, code=kind.code, hint=hint)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
@@ -99,7 +126,17 @@ async def _on_database(_request: Request, error: Exception) -> JSONResponse:
     """A database that is away or busy is 503, which clients try again; text it cannot store must change."""
     if isinstance(error, DataError):
         return error_response(InvalidRequest("The request holds text that cannot be stored, such as a NUL character."))
+    if getattr(getattr(error, "orig", None), "sqlstate", None) == _DATABASE_DISK_FULL:
+        return error_response(NoSpace("The database's disk is full.", hint=_FREE_SPACE))
     if is_away(error):
         log.warning("database.unavailable", error=type(error).__name__)
         return error_response(NotReady("The database is busy or restarting. Try again in a moment."))
+    raise error
+
+
+async def _on_disk(_request: Request, error: Exception) -> JSONResponse:
+    """A disk that is full where uploads are put aside; any other is a fault."""
+    if cast(OSError, error).errno in (errno.ENOSPC, errno.EDQUOT):
+        log.error("disk.full")
+        return error_response(NoSpace("The disk where uploads are put aside is full.", hint=_FREE_SPACE))
     raise error

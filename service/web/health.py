@@ -1,7 +1,8 @@
 """`/healthz`: this process lives. `/readyz`: what it needs is there."""
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -25,16 +26,44 @@ async def healthz() -> Health:
 async def readyz(
     request: Request, response: Response, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep
 ) -> Readiness:
-    """503 with the reason while database, schema or object store is not usable. The broker is only reported."""
+    """503 with the reason while database, schema or object store is not usable. The broker is only reported.
+
+    The answer may be a second old: whoever has no key cannot make this service look more often.
+    """
+    head = request.app.state.schema_head
+    last: LastLook = request.app.state.last_look
+    readiness = await last.of(lambda: _look(database, blobs, announcer, head=head))
+    response.status_code = 200 if readiness.status == "ready" else 503
+    return readiness
+
+
+class LastLook:
+    """The last answer, for as long as it is fresh. Never are two looks under way at once."""
+
+    def __init__(self, *, fresh_seconds: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fresh_seconds = fresh_seconds
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._seen: tuple[float, Readiness] | None = None
+
+    async def of(self, look: Callable[[], Awaitable[Readiness]]) -> Readiness:
+        """What `look` said a moment ago, or says now."""
+        async with self._lock:
+            if self._seen is None or self._clock() - self._seen[0] >= self._fresh_seconds:
+                readiness = await look()
+                self._seen = self._clock(), readiness
+            return self._seen[1]
+
+
+async def _look(database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep, *, head: str) -> Readiness:
     checks = {
-        "database": await _ask(_schema_problem(database, head=request.app.state.schema_head)),
+        "database": await _ask(_schema_problem(database, head=head)),
         "store": await _ask(_store_problem(blobs)),
     }
     broker = (
         "ok" if await run_in_threadpool(announcer.reachable) else "away: jobs are taken in, and start when it is back"
     )
     ready = all(problem == "ok" for problem in checks.values())
-    response.status_code = 200 if ready else 503
     return Readiness(status="ready" if ready else "not_ready", checks={**checks, "broker": broker})
 
 

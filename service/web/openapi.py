@@ -33,8 +33,9 @@ _MEANINGS = {
     403: "The key's role does not allow this.",
     404: "No such object, or not one of this project.",
     413: "The body is too large.",
+    429: "This key has too many requests open; try again in a moment.",
     500: "A fault of the service; its log holds the details under `x-request-id`.",
-    503: "The database is busy or restarting; try again in a moment.",
+    503: "The database or the store of files is away, busy or full; try again in a moment.",
 }
 
 
@@ -80,7 +81,7 @@ def _completed(document: Json) -> Json:
 
 def _errors(operation: Json) -> Iterator[int]:
     if "security" in operation:
-        yield from (401, 403, 500, 503)
+        yield from (401, 403, 429, 500, 503)
     if "parameters" in operation or "requestBody" in operation:
         yield 400
     kinds = operation.get("requestBody", {}).get("content", {})

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -82,6 +82,12 @@ class Shape:
     name: str
     description: str
     fields: list[Field]
+
+
+@router.get("/openapi.json")
+def openapi(request: Request) -> JSONResponse:
+    """The document for programs. Made in a thread the first time, for it takes seconds. It says nothing secret."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs")

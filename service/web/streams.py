@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi.responses import Response, StreamingResponse
+from starlette.responses import Content
+from starlette.types import Send
 
 from tunesmith.service.blobs.objects import BlobStore
 
@@ -34,16 +36,27 @@ def send_blob(
     headers["content-length"] = str(end - start)
     if range_header:
         headers["content-range"] = f"bytes {start}-{end - 1}/{length_bytes}"
-    return StreamingResponse(
-        _chunks(blobs, sha256, start=start, end=end),
+    return _Blob(
+        blobs.read(sha256, start=start, end=end),
         status_code=206 if range_header else 200,
         headers=headers,
         media_type="application/octet-stream",
     )
 
 
-async def _chunks(blobs: BlobStore, sha256: str, *, start: int, end: int) -> AsyncIterator[bytes]:
-    async for chunk in blobs.read(sha256, start=start, end=end):
+class _Blob(StreamingResponse):
+    """Says 200 only when the first bytes are there: a store that fails before is an error like any other."""
+
+    async def stream_response(self, send: Send) -> None:
+        chunks = aiter(self.body_iterator)
+        first = await anext(chunks, b"")
+        self.body_iterator = _again(first, chunks)
+        await super().stream_response(send)
+
+
+async def _again(first: Content, rest: AsyncIterator[Content]) -> AsyncIterator[Content]:
+    yield first
+    async for chunk in rest:
         yield chunk
 
 

@@ -13,9 +13,10 @@ from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.messages import WorkerHeartbeat
 
 router = APIRouter(tags=["workers"])
+internal_router = APIRouter(prefix="/internal/workers", include_in_schema=False)
 
 
-@router.post("/internal/workers/{worker_id}/heartbeat", status_code=204, include_in_schema=False)
+@internal_router.post("/{worker_id}/heartbeat", status_code=204)
 async def worker_heartbeat(
     worker_id: str,
     _caller: WorkerKey,

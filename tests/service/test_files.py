@@ -32,7 +32,7 @@ def test_a_bad_file_is_kept_with_line_numbers_and_reasons(plane: ControlPlane) -
 
 def test_a_very_long_line_and_an_empty_file_have_clear_reasons(plane: ControlPlane) -> None:
     long = upload(plane, b'{"text": "' + b"x" * (20 * 1024**2) + b'"}\n').json()
-    assert "line 1: the row is longer than 16 MiB" in long["status_details"]
+    assert "line 1: the row is longer than 2 MiB" in long["status_details"]
     assert upload(plane, b"").json()["status_details"] == "The file has no rows."
 
 

@@ -32,7 +32,7 @@ from tunesmith.tuning.values.json_objects import Json
 
 T = TypeVar("T")
 
-MAX_ROW_BYTES = 16 * 1024 * 1024
+MAX_ROW_BYTES = 2 * 1024 * 1024  # half a million tokens; more in one piece would be read without a pause
 # An escape for half of a surrogate pair without the other half beside it. Escaped backslashes deceive it: what it finds
 # may be none, but it misses none.
 _HALF_A_PAIR = re.compile(

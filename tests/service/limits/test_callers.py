@@ -1,0 +1,129 @@
+"""No caller takes the service from the others: slow lines end, keys have so many places, names are checked."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable
+from contextlib import closing
+
+import httpx
+import pytest
+
+from tests.control_plane import ControlPlane
+from tests.service.limits.application import ask, connected, serving
+from tunesmith.service.app import Routes, create_app
+from tunesmith.service.serve import shared_socket
+from tunesmith.service.settings import Settings
+from tunesmith.service.web.limiter import Limiter, TooMany
+
+JOBS = "/v1/fine_tuning/jobs"
+
+
+def test_a_body_that_does_not_come_is_answered_with_408(plane: ControlPlane, settings: Settings) -> None:
+    with serving(settings.model_copy(update={"patience_seconds": 0.3}), head_seconds=1.0) as url:
+        head = f"POST {JOBS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {plane.keys['member']}\r\n"
+        with closing(connected(url)) as line:
+            line.sendall(f'{head}content-length: 1000\r\n\r\n{{"model"'.encode())
+            answer = line.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"request_timeout" in answer
+            line.sendall(b"x")
+            assert line.recv(4096) == b"", "the connection stays open"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_connection_without_a_request_is_closed(settings: Settings, sent: bytes) -> None:
+    with serving(settings, head_seconds=1.0) as url, closing(connected(url)) as line:
+        line.sendall(sent)
+        received = b""
+        while part := line.recv(4096):
+            received += part
+        assert (b"200 OK" in received) == sent.endswith(b"\r\n\r\n")
+
+
+def test_an_answer_that_takes_longer_than_a_head_may_is_given(plane: ControlPlane, settings: Settings) -> None:
+    with serving(settings, head_seconds=1.0) as url:
+        plane.add_model()
+        path = f"{url}{JOBS}/{plane.create_job()['id']}"
+        headers = {"authorization": f"Bearer {plane.keys['member']}"}
+        etag = httpx.get(path, headers=headers, verify=False).headers["etag"]
+        waiting = httpx.get(f"{path}?wait=1.5", headers={**headers, "if-none-match": etag}, timeout=10, verify=False)
+        assert waiting.status_code == 304
+
+
+def test_a_caller_has_so_many_places_and_gets_them_back() -> None:
+    limiter = Limiter(2, what="requests")
+    with limiter.hold("one"), limiter.hold("one"), limiter.hold("other"), pytest.raises(TooMany), limiter.hold("one"):
+        pass
+    with limiter.hold("one"), limiter.hold("one"):
+        pass
+
+
+def test_too_many_requests_of_one_key_are_429_and_other_keys_do_not_notice(
+    plane: ControlPlane, settings: Settings
+) -> None:
+    app = create_app(settings.model_copy(update={"max_requests_per_key": 1, "max_waits_per_key": 1}))
+    plane.add_model()
+    path = f"{JOBS}/{plane.create_job()['id']}"
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            def get(path: str, key: str, **headers: str) -> Awaitable[httpx.Response]:
+                return client.get(path, headers={"authorization": f"Bearer {plane.keys[key]}", **headers})
+
+            etag = (await get(path, "member")).headers["etag"]
+            waiting = asyncio.ensure_future(get(f"{path}?wait=1", "member", **{"if-none-match": etag}))
+            await asyncio.sleep(0)
+            second, admin, plain = await asyncio.gather(
+                get(f"{path}?wait=1", "member"), get(f"{path}?wait=0.1", "admin"), get(path, "member")
+            )
+            answers = [second, admin, plain, await waiting]
+        await app.state.database.close()
+        return answers
+
+    second, admin, plain, waited = asyncio.run(run())
+    assert (second.status_code, second.json()["error"]["code"]) == (429, "too_many_requests")
+    assert second.json()["error"]["type"] == "rate_limit_error"
+    assert second.headers["retry-after"] == "1"
+    assert [admin.status_code, plain.status_code, waited.status_code] == [200, 200, 304]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:8100", 401), ("[::1]:8100", 401), ("Tunes.example", 401), ("evil.example", 421)]
+)
+def test_only_allowed_names_are_answered(settings: Settings, host: str, status: int) -> None:
+    app = create_app(Settings(**{**settings.model_dump(), "allowed_hosts": "localhost, ::1,tunes.example"}))
+    (answer,) = asyncio.run(ask(app, ("GET", "/v1/models", {"headers": {"host": host}}), key=""))
+    assert answer.status_code == status
+
+
+def test_a_load_balancer_may_ask_for_the_health_by_address(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"allowed_hosts": ("tunes.example",)}))
+    (answer,) = asyncio.run(ask(app, ("GET", "/healthz", {"headers": {"host": "10.0.0.7"}}), key=""))
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("routes", "answered", "unknown"),
+    [
+        (Routes.PUBLIC, "/v1/models", "/internal/claims"),
+        (Routes.WORKERS, "/internal/claims", "/v1/models"),
+    ],
+)
+def test_it_knows_its_own_routes_only(settings: Settings, routes: Routes, answered: str, unknown: str) -> None:
+    app = create_app(settings, routes=routes)
+    found, other, health = asyncio.run(
+        ask(app, ("POST", answered, {}), ("POST", unknown, {}), ("GET", "/readyz", {}), key="nobody")
+    )
+    assert (found.status_code, other.status_code, health.status_code) == (401, 404, 200)
+    assert ("TUNESMITH_URL" in other.text) == (routes is Routes.PUBLIC)
+
+
+def test_processes_of_the_api_share_a_port_and_nobody_else_gets_it() -> None:
+    with shared_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with shared_socket("127.0.0.1", port) as second, socket.socket() as foreign:
+            assert second.getsockname() == first.getsockname()
+            with pytest.raises(OSError, match="in use"):
+                foreign.bind(("127.0.0.1", port))

@@ -1,0 +1,79 @@
+"""A store that fails, leftovers of uploads, and questions about the health."""
+
+import asyncio
+from pathlib import Path
+
+from obstore.exceptions import GenericError
+
+from tests.control_plane import ControlPlane
+from tests.service.limits.application import ask
+from tunesmith.service.app import create_app
+from tunesmith.service.blobs.objects import unavailable
+from tunesmith.service.files.spool import own_folder
+from tunesmith.service.settings import Settings
+from tunesmith.service.web.health import LastLook
+from tunesmith.tuning.api.health import Readiness
+
+
+def test_a_store_that_fails_is_503_wherever_it_is_needed(
+    plane: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    file_id = plane.upload()
+    app = create_app(settings)
+    (tmp_path / "store" / "blobs").write_text("where a folder should be")
+    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", b'{"text": "x"}\n')}}
+    blob = f"/v1/blobs/{'0' * 64}"
+    answers = asyncio.run(
+        ask(
+            app,
+            ("POST", "/v1/files", form),
+            ("PUT", blob, {"content": b"x"}),
+            ("GET", f"/v1/files/{file_id}/content", {}),
+            key=plane.keys["admin"],
+        )
+    )
+    for answer in answers:
+        assert answer.status_code == 503, answer.text
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["error"]["code"] == "object_store_unavailable"
+
+
+def test_a_full_store_has_a_code_of_its_own() -> None:
+    words = "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)"
+    error = unavailable(GenericError(words))
+    assert (error.http_status, error.code) == (503, "disk_full")
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead = tmp_path / "serve-dead"
+    dead.mkdir()
+    (dead / "upload").write_bytes(b"x")
+    with own_folder(tmp_path) as first:
+        (first / "upload").write_bytes(b"x")
+        assert not dead.exists()
+        with own_folder(tmp_path) as second:
+            assert (first / "upload").exists()
+        assert not second.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_who_ask_at_once_cause_one_look() -> None:
+    looks = 0
+    now = 0.0
+
+    async def look() -> Readiness:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.01)
+        return Readiness(status="ready", checks={})
+
+    async def run() -> None:
+        nonlocal now
+        last = LastLook(fresh_seconds=1, clock=lambda: now)
+        await asyncio.gather(*(last.of(look) for _ in range(50)))
+        assert looks == 1
+        now = 1.5
+        await last.of(look)
+
+    asyncio.run(run())
+    assert looks == 2
