@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from tunesmith.cli.connection import Connection, NotConnected, find_connection
+from tunesmith.cli.connection import Connection, NotConnected, default_data_dir, find_connection
 from tunesmith.tuning.api.accuracy import AccuracyList
 from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 from tunesmith.tuning.api.base import Answer, recorded
@@ -274,10 +274,20 @@ def _explained(connection: Connection) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise Unreachable(
-            f"No answer from {connection.base_url}: {error or type(error).__name__}.",
-            hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
-        ) from error
+        raise _unreachable(connection, error) from error
+
+
+def _unreachable(connection: Connection, error: httpx.TransportError) -> Unreachable:
+    if connection.data_dir is not None and isinstance(error, httpx.ConnectError):
+        option = "" if connection.data_dir == default_data_dir() else f" --data-dir {connection.data_dir}"
+        return Unreachable(
+            f"The service in {connection.data_dir} is gone: nothing answers at {connection.base_url}.",
+            hint=f"start it again with `tunesmith up{option}`: jobs, files and models are still there",
+        )
+    return Unreachable(
+        f"No answer from {connection.base_url}: {error or type(error).__name__}.",
+        hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
+    )
 
 
 def _may_pass(answer: httpx.Response) -> bool:

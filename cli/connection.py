@@ -22,10 +22,15 @@ class NotConnected(TunesmithError):
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """`base_url` ends in /v1, as the openai client wants it. The key stays out of reprs and logs."""
+    """`base_url` ends in /v1, as the openai client wants it. The key stays out of reprs and logs.
+
+    `data_dir` is where `tunesmith up` left it, and `worker_url` what it said is the address for workers.
+    """
 
     base_url: str
     api_key: str = field(repr=False)
+    worker_url: str | None = None
+    data_dir: Path | None = field(default=None, compare=False)
 
 
 def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -57,7 +62,8 @@ def read_connection(data_dir: Path) -> Connection | None:
     path = data_dir / FILE_NAME
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return Connection(**{name: str(stored[name]) for name in ("base_url", "api_key")})
+        known = {name: str(stored[name]) for name in ("base_url", "api_key")}
+        return Connection(**known, worker_url=stored.get("worker_url"), data_dir=data_dir)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
@@ -73,7 +79,8 @@ def read_connection(data_dir: Path) -> Connection | None:
 def write_connection(data_dir: Path, connection: Connection) -> Path:
     """Write connection.json, readable by its owner only, in one step."""
     path = data_dir / FILE_NAME
-    write_secret(path, json.dumps(asdict(connection), indent=2) + "\n")
+    stored = {name: value for name, value in asdict(connection).items() if name != "data_dir"}
+    write_secret(path, json.dumps(stored, indent=2) + "\n")
     return path
 
 

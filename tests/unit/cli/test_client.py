@@ -1,6 +1,7 @@
 """Patience with a service that restarts, and no patience where a repeat could do harm."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -75,6 +76,17 @@ def test_what_may_have_been_done_is_not_done_again() -> None:
     with client_of(answer) as client, pytest.raises(Unreachable):
         client.act_on_job("ftjob-1", "cancel")
     assert seen == 1
+
+
+def test_a_service_that_was_killed_is_said_to_be_gone_with_the_command_that_starts_it(tmp_path: Path) -> None:
+    killed = Connection(base_url="http://127.0.0.1:8100/v1", api_key="key", data_dir=tmp_path)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    with client_of(answer, find=lambda: killed) as client, pytest.raises(Unreachable, match="is gone") as caught:
+        client.list_models()
+    assert f"tunesmith up --data-dir {tmp_path}" in str(caught.value.hint)
 
 
 def test_a_create_is_repeated_under_one_key() -> None:
