@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from dataclasses import dataclass
 
 from tunesmith.local.embedded.errors import EmbeddedError, PortTaken
 from tunesmith.tuning.codes import ErrorCode
@@ -16,6 +17,37 @@ class AddressUnusable(EmbeddedError):
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - a table of what to connect to instead
 _LOOPBACK = ("127.", "::1", "localhost")
 _SUGGESTIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the API answers: people and programs at one port, workers at the other."""
+
+    public: int
+    workers: int
+
+
+def free_ports(host: str, *, public: int, workers: int | None) -> Ports:
+    """Both ports, 0 for any free one. Workers get the one behind the public port unless another is asked for.
+
+    Raises PortTaken with a free alternative, or AddressUnusable.
+    """
+    chosen = free_port(host, public)
+    if workers is not None:
+        return Ports(public=chosen, workers=free_port(host, workers))
+    try:
+        return Ports(public=chosen, workers=free_port(host, chosen + 1 if public else 0))
+    except EmbeddedError:
+        return Ports(public=chosen, workers=free_port(host, 0))
+
+
+def allowed_hosts(host: str) -> str:
+    """The names that requests may give, for `TUNESMITH_ALLOWED_HOSTS`.
+
+    A page in a browser on this machine can send requests to loopback under a name of its own; an address that other
+    machines reach may have any name, a proxy's among them.
+    """
+    return f"localhost,127.0.0.1,::1,{host}" if is_loopback(host) else "*"
 
 
 def free_port(host: str, port: int) -> int:

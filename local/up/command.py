@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from tunesmith.cli.connection import default_data_dir, forget_connection
 from tunesmith.cli.output import bold, dim, duration, note
 from tunesmith.local.embedded.locks import DirectoryLock, Holder
-from tunesmith.local.up.address import free_port, is_loopback
+from tunesmith.local.up.address import free_ports, is_loopback
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.signals import StopRequested, StopSignals
 from tunesmith.local.up.stack import Stack, clean_up_after_an_earlier_run
@@ -28,15 +29,27 @@ DataDir = Annotated[
 def up(
     data_dir: DataDir = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes any free one.")] = DEFAULT_PORT,
+    *,
     host: Annotated[
         str, typer.Option(help="Address of the API; the default is reachable from here only.")
     ] = "127.0.0.1",
+    worker_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for workers. [default: the one behind --port, or any free one]"),
+    ] = None,
+    api_processes: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, envvar="TUNESMITH_API_PROCESSES", help="Processes that share the API's port; 130 MiB each."
+        ),
+    ] = 1,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also run a worker on this machine.")] = True,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C: database, queue, API, keeper and one worker."""
     layout = Layout((data_dir or default_data_dir()).expanduser().resolve())
     try:
-        _run(layout, host=host, port=port, worker=worker)
+        address = _Address(host=host, port=port, worker_port=worker_port, api_processes=api_processes)
+        _run(layout, address, worker=worker)
     except StopRequested:
         note("stopped before it was ready; nothing is lost")
         raise typer.Exit(130) from None
@@ -54,18 +67,33 @@ def doctor(data_dir: DataDir = None) -> None:
     raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().resolve(), environment=os.environ)))
 
 
-def _run(layout: Layout, *, host: str, port: int, worker: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Address:
+    host: str
+    port: int
+    worker_port: int | None
+    api_processes: int
+
+
+def _run(layout: Layout, address: _Address, *, worker: bool) -> None:
     layout.claim()
     lock = DirectoryLock(layout.root)
     lock.acquire()
     try:
-        chosen_port = free_port(host, port)
+        ports = free_ports(address.host, public=address.port, workers=address.worker_port)
         forget_connection(layout.root)
         layout.create()
         with StopSignals() as signals:
             supervisor = Supervisor(signals=signals, tell=lambda line: note(f"  !   {line}"))
             try:
-                _start(layout, lock=lock, supervisor=supervisor, host=host, port=chosen_port, worker=worker)
+                stack = Stack(
+                    layout,
+                    supervisor=supervisor,
+                    host=address.host,
+                    ports=ports,
+                    api_processes=address.api_processes,
+                )
+                _start(layout, stack, lock=lock, host=address.host, worker=worker)
                 supervisor.run()
                 note("stopping: worker, keeper, API, Valkey, PostgreSQL (Ctrl-C again to hurry)")
             finally:
@@ -77,13 +105,12 @@ def _run(layout: Layout, *, host: str, port: int, worker: bool) -> None:
         lock.release()
 
 
-def _start(layout: Layout, *, lock: DirectoryLock, supervisor: Supervisor, host: str, port: int, worker: bool) -> None:
+def _start(layout: Layout, stack: Stack, *, lock: DirectoryLock, host: str, worker: bool) -> None:
     begun = time.monotonic()
     steps = _Steps()
     note(f"{bold('tunesmith up')}  {dim(f'data in {layout.root}')}")
     if left_over := clean_up_after_an_earlier_run(layout.root):
         steps.done(f"ended {left_over} processes that an earlier run left behind")
-    stack = Stack(layout, supervisor=supervisor, host=host, port=port)
     lock.announce(Holder(pid=os.getpid(), base_url=stack.url))
     stack.start_servers()
     steps.done(f"PostgreSQL {stack.postgres.binaries.version} and Valkey {stack.valkey.binary.version}")
@@ -106,6 +133,7 @@ def _start(layout: Layout, *, lock: DirectoryLock, supervisor: Supervisor, host:
 def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
     option = "" if layout.root == default_data_dir().expanduser().resolve() else f" --data-dir {layout.root}"
     note(f"  API        {bold(f'{stack.url}/v1')}")
+    note(f"  workers    {stack.worker_url} {dim('(TUNESMITH_URL of one elsewhere)')}")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
     note(f"  logs       {layout.logs}\n")
     note(f'  go on      eval "$(tunesmith env{option})"   {dim("# sets OPENAI_BASE_URL and OPENAI_API_KEY")}')

@@ -16,6 +16,7 @@ class Layout:
     connection.json    where it answers and with which key (0600), while it runs
     postgres/ valkey/  the servers' files and sockets
     store/             the object store: files, models, artifacts
+    spool/             uploads until they are checked
     work/              the worker's run directories and model cache
     keys/              the admin's and the worker's key (0600)
     logs/              one log per process
@@ -26,6 +27,7 @@ class Layout:
         self.postgres = root / "postgres"
         self.valkey = root / "valkey"
         self.store = root / "store"
+        self.spool = root / "spool"
         self.work = root / "work"
         self.keys = root / "keys"
         self.logs = root / "logs"
@@ -50,7 +52,7 @@ class Layout:
 
     def create(self) -> None:
         """Make the folders. Raises DirectoryUnusable or DiskFull."""
-        for folder in (self.store, self.work, self.keys, self.logs):
+        for folder in (self.store, self.spool, self.work, self.keys, self.logs):
             private_folder(folder)
 
     def _foreign(self) -> bool:

@@ -19,7 +19,7 @@ from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.local.embedded.process import Command, spawn, stop, tail, wait_until
 from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.local.up import logs, strays
-from tunesmith.local.up.address import local_url
+from tunesmith.local.up.address import Ports, allowed_hosts, local_url
 from tunesmith.local.up.environment import base, program
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.supervisor import Service, Supervisor
@@ -40,14 +40,17 @@ class Stack:
         *,
         supervisor: Supervisor,
         host: str,
-        port: int,
+        ports: Ports,
+        api_processes: int = 1,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.url = local_url(host, port)
+        self.url = local_url(host, ports.public)
+        self.worker_url = local_url(host, ports.workers)
         self._layout = layout
         self._supervisor = supervisor
         self._host = host
-        self._port = port
+        self._ports = ports
+        self._api_processes = api_processes
         self._base = base(environment, data_dir=layout.root)
         self.valkey = ValkeyServer(layout.valkey, log=layout.log("valkey"), environment=self._base)
         self.postgres = PostgresServer(layout.postgres, log=layout.log("postgres"), environment=self._base)
@@ -81,20 +84,21 @@ class Stack:
             write_secret(self._layout.key(role), words[-1] + "\n")
 
     def start_api(self) -> None:
-        """The API; returns at once, `wait_for_api` waits for it."""
+        """The API: processes for people that share a port, and one for workers, whom nobody else's requests hold up.
+
+        Returns at once, `wait_for_api` waits for it.
+        """
+        for number in range(1, self._api_processes + 1):
+            name = "api" if number == 1 else f"api-{number}"
+            self._supervisor.start(self._api_service(name, "public", port=self._ports.public, url=self.url))
         self._supervisor.start(
-            self._service(
-                "api",
-                ("tunesmith-service", "serve", "--host", self._host, "--port", str(self._port)),
-                self._service_environment(),
-                ready=lambda _: _answers(self.url, "/readyz"),
-                explain=self._explain_api,
-            )
+            self._api_service("worker-api", "workers", port=self._ports.workers, url=self.worker_url)
         )
 
     def wait_for_api(self) -> None:
-        """Until /readyz says yes."""
-        self._supervisor.wait_ready("api", timeout_seconds=_API_START_SECONDS)
+        """Until /readyz says yes everywhere."""
+        names = [f"api-{number}" for number in range(2, self._api_processes + 1)]
+        self._supervisor.wait_ready("api", *names, "worker-api", timeout_seconds=_API_START_SECONDS)
 
     def start_keeper(self) -> None:
         """The keeper: wake-ups, leases, outbox."""
@@ -107,7 +111,7 @@ class Stack:
                 "worker",
                 ("tunesmith-worker", "run"),
                 {
-                    "TUNESMITH_URL": self.url,
+                    "TUNESMITH_URL": self.worker_url,
                     "TUNESMITH_WORKER_KEY": self._layout.key("worker").read_text().strip(),
                     "TUNESMITH_WORK_DIR": str(self._layout.work),
                     "REDIS_URL": self.valkey.url,
@@ -120,11 +124,21 @@ class Stack:
     def connection(self) -> Connection:
         """How to reach it as its admin."""
         key = self._layout.key("admin").read_text().strip()
-        return Connection(base_url=f"{self.url}/v1", api_key=key)
+        return Connection(base_url=f"{self.url}/v1", api_key=key, worker_url=self.worker_url)
 
     def publish(self) -> Path:
         """Write connection.json."""
         return write_connection(self._layout.root, self.connection())
+
+    def _api_service(self, name: str, routes: str, *, port: int, url: str) -> Service:
+        words = ("tunesmith-service", "serve", "--host", self._host, "--port", str(port), "--routes", routes)
+        return self._service(
+            name,
+            (*words, *(("--share-port",) if self._api_processes > 1 and routes == "public" else ())),
+            self._service_environment(),
+            ready=lambda _: _answers(url, "/readyz"),
+            explain=lambda log: self._explain_api(name, log, port=port),
+        )
 
     def _postgres_service(self) -> Service:
         server = self.postgres
@@ -178,6 +192,8 @@ class Stack:
             "DATABASE_URL": self.postgres.url(),
             "REDIS_URL": self.valkey.url,
             "TUNESMITH_STORE": f"file://{quote(str(self._layout.store))}",
+            "TUNESMITH_SPOOL_DIR": str(self._layout.spool),
+            "TUNESMITH_ALLOWED_HOSTS": self._base.get("TUNESMITH_ALLOWED_HOSTS") or allowed_hosts(self._host),
         }
 
     def _mint(self, role: str, *, log: Path) -> subprocess.Popen[bytes]:
@@ -206,10 +222,10 @@ class Stack:
             raise ServerFailed(f"{what} failed:\n{tail(log, lines=6)}", hint=f"the whole story is in {log}")
         return output.decode()
 
-    def _explain_api(self, log: Path) -> EmbeddedError:
+    def _explain_api(self, name: str, log: Path, *, port: int) -> EmbeddedError:
         if "address already in use" in tail(log).lower():
-            return PortTaken(f"Port {self._port} was taken just now by another program.", hint="use --port 0")
-        return _ended("api", log)
+            return PortTaken(f"Port {port} was taken just now by another program.", hint="use --port 0")
+        return _ended(name, log)
 
 
 @contextlib.contextmanager

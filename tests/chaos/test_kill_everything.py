@@ -31,7 +31,7 @@ def test_a_job_outlives_the_kill_of_every_part_and_its_adapter_has_the_bytes_of_
     job_id = submit(up, rows=ROWS, epochs=EPOCHS)
     up.wait_for_step(job_id, 1)
     with UndisturbedRun(request_of(up, job_id), folder=tmp_path / "undisturbed") as undisturbed:
-        for part in ("api", "valkey", "postgres"):
+        for part in ("api", "worker-api", "valkey", "postgres"):
             kill_beside_the_trainer(up, job_id, part)
         up.wait_for_checkpoint(job_id)
         for part in ("trainer", "worker"):

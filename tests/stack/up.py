@@ -20,9 +20,9 @@ from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.local.up import strays
 
-SERVICES = ("api", "keeper", "worker", "valkey", "postgres")
+SERVICES = ("api", "worker-api", "keeper", "worker", "valkey", "postgres")
 _END_SECONDS = 90.0
-_WORDS = {"api": b"serve", "keeper": b"keeper", "worker": b"run"}
+_WORDS = {"api": b"public", "worker-api": b"workers", "keeper": b"keeper", "worker": b"run"}
 _PID_FILES = {"postgres": "data/postmaster.pid", "valkey": "valkey.pid"}
 
 
@@ -95,7 +95,7 @@ class Up(Installation):
         environment = {
             **self._environment,
             strays.MARK: str(self.data_dir.resolve()),
-            "TUNESMITH_URL": self.url,
+            "TUNESMITH_URL": self.connection.worker_url or "",
             "TUNESMITH_WORKER_KEY": (self.data_dir / "keys" / "worker.key").read_text().strip(),
             "REDIS_URL": f"redis+socket://{self.data_dir}/valkey/socket/valkey.sock",
         }

@@ -15,7 +15,7 @@ from tunesmith.cli.connection import (
     write_connection,
 )
 
-HERE = Connection(base_url="http://127.0.0.1:8100/v1", api_key="sk-here")
+HERE = Connection(base_url="http://127.0.0.1:8100/v1", api_key="sk-here", worker_url="http://127.0.0.1:8101")
 
 
 def test_what_was_written_is_read_and_nobody_else_can_read_it(tmp_path: Path) -> None:
