@@ -3,8 +3,11 @@
 import contextlib
 import gc
 import resource
+import signal
 import socket
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
@@ -20,6 +23,8 @@ _DESCRIPTORS = 65_536  # a connection is one; the usual soft limit of 1,024 is l
 def serve(settings: Settings, *, host: str, port: int, routes: Routes, shares_port: bool) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those that are under way."""
     _allow_descriptors()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # uvicorn raises them once more when it has finished
     with spooling_in(settings.spool_dir), contextlib.ExitStack() as stack:
         config = uvicorn.Config(
             create_app(settings, routes=routes),
@@ -48,6 +53,10 @@ def shared_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(address)
     return listener
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _allow_descriptors() -> None:

@@ -28,6 +28,7 @@ _SERVER_START_SECONDS = 60.0
 _API_START_SECONDS = 60.0
 _ONE_SHOT_SECONDS = 120.0
 _DRAIN_SECONDS = 130.0  # a little more than a worker gives its run to checkpoint before it kills it
+_CONNECTIONS = 80  # of the hundred that PostgreSQL takes; the rest is for the keeper and for whoever looks
 _STRAY_GRACE_SECONDS = 10.0
 
 
@@ -192,9 +193,15 @@ class Stack:
             "DATABASE_URL": self.postgres.url(),
             "REDIS_URL": self.valkey.url,
             "TUNESMITH_STORE": f"file://{quote(str(self._layout.store))}",
+            "TUNESMITH_POOL_SIZE": self._base.get("TUNESMITH_POOL_SIZE") or str(self._pool_size),
             "TUNESMITH_SPOOL_DIR": str(self._layout.spool),
             "TUNESMITH_ALLOWED_HOSTS": self._base.get("TUNESMITH_ALLOWED_HOSTS") or allowed_hosts(self._host),
         }
+
+    @property
+    def _pool_size(self) -> int:
+        """Of each process, which may open twice as many: together no more than PostgreSQL takes."""
+        return max(2, min(10, _CONNECTIONS // 2 // (self._api_processes + 1)))
 
     def _mint(self, role: str, *, log: Path) -> subprocess.Popen[bytes]:
         return self._one_shot("tunesmith-service", "keys", "create", "--name", f"up-{role}", "--role", role, log=log)
