@@ -13,6 +13,7 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         monitoring,
         files,
         jobs,
+        queue,
         reproductions,
         plans,
         metrics,

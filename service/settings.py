@@ -3,10 +3,25 @@
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ProjectLimits(BaseModel):
+    """The most that one project may have at a time; None is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    running_jobs: Count | None = None
+    queued_jobs: Count | None = 10_000
+    stored_bytes: Count | None = None  # of files, checkpoints and results; base models are everybody's
+
+    def is_full(self, running: int) -> bool:
+        """Whether a project that runs so many jobs may start no more."""
+        return self.running_jobs is not None and running >= self.running_jobs
 
 
 class Settings(BaseSettings):
@@ -29,13 +44,21 @@ class Settings(BaseSettings):
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
     gpu_hour_prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = {}
 
+    # Limits by project; "*" stands for all others.
+    project_limits: dict[str, ProjectLimits] = {}
+
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024**2  # of every other request that is not a stream of weights
+    max_blob_bytes: Annotated[int, Field(ge=1)] = 128 * 1024**3  # of one file of weights
 
     pool_size: Annotated[int, Field(ge=1)] = 10
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"
     log_level: str = "info"
+
+    def limits_of(self, project: str) -> ProjectLimits:
+        """What this project may have."""
+        return self.project_limits.get(project) or self.project_limits.get("*") or ProjectLimits()
 
     @property
     def worker_silence(self) -> timedelta:

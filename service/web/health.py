@@ -35,7 +35,11 @@ async def readyz(
     )
     ready = all(problem == "ok" for problem in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(status="ready" if ready else "not_ready", checks={**checks, "broker": broker})
+    return Readiness(
+        status="ready" if ready else "not_ready",
+        checks={**checks, "broker": broker},
+        store_free_bytes=await blobs.free_bytes(),
+    )
 
 
 async def _ask(question: Awaitable[str]) -> str:

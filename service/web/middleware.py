@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from tunesmith.service.web.errors import TooLarge, error_response
-from tunesmith.tuning.errors import TunesmithError
+from tunesmith.service.web.errors import error_response
+from tunesmith.tuning.errors import TooLarge, TunesmithError
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Edge:
 
     def _limit_bytes(self, scope: Scope) -> int | None:
         if "/blobs/" in scope["path"]:
-            return None  # weights: streamed, hashed and never held in memory
+            return None  # weights: streamed, hashed, never held in memory, and limited where they are stored
         if scope["path"] == "/v1/files":
             return self._max_upload_bytes + _FORM_OVERHEAD_BYTES
         return self._max_body_bytes
