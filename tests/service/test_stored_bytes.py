@@ -155,6 +155,16 @@ class TestUploads:
         assert sweep(control_plane) == 0
         assert (folder(control_plane) / path_of(file.sha256)).exists()
 
+    def test_an_upload_that_fails_was_announced_and_is_forgotten_after_a_day(self, control_plane: ControlPlane) -> None:
+        digest = sha256(b"promised")
+        response = control_plane.request("PUT", f"/v1/blobs/{digest}", key="admin", content=b"other")
+        assert response.json()["error"]["code"] == "hash_mismatch"
+        announced = "SELECT is_stored, kept_until > now() FROM blobs WHERE sha256 = %s"
+        assert control_plane.sql(announced, digest) == [(False, True)]
+        let_a_day_pass(control_plane)
+        sweep(control_plane)
+        assert control_plane.sql(announced, digest) == []
+
     def test_what_killed_uploads_left_is_deleted_after_a_day(self, control_plane: ControlPlane) -> None:
         digest = sha256(b"whole, and never recorded")
         whole = folder(control_plane) / path_of(digest)
