@@ -14,6 +14,7 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
@@ -36,7 +37,7 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, reproductions, plans, metrics, artifacts, models, workers)
+_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 

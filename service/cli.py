@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import Routes
+from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine, now
 from tunesmith.service.keeper.chore import KeeperContext
@@ -113,7 +114,8 @@ async def _keep(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     database = _database(settings.database_url, pool_size=2)
     try:
-        context = KeeperContext(settings, database, announcer_for(settings.redis_url))
+        blobs = BlobStore.from_url(settings.store)
+        context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)
         await Keeper(context, every_chore(settings)).run(stop)
     finally:
         await database.close()

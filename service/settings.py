@@ -4,10 +4,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ProjectLimits(BaseModel):
+    """The most that one project may have at a time; None is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    running_jobs: Count | None = None
+    queued_jobs: Count | None = 10_000
+    stored_bytes: Count | None = None  # of files, checkpoints and results; base models are everybody's
+
+    def is_full(self, running: int) -> bool:
+        """Whether a project that runs so many jobs may start no more."""
+        return self.running_jobs is not None and running >= self.running_jobs
 
 
 class Settings(BaseSettings):
@@ -30,9 +45,13 @@ class Settings(BaseSettings):
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
     gpu_hour_prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = {}
 
+    # Limits by project; "*" stands for all others.
+    project_limits: dict[str, ProjectLimits] = {}
+
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of what workers report, and of a model's description
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
+    max_blob_bytes: Annotated[int, Field(ge=1)] = 128 * 1024**3  # of one file of weights
 
     patience_seconds: Seconds = 30  # with a sender who sends nothing; slower than a kilobyte a second uses it up
     max_requests_per_key: Annotated[int, Field(ge=1)] = 100  # open at once in each process
@@ -51,6 +70,10 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
+
+    def limits_of(self, project: str) -> ProjectLimits:
+        """What this project may have."""
+        return self.project_limits.get(project) or self.project_limits.get("*") or ProjectLimits()
 
     @property
     def worker_silence(self) -> timedelta:

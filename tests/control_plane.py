@@ -22,10 +22,11 @@ from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import create_app
+from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.tables import Row
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.chore import KeeperContext
-from tunesmith.service.settings import Settings
+from tunesmith.service.settings import ProjectLimits, Settings
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.messages import (
@@ -123,7 +124,8 @@ class ControlPlane:
     def keep(self, work: Callable[[KeeperContext], Awaitable[T]]) -> T:
         """Run one of the keeper's chores."""
         announcer = announcer_for(self.settings.redis_url)
-        return self.run(lambda database: work(KeeperContext(self.settings, database, announcer)))
+        blobs = BlobStore.from_url(self.settings.store)
+        return self.run(lambda database: work(KeeperContext(self.settings, database, announcer, blobs)))
 
     def upload(self, data: bytes | None = None, *, key: str = "member", name: str = "rows.jsonl") -> str:
         """A training file; returns its id."""
@@ -365,3 +367,16 @@ def control_plane(plane: ControlPlane) -> ControlPlane:
     """The same with the model `tiny-llama` ready."""
     plane.add_model()
     return plane
+
+
+@pytest.fixture
+def limited(live_control_plane: ControlPlane) -> Iterator[Callable[..., None]]:
+    """Sets what the project acme may have, for one test."""
+    state = live_control_plane.app.state
+    settings = state.settings
+
+    def limit(**limits: int) -> None:
+        state.settings = settings.model_copy(update={"project_limits": {"acme": ProjectLimits(**limits)}})
+
+    yield limit
+    state.settings = settings

@@ -4,10 +4,12 @@ TunesmithError
 ├── InvalidRequest            the caller must change something         400
 │   ├── InvalidTransition     the job is not in a state that allows it 400
 │   ├── InvalidTrainingFile   a row cannot be trained on               400
-│   └── DoesNotFit            no known hardware can hold the job       400
+│   ├── DoesNotFit            no known hardware can hold the job       400
+│   └── TooLarge              the body is too long                     413
 ├── NotFound                                                           404
 ├── Unauthenticated                                                    401
 ├── Forbidden                                                          403
+├── LimitReached              a project has as much as it may        429
 ├── LeaseLost                 another attempt owns the job             409
 ├── Conflict                  the same request is in flight            409
 ├── CannotReproduce           a run cannot be repeated as it was       409
@@ -116,6 +118,13 @@ class DoesNotFit(InvalidRequest):
     code = ErrorCode.PLAN_DOES_NOT_FIT
 
 
+class TooLarge(InvalidRequest):
+    """The body is larger than this service accepts here."""
+
+    code = ErrorCode.REQUEST_TOO_LARGE
+    http_status = 413
+
+
 class NotFound(TunesmithError):
     """No such object, or not yours."""
 
@@ -135,6 +144,13 @@ class Forbidden(TunesmithError):
 
     code = ErrorCode.PERMISSION_DENIED
     http_status = 403
+
+
+class LimitReached(TunesmithError):
+    """The project has as many as it may have at a time; later there may be room."""
+
+    code = ErrorCode.LIMIT_REACHED
+    http_status = 429
 
 
 class LeaseLost(TunesmithError):

@@ -1,12 +1,15 @@
 """Handing a job to a worker: the first in line that fits the hardware that asks, as it is at this moment."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service import events
+from tunesmith.service.attempts.choice import Choice, Chooser
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job, Model
@@ -15,20 +18,21 @@ from tunesmith.service.files import store as files
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
-from tunesmith.service.planning import corrections as lessons
-from tunesmith.service.planning.fit import PlanningQuery, plan_on
+from tunesmith.service.projects.limits import may_run_one_more
+from tunesmith.service.queue.walk import in_turn
+from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.workers import registry
 from tunesmith.tuning.codes import ArtifactKind
-from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobTransition, Phase
 from tunesmith.tuning.values.hashes import sha256_of_text
-from tunesmith.tuning.words import Method
 
-_LONGEST_WALK = 300  # jobs that one claim looks at; each costs the planner a few milliseconds
+log = structlog.get_logger(__name__)
+
+_LONGEST_WALK_SECONDS = 3.0  # a worker waits ten for its answer; what was refused by then is skipped by the next walk
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,14 @@ class LeaseTerms:
     heartbeat_interval_seconds: float
 
 
-async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTerms) -> Claim | None:
+async def claim(
+    session: AsyncSession,
+    request: ClaimRequest,
+    *,
+    terms: LeaseTerms,
+    limits_of: Callable[[str], ProjectLimits],
+    clock: Callable[[], float] = time.monotonic,
+) -> Claim | None:
     """The best waiting job for this hardware, now this worker's; None when there is none.
 
     Raises:
@@ -48,41 +59,29 @@ async def claim(session: AsyncSession, request: ClaimRequest, *, terms: LeaseTer
     worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
     at = await now(session)
     worker.last_seen_at = at
-    line = await jobs.find_waiting(session, limit=_LONGEST_WALK)
-    learned = (
-        await lessons.measured_corrections(session, worker_class=request.hardware.worker_class)
-        if line
-        else lessons.NONE
-    )
-    for waiting, model in line:
-        wanted = PlanningQuery.of(
-            spec=waiting.spec,
-            dataset=waiting.dataset,
-            config=model.config,
-            corrections=learned.about(model),
-            pinned=waiting.pinned_plan,
-        )
-        plan = await run_in_threadpool(plan_on, wanted, request.hardware)
-        if isinstance(plan, str):
-            continue
-        job = await jobs.lock_waiting(session, waiting.id)
-        if job is not None:  # otherwise another worker was faster, or the user cancelled
-            choice = _Choice(plan, corrections=dict(wanted.corrections_on(request.hardware)))
-            return await _start(session, job, model, choice, request=request, terms=terms, at=at)
+    chooser = Chooser(session, request.hardware)
+    full: set[str] = set()
+    deadline = clock() + _LONGEST_WALK_SECONDS
+    line = in_turn(session, is_full=lambda name, running: limits_of(name).is_full(running), passed=chooser.refused)
+    async for waiting in line:
+        choice = None if waiting.project in full else await chooser.choose(waiting)
+        if choice is not None:
+            job = await jobs.lock_waiting(session, waiting.job_id)
+            if job is None:  # another worker was faster, or the user cancelled
+                continue
+            if await may_run_one_more(session, job.project, limits=limits_of(job.project)):
+                return await _start(session, job, choice, request=request, terms=terms, at=at)
+            full.add(job.project)
+        if clock() > deadline:
+            log.warning("claim.walk_ended", worker_class=request.hardware.worker_class, asked=chooser.asked)
+            return None
     return None
-
-
-@dataclass(frozen=True)
-class _Choice:
-    plan: Plan
-    corrections: dict[Method, Corrections]  # what the plan was predicted with
 
 
 async def _start(
     session: AsyncSession,
     job: Job,
-    model: Model,
-    choice: _Choice,
+    choice: Choice,
     *,
     request: ClaimRequest,
     terms: LeaseTerms,
@@ -117,7 +116,7 @@ async def _start(
         is_plan_pinned=job.pinned_plan is not None,
         corrections=choice.corrections,
         dataset=DatasetFacts.model_validate(job.dataset),
-        base_model=await _base_model(session, model),
+        base_model=await _base_model(session, choice.model),
         training_file=await files.file_ref(session, job.training_file),
         validation_file=await files.file_ref(session, job.validation_file) if job.validation_file else None,
         resume=await checkpoints.find_to_resume(session, job.id),

@@ -9,6 +9,7 @@ from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.attempts import fencing, store
 from tunesmith.service.attempts.fencing import Held
 from tunesmith.service.attempts.outcomes import Policy, close, decide_next
+from tunesmith.service.blobs import intake as blob_intake
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Artifact, Attempt, Job, Model
@@ -70,7 +71,8 @@ async def _write_result_file(database: Database, blobs: BlobStore, attempt: Atte
     async with database.transaction() as session:
         points = await metrics.find_points(session, attempt.job_id)
     data = result_csv(points)
-    return _ResultFile(intake.Received(await blobs.write_bytes(data), len(data), report=None))
+    sha256 = await blob_intake.write_bytes(database, blobs, data)
+    return _ResultFile(intake.Received(sha256, len(data), report=None))
 
 
 async def _end(

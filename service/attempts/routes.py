@@ -11,7 +11,7 @@ from tunesmith.service.attempts.finish import finish
 from tunesmith.service.attempts.outcomes import Policy
 from tunesmith.service.attempts.readable_files import find_readable
 from tunesmith.service.attempts.worker_start import register
-from tunesmith.service.blobs import store
+from tunesmith.service.blobs import intake, store
 from tunesmith.service.blobs.objects import check_name
 from tunesmith.service.web.auth import WorkerKey, bearer
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, json_body
@@ -62,7 +62,7 @@ async def claim_job(
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
     terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds)
-    return await claim(session, request, terms=terms) or Response(status_code=204)
+    return await claim(session, request, terms=terms, limits_of=settings.limits_of) or Response(status_code=204)
 
 
 @router.post("/attempts/{attempt_id}/heartbeat")
@@ -115,10 +115,19 @@ async def attempt_metrics(
 
 @router.put("/attempts/{attempt_id}/blobs/{sha256}", status_code=204)
 async def put_attempt_blob(
-    request: Request, *, attempt_id: str, sha256: str, _held: CheckedAttempt, database: DatabaseDep, blobs: BlobsDep
+    request: Request,
+    *,
+    attempt_id: str,
+    sha256: str,
+    _held: CheckedAttempt,
+    database: DatabaseDep,
+    blobs: BlobsDep,
+    settings: SettingsDep,
 ) -> Response:
     """Bytes, verified against their name. The lease is checked before and after, and no lock is held in between."""
-    length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
+    length_bytes = await intake.write_stream(
+        database, blobs, sha256, request.stream(), limit_bytes=settings.max_blob_bytes
+    )
     async with database.transaction() as session:
         await fencing.hold_by_token(session, attempt_id, bearer(request))
         await store.record(session, sha256=sha256, length_bytes=length_bytes)

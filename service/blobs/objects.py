@@ -1,12 +1,17 @@
 """The object store, addressed by content: the bytes with hash `ab12...` are the object `blobs/ab/ab12...`."""
 
+import asyncio
 import hashlib
 import logging
 import re
+import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import obstore
@@ -14,11 +19,12 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest, TunesmithError
+from tunesmith.tuning.errors import InvalidRequest, TooLarge, TunesmithError
 
 _log = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = re.compile(r"[0-9a-f]{64}#\d+")  # how obstore names a local object that is not complete
 _CHUNK_BYTES = 1024 * 1024
 _RETRIES = 3
 _RETRY_TIME = timedelta(seconds=10)  # then the client is told, rather than left to wait for minutes
@@ -35,24 +41,26 @@ class StoreUnavailable(TunesmithError):
 class BlobStore:
     """Bytes that are either there completely, under their own hash, or not there."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, folder: Path | None = None) -> None:
         self._store = store
+        self._folder = folder  # of a store on a disk of this machine
 
     @classmethod
     def from_url(cls, url: str) -> "BlobStore":
         """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows."""
         if url.startswith("file://"):
-            return cls(from_url(url, mkdir=True))
+            return cls(from_url(url, mkdir=True), folder=Path(unquote(urlsplit(url).path)))
         return cls(from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME}))
 
-    async def write_stream(self, sha256: str, stream: AsyncIterator[bytes]) -> int:
+    async def write_stream(self, sha256: str, stream: AsyncIterator[bytes], *, limit_bytes: int) -> int:
         """Store a stream under its promised hash and return its length; one that breaks the promise leaves nothing.
 
         Raises:
             InvalidRequest: the bytes do not have that hash.
+            TooLarge: there are more of them than the limit.
             StoreUnavailable: they could not be stored; so do all methods that touch the store.
         """
-        verified = _Verified(stream, sha256=check_name(sha256))
+        verified = _Verified(stream, sha256=check_name(sha256), limit_bytes=limit_bytes)
         with _explained():
             await obstore.put_async(self._store, path_of(sha256), verified.chunks())
         return verified.length_bytes
@@ -88,6 +96,26 @@ class BlobStore:
             return False
         return True
 
+    async def delete(self, sha256: str) -> None:
+        """Delete the bytes, if they are there."""
+        with suppress(FileNotFoundError), _explained():
+            await obstore.delete_async(self._store, path_of(sha256))
+
+    async def delete_partial_uploads(self, *, older_than: timedelta) -> int:
+        """Delete what killed uploads to a local store left and that has not grown for so long; returns how many.
+
+        A bucket deletes its own by a rule of its lifecycle.
+        """
+        if self._folder is None:
+            return 0
+        return await asyncio.to_thread(_delete_partial, self._folder, older_than)
+
+    async def free_bytes(self) -> int | None:
+        """Free space of the disk that a local store lies on; None elsewhere, where nobody can tell."""
+        if self._folder is None:
+            return None
+        return (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
+
     async def probe(self) -> None:
         """Write, read and delete a small object; raises whatever the store raises."""
         path = f"probes/{uuid4().hex}"
@@ -118,8 +146,9 @@ def unavailable(error: Exception) -> StoreUnavailable:
 class _Verified:
     """Passes a stream on and raises at its end when it was not what its name promised, which aborts the upload."""
 
-    def __init__(self, stream: AsyncIterator[bytes], *, sha256: str) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], *, sha256: str, limit_bytes: int) -> None:
         self._stream = stream
+        self._limit_bytes = limit_bytes
         self._expected = sha256
         self.length_bytes = 0
 
@@ -128,6 +157,8 @@ class _Verified:
         async for chunk in self._stream:
             digest.update(chunk)
             self.length_bytes += len(chunk)
+            if self.length_bytes > self._limit_bytes:
+                raise TooLarge(f"The request body is larger than {self._limit_bytes:,} bytes.")
             if chunk:
                 yield chunk
         if digest.hexdigest() != self._expected:
@@ -149,3 +180,12 @@ def check_name(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise InvalidRequest("A blob is named by its sha256: 64 lower-case hexadecimal digits.", param="sha256")
     return sha256
+
+
+def _delete_partial(folder: Path, older_than: timedelta) -> int:
+    oldest = time.time() - older_than.total_seconds()
+    found = [path for path in (folder / "blobs").glob("*/*#*") if _PARTIAL.fullmatch(path.name)]
+    left = [path for path in found if path.exists() and path.stat().st_mtime < oldest]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)

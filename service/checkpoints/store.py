@@ -1,12 +1,12 @@
 """Queries about checkpoints."""
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.jsonb_safe import storable
-from tunesmith.service.database.tables import Attempt, Checkpoint
+from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, FileRef
@@ -33,9 +33,12 @@ async def find_many(session: AsyncSession, job_id: str, *, after: str | None, li
 
 
 async def find_to_resume(session: AsyncSession, job_id: str) -> tuple[CheckpointRef, ...]:
-    """The newest checkpoints, newest first."""
+    """The newest checkpoints whose files are stored, newest first."""
     query = (
-        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(_RESUME_CHOICES)
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job_id, _has_files())
+        .order_by(Checkpoint.step.desc())
+        .limit(_RESUME_CHOICES)
     )
     return tuple(
         CheckpointRef(
@@ -70,3 +73,29 @@ async def record(session: AsyncSession, attempt: Attempt, report: CheckpointRepo
     }
     row = insert(Checkpoint).values(id=new_id("ftckpt"), job_id=attempt.job_id, step=report.step, **values)
     await session.execute(row.on_conflict_do_update(index_elements=[Checkpoint.job_id, Checkpoint.step], set_=values))
+
+
+async def let_go(session: AsyncSession) -> None:
+    """Checkpoints that no attempt will start from keep their numbers and refer to their files no longer.
+
+    A job that has not ended keeps as many as a claim offers, by step and again by age: an attempt that could use none
+    of the old ones begins at low steps. Of a job that ended a day ago none is kept.
+    """
+    by_step = func.row_number().over(partition_by=Checkpoint.job_id, order_by=Checkpoint.step.desc())
+    by_age = func.row_number().over(partition_by=Checkpoint.job_id, order_by=Checkpoint.created_at.desc())
+    ranked = (
+        select(Checkpoint.id, Checkpoint.created_at, by_step.label("by_step"), by_age.label("by_age"), Job.finished_at)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(_has_files())
+        .subquery()
+    )
+    old = and_(ranked.c.by_step > _RESUME_CHOICES, ranked.c.by_age > _RESUME_CHOICES)
+    ended = ranked.c.finished_at < func.now() - text("interval '1 day'")
+    # One that is registered anew while we wait for its row has another age.
+    same = and_(Checkpoint.id == ranked.c.id, Checkpoint.created_at == ranked.c.created_at)
+    change = update(Checkpoint).where(same, or_(old, ended)).values(files=[])
+    await session.execute(change.execution_options(synchronize_session=False))
+
+
+def _has_files() -> ColumnElement[bool]:
+    return func.jsonb_array_length(Checkpoint.files) > 0

@@ -36,6 +36,11 @@ def _one_of(column: str, values: list[str]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
+def _holding(table: str) -> Index:
+    """Finds the rows whose `files` hold some bytes."""
+    return Index(f"ix_{table}_files", "files", postgresql_using="gin", postgresql_ops={"files": "jsonb_path_ops"})
+
+
 _STATES = [state.value for state in JobState]
 _FINAL = sorted(state.value for state in FINAL_STATES)
 
@@ -73,24 +78,36 @@ class ApiKey(Row):
 
 
 class Blob(Row):
-    """Bytes that are completely in the object store, under their own hash."""
+    """Bytes under their own hash. Only those that are stored may be counted on; nobody deletes any before `kept_until`.
+
+    A row without stored bytes is an upload that was announced, or bytes that are being deleted.
+    """
 
     __tablename__ = "blobs"
-    __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"),)
+    __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"), Index("ix_blobs_kept_until", "kept_until"))
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int]
+    is_stored: Mapped[bool] = mapped_column(server_default=text("true"))
+    kept_until: Mapped[datetime] = mapped_column(server_default=text("now() + interval '1 day'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class File(Row):
-    """A file of a project. `report` is what the check at upload counted, whether the file is good or not."""
+    """A file of a project. `report` is what the check at upload counted, whether the file is good or not.
+
+    Without `blob_sha256` it was deleted or has expired, and its bytes are gone.
+    """
 
     __tablename__ = "files"
     __table_args__ = (
         CheckConstraint(_one_of("status", ["uploaded", "processed", "error"]), name="status"),
         CheckConstraint("(status = 'error') <= (status_details IS NOT NULL)", name="error_explained"),
+        CheckConstraint(
+            "blob_sha256 IS NOT NULL OR deleted_at IS NOT NULL OR expires_at IS NOT NULL", name="living_has_bytes"
+        ),
         Index("ix_files_project_id", "project", "id"),
+        Index("ix_files_blob_sha256", "blob_sha256"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -98,7 +115,7 @@ class File(Row):
     purpose: Mapped[str]
     filename: Mapped[str]
     bytes: Mapped[int]
-    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[Json | None]
@@ -116,6 +133,7 @@ class Model(Row):
         CheckConstraint(_one_of("kind", ["base", *(kind.value for kind in RESULT_KINDS)]), name="kind"),
         CheckConstraint("(kind = 'base') = (project IS NULL)", name="shared_iff_base"),
         CheckConstraint("(kind = 'base') = (base_model IS NULL)", name="base_iff_base"),
+        _holding("models"),
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -143,7 +161,7 @@ class Job(Row):
         CheckConstraint("epoch >= 0 AND event_seq >= 0", name="counters"),
         CheckConstraint("(reproduces IS NULL) = (pinned_plan IS NULL)", name="pinned_iff_reproduces"),
         Index("ix_jobs_project_id", "project", "id"),
-        Index("ix_jobs_waiting", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_line", "project", "line_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_retry", "api_key_id", "request_sha256", "created_at"),
     )
@@ -166,6 +184,7 @@ class Job(Row):
     priority: Mapped[int] = mapped_column(server_default=text("0"))
     reproduces: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # the job whose plan is repeated
     pinned_plan: Mapped[Json | None]
+    question_sha256: Mapped[str | None]  # the same for jobs that the planner cannot tell apart
 
     attempts_used: Mapped[int] = mapped_column(server_default=text("0"))
     max_attempts: Mapped[int]
@@ -190,6 +209,7 @@ class Job(Row):
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     queued_at: Mapped[datetime | None]
+    line_at: Mapped[datetime | None] = mapped_column(server_default=FetchedValue(), server_onupdate=FetchedValue())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -260,10 +280,13 @@ class MetricChunk(Row):
 
 
 class Checkpoint(Row):
-    """A checkpoint that is complete in the store. The same step of a later attempt replaces an earlier one."""
+    """A checkpoint that is complete in the store; without files it was, and its numbers are what is left.
+
+    The same step of a later attempt replaces an earlier one.
+    """
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step"),)
+    __table_args__ = (UniqueConstraint("job_id", "step"), _holding("checkpoints"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
@@ -279,7 +302,11 @@ class Artifact(Row):
     """A result of an attempt: a set of files, all of them in the store."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("attempt_id", "kind"), Index("ix_artifacts_job_id", "job_id"))
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "kind"),
+        Index("ix_artifacts_job_id", "job_id"),
+        _holding("artifacts"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

@@ -11,11 +11,11 @@ from typing import BinaryIO
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service.blobs import store
+from tunesmith.service.blobs import intake, store
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import File
-from tunesmith.service.database.transactions import now
+from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.files.row_check import CheckedRows
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
@@ -46,14 +46,14 @@ class Received:
     report: RowReport | None
 
 
-async def receive(blobs: BlobStore, file: BinaryIO, *, purpose: str) -> Received:
+async def receive(database: Database, blobs: BlobStore, file: BinaryIO, *, purpose: str) -> Received:
     """Check and store an uploaded file; memory stays bounded by one row."""
     check = purpose == TRAINING_PURPOSE
     if check and await run_in_threadpool(_length_bytes, file) > _CHECKED_HERE_BYTES:
         received = await _checked_elsewhere(file)
     else:
         received = await run_in_threadpool(_read, file, check=check)
-    await blobs.write_file(file, sha256=received.sha256)
+    await intake.write_file(database, blobs, file, sha256=received.sha256)
     return received
 
 

@@ -7,8 +7,9 @@ from starlette.datastructures import FormData, UploadFile
 
 from tunesmith.service.files import intake, store
 from tunesmith.service.files.views import file_object
+from tunesmith.service.projects.limits import check_stored
 from tunesmith.service.web.auth import MemberKey
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.parameters import AT_MOST, After, FileId, Order, Range
 from tunesmith.service.web.streams import DOWNLOAD, send_blob
 from tunesmith.tuning.api.files import FileObject, FilePage
@@ -44,11 +45,13 @@ _UPLOAD_FORM = {
     "",
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}},
 )
-async def create_file(request: Request, caller: MemberKey, database: DatabaseDep, blobs: BlobsDep) -> FileObject:
+async def create_file(
+    request: Request, caller: MemberKey, *, database: DatabaseDep, blobs: BlobsDep, settings: SettingsDep
+) -> FileObject:
     """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
     async with request.form(max_files=1, max_fields=10) as form:
         upload, purpose, expires_after_seconds = _read_form(form)
-        received = await intake.receive(blobs, upload.file, purpose=purpose)
+        received = await intake.receive(database, blobs, upload.file, purpose=purpose)
     async with database.transaction() as session:  # opened only now: no transaction waits for an upload
         file = await intake.record(
             session,
@@ -58,6 +61,7 @@ async def create_file(request: Request, caller: MemberKey, database: DatabaseDep
             filename=upload.filename or "upload",
             expires_after_seconds=expires_after_seconds,
         )
+        await check_stored(session, caller.project, limits=settings.limits_of(caller.project))
     return file_object(file)
 
 
@@ -97,10 +101,11 @@ async def file_content(
 ) -> Response:
     """The bytes as they were uploaded. Range works."""
     file = await store.find(session, file_id, project=caller.project)
+    stored = store.bytes_of(file, name=file.filename)
     return send_blob(
         blobs,
-        file.blob_sha256,
-        length_bytes=file.bytes,
+        stored.sha256,
+        length_bytes=stored.bytes,
         range_header=byte_range,
         filename=file.filename,
     )

@@ -1,11 +1,12 @@
 """Queries about files."""
 
+from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, func, not_, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import File
+from tunesmith.service.database.tables import File, Job
 from tunesmith.service.database.transactions import now
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
@@ -37,8 +38,33 @@ async def find_with_bytes(session: AsyncSession, sha256: str, *, project: str) -
 
 async def file_ref(session: AsyncSession, file_id: str) -> FileRef:
     """A training file as a worker fetches it. Deleting the file hides it from people, not from its jobs."""
-    file = await session.get_one(File, file_id)
-    return FileRef(name="rows.jsonl", sha256=file.blob_sha256, bytes=file.bytes)
+    return bytes_of(await session.get_one(File, file_id), name="rows.jsonl")
+
+
+def bytes_of(file: File, *, name: str) -> FileRef:
+    """The stored bytes of a file that is alive, or that an unfinished job needs.
+
+    Raises:
+        NotFound: the file was deleted or has expired, and its bytes with it.
+    """
+    if file.blob_sha256 is None:
+        raise NotFound(f"The bytes of {file.id} are gone.", code=ErrorCode.FILE_NOT_FOUND, param="id")
+    return FileRef(name=name, sha256=file.blob_sha256, bytes=file.bytes)
+
+
+async def let_go(session: AsyncSession) -> None:
+    """Files that were deleted or have expired a day ago refer to their bytes no longer, unless a job still needs them.
+
+    No new job can: it takes a file that is alive.
+    """
+    gone = or_(File.deleted_at < _a_day_ago(), File.expires_at < _a_day_ago())
+    open_job = (
+        select(Job.id)
+        .where(or_(Job.training_file == File.id, Job.validation_file == File.id), Job.finished_at.is_(None))
+        .exists()
+    )
+    change = update(File).where(gone, File.blob_sha256.is_not(None), not_(open_job)).values(blob_sha256=None)
+    await session.execute(change.execution_options(synchronize_session=False))
 
 
 async def find_many(
@@ -74,3 +100,7 @@ async def hide(session: AsyncSession, file_id: str, *, project: str) -> File:
 
 def _alive() -> tuple[ColumnElement[bool], ...]:
     return File.deleted_at.is_(None), or_(File.expires_at.is_(None), File.expires_at > func.now())
+
+
+def _a_day_ago() -> ColumnElement[datetime]:
+    return func.now() - text("interval '1 day'")

@@ -1,6 +1,7 @@
 """A file as the API shows it."""
 
 from tunesmith.service.database.tables import File
+from tunesmith.service.files import store
 from tunesmith.tuning.api.files import FileObject, TunesmithFile
 
 
@@ -15,5 +16,5 @@ def file_object(file: File) -> FileObject:
         status=file.status,
         status_details=file.status_details,
         expires_at=int(file.expires_at.timestamp()) if file.expires_at else None,
-        tunesmith=TunesmithFile(sha256=file.blob_sha256, report=file.report),
+        tunesmith=TunesmithFile(sha256=store.bytes_of(file, name=file.filename).sha256, report=file.report),
     )

@@ -7,6 +7,8 @@ from tunesmith.service.database.tables import Job
 from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.transitions import apply_transition
+from tunesmith.service.projects.limits import check_queued
+from tunesmith.service.settings import ProjectLimits
 from tunesmith.tuning.state import JobState, JobTransition
 
 
@@ -52,12 +54,13 @@ async def pause(session: AsyncSession, job_id: str, *, project: str) -> Job:
     return job
 
 
-async def resume(session: AsyncSession, job_id: str, *, project: str) -> Job:
+async def resume(session: AsyncSession, job_id: str, *, project: str, limits: ProjectLimits) -> Job:
     """Put a paused job back into the line; take back a pause that the worker has not yet carried out.
 
     Raises:
         NotFound: no such job here.
         InvalidTransition: the job is not paused.
+        LimitReached: the project has as many jobs in line as it may.
     """
     job = await store.find(session, job_id, project=project, lock=True)
     if job.state == JobState.RUNNING and job.pause_requested_at is not None:
@@ -68,4 +71,6 @@ async def resume(session: AsyncSession, job_id: str, *, project: str) -> Job:
         job.not_before = await now(session)
     job.pause_requested_at = None
     await session.flush()
+    if job.state == JobState.QUEUED:
+        await check_queued(session, project, limits=limits)
     return job

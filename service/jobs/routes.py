@@ -39,7 +39,8 @@ _LABEL_FILTER = {
 @router.post(
     "",
     openapi_extra=documented(JobCreate),
-    responses=error_response(409, "The same request is being handled right now; try again in a moment."),
+    responses=error_response(409, "The same request is being handled right now; try again in a moment.")
+    | error_response(429, "The project has as many jobs in line as it may."),
 )
 async def create_job(
     caller: MemberKey,
@@ -63,6 +64,7 @@ async def create_job(
         seed=randbelow(2**31),
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
+        limits=settings.limits_of(caller.project),
         scale=await measure(
             database, blobs, training_file=request.training_file, model=request.model, project=caller.project
         ),
@@ -125,10 +127,11 @@ async def pause_job(job_id: JobId, caller: MemberKey, session: DbSession) -> Job
     return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
 
 
-@router.post("/{job_id}/resume")
-async def resume_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
+@router.post("/{job_id}/resume", responses=error_response(429, "The project has as many jobs in line as it may."))
+async def resume_job(job_id: JobId, caller: MemberKey, session: DbSession, settings: SettingsDep) -> JobObject:
     """Resume a paused job from its last checkpoint."""
-    return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project))
+    limits = settings.limits_of(caller.project)
+    return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project, limits=limits))
 
 
 @router.get("/{job_id}/events")

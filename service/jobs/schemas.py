@@ -22,6 +22,8 @@ from tunesmith.tuning.job import (
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
+Priority = Annotated[int, Field(ge=-100, le=100)]
+
 
 class SupervisedHyperparameters(Value):
     """See `tuning.job.Hyperparameters`, which says what each means and where its limits are."""
@@ -95,8 +97,8 @@ class TunesmithOptions(Value):
     """The highest rate, after warm-up; `auto` takes the recipe's."""
     merge: bool = False
     """Also leave a model with the adapter merged in."""
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Jobs with more go first; half an hour of waiting outweighs one step."""
+    priority: Priority = 0
+    """Jobs with more go first; half an hour of waiting outweighs one step. -10 to 10, by admins -100 to 100."""
 
 
 class JobRequest(Value):
@@ -205,3 +207,12 @@ class JobCreate(JobRequest):
 
     training_file: Annotated[str, Field(min_length=1, max_length=256)]
     """Id of a file of rows to train on, uploaded with purpose `fine-tune`."""
+
+
+class PriorityChange(Value):
+    """`POST /v1/fine_tuning/jobs/{job_id}/priority`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"priority": 3}]})
+
+    priority: Priority
+    """Jobs with more go first; half an hour of waiting outweighs one step. -10 to 10, by admins -100 to 100."""

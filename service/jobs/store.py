@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import Float, SQLColumnExpression, cast, extract, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Event, Job, Model
+from tunesmith.service.database.tables import Attempt, Event, Job
+from tunesmith.service.queue import store as queue
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
-
-_SECONDS_PER_PRIORITY = 1800  # ageing: half an hour of waiting outweighs one step of priority
 
 
 async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool = False) -> Job:
@@ -59,18 +58,6 @@ async def find_many(
     return list((await session.execute(query)).scalars())
 
 
-async def find_waiting(session: AsyncSession, *, limit: int) -> list[tuple[Job, Model]]:
-    """Jobs that may start now, each with its model, in the order of the line."""
-    query = (
-        select(Job, Model)
-        .join(Model, Model.name == Job.spec["model"].astext)
-        .where(Job.state == JobState.QUEUED, Job.not_before <= func.now())
-        .order_by(*queue_order())
-        .limit(limit)
-    )
-    return [(job, model) for job, model in await session.execute(query)]
-
-
 async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
     """The job, locked, if it still waits and nobody else is taking it."""
     query = (
@@ -108,28 +95,9 @@ async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[st
     wanted = [job.id for job in jobs if job.state == JobState.QUEUED]
     if not wanted:
         return {}
-    place = func.row_number().over(order_by=queue_order()).label("place")
-    line = select(Job.id, place).where(Job.state == JobState.QUEUED).subquery()
+    line = queue.places()
     rows = await session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(wanted)))
     return {row.id: row.place for row in rows}
-
-
-def queue_order() -> tuple[SQLColumnExpression[Any], ...]:
-    """Who is next: aged priority, then projects that run fewer attempts, then the longest wait."""
-    return aged_priority().desc(), running_of(Job.project), Job.queued_at, Job.id
-
-
-def aged_priority() -> SQLColumnExpression[Any]:
-    """The priority of a waiting job, raised by the time that it has waited."""
-    waited_seconds = cast(extract("epoch", func.now() - Job.queued_at), Float)
-    return Job.priority + func.floor(waited_seconds / _SECONDS_PER_PRIORITY)
-
-
-def running_of(project: SQLColumnExpression[str] | str) -> SQLColumnExpression[int]:
-    """How many jobs of a project run."""
-    running = Job.__table__.alias("running")
-    query = select(func.count()).select_from(running)
-    return query.where(running.c.project == project, running.c.state == JobState.RUNNING).scalar_subquery()
 
 
 async def find_events(

@@ -14,11 +14,15 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.planning_request import read
+from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import note_reason
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.planning import fit as machines
+from tunesmith.service.planning.refusals import question_sha256
+from tunesmith.service.projects.limits import check_queued, check_stored
+from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -42,6 +46,7 @@ class Submission:
     seed: int  # used when the request names none
     max_attempts: int
     worker_silence: timedelta
+    limits: ProjectLimits
     scale: TokenScale | None = None  # of tokens that the model's tokenizer counted
 
     @property
@@ -57,11 +62,15 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     Raises:
         InvalidRequest: with the field that must change.
         DoesNotFit: the method is forced and no machine known here could ever do it.
+        LimitReached: the project has as many jobs in line as it may.
+        Forbidden: it stores more than it may, or the priority takes an admin.
     """
     submission.request.check()
+    check_priority(submission.request.tunesmith.priority, role=submission.caller.role, param="tunesmith.priority")
     job_id = new_id("ftjob")
     if earlier := await _earlier_job(session, submission, job_id=job_id):
         return earlier
+    await check_stored(session, submission.caller.project, limits=submission.limits)
     asked = await read(
         session,
         submission.request,
@@ -78,6 +87,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     await session.flush()
     record_start(session, job, model=asked.model, fit=fit, at=at)
     await session.flush()
+    await check_queued(session, job.project, limits=submission.limits)
     return job
 
 
@@ -124,6 +134,7 @@ async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id:
 
 def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: DatasetFacts) -> Job:
     request = submission.request
+    asked, facts = spec.model_dump(mode="json"), dataset.model_dump(mode="json")
     return Job(
         id=job_id,
         project=submission.caller.project,
@@ -131,8 +142,9 @@ def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: Dataset
         request_sha256=submission.sha256,
         state=JobState.VALIDATING_FILES,
         event_seq=0,
-        spec=spec.model_dump(mode="json"),
-        dataset=dataset.model_dump(mode="json"),
+        spec=asked,
+        dataset=facts,
+        question_sha256=question_sha256(asked, facts, repeats=None),
         training_file=request.training_file,
         validation_file=request.validation_file,
         suffix=request.suffix,

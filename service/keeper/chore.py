@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tunesmith.service.announcer import Announcer
+from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.settings import Settings
 
@@ -15,6 +16,7 @@ class KeeperContext:
     settings: Settings
     database: Database
     announcer: Announcer
+    blobs: BlobStore
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from tunesmith.service.idempotency import store as idempotency
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.expired_leases import end_expired_leases
+from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.outbox.delivery import deliver
@@ -17,6 +18,7 @@ def every_chore(settings: Settings) -> tuple[Chore, ...]:
         Chore("deliver the outbox", deliver_outbox, every_seconds=each_sweep),
         Chore("wake workers for waiting jobs", wake_for_waiting_jobs, every_seconds=each_sweep),
         Chore("forget what is over", prune, every_seconds=600),
+        Chore("delete unneeded bytes", delete_unneeded_bytes, every_seconds=600),
     )
 
 

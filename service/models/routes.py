@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 
+from tunesmith.service.blobs import intake
 from tunesmith.service.blobs import store as blob_rows
-from tunesmith.service.blobs.objects import check_name
 from tunesmith.service.database.tables import Model
 from tunesmith.service.models import registry, store
 from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, documented, json_body
-from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.parameters import ModelName, Sha256
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.models import ModelList, ModelObject, TunesmithModel
@@ -59,10 +59,18 @@ async def delete_model(name: ModelName, caller: MemberKey, session: DbSession) -
 
 @router.put("/blobs/{sha256}", status_code=204, openapi_extra=_ANY_BYTES)
 async def put_blob(
-    sha256: Sha256, request: Request, _caller: AdminKey, database: DatabaseDep, blobs: BlobsDep
+    sha256: Sha256,
+    request: Request,
+    *,
+    _caller: AdminKey,
+    database: DatabaseDep,
+    blobs: BlobsDep,
+    settings: SettingsDep,
 ) -> Response:
     """Send the bytes of a model's file; they are verified against the name. Admins only."""
-    length_bytes = await blobs.write_stream(check_name(sha256), request.stream())
+    length_bytes = await intake.write_stream(
+        database, blobs, sha256, request.stream(), limit_bytes=settings.max_blob_bytes
+    )
     async with database.transaction() as session:
         await blob_rows.record(session, sha256=sha256, length_bytes=length_bytes)
     return Response(status_code=204)

@@ -85,14 +85,18 @@ def emptied(worker: WorkerNode) -> Machine:
 
 def find_fit(wanted: PlanningQuery, machines: Iterable[Machine]) -> MachineFit:
     """Ask the planner about each machine."""
+    return fit_of((machine.worker_class, plan_on(wanted, machine.hardware)) for machine in machines)
+
+
+def fit_of(decisions: Iterable[tuple[str, Plan | str]]) -> MachineFit:
+    """What the decisions about all machines, each with its class, come to."""
     classes: dict[str, None] = {}
     refusals: dict[str, str] = {}
-    for machine in machines:
-        refusal = plan_on(wanted, machine.hardware)
-        if isinstance(refusal, str):
-            refusals[machine.worker_class] = refusal
+    for worker_class, decision in decisions:
+        if isinstance(decision, str):
+            refusals[worker_class] = decision
         else:
-            classes[machine.worker_class] = None
+            classes[worker_class] = None
     if classes:
         return MachineFit(tuple(classes), None)
     if not refusals:

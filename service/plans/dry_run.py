@@ -6,13 +6,12 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs.planning_request import PlannableJob, check_fits_model, read, spec_of
 from tunesmith.service.models import store as models
-from tunesmith.service.planning import corrections, fleet
-from tunesmith.service.planning.fit import PlanningQuery
-from tunesmith.service.plans import store
+from tunesmith.service.planning import fleet
 from tunesmith.service.plans.schemas import PlanRequest
+from tunesmith.service.queue import store as queue
+from tunesmith.service.queue.outlook import outlook
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -23,9 +22,6 @@ from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.values.units import GIB
 
-_LINE_LOOKED_AT = (
-    50  # jobs ahead that are planned one by one, a few milliseconds for each class; the rest are like them
-)
 _SEED = 0  # a job that names no seed gets a random one, and nothing else in a plan depends on it
 
 
@@ -52,28 +48,11 @@ async def forecast(
     machines = {name: _imagine(name, host_memory_gib=ours.host_memory_gib) for name in ours.on}
     asked = await _ask(session, request, project=project, scale=scale)
     live = await workers.find_live(session, silence=silence)
-    remaining = await store.remaining_seconds(session, [worker.id for worker in live], at=await now(session))
-    line, count = await store.find_ahead(
-        session, project=project, priority=request.tunesmith.priority, limit=_LINE_LOOKED_AT
+    turn = await queue.turn_of_new(session, project=project, priority=ours.priority)
+    found, _ahead = await outlook(session, asked.wanted, turn=turn, project=project, live=live)
+    found += await run_in_threadpool(
+        lambda: [fleet.what_if(name, asked.wanted, machine=machines.__getitem__) for name in machines]
     )
-    learned = await corrections.measured_corrections(session) if line else corrections.NONE
-
-    def decide() -> list[fleet.Answer]:
-        ahead = [
-            PlanningQuery.of(
-                spec=job.spec,
-                dataset=job.dataset,
-                config=model.config,
-                corrections=learned.about(model),
-                pinned=job.pinned_plan,
-            )
-            for job, model in line
-        ]
-        groups = fleet.classes_of(live, remaining)
-        found = fleet.answers(groups, asked.wanted, remaining=remaining, ahead=ahead, unseen=count - len(line))
-        return found + [fleet.what_if(name, asked.wanted, machine=machines.__getitem__) for name in machines]
-
-    found = await run_in_threadpool(decide)
     return Forecast(asked.wanted.dataset, found, fleet.chosen(found))
 
 

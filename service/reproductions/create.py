@@ -13,10 +13,14 @@ from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.files import store as files
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store as jobs
+from tunesmith.service.jobs.priority import within_limits
 from tunesmith.service.jobs.submit import find_machines, record_start
 from tunesmith.service.models import store as models
 from tunesmith.service.planning.fit import PlanningQuery
+from tunesmith.service.planning.refusals import question_sha256
+from tunesmith.service.projects.limits import check_queued, check_stored
 from tunesmith.service.reproductions.evidence import Manifest, manifest_file, read_manifest, succeeded
+from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import CannotReproduce, DoesNotFit, InvalidRequest
@@ -35,6 +39,7 @@ class Repetition:
     idempotency_key: str | None
     max_attempts: int
     worker_silence: timedelta
+    limits: ProjectLimits
 
     @property
     def sha256(self) -> str:
@@ -50,6 +55,7 @@ async def repeat(database: Database, blobs: BlobStore, repetition: Repetition) -
     Raises:
         NotFound: no such job here.
         CannotReproduce: with the field that is not as it was.
+        LimitReached: the project has as many jobs in line as it may.
     """
     async with database.transaction() as session:
         first = await succeeded(session, repetition.job_id, project=repetition.caller.project)
@@ -67,6 +73,7 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
         earlier_id = await reserve(session, key, project=project, request_sha256=repetition.sha256, job_id=job_id)
         if earlier_id is not None:
             return await jobs.find(session, earlier_id, project=project)
+    await check_stored(session, project, limits=repetition.limits)
     model = await _same_model(session, first, manifest)
     training_file = await _same_file(session, first, "training_file", manifest=manifest)
     validation_file = await _same_file(session, first, "validation_file", manifest=manifest)
@@ -91,9 +98,10 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
         validation_file=validation_file,
         suffix=first.suffix,
         labels={LABEL: first.id},
-        priority=first.priority,
+        priority=within_limits(first.priority, role=repetition.caller.role),
         max_attempts=repetition.max_attempts,
         reproduces=first.id,
+        question_sha256=question_sha256(first.spec, first.dataset, repeats=first.id),
         pinned_plan=first.plan,
     )
     session.add(job)
@@ -101,6 +109,7 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
     events.append(session, job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
     record_start(session, job, model=model, fit=fit, at=await now(session))
     await session.flush()
+    await check_queued(session, project, limits=repetition.limits)
     return job
 
 

@@ -38,6 +38,7 @@ async def reproduce_job(
         idempotency_key=idempotency_key,
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
+        limits=settings.limits_of(caller.project),
     )
     job = await repeat(database, blobs, repetition)
     background.add_task(deliver_soon, database, announcer)

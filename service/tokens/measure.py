@@ -46,7 +46,7 @@ async def measure(
             file = await files.find(session, training_file, project=project)
             known = await models.find_ready(session, model, project=project)
             found = [FileRef.model_validate(entry) for entry in known.files]
-            content = FileRef(name="rows.jsonl", sha256=file.blob_sha256, bytes=file.bytes)
+            content = files.bytes_of(file, name="rows.jsonl")
             usable = file.purpose == TRAINING_PURPOSE and file.status == "processed"
     except TunesmithError:
         return None  # what is wrong is said where the job is checked

@@ -22,13 +22,6 @@ _WORKERS_PORT = "Workers have a port of their own here: give its address as TUNE
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
-class TooLarge(InvalidRequest):
-    """The body is larger than this service accepts here."""
-
-    code = ErrorCode.REQUEST_TOO_LARGE
-    http_status = 413
-
-
 class BodyTooSlow(InvalidRequest):
     """The body did not arrive in time."""
 
@@ -88,6 +81,8 @@ def error_response(error: TunesmithError) -> JSONResponse:
     is_final = isinstance(error, LeaseLost | CannotReproduce)
     if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
+    if error.http_status == 429:
+        headers["retry-after"] = "30"
     if is_final:
         headers["x-should-retry"] = "false"
     body = _body(error.http_status, error.message, code=error.code, param=error.param, hint=error.hint)

@@ -64,7 +64,11 @@ async def _look(database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep,
         "ok" if await run_in_threadpool(announcer.reachable) else "away: jobs are taken in, and start when it is back"
     )
     ready = all(problem == "ok" for problem in checks.values())
-    return Readiness(status="ready" if ready else "not_ready", checks={**checks, "broker": broker})
+    return Readiness(
+        status="ready" if ready else "not_ready",
+        checks={**checks, "broker": broker},
+        store_free_bytes=await blobs.free_bytes(),
+    )
 
 
 async def _ask(question: Awaitable[str]) -> str:

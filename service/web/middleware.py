@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from tunesmith.service.settings import Settings
-from tunesmith.service.web.errors import BodyTooSlow, TooLarge, WrongHost, error_response
+from tunesmith.service.web.errors import BodyTooSlow, WrongHost, error_response
 from tunesmith.service.web.limiter import Limiter
-from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.errors import TooLarge, TunesmithError
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +102,7 @@ class Edge:
 
     def _limit_bytes(self, scope: Scope) -> int | None:
         if "/blobs/" in scope["path"]:
-            return None  # weights: streamed, hashed and never held in memory
+            return None  # weights: streamed, hashed, never held in memory, and limited where they are stored
         if scope["path"] == "/v1/files":
             return self._settings.max_upload_bytes + _FORM_OVERHEAD_BYTES
         if scope["path"].startswith("/internal/") or scope["path"] == "/v1/models":

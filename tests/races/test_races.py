@@ -96,6 +96,38 @@ def test_two_keepers_end_a_lease_once(control_plane: ControlPlane) -> None:
     assert control_plane.job(attempt.job_id)["status"] == "queued"
 
 
+def test_claims_at_once_start_no_more_jobs_than_the_project_may_run(
+    control_plane: ControlPlane, limited: Callable[..., None]
+) -> None:
+    limited(running_jobs=2)
+    workers = [control_plane.worker(f"w{number}") for number in range(6)]
+    file = control_plane.upload()
+    for _ in range(6):
+        control_plane.create_job(training_file=file)
+    at_once(*[worker.claim for worker in workers])
+    at_once(*[worker.claim for worker in workers])
+    assert control_plane.sql("SELECT count(*) FROM jobs WHERE state = 'running'") == [(2,)]
+
+
+def test_posts_at_once_put_no_more_jobs_in_line_than_the_project_may_have(
+    control_plane: ControlPlane, limited: Callable[..., None]
+) -> None:
+    limited(queued_jobs=3)
+    body = {"model": "tiny-llama", "training_file": control_plane.upload()}
+    posts = [lambda: control_plane.request("POST", "/v1/fine_tuning/jobs", json=body).status_code] * 12
+    assert Counter(at_once(*posts)) == {200: 3, 429: 9}
+    assert control_plane.sql("SELECT count(*) FROM jobs") == [(3,)]
+
+
+def test_uploads_at_once_store_no_more_bytes_than_the_project_may(
+    control_plane: ControlPlane, limited: Callable[..., None]
+) -> None:
+    limited(stored_bytes=2500)
+    form = {"data": {"purpose": "user_data"}, "files": {"file": ("x", b"x" * 1000)}}
+    posts = [lambda: control_plane.request("POST", "/v1/files", **form).status_code] * 8
+    assert Counter(at_once(*posts)) == {200: 2, 403: 6}
+
+
 def test_events_written_at_once_have_no_gap_and_no_repeat(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed()
     at_once(*[lambda: attempt.post("events", {"message": "x"})] * 24)

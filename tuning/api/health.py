@@ -19,3 +19,5 @@ class Readiness(Answer):
     """`not_ready` comes with status 503."""
     checks: dict[str, str]
     """`database`, `store` and `broker`: `ok`, or what is wrong. Without its broker the service is ready too."""
+    store_free_bytes: int | None
+    """Free space of the disk that holds the object store; null where that is no disk of the service's machine."""

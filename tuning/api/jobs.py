@@ -203,3 +203,52 @@ class JobObject(Named):
 
 class JobPage(Page[JobObject]):
     """One page of a project's jobs, newest first."""
+
+
+class JobsAhead(Answer):
+    """Jobs whose turn comes first."""
+
+    own_project: int
+    """Of the job's own project."""
+    other_projects: int
+    """Of all others together."""
+
+
+class WaitingFor(Answer):
+    """What one class of live worker would do with the job."""
+
+    worker_class: str
+    """The class."""
+    workers: int
+    """How many live workers it has."""
+    idle: int
+    """How many of them have a free slot."""
+    fits: bool
+    """Whether the job fits."""
+    refusal: str | None
+    """Why it does not fit, with the number that forbids it; null where it fits."""
+    expected_start: int | None
+    """When the job is expected to start there, in Unix seconds; null where it does not fit."""
+
+
+class JobWaiting(Answer):
+    """Why a job has not started, what is ahead of it, and what would start it."""
+
+    object: Literal["fine_tuning.job.waiting"] = "fine_tuning.job.waiting"
+    """Always `fine_tuning.job.waiting`."""
+    job_id: str
+    """The job."""
+    status: str
+    """Where the job is; only `queued` ones wait for a worker."""
+    queue_position: int | None
+    """The place in line, from 1; null unless queued."""
+    reason: str
+    """Why it waits, in a sentence."""
+    ahead: JobsAhead | None
+    """Who comes first; null unless queued."""
+    expected_start: int | None
+    """When it is expected to start on some live worker, in Unix seconds; null where that cannot be told."""
+    workers: list[WaitingFor]
+    """What each class of live worker would do."""
+    smallest_hardware: str | None
+    """Where no live worker fits: the smallest machine of docs/hardware.md that would take it; null if none would."""
