@@ -1,5 +1,6 @@
 """The API as an ASGI application."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
 from tunesmith.service.monitoring.routes import router as monitoring
@@ -69,5 +71,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    beat = ApiBeat(app.state.database, every_seconds=settings.api_beat_seconds, lease_seconds=settings.lease_seconds)
+    stop = asyncio.Event()
+    beating = asyncio.create_task(beat.run(stop))
     yield
+    stop.set()
+    await beating
     await app.state.database.close()

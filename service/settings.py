@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10
     keeper_seconds: Seconds = 5
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    api_beat_seconds: Seconds = 2  # how often an API says that it serves; much less than a lease
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4  # that fail
+    max_lost_attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # whose worker was lost
     retry_seconds: Seconds = 5  # before the second attempt of a failed job; doubles each time
 
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
