@@ -210,6 +210,7 @@ def test_a_broken_template_blames_the_model(tmp_path: Path, template: str, probl
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "took more than"),
         ("{{ messages[0].role * 16000000000 }}", "memory"),
+        ("{{ messages[0].role * 20000000 }}", "67,108,864 are allowed"),
         ("{{ messages.__class__.__mro__ }}", "may not"),
         ("{{ messages[0].content.nothing.more }}", "UndefinedError"),
         ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
