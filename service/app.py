@@ -27,6 +27,8 @@ from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
 from tunesmith.service.workers.routes import router as workers
 
+_LAST_BEAT_SECONDS = 2.0  # that a shutdown waits for one that is under way
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; it connects when the first request needs it."""
@@ -72,10 +74,11 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    beat = ApiBeat(app.state.database, every_seconds=settings.api_beat_seconds, lease_seconds=settings.lease_seconds)
+    beat = ApiBeat(app.state.database, every_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
     stop = asyncio.Event()
     beating = asyncio.create_task(beat.run(stop))
     yield
     stop.set()
-    await beating
+    await asyncio.wait((beating,), timeout=_LAST_BEAT_SECONDS)
+    beating.cancel()
     await app.state.database.close()

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10
     keeper_seconds: Seconds = 5
-    api_beat_seconds: Seconds = 2  # how often an API says that it serves; much less than a lease
+    api_beat_seconds: Seconds | None = None  # how often an API says that it serves
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4  # that fail
     max_lost_attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # whose worker was lost
     retry_seconds: Seconds = 5  # before the second attempt of a failed job; doubles each time
@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"
     log_level: str = "info"
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often an API says that it serves: unless set, every two seconds, and sixteen times a lease at least."""
+        return self.api_beat_seconds or min(2.0, self.lease_seconds / 16)
 
     @property
     def worker_silence(self) -> timedelta:

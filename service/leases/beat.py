@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.leases import store
@@ -36,11 +35,15 @@ class ApiBeat:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Beat until `stop` is set. A database that is away makes a gap, and no more."""
+        missed = 0
         while not stop.is_set():
             try:
                 await self.beat()
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("api_beat.missed", error=type(error).__name__)
+                missed = 0
+            except Exception as error:  # whatever it was: a process that beats no more would hold every lease for ever
+                missed += 1
+                if missed == 1:
+                    log.warning("api_beat.missed", error=type(error).__name__)
             await _wait(stop, seconds=self._every_seconds)
 
     async def beat(self) -> float:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.service.web.auth import AdminKey, WorkerKey
@@ -37,7 +37,11 @@ async def list_workers(_caller: AdminKey, session: DbSession, settings: Settings
 
 
 @router.delete("/v1/workers/{worker_id}/quarantine", status_code=204)
-async def release_worker(_caller: AdminKey, worker_id: str, session: DbSession) -> Response:
+async def release_worker(
+    _caller: AdminKey,
+    worker_id: Annotated[str, Path(description="Id of the worker, as the list has it.")],
+    session: DbSession,
+) -> Response:
     """Let a worker that lost attempt after attempt have jobs again. Admins only."""
     await quarantine.release(session, worker_id)
     return Response(status_code=204)

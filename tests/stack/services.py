@@ -37,7 +37,6 @@ class Services(Installation):
             "TUNESMITH_STORE": f"file://{root / 'store'}",
             "TUNESMITH_LEASE_SECONDS": "4",
             "TUNESMITH_HEARTBEAT_SECONDS": "0.5",
-            "TUNESMITH_API_BEAT_SECONDS": "0.2",
             "TUNESMITH_KEEPER_SECONDS": "0.5",
             "TUNESMITH_RETRY_SECONDS": "0.1",
         }
