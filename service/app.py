@@ -1,7 +1,8 @@
 """The API as an ASGI application."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from enum import StrEnum
 from importlib.metadata import version
 
@@ -16,6 +17,7 @@ from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
 from tunesmith.service.monitoring.routes import router as monitoring
@@ -27,6 +29,8 @@ from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
 from tunesmith.service.workers.routes import internal_router as worker_heartbeats
 from tunesmith.service.workers.routes import router as workers
+
+_LAST_BEAT_SECONDS = 2.0  # that a shutdown waits for one that is under way
 
 
 class Routes(StrEnum):
@@ -57,6 +61,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.routes = routes
     app.state.database = Database(
         create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
     )
@@ -73,5 +78,20 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
+    settings: Settings = app.state.settings
+    beat = ApiBeat(app.state.database, every_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
+    # Leases are renewed where workers are answered, so no other process can say that one could have been.
+    async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
+        yield
     await app.state.database.close()
+
+
+@asynccontextmanager
+async def _beating(beat: ApiBeat) -> AsyncIterator[None]:
+    """Beat for as long as the context lasts."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(beat.run(stop))
+    yield
+    stop.set()
+    await asyncio.wait((task,), timeout=_LAST_BEAT_SECONDS)
+    task.cancel()

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10
     keeper_seconds: Seconds = 5
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    api_beat_seconds: Seconds | None = None  # how often an API says that it serves
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4  # that fail
+    max_lost_attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # whose worker was lost
     retry_seconds: Seconds = 5  # before the second attempt of a failed job; doubles each time
 
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
@@ -74,6 +76,11 @@ class Settings(BaseSettings):
     def limits_of(self, project: str) -> ProjectLimits:
         """What this project may have."""
         return self.project_limits.get(project) or self.project_limits.get("*") or ProjectLimits()
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often an API says that it serves: unless set, every two seconds, and sixteen times a lease at least."""
+        return self.api_beat_seconds or min(2.0, self.lease_seconds / 16)
 
     @property
     def worker_silence(self) -> timedelta:

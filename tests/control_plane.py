@@ -185,8 +185,17 @@ class ControlPlane:
         return attempt
 
     def expire_leases(self) -> None:
-        """Let time pass: every open lease has run out."""
+        """Let time pass, in which the API serves: every open lease has run out."""
         self.sql("UPDATE attempts SET lease_expires_at = now() - interval '1 second' WHERE ended_at IS NULL")
+        self.serve_steadily()
+
+    def serve_steadily(self, *, for_seconds: float = 3600, until_seconds_ago: float = 0) -> None:
+        """A process of the API has said for so long, and until so long ago, that it serves."""
+        beat = """
+            INSERT INTO api_beats VALUES ('an-api', now() - %s * interval '1 second', %s)
+            ON CONFLICT (process) DO UPDATE SET (beat_at, steady_seconds) = (EXCLUDED.beat_at, EXCLUDED.steady_seconds)
+        """
+        self.sql(beat, until_seconds_ago, for_seconds)
 
 
 class WorkerSide:
@@ -212,12 +221,14 @@ class WorkerSide:
         )
         return self._post(f"/internal/workers/{self.id}/heartbeat", report)
 
-    def ask(self) -> httpx.Response:
-        request = ClaimRequest(worker_id=self.id, incarnation=self.incarnation, hardware=self.hardware)
+    def ask(self, *, claim_id: str | None = None) -> httpx.Response:
+        request = ClaimRequest(
+            worker_id=self.id, incarnation=self.incarnation, hardware=self.hardware, claim_id=claim_id
+        )
         return self._post("/internal/claims", request)
 
-    def claim(self) -> "AttemptSide | None":
-        response = self.ask()
+    def claim(self, *, claim_id: str | None = None) -> "AttemptSide | None":
+        response = self.ask(claim_id=claim_id)
         assert response.status_code in (200, 204), response.text
         return AttemptSide(self.plane, Claim.model_validate_json(response.content)) if response.content else None
 
@@ -319,6 +330,7 @@ def live_control_plane(
         pool_size=20,
         pool_wait_seconds=20,
         max_upload_bytes=64 * 1024**2,
+        api_beat_seconds=86400,  # tests say themselves when an API served: `serve_steadily`
     )
     logs.configure(log_format="console", level="warning")
     app = create_app(settings)

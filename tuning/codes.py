@@ -221,6 +221,8 @@ class ErrorCode(StrEnum):
     """The trainer ended without a word. Read the end of its log; the job is tried again."""
     PROCESS_LOST = "process_lost"
     """One process of a run went away. Read the log for the first that failed; the job is tried again."""
+    TRAINER_STALLED = "trainer_stalled"
+    """The trainer showed no sign of work for too long. See the end of its log; the job is tried again."""
     POISON = "poison"
     """The job killed its trainer again and again and is not tried any more. Look at its log before another try."""
     WORKER_LOST = "worker_lost"

@@ -33,6 +33,7 @@ class Category(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"  # did not fit, even smaller: retried, on whichever machine is next
     TRANSIENT = "transient"  # may go away: retried
     WORKER_LOST = "worker_lost"  # the machine, not the job: retried
+    STALLED = "stalled"  # the trainer showed nothing for far longer than predicted: retried
     DISK_FULL = "disk_full"  # the machine, not the job: retried
     INTERNAL = "internal"  # our bug: retried within the bound, then shown
 
@@ -56,6 +57,8 @@ class Failure(Value):
     """The last lines of the trainer's log."""
     signal: str | None = None
     """Name of the signal that ended the trainer, if one did."""
+    rank: int | None = None
+    """Of several processes, the number of the one that failed first."""
 
 
 class TunesmithError(Exception):

@@ -94,11 +94,16 @@ class WorkerHeartbeat(Value):
 
 
 class ClaimRequest(Value):
-    """Ask for the best waiting job that fits this hardware as it is right now."""
+    """Ask for the best waiting job that fits this hardware as it is right now.
+
+    Asking again under the same `claim_id` gives the attempt of the first time, while it is open: an answer that was
+    lost costs nothing.
+    """
 
     worker_id: str
     incarnation: str
     hardware: HardwareProfile
+    claim_id: str | None = Field(default=None, max_length=128)
 
 
 class BaseModelRef(Value):

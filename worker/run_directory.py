@@ -134,7 +134,7 @@ class RunDirectory:
         """The last act of one process of several; the message gets its rank and this host."""
         self.ranks.mkdir(exist_ok=True)
         message = f"Process {rank} of {processes} on {socket.gethostname()}: {failure.message}"
-        named = failure.model_copy(update={"message": message})
+        named = failure.model_copy(update={"message": message, "rank": rank})
         write_atomically(self.ranks / f"{rank}.json", named.model_dump_json(indent=2))
 
     def read_rank_failures(self) -> dict[int, Failure]:

@@ -2,30 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
+from tunesmith.service.attempts import store
 from tunesmith.service.attempts.choice import Choice, Chooser
-from tunesmith.service.checkpoints import store as checkpoints
+from tunesmith.service.attempts.claim_answer import LeaseTerms, answer, answer_again
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.database.transactions import now
-from tunesmith.service.files import store as files
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
 from tunesmith.service.projects.limits import may_run_one_more
 from tunesmith.service.queue.walk import in_turn
 from tunesmith.service.settings import ProjectLimits
-from tunesmith.service.workers import registry
-from tunesmith.tuning.codes import ArtifactKind
-from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
-from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.service.workers import quarantine, registry
+from tunesmith.tuning.messages import Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobTransition, Phase
 from tunesmith.tuning.values.hashes import sha256_of_text
@@ -33,14 +29,6 @@ from tunesmith.tuning.values.hashes import sha256_of_text
 log = structlog.get_logger(__name__)
 
 _LONGEST_WALK_SECONDS = 3.0  # a worker waits ten for its answer; what was refused by then is skipped by the next walk
-
-
-@dataclass(frozen=True)
-class LeaseTerms:
-    """How long a lease lasts and how often it should be renewed."""
-
-    lease_seconds: float
-    heartbeat_interval_seconds: float
 
 
 async def claim(
@@ -59,6 +47,10 @@ async def claim(
     worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
     at = await now(session)
     worker.last_seen_at = at
+    if (earlier := await _find_earlier(session, request)) is not None:
+        return await answer_again(session, earlier, request, terms=terms, at=at)
+    if await quarantine.is_passed_over(session, worker, silence=terms.worker_silence):
+        return None
     chooser = Chooser(session, request.hardware)
     full: set[str] = set()
     deadline = clock() + _LONGEST_WALK_SECONDS
@@ -78,6 +70,13 @@ async def claim(
     return None
 
 
+async def _find_earlier(session: AsyncSession, request: ClaimRequest) -> Attempt | None:
+    """What the same claim was given when it was asked before. Copies of it meet at the lock on the worker's row."""
+    if request.claim_id is None:
+        return None
+    return await store.find_claimed(session, request.worker_id, claim_id=request.claim_id)
+
+
 async def _start(
     session: AsyncSession,
     job: Job,
@@ -95,6 +94,7 @@ async def _start(
         worker_id=request.worker_id,
         incarnation=request.incarnation,
         worker_class=request.hardware.worker_class,
+        claim_id=request.claim_id,
         lease_token_sha256=sha256_of_text(token),
         lease_expires_at=at + timedelta(seconds=terms.lease_seconds),
         phase=Phase.CLAIMED,
@@ -103,24 +103,7 @@ async def _start(
     session.add(attempt)
     _take(session, job, attempt, choice.plan, at=at)
     await session.flush()
-    return Claim(
-        job_id=job.id,
-        project=job.project,
-        attempt_id=attempt.id,
-        epoch=attempt.epoch,
-        lease_token=token,
-        lease_seconds=terms.lease_seconds,
-        heartbeat_interval_seconds=terms.heartbeat_interval_seconds,
-        spec=JobSpec.model_validate(job.spec),
-        plan=choice.plan,
-        is_plan_pinned=job.pinned_plan is not None,
-        corrections=choice.corrections,
-        dataset=DatasetFacts.model_validate(job.dataset),
-        base_model=await _base_model(session, choice.model),
-        training_file=await files.file_ref(session, job.training_file),
-        validation_file=await files.file_ref(session, job.validation_file) if job.validation_file else None,
-        resume=await checkpoints.find_to_resume(session, job.id),
-    )
+    return await answer(session, job, choice, attempt=attempt, token=token, terms=terms)
 
 
 def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: datetime) -> None:
@@ -136,25 +119,3 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
     events.append(session, job, f"Fine-tuning job started{again}", data=where)
     reasons = " ".join(reason.text for reason in plan.reasons)
     events.append(session, job, f"Plan: {plan.method} on {attempt.worker_class}. {reasons}"[:2000])
-
-
-async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
-    files = _files(model)
-    if model.kind != ArtifactKind.ADAPTER:
-        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model))
-    base = await session.get_one(Model, model.base_model)
-    return BaseModelRef(
-        name=model.name,
-        files=files,
-        adapter_of=base.name,
-        base_files=_files(base),
-        measured_shape=_measured(model),
-    )
-
-
-def _measured(model: Model) -> ModelShape | None:
-    return ModelShape.from_config(model.config) if MEASURED_SHAPE in model.config else None
-
-
-def _files(model: Model) -> tuple[FileRef, ...]:
-    return tuple(FileRef.model_validate(file) for file in model.files)

@@ -21,24 +21,32 @@ from tunesmith.tuning.state import JobTransition, Outcome
 
 _LONGEST_PAUSE_SECONDS = 300.0
 _POISON_KILLS = 3
-_FREE_OF_CHARGE = (Outcome.PREEMPTED, Outcome.PAUSED, Outcome.CANCELLED)  # no fault of the job: not a used-up attempt
+_GIVEN_BACK = (Outcome.PREEMPTED, Outcome.PAUSED, Outcome.CANCELLED)  # nobody's fault: counts against no budget
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How often and how soon a job is tried again. `jitter` is from 0 to 1 and keeps retries from coming in step."""
+    """How often and how soon a job is tried again. `jitter` is from 0 to 1 and keeps retries from coming in step.
+
+    How often it may fail is on its row.
+    """
 
     retry_seconds: float
+    max_lost_attempts: int
     jitter: float
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
         """With a jitter of this moment."""
-        return cls(retry_seconds=settings.retry_seconds, jitter=SystemRandom().random())
+        return cls(
+            retry_seconds=settings.retry_seconds,
+            max_lost_attempts=settings.max_lost_attempts,
+            jitter=SystemRandom().random(),
+        )
 
-    def pause(self, attempts_used: int) -> timedelta:
-        """Doubles with each attempt, up to five minutes, and is shortened by up to a quarter."""
-        seconds = min(self.retry_seconds * 2.0 ** max(attempts_used - 1, 0), _LONGEST_PAUSE_SECONDS)
+    def pause(self, ended_badly: int) -> timedelta:
+        """Doubles with each attempt that ended so, up to five minutes, and is shortened by up to a quarter."""
+        seconds = min(self.retry_seconds * 2.0 ** max(ended_badly - 1, 0), _LONGEST_PAUSE_SECONDS)
         return timedelta(seconds=seconds * (1 - self.jitter / 4))
 
 
@@ -67,8 +75,7 @@ def decide_next(
     policy: Policy,
 ) -> None:
     """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, with this one."""
-    if outcome in _FREE_OF_CHARGE:
-        job.attempts_used -= 1
+    _count(job, outcome)
     job.phase = None
     if job.cancel_requested_at is not None:
         events.append(session, job, "Fine-tuning job cancelled")
@@ -77,13 +84,13 @@ def decide_next(
         job.pause_requested_at = None
         events.append(session, job, "Fine-tuning job paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
-    elif failure is None or outcome in _FREE_OF_CHARGE:
+    elif failure is None or outcome in _GIVEN_BACK:
         events.append(session, job, "The worker gave the job back; it is queued again", level="warn")
         requeue(job, at=at, pause=timedelta(0))
-    elif _hopeless(job, failure, kills=kills):
-        fail(session, job, _final_failure(job, failure, kills=kills), at=at)
+    elif outcome is Outcome.LOST:
+        _retry_lost(session, job, failure, at=at, policy=policy)
     else:
-        _retry(session, job, failure, at=at, policy=policy)
+        _retry_failed(session, job, failure, kills=kills, at=at, policy=policy)
 
 
 def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> None:
@@ -102,34 +109,62 @@ def requeue(job: Job, *, at: datetime, pause: timedelta) -> None:
     apply_transition(job, JobTransition.REQUEUE, at=at)
 
 
-def _retry(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:
-    lost = failure.code == ErrorCode.WORKER_LOST
-    pause = timedelta(0) if lost else policy.pause(job.attempts_used)
-    left = job.max_attempts - job.attempts_used
-    message = f"{failure.message} Trying again in {pause.total_seconds():.0f} s ({left} attempts left)."
+def _count(job: Job, outcome: Outcome) -> None:
+    """A claim counts as used up until its attempt ends otherwise than by failing."""
+    if outcome is Outcome.FAILED:
+        return
+    job.attempts_used -= 1
+    if outcome is Outcome.LOST:
+        job.attempts_lost += 1
+    if outcome is Outcome.PREEMPTED:
+        job.attempts_preempted += 1
+
+
+def _retry_lost(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:
+    """The machine was at fault, and another may do it: at once the first time, within a budget of its own."""
+    lost, most = job.attempts_lost, policy.max_lost_attempts
+    if lost >= most:
+        message = f"Lost {lost} workers, the most that a job may lose. Last: {failure.message}"
+        hint = "Look at the logs of the workers, then create it again."
+        fail(session, job, failure.model_copy(update={"message": message, "hint": hint}), at=at)
+        return
+    pause = policy.pause(lost - 1) if lost > 1 else timedelta(0)
+    _try_again(session, job, failure, pause=pause, budget=f"worker {lost} of {most} that it may lose", at=at)
+
+
+def _retry_failed(
+    session: AsyncSession, job: Job, failure: Failure, *, kills: int, at: datetime, policy: Policy
+) -> None:
+    used, most = job.attempts_used, job.max_attempts
+    if kills >= _POISON_KILLS:
+        fail(session, job, _poison(failure, kills=kills), at=at)
+    elif not failure.retryable:
+        fail(session, job, failure, at=at)
+    elif used >= most:
+        message = f"Failed {used} times, the most that it may. Last: {failure.message}"
+        fail(session, job, failure.model_copy(update={"message": message} if used > 1 else {}), at=at)
+    else:
+        budget = f"failure {used} of {most} that it may have"
+        _try_again(session, job, failure, pause=policy.pause(used), budget=budget, at=at)
+
+
+def _try_again(
+    session: AsyncSession, job: Job, failure: Failure, *, pause: timedelta, budget: str, at: datetime
+) -> None:
+    message = f"{failure.message} Trying again in {pause.total_seconds():.0f} s ({budget})."
     events.append(session, job, message, level="warn", data={"code": failure.code})
     requeue(job, at=at, pause=pause)
 
 
-def _hopeless(job: Job, failure: Failure, *, kills: int) -> bool:
-    return not failure.retryable or kills >= _POISON_KILLS or job.attempts_used >= job.max_attempts
-
-
-def _final_failure(job: Job, failure: Failure, *, kills: int) -> Failure:
-    if kills >= _POISON_KILLS:
-        message = f"The job killed its trainer {kills} times and is not tried again. Last: {failure.message}"
-        return Failure(
-            code=ErrorCode.POISON,
-            message=message,
-            param=failure.param,
-            category=failure.category,
-            hint=failure.hint,
-            log_tail=failure.log_tail,
-            signal=failure.signal,
-        )
-    if failure.code == ErrorCode.WORKER_LOST:
-        message = f"Lost {job.attempts_used} workers, the most this job may use up. Last: {failure.message}"
-        return failure.model_copy(
-            update={"message": message, "hint": "Look at the logs of the workers, then create it again."}
-        )
-    return failure
+def _poison(failure: Failure, *, kills: int) -> Failure:
+    message = f"The job killed its trainer {kills} times and is not tried again. Last: {failure.message}"
+    return Failure(
+        code=ErrorCode.POISON,
+        message=message,
+        param=failure.param,
+        category=failure.category,
+        hint=failure.hint,
+        log_tail=failure.log_tail,
+        signal=failure.signal,
+        rank=failure.rank,
+    )

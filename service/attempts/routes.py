@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 
 from tunesmith.service.attempts import fencing, reports
-from tunesmith.service.attempts.claim import LeaseTerms, claim
+from tunesmith.service.attempts.claim import claim
+from tunesmith.service.attempts.claim_answer import LeaseTerms
 from tunesmith.service.attempts.fencing import CheckedAttempt, CheckedLeaseHolder, LeaseHolder, LockedAttempt
 from tunesmith.service.attempts.finish import finish
 from tunesmith.service.attempts.outcomes import Policy
@@ -61,7 +62,7 @@ async def claim_job(
     _caller: WorkerKey, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: DbSession, settings: SettingsDep
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
-    terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds)
+    terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds, settings.worker_silence)
     return await claim(session, request, terms=terms, limits_of=settings.limits_of) or Response(status_code=204)
 
 

@@ -26,3 +26,9 @@ async def count_kills(session: AsyncSession, job_id: str) -> int:
     killed = Attempt.failure["category"].astext == Category.WORKER_LOST
     query = select(func.count()).where(Attempt.job_id == job_id, Attempt.outcome == Outcome.FAILED, killed)
     return (await session.execute(query)).scalar_one()
+
+
+async def find_claimed(session: AsyncSession, worker_id: str, *, claim_id: str) -> Attempt | None:
+    """The attempt that the worker was given for this claim, open or not."""
+    query = select(Attempt).where(Attempt.worker_id == worker_id, Attempt.claim_id == claim_id)
+    return (await session.execute(query)).scalar_one_or_none()

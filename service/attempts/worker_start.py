@@ -6,7 +6,7 @@ from tunesmith.service.attempts.outcomes import Policy, lose
 from tunesmith.service.database.tables import WorkerNode
 from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store as jobs
-from tunesmith.service.workers import registry
+from tunesmith.service.workers import quarantine, registry
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.messages import RegisterWorker
 from tunesmith.tuning.planner.checks import check_hardware
@@ -27,4 +27,6 @@ async def register(session: AsyncSession, request: RegisterWorker, *, policy: Po
             await session.refresh(attempt)
             reason = f"Worker {worker.id} started again while it held this attempt."
             lose(session, job, attempt, at=moment, reason=reason, policy=policy)
+            await session.flush()
+            await quarantine.note_loss(session, worker.id)
     return worker

@@ -160,6 +160,7 @@ class Job(Row):
         CheckConstraint("(fine_tuned_model IS NOT NULL) = (state = 'succeeded')", name="model_iff_succeeded"),
         CheckConstraint("epoch >= 0 AND event_seq >= 0", name="counters"),
         CheckConstraint("(reproduces IS NULL) = (pinned_plan IS NULL)", name="pinned_iff_reproduces"),
+        CheckConstraint("attempts_lost >= 0 AND attempts_preempted >= 0", name="endings"),
         Index("ix_jobs_project_id", "project", "id"),
         Index("ix_jobs_line", "project", "line_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
@@ -186,8 +187,10 @@ class Job(Row):
     pinned_plan: Mapped[Json | None]
     question_sha256: Mapped[str | None]  # the same for jobs that the planner cannot tell apart
 
-    attempts_used: Mapped[int] = mapped_column(server_default=text("0"))
+    attempts_used: Mapped[int] = mapped_column(server_default=text("0"))  # those that failed, and an open one
     max_attempts: Mapped[int]
+    attempts_lost: Mapped[int] = mapped_column(server_default=text("0"))
+    attempts_preempted: Mapped[int] = mapped_column(server_default=text("0"))
     not_before: Mapped[datetime] = mapped_column(server_default=func.now())
     waiting_reason: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -225,6 +228,7 @@ class Attempt(Row):
         Index("ix_attempts_one_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_open_lease", "lease_expires_at", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_open_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
+        Index("ix_attempts_claim", "worker_id", "claim_id", unique=True),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -233,6 +237,7 @@ class Attempt(Row):
     worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id"))
     incarnation: Mapped[str]
     worker_class: Mapped[str]
+    claim_id: Mapped[str | None]  # what the worker calls the claim, so that it may ask for the answer again
     lease_token_sha256: Mapped[str]
     lease_expires_at: Mapped[datetime]
     phase: Mapped[str]
@@ -335,6 +340,19 @@ class WorkerNode(Row):
     registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
+    quarantined_until: Mapped[datetime | None]
+    quarantine_reason: Mapped[str | None]
+    trusted_since: Mapped[datetime | None]  # an administrator ended a quarantine: what was lost before does not count
+
+
+class ApiBeat(Row):
+    """A process of the API as it last said that it serves, and for how long it has said so without a gap."""
+
+    __tablename__ = "api_beats"
+
+    process: Mapped[str] = mapped_column(primary_key=True)
+    beat_at: Mapped[datetime]
+    steady_seconds: Mapped[float]
 
 
 class OutboxMessage(Row):

@@ -62,12 +62,6 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-async def up_seconds(session: AsyncSession) -> float:
-    """How long the server has been up: a small number says that it was restarted."""
-    age = func.extract("epoch", func.now() - func.pg_postmaster_start_time())
-    return float((await session.execute(select(age))).scalar_one())
-
-
 async def now(session: AsyncSession) -> datetime:
     """The start of this transaction by the database's clock, the only clock that leases are measured by."""
     moment: datetime = (await session.execute(select(func.now()))).scalar_one()

@@ -103,6 +103,10 @@ def _ours(job: Job, *, queue_position: int | None) -> TunesmithJob:
         plan=job.plan,
         measured=_measured(job),
         attempts=job.epoch,
+        attempts_failed=job.attempts_used - (job.state in (JobState.RUNNING, JobState.SUCCEEDED)),
+        max_attempts=job.max_attempts,
+        attempts_lost=job.attempts_lost,
+        attempts_preempted=job.attempts_preempted,
         progress=JobProgress(step=job.step, total_steps=job.total_steps, eta_seconds=job.eta_seconds),
         cancel_requested=job.cancel_requested_at is not None,
         pause_requested=job.pause_requested_at is not None,
@@ -146,7 +150,7 @@ def _error(job: Job) -> JobError | None:
 def _failure(job: Job) -> JobFailureDetails | None:
     if job.failure is None:
         return None
-    return JobFailureDetails(**{key: job.failure[key] for key in ("category", "retryable", "hint", "log_tail")})
+    return JobFailureDetails(**{key: job.failure.get(key) for key in JobFailureDetails.model_fields})
 
 
 def _method(job: Job, shared: JobHyperparameters, *, beta: Any) -> JobMethod:

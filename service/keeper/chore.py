@@ -21,9 +21,8 @@ class KeeperContext:
 
 @dataclass(frozen=True)
 class Chore:
-    """Something to repair again and again. One that `ends_leases` waits until workers could have renewed them."""
+    """Something to repair again and again."""
 
     name: str
     do: Callable[[KeeperContext], Awaitable[object]]
     every_seconds: float
-    ends_leases: bool = False

@@ -2,9 +2,10 @@
 
 from tunesmith.service.idempotency import store as idempotency
 from tunesmith.service.keeper.chore import Chore, KeeperContext
-from tunesmith.service.keeper.expired_leases import end_expired_leases
+from tunesmith.service.keeper.expired_leases import HoldNotice, end_expired_leases
 from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
+from tunesmith.service.leases import store as leases
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.outbox.delivery import deliver
 from tunesmith.service.settings import Settings
@@ -14,7 +15,8 @@ def every_chore(settings: Settings) -> tuple[Chore, ...]:
     """In the order in which a sweep does them."""
     each_sweep = settings.keeper_seconds
     return (
-        Chore("end expired leases", end_expired_leases, every_seconds=each_sweep, ends_leases=True),
+        Chore("end expired leases", end_expired_leases, every_seconds=each_sweep),
+        Chore("tell when leases are held", HoldNotice().look, every_seconds=each_sweep),
         Chore("deliver the outbox", deliver_outbox, every_seconds=each_sweep),
         Chore("wake workers for waiting jobs", wake_for_waiting_jobs, every_seconds=each_sweep),
         Chore("forget what is over", prune, every_seconds=600),
@@ -28,7 +30,8 @@ async def deliver_outbox(context: KeeperContext) -> int:
 
 
 async def prune(context: KeeperContext) -> None:
-    """Delete old messages and idempotency keys."""
+    """Delete old messages, idempotency keys, and beats of processes that have long ended."""
     async with context.database.transaction() as session:
         await outbox.prune(session)
+        await leases.prune(session)
         await idempotency.prune(session)

@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from tunesmith.service.database.transactions import is_away, up_seconds
+from tunesmith.service.database.transactions import is_away
 from tunesmith.service.keeper.chore import Chore, KeeperContext
-from tunesmith.service.keeper.lease_grace import LeaseGrace
 
 log = structlog.get_logger(__name__)
-
-_LONGEST_SWEEP_SECONDS = 5  # of a usual one, beside the wait for the next: a longer gap means that we were asleep
 
 
 class Keeper:
@@ -26,8 +23,6 @@ class Keeper:
         self._chores = chores
         self._clock = clock
         self._done_at: dict[str, float] = {}
-        settings = context.settings
-        self._grace = LeaseGrace(settings.lease_seconds, settings.keeper_seconds + _LONGEST_SWEEP_SECONDS, clock=clock)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep until `stop` is set."""
@@ -37,22 +32,17 @@ class Keeper:
             try:
                 await self.sweep()
             except (SQLAlchemyError, OSError) as error:
-                self._grace.missed_database()
                 log.warning("keeper.sweep_failed", error=type(error).__name__)
             await _wait(stop, seconds=every_seconds)
         log.info("keeper.stopped")
 
     async def sweep(self) -> None:
         """One round over the chores that are due. It ends early, by raising, when the database is away."""
-        async with self._context.database.transaction() as session:
-            self._grace.saw_database(up_seconds=await up_seconds(session))
         for chore in self._chores:
             if self._is_due(chore):
                 await self._do(chore)
 
     def _is_due(self, chore: Chore) -> bool:
-        if chore.ends_leases and not self._grace.released:
-            return False
         return self._clock() - self._done_at.get(chore.name, float("-inf")) >= chore.every_seconds
 
     async def _do(self, chore: Chore) -> None:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from tunesmith.service.leases.lease_time import Hold, LeaseTime
 from tunesmith.service.monitoring.store import Observations, Waits
 from tunesmith.service.planning.accuracy import Measured, memory_error, time_error
 from tunesmith.tuning.estimates.measured import LATEST_RUNS
@@ -37,6 +38,7 @@ class _Snapshot(Collector):
             workers.add_metric([worker_class, doing], number)
         yield workers
         yield from _waiting(self._seen.waits)
+        yield from _leases(self._seen.leases)
         yield from _errors(self._seen.measured)
 
 
@@ -51,6 +53,15 @@ def _waiting(waits: Waits) -> Iterator[GaugeMetricFamily]:
             wait.add_metric([quantile], seconds)
     yield wait
     yield GaugeMetricFamily("tunesmith_queue_starts", "Jobs that first started within an hour.", waits.starts)
+
+
+def _leases(leases: LeaseTime) -> Iterator[GaugeMetricFamily]:
+    yield GaugeMetricFamily("tunesmith_leases_overdue", "Open attempts whose lease has run out.", leases.overdue)
+    text = "1 while leases that have run out are not ended, because their workers may have been unable to renew them."
+    held = GaugeMetricFamily("tunesmith_leases_held", text, labels=["because"])
+    for hold in Hold:
+        held.add_metric([hold.value], float(leases.hold is hold))
+    yield held
 
 
 def _errors(measured: Iterable[Measured]) -> Iterator[GaugeMetricFamily]:

@@ -8,6 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.leases import lease_time
+from tunesmith.service.leases.lease_time import LeasePolicy, LeaseTime
 from tunesmith.service.planning.accuracy import Measured, measured_in
 from tunesmith.service.plans import store as plans
 from tunesmith.service.workers import store as workers
@@ -34,16 +36,18 @@ class Observations:
     jobs: dict[str, int]
     workers: dict[tuple[str, str], int]
     waits: Waits
+    leases: LeaseTime
     measured: Sequence[Measured]
 
 
-async def observe(session: AsyncSession, *, silence: timedelta) -> Observations:
-    """Count. Workers silent for longer than `silence` are gone."""
+async def observe(session: AsyncSession, *, silence: timedelta, terms: LeasePolicy) -> Observations:
+    """Count. Workers silent for longer than `silence` are gone; `terms` are those of leases."""
     rows = await plans.find_measured(session, project=None, limit=_RUNS_LOOKED_AT)
     return Observations(
         jobs=await _jobs_by_state(session),
         workers=await _workers(session, silence=silence),
         waits=await _waits(session),
+        leases=await lease_time.read(session, terms),
         measured=list(measured_in(rows)),
     )
 

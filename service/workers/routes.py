@@ -1,14 +1,15 @@
 """`/internal/workers` for workers, `/v1/workers` for people."""
 
+from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.service.web.auth import AdminKey, WorkerKey
 from tunesmith.service.web.bodies import json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
-from tunesmith.service.workers import registry, store
+from tunesmith.service.workers import quarantine, registry, store
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.messages import WorkerHeartbeat
 
@@ -36,6 +37,17 @@ async def list_workers(_caller: AdminKey, session: DbSession, settings: Settings
     return WorkerList(data=[_worker_object(worker, attempts) for worker in workers])
 
 
+@router.delete("/v1/workers/{worker_id}/quarantine", status_code=204)
+async def release_worker(
+    _caller: AdminKey,
+    worker_id: Annotated[str, Path(description="Id of the worker, as the list has it.")],
+    session: DbSession,
+) -> Response:
+    """Let a worker that lost attempt after attempt have jobs again. Admins only."""
+    await quarantine.release(session, worker_id)
+    return Response(status_code=204)
+
+
 def _worker_object(worker: WorkerNode, attempts: list[Attempt]) -> WorkerObject:
     jobs = [attempt.job_id for attempt in attempts if attempt.worker_id == worker.id]
     return WorkerObject(
@@ -47,8 +59,14 @@ def _worker_object(worker: WorkerNode, attempts: list[Attempt]) -> WorkerObject:
         slots=worker.slots,
         busy_slots=worker.busy_slots,
         draining=worker.draining,
+        quarantined_until=_seconds(worker.quarantined_until),
+        quarantine_reason=worker.quarantine_reason,
         job=jobs[0] if jobs else None,
         jobs=jobs,
         registered_at=int(worker.registered_at.timestamp()),
         last_seen_at=int(worker.last_seen_at.timestamp()),
     )
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

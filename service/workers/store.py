@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.tuning.messages import RegisterWorker
+from tunesmith.tuning.state import Outcome
 
 
 async def find_live(session: AsyncSession, *, silence: timedelta) -> list[WorkerNode]:
@@ -63,6 +64,12 @@ async def lock(session: AsyncSession, worker_id: str) -> WorkerNode | None:
     """The worker's row, locked."""
     query = select(WorkerNode).where(WorkerNode.id == worker_id).with_for_update(key_share=True)
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def count_lost(session: AsyncSession, worker_id: str, *, since: datetime) -> int:
+    """Attempts of the worker that were lost after a moment."""
+    lost = (Attempt.worker_id == worker_id, Attempt.outcome == Outcome.LOST, Attempt.ended_at > since)
+    return (await session.execute(select(func.count()).where(*lost))).scalar_one()
 
 
 async def open_attempts(session: AsyncSession, worker_ids: list[str]) -> list[Attempt]:

@@ -1,13 +1,17 @@
 """Things that happen at the same moment: real commits on several connections, and one outcome."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
-from tests.control_plane import AttemptSide, ControlPlane
+from tests.control_plane import AttemptSide, ControlPlane, sha256
+from tests.waiting import eventually
+from tunesmith.service.app import create_app
 from tunesmith.service.keeper.expired_leases import end_expired_leases
 from tunesmith.tuning.state import Outcome
 
@@ -134,3 +138,69 @@ def test_events_written_at_once_have_no_gap_and_no_repeat(control_plane: Control
     numbers = [row[0] for row in control_plane.sql("SELECT seq FROM events ORDER BY seq")]
     assert numbers == list(range(1, len(numbers) + 1))
     assert Counter(control_plane.messages(attempt.job_id))["x"] == 24
+
+
+def test_copies_of_one_claim_at_once_get_one_attempt(control_plane: ControlPlane) -> None:
+    worker = control_plane.worker()
+    file = control_plane.upload()
+    for _ in range(3):
+        control_plane.create_job(training_file=file)
+    attempts = at_once(*[lambda: worker.claim(claim_id="one")] * 4)
+    assert len({attempt.claim.attempt_id for attempt in attempts if attempt}) == 1
+    assert control_plane.sql("SELECT count(*) FROM attempts") == [(1,)]
+
+
+def test_a_lease_that_is_renewed_while_the_keeper_waits_for_its_job_is_not_ended(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    control_plane.expire_leases()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(control_plane.settings.database_url) as heartbeat, ThreadPoolExecutor(1) as pool:
+        heartbeat.execute("SELECT 1 FROM jobs FOR NO KEY UPDATE")
+        keeper = pool.submit(control_plane.keep, end_expired_leases)
+        eventually(lambda: control_plane.sql(waiting) == [(1,)], what="the keeper at the lock of the job")
+        heartbeat.execute("UPDATE attempts SET lease_expires_at = now() + interval '1 minute'")
+        heartbeat.commit()
+        assert keeper.result() == 0
+    assert attempt.heartbeat().status_code == 200
+
+
+def test_bytes_that_arrive_after_a_takeover_are_not_recorded(control_plane: ControlPlane) -> None:
+    stale = control_plane.claimed("worker-1")
+    content = b"sent to the end by a worker that has lost its lease"
+    digest = sha256(content)
+
+    async def send_and_be_overtaken() -> list[int]:
+        app = create_app(control_plane.settings)
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, object]:  # asked for the first time behind the first fence
+            control_plane.worker("worker-1")
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+        await app(put(stale.path(f"blobs/{digest}"), token=stale.claim.lease_token), receive, send)
+        await app.state.database.close()
+        return statuses
+
+    assert asyncio.run(send_and_be_overtaken()) == [409]
+    assert control_plane.sql("SELECT count(*) FROM blobs WHERE sha256 = %s", digest) == [(0,)]
+
+
+def put(path: str, *, token: str) -> dict[str, Any]:
+    """A request as a server hands it to the application."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "PUT",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }

@@ -62,6 +62,14 @@ class TestReports:
         told = [message for message in control_plane.messages(attempt.job_id) if message.startswith("Step ")]
         assert len(told) == len(set(told)) == 4
 
+    def test_a_batch_that_is_sent_again_tells_its_validation_points_once(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        points = [{"step": 0, "valid_loss": 3.0}, {"step": 1, "train_loss": 2.0, "valid_loss": 2.5}]
+        for _ in range(3):
+            assert attempt.metrics(points).status_code == 204
+        told = [message for message in control_plane.messages(attempt.job_id) if message.startswith("Step ")]
+        assert len(told) == 2
+
     def test_the_newest_attempt_wins_a_step_and_parts_of_a_step_become_one_point(
         self, control_plane: ControlPlane
     ) -> None:
@@ -160,7 +168,7 @@ class TestEndings:
         assert job["status"] == "failed"
         assert job["error"] == {"code": "invalid_row", "message": "Row 7 is empty.", "param": None}
         expected = {"category": "user_error", "retryable": False, "hint": "Fix it.", "log_tail": "Traceback\ufffd"}
-        assert job["tunesmith"]["failure"] == expected
+        assert job["tunesmith"]["failure"] == {**expected, "signal": None, "rank": None}
         assert control_plane.messages(job["id"])[-1] == "Fine-tuning job failed: Row 7 is empty. Fix it."
 
     def test_attempts_are_bounded(self, control_plane: ControlPlane) -> None:

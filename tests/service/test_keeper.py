@@ -16,7 +16,6 @@ from tests.waiting import eventually
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.expired_leases import end_expired_leases
-from tunesmith.service.keeper.lease_grace import LeaseGrace
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.tuning.messages import wake_queue
@@ -61,16 +60,6 @@ class TestLostWorkers:
         attempt.heartbeat()
         assert control_plane.keep(end_expired_leases) == 0
 
-    def test_a_job_that_loses_every_worker_fails_after_its_last_attempt(self, control_plane: ControlPlane) -> None:
-        attempt = control_plane.claimed()
-        for number in range(4):
-            control_plane.expire_leases()
-            control_plane.keep(end_expired_leases)
-            if number < 3:
-                assert control_plane.worker(f"w{number}").claim() is not None
-        job = control_plane.job(attempt.job_id)
-        assert (job["status"], job["error"]["code"]) == ("failed", "worker_lost")
-
     def test_a_cancelled_job_whose_worker_is_lost_is_cancelled(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         control_plane.request("POST", f"/v1/fine_tuning/jobs/{attempt.job_id}/cancel")
@@ -78,60 +67,11 @@ class TestLostWorkers:
         control_plane.keep(end_expired_leases)
         assert control_plane.job(attempt.job_id)["status"] == "cancelled"
 
-    def test_the_first_sweep_of_a_new_keeper_ends_no_lease(self, control_plane: ControlPlane) -> None:
+    def test_a_sweep_ends_the_lease_of_a_dead_worker(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
         control_plane.expire_leases()
         control_plane.keep(sweep)
-        assert control_plane.job(attempt.job_id)["status"] == "running"
-
-
-class TestLeaseGrace:
-    def starting(self) -> tuple[LeaseGrace, list[float]]:
-        clock = [1000.0]
-        return LeaseGrace(60, 10, clock=lambda: clock[0]), clock
-
-    def test_it_holds_for_one_lease_after_the_start(self) -> None:
-        grace, clock = self.starting()
-        for moment in (1000.0, 1030.0, 1059.0):
-            clock[0] = moment
-            grace.saw_database(up_seconds=1e6)
-            assert not grace.released
-        clock[0] = 1060.0
-        assert grace.released
-
-    def sweeping(self) -> tuple[LeaseGrace, list[float]]:
-        """A grace that is over, after a minute of sweeps."""
-        grace, clock = self.starting()
-        for moment in range(1000, 1070, 5):
-            clock[0] = float(moment)
-            grace.saw_database(up_seconds=1e6)
-        assert grace.released
-        return grace, clock
-
-    def test_it_holds_again_after_an_outage(self) -> None:
-        grace, clock = self.sweeping()
-        clock[0] += 5
-        grace.missed_database()
-        clock[0] += 5
-        grace.saw_database(up_seconds=1e6)
-        assert not grace.released
-        clock[0] += 60
-        assert grace.released
-
-    def test_it_holds_again_after_a_restart_between_two_sweeps(self) -> None:
-        grace, clock = self.sweeping()
-        clock[0] += 5
-        grace.saw_database(up_seconds=2)
-        clock[0] += 57
-        assert not grace.released
-        clock[0] += 1
-        assert grace.released
-
-    def test_it_holds_again_when_the_keeper_itself_was_asleep(self) -> None:
-        grace, clock = self.sweeping()
-        clock[0] += 300
-        grace.saw_database(up_seconds=1e6)
-        assert not grace.released
+        assert control_plane.job(attempt.job_id)["status"] == "queued"
 
 
 class TestWaking:
@@ -201,8 +141,8 @@ class TestWaking:
 
 
 def hurried(context: KeeperContext) -> KeeperContext:
-    """Leases of a second, which the test's server has been up for, and sweeps without a pause."""
-    return replace(context, settings=context.settings.model_copy(update={"lease_seconds": 1, "keeper_seconds": 0.001}))
+    """Sweeps without a pause."""
+    return replace(context, settings=context.settings.model_copy(update={"keeper_seconds": 0.001}))
 
 
 class Doing:
@@ -212,11 +152,11 @@ class Doing:
         self.done: list[str] = []
         self.moment = 1000.0
 
-    def chore(self, name: str, *, every_seconds: float = 0, ends_leases: bool = False) -> Chore:
+    def chore(self, name: str, *, every_seconds: float = 0) -> Chore:
         async def note(_context: KeeperContext) -> None:
             self.done.append(name)
 
-        return Chore(name, note, every_seconds=every_seconds, ends_leases=ends_leases)
+        return Chore(name, note, every_seconds=every_seconds)
 
     def failing(self, error: Exception) -> Chore:
         async def fail(_context: KeeperContext) -> None:
@@ -249,12 +189,6 @@ class TestLoop:
         found = doing.sweep_at(control_plane, chores, moments=[1000, 1004, 1005, 1599, 1600])
         assert found == [["often", "seldom"], [], ["often"], ["often"], ["seldom"]]
 
-    def test_what_ends_leases_waits_until_workers_could_have_renewed_them(self, control_plane: ControlPlane) -> None:
-        doing = Doing()
-        chores = [doing.chore("end", ends_leases=True), doing.chore("send")]
-        found = doing.sweep_at(control_plane, chores, moments=[1000, 1000.5, 1001])
-        assert found == [["send"], ["send"], ["end", "send"]]
-
     def test_a_chore_that_fails_over_an_odd_row_keeps_no_other_from_being_done(
         self, control_plane: ControlPlane
     ) -> None:
@@ -267,37 +201,27 @@ class TestLoop:
         chores = [doing.failing(ConnectionRefusedError()), doing.chore("next")]
         assert doing.sweep_at(control_plane, chores, moments=[1000, 1005]) == [["away"], ["away"]]
 
-    def test_the_keeper_goes_on_after_the_database_was_away_and_ends_no_lease_at_once(
-        self, control_plane: ControlPlane
-    ) -> None:
-        stop, sweeps, ended = asyncio.Event(), 0, 0
-        clock = [1000.0]
+    def test_the_keeper_goes_on_after_the_database_was_away(self, control_plane: ControlPlane) -> None:
+        stop, sweeps = asyncio.Event(), 0
 
         async def look(_context: KeeperContext) -> None:
             nonlocal sweeps
             sweeps += 1
-            clock[0] += 0.25
-            if sweeps == 6:
+            if sweeps == 2:
                 raise ConnectionRefusedError
-            if sweeps == 8:
+            if sweeps == 4:
                 stop.set()
 
-        async def end(_context: KeeperContext) -> None:
-            nonlocal ended
-            ended = sweeps
-
         async def run(context: KeeperContext) -> None:
-            chores = [Chore("look", look, every_seconds=0), Chore("end", end, every_seconds=0, ends_leases=True)]
-            await Keeper(hurried(context), chores, clock=lambda: clock[0]).run(stop)
+            await Keeper(hurried(context), [Chore("look", look, every_seconds=0)]).run(stop)
 
         control_plane.keep(run)
-        assert (sweeps, ended) == (8, 5)
+        assert sweeps == 4
 
 
-def test_the_list_of_chores_names_each_once_and_only_one_ends_leases(control_plane: ControlPlane) -> None:
+def test_the_list_of_chores_names_each_once(control_plane: ControlPlane) -> None:
     chores = every_chore(control_plane.settings)
     assert len({chore.name for chore in chores}) == len(chores)
-    assert [chore.do for chore in chores if chore.ends_leases] == [end_expired_leases]
 
 
 def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: ControlPlane, tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ class Request:
 class ScriptedService:
     """Keeps every request. Replies come from a queue per path ending, then from `otherwise`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
         self.requests: list[Request] = []
         self.otherwise: Callable[[Request], Reply] = lambda _request: Reply()
         self._scripts: dict[str, deque[Reply]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

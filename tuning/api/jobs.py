@@ -108,13 +108,17 @@ class JobFailureDetails(Answer):
     """Why a job failed, beyond the API's `error`."""
 
     category: str
-    """What kind it is: `user_error`, `out_of_memory`, `transient`, `worker_lost`, `disk_full` or `internal`."""
+    """`user_error`, `out_of_memory`, `transient`, `worker_lost`, `disk_full`, `stalled` or `internal`."""
     retryable: bool
     """Whether the same job may succeed when it is submitted again."""
     hint: str | None
     """What to do next."""
     log_tail: str | None
     """The last lines of the trainer's log."""
+    signal: str | None = None
+    """Name of the signal that ended the trainer, if one did."""
+    rank: int | None = None
+    """Of several processes, the number of the one that failed first."""
 
 
 class TunesmithJob(Answer):
@@ -136,6 +140,14 @@ class TunesmithJob(Answer):
     """What the run measured; null before it has ended well."""
     attempts: int
     """How many attempts there have been, the running one among them."""
+    attempts_failed: int = 0
+    """How many of them failed; with `max_attempts` of these the job has failed for good."""
+    max_attempts: int = 0
+    """How many attempts may fail."""
+    attempts_lost: int = 0
+    """How many of them were lost with their worker, which have a budget of their own."""
+    attempts_preempted: int = 0
+    """How many of them a worker gave back when it had to stop, which count against nothing."""
     progress: JobProgress
     """How far it is."""
     cancel_requested: bool

@@ -29,6 +29,10 @@ class WorkerObject(Answer):
     """How many it runs."""
     draining: bool
     """Whether it takes no new job."""
+    quarantined_until: int | None = None
+    """Until when it gets no job while another of its class can, in Unix seconds; null if it was never kept out."""
+    quarantine_reason: str | None = None
+    """Why it is or was kept out."""
     job: str | None
     """The first of the jobs that it works on; null where there is none."""
     jobs: list[str]

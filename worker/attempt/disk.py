@@ -40,6 +40,12 @@ def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
     return int((missing_model_bytes + data * (1 + _TOKENISED) + checkpoints + trained * 4) * _MARGIN)
 
 
+def moved_bytes(claim: Claim) -> int:
+    """What a run on a host that has none of it reads and writes in all."""
+    base = claim.base_model
+    return needed_bytes(claim, missing_model_bytes=sum(file.bytes for file in (*base.files, *base.base_files)))
+
+
 def _trained_parameters(claim: Claim) -> int:
     plan: Plan = claim.plan
     if plan.lora is not None:

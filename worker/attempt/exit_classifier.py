@@ -26,6 +26,7 @@ class TrainerExit:
     result: TrainResult | None
     log_tail: str
     told: StopRequest | None = None  # why the worker stopped it, if it did
+    stalled_seconds: float | None = None  # for how long it had shown nothing when the worker stopped it for that
     out_of_memory_kills: int = 0  # how many the kernel made in this cgroup while the trainer ran
 
 
@@ -36,6 +37,8 @@ def classify_exit(ending: TrainerExit) -> tuple[Outcome, Failure | None]:
         return Outcome.CANCELLED if ending.told is StopRequest.CANCEL else Outcome.SUCCEEDED, None
     if ending.told is not None and ending.told in OUTCOMES:
         return OUTCOMES[ending.told], None
+    if ending.stalled_seconds is not None:
+        return Outcome.FAILED, _with_tail(_stalled(ending.stalled_seconds), ending.log_tail)
     if ending.exit_code == EXIT_STOPPED:
         return Outcome.PREEMPTED, None
     if result is not None and result.failure is not None:
@@ -55,6 +58,16 @@ def _failure(ending: TrainerExit) -> Failure:
     if _NO_MEMORY.search(ending.log_tail):
         return _out_of_memory("The trainer ran out of memory.")
     return crashed(ending.exit_code)
+
+
+def _stalled(seconds: float) -> Failure:
+    return Failure(
+        code=ErrorCode.TRAINER_STALLED,
+        message=f"The trainer showed no new step, event or phase for {seconds:,.0f} s and was stopped.",
+        category=Category.STALLED,
+        retryable=True,
+        hint="The end of its log says what it did last; TUNESMITH_STALL_SECONDS of the worker sets the shortest wait.",
+    )
 
 
 def disk_full(message: str) -> Failure:
@@ -84,7 +97,7 @@ def _blame_memory(failure: Failure) -> Failure:
     if failure.signal != signal.SIGKILL.name:
         return failure
     message = f"{failure.message} The kernel did it because the memory of the worker ran out."
-    return _out_of_memory(message, by=failure.signal)
+    return _out_of_memory(message, by=failure.signal).model_copy(update={"rank": failure.rank})
 
 
 def _with_tail(failure: Failure, tail: str) -> Failure:

@@ -18,12 +18,14 @@ from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseRep
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
+from tunesmith.worker.attempt.disk import moved_bytes
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
 from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.rehearsals import Rehearsals
+from tunesmith.worker.attempt.stall import StallWatch, silence_limits
 from tunesmith.worker.attempt.stop_requests import OUTCOMES, AttemptStopped, OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_log, upload_output
@@ -177,7 +179,7 @@ class AttemptRunner:
         )
         self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
-            told = self._watch(trainer)
+            told, stalled = self._watch(trainer, self._stall_watch(prepared))
         finally:
             exit_code = trainer.end()
         self._keep_tokens(prepared.run)
@@ -187,6 +189,7 @@ class AttemptRunner:
             result=_read_result(prepared.run),
             log_tail=log_tail(prepared.run.log, secrets=self._around.secrets),
             told=told,
+            stalled_seconds=stalled,
             out_of_memory_kills=out_of_memory_kills() - kills_before,
         )
 
@@ -196,15 +199,39 @@ class AttemptRunner:
         except OSError:  # the next run tokenises again
             self._log.warning("tokens.not_kept", exc_info=True)
 
-    def _watch(self, trainer: Trainer) -> StopRequest | None:
-        """Wait for the trainer's end; stop it when told to. Returns what it was told before it ended."""
+    def _stall_watch(self, prepared: PreparedRun) -> StallWatch:
+        request = prepared.request
+        at_least_seconds = self._around.settings.stall_seconds
+        moved = moved_bytes(self._claim)
+        limits = silence_limits(request.plan, request.dataset, moved_bytes=moved, at_least_seconds=at_least_seconds)
+        return StallWatch(prepared.run, limits)
+
+    def _watch(self, trainer: Trainer, stall: StallWatch) -> tuple[StopRequest | None, float | None]:
+        """Wait for the trainer's end; stop it when told to, or when it hangs.
+
+        Returns what it was told before it ended, and for how many seconds it had shown nothing if that was too long.
+        """
         while trainer.exit_code is None:
             directive = self._directives.current()
             if directive is not None:
                 self._stop(trainer, directive)
-                return directive
+                return directive, None
+            stalled = stall.stalled_seconds()
+            if stalled is not None:
+                self._stop_stalled(trainer, stalled)
+                return self._directives.current(), stalled
             time.sleep(POLL_SECONDS)
-        return None
+        return None, None
+
+    def _stop_stalled(self, trainer: Trainer, seconds: float) -> None:
+        """Down the ladder: one that is only slow may still save a checkpoint."""
+        self._log.warning("trainer.stalled", seconds=round(seconds, 1))
+        grace = self._around.settings.cancel_grace_seconds
+        trainer.stop(
+            grace_seconds=grace,
+            terminate_seconds=min(_TERMINATE_SECONDS, grace),
+            check=lambda: self._directives.current() is not None,
+        )
 
     def _stop(self, trainer: Trainer, directive: StopRequest) -> None:
         """A cancelled run need not save anything; a paused or drained one gets the time for a checkpoint."""

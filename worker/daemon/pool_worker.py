@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import uuid
 from contextlib import closing
 
 import structlog
@@ -40,6 +41,7 @@ class PoolWorker:
         self._models = ModelCache(self._work.models)
         self._rehearsals = Rehearsals()
         self._warm: WarmTrainer | None = None
+        self._unanswered_claim: str | None = None
 
     @classmethod
     def from_environment(cls) -> "PoolWorker":
@@ -118,12 +120,21 @@ class PoolWorker:
         return True
 
     def _claim(self, session: WorkerSession, hardware: HardwareProfile) -> Claim | None:
-        request = ClaimRequest(worker_id=session.worker_id, incarnation=session.incarnation, hardware=hardware)
+        """Ask under a new id, or under that of a claim that nobody answered: the service may have a job for it."""
+        self._unanswered_claim = self._unanswered_claim or uuid.uuid4().hex
+        request = ClaimRequest(
+            worker_id=session.worker_id,
+            incarnation=session.incarnation,
+            hardware=hardware,
+            claim_id=self._unanswered_claim,
+        )
         try:
-            return self._control.claim(request)
+            claim = self._control.claim(request)
         except (Unavailable, TunesmithError) as error:
             log.warning("claim.failed", reason=str(error))
             return None
+        self._unanswered_claim = None
+        return claim
 
 
 def leave_sigterm_to_the_main_process() -> None:

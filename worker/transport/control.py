@@ -31,6 +31,7 @@ from tunesmith.worker.transport.wire import read_answer, send
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
+_CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
 # The service closes idle connections after five seconds: closing ours first spares a failed send.
 _LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0)
 
@@ -85,7 +86,7 @@ class ControlPlane(Protocol):
         """Say that the worker lives, once, without waiting."""
 
     def claim(self, request: ClaimRequest) -> Claim | None:
-        """Ask for a job; None when nothing fits this hardware."""
+        """Ask for a job, again under the same claim id if no answer comes; None when nothing fits this hardware."""
 
     def attempt(self, claim: Claim) -> AttemptControl:
         """The view of one attempt, with its lease token."""
@@ -112,8 +113,9 @@ class HttpControlPlane:
         send(self._client, "POST", f"/internal/workers/{worker_id}/heartbeat", **_json(beat))
 
     def claim(self, request: ClaimRequest) -> Claim | None:
-        """See `ControlPlane`. Asked once: an answer that got lost must not be followed by a second claim at once."""
-        response = send(self._client, "POST", "/internal/claims", **_json(request))
+        """See `ControlPlane`. Without an id it is asked once: a second claim might be given a second job."""
+        patience = _ONCE if request.claim_id is None else _CLAIM
+        response = patience.call(lambda: send(self._client, "POST", "/internal/claims", **_json(request)))
         return read_answer(Claim, response.content) if response.content else None
 
     def attempt(self, claim: Claim) -> AttemptControl:

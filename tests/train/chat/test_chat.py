@@ -13,7 +13,7 @@ from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.datasets.message_parser import parse_chat
 from tunesmith.tuning.datasets.row_formats import Chat
-from tunesmith.tuning.errors import JobFailure
+from tunesmith.tuning.errors import Category, JobFailure
 from tunesmith.worker.train.chat import template as templates
 from tunesmith.worker.train.chat.conversation import ChatRenderer
 from tunesmith.worker.train.chat.stop_tokens import stop_tokens
@@ -203,6 +203,14 @@ def test_a_broken_template_blames_the_model(tmp_path: Path, template: str, probl
     assert failure.code == "broken_chat_template"
     assert problem in failure.message
     assert failure.param == "model"
+
+
+def test_a_template_that_writes_too_much_is_the_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MOST_RENDERED_CHARACTERS", 1000)
+    failure = refusal(tmp_path, [{"messages": TALK}], template="{{ messages[0].role * 500 }}")
+    assert failure.code == "chat_template_error"
+    assert failure.category == Category.USER_ERROR
+    assert "2,000 characters, 1,000 are allowed" in failure.message
 
 
 @pytest.mark.parametrize(

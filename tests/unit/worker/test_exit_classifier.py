@@ -60,6 +60,8 @@ def test_the_trainers_own_failure_is_kept_and_gets_the_end_of_the_log() -> None:
         ({"exit_code": 1, "log_tail": "OSError: [Errno 28] No space left on device"}, "disk_full", Category.DISK_FULL),
         ({"exit_code": 1, "log_tail": "torch.OutOfMemoryError: CUDA"}, "out_of_memory", Category.OUT_OF_MEMORY),
         ({"exit_code": 1}, "trainer_crashed", Category.INTERNAL),
+        ({"exit_code": -9, "stalled_seconds": 901.0}, "trainer_stalled", Category.STALLED),
+        ({"exit_code": EXIT_STOPPED, "stalled_seconds": 901.0}, "trainer_stalled", Category.STALLED),
         ({"exit_code": 0}, "trainer_crashed", Category.INTERNAL),
     ],
 )  # fmt: skip
@@ -80,6 +82,19 @@ def test_memory_is_blamed_for_a_process_of_several_only_where_the_kernel_killed_
     _, failure = classify_exit(ending(EXIT_FAILED, result=of_one_process(exit_code), out_of_memory_kills=1))
     assert failure is not None
     assert (failure.code, failure.signal) == (code, signal.Signals(-exit_code).name)
+
+
+def test_the_rank_that_failed_first_is_kept_where_memory_is_blamed() -> None:
+    own = of_one_process(-9)
+    assert own.failure is not None
+    ranked = TrainResult(failure=own.failure.model_copy(update={"rank": 3}))
+    _, failure = classify_exit(ending(EXIT_FAILED, result=ranked, out_of_memory_kills=1))
+    assert failure is not None
+    assert (failure.code, failure.rank) == ("out_of_memory", 3)
+
+
+def test_a_trainer_that_finished_while_it_was_being_stopped_for_its_silence_has_succeeded() -> None:
+    assert classify_exit(ending(0, result=DONE, stalled_seconds=901.0)) == (Outcome.SUCCEEDED, None)
 
 
 def test_a_message_that_speaks_of_a_signal_blames_no_memory() -> None:

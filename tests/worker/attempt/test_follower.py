@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.typing import FilteringBoundLogger
 
+from tests.waiting import eventually
 from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.messages import CanaryReport
@@ -14,7 +15,7 @@ from tunesmith.worker.attempt.follower import BATCH_BYTES, LONGEST_LINE_BYTES, F
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
-from tunesmith.worker.transport.control import HttpAttemptControl
+from tunesmith.worker.transport.control import HttpAttemptControl, _client
 from tunesmith.worker.transport.retry import Unavailable
 
 
@@ -83,6 +84,34 @@ def test_nothing_is_lost_while_the_service_is_away(
     follower.ship()
     assert service.to("/metrics")[-1].json["start_offset"] == 0
     assert [point["step"] for point in service.to("/metrics")[-1].json["points"]] == [1, 2, 3]
+
+
+def test_an_hour_without_a_service_is_made_up_for(
+    run: RunDirectory, progress: Progress, log: FilteringBoundLogger
+) -> None:
+    """The service is gone, connections are refused, and 36,000 steps are written: ten a second for an hour."""
+    with ScriptedService() as before:
+        before.otherwise = lambda _request: Reply(headers={"connection": "close"})
+        port = int(before.url.rpartition(":")[2])
+        client = _client(before.url, "lease-token", timeout=5)
+        control = HttpAttemptControl(client=client, blob_client=client, attempt_id="a", outage_patience_seconds=20)
+        directives = StopRequests(drain_deadline=lambda: None)
+        follower = Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.01)
+        follower.start()
+        append_line(run.metrics, {"step": 0})
+        eventually(lambda: points(before), seconds=20)
+    with run.metrics.open("ab") as file:
+        file.writelines(b'{"step": %d, "train_loss": 1.5}\n' % step for step in range(1, 36_000))
+    with pytest.raises(Unavailable):
+        Follower(run, control, progress=progress, directives=directives, log=log).ship()
+    with ScriptedService(port=port) as after:
+        eventually(lambda: len(points(after)) >= 35_999, seconds=60, what=lambda: f"{len(after.requests)} requests")
+        follower.stop()
+        control.close()
+    arrived = [point["step"] for point in points(before) + points(after)]
+    assert arrived == list(range(36_000))
+    chunks = [request.json for request in after.to("/metrics")]
+    assert [chunk["start_offset"] for chunk in chunks[1:]] == [chunk["end_offset"] for chunk in chunks[:-1]]
 
 
 def test_a_new_follower_goes_on_where_the_last_one_was(

@@ -70,6 +70,15 @@ def test_nothing_to_claim_is_no_error(service: ScriptedService) -> None:
     plane.close()
 
 
+def test_a_claim_with_an_id_is_asked_again_under_the_same(service: ScriptedService) -> None:
+    service.script("/claims", Reply(200, b"{}", cut_after_bytes=1), Reply.error(503, "service_unavailable"))
+    plane = HttpControlPlane(url=service.url, worker_key="ts-key", outage_patience_seconds=1)
+    request = ClaimRequest(worker_id="w", incarnation="i", hardware=HARDWARE, claim_id="one")
+    assert plane.claim(request) is None
+    assert [sent.json["claim_id"] for sent in service.to("/claims")] == ["one"] * 3
+    plane.close()
+
+
 def test_a_service_that_does_not_listen_is_unavailable() -> None:
     plane = HttpControlPlane(url="http://127.0.0.1:9", worker_key="ts-key", outage_patience_seconds=1)
     with pytest.raises(Unavailable):

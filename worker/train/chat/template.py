@@ -27,6 +27,7 @@ Span = tuple[int, int]
 MOST_CHARACTERS = 1_000_000  # the longest of the known templates have 20,000
 RENDER_SECONDS = 30.0
 RENDER_BYTES = 2 * 1024**3
+MOST_RENDERED_CHARACTERS = 64 * 1024**2  # of one conversation: four times the longest request
 CONVERSATION_SECONDS = 120.0  # for all of one: some are only understood by a rendering for every message
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE_FUNCTION = {"name": "probe_name", "arguments": {"probe_key": "probe_value"}}
@@ -122,7 +123,7 @@ class ChatTemplate:
         """The text of a conversation, with what comes before a reply if it is one `for_reply`.
 
         Raises:
-            TemplateRefusal: the template raised, used too much time or memory.
+            TemplateRefusal: the template raised, used too much time or memory, or wrote too much.
             TooSlow: too long after the conversation began.
         """
         return self._render(formed, tools=tools, for_reply=for_reply)[0]
@@ -164,6 +165,8 @@ class ChatTemplate:
             raise TemplateRefusal(f"it took more than {RENDER_BYTES / 1024**3:.0f} GiB of memory") from error
         except Exception as error:  # only the template's own code runs in there
             raise TemplateRefusal(_words(error)) from error
+        if len(texts[0]) > MOST_RENDERED_CHARACTERS:
+            raise TemplateRefusal(f"it wrote {len(texts[0]):,} characters, {MOST_RENDERED_CHARACTERS:,} are allowed")
         return str(texts[0]), list(marks[0]) if marks else []
 
     def _formed(self, message: TemplateMessage, form: _Form) -> TemplateMessage:

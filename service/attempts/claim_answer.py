@@ -1,0 +1,110 @@
+"""What a worker is told about the attempt that it has claimed, once or, if the answer was lost, again."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tunesmith.service.attempts.choice import Choice
+from tunesmith.service.checkpoints import store as checkpoints
+from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.service.files import store as files
+from tunesmith.service.jobs import store as jobs
+from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
+from tunesmith.service.planning import corrections as lessons
+from tunesmith.service.planning.fit import PlanningQuery
+from tunesmith.tuning.codes import ArtifactKind
+from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
+from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.values.hashes import sha256_of_text
+
+
+@dataclass(frozen=True)
+class LeaseTerms:
+    """How long a lease lasts, how often it should be renewed, and after which silence a worker is not there."""
+
+    lease_seconds: float
+    heartbeat_interval_seconds: float
+    worker_silence: timedelta
+
+
+async def answer(
+    session: AsyncSession, job: Job, choice: Choice, *, attempt: Attempt, token: str, terms: LeaseTerms
+) -> Claim:
+    """Everything that the worker needs to run the attempt; `token` is the lease's, of which the row has the hash."""
+    return Claim(
+        job_id=job.id,
+        project=job.project,
+        attempt_id=attempt.id,
+        epoch=attempt.epoch,
+        lease_token=token,
+        lease_seconds=terms.lease_seconds,
+        heartbeat_interval_seconds=terms.heartbeat_interval_seconds,
+        spec=JobSpec.model_validate(job.spec),
+        plan=choice.plan,
+        is_plan_pinned=job.pinned_plan is not None,
+        corrections=choice.corrections,
+        dataset=DatasetFacts.model_validate(job.dataset),
+        base_model=await _base_model(session, choice.model),
+        training_file=await files.file_ref(session, job.training_file),
+        validation_file=await files.file_ref(session, job.validation_file) if job.validation_file else None,
+        resume=await checkpoints.find_to_resume(session, job.id),
+    )
+
+
+async def answer_again(
+    session: AsyncSession, attempt: Attempt, request: ClaimRequest, *, terms: LeaseTerms, at: datetime
+) -> Claim | None:
+    """An attempt that this claim has made already, with a new token: the one of the lost answer opens nothing more.
+
+    None where it has ended.
+    """
+    job = await jobs.lock(session, attempt.job_id)
+    await session.refresh(attempt)
+    if attempt.ended_at is not None:
+        return None
+    token = new_secret(LEASE_PREFIX)
+    attempt.lease_token_sha256 = sha256_of_text(token)
+    attempt.lease_expires_at = at + timedelta(seconds=terms.lease_seconds)
+    model = await session.get_one(Model, job.spec["model"])
+    choice = await _choice_of(session, job, model, attempt, request=request)
+    return await answer(session, job, choice, attempt=attempt, token=token, terms=terms)
+
+
+async def _choice_of(
+    session: AsyncSession, job: Job, model: Model, attempt: Attempt, *, request: ClaimRequest
+) -> Choice:
+    """The plan of the attempt; what it is corrected by is read anew, and as likely as not the same."""
+    learned = await lessons.measured_corrections(session, worker_class=attempt.worker_class)
+    query = PlanningQuery.of(
+        spec=job.spec,
+        dataset=job.dataset,
+        config=model.config,
+        corrections=learned.about(model),
+        pinned=job.pinned_plan,
+    )
+    return Choice(model, Plan.model_validate(attempt.plan), dict(query.corrections_on(request.hardware)))
+
+
+async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
+    files = _files(model)
+    if model.kind != ArtifactKind.ADAPTER:
+        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model))
+    base = await session.get_one(Model, model.base_model)
+    return BaseModelRef(
+        name=model.name,
+        files=files,
+        adapter_of=base.name,
+        base_files=_files(base),
+        measured_shape=_measured(model),
+    )
+
+
+def _measured(model: Model) -> ModelShape | None:
+    return ModelShape.from_config(model.config) if MEASURED_SHAPE in model.config else None
+
+
+def _files(model: Model) -> tuple[FileRef, ...]:
+    return tuple(FileRef.model_validate(file) for file in model.files)

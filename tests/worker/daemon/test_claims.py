@@ -1,0 +1,31 @@
+"""A claim keeps its id until it is answered, so that a job which was given away unheard is not lost."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.attempt.test_preparation import host
+from tests.worker.scripted_service import Reply, ScriptedService
+from tunesmith.worker.daemon.pool_worker import PoolWorker
+from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.transport.control import HttpControlPlane
+from tunesmith.worker.work_directory import WorkerSession
+
+SESSION = WorkerSession(worker_id="w", incarnation="i", worker_class="c", name="n")
+
+
+@pytest.fixture
+def pool_worker(tmp_path: Path, service: ScriptedService) -> PoolWorker:
+    values = {"url": service.url, "worker_key": "ts-worker", "REDIS_URL": "redis://127.0.0.1:1"}
+    control = HttpControlPlane(url=service.url, worker_key="ts-worker", outage_patience_seconds=1)
+    return PoolWorker(settings=WorkerSettings(**values, work_dir=tmp_path), control=control)
+
+
+def test_a_claim_is_asked_under_one_id_until_it_is_answered(pool_worker: PoolWorker, service: ScriptedService) -> None:
+    service.script("/claims", Reply.error(404, "worker_not_registered"))
+    for _ in range(3):
+        assert pool_worker._claim(SESSION, host()) is None
+    first, again, next_one = [request.json["claim_id"] for request in service.to("/claims")]
+    assert first == again
+    assert next_one != first
+    pool_worker.close()
