@@ -137,7 +137,7 @@ def _raised(code: ErrorCode, node: ast.ClassDef | ast.Call, *, folder: str) -> R
     if status is None or folder not in _HTTP_FOLDERS:
         assert status is not None or name in _OF_PROGRAMS, f"{name} gives {code}, and nothing says who meets it"
         return Raised(code, COMMAND)
-    return Raised(code, f"HTTP {status}", may_retry=status >= 500 or name == "Conflict")
+    return Raised(code, f"HTTP {status}", may_retry=status >= 500 or status == 429 or name == "Conflict")
 
 
 def _given_codes(tree: ast.AST) -> Iterator[ast.expr]:

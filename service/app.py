@@ -13,10 +13,15 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.jobs.event_stream import EventStreams
+from tunesmith.service.jobs.line import Line
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.jobs.watcher import JobWatcher
+from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
 from tunesmith.service.monitoring.routes import router as monitoring
+from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
@@ -40,11 +45,16 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
-    app.state.database = Database(
+    database = app.state.database = Database(
         create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
     )
+    app.state.keys = KeyCache(database)
+    app.state.line = Line()
+    app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
+    app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
+    app.state.deliveries = Deliveries(database, app.state.announcer)
     app.state.schema_head = migrate.head()
     errors.install(app)
     routers = (
@@ -70,4 +80,5 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
+    app.state.watcher.close()
     await app.state.database.close()

@@ -23,6 +23,7 @@ from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys import store
 from tunesmith.service.settings import Settings
+from tunesmith.service.web.server import Server
 from tunesmith.tuning.errors import TunesmithError
 
 T = TypeVar("T")
@@ -54,8 +55,9 @@ def serve(host: str = "127.0.0.1", port: int = 8100) -> None:
     """Serve the API."""
     settings = _settings()
     logs.configure(log_format=settings.log_format, level=settings.log_level)
-    uvicorn.run(
-        create_app(settings),
+    api = create_app(settings)
+    config = uvicorn.Config(
+        api,
         host=host,
         port=port,
         log_config=None,
@@ -63,6 +65,7 @@ def serve(host: str = "127.0.0.1", port: int = 8100) -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    Server(config, on_shutdown=api.state.watcher.close).serve_to_the_end()
 
 
 @app.command(name="migrate")

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024**2  # of every other request that is not a stream of weights
 
+    most_waiting: Annotated[int, Field(ge=1)] = 4000  # clients of one process: event streams and requests that wait
+
     pool_size: Annotated[int, Field(ge=1)] = 10
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"

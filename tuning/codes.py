@@ -47,6 +47,8 @@ class ErrorCode(StrEnum):
     """The Idempotency-Key came earlier with another request. Use a new key for each new request."""
     CONFLICT = "conflict"
     """The same request is being handled right now. Send it again in a second."""
+    TOO_MANY_WAITING = "too_many_waiting"
+    """As many clients wait for changes as the service takes. Ask without `wait`, or again after `Retry-After`."""
 
     # Who asks
     INVALID_API_KEY = "invalid_api_key"

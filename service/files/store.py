@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import File
@@ -18,8 +18,7 @@ async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
     Raises:
         NotFound: there is none, it was deleted, it has expired, or it is another project's.
     """
-    query = select(File).where(File.id == file_id, File.project == project, *_alive())
-    file = (await session.execute(query)).scalar_one_or_none()
+    file = (await session.execute(_FIND, {"file_id": file_id, "of_project": project})).scalar_one_or_none()
     if file is None:
         raise NotFound(f"No such File object: {file_id}", code=ErrorCode.FILE_NOT_FOUND, param="id")
     return file
@@ -74,3 +73,6 @@ async def hide(session: AsyncSession, file_id: str, *, project: str) -> File:
 
 def _alive() -> tuple[ColumnElement[bool], ...]:
     return File.deleted_at.is_(None), or_(File.expires_at.is_(None), File.expires_at > func.now())
+
+
+_FIND = select(File).where(File.id == bindparam("file_id"), File.project == bindparam("of_project"), *_alive())

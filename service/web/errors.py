@@ -60,7 +60,7 @@ def error_response(error: TunesmithError) -> JSONResponse:
     """The response for one of our own errors, with the headers that tell a client whether to try again."""
     headers = {}
     is_final = isinstance(error, LeaseLost | CannotReproduce)
-    if error.http_status == 503 or (error.http_status == 409 and not is_final):
+    if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
     if is_final:
         headers["x-should-retry"] = "false"
