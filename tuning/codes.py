@@ -53,6 +53,8 @@ class ErrorCode(StrEnum):
     """The same request is being handled right now. Send it again in a second."""
     TOO_MANY_REQUESTS = "too_many_requests"
     """This key has too many requests open. Wait for answers, then send it again."""
+    TOO_MANY_WAITING = "too_many_waiting"
+    """As many clients wait for changes as the service takes. Ask without `wait`, or again after `Retry-After`."""
 
     # Who asks
     INVALID_API_KEY = "invalid_api_key"
