@@ -41,10 +41,13 @@ async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession)
 
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
-    _caller: AdminKey, request: Annotated[RegisterModel, json_body(RegisterModel)], session: DbSession
+    _caller: AdminKey,
+    request: Annotated[RegisterModel, json_body(RegisterModel)],
+    session: DbSession,
+    blobs: BlobsDep,
 ) -> ModelObject:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again. Admins only."""
-    model, missing = await registry.register(session, request)
+    model, missing = await registry.register(session, request, blobs=blobs)
     return _model_object(model, missing=missing)
 
 
