@@ -6,6 +6,7 @@ The first sentence below a code says what happened, the rest what to do: `make e
 from enum import StrEnum
 
 RUN_DIRECTORY_VARIABLE = "TUNESMITH_RUN_DIR"  # in the environment of every process of a run: which run it works for
+STACK_VARIABLE = "TUNESMITH_STACK"  # the same of every process of `tunesmith up`: its data directory
 
 
 class ArtifactKind(StrEnum):
@@ -241,6 +242,8 @@ class ErrorCode(StrEnum):
     """Something that the service needs is away, such as its database. Try again in a moment."""
     OBJECT_STORE_UNAVAILABLE = "object_store_unavailable"
     """The store of files and models does not answer as it should. Try again in a moment."""
+    NO_SANDBOX = "no_sandbox"
+    """This machine cannot sandbox trainers, and the worker must not run without. The message says what is missing."""
     WORK_DIR_IN_USE = "work_dir_in_use"
     """Another worker holds the work directory. Give each worker its own TUNESMITH_WORK_DIR."""
 

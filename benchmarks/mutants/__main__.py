@@ -7,7 +7,7 @@ when one survives, or when its tests fail without it.
 """
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import platform
 import shlex
@@ -137,8 +137,8 @@ def _page(verdicts: Sequence[Verdict], *, seconds: float) -> str:
     lines = [
         "# Breakages that the tests catch",
         "",
-        f"`make mutants`, {datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}: {caught} "
-        f"of {len(verdicts)}",
+        f"`make mutants`, {dt.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}:",
+        f"{caught} of {len(verdicts)}",
         f"deliberate breakages were caught, in {seconds / 60:.0f} minutes. Each is one edit",
         "(`benchmarks/mutants/breakages.py`) after which the tests beside it must fail; the promises are",
         "those of [guarantees.md](guarantees.md).",

@@ -5,6 +5,7 @@ What the check at upload estimates from bytes is off by a fifth for short rows: 
 
 import asyncio
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ _MOST_ROWS = 400
 _MOST_SECONDS = 5.0
 _REMEMBERED = 512
 _TOOL = (sys.executable, "-m", "tunesmith.service.tokens.counting")
+# The tokenizer and the template are a model's: no password and no key goes along.
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH")
 
 _log = logging.getLogger(__name__)
 _remembered: "OrderedDict[tuple[str, ...], TokenScale | None]" = OrderedDict()
@@ -103,7 +106,11 @@ def _estimated(sample: bytes) -> RowReport:
 
 async def _output_of(*command: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        env={name: value for name, value in os.environ.items() if name in _INHERITED},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         output, problems = await asyncio.wait_for(process.communicate(), _MOST_SECONDS)
