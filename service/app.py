@@ -15,11 +15,11 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
-from tunesmith.service.jobs.event_stream import EventStreams
-from tunesmith.service.jobs.line import Line
+from tunesmith.service.jobs.polling.event_stream import EventStreams
+from tunesmith.service.jobs.polling.line import Line
+from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
-from tunesmith.service.jobs.watcher import JobWatcher
 from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics

@@ -9,12 +9,12 @@ from fastapi.responses import StreamingResponse
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
-from tunesmith.service.jobs.event_stream import EventStreams
-from tunesmith.service.jobs.line import Line
-from tunesmith.service.jobs.not_modified import NotModifiedRoute
+from tunesmith.service.jobs.polling.event_stream import EventStreams
+from tunesmith.service.jobs.polling.line import Line
+from tunesmith.service.jobs.polling.not_modified import NotModifiedRoute
+from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
-from tunesmith.service.jobs.watcher import JobWatcher, Sighting, etag
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey

@@ -12,6 +12,7 @@ from tests.control_plane import AttemptSide, ControlPlane
 from tests.service.test_monitoring import labelled, scrape
 from tunesmith.service.app import create_app
 from tunesmith.service.database.transactions import Database
+from tunesmith.service.keeper import expired_leases
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.expired_leases import HoldNotice, end_expired_leases
@@ -156,8 +157,10 @@ def test_a_worker_with_one_silent_attempt_among_others_loses_that_one(control_pl
 
 class TestHolds:
     @pytest.fixture
-    def logged(self) -> Iterator[list[dict[str, object]]]:
+    def logged(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
         with structlog.testing.capture_logs() as lines:
+            # One of another test's configuration may be cached.
+            monkeypatch.setattr(expired_leases, "log", structlog.get_logger())
             yield lines
 
     def test_a_hold_is_told_once_and_so_is_its_end(

@@ -65,7 +65,7 @@ def test_many_who_ask_at_once_cause_one_look() -> None:
         nonlocal looks
         looks += 1
         await asyncio.sleep(0.01)
-        return Readiness(status="ready", checks={})
+        return Readiness(status="ready", checks={}, store_free_bytes=None)
 
     async def run() -> None:
         nonlocal now

@@ -15,7 +15,7 @@ from tests.control_plane import ControlPlane
 from tests.waiting import eventually
 from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.jobs import lifecycle
-from tunesmith.service.jobs.watcher import FRESH_SECONDS, JobWatcher
+from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
 from tunesmith.service.keys import store as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
 

@@ -10,7 +10,7 @@ from tunesmith.service.database.batches import Batches
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.events import event_id, event_object
 from tunesmith.service.jobs import store
-from tunesmith.service.jobs.watcher import JobWatcher, Sighting
+from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting
 
 _AT_ONCE: Final = 100  # events read for one client before it has taken them: all that is ever held for it
 _FIRST = b"retry: 2000\n\n"

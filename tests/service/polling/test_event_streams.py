@@ -15,8 +15,8 @@ from tests.control_plane import AttemptSide, ControlPlane
 from tests.waiting import eventually
 from tunesmith.service.app import create_app
 from tunesmith.service.database.transactions import Database
-from tunesmith.service.jobs.event_stream import EventStreams, StreamTerms
-from tunesmith.service.jobs.watcher import JobWatcher
+from tunesmith.service.jobs.polling.event_stream import EventStreams, StreamTerms
+from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.web.server import Server
 from tunesmith.tuning.state import Outcome
 

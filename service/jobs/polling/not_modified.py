@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from tunesmith.service.jobs.watcher import JobWatcher
+from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.web.auth import READERS, bearer
 
