@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from redis import Redis
 
@@ -24,7 +25,8 @@ CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
 
 
 def redis(plane: ControlPlane) -> "Redis[bytes]":
-    return Redis(unix_socket_path=str(plane.settings.redis_url).removeprefix("redis+socket://").split("?")[0])
+    url = urlsplit(str(plane.settings.redis_url))
+    return Redis(unix_socket_path=url.path, password=url.password)
 
 
 def wake_ups(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:

@@ -122,7 +122,7 @@ def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., http
     root = tmp_path / "pg"
     root.mkdir()
     with PostgresServer(root, log=root / "log", durable=False) as server:
-        url = server.url("postgres")
+        url = server.url()
         upgrade(url)
         assert ask("/readyz", database_url=url).status_code == 200
     assert ask("/readyz", database_url=url).status_code == 503

@@ -18,6 +18,7 @@ from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
 from tunesmith.service.keys import store as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
+from tunesmith.service.settings import ProjectLimits
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -154,8 +155,10 @@ def test_a_watcher_never_says_what_was_so_before_a_change_of_its_own(control_pla
 
         async def change(round_: int) -> int:
             async with database.transaction() as session:
-                act = lifecycle.resume if round_ % 2 else lifecycle.pause
-                job = await act(session, job_id, project="acme")
+                if round_ % 2:
+                    job = await lifecycle.resume(session, job_id, project="acme", limits=ProjectLimits())
+                else:
+                    job = await lifecycle.pause(session, job_id, project="acme")
             return job.version
 
         for round_ in range(20):
