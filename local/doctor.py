@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ def examine(data_dir: Path, *, environment: Mapping[str, str] = os.environ) -> l
         _disk(data_dir),
         _memory(),
         _gpus(),
+        _sandbox(environment),
         _data_directory(data_dir),
         *_service(data_dir, environment=environment),
     ]
@@ -151,6 +154,23 @@ def _gpu(nvml: Any, index: int) -> str:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return f"{index} {nvml.nvmlDeviceGetName(handle)}, {gib(memory.free)} of {gib(memory.total)} free"
+
+
+def _sandbox(environment: Mapping[str, str]) -> Finding:
+    """Whether training code can be kept from this machine; asked in a process, as a worker would start one."""
+    if environment.get("TUNESMITH_SANDBOX") == "off":
+        return Finding(Level.WARN, "sandbox", "TUNESMITH_SANDBOX is off: trainers see all that you see", "unset it")
+    command = [sys.executable, "-P", "-m", "tunesmith.worker.sandbox"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        found = json.loads(answer.stdout)
+    except ValueError:
+        return Finding(Level.WARN, "sandbox", "cannot look: the worker's part does not start", "pip install it anew")
+    missed = "; ".join(f"no {kind}: {reason}" for kind, reason in found["missed"].items())
+    if found["kind"] is None:
+        step = "allow user namespaces, or use a kernel with Landlock (5.13); until then train only what you trust"
+        return Finding(Level.WARN, "sandbox", f"trainers are not sandboxed ({missed})", step)
+    return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found['kind']}{f' ({missed})' if missed else ''}")
 
 
 def _data_directory(data_dir: Path) -> Finding:

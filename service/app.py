@@ -15,12 +15,17 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.jobs.event_stream import EventStreams
+from tunesmith.service.jobs.line import Line
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.jobs.watcher import JobWatcher
+from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
 from tunesmith.service.monitoring.routes import router as monitoring
+from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
@@ -62,11 +67,16 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     )
     app.state.settings = settings
     app.state.routes = routes
-    app.state.database = Database(
+    database = app.state.database = Database(
         create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
     )
+    app.state.keys = KeyCache(database)
+    app.state.line = Line()
+    app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
+    app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
+    app.state.deliveries = Deliveries(database, app.state.announcer)
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)
@@ -83,6 +93,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Leases are renewed where workers are answered, so no other process can say that one could have been.
     async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
         yield
+    app.state.watcher.close()
     await app.state.database.close()
 
 

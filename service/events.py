@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.jsonb_safe import storable
@@ -9,6 +10,7 @@ from tunesmith.service.database.tables import Event, Job
 from tunesmith.tuning.api.history import EventObject
 
 Level = Literal["info", "warn", "error"]
+Kind = Literal["message", "metrics"]
 
 
 def append(
@@ -17,22 +19,29 @@ def append(
     message: str,
     *,
     level: Level = "info",
-    kind: Literal["message", "metrics"] = "message",
+    kind: Kind = "message",
     data: dict[str, Any] | None = None,
 ) -> None:
     """Add an event. The caller holds the lock on the job's row, so its counter has no gaps and no repeats."""
+    session.add(new(job, message, level=level, kind=kind, data=data))
+
+
+def new(
+    job: Job, message: str, *, level: Level = "info", kind: Kind = "message", data: dict[str, Any] | None = None
+) -> Event:
+    """The next event of a job; whoever makes it stores it in the same transaction."""
     job.event_seq += 1
-    session.add(
-        Event(job_id=job.id, seq=job.event_seq, type=kind, level=level, message=storable(message), data=storable(data))
+    return Event(
+        job_id=job.id, seq=job.event_seq, type=kind, level=level, message=storable(message), data=storable(data)
     )
 
 
-def event_id(event: Event) -> str:
+def event_id(event: Event | Row[Any]) -> str:
     """Derived, not stored: the job and the place in its history."""
     return f"ftevent-{event.job_id.removeprefix('ftjob-')}-{event.seq}"
 
 
-def event_object(event: Event) -> EventObject:
+def event_object(event: Event | Row[Any]) -> EventObject:
     """The API's event."""
     return EventObject(
         id=event_id(event),

@@ -15,6 +15,7 @@ from tunesmith.service.app import Routes, create_app
 from tunesmith.service.files.spool import spooling_in
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.connections import ImpatientConnection
+from tunesmith.service.web.server import Server
 
 _GRACE_SECONDS = 10
 _DESCRIPTORS = 65_536  # a connection is one; the usual soft limit of 1,024 is less than a dashboard's readers
@@ -26,8 +27,9 @@ def serve(settings: Settings, *, host: str, port: int, routes: Routes, shares_po
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # uvicorn raises them once more when it has finished
     with spooling_in(settings.spool_dir), contextlib.ExitStack() as stack:
+        api = create_app(settings, routes=routes)
         config = uvicorn.Config(
-            create_app(settings, routes=routes),
+            api,
             host=host,
             port=port,
             http=ImpatientConnection,
@@ -38,7 +40,7 @@ def serve(settings: Settings, *, host: str, port: int, routes: Routes, shares_po
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         _settle()
-        server = uvicorn.Server(config)
+        server = Server(config, on_shutdown=api.state.watcher.close)
         sockets = [stack.enter_context(shared_socket(host, port))] if shares_port else None
         server.run(sockets=sockets)
         if not server.started:

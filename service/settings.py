@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
     spool_dir: Path | None = None  # where uploads are put aside until they are checked; unset: the system's own
 
+    most_waiting: Annotated[int, Field(ge=1)] = 4000  # clients of one process: event streams and requests that wait
+
     pool_size: Annotated[int, Field(ge=1)] = 10
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"

@@ -6,6 +6,7 @@ The first sentence below a code says what happened, the rest what to do: `make e
 from enum import StrEnum
 
 RUN_DIRECTORY_VARIABLE = "TUNESMITH_RUN_DIR"  # in the environment of every process of a run: which run it works for
+STACK_VARIABLE = "TUNESMITH_STACK"  # the same of every process of `tunesmith up`: its data directory
 
 
 class ArtifactKind(StrEnum):
@@ -53,6 +54,8 @@ class ErrorCode(StrEnum):
     """The same request is being handled right now. Send it again in a second."""
     TOO_MANY_REQUESTS = "too_many_requests"
     """This key has too many requests open. Wait for answers, then send it again."""
+    TOO_MANY_WAITING = "too_many_waiting"
+    """As many clients wait for changes as the service takes. Ask without `wait`, or again after `Retry-After`."""
 
     # Who asks
     INVALID_API_KEY = "invalid_api_key"
@@ -239,6 +242,8 @@ class ErrorCode(StrEnum):
     """Something that the service needs is away, such as its database. Try again in a moment."""
     OBJECT_STORE_UNAVAILABLE = "object_store_unavailable"
     """The store of files and models does not answer as it should. Try again in a moment."""
+    NO_SANDBOX = "no_sandbox"
+    """This machine cannot sandbox trainers, and the worker must not run without. The message says what is missing."""
     WORK_DIR_IN_USE = "work_dir_in_use"
     """Another worker holds the work directory. Give each worker its own TUNESMITH_WORK_DIR."""
 

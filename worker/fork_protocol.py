@@ -5,6 +5,7 @@ import socket
 from collections.abc import Mapping
 
 from tunesmith.tuning.values.base import Value
+from tunesmith.worker.sandbox.definition import Sandbox
 
 ROOM = "TUNESMITH_ROOM"  # fills the warm process's environment, so that a fork's own fits into its place
 ROOM_BYTES = 8192
@@ -21,6 +22,7 @@ class ForkRequest(Value):
     run_dir: str
     environment: dict[str, str]
     worker_pid: int
+    sandbox: Sandbox | None = None
 
 
 class Word(Value):

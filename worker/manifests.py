@@ -71,7 +71,12 @@ def _check_file(folder: Path, name: str, written: ManifestFile) -> None:
         raise CorruptCheckpoint(f"{name!r} is not the name of a file in it")
     file = folder / name
     try:
-        is_right = file.is_file() and file.stat().st_size == written.bytes and sha256_of(file) == written.sha256
+        is_right = (
+            file.is_file()
+            and not file.is_symlink()
+            and file.stat().st_size == written.bytes
+            and sha256_of(file) == written.sha256
+        )
     except OSError as error:
         raise CorruptCheckpoint(f"{name} cannot be read: {error}") from error
     if not is_right:

@@ -18,10 +18,12 @@
 A trainer can be run by hand: `python -m tunesmith.worker.train RUN_DIR`.
 """
 
+import contextlib
 import errno
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,11 @@ class RunDirectory:
         """None where the trainer made none."""
         return CanaryReport.model_validate_json(self.canary.read_bytes()) if self.canary.exists() else None
 
+    def ask_to_stop(self) -> None:
+        """Make the stop file; not where a link of that name leads."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.stop, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+
     def read_result(self) -> TrainResult | None:
         """None while there is no result, which after the exit of the trainer means that it was killed."""
         if not self.result.exists():
@@ -174,7 +181,8 @@ class RunDirectory:
 def write_atomically(path: Path, text: str) -> None:
     """Write aside, fsync, rename, fsync the folder: a reader sees the old file or the new one, never half of either."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
+    aside.unlink(missing_ok=True)
+    with aside.open("x", encoding="utf-8") as file:  # never through a link that a trainer has left
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -184,6 +192,19 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def without_links(path: str, flags: int) -> int:
+    """For `open(..., opener=without_links)`: a file of a run is a file, and no link or pipe that a trainer has left.
+
+    Raises:
+        OSError: it is something else.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file", path)
+    return descriptor
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

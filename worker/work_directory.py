@@ -5,11 +5,12 @@ worker-id         made once, kept for ever: the same machine is the same worker 
 session.json      this start of the worker, read by its pool processes
 draining          there while the worker is on its way out; holds the moment by which it must be gone
 constants.json    what this machine measured about itself
-slots/            lock files, one to a device
+slots/            lock files of CPU slots; those of GPUs are the host's (worker/machine/slots.py)
 trainers/         one record to a running trainer, so that a later start can end what an earlier one left
 runs/JOB/ATTEMPT/ run directories
 models/DIGEST/    base models, shared by all jobs
 tokens/PROJECT/   tokenised rows, shared by the jobs of a project
+homes/PROJECT/    the HOME of a project's trainers: kernels that they compiled; empty after a start
 """
 
 import fcntl
@@ -24,6 +25,7 @@ from typing import IO
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.run_directory import write_atomically
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -54,6 +56,7 @@ class WorkDirectory:
         self.runs = self.root / "runs"
         self.models = self.root / "models"
         self.tokens = self.root / "tokens"
+        self.homes = self.root / "homes"
         self.constants = self.root / "constants.json"
         self._session = self.root / "session.json"
         self._draining = self.root / "draining"
@@ -61,7 +64,7 @@ class WorkDirectory:
     def create(self) -> None:
         """Make the folders; only their owner may look inside, because training data lies there."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self.slots, self.trainers, self.runs, self.models, self.tokens):
+        for folder in (self.slots, self.trainers, self.runs, self.models, self.tokens, self.homes):
             folder.mkdir(exist_ok=True)
 
     def lock(self) -> IO[str]:
@@ -122,6 +125,17 @@ class WorkDirectory:
     def run_roots(self, *, job_id: str) -> list[Path]:
         """Run directories of earlier attempts of a job on this host, newest first."""
         return sorted((self.runs / identifier(job_id)).glob("*"), key=_modified, reverse=True)
+
+    def home(self, project: str) -> Path:
+        """Where trainers of a project keep what their libraries leave in a home, made if it is not there."""
+        folder = self.homes / sha256_of_text(project)[:32]
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
+
+    def empty_homes(self) -> None:
+        """Delete them all. Call it while no trainer runs."""
+        shutil.rmtree(self.homes, ignore_errors=True)
+        self.homes.mkdir(exist_ok=True)
 
     def remove_old_runs(self, *, keep: int) -> None:
         """Delete all run directories but the newest few. Called when the run that just ended is among the newest."""

@@ -118,7 +118,7 @@ BREAKAGES = (
         "G9",
         "a trainer is not asked to stop before it is killed",
         "worker/trainer_process/launcher.py",
-        "        self.run.stop.touch()\n",
+        "        self.run.ask_to_stop()\n",
         "",
         f"{_LAUNCHER}::test_the_stop_file_is_enough_for_a_trainer_that_listens",
     ),

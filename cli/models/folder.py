@@ -8,12 +8,13 @@ from typing import Any
 from tunesmith.cli.models.tensors import read_header
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.models.files import largest_bytes
 from tunesmith.tuning.models.shape import ModelShape, is_known
 from tunesmith.tuning.models.weights import Shapes, check_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 # What goes along with the weights. Nothing else leaves the folder: no code, no pickles, no caches.
 _COMPANIONS = frozenset(
@@ -65,6 +66,7 @@ def inspect(path: Path) -> ModelFolder:
     """
     if not path.is_dir():
         raise BrokenModel(f"{path} is not a folder.", param=str(path), hint="--path wants the folder with config.json")
+    _require_own_files(path, (*sorted(_COMPANIONS), INDEX, SINGLE))
     config = _config(path)
     weights, tensors = _weights(path)
     if is_known(config):
@@ -73,6 +75,27 @@ def inspect(path: Path) -> ModelFolder:
     _check_vocabulary(path, config)
     companions = sorted(name for name in _COMPANIONS if (path / name).is_file())
     return ModelFolder(path=path, files=(*companions, *weights), config=config, warnings=tuple(_warnings(path, config)))
+
+
+def _require_own_files(path: Path, names: tuple[str, ...]) -> None:
+    """A link could send any file of this machine. Those of the hub's cache lead to the blobs beside it."""
+    root = path.resolve()
+    homes = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    for name in names:
+        real = (path / name).resolve()
+        if (path / name).is_symlink() and not any(real.is_relative_to(home) for home in homes):
+            raise BrokenModel(
+                f"{name} is a link that leads out of {path}.",
+                param=name,
+                hint="put the file itself there: only files of the folder are sent",
+            )
+        most = largest_bytes(name)
+        if most is not None and real.is_file() and real.stat().st_size > most:
+            raise BrokenModel(
+                f"{name} has {real.stat().st_size:,} bytes; such a file may have {most:,}.",
+                param=name,
+                hint="look whether it is what its name says",
+            )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -92,7 +115,7 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
         raise BrokenModel(f"{name} is missing in {path}.", param=name, hint="point --path at the folder that holds it")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BrokenModel(f"{name} is not readable JSON: {error}.", param=name, hint="fetch the file again") from error
     if not isinstance(value, dict):
         raise BrokenModel(
@@ -137,6 +160,7 @@ def _read_shard(path: Path, shard: str, tensors: set[str]) -> dict[str, list[int
             param=shard,
             hint="the download may have stopped early; fetch the folder again",
         )
+    _require_own_files(path, (shard,))
     found = _read_tensors(path, shard)
     absent = sorted(tensors - set(found))
     if absent:
@@ -219,4 +243,6 @@ def _has_chat_template(path: Path) -> bool:
 
 
 def _pickles(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.suffix in _PICKLE_SUFFIXES and entry.is_file())
+    return sorted(
+        entry.name for entry in path.iterdir() if entry.suffix.lower() in _PICKLE_SUFFIXES and entry.is_file()
+    )

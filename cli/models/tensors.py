@@ -34,7 +34,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 def _parsed(text: bytes) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")  # noqa: TRY004 - the file is wrong, not the caller

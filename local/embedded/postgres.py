@@ -1,6 +1,6 @@
 """An embedded PostgreSQL: our own data directory, a unix socket in a private folder, nothing on the network.
 
-Authentication is `trust`, so the 0700 folder around the socket is what keeps others out.
+The service connects with a password of its own, as the owner of its database and of nothing else (`roles`).
 """
 
 import os
@@ -19,8 +19,16 @@ from tunesmith.local.embedded.errors import DirectoryUnusable
 from tunesmith.local.embedded.folders import private_folder, recorded, remembered_folder, socket_folder
 from tunesmith.local.embedded.identity import Identity, unprivileged
 from tunesmith.local.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
+from tunesmith.local.embedded.roles import (
+    HOST_BASED_AUTHENTICATION,
+    SERVICE,
+    SUPERUSER,
+    database_statement,
+    role_statements,
+    take_over_statements,
+)
+from tunesmith.local.embedded.secrets import keep_password, kept_password, new_password
 
-USER = "tunesmith"
 DATABASE = "tunesmith"
 START_TIMEOUT_SECONDS = 60.0  # crash recovery replays the log first, which can take a while on a slow disk
 _STOP_GRACE_SECONDS = 20.0
@@ -30,7 +38,8 @@ _LARGE_FOLDERS = [Path("/var/tmp")]  # noqa: S108 - survives a reboot, and every
 class PostgresServer:
     """One PostgreSQL over the data in `root`. Use as a context manager, or through prepare, command and ready.
 
-    `durable=False` drops fsync: for tests only. `candidates` are the binaries to choose from.
+    `durable=False` drops fsync and gives the service's role what tests need: for them alone.
+    `candidates` are the binaries to choose from.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class PostgresServer:
         self.sockets = socket_folder(
             self._root, name="socket", owner_id=self._identity.user_id, environment=self._environment
         )
+        self._password_file = self._root / "password"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -73,8 +83,9 @@ class PostgresServer:
         return self._process.pid
 
     def url(self, database: str = DATABASE) -> str:
-        """A libpq URL that reaches `database` through the socket."""
-        return f"postgresql:///{database}?host={self.sockets}&user={USER}"
+        """A libpq URL, with the password, that reaches `database` through the socket. Call it after `prepare`."""
+        password = kept_password(self._password_file)
+        return f"postgresql:///{database}?host={self.sockets}&user={SERVICE}&password={password}"
 
     def start(self) -> None:
         """Prepare, start and wait. Raises EmbeddedError."""
@@ -94,13 +105,17 @@ class PostgresServer:
     def prepare(self) -> bool:
         """End a server that an earlier run left behind and make the data directory if there is none.
 
-        Returns whether the directory is new. Raises EmbeddedError.
+        One from before the service had a role of its own gets it. Returns whether the directory is new.
+        Raises EmbeddedError.
         """
         self.end_stale()
-        if self.data.exists():
-            return False
-        self._create()
-        return True
+        is_new = not self.data.exists()
+        if is_new:
+            self._create()
+        elif kept_password(self._password_file) is None:
+            self._give_to_the_service()
+        (self.data / "pg_hba.conf").write_text(HOST_BASED_AUTHENTICATION, encoding="utf-8")
+        return is_new
 
     def command(self) -> Command:
         """The server process. SIGINT at the death of the parent is PostgreSQL's fast stop."""
@@ -150,11 +165,26 @@ class PostgresServer:
         """
         aside = self._home / "data.new"
         shutil.rmtree(aside, ignore_errors=True)
-        self._run("initdb", "--no-sync", "--no-locale", "-E", "UTF8", "-A", "trust", "-U", USER, "-D", str(aside))
-        statement = f"CREATE DATABASE {DATABASE}\n"
-        self._run("postgres", "--single", "-F", "-D", str(aside), "postgres", statement=statement)
+        self._run("initdb", "--no-sync", "--no-locale", "-E", "UTF8", "-A", "reject", "-U", SUPERUSER, "-D", str(aside))
+        password = new_password()
+        statements = role_statements(password=password, for_tests=not self._durable)
+        self._run_alone(aside, "postgres", [*statements, database_statement(DATABASE)], "-F")
+        keep_password(self._password_file, password)
         aside.rename(self.data)
         (self._root / "initialised").touch()
+
+    def _give_to_the_service(self) -> None:
+        """The password is kept last: a start that was killed here does it all again."""
+        password = new_password()
+        statements = role_statements(password=password, for_tests=not self._durable)
+        self._run_alone(self.data, DATABASE, [*statements, *take_over_statements(DATABASE)])
+        keep_password(self._password_file, password)
+
+    def _run_alone(self, data: Path, database: str, statements: list[str], *options: str) -> None:
+        """In single-user mode, where no other process can be connected; it ends with the first that fails."""
+        text = "".join(f"{statement}\n" for statement in statements)
+        settings = ("-c", "exit_on_error=on", "-c", "log_statement=none", *options)
+        self._run("postgres", "--single", *settings, "-D", str(data), database, statement=text)
 
     def _run(self, program: str, *arguments: str, statement: str = "") -> None:
         log = self.log.with_name("initdb.log")

@@ -1,4 +1,4 @@
-"""An embedded Valkey on a unix socket: it carries wake-ups only, so nothing of it is kept on disk."""
+"""An embedded Valkey on a unix socket, with a password: it carries wake-ups only, so nothing of it is kept on disk."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from tunesmith.local.embedded.binaries import ValkeyBinary, valkey_binary
 from tunesmith.local.embedded.diagnosis import valkey_failure
 from tunesmith.local.embedded.folders import private_folder, socket_folder
 from tunesmith.local.embedded.process import Command, alive, end_stray, spawn, stop, wait_until
+from tunesmith.local.embedded.secrets import keep_password, kept_password, new_password
 
 START_TIMEOUT_SECONDS = 20.0
 _STOP_GRACE_SECONDS = 10.0
@@ -37,6 +38,7 @@ class ValkeyServer:
         self._pid_file = self._root / "valkey.pid"
         sockets = socket_folder(self._root, name="socket", owner_id=None, environment=environment)
         self.socket_path = sockets / "valkey.sock"
+        self.password = _password(self._root / "password")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -56,8 +58,8 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """What Celery and redis-py's kombu transport take."""
-        return f"redis+socket://{self.socket_path}"
+        """What Celery and redis-py's kombu transport take; the password is in it."""
+        return f"redis+socket://:{self.password}@{self.socket_path}"
 
     def start(self) -> None:
         """Prepare, start and wait. Raises EmbeddedError."""
@@ -86,7 +88,9 @@ class ValkeyServer:
         self.socket_path.unlink(missing_ok=True)
 
     def command(self) -> Command:
-        """The server process."""
+        """The server process. The password stands in a file: anybody on this machine can read a command line."""
+        settings = self._root / "valkey.conf"
+        keep_password(settings, f"requirepass {self.password}")
         options = {
             "dir": str(self._root),
             "port": "0",
@@ -103,20 +107,28 @@ class ValkeyServer:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         environment = {"PATH": self._environment.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-        return Command(argv=(str(self.binary.path), *words), environment=environment)
+        return Command(argv=(str(self.binary.path), str(settings), *words), environment=environment)
 
     def ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether it answers PING."""
+        """Whether it knows its password and answers PING."""
         if process.poll() is not None:
             return False
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
             try:
                 connection.connect(str(self.socket_path))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+                return connection.makefile("rb").read(12) == b"+OK\r\n+PONG\r\n"
             except OSError:
                 return False
+
+
+def _password(path: Path) -> str:
+    """Made at the first start: the same afterwards, so that a service that is still connected can come back."""
+    if (known := kept_password(path)) is not None:
+        return known
+    keep_password(path, new_password())
+    return _password(path)
 
 
 def _works_in(pid: int, root: Path) -> bool:

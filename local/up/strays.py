@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 from tunesmith.local.embedded.process import alive, wait_until
-from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
+from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE, STACK_VARIABLE
 
-MARK = "TUNESMITH_STACK"
+MARK = STACK_VARIABLE
 
 
 def find(data_dir: Path) -> list[int]:

@@ -165,6 +165,7 @@ class Job(Row):
         Index("ix_jobs_line", "project", "line_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_retry", "api_key_id", "request_sha256", "created_at"),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -1,13 +1,21 @@
 """The database: one engine, one transaction per request, and the database's own clock."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from select import POLLIN, poll
+from typing import Any
 
-from sqlalchemy import URL, func, make_url, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, event, func, make_url, select
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
+
+from tunesmith.service.database.tables import ApiKey, Job
+
+Changed = set[tuple[type[ApiKey | Job], str]]
+_NOW = select(func.now())
 
 
 def driver_url(database_url: str) -> URL:
@@ -16,13 +24,12 @@ def driver_url(database_url: str) -> URL:
 
 
 def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float) -> AsyncEngine:
-    """A pool that tests each connection before it lends it out, so that a restarted server is not an error."""
-    return create_async_engine(
+    """A pool that looks at each connection before it lends it out, so that a restarted server is not an error."""
+    engine = create_async_engine(
         driver_url(database_url),
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=pool_wait_seconds,
-        pool_pre_ping=True,
         pool_recycle=1800,
         connect_args={
             "connect_timeout": 5,
@@ -31,6 +38,21 @@ def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float
             "options": "-c lock_timeout=15000 -c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000",
         },
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_broken)
+    return engine
+
+
+def _refuse_broken(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Nothing is due on an idle connection: what lies there is the server's farewell. Looking costs no round trip."""
+    driver = connection.driver_connection
+    if driver.closed or _is_readable(driver.fileno()):
+        raise DisconnectionError
+
+
+def _is_readable(descriptor: int) -> bool:
+    look = poll()
+    look.register(descriptor, POLLIN)
+    return bool(look.poll(0))
 
 
 class Database:
@@ -42,17 +64,55 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
+        self._sessions = async_sessionmaker(
+            engine, sync_session_class=_NotingSession, expire_on_commit=False, autoflush=False
+        )
+        self._statements = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._listeners: list[tuple[type[ApiKey | Job], Callable[[str], None]]] = []
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        async with self._sessions() as session, session.begin():
-            yield session
+        async with self._sessions() as session:
+            async with session.begin():
+                yield session
+            self._tell(session.info.get(_CHANGED, set()))
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reads that need no common moment: each statement is its own transaction."""
+        async with self._statements.connect() as connection:
+            yield connection
+
+    def on_change(self, kind: type[ApiKey | Job], listener: Callable[[str], None]) -> None:
+        """Call `listener` with the id of every row of this kind that a transaction of ours has changed, once it holds.
+
+        It hears nothing of what other processes change.
+        """
+        self._listeners.append((kind, listener))
+
+    def _tell(self, changed: Changed) -> None:
+        for kind, row_id in changed:
+            for wanted, listener in self._listeners:
+                if kind is wanted:
+                    listener(row_id)
 
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+_CHANGED = "changed"
+
+
+class _NotingSession(Session):
+    """Notes which jobs and keys it has changed, for whoever keeps a copy of them."""
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """As ever."""
+        noted: Changed = self.info.setdefault(_CHANGED, set())
+        noted.update((type(row), row.id) for row in self.dirty if isinstance(row, ApiKey | Job))
+        super().flush(objects)
 
 
 def is_away(error: Exception) -> bool:
@@ -64,5 +124,5 @@ def is_away(error: Exception) -> bool:
 
 async def now(session: AsyncSession) -> datetime:
     """The start of this transaction by the database's clock, the only clock that leases are measured by."""
-    moment: datetime = (await session.execute(select(func.now()))).scalar_one()
+    moment: datetime = (await session.execute(_NOW)).scalar_one()
     return moment

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, func, not_, or_, select, text, update
+from sqlalchemy import ColumnElement, bindparam, func, not_, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import File, Job
@@ -19,8 +19,7 @@ async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
     Raises:
         NotFound: there is none, it was deleted, it has expired, or it is another project's.
     """
-    query = select(File).where(File.id == file_id, File.project == project, *_alive())
-    file = (await session.execute(query)).scalar_one_or_none()
+    file = (await session.execute(_FIND, {"file_id": file_id, "of_project": project})).scalar_one_or_none()
     if file is None:
         raise NotFound(f"No such File object: {file_id}", code=ErrorCode.FILE_NOT_FOUND, param="id")
     return file
@@ -104,3 +103,6 @@ def _alive() -> tuple[ColumnElement[bool], ...]:
 
 def _a_day_ago() -> ColumnElement[datetime]:
     return func.now() - text("interval '1 day'")
+
+
+_FIND = select(File).where(File.id == bindparam("file_id"), File.project == bindparam("of_project"), *_alive())

@@ -5,11 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
-from tunesmith.service.jobs import store, views
+from tunesmith.service.jobs import views
 from tunesmith.service.jobs.explain import Explanation, explain
 from tunesmith.service.jobs.priority import change_priority
 from tunesmith.service.jobs.schemas import PriorityChange
 from tunesmith.service.planning.fleet import Answer
+from tunesmith.service.queue import store as queue
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
@@ -38,8 +39,8 @@ async def change_job_priority(
 ) -> JobObject:
     """Move a job that has not ended forwards or backwards in the line."""
     job = await change_priority(session, job_id, request.priority, caller=caller)
-    positions = await store.queue_positions(session, [job])
-    return views.job_object(job, queue_position=positions.get(job.id))
+    turn = await queue.turn_of(session, job.id)
+    return views.job_object(job, queue_position=None if turn is None else turn.place)
 
 
 def _waiting(found: Explanation) -> JobWaiting:

@@ -3,28 +3,37 @@
 from secrets import randbelow
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from tunesmith.service.checkpoints import store as checkpoints
-from tunesmith.service.database.tables import Job
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
+from tunesmith.service.jobs.event_stream import EventStreams
+from tunesmith.service.jobs.line import Line
+from tunesmith.service.jobs.not_modified import NotModifiedRoute
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
-from tunesmith.service.jobs.watch import watch
-from tunesmith.service.outbox.delivery import deliver_soon
+from tunesmith.service.jobs.watcher import JobWatcher, Sighting, etag
+from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey, JobId, Order
+from tunesmith.tuning.api.base import Answer
 from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
+from tunesmith.tuning.values.json_objects import Json
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"], route_class=NotModifiedRoute)
 
+_EVENT_STREAM: dict[int | str, Json] = {
+    200: {"description": "The events, as a page or as a stream.", "content": {"text/event-stream": {}}},
+    204: {"description": "The job has ended and the client has all of its events: it need not come back."},
+    **error_response(429, "As many clients wait as this service takes."),
+}
 _RETRY_COUNT = "How often the client has sent this before, as OpenAI's clients say: then an equal job is looked for."
 _LABEL_FILTER = {
     "name": "metadata",
@@ -34,6 +43,28 @@ _LABEL_FILTER = {
     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
     "description": "Only jobs with all of these labels, as `metadata[key]=value`; `metadata=null` finds those without.",
 }
+
+
+async def _line(request: Request) -> Line:
+    return request.app.state.line  # type: ignore[no-any-return]
+
+
+async def _watcher(request: Request) -> JobWatcher:
+    return request.app.state.watcher  # type: ignore[no-any-return]
+
+
+async def _event_streams(request: Request) -> EventStreams:
+    return request.app.state.event_streams  # type: ignore[no-any-return]
+
+
+async def _deliveries(request: Request) -> Deliveries:
+    return request.app.state.deliveries  # type: ignore[no-any-return]
+
+
+DeliveriesDep = Annotated[Deliveries, Depends(_deliveries)]
+LineDep = Annotated[Line, Depends(_line)]
+WatcherDep = Annotated[JobWatcher, Depends(_watcher)]
+EventStreamsDep = Annotated[EventStreams, Depends(_event_streams)]
 
 
 @router.post(
@@ -50,7 +81,8 @@ async def create_job(
     settings: SettingsDep,
     database: DatabaseDep,
     blobs: BlobsDep,
-    announcer: AnnouncerDep,
+    deliveries: DeliveriesDep,
+    line: LineDep,
     background: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[str, Header(description=_RETRY_COUNT)] = "0",
@@ -70,84 +102,128 @@ async def create_job(
         ),
     )
     job = await submit(session, submission)
-    background.add_task(deliver_soon, database, announcer)
-    return await _shown(session, job)
+    background.add_task(deliveries.soon)
+    return views.job_object(job, queue_position=await line.place(job, reader=session))
 
 
-@router.get("", openapi_extra={"parameters": [_LABEL_FILTER]})
+@router.get("", response_model=JobPage, openapi_extra={"parameters": [_LABEL_FILTER]})
 async def list_jobs(
     request: Request,
     caller: MemberKey,
-    session: DbSession,
+    *,
+    database: DatabaseDep,
+    line: LineDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
-) -> JobPage:
+) -> Response:
     """The project's jobs, newest first. `metadata[key]=value` filters, `metadata=null` selects jobs without any."""
     query = request.query_params
     labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name.endswith("]")}
-    jobs = await store.find_many(
-        session,
-        project=caller.project,
-        after=after,
-        limit=limit + 1,
-        labels=labels,
-        unlabelled=query.get("metadata") == "null",
-    )
-    positions = await store.queue_positions(session, jobs)
-    return JobPage.of([views.job_object(job, queue_position=positions.get(job.id)) for job in jobs], limit=limit)
+    async with database.reading() as connection:
+        jobs = await store.find_rows(
+            connection,
+            project=caller.project,
+            after=after,
+            limit=limit + 1,
+            labels=labels,
+            unlabelled=query.get("metadata") == "null",
+        )
+        places = await line.places(jobs, reader=connection)
+    return _json(JobPage.of([views.job_object(job, queue_position=places.get(job.id)) for job in jobs], limit=limit))
 
 
-@router.get("/{job_id}", response_model=JobObject, responses={304: {"description": "Nothing has changed."}})
+@router.get(
+    "/{job_id}",
+    response_model=JobObject,
+    responses={
+        304: {"description": "Nothing has changed."},
+        **error_response(429, "As many clients wait as this service takes."),
+    },
+)
 async def retrieve_job(
     job_id: JobId,
     caller: MemberKey,
     *,
     database: DatabaseDep,
-    response: Response,
+    watcher: WatcherDep,
+    line: LineDep,
     if_none_match: Annotated[str | None, Header(description="The `etag` of the job as it is known.")] = None,
     wait: Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")] = 0,
-) -> JobObject | Response:
+) -> Response:
     """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
-    seen = await watch(database, job_id, project=caller.project, known_etag=if_none_match, wait_seconds=wait)
-    if seen.etag == if_none_match:
-        return Response(status_code=304, headers={"etag": seen.etag})
-    response.headers["etag"] = seen.etag
-    return views.job_object(seen.job, queue_position=seen.queue_position)
+    if if_none_match is not None:
+        seen = await _sighting(watcher, job_id, project=caller.project)
+        if wait and seen.etag == if_none_match and not seen.is_final:
+            seen = await _changed(watcher, job_id, seen, seconds=wait)
+        if seen.etag == if_none_match:
+            return Response(status_code=304, headers={"etag": seen.etag})
+    async with database.reading() as connection:
+        job = await store.find_row(connection, job_id, project=caller.project)
+        place = await line.place(job, reader=connection)
+    return _json(views.job_object(job, queue_position=place), etag=etag(job.version))
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
+async def cancel_job(job_id: JobId, caller: MemberKey, session: DbSession, line: LineDep) -> JobObject:
     """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
-    return await _shown(session, await lifecycle.cancel(session, job_id, project=caller.project))
+    job = await lifecycle.cancel(session, job_id, project=caller.project)
+    return views.job_object(job, queue_position=await line.place(job, reader=session))
 
 
 @router.post("/{job_id}/pause")
-async def pause_job(job_id: JobId, caller: MemberKey, session: DbSession) -> JobObject:
+async def pause_job(job_id: JobId, caller: MemberKey, session: DbSession, line: LineDep) -> JobObject:
     """Pause. A running job keeps running until its checkpoint is safe."""
-    return await _shown(session, await lifecycle.pause(session, job_id, project=caller.project))
+    job = await lifecycle.pause(session, job_id, project=caller.project)
+    return views.job_object(job, queue_position=await line.place(job, reader=session))
 
 
 @router.post("/{job_id}/resume", responses=error_response(429, "The project has as many jobs in line as it may."))
-async def resume_job(job_id: JobId, caller: MemberKey, session: DbSession, settings: SettingsDep) -> JobObject:
+async def resume_job(
+    job_id: JobId, caller: MemberKey, *, session: DbSession, line: LineDep, settings: SettingsDep
+) -> JobObject:
     """Resume a paused job from its last checkpoint."""
     limits = settings.limits_of(caller.project)
-    return await _shown(session, await lifecycle.resume(session, job_id, project=caller.project, limits=limits))
+    job = await lifecycle.resume(session, job_id, project=caller.project, limits=limits)
+    return views.job_object(job, queue_position=await line.place(job, reader=session))
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", response_model=EventPage, responses=_EVENT_STREAM)
 async def list_events(
     job_id: JobId,
     *,
     caller: MemberKey,
-    session: DbSession,
+    database: DatabaseDep,
+    watcher: WatcherDep,
+    streams: EventStreamsDep,
     after: After = None,
     order: Order = "desc",
     limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 20,
-) -> EventPage:
-    """The job's history, newest first; `order=asc` reads it forwards, so that `after` follows it."""
-    job = await store.find(session, job_id, project=caller.project)
-    events = await store.find_events(session, job, after=after, order=order, limit=limit + 1)
-    return EventPage.of([event_object(event) for event in events], limit=limit)
+    stream: Annotated[bool, Query(description="Every event as a server-sent event, then those to come.")] = False,
+    accept: Annotated[str, Header(description="`text/event-stream` for the same.")] = "",
+    last_event_id: Annotated[str | None, Header(description="Where a stream goes on, instead of `after`.")] = None,
+) -> Response:
+    """The job's history, newest first; `order=asc` reads it forwards, so that `after` follows it.
+
+    As a stream it is told from its beginning or from behind the event of `Last-Event-ID`, goes on while the job
+    lives, and closes with an event named `end`. A stream may close earlier; its client comes back where it was.
+    """
+    if not stream and "text/event-stream" not in accept:
+        async with database.reading() as connection:
+            job = await store.find_head(connection, job_id, project=caller.project)
+            events = await store.find_events(connection, job, after=after, order=order, limit=limit + 1)
+        return _json(EventPage.of([event_object(event) for event in events], limit=limit))
+    seen = await _sighting(watcher, job_id, project=caller.project)
+    place = last_event_id or after
+    # Told by another process, an event may be newer than what was seen here: such a place is believed.
+    after_seq = store.seq_of(place, job_id, last_seq=2**53) if place else 0
+    if place and seen.is_final and seen.event_seq == after_seq:
+        return Response(status_code=204)
+    watcher.require_place()
+    return StreamingResponse(
+        streams.tell(job_id, seen, after_seq=after_seq),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
 
 
 @router.get("/{job_id}/checkpoints")
@@ -171,6 +247,23 @@ async def list_attempts(job_id: JobId, caller: MemberKey, session: DbSession) ->
     return AttemptList(data=[views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])
 
 
-async def _shown(session: AsyncSession, job: Job) -> JobObject:
-    positions = await store.queue_positions(session, [job])
-    return views.job_object(job, queue_position=positions.get(job.id))
+async def _sighting(watcher: JobWatcher, job_id: str, *, project: str) -> Sighting:
+    return _visible(await watcher.look(job_id), job_id, project=project)
+
+
+async def _changed(watcher: JobWatcher, job_id: str, seen: Sighting, *, seconds: float) -> Sighting:
+    watcher.require_place()
+    with watcher.place():
+        return _visible(await watcher.next_change(job_id, seen, seconds=seconds), job_id, project=seen.project)
+
+
+def _visible(seen: Sighting | None, job_id: str, *, project: str) -> Sighting:
+    if seen is None or seen.project != project:
+        raise store.no_such_job(job_id)
+    return seen
+
+
+def _json(answer: Answer, *, etag: str | None = None) -> Response:
+    """The answer as it is sent. FastAPI would check and copy each part of it first."""
+    headers = {} if etag is None else {"etag": etag}
+    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)

@@ -1,17 +1,23 @@
 """Queries about jobs and what hangs on them."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ARRAY, BigInteger, Row, Text, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Event, Job
 from tunesmith.service.queue import store as queue
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
+
+Reader = AsyncConnection | AsyncSession
+JobRow = Job | Row[Any] | Row[str, int]  # what reads need has the same names in both
+_BEHIND_ALL = "g"  # behind every id, in whatever order of letters the database keeps
+_BEHIND_ALL_EVENTS = 2**62
 
 
 async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool = False) -> Job:
@@ -25,7 +31,7 @@ async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool =
         query = query.with_for_update(key_share=True)
     job = (await session.execute(query)).scalar_one_or_none()
     if job is None:
-        raise NotFound(f"Could not find fine tune: {job_id}", code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND, param="id")
+        raise no_such_job(job_id)
     return job
 
 
@@ -37,25 +43,52 @@ async def lock(session: AsyncSession, job_id: str) -> Job:
     return (await session.execute(query)).scalar_one()
 
 
-async def find_many(
-    session: AsyncSession,
+async def find_row(connection: AsyncConnection, job_id: str, *, project: str) -> Row[Any]:
+    """The same without the means to change it: every column of the job of this project.
+
+    Raises:
+        NotFound: there is none, or it is another project's.
+    """
+    row = (await connection.execute(_ROW, {"job_id": job_id, "of_project": project})).one_or_none()
+    if row is None:
+        raise no_such_job(job_id)
+    return row
+
+
+async def find_rows(
+    connection: AsyncConnection,
     *,
     project: str,
     after: str | None,
     limit: int,
     labels: dict[str, str] | None,
     unlabelled: bool,
-) -> list[Job]:
+) -> Sequence[Row[Any]]:
     """Up to `limit` jobs, newest first, older than `after`; `labels` must all match, `unlabelled` means none at all."""
-    query = select(Job).where(Job.project == project).order_by(Job.id.desc()).limit(limit)
     if after is not None:
-        await find(session, after, project=project)
-        query = query.where(Job.id < after)
+        await find_head(connection, after, project=project)
+    query = _NEWEST_OF[bool(labels), unlabelled]
+    wanted = {"of_project": project, "before": after or _BEHIND_ALL, "most": limit}
     if labels:
-        query = query.where(Job.labels.contains(labels))
-    if unlabelled:
-        query = query.where(Job.labels.is_(None))
-    return list((await session.execute(query)).scalars())
+        wanted["labels"] = labels
+    return (await connection.execute(query, wanted)).all()
+
+
+async def find_head(connection: AsyncConnection, job_id: str, *, project: str) -> Row[str, int]:
+    """`id` and `event_seq` of the job of this project.
+
+    Raises:
+        NotFound: there is none, or it is another project's.
+    """
+    row = (await connection.execute(_HEAD, {"job_id": job_id, "of_project": project})).one_or_none()
+    if row is None:
+        raise no_such_job(job_id)
+    return row
+
+
+def no_such_job(job_id: str) -> NotFound:
+    """The error for a job that does not exist, or not for this caller."""
+    return NotFound(f"Could not find fine tune: {job_id}", code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND, param="id")
 
 
 async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
@@ -90,38 +123,59 @@ async def find_copy(session: AsyncSession, *, api_key_id: str, request_sha256: s
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def queue_positions(session: AsyncSession, jobs: Iterable[Job]) -> dict[str, int]:
-    """The place in line, from 1, of those jobs that wait."""
-    wanted = [job.id for job in jobs if job.state == JobState.QUEUED]
-    if not wanted:
-        return {}
-    line = queue.places()
-    rows = await session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(wanted)))
-    return {row.id: row.place for row in rows}
+async def find_line(reader: Reader) -> list[str]:
+    """The ids of all waiting jobs in the order of the line."""
+    # As one text: thousands of rows, or an array, take the client longer than the database.
+    line: str = (await reader.execute(_LINE)).scalar_one()
+    return line.split()
+
+
+async def find_versions(connection: AsyncConnection, job_ids: Sequence[str]) -> Sequence[Row[str, str, int, int, str]]:
+    """`id`, `project`, `version`, `event_seq` and `state` of each job that exists."""
+    return (await connection.execute(_VERSIONS, {"ids": list(job_ids)})).all()
 
 
 async def find_events(
-    session: AsyncSession, job: Job, *, after: str | None, order: Literal["asc", "desc"], limit: int
-) -> list[Event]:
+    connection: AsyncConnection, job: JobRow, *, after: str | None, order: Literal["asc", "desc"], limit: int
+) -> Sequence[Row[Any]]:
     """Up to `limit` events behind `after`.
 
     Raises:
         InvalidRequest: `after` is not an event of this job.
     """
-    query = select(Event).where(Event.job_id == job.id).limit(limit)
-    if after is not None:
-        seq = _seq(after, job=job)
-        query = query.where(Event.seq > seq if order == "asc" else Event.seq < seq)
-    return list((await session.execute(query.order_by(Event.seq if order == "asc" else Event.seq.desc()))).scalars())
+    start = (
+        (0 if order == "asc" else _BEHIND_ALL_EVENTS)
+        if after is None
+        else seq_of(after, job.id, last_seq=job.event_seq)
+    )
+    wanted = {"job_id": job.id, "start": start, "most": limit}
+    return (await connection.execute(_EVENTS[order], wanted)).all()
 
 
-def _seq(event_id: str, *, job: Job) -> int:
+async def find_events_behind(
+    connection: AsyncConnection, places: Sequence[tuple[str, int]], *, limit: int
+) -> Mapping[tuple[str, int], list[Row[Any]]]:
+    """Of each (job, seq) up to `limit` events behind it, oldest first; those without any are left out."""
+    ids, seqs = zip(*places, strict=True)
+    rows = await connection.execute(_EVENTS_BEHIND, {"ids": list(ids), "seqs": list(seqs), "most": limit})
+    found: dict[tuple[str, int], list[Row[Any]]] = {}
+    for row in rows:
+        found.setdefault((row.job_id, row.after_seq), []).append(row)
+    return found
+
+
+def seq_of(event_id: str, job_id: str, *, last_seq: int) -> int:
+    """The number of an event within its job, of which the last is `last_seq`.
+
+    Raises:
+        InvalidRequest: it is not an event of this job.
+    """
     head, _, tail = event_id.rpartition("-")
     if (
-        head == f"ftevent-{job.id.removeprefix('ftjob-')}"
+        head == f"ftevent-{job_id.removeprefix('ftjob-')}"
         and tail.isascii()
         and tail.isdecimal()
-        and 0 < int(tail[:18]) <= job.event_seq
+        and 0 < int(tail[:18]) <= last_seq
     ):
         return int(tail)
     raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code=ErrorCode.EVENT_NOT_FOUND, param="after")
@@ -132,3 +186,43 @@ async def find_attempts(session: AsyncSession, job: Job) -> list[Attempt]:
     return list(
         (await session.execute(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.epoch))).scalars()
     )
+
+
+# Built once: building a query takes longer than asking it.
+_jobs = Job.__table__
+_ROW = select(_jobs).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
+_HEAD = select(Job.id, Job.event_seq).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
+_VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state).where(
+    Job.id == func.any(bindparam("ids", type_=ARRAY(Text)))
+)
+_places = queue.places()
+_LINE = select(func.array_to_string(func.array(select(_places.c.id).order_by(_places.c.place).scalar_subquery()), " "))
+_NEWEST = (
+    select(_jobs)
+    .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"))
+    .order_by(Job.id.desc())
+    .limit(bindparam("most", type_=BigInteger))
+)
+_LABELLED = Job.labels.contains(bindparam("labels", type_=JSONB))
+_NEWEST_OF = {  # by whether labels must match and whether there must be none
+    (False, False): _NEWEST,
+    (True, False): _NEWEST.where(_LABELLED),
+    (False, True): _NEWEST.where(Job.labels.is_(None)),
+    (True, True): _NEWEST.where(_LABELLED, Job.labels.is_(None)),
+}
+_events = Event.__table__
+_OF_JOB = select(_events).where(Event.job_id == bindparam("job_id")).limit(bindparam("most", type_=BigInteger))
+_EVENTS = {
+    "asc": _OF_JOB.where(Event.seq > bindparam("start")).order_by(Event.seq),
+    "desc": _OF_JOB.where(Event.seq < bindparam("start")).order_by(Event.seq.desc()),
+}
+_EVENTS_BEHIND = text(
+    """
+    SELECT found.*, place.after_seq
+    FROM unnest(CAST(:ids AS text[]), CAST(:seqs AS bigint[])) AS place (job_id, after_seq)
+    CROSS JOIN LATERAL (
+        SELECT * FROM events WHERE events.job_id = place.job_id AND seq > place.after_seq ORDER BY seq LIMIT :most
+    ) AS found
+    ORDER BY found.job_id, place.after_seq, found.seq
+    """
+)

@@ -1,6 +1,7 @@
 """Creating a job: everything is checked, then recorded in one transaction; asking twice finds the first."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import Job, Model
+from tunesmith.service.database.tables import Event, Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
@@ -17,7 +18,7 @@ from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.transitions import apply_transition
-from tunesmith.service.jobs.waiting import note_reason
+from tunesmith.service.jobs.waiting import told
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.planning import fit as machines
 from tunesmith.service.planning.refusals import question_sha256
@@ -83,10 +84,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     at = await now(session)
     spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
     job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
-    session.add(job)
-    await session.flush()
-    record_start(session, job, model=asked.model, fit=fit, at=at)
-    await session.flush()
+    await record_start(session, job, model=asked.model, fit=fit, at=at)
     await check_queued(session, job.project, limits=submission.limits)
     return job
 
@@ -111,14 +109,30 @@ async def find_machines(
     return fit
 
 
-def record_start(session: AsyncSession, job: Job, *, model: Model, fit: machines.MachineFit, at: datetime) -> None:
-    """The first events of a job, its place in the line and its wake-up."""
-    events.append(session, job, f"Created fine-tuning job: {job.id}", data={"model": model.name})
-    events.append(session, job, f"Validating training file: {job.training_file}")
-    events.append(session, job, "Files validated, moving job to queued state")
-    note_reason(session, job, fit.reason)
+async def record_start(
+    session: AsyncSession,
+    job: Job,
+    *,
+    model: Model,
+    fit: machines.MachineFit,
+    at: datetime,
+    before: Sequence[Event] = (),
+) -> None:
+    """Store a new job, already in the line, with its first events and its wake-up. It has told `before` of itself."""
+    history = [
+        *before,
+        events.new(job, f"Created fine-tuning job: {job.id}", data={"model": model.name}),
+        events.new(job, f"Validating training file: {job.training_file}"),
+        events.new(job, "Files validated, moving job to queued state"),
+    ]
+    job.waiting_reason = fit.reason
+    history += told(job)
     apply_transition(job, JobTransition.FILES_VALID, at=at)
+    session.add(job)
+    await session.flush()  # first, for the events refer to it
+    session.add_all(history)
     outbox.wake_later(session, fit.classes)
+    await session.flush()
 
 
 async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id: str) -> Job | None:

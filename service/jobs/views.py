@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
+from tunesmith.service.jobs.store import JobRow
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
 from tunesmith.tuning.api.history import AttemptObject, CheckpointObject, TunesmithCheckpoint
 from tunesmith.tuning.api.jobs import (
@@ -24,7 +25,7 @@ from tunesmith.tuning.estimates.measured import measurement_of
 from tunesmith.tuning.state import JobState
 
 
-def job_object(job: Job, *, queue_position: int | None) -> JobObject:
+def job_object(job: JobRow, *, queue_position: int | None) -> JobObject:
     """The API's FineTuningJob. Numbers that were left to us are shown once a plan has chosen them."""
     hyperparameters = _hyperparameters(job)
     beta = hyperparameters.pop("beta")
@@ -92,7 +93,7 @@ def model_name(job: Job) -> str:
     return fine_tuned_name(base=root, project=job.project, suffix=job.suffix, job_id=job.id)
 
 
-def _ours(job: Job, *, queue_position: int | None) -> TunesmithJob:
+def _ours(job: JobRow, *, queue_position: int | None) -> TunesmithJob:
     spec = job.spec
     return TunesmithJob(
         phase=job.phase,
@@ -119,7 +120,7 @@ def _ours(job: Job, *, queue_position: int | None) -> TunesmithJob:
     )
 
 
-def _measured(job: Job) -> JobMeasurements | None:
+def _measured(job: JobRow) -> JobMeasurements | None:
     """What the run measured, and what of the plan's peak it could see: a GPU's context is not in a trainer's view."""
     if job.plan is None or job.result is None:
         return None
@@ -141,25 +142,25 @@ def _number(report: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, float | int) else None
 
 
-def _error(job: Job) -> JobError | None:
+def _error(job: JobRow) -> JobError | None:
     if job.failure is None:
         return None
     return JobError(**{key: job.failure[key] for key in ("code", "message", "param")})
 
 
-def _failure(job: Job) -> JobFailureDetails | None:
+def _failure(job: JobRow) -> JobFailureDetails | None:
     if job.failure is None:
         return None
     return JobFailureDetails(**{key: job.failure.get(key) for key in JobFailureDetails.model_fields})
 
 
-def _method(job: Job, shared: JobHyperparameters, *, beta: Any) -> JobMethod:
+def _method(job: JobRow, shared: JobHyperparameters, *, beta: Any) -> JobMethod:
     if job.spec["objective"] == "dpo":
         return JobMethod(type="dpo", dpo=DpoJobMethod(hyperparameters=DpoJobHyperparameters(**dict(shared), beta=beta)))
     return JobMethod(type="supervised", supervised=SupervisedJobMethod(hyperparameters=shared))
 
 
-def _hyperparameters(job: Job) -> dict[str, Any]:
+def _hyperparameters(job: JobRow) -> dict[str, Any]:
     asked = dict(job.spec["hyperparameters"])
     if asked.get("early_stopping_patience") == "auto":
         del asked["early_stopping_patience"]  # ours, and not asked for: the API's object has no such field

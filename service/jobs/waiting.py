@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
-from tunesmith.service.database.tables import Job
+from tunesmith.service.database.tables import Event, Job
 
 
 def note_reason(session: AsyncSession, job: Job, reason: str | None) -> bool:
@@ -11,6 +11,10 @@ def note_reason(session: AsyncSession, job: Job, reason: str | None) -> bool:
     if job.waiting_reason == reason:
         return False
     job.waiting_reason = reason
-    if reason is not None:
-        events.append(session, job, f"Waiting: {reason}", level="warn")
+    session.add_all(told(job))
     return True
+
+
+def told(job: Job) -> list[Event]:
+    """What the history is told about why the job waits now."""
+    return [events.new(job, f"Waiting: {job.waiting_reason}", level="warn")] if job.waiting_reason else []

@@ -1,10 +1,11 @@
 """Queries about API keys."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ARRAY, Row, Text, bindparam, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import ApiKey
@@ -13,6 +14,21 @@ from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.values.hashes import sha256_of_text
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_USED_LATELY = func.coalesce(ApiKey.last_used_at, text("'-infinity'")) > func.now() - text("interval '1 minute'")
+_FIND = select(ApiKey.key_sha256, ApiKey.id, ApiKey.project, ApiKey.role, _USED_LATELY.label("is_used_lately")).where(
+    ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), ApiKey.revoked_at.is_(None)
+)
+_TOUCH = (
+    update(ApiKey)
+    .where(
+        ApiKey.id.in_(
+            select(ApiKey.id)
+            .where(ApiKey.id == func.any(bindparam("key_ids", type_=ARRAY(Text))), ~_USED_LATELY)
+            .with_for_update(skip_locked=True, key_share=True)
+        )
+    )
+    .values(last_used_at=func.now())
+)
 
 
 async def create(session: AsyncSession, *, name: str, role: str, project: str) -> str:
@@ -31,20 +47,14 @@ async def create(session: AsyncSession, *, name: str, role: str, project: str) -
     return key
 
 
-async def find(session: AsyncSession, key: str) -> ApiKey | None:
-    """The row of a key that has not been revoked."""
-    query = select(ApiKey).where(ApiKey.key_sha256 == sha256_of_text(key), ApiKey.revoked_at.is_(None))
-    return (await session.execute(query)).scalar_one_or_none()
+async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, bool]]:
+    """`key_sha256`, `id`, `project`, `role` and `is_used_lately` of those keys that have not been revoked."""
+    return (await connection.execute(_FIND, {"hashes": list(hashes)})).all()
 
 
-async def touch(session: AsyncSession, key: ApiKey) -> None:
-    """Remember that the key was used, once a minute, without ever waiting for another request that does the same."""
-    stale = (
-        select(ApiKey.id)
-        .where(ApiKey.id == key.id, func.coalesce(ApiKey.last_used_at, text("'-infinity'")) < _a_minute_ago())
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    await session.execute(update(ApiKey).where(ApiKey.id.in_(stale)).values(last_used_at=func.now()))
+async def touch(connection: AsyncConnection, key_ids: Sequence[str]) -> None:
+    """Remember that these keys were used, without ever waiting for another request that does the same."""
+    await connection.execute(_TOUCH, {"key_ids": list(key_ids)})
 
 
 async def every(session: AsyncSession) -> list[ApiKey]:
@@ -62,7 +72,3 @@ async def revoke(session: AsyncSession, *, key_id: str, now: datetime) -> None:
     if key is None:
         raise NotFound(f"No key {key_id!r}.", param="id")
     key.revoked_at = key.revoked_at or now
-
-
-def _a_minute_ago() -> object:
-    return func.now() - text("interval '1 minute'")

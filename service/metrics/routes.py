@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.metrics import samples, store
 from tunesmith.service.web.auth import MemberKey
-from tunesmith.service.web.dependencies import DbSession
+from tunesmith.service.web.dependencies import DatabaseDep
 from tunesmith.service.web.parameters import JobId
 from tunesmith.tuning.api.metrics import MetricPointList, SampleList
 
@@ -18,16 +18,19 @@ router = APIRouter(tags=["fine-tuning jobs"])
 async def list_metrics(
     job_id: JobId,
     caller: MemberKey,
-    session: DbSession,
+    *,
+    database: DatabaseDep,
     after_step: Annotated[int, Query(ge=-1, le=2**53, description="Only points behind this step.")] = -1,
 ) -> MetricPointList:
     """One point per step behind `after_step`; where attempts overlap, the newest wins."""
-    job = await jobs.find(session, job_id, project=caller.project)
-    return MetricPointList(data=await store.find_points(session, job.id, after_step=after_step))
+    async with database.reading() as connection:
+        job = await jobs.find_head(connection, job_id, project=caller.project)
+        return MetricPointList(data=await store.find_points(connection, job.id, after_step=after_step))
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/samples")
-async def list_samples(job_id: JobId, caller: MemberKey, session: DbSession) -> SampleList:
+async def list_samples(job_id: JobId, caller: MemberKey, database: DatabaseDep) -> SampleList:
     """A few held-out prompts, each with the reference and what the model answered at every evaluation."""
-    job = await jobs.find(session, job_id, project=caller.project)
-    return SampleList(data=samples.by_prompt(await store.find_sample_reports(session, job.id)))
+    async with database.reading() as connection:
+        job = await jobs.find_head(connection, job_id, project=caller.project)
+        return SampleList(data=samples.by_prompt(await store.find_sample_reports(connection, job.id)))

@@ -1,32 +1,28 @@
 """Queries about metric points and sample answers."""
 
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import Table, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Event, MetricChunk
 from tunesmith.service.metrics.points import Point, merge
 from tunesmith.tuning.messages import MetricChunk as Shipped
 
+Reader = AsyncConnection | AsyncSession
 
-async def find_points(session: AsyncSession, job_id: str, *, after_step: int = -1) -> list[Point]:
+
+async def find_points(session: Reader, job_id: str, *, after_step: int = -1) -> list[Point]:
     """The job's points behind `after_step`, one per step."""
-    query = (
-        select(MetricChunk.epoch, MetricChunk.points)
-        .where(MetricChunk.job_id == job_id, MetricChunk.last_step > after_step)
-        .order_by(MetricChunk.epoch, MetricChunk.start_offset)
-    )
-    rows = await session.execute(query)
+    rows = await session.execute(_CHUNKS, {"of_job": job_id, "after_step": after_step})
     points = merge((epoch, point) for epoch, chunk in rows for point in chunk)
     return [point for point in points if point["step"] > after_step]
 
 
-async def find_sample_reports(session: AsyncSession, job_id: str) -> list[dict[str, Any]]:
+async def find_sample_reports(session: Reader, job_id: str) -> list[dict[str, Any]]:
     """The data of every event of the job that holds sample answers, oldest first."""
-    query = select(Event.data).where(Event.job_id == job_id, Event.data.has_key("samples")).order_by(Event.seq)
-    return [data for data in (await session.execute(query)).scalars() if data is not None]
+    return [data for data in (await session.execute(_SAMPLES, {"of_job": job_id})).scalars() if data is not None]
 
 
 async def last_step(session: AsyncSession, attempt_id: str) -> int | None:
@@ -43,10 +39,8 @@ async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, p
     """
     last_step = max((int(point["step"]) for point in points), default=-1)
     values = {"end_offset": shipped.end_offset, "last_step": last_step, "points": points}
-    row = insert(MetricChunk).values(
-        attempt_id=attempt.id, start_offset=shipped.start_offset, job_id=attempt.job_id, epoch=attempt.epoch, **values
-    )
-    inserted = await session.execute(row.on_conflict_do_nothing().returning(MetricChunk.start_offset))
+    place = {"attempt_id": attempt.id, "start_offset": shipped.start_offset}
+    inserted = await session.execute(_ADD, {**place, "job_id": attempt.job_id, "epoch": attempt.epoch, **values})
     if inserted.scalar_one_or_none() is not None:
         return points
     stored = await session.get_one(MetricChunk, (attempt.id, shipped.start_offset))
@@ -55,3 +49,14 @@ async def add_chunk(session: AsyncSession, attempt: Attempt, shipped: Shipped, p
     fresh = points[len(stored.points) :]
     stored.end_offset, stored.last_step, stored.points = shipped.end_offset, last_step, points
     return fresh
+
+
+_CHUNKS = (
+    select(MetricChunk.epoch, MetricChunk.points)
+    .where(MetricChunk.job_id == bindparam("of_job"), MetricChunk.last_step > bindparam("after_step"))
+    .order_by(MetricChunk.epoch, MetricChunk.start_offset)
+)
+_SAMPLES = (
+    select(Event.data).where(Event.job_id == bindparam("of_job"), Event.data.has_key("samples")).order_by(Event.seq)
+)
+_ADD = insert(cast(Table, MetricChunk.__table__)).on_conflict_do_nothing().returning(MetricChunk.start_offset)

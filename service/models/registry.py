@@ -1,8 +1,12 @@
 """Registering and deleting models."""
 
+import json
+from typing import Any
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.blobs import store as blob_rows
+from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.tables import Model
 from tunesmith.service.models import store
 from tunesmith.service.models.names import check_base_name, check_file_name
@@ -12,12 +16,11 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Forbidden, InvalidRequest, NotFound
 from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.models.config_reader import as_json
-from tunesmith.tuning.models.shape import ModelShape
+from tunesmith.tuning.models.files import CONFIG, LARGEST_CONFIG_BYTES, check_model_file
+from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 
-_UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
 
-
-async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model, list[str]]:
+async def register(session: AsyncSession, request: RegisterModel, *, blobs: BlobStore) -> tuple[Model, list[str]]:
     """Record a base model and say which of its files are still missing. Sending the same set again is harmless.
 
     Without files only the shape is recorded: it can be planned with, and files may follow under the same name.
@@ -33,6 +36,8 @@ async def register(session: AsyncSession, request: RegisterModel) -> tuple[Model
     config = as_json(request.config)
     digest = set_digest(files)
     missing = await blob_rows.missing(session, files)
+    if files and not missing:
+        await _check_config(blobs, files, config)
     status = "ready" if files and not missing else "incomplete"
     await store.add_base(session, request.name, digest=digest, config=config, files=_dumped(files))
     model = await store.lock(session, request.name)
@@ -72,17 +77,33 @@ async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
 
 def _check_files(files: tuple[FileRef, ...]) -> None:
     names = [check_file_name(file.name) for file in files]
-    if len(set(names)) != len(names):
+    if len({name.lower() for name in names}) != len(names):
         raise InvalidRequest("Two files of the set have the same name.", param="files")
-    for name in names:
-        if name.endswith(_UNSAFE_ENDINGS):
-            message = f"{name} may hold code. Weights must be safetensors."
-            raise InvalidRequest(
-                message, code=ErrorCode.UNSAFE_FILE, param="files", hint="`tunesmith models add` converts them."
-            )
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    for file in files:
+        check_model_file(file.name, length_bytes=file.bytes)
+    if CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
         message = "A model needs config.json and at least one .safetensors file."
         raise InvalidRequest(message, code=ErrorCode.INCOMPLETE_MODEL, param="files")
+
+
+async def _check_config(blobs: BlobStore, files: tuple[FileRef, ...], config: dict[str, Any]) -> None:
+    """Plans are made from the config that was registered, training from config.json: they must be the same."""
+    (file,) = (file for file in files if file.name == CONFIG)
+    text = b"".join([chunk async for chunk in blobs.read(file.sha256, start=0, end=LARGEST_CONFIG_BYTES + 1)])
+    try:
+        stored = json.loads(text) if len(text) <= LARGEST_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise InvalidRequest("config.json is no JSON object.", code=ErrorCode.BROKEN_MODEL, param="files")
+    wanted, given = ({**one, MEASURED_SHAPE: None} for one in (as_json(stored), config))
+    if wanted != given:
+        raise InvalidRequest(
+            "`config` is not what config.json says.",
+            code=ErrorCode.BROKEN_MODEL,
+            param="config",
+            hint="Send the content of the config.json that is among the files.",
+        )
 
 
 def _dumped(files: tuple[FileRef, ...]) -> list[dict[str, object]]:

@@ -44,9 +44,10 @@ async def register_model(
     _caller: AdminKey,
     request: Annotated[RegisterModel, json_body(RegisterModel, most_elements=MOST_LISTED_ELEMENTS)],
     session: DbSession,
+    blobs: BlobsDep,
 ) -> ModelObject:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again. Admins only."""
-    model, missing = await registry.register(session, request)
+    model, missing = await registry.register(session, request, blobs=blobs)
     return _model_object(model, missing=missing)
 
 

@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, bindparam, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -50,8 +50,7 @@ async def find_plannable(session: AsyncSession, name: str, *, project: str) -> M
     Raises:
         InvalidRequest: there is none, or its files have not all come; the hint names the nearest ones.
     """
-    query = select(Model).where(Model.name == name, _visible(project)).with_for_update(read=True, key_share=True)
-    model = (await session.execute(query)).scalar_one_or_none()
+    model = (await session.execute(_KEPT, {"name": name, "of_project": project})).scalar_one_or_none()
     if model is not None and (model.status == "ready" or has_only_a_shape(model)):
         return model
     if model is not None:
@@ -113,3 +112,10 @@ async def count_descendants(session: AsyncSession, name: str) -> int:
 
 def _visible(project: str) -> ColumnElement[bool]:
     return or_(Model.project.is_(None), Model.project == project)
+
+
+_KEPT = (  # built once, for it is asked at every submission
+    select(Model)
+    .where(Model.name == bindparam("name"), or_(Model.project.is_(None), Model.project == bindparam("of_project")))
+    .with_for_update(read=True, key_share=True)
+)

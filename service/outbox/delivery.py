@@ -1,11 +1,14 @@
 """Delivering what is due: by the API after its commit, and by the keeper whatever is left."""
 
+import asyncio
+import contextvars
+from collections.abc import Iterable
+
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.announcer import Announcer
-from tunesmith.service.database.tables import OutboxMessage
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.outbox import store
 
@@ -13,23 +16,48 @@ log = structlog.get_logger(__name__)
 
 
 async def deliver(database: Database, announcer: Announcer) -> int:
-    """Deliver what is due and return how much went out. No transaction is open while anything is sent."""
+    """Deliver what is due and return how much went out. No transaction is open while anything is sent.
+
+    Messages that say the same go out as one.
+    """
     async with database.transaction() as session:
         messages = await store.take_due(session)
-    delivered = [message.id for message in messages if await run_in_threadpool(_send, message, announcer)]
+    if not messages:
+        return 0
+    classes = {message.payload["worker_class"] for message in messages}
+    woken = await run_in_threadpool(_wake_all, classes, announcer)
+    delivered = [message.id for message in messages if message.payload["worker_class"] in woken]
     if delivered:
         async with database.transaction() as session:
             await store.mark_delivered(session, delivered)
     return len(delivered)
 
 
-async def deliver_soon(database: Database, announcer: Announcer) -> None:
-    """Deliver now, for after a commit. Failing costs nothing: the keeper delivers what is left."""
-    try:
-        await deliver(database, announcer)
-    except SQLAlchemyError as error:
-        log.warning("outbox.delivery_postponed", error=type(error).__name__)
+class Deliveries:
+    """One of a process: whatever is due when one delivery ends is the next one's, however many have asked meanwhile."""
+
+    def __init__(self, database: Database, announcer: Announcer) -> None:
+        self._database = database
+        self._announcer = announcer
+        self._is_wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def soon(self) -> None:
+        """Deliver, for after a commit. Returns at once; failing costs nothing, for the keeper delivers what is left."""
+        self._is_wanted = True
+        if self._task is None:
+            self._task = asyncio.create_task(self._deliver(), context=contextvars.Context())
+
+    async def _deliver(self) -> None:
+        try:
+            while self._is_wanted:
+                self._is_wanted = False
+                await deliver(self._database, self._announcer)
+        except SQLAlchemyError as error:
+            log.warning("outbox.delivery_postponed", error=type(error).__name__)
+        finally:
+            self._task = None
 
 
-def _send(message: OutboxMessage, announcer: Announcer) -> bool:
-    return announcer.wake(message.payload["worker_class"])
+def _wake_all(worker_classes: Iterable[str], announcer: Announcer) -> set[str]:
+    return {worker_class for worker_class in worker_classes if announcer.wake(worker_class)}

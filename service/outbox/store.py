@@ -1,15 +1,31 @@
 """Queries about messages that wait to be sent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import OutboxMessage
+from tunesmith.tuning.values.json_objects import Json
 
 _WAKE = "wake"
-_BATCH = 50
+_BATCH = 500
 _TAKEN_SECONDS = 30  # how long one copy has for a message before another tries it
+
+
+_DUE = (
+    select(OutboxMessage.id)
+    .where(OutboxMessage.delivered_at.is_(None), OutboxMessage.not_before <= func.now())
+    .order_by(OutboxMessage.id)
+    .limit(_BATCH)
+    .with_for_update(skip_locked=True)
+)
+_TAKE_DUE = (
+    update(OutboxMessage)
+    .where(OutboxMessage.id.in_(_DUE))
+    .values(not_before=func.now() + text(f"interval '{_TAKEN_SECONDS} seconds'"), tries=OutboxMessage.tries + 1)
+    .returning(OutboxMessage.id, OutboxMessage.payload)
+)
 
 
 def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
@@ -18,24 +34,10 @@ def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
         session.add(OutboxMessage(topic=_WAKE, payload={"worker_class": worker_class}))
 
 
-async def take_due(session: AsyncSession) -> list[OutboxMessage]:
-    """Some messages that are due, which no other copy takes for the next half minute."""
-    due = (
-        select(OutboxMessage)
-        .where(OutboxMessage.delivered_at.is_(None), OutboxMessage.not_before <= func.now())
-        .order_by(OutboxMessage.id)
-        .limit(_BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    messages = list((await session.execute(due)).scalars())
-    taken = func.now() + text(f"interval '{_TAKEN_SECONDS} seconds'")
-    await session.execute(
-        update(OutboxMessage)
-        .where(OutboxMessage.id.in_([message.id for message in messages]))
-        .values(not_before=taken, tries=OutboxMessage.tries + 1)
-        .execution_options(synchronize_session=False)
-    )
-    return messages
+async def take_due(session: AsyncSession) -> Sequence[Row[int, Json]]:
+    """`id` and `payload` of some messages that are due, which no other copy takes for the next half minute."""
+    taken = await session.execute(_TAKE_DUE, execution_options={"synchronize_session": False})
+    return taken.all()
 
 
 async def mark_delivered(session: AsyncSession, message_ids: list[int]) -> None:

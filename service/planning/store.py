@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job, Model
@@ -19,6 +19,11 @@ async def find_newest_measured(session: AsyncSession, *, worker_class: str | Non
     A row has `worker_class`, `model` (of an adapter, the base under it), `epoch`, `plan`, `result`, `canary` and
     `succeeded`. Without `worker_class` it is about machines of all classes.
     """
+    query = _NEWEST_MEASURED if worker_class is None else _NEWEST_MEASURED_OF_CLASS
+    return list(await session.execute(query, {} if worker_class is None else {"of_class": worker_class}))
+
+
+def _newest_measured(*among: ColumnElement[bool]) -> Select[Any]:
     newest = select(Attempt.id).order_by(Attempt.id.desc()).limit(_LOOKED_AT).subquery()
     root = func.coalesce(Model.base_model, Model.name)
     succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
@@ -30,10 +35,11 @@ async def find_newest_measured(session: AsyncSession, *, worker_class: str | Non
         .join(newest, newest.c.id == Attempt.id)
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.name == Job.spec["model"].astext)
-        .where(or_(succeeded, Attempt.canary.is_not(None)))
+        .where(or_(succeeded, Attempt.canary.is_not(None)), *among)
     )
-    if worker_class is not None:
-        measured = measured.where(Attempt.worker_class == worker_class)
     runs = measured.subquery()
-    query = select(runs).where(runs.c.place <= LOOKED_BACK_RUNS).order_by(runs.c.id.desc())
-    return list(await session.execute(query))
+    return select(runs).where(runs.c.place <= LOOKED_BACK_RUNS).order_by(runs.c.id.desc())
+
+
+_NEWEST_MEASURED = _newest_measured()  # built once: building takes longer than asking
+_NEWEST_MEASURED_OF_CLASS = _newest_measured(Attempt.worker_class == bindparam("of_class"))

@@ -104,11 +104,8 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
         question_sha256=question_sha256(first.spec, first.dataset, repeats=first.id),
         pinned_plan=first.plan,
     )
-    session.add(job)
-    await session.flush()
-    events.append(session, job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
-    record_start(session, job, model=model, fit=fit, at=await now(session))
-    await session.flush()
+    repeats = events.new(job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
+    await record_start(session, job, model=model, fit=fit, at=await now(session), before=[repeats])
     await check_queued(session, project, limits=repetition.limits)
     return job
 

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, BackgroundTasks
 
+from tunesmith.service.jobs.routes import DeliveriesDep
 from tunesmith.service.jobs.views import job_object
-from tunesmith.service.outbox.delivery import deliver_soon
 from tunesmith.service.reproductions.create import Repetition, repeat
 from tunesmith.service.reproductions.verdict import compare_runs
 from tunesmith.service.web.auth import MemberKey
-from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep, SettingsDep
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import IdempotencyKey, JobId
 from tunesmith.tuning.api.jobs import JobObject
@@ -27,7 +27,7 @@ async def reproduce_job(
     database: DatabaseDep,
     blobs: BlobsDep,
     settings: SettingsDep,
-    announcer: AnnouncerDep,
+    deliveries: DeliveriesDep,
     background: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> JobObject:
@@ -41,7 +41,7 @@ async def reproduce_job(
         limits=settings.limits_of(caller.project),
     )
     job = await repeat(database, blobs, repetition)
-    background.add_task(deliver_soon, database, announcer)
+    background.add_task(deliveries.soon)
     return job_object(job, queue_position=None)
 
 

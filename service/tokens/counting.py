@@ -23,6 +23,7 @@ from tunesmith.tuning.datasets.token_scale import TokenCounts
 from tunesmith.tuning.values.json_objects import Json
 
 _MOST_BYTES = 3 * 1024**3  # of address space
+_MOST_CPU_SECONDS = 30  # where nobody is left to end it
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # marks for trainers, which print nothing
 _HEADER_TOKENS = 5  # around a message where the model has no template: role and separators
 
@@ -30,6 +31,8 @@ _HEADER_TOKENS = 5  # around a message where the model has no template: role and
 def main() -> int:
     """Print `TokenCounts`."""
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_MOST_CPU_SECONDS, _MOST_CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     folder = Path(sys.argv[1])
     counter = Counter(folder)
     sizes = [counter.size(row) for row in _rows(folder / "rows.jsonl")]

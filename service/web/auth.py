@@ -7,10 +7,10 @@ import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from tunesmith.service.database.transactions import Database
-from tunesmith.service.keys import secrets, store
+from tunesmith.service.keys.cache import KeyCache
 from tunesmith.tuning.errors import Forbidden, Unauthenticated
 
+READERS = ("member", "admin")  # the roles that see what belongs to their project
 _SCHEME = HTTPBearer(
     scheme_name="bearer",
     description="A key as `tunesmith-service keys create` or `tunesmith env` prints it.",
@@ -44,35 +44,31 @@ def bearer(request: Request) -> str:
 async def authenticate(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]
 ) -> Caller:
-    """Look the key up in a transaction of its own, so that a revoked key is refused at once.
+    """Whose key it is. One that was revoked by another process is refused within `keys.cache.KEPT_SECONDS`.
 
     Raises:
         Unauthenticated: the key is unknown or revoked.
     """
-    key = bearer(request)
-    database: Database = request.app.state.database
-    async with database.transaction() as session:
-        row = await store.find(session, key)
-        if row is None or not secrets.matches(key, row.key_sha256):
-            raise Unauthenticated("Incorrect API key provided.")
-        if request.method != "GET" or row.last_used_at is None:
-            await store.touch(session, row)
-    structlog.contextvars.bind_contextvars(project=row.project)
-    return Caller(key_id=row.id, project=row.project, role=row.role)
+    keys: KeyCache = request.app.state.keys
+    found = await keys.find(bearer(request))
+    if found is None:
+        raise Unauthenticated("Incorrect API key provided.")
+    structlog.contextvars.bind_contextvars(project=found.project)
+    return Caller(key_id=found.id, project=found.project, role=found.role)
 
 
 AnyCaller = Annotated[Caller, Depends(authenticate)]
 
 
-def _member(caller: AnyCaller) -> Caller:
-    return _require(caller, "member", "admin")
+async def _member(caller: AnyCaller) -> Caller:
+    return _require(caller, *READERS)
 
 
-def _admin(caller: AnyCaller) -> Caller:
+async def _admin(caller: AnyCaller) -> Caller:
     return _require(caller, "admin")
 
 
-def _worker(caller: AnyCaller) -> Caller:
+async def _worker(caller: AnyCaller) -> Caller:
     return _require(caller, "worker")
 
 

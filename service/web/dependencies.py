@@ -1,4 +1,4 @@
-"""What a route can ask for."""
+"""What a route can ask for. All of it is asynchronous: FastAPI sends what is not to a thread, for every request."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -12,19 +12,19 @@ from tunesmith.service.database.transactions import Database
 from tunesmith.service.settings import Settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     return request.app.state.database  # type: ignore[no-any-return]
 
 
-def _blobs(request: Request) -> BlobStore:
+async def _blobs(request: Request) -> BlobStore:
     return request.app.state.blobs  # type: ignore[no-any-return]
 
 
-def _announcer(request: Request) -> Announcer:
+async def _announcer(request: Request) -> Announcer:
     return request.app.state.announcer  # type: ignore[no-any-return]
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.app.state.settings  # type: ignore[no-any-return]
 
 

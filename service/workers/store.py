@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Interval, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -10,11 +10,16 @@ from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.tuning.messages import RegisterWorker
 from tunesmith.tuning.state import Outcome
 
+_LIVE = (
+    select(WorkerNode)
+    .where(WorkerNode.last_seen_at > func.now() - bindparam("silence", type_=Interval))
+    .order_by(WorkerNode.id)
+)
+
 
 async def find_live(session: AsyncSession, *, silence: timedelta) -> list[WorkerNode]:
     """Workers heard of within `silence`."""
-    query = select(WorkerNode).where(WorkerNode.last_seen_at > func.now() - silence).order_by(WorkerNode.id)
-    return list((await session.execute(query)).scalars())
+    return list((await session.execute(_LIVE, {"silence": silence})).scalars())
 
 
 async def find_known(session: AsyncSession, *, within: timedelta) -> list[WorkerNode]:

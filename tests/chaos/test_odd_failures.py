@@ -94,7 +94,9 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_and_the_machine_intact(u
 
 
 def flush(up: Up) -> None:
-    with redis.Redis(unix_socket_path=str(up.data_dir / "valkey" / "socket" / "valkey.sock")) as valkey:
+    password = (up.data_dir / "valkey" / "password").read_text().strip()
+    socket = str(up.data_dir / "valkey" / "socket" / "valkey.sock")
+    with redis.Redis(unix_socket_path=socket, password=password) as valkey:
         assert valkey.flushall()
 
 

@@ -21,13 +21,13 @@ from tunesmith.local.up.stack import running_stack
 TUNESMITH = Path(sys.executable).parent / "tunesmith"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     with short_folder() as folder:
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(home: Path) -> dict[str, str]:
     """What a shell has in which `tunesmith up` ran."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "GITHUB_"))}
@@ -40,22 +40,22 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of real weights."""
     return build_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(home: Path, environment: dict[str, str], tiny_model: Path) -> Iterator[Connection]:
-    """One running installation with one worker and the tiny model, for all tests of the command."""
+    """One running installation with one worker and the tiny model, for the tests of a module."""
     with running_stack(home / "data", environment=environment) as connection:
         command = [str(TUNESMITH), "models", "add", MODEL, "--path", str(tiny_model)]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         yield connection
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(environment: dict[str, str]) -> Run:
     """Run the command in this process and return what it said; `env` adds variables."""
     return in_process(environment)

@@ -307,8 +307,8 @@ def status_of(run: Run, job_id: str) -> str:
 
 
 def api_process(data_dir: Path) -> int:
-    """The process that serves the API of the installation in `data_dir`."""
-    (found,) = [pid for pid in strays.find(data_dir) if b"serve" in command_of(pid) and os.getsid(pid) == pid]
+    """The process that serves the public API of the installation in `data_dir`."""
+    (found,) = [pid for pid in strays.find(data_dir) if b"public" in command_of(pid) and os.getsid(pid) == pid]
     return found
 
 

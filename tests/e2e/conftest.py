@@ -1,4 +1,4 @@
-"""One installation for all end-to-end tests; each test has workers of its own."""
+"""One installation for the end-to-end tests of a module; each test has workers of its own."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ from tests.stack.services import Services
 from tests.stack.worker import Worker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(
     tmp_path_factory: pytest.TempPathFactory, new_database_url: Callable[[], str], redis_url: str
 ) -> Iterator[Services]:

@@ -22,7 +22,9 @@ def server(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def client(server: ValkeyServer) -> Iterator[redis.Redis]:
-    with redis.Redis(unix_socket_path=str(server.socket_path), decode_responses=True) as connected:
+    with redis.Redis(
+        unix_socket_path=str(server.socket_path), password=server.password, decode_responses=True
+    ) as connected:
         yield connected
 
 

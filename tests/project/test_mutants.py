@@ -1,6 +1,7 @@
 """The list of deliberate breakages stands: each text is where it is looked for, each test exists, the page is whole."""
 
 import ast
+import functools
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = BREAKAGES[0]
 
 
+@functools.cache
 def names_in(file: Path) -> set[str]:
     """Of the tests in a file, behind their class if they have one."""
     found: set[str] = set()

@@ -1,10 +1,13 @@
 """Keys, roles and projects; errors have one shape whatever goes wrong."""
 
+import time
+
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
 from tests.control_plane import TINY_CONFIG, ControlPlane
+from tunesmith.service.keys.cache import KEPT_SECONDS
 
 ERROR_KEYS = {"message", "type", "param", "code", "hint"}
 DOCUMENTS = ("/docs", "/openapi.json")
@@ -74,9 +77,10 @@ def test_objects_of_another_project_do_not_exist(control_plane: ControlPlane) ->
     assert is_error(refused, 400, "file_not_found")
 
 
-def test_a_revoked_key_is_refused_at_once(plane: ControlPlane) -> None:
+def test_a_revoked_key_is_refused_after_five_seconds(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plane.request("GET", "/v1/models").status_code == 200
     plane.sql("UPDATE api_keys SET revoked_at = now() WHERE id = 'key-member'")
+    monkeypatch.setattr(plane.app.state.keys, "_clock", lambda: time.monotonic() + KEPT_SECONDS)
     assert is_error(plane.request("GET", "/v1/models"), 401, "invalid_api_key")
 
 

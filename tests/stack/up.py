@@ -18,6 +18,8 @@ from tests.waiting import eventually
 from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
+from tunesmith.local.embedded.roles import SERVICE
+from tunesmith.local.embedded.secrets import kept_password
 from tunesmith.local.up import strays
 
 SERVICES = ("api", "worker-api", "keeper", "worker", "valkey", "postgres")
@@ -68,7 +70,11 @@ class Up(Installation):
 
     @property
     def database_url(self) -> str:
-        return f"postgresql:///tunesmith?host={self.data_dir}/postgres/socket&user=tunesmith"
+        place = f"host={self.data_dir}/postgres/socket"
+        return f"postgresql:///tunesmith?{place}&user={SERVICE}&password={self._password('postgres')}"
+
+    def _password(self, server: str) -> str | None:
+        return kept_password(self.data_dir / server / "password")
 
     def logs(self) -> str:
         logs = [self.output, *sorted((self.data_dir / "logs").glob("*.log"))]
@@ -97,7 +103,7 @@ class Up(Installation):
             strays.MARK: str(self.data_dir.resolve()),
             "TUNESMITH_URL": self.connection.worker_url or "",
             "TUNESMITH_WORKER_KEY": (self.data_dir / "keys" / "worker.key").read_text().strip(),
-            "REDIS_URL": f"redis+socket://{self.data_dir}/valkey/socket/valkey.sock",
+            "REDIS_URL": f"redis+socket://:{self._password('valkey')}@{self.data_dir}/valkey/socket/valkey.sock",
         }
         log = self.data_dir / "logs" / f"{name}.log"
         folder = work_dir or self.data_dir / f"work-{name}"

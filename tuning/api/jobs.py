@@ -129,7 +129,7 @@ class TunesmithJob(Answer):
     waiting_reason: str | None
     """Why a queued job is not taken although there are workers."""
     queue_position: int | None
-    """The place in line, from 1; null unless queued."""
+    """The place in line, from 1, up to a second old; null unless queued."""
     method: str
     """How the weights are changed: `full`, `lora` or `qlora`; `auto` until a plan has chosen."""
     goal: str

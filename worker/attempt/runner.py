@@ -32,9 +32,12 @@ from tunesmith.worker.attempt.uploads import upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory, TrainResult
+from tunesmith.worker.sandbox.choice import best
+from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.launcher import POLL_SECONDS, Trainer, launch
 from tunesmith.worker.trainer_process.log_file import log_tail
+from tunesmith.worker.trainer_process.view import sandbox_of
 from tunesmith.worker.trainer_process.warm import WarmTrainer
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.model_cache import ModelCache
@@ -60,6 +63,14 @@ class AttemptContext:
     def devices(self, plan: Plan) -> tuple[str, ...]:
         """The GPUs that the plan is for, as CUDA names them."""
         return tuple(gpu.uuid or str(gpu.index) for gpu in devices_of(plan, self.hardware))
+
+    def sandbox(self, prepared: PreparedRun, *, project: str) -> Sandbox | None:
+        """Around the trainer of a run; None where the operator wants none, or this machine allows none."""
+        kind = None if self.settings.sandbox == "off" else best().kind
+        if kind is None:
+            return None
+        home = self.work.home(project)
+        return sandbox_of(prepared.run, prepared.request, kind=kind, home=home, work=self.work.root)
 
     @property
     def tokens(self) -> TokenStore:
@@ -174,6 +185,7 @@ class AttemptRunner:
             devices=self._around.devices(prepared.request.plan),
             records=self._around.work.trainers,
             log_cap_bytes=self._around.settings.log_cap_bytes,
+            sandbox=self._around.sandbox(prepared, project=self._claim.project),
             warm=self._around.warm,
             hurry=lambda: self._directives.current() is not None,
         )

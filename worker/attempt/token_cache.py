@@ -35,7 +35,7 @@ class TokenStore:
     def adopt(self, left: Path, *, project: str) -> None:
         """Take over the entries that an ended trainer has left, and note which others it used. Makes room for them."""
         folder = self.folder(project)
-        if folder is None or not left.is_dir():
+        if folder is None or left.is_symlink() or not left.is_dir():
             return
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(left.iterdir()):

@@ -1,5 +1,6 @@
 """Handing over what a run made: its output folder as the result, and its log whatever happened."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def upload_output(run: RunDirectory, result: TrainResult, control: AttemptContro
         FileNotFoundError: the trainer left no output.
         LeaseLost, Unavailable, and what the control's check raises.
     """
-    if result.output_kind is None or not any(run.output.rglob("*")):
+    if result.output_kind is None or run.output.is_symlink() or not any(run.output.rglob("*")):
         raise FileNotFoundError(run.output)
     metadata = result.model_dump(mode="json", exclude={"failure", "output_kind"}, exclude_none=True)
     upload_folder(run.output, kind=result.output_kind, metadata=metadata, control=control)
@@ -26,12 +27,14 @@ def upload_output(run: RunDirectory, result: TrainResult, control: AttemptContro
 
 def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str, ...]) -> None:
     """Send the trainer's output, without secrets, as an artifact of kind `log`. A run without output has none."""
-    if not run.log.exists() or run.log.stat().st_size == 0:
-        return
-    folder = run.root / "upload"
-    folder.mkdir(exist_ok=True)
-    scrubbed_copy(run.log, folder / "log.txt", secrets=secrets)
-    upload_folder(folder, kind=ArtifactKind.LOG, metadata={}, control=control)
+    with tempfile.TemporaryDirectory(prefix="tunesmith-log-") as folder:  # out of the trainer's reach
+        copy = Path(folder) / "log.txt"
+        try:
+            scrubbed_copy(run.log, copy, secrets=secrets)
+        except OSError:  # no log, or a link that a trainer has put in its place
+            return
+        if copy.stat().st_size:
+            upload_folder(Path(folder), kind=ArtifactKind.LOG, metadata={}, control=control)
 
 
 def upload_folder(folder: Path, *, kind: ArtifactKind, metadata: dict[str, Any], control: AttemptControl) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from tunesmith.worker.daemon.broker import use_careful_transport
 from tunesmith.worker.logs import configure_logs
 from tunesmith.worker.settings import WorkerSettings
 
@@ -13,6 +14,7 @@ def create_app(redis_url: str, *, queue: str) -> Celery:
 
     Messages are acknowledged early and carry no job, so redelivery, results, priorities and revocation are all off.
     """
+    use_careful_transport()
     app = Celery("tunesmith.worker", broker=redis_url, include=["tunesmith.worker.daemon.tasks"])
     app.conf.update(
         task_acks_late=False,

@@ -14,13 +14,16 @@ import structlog
 from celery import signals
 from celery.exceptions import SecurityWarning
 
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
 from tunesmith.worker.daemon.celery_app import create_app
 from tunesmith.worker.daemon.machine_constants import measure_once
 from tunesmith.worker.daemon.worker_heartbeat import WorkerHeartbeatThread
 from tunesmith.worker.machine.probe import probe
-from tunesmith.worker.machine.slots import Slots, hardware_of_slot, slots_of
+from tunesmith.worker.machine.slots import Slots, gpu_locks, hardware_of_slot, slots_of
+from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.processes import end_leftovers
 from tunesmith.worker.transport.control import HttpControlPlane
@@ -30,7 +33,14 @@ from tunesmith.worker.work_directory import WorkDirectory, WorkerSession
 log = structlog.get_logger(__name__)
 
 _FOREVER_SECONDS = 10 * 365 * 86400.0
+_EXIT_CONSUMER_ENDED = 1
 _LAST_SECONDS = 2.0  # of the grace: kept for the main process itself
+
+
+class NoSandbox(TunesmithError):
+    """Trainers cannot be sandboxed here, and the operator wants no worker without a sandbox."""
+
+    code = ErrorCode.NO_SANDBOX
 
 
 class WorkerDaemon:
@@ -54,6 +64,7 @@ class WorkerDaemon:
 
         Raises:
             WorkDirectoryInUse: another worker has the folder.
+            NoSandbox: trainers cannot be sandboxed, and must be.
             TunesmithError: the service refuses this worker, for example because its key is wrong.
         """
         self._work.create()
@@ -61,14 +72,35 @@ class WorkerDaemon:
             ended = end_leftovers(self._work.trainers, runs=self._work.runs)
             if ended:
                 log.warning("worker.leftovers_ended", pids=ended)
+            self._work.empty_homes()
+            self._look_at_the_sandbox()
             self._constants = self._measure_once()
-            self._slots = slots_of(self._probe(), count=self._settings.slots, folder=self._work.slots)
+            self._slots = slots_of(
+                self._probe(), count=self._settings.slots, folder=self._work.slots, shared=gpu_locks(os.environ)
+            )
             registered = self._register()
             self._start_session(registered)
             presence = self._start_presence(registered)
             self._drain_on_shutdown(presence)
-            self._serve(wake_queue(registered.worker_class))
-        return 0
+            return self._serve(wake_queue(registered.worker_class))
+
+    def _look_at_the_sandbox(self) -> None:
+        wanted = self._settings.sandbox
+        if wanted == "off":
+            log.warning("worker.trainers_not_sandboxed", because="TUNESMITH_SANDBOX is off")
+            return
+        found = best()
+        if found.kind is not None:
+            log.info("worker.trainers_sandboxed", kind=found.kind, **found.missed)
+            return
+        if wanted == "require":
+            why = "; ".join(f"{kind}: {reason}" for kind, reason in found.missed.items())
+            raise NoSandbox(
+                f"Trainers cannot be sandboxed on this machine ({why}).",
+                param="TUNESMITH_SANDBOX",
+                hint="Allow user namespaces or Landlock (Linux 5.13) here, or set it to auto.",
+            )
+        log.warning("worker.trainers_not_sandboxed", **found.missed)
 
     def _measure_once(self) -> MachineConstants | None:
         """Before anything can claim the devices; a few seconds at the first start, nothing at later ones."""
@@ -140,11 +172,12 @@ class WorkerDaemon:
         log.warning("worker.grace_over")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _serve(self, queue: str) -> None:
+    def _serve(self, queue: str) -> int:
+        """Returns 0 after a shutdown that was asked for, and another code when the consumer ended by itself."""
         # Celery fears pickled messages for a worker that is root; this one takes JSON and runs no code from a message.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         app = create_app(self._settings.redis_url.get_secret_value(), queue=queue)
-        app.Worker(
+        worker = app.Worker(
             hostname=f"{self._name}@tunesmith",
             queues=[queue],
             concurrency=self._settings.slots,
@@ -154,7 +187,9 @@ class WorkerDaemon:
             without_mingle=True,
             without_heartbeat=True,
             quiet=True,
-        ).start()
+        )
+        worker.start()
+        return _EXIT_CONSUMER_ENDED if worker.exitcode is None else int(worker.exitcode)
 
 
 def _note_waiting(unavailable: Unavailable) -> None:

@@ -16,7 +16,7 @@ from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.daemon.machine_constants import stored_constants
 from tunesmith.worker.machine.probe import probe
-from tunesmith.worker.machine.slots import Slot, hardware_of_slot, slots_of
+from tunesmith.worker.machine.slots import Slot, gpu_locks, hardware_of_slot, slots_of
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.launcher import trainer_environment
 from tunesmith.worker.trainer_process.processes import bury_orphans
@@ -71,7 +71,8 @@ class PoolWorker:
         if self._work.drain_deadline() is not None:
             return False
         host = self._probe()
-        slots = slots_of(host, count=self._settings.slots, folder=self._work.slots)
+        shared = gpu_locks(os.environ)
+        slots = slots_of(host, count=self._settings.slots, folder=self._work.slots, shared=shared)
         slot = slots.acquire(wait_seconds=self._settings.slot_wait_seconds)
         if slot is None:
             log.warning("slot.none_free", slots=slots.count)

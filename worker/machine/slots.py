@@ -2,19 +2,30 @@
 
 Each device has a lock file. The descriptor of a held lock is inherited by the whole trainer tree, and `flock` belongs
 to the open file that they share, so a device is free only when no process that could touch it is left. No bookkeeping
-can disagree with that.
+can disagree with that. The locks of GPUs are one folder of the host's, which all workers of a user share: two workers
+see the same GPUs. Those of CPU slots are a worker's own, because it shares out only the memory that it was given.
 """
 
 import fcntl
 import os
+import stat
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import Gpu, HardwareProfile
 
 _POLL_SECONDS = 0.05
+
+
+class UnsafeLocks(TunesmithError):
+    """The folder of the host's locks belongs to somebody else, who could hold or remove them."""
+
+    code = ErrorCode.WORK_DIR_IN_USE
 
 
 @dataclass
@@ -86,8 +97,27 @@ class Slots:
         return tuple(held)
 
 
-def slots_of(hardware: HardwareProfile, *, count: int, folder: Path) -> Slots:
-    """Divide a host into equal slots: GPUs by index, or shares of the processor when there are none.
+def gpu_locks(environment: Mapping[str, str]) -> Path:
+    """The folder of this host's GPU locks, made if it is not there: one for all workers of the same user.
+
+    Raises:
+        UnsafeLocks: it is not this user's alone.
+    """
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    own = Path(runtime) / "tunesmith-gpus" if runtime and Path(runtime).is_dir() else None
+    folder = own or Path(tempfile.gettempdir()) / f"tunesmith-gpus-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        raise UnsafeLocks(
+            f"{folder} is not a folder of this user's alone.",
+            hint="Remove it, or set XDG_RUNTIME_DIR to a private folder that all workers of this host share.",
+        )
+    return folder
+
+
+def slots_of(hardware: HardwareProfile, *, count: int, folder: Path, shared: Path) -> Slots:
+    """Divide a host into equal slots: GPUs, locked in `shared`, or shares of the processor, locked in `folder`.
 
     Raises:
         ValueError: the GPUs cannot be shared out evenly.
@@ -96,7 +126,7 @@ def slots_of(hardware: HardwareProfile, *, count: int, folder: Path) -> Slots:
         return Slots(folder, tuple((f"cpu-{index}",) for index in range(count)))
     if len(hardware.gpus) % count:
         raise ValueError(f"{len(hardware.gpus)} GPUs cannot be divided evenly into TUNESMITH_SLOTS={count}.")
-    return Slots(folder, tuple(tuple(f"gpu-{gpu.index}" for gpu in _share(hardware, i, count)) for i in range(count)))
+    return Slots(shared, tuple(tuple(_lock_name(gpu) for gpu in _share(hardware, i, count)) for i in range(count)))
 
 
 def hardware_of_slot(hardware: HardwareProfile, *, index: int, count: int) -> HardwareProfile:
@@ -110,6 +140,11 @@ def hardware_of_slot(hardware: HardwareProfile, *, index: int, count: int) -> Ha
         }
     )
     return hardware.model_copy(update={"gpus": _share(hardware, index, count), "cpu": share})
+
+
+def _lock_name(gpu: Gpu) -> str:
+    """Workers may see different GPUs under one index; the identifier of the device is the same for all."""
+    return gpu.uuid or f"gpu-{gpu.index}"
 
 
 def _share(hardware: HardwareProfile, index: int, count: int) -> tuple[Gpu, ...]:

@@ -16,6 +16,8 @@ from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.tuning.plan import Plan
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.sandbox.choice import sandboxed
+from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.trainer_process.log_file import TrainerLog
 from tunesmith.worker.trainer_process.processes import kill_tree, record_trainer, terminate_group
 from tunesmith.worker.trainer_process.warm import Ends, NotWarm, WarmTrainer
@@ -78,7 +80,7 @@ class Trainer:
 
         `check` returning True skips what is left of a wait: something more urgent has come up.
         """
-        self.run.stop.touch()
+        self.run.ask_to_stop()
         if not self._gone_within(grace_seconds, check):
             terminate_group(self.process.pid)
             self._gone_within(terminate_seconds, check)
@@ -117,6 +119,7 @@ def launch(
     devices: tuple[str, ...],
     records: Path,
     log_cap_bytes: int,
+    sandbox: Sandbox | None = None,
     warm: WarmTrainer | None = None,
     hurry: Callable[[], bool] = lambda: False,
 ) -> Trainer:
@@ -134,7 +137,12 @@ def launch(
         slot=slot,
         records=records,
         log_cap_bytes=log_cap_bytes,
-        fork=partial(warm.fork, str(run.root), environment, hurry=hurry) if warm and plan.world_size == 1 else None,
+        sandbox=sandbox,
+        fork=(
+            partial(warm.fork, str(run.root), environment, sandbox=sandbox, hurry=hurry)
+            if warm and plan.world_size == 1
+            else None
+        ),
     )
 
 
@@ -146,9 +154,14 @@ def start(
     slot: Slot,
     records: Path,
     log_cap_bytes: int,
+    sandbox: Sandbox | None = None,
     fork: Callable[[Ends], Process] | None = None,
 ) -> Trainer:
-    """Start any command as the trainer of a run directory, in a session of its own; rather a fork, if there is one."""
+    """Start any command as the trainer of a run directory, in a session of its own; rather a fork, if there is one.
+
+    A `fork` goes into its sandbox by itself.
+    """
+    command = sandboxed(sandbox, command) if sandbox else command
     lifeline_read, lifeline_write = os.pipe()
     output_read, output_write = os.pipe()
     ends = Ends(standard_input=lifeline_read, output=output_write, locks=slot.descriptors)

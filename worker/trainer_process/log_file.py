@@ -1,11 +1,13 @@
 """The trainer's output on disk: everything up to a cap, then the beginning is dropped, because errors come last."""
 
+import contextlib
 import os
 import threading
 from pathlib import Path
 from typing import IO
 
 from tunesmith.worker.redact import scrub
+from tunesmith.worker.run_directory import without_links
 
 TAIL_LINES = 60
 _CHUNK_BYTES = 64 * 1024
@@ -30,10 +32,17 @@ class TrainerLog:
             self._thread.join(wait_seconds)
 
     def _copy(self, descriptor: int) -> None:
-        with self._path.open("ab", buffering=0) as file:
+        with self._opened() as file:
             while chunk := os.read(descriptor, _CHUNK_BYTES):
                 self._write(file, chunk)
         os.close(descriptor)
+
+    def _opened(self) -> IO[bytes]:
+        """The file of this name itself; what an earlier trainer may have put there instead is removed."""
+        with contextlib.suppress(OSError):
+            return open(self._path, "a+b", buffering=0, opener=without_links)
+        self._path.unlink(missing_ok=True)
+        return open(self._path, "a+b", buffering=0, opener=without_links)
 
     def _write(self, file: IO[bytes], chunk: bytes) -> None:
         try:
@@ -44,10 +53,9 @@ class TrainerLog:
             return  # a full disk must not block the trainer on its output; the run fails for a clearer reason
 
     def _drop_beginning(self, file: IO[bytes]) -> None:
-        with self._path.open("rb") as whole:
-            whole.seek(-self._cap_bytes // 2, os.SEEK_END)
-            dropped = whole.tell()
-            rest = whole.read()
+        file.seek(-self._cap_bytes // 2, os.SEEK_END)
+        dropped = file.tell()
+        rest = file.read()
         file.truncate(0)
         file.write(f"[{dropped:,} bytes of earlier output dropped]\n".encode() + rest)
 
@@ -55,16 +63,23 @@ class TrainerLog:
 def log_tail(path: Path, *, secrets: tuple[str, ...] = (), lines: int = TAIL_LINES) -> str:
     """The last lines of a log as text without secrets; empty when there is no log."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _CHUNK_BYTES))
+        with open(path, "rb", opener=without_links) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _CHUNK_BYTES))
             text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return ""
     return scrub("\n".join(text.replace("\0", "").splitlines()[-lines:]), secrets)
 
 
 def scrubbed_copy(path: Path, target: Path, *, secrets: tuple[str, ...] = ()) -> None:
-    """Write the log without secrets to `target`, line by line."""
-    with path.open(encoding="utf-8", errors="replace") as log, target.open("w", encoding="utf-8") as copy:
+    """Write the log without secrets to `target`, line by line.
+
+    Raises:
+        OSError: it is no plain file.
+    """
+    with (
+        open(path, encoding="utf-8", errors="replace", opener=without_links) as log,
+        target.open("w", encoding="utf-8") as copy,
+    ):
         for line in log:
             copy.write(scrub(line, secrets))

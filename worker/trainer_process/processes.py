@@ -2,6 +2,7 @@
 
 A trainer's descendants can leave its process group (torchrun gives each rank a session of its own, data loaders may
 daemonise), so a tree is its group, its descendants, and every process that carries the run's mark in its environment.
+The leader of the group is ended last: in a sandbox it adopts whatever the others leave, so nothing gets lost.
 """
 
 import contextlib
@@ -111,19 +112,25 @@ def kill_tree(group: int | None, *, run_dir: Path, wait_seconds: float) -> list[
     """
     killed: list[int] = []
     deadline = time.monotonic() + wait_seconds
+    if group is not None:
+        _signal_group(group, signal.SIGSTOP)  # what stands still starts nothing new
     while True:
         alive = tree(group, run_dir=run_dir)
         if not alive or time.monotonic() > deadline:
             return killed
-        if group is not None:
-            _signal_group(group, signal.SIGKILL)
+        followers = [process for process in alive if process.pid != group]
         killed += [process.pid for process in alive if process.pid not in killed]
-        _kill(alive, max(0.1, deadline - time.monotonic()))
+        _kill(followers or alive, max(0.1, deadline - time.monotonic()))
 
 
 def tree(group: int | None, *, run_dir: Path) -> list[psutil.Process]:
     """Every living process of a run."""
-    return [process for process in psutil.process_iter() if _belongs(process, group, run_dir) and _alive(process)]
+    below = _descendants(group)
+    return [
+        process
+        for process in psutil.process_iter()
+        if (process.pid in below or _belongs(process, group, run_dir)) and _alive(process)
+    ]
 
 
 def mark_of(pid: int) -> str | None:
@@ -143,6 +150,15 @@ def _belongs(process: psutil.Process, group: int | None, run_dir: Path) -> bool:
     if process.pid == os.getpid():
         return False
     return (group is not None and _group_of(process.pid) == group) or _mark(process) == str(run_dir)
+
+
+def _descendants(leader: int | None) -> set[int]:
+    if leader is None or _group_of(leader) != leader:  # its number may be another process's by now
+        return set()
+    try:
+        return {child.pid for child in psutil.Process(leader).children(recursive=True)}
+    except psutil.Error:
+        return set()
 
 
 def _kill(processes: list[psutil.Process], wait_seconds: float) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.worker.fork_protocol import GO, ROOM, ROOM_BYTES, ForkRequest, Word, ask, differing, hear
+from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.trainer_process.processes import AdoptedProcess, adopt_orphans, mark_of
 
 log = structlog.get_logger(__name__)
@@ -77,9 +78,17 @@ class WarmTrainer:
             self._start()
 
     def fork(
-        self, run_dir: str, environment: Mapping[str, str], ends: Ends, *, hurry: Callable[[], bool]
+        self,
+        run_dir: str,
+        environment: Mapping[str, str],
+        ends: Ends,
+        *,
+        sandbox: Sandbox | None = None,
+        hurry: Callable[[], bool],
     ) -> AdoptedProcess:
-        """A new trainer, which runs when this returns. `hurry` returning True ends the wait for one still warming up.
+        """A new trainer, which runs when this returns, in the sandbox if there is one.
+
+        `hurry` returning True ends the wait for one still warming up.
 
         Raises:
             NotWarm: there is none to be had; nothing was started.
@@ -91,7 +100,10 @@ class WarmTrainer:
         here, there = socket.socketpair()
         with here:
             with there:
-                self._ask(control, run_dir, environment, ends, gate=there)
+                request = ForkRequest(
+                    run_dir=run_dir, environment=dict(environment), worker_pid=os.getpid(), sandbox=sandbox
+                )
+                self._ask(control, request, ends, gate=there)
             return self._let_through(here, control, run_dir)
 
     def close(self) -> None:
@@ -145,10 +157,7 @@ class WarmTrainer:
             raise self._failure(word.refused or "it said nothing")
         self._is_ready = True
 
-    def _ask(
-        self, control: socket.socket, run_dir: str, environment: Mapping[str, str], ends: Ends, *, gate: socket.socket
-    ) -> None:
-        request = ForkRequest(run_dir=run_dir, environment=dict(environment), worker_pid=os.getpid())
+    def _ask(self, control: socket.socket, request: ForkRequest, ends: Ends, *, gate: socket.socket) -> None:
         try:
             ask(control, request, [ends.standard_input, ends.output, gate.fileno(), *ends.locks])
         except OSError as error:

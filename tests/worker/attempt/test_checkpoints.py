@@ -72,6 +72,19 @@ def test_a_manifest_that_points_out_of_its_folder_never_verifies(tmp_path: Path,
         verify_checkpoint(manifest.parent)
 
 
+def test_a_fetched_checkpoint_that_is_not_the_registered_one_is_passed_over(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    """Every file has the hash that its name promises; that they belong together, only the manifest says."""
+    choice = make_checkpoint(tmp_path / "store", step=4)
+    serve(tmp_path, service)
+    others = choice.model_copy(update={"manifest_sha256": "0" * 64})
+    partial = choice.model_copy(update={"files": choice.files[1:]})
+    for wrong in (others, partial):
+        assert find_resumable((wrong,), earlier_runs=[], target=tmp_path / "resume", control=control) is None
+    assert find_resumable((choice,), earlier_runs=[], target=tmp_path / "resume", control=control) is not None
+
+
 def test_a_copy_on_this_host_is_used_without_fetching(
     tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
 ) -> None:

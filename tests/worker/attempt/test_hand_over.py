@@ -14,7 +14,6 @@ from tunesmith.tuning.state import Outcome
 from tunesmith.worker.attempt.exit_classifier import TrainerExit
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
-from tunesmith.worker.attempt.uploads import upload_log
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, TrainResult
 from tunesmith.worker.settings import WorkerSettings
@@ -56,15 +55,6 @@ def test_an_adapter_whose_merged_model_was_refused_is_an_artifact_of_the_failed_
     assert report.failure == UNMERGED
     sent = [json.loads(request.body) for request in service.to("/artifacts")]
     assert [artifact["kind"] for artifact in sent] == ([made] if made else [])
-
-
-def test_no_secret_leaves_this_host_in_a_stored_log(
-    run: RunDirectory, control: HttpAttemptControl, service: ScriptedService
-) -> None:
-    run.log.write_text("before\nthe key is sesame\nafter\n")
-    upload_log(run, control, secrets=("sesame",))
-    (sent,) = [request.body for request in service.requests if request.method == "PUT"]
-    assert sent == b"before\nthe key is [hidden]\nafter\n"
 
 
 def test_no_secret_leaves_this_host_in_the_end_of_a_log(run: RunDirectory) -> None:

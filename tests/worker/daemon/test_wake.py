@@ -1,10 +1,15 @@
 """A wake-up is only a hint: nothing in one can hurt, and the pool that takes it stays small."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from kombu import Connection
 
+from tests.waiting import eventually
 from tunesmith.worker.daemon.celery_app import create_app
 from tunesmith.worker.daemon.tasks import wake
 
@@ -22,6 +27,46 @@ def test_messages_are_json_and_acknowledged_early() -> None:
     assert conf.worker_disable_prefetch
     assert not conf.worker_enable_remote_control
     assert conf.broker_connection_max_retries is None
+
+
+# What ends kombu's own consumer: words that are no JSON, JSON that is no message, bytes that are no text.
+GARBAGE = (b"garbage", b"[]", b"{}", b'{"body": "x"}', b"\xff\xfe", b"[" * 100_000)
+QUEUE = "wake.garbage"
+SERVES = (
+    "import sys\n"
+    "from tunesmith.worker.daemon import celery_app, daemon\n"
+    "from tunesmith.worker.settings import WorkerSettings\n"
+    "if sys.argv[1] == 'careless': celery_app.use_careful_transport = lambda: None\n"
+    f"if __name__ == '__main__': sys.exit(daemon.WorkerDaemon(WorkerSettings(), name='w')._serve({QUEUE!r}))\n"
+)
+
+
+@pytest.mark.parametrize("consumer", ["careful", "careless"])
+def test_garbage_in_the_queue_does_not_end_the_worker_and_an_end_of_the_consumer_is_no_success(
+    redis_url: str, tmp_path: Path, consumer: str
+) -> None:
+    (tmp_path / "serves.py").write_text(SERVES)
+    settings = {"TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_WORKER_KEY": "ts-x", "REDIS_URL": redis_url}
+    settings |= {"TUNESMITH_WORK_DIR": str(tmp_path), "TUNESMITH_WARM_TRAINER": "false"}
+    with Connection(redis_url) as connection, (tmp_path / "log").open("wb") as log:
+        valkey = connection.default_channel.client
+        valkey.delete(QUEUE)
+        valkey.rpush(QUEUE, *GARBAGE)
+        command = [sys.executable, str(tmp_path / "serves.py"), consumer]
+        worker = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+        try:
+            if consumer == "careless":
+                assert worker.wait(60) != 0
+                return
+            eventually(lambda: not valkey.llen(QUEUE), what=(tmp_path / "log").read_text)
+            eventually(lambda: (tmp_path / "log").read_text().count("wake.unreadable") == len(GARBAGE), what="its word")
+            assert worker.poll() is None
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0, (tmp_path / "log").read_text()
+        finally:
+            worker.kill()
+            worker.wait()
+            valkey.delete(QUEUE)
 
 
 def test_the_worker_around_the_trainer_never_imports_torch() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tunesmith.tuning.hardware import Cpu, Gpu, HardwareProfile
 from tunesmith.tuning.values.units import GIB
-from tunesmith.worker.machine.slots import Slots, hardware_of_slot, slots_of
+from tunesmith.worker.machine.slots import Slots, UnsafeLocks, gpu_locks, hardware_of_slot, slots_of
 
 CPU = Cpu(model="test", cores=8, memory_total_bytes=64 * GIB, memory_free_bytes=60 * GIB)
 
@@ -66,14 +66,35 @@ def test_waiting_for_a_slot_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_slot_of_several_gpus_needs_all_of_them(tmp_path: Path) -> None:
-    pair = slots_of(with_gpus(2), count=1, folder=tmp_path)
-    single = slots_of(with_gpus(2), count=2, folder=tmp_path)
+    pair = slots_of(with_gpus(2), count=1, folder=tmp_path, shared=tmp_path)
+    single = slots_of(with_gpus(2), count=2, folder=tmp_path, shared=tmp_path)
     first = single.acquire()
     assert first is not None
     assert pair.acquire() is None
     first.release()
     assert pair.acquire() is not None
     assert single.busy() == 2
+
+
+def test_two_workers_on_one_host_never_hold_the_same_gpu(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    shared = gpu_locks({"XDG_RUNTIME_DIR": str(tmp_path)})
+    first, second = (slots_of(with_gpus(1), count=1, folder=folder, shared=shared) for folder in folders)
+    held = first.acquire()
+    assert held is not None
+    assert second.acquire() is None
+    assert (second.busy(), gpu_locks({"XDG_RUNTIME_DIR": str(tmp_path)})) == (1, shared)
+    held.release()
+    assert second.acquire() is not None
+
+
+def test_locks_that_somebody_else_could_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tunesmith-gpus").mkdir(mode=0o777)
+    (tmp_path / "tunesmith-gpus").chmod(0o777)
+    with pytest.raises(UnsafeLocks, match="this user's alone"):
+        gpu_locks({"XDG_RUNTIME_DIR": str(tmp_path)})
 
 
 def test_a_slot_offers_only_its_share_of_the_host() -> None:
@@ -87,4 +108,4 @@ def test_a_slot_offers_only_its_share_of_the_host() -> None:
 
 def test_gpus_that_cannot_be_shared_out_evenly_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TUNESMITH_SLOTS=2"):
-        slots_of(with_gpus(3), count=2, folder=tmp_path)
+        slots_of(with_gpus(3), count=2, folder=tmp_path, shared=tmp_path)

@@ -17,6 +17,7 @@ from typing import NoReturn
 import numpy as np
 
 from tunesmith.worker.fork_protocol import GATE, GO, LOCKS, OUTPUT, STANDARD_INPUT, ForkRequest
+from tunesmith.worker.sandbox.enter import enter
 from tunesmith.worker.train import environment
 from tunesmith.worker.train.trainer import leave, train_here
 from tunesmith.worker.train.warm.guard import open_descriptors
@@ -74,6 +75,9 @@ def _begin_alone(request: ForkRequest, descriptors: list[int]) -> None:
     _pass(gate, worker_pid=request.worker_pid)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if request.sandbox is not None:
+        enter(request.sandbox)
+        show_environment(os.environ)
     np.random.seed()  # as in a new process, until the plan's seed is set
     sys.argv = ["tunesmith.worker.train", request.run_dir]
 

@@ -1,0 +1,18 @@
+"""An index for jobs by their labels, the API's `metadata`."""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_jobs_labels", "jobs", ["labels"], postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_jobs_labels", table_name="jobs")

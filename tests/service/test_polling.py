@@ -1,0 +1,231 @@
+"""Clients that ask again and again, or wait: what it costs, what they hear, and that they hear it in time."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+
+from tests.control_plane import ControlPlane
+from tests.waiting import eventually
+from tunesmith.service.database.transactions import Database, now
+from tunesmith.service.jobs import lifecycle
+from tunesmith.service.jobs.watcher import FRESH_SECONDS, JobWatcher
+from tunesmith.service.keys import store as keys
+from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
+
+JOBS = "/v1/fine_tuning/jobs"
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def statements(plane: ControlPlane) -> Iterator[list[str]]:
+    """What the API asks its database meanwhile."""
+    told: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        told.append(statement)
+
+    engine = plane.app.state.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield told
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def poll(plane: ControlPlane, job_id: str, etag: str, *, wait: float = 0, key: str = "member") -> httpx.Response:
+    query = f"?wait={wait}" if wait else ""
+    return plane.request("GET", f"{JOBS}/{job_id}{query}", key=key, headers={"if-none-match": etag})
+
+
+def waiting_job(plane: ControlPlane) -> tuple[str, str]:
+    job_id = plane.create_job()["id"]
+    return job_id, plane.request("GET", f"{JOBS}/{job_id}").headers["etag"]
+
+
+def test_another_place_in_line_is_no_change_of_the_job(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    control_plane.create_job(tunesmith={"priority": 9})
+    eventually(lambda: control_plane.job(job_id)["tunesmith"]["queue_position"] == 2, what="a new place")
+    assert poll(control_plane, job_id, etag).status_code == 304
+
+
+def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, etag = waiting_job(control_plane)
+    poll(control_plane, job_id, etag)
+    for keeper in (control_plane.app.state.watcher, control_plane.app.state.keys):
+        now = time.monotonic()
+        for name in ("clock", "_clock"):
+            monkeypatch.setattr(keeper, name, lambda now=now: now, raising=False)
+    poll(control_plane, job_id, etag)
+    with statements(control_plane) as told:
+        assert [poll(control_plane, job_id, etag).status_code for _ in range(10)] == [304] * 10
+    assert told == []
+
+
+def test_what_this_process_changes_the_next_poll_sees(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    for round_ in range(6):
+        assert poll(control_plane, job_id, etag).status_code == 304
+        control_plane.request("POST", f"{JOBS}/{job_id}/{'resume' if round_ % 2 else 'pause'}")
+        changed = poll(control_plane, job_id, etag)
+        assert changed.json()["status"] == ("queued" if round_ % 2 else "paused")
+        etag = changed.headers["etag"]
+
+
+def test_what_another_process_changes_a_poll_sees_within_a_second(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    assert poll(control_plane, job_id, etag).status_code == 304
+    control_plane.sql("UPDATE jobs SET waiting_reason = 'x' WHERE id = %s", job_id)
+    time.sleep(FRESH_SECONDS)  # the bound itself, not a guess
+    assert poll(control_plane, job_id, etag).json()["tunesmith"]["waiting_reason"] == "x"
+
+
+def test_an_etag_opens_no_job_to_others(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    for wait in (0, 0, 1):  # twice, for the second time all keys are known
+        assert poll(control_plane, job_id, etag).status_code == 304
+        assert poll(control_plane, job_id, etag, wait=wait, key="stranger").status_code == 404
+        assert poll(control_plane, job_id, etag, wait=wait, key="worker").status_code == 403
+        assert poll(control_plane, job_id, etag, wait=wait, key="ts-wrong").status_code == 401
+    assert poll(control_plane, "ftjob-nothing", etag).status_code == 404
+
+
+def test_many_who_wait_hold_no_connection_and_hear_of_a_change_at_once(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    watcher, pool = control_plane.app.state.watcher, control_plane.app.state.database.engine.pool
+    with ThreadPoolExecutor(24) as clients:
+        waiting = [clients.submit(poll, control_plane, job_id, etag, wait=60) for _ in range(24)]
+        eventually(lambda: watcher.waiting == 24, what="everybody waits")
+        assert pool.checkedout() <= 1
+        assert control_plane.request("GET", f"{JOBS}/{job_id}").status_code == 200
+        control_plane.sql("UPDATE jobs SET waiting_reason = 'x' WHERE id = %s", job_id)
+        began = time.monotonic()
+        assert {reply.result().json()["tunesmith"]["waiting_reason"] for reply in waiting} == {"x"}
+        assert time.monotonic() - began < 30
+    assert watcher.waiting == 0
+
+
+def test_a_wait_ends_unchanged_when_its_time_is_over(control_plane: ControlPlane) -> None:
+    job_id, etag = waiting_job(control_plane)
+    other = control_plane.create_job()["id"]
+    with ThreadPoolExecutor(1) as client:
+        reply = client.submit(poll, control_plane, job_id, etag, wait=1)
+        control_plane.request("POST", f"{JOBS}/{other}/cancel")
+        assert reply.result().status_code == 304
+
+
+def test_more_than_may_wait_are_sent_away_and_told_when_to_come_back(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, etag = waiting_job(control_plane)
+    monkeypatch.setattr(control_plane.app.state.watcher, "_most_waiting", 0)
+    refused = [
+        poll(control_plane, job_id, etag, wait=5),
+        control_plane.request("GET", f"{JOBS}/{job_id}/events?stream=true"),
+    ]
+    for reply in refused:
+        assert (reply.status_code, reply.json()["error"]["code"]) == (429, "too_many_waiting")
+        assert reply.headers["retry-after"] == "1"
+    assert poll(control_plane, job_id, etag).status_code == 304
+
+
+def test_a_watcher_never_says_what_was_so_before_a_change_of_its_own(control_plane: ControlPlane) -> None:
+    """However the look and the change fall together."""
+    job_id = control_plane.create_job()["id"]
+
+    async def look_and_change(database: Database) -> None:
+        watcher = JobWatcher(database, most_waiting=1)
+
+        async def change(round_: int) -> int:
+            async with database.transaction() as session:
+                act = lifecycle.resume if round_ % 2 else lifecycle.pause
+                job = await act(session, job_id, project="acme")
+            return job.version
+
+        for round_ in range(20):
+            looks = [asyncio.create_task(watcher.look(job_id)) for _ in range(3)]
+            await asyncio.sleep(0)
+            version = await change(round_)
+            seen = watcher.known(job_id) or await watcher.look(job_id)
+            assert seen is not None
+            assert seen.version >= version
+            await asyncio.gather(*looks)
+            seen = watcher.known(job_id) or await watcher.look(job_id)
+            assert seen is not None
+            assert seen.version >= version
+
+    control_plane.run(look_and_change)
+
+
+class TestKeys:
+    def test_a_key_that_another_process_revoked_opens_nothing_after_five_seconds(self, plane: ControlPlane) -> None:
+        async def revoke(database: Database) -> None:
+            clock = Clock()
+            cache = KeyCache(database, clock=clock)
+            key = plane.keys["member"]
+            found = await cache.find(key)
+            assert found is not None
+            assert (found.id, found.project, found.role) == ("key-member", "acme", "member")
+            plane.sql("UPDATE api_keys SET revoked_at = now() WHERE id = 'key-member'")
+            clock.now += KEPT_SECONDS - 0.01
+            assert cache.known(key) == found
+            clock.now += 0.01
+            assert cache.known(key) is None
+            assert await cache.find(key) is None
+
+        plane.run(revoke)
+
+    def test_a_key_that_this_process_revokes_opens_nothing_at_once(self, plane: ControlPlane) -> None:
+        async def revoke(database: Database) -> None:
+            cache = KeyCache(database)
+            assert await cache.find(plane.keys["member"])
+            async with database.transaction() as session:
+                await keys.revoke(session, key_id="key-member", now=await now(session))
+            assert await cache.find(plane.keys["member"]) is None
+
+        plane.run(revoke)
+
+    def test_a_thousand_first_requests_at_once_ask_for_their_key_together(self, plane: ControlPlane) -> None:
+        async def find(database: Database) -> None:
+            asked: list[int] = []
+            event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *_rest: asked.append(1))
+            cache = KeyCache(database)
+            found = await asyncio.gather(*(cache.find(plane.keys["member"]) for _ in range(1000)))
+            assert {key.id for key in found if key} == {"key-member"}
+            assert len(asked) <= 4
+
+        plane.run(find)
+
+    def test_a_new_key_works_at_once_though_it_was_tried_before(self, plane: ControlPlane) -> None:
+        plane.keys["new"] = "ts-new"
+        assert plane.request("GET", JOBS, key="new").status_code == 401
+        plane.sql(
+            "INSERT INTO api_keys (id, name, role, project, key_sha256, hint) "
+            "VALUES ('key-new', 'new', 'member', 'acme', encode(sha256('ts-new'), 'hex'), 'new')"
+        )
+        assert plane.request("GET", JOBS, key="new").status_code == 200
+
+    def test_a_key_that_was_seen_costs_no_query(self, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+        plane.request("GET", "/v1/models")
+        now = time.monotonic()
+        monkeypatch.setattr(plane.app.state.keys, "_clock", lambda: now)
+        plane.request("GET", "/v1/models")
+        with statements(plane) as told:
+            plane.request("GET", "/v1/models")
+        assert not [statement for statement in told if "api_keys" in statement]

@@ -1,0 +1,36 @@
+"""The worker's side of the broker: a message that cannot be read is dropped with a line in the log, and nothing else.
+
+Kombu lets such a message end the consumer, and with it the worker: https://github.com/celery/kombu, `_brpop_read`.
+"""
+
+from typing import Any
+
+import structlog
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+log = structlog.get_logger(__name__)
+
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+class Channel(redis.Channel):  # type: ignore[misc]
+    """Kombu's, that survives what others put into its queue."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except _UNREADABLE as error:
+            log.warning("wake.unreadable", error=f"{type(error).__name__}: {error}"[:200])
+            return True
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    """Kombu's, with our channel."""
+
+    Channel = Channel
+
+
+def use_careful_transport() -> None:
+    """From now on `redis://` in this process means the transport above."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"

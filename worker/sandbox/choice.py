@@ -1,0 +1,77 @@
+"""Which sandbox this machine allows: tried with a real process, for kernels and containers differ too much to ask."""
+
+import functools
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunesmith.worker.sandbox.definition import KINDS, Kind, Sandbox
+
+SandboxSetting = Literal["auto", "require", "off"]
+_TRIAL_SECONDS = 30.0
+_MIB = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """`kind` is None where nothing works; `missed` says why the better kinds do not, by kind."""
+
+    kind: Kind | None
+    missed: dict[str, str]
+
+
+@functools.cache
+def best() -> Found:
+    """The best kind that a Python can be started behind; remembered for the life of this process."""
+    missed: dict[str, str] = {}
+    for kind in KINDS:
+        reason = _trial(kind)
+        if reason is None:
+            return Found(kind=kind, missed=missed)
+        missed[kind] = reason
+    return Found(kind=None, missed=missed)
+
+
+def python_paths() -> tuple[str, ...]:
+    """Where this Python and its packages lie."""
+    program = str(Path(sys.executable).resolve().parents[1])
+    folders = (sys.prefix, sys.base_prefix, sys.exec_prefix, program, *sys.path)
+    return tuple(dict.fromkeys(folder for folder in folders if folder not in ("", "/") and Path(folder).exists()))
+
+
+def sandboxed(sandbox: Sandbox, command: list[str]) -> list[str]:
+    """The command line that runs another in a sandbox."""
+    return [sys.executable, "-P", "-m", "tunesmith.worker.sandbox", sandbox.dumped(), *command]
+
+
+def _trial(kind: Kind) -> str | None:
+    """Why a process cannot be started in this kind of sandbox; None when it can."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-sandbox-") as folder:
+        sandbox = Sandbox(
+            kind=kind,
+            readable=python_paths(),
+            writable=(folder,),
+            home=folder,
+            scratch=folder,
+            largest_file_bytes=_MIB,
+        )
+        command = sandboxed(sandbox, [sys.executable, "-P", "-c", "open('tried', 'w').close()"])
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_TRIAL_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        if ended.returncode == 0 and Path(folder, "tried").exists():
+            return None
+    words = ended.stderr.strip().splitlines()
+    return words[-1][:300] if words else f"it ended with {ended.returncode}"
