@@ -26,7 +26,8 @@ CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
 
 
 def redis(plane: ControlPlane) -> "Redis[bytes]":
-    return Redis(unix_socket_path=str(plane.settings.redis_url).removeprefix("redis+socket://").split("?")[0])
+    url = str(plane.settings.redis_url).replace("redis+socket://", "unix://")
+    return Redis.from_url(url.split("?")[0])
 
 
 def wake_ups(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
