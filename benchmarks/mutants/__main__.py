@@ -7,31 +7,28 @@ when one survives, or when its tests fail without it.
 """
 
 import argparse
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-import psutil
-
 from benchmarks.mutants.breakage import Breakage
 from benchmarks.mutants.breakages import BREAKAGES
+from benchmarks.mutants.forked_tests import NEVER_ENDED, run_tests
 from benchmarks.mutants.page import CAUGHT, Verdict, page
 
 ROOT = Path(__file__).parents[2]
 _LONGEST_SECONDS = 240  # of the tests of one breakage
 _LONGEST_SOUND_SECONDS = 1800  # of all tests together, without a breakage
-_PASSED, _FAILED, _NEVER_ENDED = 0, 1, -1  # the first two are exit codes of pytest
+_PASSED, _FAILED = 0, 1  # exit codes of pytest
 _FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+::[^\s\[]+)", re.M)
 
 Copies = SimpleQueue[Path]
@@ -103,7 +100,7 @@ def _one_of(copies: Copies) -> Iterator[Path]:
 
 def _failing(tests: Collection[str], copy: Path) -> set[str]:
     """Those that fail while nothing is broken: their failing says nothing."""
-    code, output = _pytest(["-q", *tests], copy, longest_seconds=_LONGEST_SOUND_SECONDS)
+    code, output = run_tests(["-q", *tests], copy, longest_seconds=_LONGEST_SOUND_SECONDS)
     if code == _PASSED:
         return set()
     print(output[-3000:], file=sys.stderr)
@@ -115,7 +112,7 @@ def _try(breakage: Breakage, copy: Path) -> Verdict:
     whole = file.read_text(encoding="utf-8")
     file.write_text(breakage.apply(whole), encoding="utf-8")
     try:
-        code, output = _pytest(["-x", "-q", *shlex.split(breakage.tests)], copy, longest_seconds=_LONGEST_SECONDS)
+        code, output = run_tests(["-x", "-q", *shlex.split(breakage.tests)], copy, longest_seconds=_LONGEST_SECONDS)
     finally:
         file.write_text(whole, encoding="utf-8")
     return Verdict(breakage, _outcome(code, output), time.monotonic() - began)
@@ -128,39 +125,7 @@ def _outcome(code: int, output: str) -> str:
     if code == _FAILED and re.search(r"^FAILED ", output, re.M):
         return CAUGHT
     print(output[-2000:], file=sys.stderr)
-    return "never ended" if code == _NEVER_ENDED else f"no test failed (pytest ended with {code})"
-
-
-def _pytest(arguments: Sequence[str], copy: Path, *, longest_seconds: float) -> tuple[int, str]:
-    command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "HYPOTHESIS_STORAGE_DIRECTORY": str(copy / ".hypothesis")}
-    with subprocess.Popen(
-        command,
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=longest_seconds)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            return _NEVER_ENDED, process.communicate()[0]
-        finally:
-            _end_leftovers(copy)
-        return process.returncode, output
-
-
-def _end_leftovers(copy: Path) -> None:
-    """Broken code may leave processes; all that were started for a copy carry its path in their environment."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get("PYTHONPATH") == str(copy):
-                process.kill()
+    return "never ended" if code == NEVER_ENDED else f"no test failed (pytest ended with {code})"
 
 
 if __name__ == "__main__":
