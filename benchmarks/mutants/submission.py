@@ -124,14 +124,6 @@ BREAKAGES = (
     ),
     Breakage(
         "G3",
-        "garbage in the queue ends a worker",
-        "worker/daemon/celery_app.py",
-        "    use_careful_transport()\n",
-        "",
-        f"{_WAKE}::test_garbage_in_the_queue_does_not_end_the_worker_and_an_end_of_the_consumer_is_no_success",
-    ),
-    Breakage(
-        "G3",
         "a wake-up is acknowledged only when the job has ended",
         "worker/daemon/celery_app.py",
         "task_acks_late=False",
