@@ -76,14 +76,6 @@ BREAKAGES = (
     ),
     Breakage(
         "G10",
-        "a process that left the trainer's group survives its end",
-        "worker/trainer_process/processes.py",
-        " or _mark(process) == str(run_dir)",
-        "",
-        f"{_LAUNCHER}::test_a_trainer_that_ignores_everything_is_killed_with_its_whole_tree",
-    ),
-    Breakage(
-        "G10",
         "a trainer does not inherit the locks of its slot",
         "worker/trainer_process/launcher.py",
         "        pass_fds=ends.locks,\n",
@@ -101,9 +93,9 @@ BREAKAGES = (
     Breakage(
         "G10",
         "a trainer outlives the worker that holds its lifeline",
-        "worker/trainer_process/launcher.py",
-        "        stdin=ends.standard_input,\n",
-        "        stdin=subprocess.DEVNULL,\n",
+        "worker/train/lifeline.py",
+        "    while os.read(descriptor, 64):\n        pass\n",
+        "    while True:\n        os.read(descriptor, 64)\n",
         f"{_LAUNCHER}::test_a_trainer_dies_when_its_worker_is_killed",
     ),
     Breakage(
@@ -144,7 +136,7 @@ BREAKAGES = (
         "worker/attempt/follower.py",
         "                away = True\n",
         "                return\n",
-        f"{_FOLLOWER}::test_nothing_is_lost_while_the_service_is_away",
+        f"{_FOLLOWER}::test_the_thread_goes_on_after_an_outage",
     ),
     Breakage(
         "G13",
