@@ -90,7 +90,7 @@ def test_the_thread_goes_on_after_an_outage(run: RunDirectory, follower: Followe
     service.script("/metrics", *[Reply.error(503, "service_unavailable")] * 2)
     append_line(run.metrics, {"step": 1})
     follower.start()
-    eventually(lambda: len(service.to("/metrics")) == 3, what="a third try")
+    eventually(lambda: len(service.to("/metrics")) == 3, seconds=20, what="a third try")
     follower.stop()
     assert follower.recorded_step == 1
 
