@@ -61,6 +61,10 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes
 	$(BIN)/python -m pytest -m chaos -s tests/chaos
 
+.PHONY: mutants
+mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md (about 25 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.mutants --page docs/mutants.md
+
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -7,58 +7,58 @@ when one survives, or when its tests fail without it.
 """
 
 import argparse
-import datetime as dt
-import os
-import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
 
 from benchmarks.mutants.breakage import Breakage
 from benchmarks.mutants.breakages import BREAKAGES
+from benchmarks.mutants.forked_tests import NEVER_ENDED, run_tests
+from benchmarks.mutants.page import CAUGHT, Verdict, page
 
 ROOT = Path(__file__).parents[2]
-LONGEST_SECONDS = 300
-PASSED, FAILED = 0, 1  # exit codes of pytest
+_LONGEST_SECONDS = 240  # of the tests of one breakage
+_LONGEST_SOUND_SECONDS = 1800  # of all tests together, without a breakage
+_PASSED, _FAILED = 0, 1  # exit codes of pytest
+_FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+::[^\s\[]+)", re.M)
 
-
-class Verdict(NamedTuple):
-    """What became of a breakage."""
-
-    breakage: Breakage
-    outcome: str
-    """`caught`, `survived`, or why it could not be tried."""
-    seconds: float
+Copies = SimpleQueue[Path]
 
 
 def main() -> int:
+    """Try the chosen breakages, and write or bring up to date the page if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="breakages whose promise or name has this in it")
-    parser.add_argument("--page", type=Path, help="write the table there")
+    parser.add_argument("--only", default="", help="breakages of this promise, or whose name has this in it")
+    parser.add_argument("--page", type=Path, help="write the table there; rows of others stay as they were")
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
-    chosen = [one for one in BREAKAGES if arguments.only in f"{one.promise} {one.name}"]
-    began = time.monotonic()
+    chosen = [one for one in BREAKAGES if arguments.only == one.promise or arguments.only in one.name]
+    verdicts = []
     with tempfile.TemporaryDirectory() as folder:
-        verdicts = list(_try_all(chosen, copies=_copies(Path(folder), arguments.at_once)))
-    if arguments.page:
-        arguments.page.write_text(_page(verdicts, seconds=time.monotonic() - began), encoding="utf-8")
-    left = [verdict for verdict in verdicts if verdict.outcome != "caught"]
+        for verdict in _try_all(chosen, copies=_copies(Path(folder), arguments.at_once)):
+            print(f"{verdict.outcome:9} {verdict.breakage.promise:4} {verdict.breakage.name} ({verdict.seconds:.0f} s)")
+            sys.stdout.flush()
+            verdicts.append(verdict)
+            if arguments.page:  # at once: an interrupted run keeps what it found
+                earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else ""
+                arguments.page.write_text(page([verdict], earlier=earlier), encoding="utf-8")
+    left = [verdict for verdict in verdicts if verdict.outcome != CAUGHT]
     print(f"{len(verdicts) - len(left)} of {len(verdicts)} breakages were caught.")
     return 1 if left else 0
 
 
-def _copies(folder: Path, count: int) -> "SimpleQueue[Path]":
-    """The repository as it is on disk, as often as breakages are tried at once."""
-    copies: SimpleQueue[Path] = SimpleQueue()
+def _copies(folder: Path, count: int) -> Copies:
+    """The repository as it is on disk, as often as breakages are tried at once, compiled."""
+    copies: Copies = SimpleQueue()
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -68,44 +68,43 @@ def _copies(folder: Path, count: int) -> "SimpleQueue[Path]":
             if (ROOT / name).exists():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+        # by hash: an edit within a second that keeps the length would not be seen by time and size
+        compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash"]
+        subprocess.run([*compiling, "tuning", "service", "worker", "cli", "local", "tests"], cwd=copy, check=True)
         copies.put(copy)
     return copies
 
 
-def _try_all(chosen: Sequence[Breakage], *, copies: "SimpleQueue[Path]") -> Iterator[Verdict]:
-    def one(breakage: Breakage) -> Verdict:
-        copy = copies.get()
-        try:
+def _try_all(chosen: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]:
+    with _one_of(copies) as copy:
+        unsound = _failing(sorted({test for breakage in chosen for test in shlex.split(breakage.tests)}), copy)
+
+    def judge(breakage: Breakage) -> Verdict:
+        if unsound & set(shlex.split(breakage.tests)):
+            return Verdict(breakage, "its tests fail without it")
+        with _one_of(copies) as copy:
             return _try(breakage, copy)
-        finally:
-            copies.put(copy)
 
-    sound = _sound(sorted({breakage.tests for breakage in chosen}), copies=copies)
     with ThreadPoolExecutor(copies.qsize()) as pool:
-        for verdict in pool.map(one, [breakage for breakage in chosen if breakage.tests in sound]):
-            print(f"{verdict.outcome:9} {verdict.breakage.promise:4} {verdict.breakage.name} ({verdict.seconds:.0f} s)")
-            yield verdict
-    for breakage in chosen:
-        if breakage.tests not in sound:
-            yield Verdict(breakage, "its tests fail without it", 0.0)
+        yield from pool.map(judge, chosen)
 
 
-def _sound(tests: Iterable[str], *, copies: "SimpleQueue[Path]") -> set[str]:
-    """Those that pass while nothing is broken: otherwise their failing says nothing."""
+@contextmanager
+def _one_of(copies: Copies) -> Iterator[Path]:
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)
 
-    def passes(named: str) -> bool:
-        copy = copies.get()
-        try:
-            code, output = _pytest(named, copy)
-        finally:
-            copies.put(copy)
-        if code != PASSED:
-            print(f"without any breakage, exit code {code}: {named}\n{output[-2000:]}", file=sys.stderr)
-        return code == PASSED
 
-    named = list(tests)
-    with ThreadPoolExecutor(copies.qsize()) as pool:
-        return {one for one, sound in zip(named, pool.map(passes, named), strict=True) if sound}
+def _failing(tests: Collection[str], copy: Path) -> set[str]:
+    """Those that fail while nothing is broken: their failing says nothing."""
+    code, output = run_tests(["-q", *tests], copy, longest_seconds=_LONGEST_SOUND_SECONDS)
+    if code == _PASSED:
+        return set()
+    print(output[-3000:], file=sys.stderr)
+    return set(_FAILED_TEST.findall(output)) if code == _FAILED else set(tests)
 
 
 def _try(breakage: Breakage, copy: Path) -> Verdict:
@@ -113,44 +112,20 @@ def _try(breakage: Breakage, copy: Path) -> Verdict:
     whole = file.read_text(encoding="utf-8")
     file.write_text(breakage.apply(whole), encoding="utf-8")
     try:
-        code, output = _pytest(breakage.tests, copy)
+        code, output = run_tests(["-x", "-q", *shlex.split(breakage.tests)], copy, longest_seconds=_LONGEST_SECONDS)
     finally:
         file.write_text(whole, encoding="utf-8")
-    outcome = {PASSED: "survived", FAILED: "caught"}.get(code, f"pytest ended with {code}: {output[-300:]}")
-    return Verdict(breakage, outcome, time.monotonic() - began)
+    return Verdict(breakage, _outcome(code, output), time.monotonic() - began)
 
 
-def _pytest(tests: str, copy: Path) -> tuple[int, str]:
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "HYPOTHESIS_STORAGE_DIRECTORY": str(copy / ".hypothesis")}
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return FAILED, "it never ended"
-    return done.returncode, done.stdout + done.stderr
-
-
-def _page(verdicts: Sequence[Verdict], *, seconds: float) -> str:
-    caught = sum(verdict.outcome == "caught" for verdict in verdicts)
-    lines = [
-        "# Breakages that the tests catch",
-        "",
-        f"`make mutants`, {dt.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}:",
-        f"{caught} of {len(verdicts)}",
-        f"deliberate breakages were caught, in {seconds / 60:.0f} minutes. Each is one edit",
-        "(`benchmarks/mutants/breakages.py`) after which the tests beside it must fail; the promises are",
-        "those of [guarantees.md](guarantees.md).",
-        "",
-        "| promise | what was broken | file | outcome |",
-        "|---|---|---|---|",
-        *(
-            f"| {verdict.breakage.promise} | {verdict.breakage.name} | `{verdict.breakage.file}` | {verdict.outcome} |"
-            for verdict in verdicts
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+def _outcome(code: int, output: str) -> str:
+    """A test that failed has caught it; one that could not begin or never ended may have had other reasons."""
+    if code == _PASSED:
+        return "survived"
+    if code == _FAILED and re.search(r"^FAILED ", output, re.M):
+        return CAUGHT
+    print(output[-2000:], file=sys.stderr)
+    return "never ended" if code == NEVER_ENDED else f"no test failed (pytest ended with {code})"
 
 
 if __name__ == "__main__":

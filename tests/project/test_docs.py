@@ -190,6 +190,19 @@ def test_the_path_of_a_job_names_what_is_in_the_files_it_links_to() -> None:
     assert not [(path, name) for path, name in named if not defines(path, name)]
 
 
+def test_every_promise_is_told_with_tests_that_exist() -> None:
+    page = ROOT / "docs" / "guarantees.md"
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^## G(\d+)\. ", text, re.M) == [str(number) for number in range(1, 21)]
+    proofs = [
+        ((page.parent / match.group(1)).resolve(), name)
+        for match in re.finditer(r"^\| \[[^\]]+\]\(([^)]+)\) \| (.+) \|$", text, re.M)
+        for name in _CODE.findall(match.group(2))
+    ]
+    assert len(proofs) > 80
+    assert not [(file, name) for file, name in proofs if not defines(file, name)]
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:

@@ -75,7 +75,7 @@ class TestReports:
         self, control_plane: ControlPlane
     ) -> None:
         first = control_plane.claimed()
-        first.metrics([{"step": 0, "valid_loss": 3.0}, {"step": 1, "train_loss": 9.0}, {"step": 2, "train_loss": 9.0}])
+        first.metrics([{"step": 0, "valid_loss": 3.0}, {"step": 1, "train_loss": 9.0}, {"step": 2, "grad_norm": 9.0}])
         first.finish(Outcome.FAILED, failure=TRANSIENT)
         second = next_attempt(control_plane)
         second.metrics([{"step": 2, "train_loss": 1.0}])

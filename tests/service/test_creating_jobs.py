@@ -131,6 +131,15 @@ def test_an_idempotency_key_finds_the_same_job_and_refuses_another_body(control_
     assert create(control_plane, training_file=file).json()["id"] != first["id"]
 
 
+def test_an_idempotency_key_is_its_projects_own(control_plane: ControlPlane) -> None:
+    key = {"Idempotency-Key": "night-1"}
+    first = create(control_plane, headers=key).json()["id"]
+    body = {"model": "tiny-llama", "training_file": control_plane.upload(key="stranger")}
+    other = control_plane.request("POST", "/v1/fine_tuning/jobs", key="stranger", json=body, headers=key)
+    assert other.status_code == 200
+    assert other.json()["id"] != first
+
+
 def test_a_retry_of_the_client_finds_the_job_that_its_first_try_made(control_plane: ControlPlane) -> None:
     file = control_plane.upload()
     first = create(control_plane, training_file=file, headers={"x-stainless-retry-count": "0"}).json()["id"]

@@ -8,7 +8,8 @@ import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane, chat_rows, sha256
 from tunesmith.service.blobs import store
-from tunesmith.service.blobs.objects import path_of
+from tunesmith.service.blobs.objects import BlobStore, path_of
+from tunesmith.service.blobs.sweep import _erase
 from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import Outcome
@@ -154,6 +155,14 @@ class TestUploads:
         control_plane.run(announce)
         assert sweep(control_plane) == 0
         assert (folder(control_plane) / path_of(file.sha256)).exists()
+
+    def test_bytes_that_were_sent_again_since_they_were_given_up_are_not_erased(
+        self, control_plane: ControlPlane
+    ) -> None:
+        file = control_plane.claimed().put(b"given up, and sent again")
+        blobs = BlobStore.from_url(control_plane.settings.store)
+        assert not control_plane.run(lambda database: _erase(database, blobs, file.sha256))
+        assert is_there(control_plane, file.sha256)
 
     def test_an_upload_that_fails_was_announced_and_is_forgotten_after_a_day(self, control_plane: ControlPlane) -> None:
         digest = sha256(b"promised")

@@ -107,6 +107,32 @@ def test_a_damaged_copy_on_this_host_is_replaced_from_the_store(
     verify_checkpoint(found, manifest_sha256=choice.manifest_sha256)
 
 
+def test_a_copy_on_this_host_of_another_checkpoint_is_not_used(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    choice = make_checkpoint(tmp_path / "store", step=4)
+    serve(tmp_path / "store", service)
+    make_checkpoint(tmp_path / "earlier" / "checkpoints", step=4)
+    manifest = tmp_path / "earlier" / "checkpoints" / checkpoint_name(4) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"world_size":1', '"world_size":2'))
+    verify_checkpoint(manifest.parent)
+    found = find_resumable((choice,), earlier_runs=[tmp_path / "earlier"], target=tmp_path / "resume", control=control)
+    assert found == tmp_path / "resume" / checkpoint_name(4)
+
+
+def test_a_fetched_checkpoint_that_is_not_what_its_manifest_says_is_passed_over(
+    tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    choice = make_checkpoint(tmp_path / "store", step=4)
+    (tmp_path / "store" / checkpoint_name(4) / "state.json").write_bytes(b"of another run")
+    serve(tmp_path / "store", service)
+    files = tuple(ref(file.name, b"of another run") if file.name == "state.json" else file for file in choice.files)
+    mixed = choice.model_copy(update={"files": files})
+    assert find_resumable((mixed,), earlier_runs=[], target=tmp_path / "resume", control=control) is None
+    (event,) = service.to("/events")
+    assert "state.json is missing or altered" in event.json["message"]
+
+
 def test_an_older_checkpoint_steps_in_and_the_history_says_so(
     tmp_path: Path, control: HttpAttemptControl, service: ScriptedService
 ) -> None:

@@ -86,6 +86,15 @@ def test_nothing_is_lost_while_the_service_is_away(
     assert [point["step"] for point in service.to("/metrics")[-1].json["points"]] == [1, 2, 3]
 
 
+def test_the_thread_goes_on_after_an_outage(run: RunDirectory, follower: Follower, service: ScriptedService) -> None:
+    service.script("/metrics", *[Reply.error(503, "service_unavailable")] * 2)
+    append_line(run.metrics, {"step": 1})
+    follower.start()
+    eventually(lambda: len(service.to("/metrics")) == 3, seconds=20, what="a third try")
+    follower.stop()
+    assert follower.recorded_step == 1
+
+
 def test_an_hour_without_a_service_is_made_up_for(
     run: RunDirectory, progress: Progress, log: FilteringBoundLogger
 ) -> None:

@@ -17,6 +17,7 @@ from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import EXIT_FAILED, RunDirectory, TrainResult
 from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.trainer_process.log_file import log_tail
 from tunesmith.worker.transport.control import HttpAttemptControl
 from tunesmith.worker.transport.model_cache import ModelCache
 from tunesmith.worker.work_directory import WorkDirectory
@@ -54,3 +55,8 @@ def test_an_adapter_whose_merged_model_was_refused_is_an_artifact_of_the_failed_
     assert report.failure == UNMERGED
     sent = [json.loads(request.body) for request in service.to("/artifacts")]
     assert [artifact["kind"] for artifact in sent] == ([made] if made else [])
+
+
+def test_no_secret_leaves_this_host_in_the_end_of_a_log(run: RunDirectory) -> None:
+    run.log.write_text("before\nthe key is sesame\n")
+    assert log_tail(run.log, secrets=("sesame",)) == "before\nthe key is [hidden]"

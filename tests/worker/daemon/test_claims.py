@@ -29,3 +29,12 @@ def test_a_claim_is_asked_under_one_id_until_it_is_answered(pool_worker: PoolWor
     assert first == again
     assert next_one != first
     pool_worker.close()
+
+
+def test_a_worker_that_drains_claims_nothing(pool_worker: PoolWorker, service: ScriptedService) -> None:
+    pool_worker._work.create()
+    pool_worker._work.start_session(SESSION)
+    pool_worker._work.start_draining(60)
+    assert not pool_worker.run_next()
+    assert service.to("/claims") == []
+    pool_worker.close()

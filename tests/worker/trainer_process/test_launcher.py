@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.machine.slots import Slot, Slots
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_command, trainer_environment
 from tunesmith.worker.trainer_process.log_file import log_tail
@@ -73,6 +73,26 @@ def test_a_trainer_that_ignores_everything_is_killed_with_its_whole_tree(begin: 
     assert trainer.stop(grace_seconds=0.2, terminate_seconds=0.2, check=never) == -9
     assert tree(trainer.process.pid, run_dir=run.root) == []
     assert not trainer.record.exists()
+
+
+def test_a_slot_stays_taken_until_its_trainer_is_dead(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "trainers").mkdir()
+    slots = Slots(tmp_path, (("cpu-0",),))
+    slot = slots.acquire()
+    assert slot is not None
+    trainer = start(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        run,
+        environment=trainer_environment(os.environ, run_dir=run.root, cores=1, devices=()),
+        slot=slot,
+        records=tmp_path / "trainers",
+        log_cap_bytes=64 * 1024,
+    )
+    slot.release()
+    taken = slots.acquire() is None
+    trainer.end()
+    assert taken
+    assert slots.acquire() is not None
 
 
 def test_a_trainer_dies_when_its_worker_is_killed(run: RunDirectory, tmp_path: Path) -> None:
