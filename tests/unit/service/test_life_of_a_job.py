@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -39,10 +39,11 @@ ENDINGS: tuple[Ending, ...] = (
 class LifeOfAJob(RuleBasedStateMachine):
     """One job after another and its attempts in memory, changed by the code that changes the rows.
 
-    The attempts of some jobs all end in the same way: chance alone would seldom use up a budget.
+    The attempts of some jobs all end in the same way and nobody cancels those: chance alone would seldom use up a
+    budget.
     """
 
-    @initialize(always=st.sampled_from((None, *ENDINGS[:3])))
+    @initialize(always=st.none() | st.sampled_from(ENDINGS[:3]))
     def accept(self, always: Ending | None) -> None:
         self.session = AsyncSession(autoflush=False)
         self.always = always
@@ -80,10 +81,10 @@ class LifeOfAJob(RuleBasedStateMachine):
 
     @rule()
     def cancel(self) -> None:
+        if self.end is not None or self.always is not None:
+            return
         if self.is_running:
             self.job.cancel_requested_at = NOW
-        elif self.end is not None:
-            return
         else:
             apply_transition(self.job, JobTransition.CANCEL, at=NOW)
         self.cancel_was_accepted = True
@@ -162,4 +163,6 @@ class LifeOfAJob(RuleBasedStateMachine):
 
 
 TestLifeOfAJob = LifeOfAJob.TestCase
-TestLifeOfAJob.settings = settings(max_examples=40, stateful_step_count=50, database=None, deadline=None)
+TestLifeOfAJob.settings = settings(
+    phases=(Phase.generate, Phase.shrink), max_examples=100, stateful_step_count=50, database=None, deadline=None
+)
