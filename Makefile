@@ -58,8 +58,8 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
-chaos: $(STAMP) ## kill everything, in turn and at random, for a few minutes
-	$(BIN)/python -m pytest -m chaos -s tests/chaos
+chaos: $(STAMP) ## kill everything, in turn and at random, and play 200 simulated histories (about an hour on 2 cores)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
 
 .PHONY: mutants
 mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md (about 25 minutes on 2 cores)

@@ -1,0 +1,131 @@
+"""Reads the database, and nothing else, for what must hold at every moment and at the end of a history."""
+
+from collections import Counter
+from typing import Any
+
+import psycopg
+
+from tests.simulation.users import Promises
+from tunesmith.service.metrics.points import merge
+from tunesmith.tuning.state import FINAL_STATES, TRANSITIONS, JobState, Outcome
+
+Rows = list[tuple[Any, ...]]
+_EDGES = {(before.value, after.value) for (before, _), after in TRANSITIONS.items()}
+_FINAL = {state.value for state in FINAL_STATES}
+_MAY_LOSE = 10  # workers, by the settings that nobody set
+_MAY_KILL = 3  # trainers
+
+_JOBS = "SELECT id, state, epoch, event_seq, version FROM jobs ORDER BY id"
+_ENDED = """
+    SELECT a.id, a.outcome, a.step, a.phase,
+      (SELECT count(*) FROM metric_chunks c WHERE c.attempt_id = a.id),
+      (SELECT sum(end_offset) FROM metric_chunks c WHERE c.attempt_id = a.id),
+      (SELECT string_agg(files::text, ' ' ORDER BY kind) FROM artifacts f WHERE f.attempt_id = a.id)
+    FROM attempts a WHERE ended_at IS NOT NULL
+"""
+_CHECKPOINTS = "SELECT id, attempt_id FROM checkpoints"
+_OWNERS = """
+    SELECT j.id FROM jobs j WHERE (state = 'running') <>
+      EXISTS (SELECT FROM attempts a WHERE a.job_id = j.id AND a.ended_at IS NULL AND a.epoch = j.epoch)
+    OR (SELECT count(*) FROM attempts a WHERE a.job_id = j.id AND a.ended_at IS NULL) > 1
+"""
+_EVENT_GAPS = """
+    SELECT j.id FROM jobs j LEFT JOIN events e ON e.job_id = j.id GROUP BY j.id
+    HAVING count(e.seq) <> j.event_seq OR max(e.seq) <> j.event_seq OR min(e.seq) <> 1
+"""
+_ENDS = "SELECT id, state, waiting_reason, fine_tuned_model, plan FROM jobs"
+_BUDGETS = "SELECT id, state, epoch, attempts_used, max_attempts, attempts_lost, attempts_preempted FROM jobs"
+_ATTEMPTS = "SELECT job_id, epoch, id, outcome, failure ->> 'code' FROM attempts ORDER BY job_id, epoch"
+_POINTS = "SELECT epoch, points FROM metric_chunks WHERE job_id = %s ORDER BY epoch, start_offset"
+_STEPS_TOLD = "SELECT data ->> 'step' FROM events WHERE job_id = %s AND type = 'metrics'"
+_MADE = "SELECT m.name, m.files = a.files FROM models m LEFT JOIN artifacts a ON a.attempt_id = %s WHERE m.job_id = %s"
+
+
+class Auditor:
+    """`look` compares with the look before; `audit` is for when everything has come to rest."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+        self._jobs: dict[str, tuple[Any, ...]] = {}
+        self._ended: dict[str, tuple[Any, ...]] = {}
+        self._checkpoints: set[tuple[Any, ...]] = set()
+
+    def look(self) -> None:
+        self._look_at_jobs()
+        self._look_at_attempts()
+
+    def audit(self, promises: Promises) -> None:
+        ends = {row[0]: row[1:] for row in self._rows(_ENDS)}
+        assert promises.accepted <= set(ends), "a job that was accepted is gone"
+        assert all(len(jobs) == 1 for jobs in promises.by_key.values()), "two jobs for one key"
+        assert self._rows(_EVENT_GAPS) == [], "the history has a gap"
+        for job_id, (state, reason, *_) in ends.items():
+            assert state in _FINAL or reason, f"{job_id} is {state} and nobody says why"
+        for job_id in promises.cancelled:
+            assert ends[job_id][0] == JobState.CANCELLED, f"{job_id} was cancelled and is {ends[job_id][0]}"
+        self._audit_attempts()
+        for job_id, (state, _, model, plan) in ends.items():
+            if state == JobState.SUCCEEDED:
+                self._audit_success(job_id, model=model, total_steps=plan["total_steps"])
+
+    def waiting(self) -> list[str]:
+        return [job_id for job_id, state, *_ in self._rows(_JOBS) if state not in _FINAL]
+
+    def count(self) -> "Counter[str]":
+        """What the histories were made of, so that nobody tests nothing."""
+        counts = Counter(f"job {state}" for _, state, *_ in self._rows(_JOBS))
+        return counts + Counter(f"attempt {outcome}" for *_, outcome, _ in self._rows(_ATTEMPTS))
+
+    def _look_at_jobs(self) -> None:
+        assert self._rows(_OWNERS) == [], "a running job without its one owner, or an owner without a running job"
+        for job_id, *now in self._rows(_JOBS):
+            before = self._jobs.get(job_id)
+            self._jobs[job_id] = tuple(now)
+            if before is None:
+                continue
+            if before[0] in _FINAL:
+                assert before == tuple(now), f"{job_id} had ended: {before}, {now}"
+            assert before[0] == now[0] or (before[0], now[0]) in _EDGES, f"{job_id}: from {before[0]} to {now[0]}"
+            assert all(old <= new for old, new in zip(before[1:], now[1:], strict=True)), f"{job_id}: {before}, {now}"
+
+    def _look_at_attempts(self) -> None:
+        """Whoever has lost a job, or ended it, has written his last."""
+        had_ended = set(self._ended)
+        for attempt_id, *now in self._rows(_ENDED):
+            before = self._ended.setdefault(attempt_id, tuple(now))
+            assert before == tuple(now), f"{attempt_id} wrote after its end: {before}, {now}"
+        checkpoints = set(self._rows(_CHECKPOINTS))
+        late = {owner for _, owner in checkpoints - self._checkpoints} & had_ended
+        assert not late, f"{late} registered a checkpoint after its end"
+        self._checkpoints = checkpoints
+
+    def _audit_attempts(self) -> None:
+        attempts: dict[str, Rows] = {}
+        for job_id, *attempt in self._rows(_ATTEMPTS):
+            attempts.setdefault(job_id, []).append(tuple(attempt))
+        for job_id, state, epoch, used, most, lost, preempted in self._rows(_BUDGETS):
+            tried = attempts.get(job_id, [])
+            outcomes = Counter(outcome for _, _, outcome, _ in tried)
+            assert [number for number, *_ in tried] == list(range(1, epoch + 1)), f"{job_id}: {tried}"
+            assert (lost, preempted) == (outcomes[Outcome.LOST], outcomes[Outcome.PREEMPTED]), f"{job_id}: {tried}"
+            failed = used - (state == JobState.SUCCEEDED)  # the attempt that succeeds stays counted
+            assert outcomes[Outcome.FAILED] == failed <= most, f"{job_id}: {tried}"
+            assert lost <= _MAY_LOSE, f"{job_id}: {tried}"
+            assert sum(code == "trainer_killed" for *_, code in tried) <= _MAY_KILL, f"{job_id}: {tried}"
+
+    def _audit_success(self, job_id: str, *, model: str, total_steps: int) -> None:
+        """One winner, whose bytes are the model's, and each step of the training once."""
+        winners = self._rows("SELECT id FROM attempts WHERE job_id = %s AND outcome = 'succeeded'", job_id)
+        assert len(winners) == 1, f"{job_id} was won by {winners}"
+        assert self._rows(_MADE, winners[0][0], job_id) == [(model, True)], f"{job_id} has another's model"
+        shipped = [(epoch, point) for epoch, chunk in self._rows(_POINTS, job_id) for point in chunk]
+        of_attempts = Counter((epoch, point["step"]) for epoch, point in shipped)
+        assert set(of_attempts.values()) == {1}, f"{job_id}: an attempt has a step twice: {of_attempts}"
+        points = merge(shipped)
+        assert [point["step"] for point in points] == list(range(1, total_steps + 1)), f"{job_id}: {points}"
+        told = Counter(step for (step,) in self._rows(_STEPS_TOLD, job_id))
+        assert told.keys() == {str(step) for step in range(1, total_steps + 1)}, f"{job_id}: {told}"
+        assert set(told.values()) == {1}, f"{job_id} told a step twice: {told}"
+
+    def _rows(self, query: str, *values: object) -> Rows:
+        return self._connection.execute(query, values or None).fetchall()
