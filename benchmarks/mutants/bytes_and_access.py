@@ -123,7 +123,7 @@ BREAKAGES = (
         "service/keys/store.py",
         ", ApiKey.revoked_at.is_(None)\n)",
         "\n)",
-        "tests/service/test_polling.py::TestKeys::"
+        "tests/service/polling/test_polling.py::TestKeys::"
         "test_a_key_that_another_process_revoked_opens_nothing_after_five_seconds",
     ),
     Breakage(
@@ -169,10 +169,10 @@ BREAKAGES = (
     Breakage(
         "G17",
         "an etag that another project knows opens a job",
-        "service/jobs/not_modified.py",
+        "service/jobs/polling/not_modified.py",
         " or key.project != seen.project:",
         ":",
-        "tests/service/test_polling.py::test_an_etag_opens_no_job_to_others",
+        "tests/service/polling/test_polling.py::test_an_etag_opens_no_job_to_others",
     ),
     Breakage(
         "G17",
@@ -180,7 +180,7 @@ BREAKAGES = (
         "service/keys/cache.py",
         "return found if self._clock() - looked_up_at < KEPT_SECONDS else None",
         "return found",
-        "tests/service/test_polling.py::TestKeys::"
+        "tests/service/polling/test_polling.py::TestKeys::"
         "test_a_key_that_another_process_revoked_opens_nothing_after_five_seconds",
     ),
     Breakage(

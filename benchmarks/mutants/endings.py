@@ -165,10 +165,10 @@ BREAKAGES = (
     Breakage(
         "G12",
         "a stream that begins again tells what its client has",
-        "service/jobs/event_stream.py",
+        "service/jobs/polling/event_stream.py",
         "                    after_seq = told.last_seq\n",
         "                    after_seq = told.last_seq - 1\n",
-        "tests/service/test_event_streams.py::test_a_stream_tells_the_history_as_the_list_does_and_ends_with_the_job",
+        "tests/service/polling/test_event_streams.py::test_a_stream_tells_the_history_as_the_list_does_and_ends_with_the_job",
     ),
     Breakage(
         "G12",

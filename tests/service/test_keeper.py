@@ -7,26 +7,27 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from redis import Redis
 
 from tests.control_plane import TINY_CONFIG, ControlPlane
 from tests.machines import ONE_GPU
 from tests.waiting import eventually
+from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.keeper.chore import Chore, KeeperContext
-from tunesmith.service.keeper.chores import every_chore
+from tunesmith.service.keeper.chores import deliver_outbox, every_chore
 from tunesmith.service.keeper.expired_leases import end_expired_leases
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
+from tunesmith.service.outbox.delivery import deliver
 from tunesmith.tuning.messages import wake_queue
 
 CPU_QUEUE = wake_queue("cpu-2-cores-16gib")
 
 
 def redis(plane: ControlPlane) -> "Redis[bytes]":
-    url = urlsplit(str(plane.settings.redis_url))
-    return Redis(unix_socket_path=url.path, password=url.password)
+    url = str(plane.settings.redis_url).replace("redis+socket://", "unix://")
+    return Redis.from_url(url.split("?")[0])
 
 
 def wake_ups(plane: ControlPlane, queue: str = CPU_QUEUE) -> int:
@@ -141,6 +142,19 @@ class TestWaking:
         control_plane.keep(sweep)
         assert wake_ups(control_plane, "wake.some-class") == 0
 
+    def test_a_message_counts_as_delivered_when_it_was_sent_and_not_before(self, control_plane: ControlPlane) -> None:
+        control_plane.sql("""INSERT INTO outbox (topic, payload) VALUES ('wake', '{"worker_class": "some-class"}')""")
+        waiting = "SELECT count(*) FROM outbox WHERE delivered_at IS NULL"
+
+        async def without_a_broker(context: KeeperContext) -> int:
+            return await deliver(context.database, CeleryAnnouncer("redis://127.0.0.1:1"))
+
+        assert control_plane.keep(without_a_broker) == 0
+        assert control_plane.sql(waiting) == [(1,)]
+        control_plane.sql("UPDATE outbox SET not_before = now()")
+        assert control_plane.keep(deliver_outbox) == 1
+        assert control_plane.sql(waiting) == [(0,)]
+
 
 def hurried(context: KeeperContext) -> KeeperContext:
     """Sweeps without a pause."""
@@ -219,6 +233,13 @@ class TestLoop:
 
         control_plane.keep(run)
         assert sweeps == 4
+
+
+def test_a_sweep_deletes_bytes_that_nothing_refers_to(control_plane: ControlPlane) -> None:
+    file = control_plane.claimed().put(b"nobody's")
+    control_plane.sql("UPDATE blobs SET kept_until = now() - interval '1 minute' WHERE sha256 = %s", file.sha256)
+    control_plane.keep(sweep)
+    assert control_plane.sql("SELECT count(*) FROM blobs WHERE sha256 = %s", file.sha256) == [(0,)]
 
 
 def test_the_list_of_chores_names_each_once(control_plane: ControlPlane) -> None:
