@@ -96,7 +96,9 @@ def test_samples_show_how_the_answers_to_a_prompt_change(run: Run, finished_job:
     assert len(found) == 3
     for sample in found:
         assert sample["reference"] == "Hello."
-        assert [answer["step"] for answer in sample["answers"]] == [0, 1, 2, 3, 4]
+        steps = [answer["step"] for answer in sample["answers"]]
+        assert (steps[0], steps[-1]) == (0, 4)  # between the ends they may take a share of the time, and no more
+        assert steps == sorted(set(steps))
     shown = run("samples", finished_job).stdout
     assert "of the validation file" in shown
     assert "step 4" in shown

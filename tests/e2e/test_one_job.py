@@ -67,7 +67,9 @@ def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(sta
     told = stack.messages(job_id)
     assert any(f"The result holds the weights of step {best}" in message for message in told)
     samples = stack.get(f"/v1/fine_tuning/jobs/{job_id}/samples")["data"]
-    assert [answer["step"] for answer in samples[0]["answers"]] == [0, *losses]
+    asked_at = [answer["step"] for answer in samples[0]["answers"]]
+    assert asked_at[0] == 0
+    assert set(asked_at[1:]) <= set(losses)  # at evaluations, as far as their share of the time allows
 
 
 def submit_contradiction(stack: Services, *, epochs: int, patience: int) -> str:
