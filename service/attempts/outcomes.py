@@ -80,7 +80,7 @@ def decide_next(
     if job.cancel_requested_at is not None:
         events.append(session, job, "Fine-tuning job cancelled")
         apply_transition(job, JobTransition.CANCEL, at=at)
-    elif job.pause_requested_at is not None and outcome is not Outcome.FAILED:
+    elif job.pause_requested_at is not None and _may_pause(job, outcome, policy=policy):
         job.pause_requested_at = None
         events.append(session, job, "Fine-tuning job paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
@@ -91,6 +91,13 @@ def decide_next(
         _retry_lost(session, job, failure, at=at, policy=policy)
     else:
         _retry_failed(session, job, failure, kills=kills, at=at, policy=policy)
+
+
+def _may_pause(job: Job, outcome: Outcome, *, policy: Policy) -> bool:
+    """A job that has used up a budget fails: paused, it would be back in the line with nothing left of it."""
+    return outcome is not Outcome.FAILED and not (
+        outcome is Outcome.LOST and job.attempts_lost >= policy.max_lost_attempts
+    )
 
 
 def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> None:
