@@ -11,7 +11,7 @@ import psycopg
 from tests.control_plane import ControlPlane
 from tests.simulation.turns import SteppedDatabase
 from tunesmith.service.app import create_app
-from tunesmith.service.database.transactions import create_engine, now
+from tunesmith.service.database.transactions import Database, create_engine, now
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
@@ -78,6 +78,7 @@ class World:
         intervals = {"lease_seconds": LEASE_SECONDS, "heartbeat_seconds": MOMENT_SECONDS, "retry_seconds": 1e-6}
         self._settings = plane.settings.model_copy(update=intervals)
         self._app = create_app(self._settings)
+        self._of_keys: Database = self._app.state.database  # keys are looked up beside the turns
         engine = create_engine(self._settings.database_url, pool_size=5, pool_wait_seconds=5)
         self._app.state.database = self.database = SteppedDatabase(engine)
         self._app.state.announcer = self.broker
@@ -129,6 +130,7 @@ class World:
     async def close(self) -> None:
         await self._http.aclose()
         await self.database.close()
+        await self._of_keys.close()
 
     def _move_rows_back(self, seconds: float) -> None:
         for table, column, which in _TIMES:
