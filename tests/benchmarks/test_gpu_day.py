@@ -59,6 +59,7 @@ def test_the_tests_for_a_gpu_pass_on_a_cpu_where_they_can(tmp_path: Path) -> Non
     assert "test_ten_steps_lower_the_loss_within_the_memory_that_was_planned[lora]" in found
 
 
+@pytest.mark.slow
 def test_a_piece_that_dies_leaves_its_results_and_the_table_takes_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def prepared(folder: Path, *, model: Path) -> dict[str, Any]:
     return task
 
 
+@pytest.mark.slow
 def test_one_run_trains_scores_keeps_its_numbers_and_drops_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     folder = tmp_path / "work"

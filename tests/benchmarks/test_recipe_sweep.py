@@ -40,6 +40,7 @@ def test_no_module_is_on_both_sides() -> None:
     assert not {str(row) for row in training} & {str(row) for row in held_out}
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped_and_reports(tmp_path: Path) -> None:
     model, folder = build_tiny_model(tmp_path / "model").resolve(), tmp_path / "bench"
     sizes = {"training_rows": 20, "held_out_rows": 8}
