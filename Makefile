@@ -33,7 +33,7 @@ test: $(STAMP) ## all tests that belong in every run
 	$(BIN)/python -m pytest -m "not chaos and not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## the grids of real runs whose slices are in `make test` (about 20 minutes on 2 cores)
+test-slow: $(STAMP) ## the grids of real runs whose slices are in `make test`
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --durations=10
 
 .PHONY: test-fast
@@ -58,11 +58,11 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
-chaos: $(STAMP) ## kill everything, in turn and at random, and play 200 simulated histories (about an hour on 2 cores)
+chaos: $(STAMP) ## kill everything, in turn and at random, and play 200 simulated histories
 	$(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
 
 .PHONY: mutants
-mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md (about 25 minutes on 2 cores)
+mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md
 	$(BIN)/python -m benchmarks.mutants --page docs/mutants.md
 
 .PHONY: lint

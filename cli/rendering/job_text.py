@@ -8,7 +8,7 @@ from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.api.jobs import JobMeasurements, JobObject
 from tunesmith.tuning.api.metrics import SampleObject
 from tunesmith.tuning.plan import Plan, TimeEstimate
-from tunesmith.tuning.values.units import gib
+from tunesmith.tuning.values.units import gib, plural
 
 
 def describe(job: JobObject) -> Iterator[str]:
@@ -85,7 +85,8 @@ def _quoted(title: str, text: str) -> Iterator[str]:
 
 def _decisions(plan: Plan) -> Iterator[str]:
     precision = plan.precision + (f" over {plan.quantization}" if plan.quantization else "")
-    yield f"plan        {plan.method} in {precision} on {plan.device}, {plan.world_size} process(es)"
+    processes = "1 process" if plan.world_size == 1 else f"{plan.world_size} processes"
+    yield f"plan        {plan.method} in {precision} on {plan.device}, {processes}"
     if lora := plan.lora:
         targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
         yield (
@@ -93,13 +94,13 @@ def _decisions(plan: Plan) -> Iterator[str]:
             f"{lora.trainable_parameters:,} parameters to train"
         )
     yield (
-        f"  recipe    {plan.total_steps} steps of {plan.rows_per_step} rows, {plan.epochs} epoch(s), "
+        f"  recipe    {plan.total_steps} steps of {plan.rows_per_step} rows, {plural(plan.epochs, 'epoch')}, "
         f"learning rate {plan.learning_rate:.3g} ({plan.schedule}), "
         f"up to {plan.tokens_per_micro_step:,} tokens at once"
     )
     if patience := plan.early_stopping_patience:
         yield (
-            f"  stops     when {patience} evaluation(s) in a row are no better; "
+            f"  stops     when {plural(patience, 'evaluation')} in a row {'is' if patience == 1 else 'are'} no better; "
             f"evaluated every {plan.evaluation_interval_steps} steps"
         )
     time = plan.time

@@ -1,7 +1,9 @@
 """A scripted service, and the attempt that talks to it."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import structlog
 
 from tests.worker.scripted_service import ScriptedService
 from tunesmith.tuning.messages import FileRef
+from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
+from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_environment
 from tunesmith.worker.transport.control import HttpAttemptControl, _client
 
 
@@ -33,6 +37,26 @@ def run(tmp_path: Path) -> RunDirectory:
     for folder in (directory.root, directory.checkpoints, directory.output):
         folder.mkdir()
     return directory
+
+
+@pytest.fixture
+def begin(run: RunDirectory, tmp_path: Path) -> Iterator[Callable[[str], Trainer]]:
+    """Starts a trainer that runs this code; all that were started are ended afterwards."""
+    records = tmp_path / "trainers"
+    records.mkdir()
+    started: list[Trainer] = []
+
+    def begin(script: str) -> Trainer:
+        environment = trainer_environment(os.environ, run_dir=run.root, cores=1, devices=())
+        command = [sys.executable, "-c", script]
+        started.append(
+            start(command, run, environment=environment, slot=Slot(0), records=records, log_cap_bytes=64 * 1024)
+        )
+        return started[-1]
+
+    yield begin
+    for trainer in started:
+        trainer.end()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """A trainer that hangs is told from one that works, and stopped; one that is slow as planned is left alone."""
 
-import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from tunesmith.worker.attempt.stop_requests import StopRequest
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
 from tunesmith.worker.settings import WorkerSettings
-from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_environment
+from tunesmith.worker.trainer_process.launcher import Trainer
 from tunesmith.worker.trainer_process.processes import tree
 from tunesmith.worker.transport.control import HttpAttemptControl
 from tunesmith.worker.transport.model_cache import ModelCache
@@ -50,25 +48,6 @@ def attempt(tmp_path: Path, control: HttpAttemptControl, log: FilteringBoundLogg
         rehearsals=Rehearsals(),
     )
     return AttemptRunner(claim(), control=control, surroundings=around, log=log)
-
-
-@pytest.fixture
-def begin(run: RunDirectory, tmp_path: Path) -> Iterator[Callable[[str], Trainer]]:
-    records = tmp_path / "trainers"
-    records.mkdir()
-    started: list[Trainer] = []
-
-    def begin(script: str) -> Trainer:
-        environment = trainer_environment(os.environ, run_dir=run.root, cores=1, devices=())
-        command = [sys.executable, "-c", script]
-        started.append(
-            start(command, run, environment=environment, slot=Slot(0), records=records, log_cap_bytes=64 * 1024)
-        )
-        return started[-1]
-
-    yield begin
-    for trainer in started:
-        trainer.end()
 
 
 def limits(seconds: float) -> SilenceLimits:

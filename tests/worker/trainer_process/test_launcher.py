@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -30,25 +30,6 @@ def wait_until(true: Callable[[], object], *, seconds: float = 15) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.fixture
-def begin(run: RunDirectory, tmp_path: Path) -> Iterator[Start]:
-    records = tmp_path / "trainers"
-    records.mkdir()
-    started: list[Trainer] = []
-
-    def begin(script: str) -> Trainer:
-        environment = trainer_environment(os.environ, run_dir=run.root, cores=1, devices=())
-        command = [sys.executable, "-c", script]
-        started.append(
-            start(command, run, environment=environment, slot=Slot(0), records=records, log_cap_bytes=64 * 1024)
-        )
-        return started[-1]
-
-    yield begin
-    for trainer in started:
-        trainer.end()
 
 
 def test_the_stop_file_is_enough_for_a_trainer_that_listens(begin: Start) -> None:
