@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP) ## build .venv with the tunesmith command in it
 
 .PHONY: demo
-demo: $(STAMP) ## fine-tune a real language model through the real service, from nothing (about 3 minutes on 2 cores)
+demo: $(STAMP) ## fine-tune a real language model through the real service, from nothing (3 to 6 minutes on 2 cores)
 	$(BIN)/tunesmith demo
 
 .PHONY: up
