@@ -38,7 +38,7 @@ test-slow: $(STAMP) ## the grids of real runs whose slices are in `make test`
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## tests without servers and without torch, in seconds
-	$(BIN)/python -m pytest @tests/fast.txt --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest @tests/fast.txt --numprocesses 2 --dist worksteal
 
 .PHONY: t
 t: $(STAMP) ## some tests in this process: make t F=tests/service/test_files.py

@@ -106,9 +106,10 @@ def modules() -> dict[str, ast.Module]:
 
 def strings_for_codes(tree: ast.AST) -> list[int]:
     """Lines that give or compare a code as a string, or by a constant of their own, instead of by `ErrorCode`."""
+    nodes = list(ast.walk(tree))
     return [
         value.lineno
-        for given in (*_given_codes(tree), *_compared_codes(tree))
+        for given in (*_given_codes(nodes), *_compared_codes(nodes))
         for value in _alternatives(given)
         if (isinstance(value, ast.Constant) and isinstance(value.value, str))
         or (isinstance(value, ast.Name) and value.id.isupper())
@@ -117,7 +118,7 @@ def strings_for_codes(tree: ast.AST) -> list[int]:
 
 def _raised_in(path: Path) -> Iterator[Raised]:
     folder = path.relative_to(ROOT).parts[0]
-    for node in ast.walk(_tree(path)):
+    for node in _nodes(path):
         if not isinstance(node, ast.ClassDef | ast.Call):
             continue
         for value in _codes_of(node):
@@ -140,8 +141,8 @@ def _raised(code: ErrorCode, node: ast.ClassDef | ast.Call, *, folder: str) -> R
     return Raised(code, f"HTTP {status}", may_retry=status >= 500 or status in (408, 429) or name == "Conflict")
 
 
-def _given_codes(tree: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
+def _given_codes(nodes: list[ast.AST]) -> Iterator[ast.expr]:
+    for node in nodes:
         if isinstance(node, ast.ClassDef | ast.Call | ast.Dict):
             yield from _codes_of(node)
 
@@ -156,8 +157,8 @@ def _codes_of(node: ast.ClassDef | ast.Call | ast.Dict) -> list[ast.expr]:
     return [*(keyword.value for keyword in node.keywords if keyword.arg == "code"), *first]
 
 
-def _compared_codes(tree: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
+def _compared_codes(nodes: list[ast.AST]) -> Iterator[ast.expr]:
+    for node in nodes:
         if isinstance(node, ast.Compare) and any(
             (isinstance(side, ast.Attribute) and side.attr == "code")
             or (isinstance(side, ast.Subscript) and _is_code(side.slice))
@@ -220,7 +221,7 @@ def _errors() -> dict[str, ast.ClassDef]:
 
 
 def _classes(path: Path) -> list[ast.ClassDef]:
-    return [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)]
+    return [node for node in _nodes(path) if isinstance(node, ast.ClassDef)]
 
 
 def _assigned(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
@@ -235,6 +236,12 @@ def _assigned(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
 @cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file: walking 500 files takes longer than to parse them."""
+    return tuple(ast.walk(_tree(path)))
 
 
 if __name__ == "__main__":

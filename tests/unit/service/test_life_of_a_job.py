@@ -164,5 +164,5 @@ class LifeOfAJob(RuleBasedStateMachine):
 
 TestLifeOfAJob = LifeOfAJob.TestCase
 TestLifeOfAJob.settings = settings(
-    phases=(Phase.generate, Phase.shrink), max_examples=100, stateful_step_count=50, database=None, deadline=None
+    phases=(Phase.generate, Phase.shrink), max_examples=40, stateful_step_count=50, database=None, deadline=None
 )

@@ -277,7 +277,7 @@ def _machine(free_gib: list[float]) -> HardwareProfile:
 
 
 @given(model=MODELS, dataset=DATA, asked=ASKED, free_gib=FREE)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_plan_never_exceeds_its_budget_and_is_the_same_every_time(
     model: str, dataset: Any, asked: dict[str, str], free_gib: list[float]
 ) -> None:
@@ -291,7 +291,7 @@ def test_a_plan_never_exceeds_its_budget_and_is_the_same_every_time(
 
 
 @given(model=MODELS, dataset=DATA, asked=ASKED, free_gib=FREE, more=st.floats(0, 40), another=st.floats(0, 79))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_more_memory_or_gpus_never_turn_a_plan_into_a_refusal(
     model: str, dataset: Any, asked: dict[str, str], free_gib: list[float], more: float, another: float
 ) -> None:
