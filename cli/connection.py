@@ -42,17 +42,18 @@ def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_connection(environment: Mapping[str, str] = os.environ, *, data_dir: Path | None = None) -> Connection:
-    """The first of: a given `data_dir`, TUNESMITH_URL with TUNESMITH_API_KEY, the default data directory,
-    OPENAI_BASE_URL with OPENAI_API_KEY (what `eval "$(tunesmith env)"` exports).
+    """The first of: a given `data_dir`, TUNESMITH_URL with TUNESMITH_API_KEY, the default data directory.
 
-    Raises NotConnected when there is none.
+    Variables of other clients decide nothing: OPENAI_BASE_URL may be set for a service that must not see the data.
+
+    Raises:
+        NotConnected: there is none, or only one of the two variables is set.
     """
     if data_dir is not None:
         return read_connection(data_dir) or _nothing_in(data_dir)
     return (
-        _from_environment(environment, "TUNESMITH_URL", "TUNESMITH_API_KEY")
+        _from_environment(environment)
         or read_connection(default_data_dir(environment))
-        or _from_environment(environment, "OPENAI_BASE_URL", "OPENAI_API_KEY")
         or _nothing_in(default_data_dir(environment))
     )
 
@@ -108,11 +109,14 @@ def with_version(url: str) -> str:
     return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
 
 
-def _from_environment(environment: Mapping[str, str], url_name: str, key_name: str) -> Connection | None:
-    url, key = environment.get(url_name), environment.get(key_name)
-    if not url or not key:
-        return None
-    return Connection(base_url=with_version(url), api_key=key)
+def _from_environment(environment: Mapping[str, str]) -> Connection | None:
+    url, key = environment.get("TUNESMITH_URL"), environment.get("TUNESMITH_API_KEY")
+    if url and key:
+        return Connection(base_url=with_version(url), api_key=key)
+    if url or key:
+        there, missing = ("TUNESMITH_URL", "TUNESMITH_API_KEY") if url else ("TUNESMITH_API_KEY", "TUNESMITH_URL")
+        raise NotConnected(f"{there} is set, {missing} is not.", hint="set both, or neither")
+    return None
 
 
 def _nothing_in(data_dir: Path) -> Connection:

@@ -19,14 +19,16 @@ def register(app: typer.Typer) -> None:
 def env(
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Of the `tunesmith up` to talk to.")] = None,
 ) -> None:
-    """Print exports for the openai client: eval "$(tunesmith env)"."""
+    """Print exports for this command and the openai client: eval "$(tunesmith env)"."""
     import shlex
 
     from tunesmith.cli.connection import find_connection
 
     connection = find_connection(data_dir=data_dir)
-    output.data(f"export OPENAI_BASE_URL={shlex.quote(connection.base_url)}")
-    output.data(f"export OPENAI_API_KEY={shlex.quote(connection.api_key)}")
+    for client in ("TUNESMITH_URL", "OPENAI_BASE_URL"):
+        output.data(f"export {client}={shlex.quote(connection.base_url)}")
+    for client in ("TUNESMITH_API_KEY", "OPENAI_API_KEY"):
+        output.data(f"export {client}={shlex.quote(connection.api_key)}")
 
 
 def version() -> None:

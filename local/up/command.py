@@ -136,7 +136,7 @@ def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, h
     note(f"  workers    {stack.worker_url} {dim('(TUNESMITH_URL of one elsewhere)')}")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
     note(f"  logs       {layout.logs}\n")
-    note(f'  go on      eval "$(tunesmith env{option})"   {dim("# sets OPENAI_BASE_URL and OPENAI_API_KEY")}')
+    note(f'  go on      eval "$(tunesmith env{option})"   {dim("# for this command and the openai client")}')
     note("             tunesmith submit DATA.jsonl --model NAME --follow")
     note("             tunesmith ls")
     note(f"  stop       Ctrl-C {dim('(jobs, files and models stay)')}\n")

@@ -294,10 +294,12 @@ def test_a_wrong_key_is_told_from_a_silent_server(run: Run, service: Connection)
     assert "tunesmith up" in silent.stderr
 
 
-def test_env_prints_what_the_openai_client_reads(run: Run, service: Connection) -> None:
+def test_env_prints_what_this_command_and_the_openai_client_read(run: Run, service: Connection) -> None:
     exports = run("env").stdout.splitlines()
-    assert f"export OPENAI_BASE_URL={service.base_url}" in exports
-    assert f"export OPENAI_API_KEY={service.api_key}" in exports
+    for client in ("OPENAI_BASE_URL", "TUNESMITH_URL"):
+        assert f"export {client}={service.base_url}" in exports
+    for client in ("OPENAI_API_KEY", "TUNESMITH_API_KEY"):
+        assert f"export {client}={service.api_key}" in exports
 
 
 def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:

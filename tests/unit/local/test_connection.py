@@ -26,14 +26,26 @@ def test_what_was_written_is_read_and_nobody_else_can_read_it(tmp_path: Path) ->
     assert read_connection(tmp_path) is None
 
 
-def test_the_environment_comes_first_then_the_data_directory_then_an_openai_environment(tmp_path: Path) -> None:
-    openai = {"OPENAI_BASE_URL": "http://third/v1", "OPENAI_API_KEY": "3", "TUNESMITH_DATA_DIR": str(tmp_path)}
+def test_the_environment_comes_first_then_the_data_directory(tmp_path: Path) -> None:
+    folder = {"TUNESMITH_DATA_DIR": str(tmp_path)}
     ours = {"TUNESMITH_URL": "http://first:8100/", "TUNESMITH_API_KEY": "1"}
-    assert find_connection(openai).base_url == "http://third/v1"
     write_connection(tmp_path, HERE)
-    assert find_connection(openai) == HERE
-    assert find_connection({**openai, **ours}).base_url == "http://first:8100/v1"
-    assert find_connection({**openai, **ours}, data_dir=tmp_path) == HERE
+    assert find_connection(folder) == HERE
+    assert find_connection({**folder, **ours}).base_url == "http://first:8100/v1"
+    assert find_connection({**folder, **ours}, data_dir=tmp_path) == HERE
+
+
+def test_nothing_is_sent_to_the_service_of_another_client(tmp_path: Path) -> None:
+    stranger = {"OPENAI_BASE_URL": "https://stranger/v1", "OPENAI_API_KEY": "3", "TUNESMITH_DATA_DIR": str(tmp_path)}
+    with pytest.raises(NotConnected):
+        find_connection(stranger)
+
+
+@pytest.mark.parametrize("half", [{"TUNESMITH_URL": "http://first:8100"}, {"TUNESMITH_API_KEY": "1"}])
+def test_half_a_connection_is_no_reason_to_go_elsewhere(half: dict[str, str], tmp_path: Path) -> None:
+    write_connection(tmp_path, HERE)
+    with pytest.raises(NotConnected, match="is set, TUNESMITH_"):
+        find_connection({**half, "TUNESMITH_DATA_DIR": str(tmp_path)})
 
 
 def test_no_service_is_an_error_that_says_how_to_get_one(tmp_path: Path) -> None:
