@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
@@ -160,19 +160,21 @@ class Client:
         """Every result of the job with its files."""
         return self._ask(ArtifactList, "GET", f"{_job_path(job_id)}/artifacts").data
 
-    @contextmanager
-    def artifact_file(self, artifact_id: str, name: str) -> Iterator[Iterator[bytes]]:
-        """The bytes of one file, in pieces."""
-        path = f"/artifacts/{quote(artifact_id, safe='')}/files/{quote(name)}"
-        with _explained(self.connection), self._http.stream("GET", self._url(path), headers=self._headers()) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _service_error(answer)
-            yield answer.iter_bytes(_PIECE_BYTES)
+    def artifact_file(self, artifact_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes of one file of a result, in pieces."""
+        return self._pieces(f"/artifacts/{quote(artifact_id, safe='')}/files/{quote(name)}")
+
+    def model_file(self, name: str, sha256: str) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes of one file of a model, in pieces."""
+        return self._pieces(f"/blobs/{sha256}?model={quote(name, safe='')}")
 
     def list_models(self) -> list[ModelObject]:
         """Base models and fine-tuned ones."""
         return self._ask(ModelList, "GET", "/models").data
+
+    def model(self, name: str) -> ModelObject:
+        """One model, base or fine-tuned."""
+        return self._ask(ModelObject, "GET", f"/models/{quote(name, safe='')}")
 
     def register_model(self, body: Json) -> ModelObject:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
@@ -242,6 +244,14 @@ class Client:
             self.connection = self._find()
         except NotConnected:
             return  # it may be about to come back: the old address is as good as any
+
+    @contextmanager
+    def _pieces(self, path: str) -> Iterator[Iterator[bytes]]:
+        with _explained(self.connection), self._http.stream("GET", self._url(path), headers=self._headers()) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _service_error(answer)
+            yield answer.iter_bytes(_PIECE_BYTES)
 
     def _url(self, path: str) -> str:
         return self.connection.base_url.rstrip("/") + path

@@ -14,7 +14,7 @@ code=0
 tunesmith watch "$job" --timeout "${TIMEOUT:-4h}" || code=$?
 
 case $code in
-  0) tunesmith artifacts pull "$job" --output "$folder" --kind adapter ;;
+  0) tunesmith artifacts pull "$job" --to "$folder" --kind adapter ;;
   3) echo "training failed; its last words:" >&2; tunesmith logs "$job" | tail -n 20 >&2 ;;
   4) echo "somebody cancelled $job" >&2 ;;
   5) echo "still training; run this step again to wait on" >&2 ;;

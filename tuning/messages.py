@@ -27,6 +27,7 @@ from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Failure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
@@ -114,6 +115,7 @@ class BaseModelRef(Value):
     adapter_of: str | None = None  # set when `files` is an adapter; then `base_files` holds the model under it
     base_files: tuple[FileRef, ...] = ()
     measured_shape: ModelShape | None = None  # of a family that the planner has no formulas for
+    hub: HubCommit | None = None  # where the model comes from, or the one under the adapter, when it is known
 
 
 class CheckpointRef(Value):

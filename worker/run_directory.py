@@ -54,6 +54,8 @@ class TrainRequest(Value):
     dataset: DatasetFacts
     model_dir: str
     adapter_dir: str | None = None  # continue from this adapter of `model_dir`
+    base_name: str = "/path/to/the/base"  # what a result calls `model_dir`: a hub id, or where a folder's path belongs
+    base_revision: str | None = None  # the commit of the hub's repository
     training_file: str
     validation_file: str | None = None
     held_out_lines: tuple[int, ...] = ()  # of the training file: they are validation rows, and never trained on

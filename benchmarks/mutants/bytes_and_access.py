@@ -48,7 +48,7 @@ BREAKAGES = (
     Breakage(
         "G14",
         "a downloaded file may climb out of its folder",
-        "cli/download.py",
+        "cli/results/download.py",
         '".." in parts or any(sign in name for sign in "\\\\\\0:")\n',
         "False\n",
         "tests/cli/test_download.py::test_a_name_that_climbs_out_writes_nothing",
@@ -56,7 +56,7 @@ BREAKAGES = (
     Breakage(
         "G14",
         "damaged bytes take the place of a downloaded file",
-        "cli/download.py",
+        "cli/results/download.py",
         "        if found != file.sha256:",
         "        if False:",
         "tests/cli/test_download.py::test_wrong_bytes_leave_the_old_file_and_nothing_else",

@@ -7,19 +7,24 @@ from tunesmith.cli.models.measure import with_shape
 from tunesmith.cli.progress import transfer, watched
 from tunesmith.tuning.api.models import ModelObject
 from tunesmith.tuning.models.config_reader import as_json
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.values.json_objects import Json
 
 _ROUNDS = 3  # more than two only when the store loses blobs between the rounds
 
 
-def register(client: Client, name: str, folder: ModelFolder) -> ModelObject:
+def register(client: Client, name: str, folder: ModelFolder, *, hub: HubCommit | None = None) -> ModelObject:
     """Register the folder under `name` and return the model; only files the store lacks are sent.
+
+    `hub` is where it comes from; adapters that are made on it will say so.
 
     Raises:
         ServiceError: the service refuses, or still misses files after all were sent.
     """
     files = _hashed(folder)
-    body = {"name": name, "files": files, "config": as_json(with_shape(folder.config))}
+    body: Json = {"name": name, "files": files, "config": as_json(with_shape(folder.config))}
+    if hub is not None:
+        body["hub"] = hub.model_dump()
     for _ in range(_ROUNDS):
         model = client.register_model(body)
         if model.tunesmith.status == "ready":

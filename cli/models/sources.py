@@ -11,6 +11,7 @@ from tunesmith.cli.progress import transfer, waiting
 from tunesmith.cli.trainer import last_json, run_tool
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, TunesmithError
+from tunesmith.tuning.models.hub import HubCommit
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
@@ -44,8 +45,8 @@ def from_gguf(file: Path, *, cache: Path | None = None) -> Path:
     return target
 
 
-def from_hub(name: str) -> Path:
-    """The repository's safetensors and tokenizer at one commit, in the hub's own cache.
+def from_hub(name: str) -> tuple[Path, HubCommit]:
+    """The repository's safetensors and tokenizer in the hub's own cache, and the commit they are of.
 
     Raises:
         HubFailed: not reachable, not there, or not open to this machine.
@@ -60,7 +61,7 @@ def from_hub(name: str) -> Path:
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     answer = last_json(ended.stdout)
     if "path" in answer:
-        return Path(answer["path"])
+        return Path(answer["path"]), HubCommit(id=identifier, commit=answer["commit"])
     raise HubFailed(
         answer.get("message") or f"Fetching {name} ended with code {ended.returncode}.",
         http_status=int(answer.get("http_status", 500)),

@@ -32,14 +32,46 @@ def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
 @app.command()
 def pull(
     job_id: JobId,
-    folder: Annotated[Path, typer.Option("--output", help="The folder to write to; it is made when missing.")],
+    folder: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write; the job's id when absent.")
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind: adapter, model, ...")] = None,
+    with_base: Annotated[bool, typer.Option("--with-base", help="Also the base under the adapter.")] = False,
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="FOLDER", help="The base model is there; the adapter will say so.")
+    ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="One complete model; merging here needs the trainer's libraries."),
+    ] = False,
 ) -> None:
     """Download a job's results, each file verified by its sha256."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.download import pull_artifacts
+    from tunesmith.cli.results.merge import pull_merged
+    from tunesmith.cli.results.pull import lacks_base, name_base, pull_artifacts, pull_base
+    from tunesmith.tuning.codes import ArtifactKind
 
+    _refuse_contradictions(kind=kind, with_base=with_base, base=base, merged=merged)
+    target = folder or Path(job_id)
     with Client() as client:
-        written = pull_artifacts(client, job_id, folder=folder, kind=kind)
+        if merged:
+            written = pull_merged(client, client.job(job_id), folder=target, base=base)
+        else:
+            written = pull_artifacts(client, job_id, folder=target, kind=kind)
+        under = pull_base(client, client.job(job_id), folder=target) if with_base else base
+    adapter = target / ArtifactKind.ADAPTER
+    if under is not None and not merged and adapter.is_dir():
+        name_base(adapter, under)
     for path in written:
         output.data(str(path))
+    if lacks_base(target):
+        output.note("the adapter's base is not on a hub: --with-base brings it, --base FOLDER names yours")
+
+
+def _refuse_contradictions(*, kind: str | None, with_base: bool, base: Path | None, merged: bool) -> None:
+    if merged and (with_base or kind):
+        raise typer.BadParameter("--merged is one complete model: it goes with neither --kind nor --with-base.")
+    if with_base and base is not None:
+        raise typer.BadParameter("give --with-base to fetch the base, or --base for yours, not both.")
+    if base is not None and not (base / "config.json").is_file():
+        raise typer.BadParameter(f"{base} holds no config.json.", param_hint="--base")

@@ -54,16 +54,17 @@ def add(
     from tunesmith.cli.models.folder import inspect
     from tunesmith.cli.models.register import register
 
+    commit = None
     with Client() as client:
         if gguf is not None:
             path = sources.from_gguf(gguf)
         elif hub is not None:
-            path = sources.from_hub(hub)
+            path, commit = sources.from_hub(hub)
         assert path is not None  # noqa: S101 - exactly one is given
         folder = inspect(path)
         for warning in folder.warnings:
             output.note(f"note: {warning}")
-        model = register(client, name, folder)
+        model = register(client, name, folder, hub=commit)
     output.data(model.id)
 
 

@@ -166,7 +166,7 @@ def _result_lines(client: "Client", job: "JobObject") -> list[str]:
     for artifact in client.artifacts(job.id):
         if artifact.kind in RESULT_KINDS:
             total_bytes = sum(file["bytes"] for file in artifact.files)
-            pull = f"tunesmith artifacts pull {job.id} --output DIR"
+            pull = f"tunesmith artifacts pull {job.id}"
             lines.append(f"{'':12}{artifact.kind} {output.size(total_bytes)}: {pull}")
     return lines
 

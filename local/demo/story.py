@@ -11,7 +11,6 @@ from pathlib import Path
 from tunesmith.cli import output
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection, default_data_dir, find_connection
-from tunesmith.cli.download import pull_artifacts
 from tunesmith.cli.exit_codes import ExitCode, for_job
 from tunesmith.cli.models.folder import inspect
 from tunesmith.cli.models.register import register
@@ -19,6 +18,7 @@ from tunesmith.cli.models.sources import from_gguf
 from tunesmith.cli.progress import waiting
 from tunesmith.cli.rendering.job_text import describe_failure
 from tunesmith.cli.rendering.live_view import view_for_this_terminal
+from tunesmith.cli.results.pull import name_base, pull_artifacts
 from tunesmith.local.demo import compare, dataset, model, training
 from tunesmith.local.up.stack import running_stack
 from tunesmith.tuning.api.jobs import JobObject
@@ -160,6 +160,8 @@ class _Demo:
         folder = self._folder / job_id
         kind = next(found.kind for found in self._client.artifacts(job_id) if found.kind in RESULT_KINDS)
         pull_artifacts(self._client, job_id, folder=folder)
+        if kind == ArtifactKind.ADAPTER:
+            name_base(folder / kind, self._base)
         _chapter(6, "Three functions from modules it has never seen")
         self._compare(split, result=folder / kind, is_adapter=kind == ArtifactKind.ADAPTER)
         self._tell_what_next(folder / kind, kind=kind)

@@ -16,6 +16,7 @@ from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.hashes import sha256_of_text
@@ -91,7 +92,7 @@ async def _choice_of(
 async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
     files = _files(model)
     if model.kind != ArtifactKind.ADAPTER:
-        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model))
+        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model), hub=_hub(model))
     base = await session.get_one(Model, model.base_model)
     return BaseModelRef(
         name=model.name,
@@ -99,11 +100,16 @@ async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
         adapter_of=base.name,
         base_files=_files(base),
         measured_shape=_measured(model),
+        hub=_hub(base),
     )
 
 
 def _measured(model: Model) -> ModelShape | None:
     return ModelShape.from_config(model.config) if MEASURED_SHAPE in model.config else None
+
+
+def _hub(model: Model) -> HubCommit | None:
+    return HubCommit.model_validate(model.hub) if model.hub else None
 
 
 def _files(model: Model) -> tuple[FileRef, ...]:

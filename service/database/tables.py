@@ -143,6 +143,7 @@ class Model(Row):
     digest: Mapped[str]
     config: Mapped[Json]
     files: Mapped[list[Json]]
+    hub: Mapped[Json | None]
     base_model: Mapped[str | None] = mapped_column(ForeignKey("models.name"))
     job_id: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

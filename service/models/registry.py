@@ -49,6 +49,7 @@ async def register(session: AsyncSession, request: RegisterModel, *, blobs: Blob
         )
     model.digest, model.files, model.config = digest, _dumped(files), config
     model.status = status
+    model.hub = request.hub.model_dump() if request.hub else model.hub
     await session.flush()
     return model, missing
 

@@ -1,9 +1,9 @@
-"""`/v1/models` and `/v1/blobs`: list and look at models; admins register them and send their bytes."""
+"""`/v1/models` and `/v1/blobs`: list, look at and fetch models; admins register them and send their bytes."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from tunesmith.service.blobs import intake
 from tunesmith.service.blobs import store as blob_rows
@@ -13,7 +13,8 @@ from tunesmith.service.models.schemas import RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
-from tunesmith.service.web.parameters import ModelName, Sha256
+from tunesmith.service.web.parameters import ModelName, Range, Sha256
+from tunesmith.service.web.streams import DOWNLOAD, send_blob
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.models import ModelList, ModelObject, TunesmithModel
 
@@ -58,6 +59,22 @@ async def delete_model(name: ModelName, caller: MemberKey, session: DbSession) -
     return Deleted(id=name, object="model")
 
 
+@router.get("/blobs/{sha256}", response_class=Response, responses=DOWNLOAD)
+async def model_file(
+    sha256: Sha256,
+    model: Annotated[str, Query(max_length=300, description="The name of a model that has the file.")],
+    *,
+    caller: MemberKey,
+    session: DbSession,
+    blobs: BlobsDep,
+    byte_range: Range = None,
+) -> Response:
+    """The bytes of one file of a model that the project can see. Range works."""
+    file = await store.find_file(session, model, sha256, project=caller.project)
+    filename = file.name.rsplit("/", maxsplit=1)[-1]
+    return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=byte_range, filename=filename)
+
+
 @router.put("/blobs/{sha256}", status_code=204, openapi_extra=_ANY_BYTES)
 async def put_blob(
     sha256: Sha256,
@@ -84,6 +101,7 @@ def _model_object(model: Model, *, missing: Sequence[str] = ()) -> ModelObject:
         digest=model.digest,
         base_model=model.base_model,
         job_id=model.job_id,
+        hub=model.hub,
         files=model.files,
         missing=list(missing),
     )

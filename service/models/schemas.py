@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.values.base import Value
 
 
@@ -21,3 +22,5 @@ class RegisterModel(Value):
     """The files of the set, config.json and safetensors among them; absent to register only the shape."""
     config: dict[str, Any]
     """The content of its config.json."""
+    hub: HubCommit | None = None
+    """Where it comes from, so that the adapters on it name it; a later registration without it leaves it as it is."""

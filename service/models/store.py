@@ -80,6 +80,19 @@ async def find_files(session: AsyncSession, name: str) -> list[FileRef]:
     return [FileRef.model_validate(file) for files in sets for file in files]
 
 
+async def find_file(session: AsyncSession, name: str, sha256: str, *, project: str) -> FileRef:
+    """One file of a model that this project can see.
+
+    Raises:
+        NotFound: there is no such model, or it has no such file.
+    """
+    model = await find(session, name, project=project)
+    for file in model.files:
+        if file["sha256"] == sha256:
+            return FileRef.model_validate(file)
+    raise NotFound(f"The model {name!r:.140} has no such file.", code=ErrorCode.ARTIFACT_NOT_FOUND, param="sha256")
+
+
 def has_only_a_shape(model: Model) -> bool:
     """Registered by its config alone."""
     return not model.files

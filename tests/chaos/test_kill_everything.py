@@ -88,7 +88,7 @@ def assert_history_is_gapless(up: Up, job_id: str) -> None:
 
 def pull_adapter(up: Up, job_id: str, folder: Path) -> Path:
     """The command verifies every file by its sha256; here once more against what the service promises."""
-    up.tunesmith("artifacts", "pull", job_id, "--output", str(folder), "--kind", "adapter")
+    up.tunesmith("artifacts", "pull", job_id, "--to", str(folder), "--kind", "adapter")
     artifacts = up.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]
     (adapter,) = (artifact for artifact in artifacts if artifact["kind"] == "adapter")
     assert {file["name"]: file["sha256"] for file in adapter["files"]} == {

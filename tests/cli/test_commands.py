@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_early_stopping_without_held_out_rows_is_refused_before_anything_is_sent
 
 def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_path: Path) -> None:
     artifacts = json.loads(run("artifacts", "ls", finished_job, "-o", "json").stdout)
-    pulled = run("artifacts", "pull", finished_job, "--output", tmp_path / "out", "--kind", "adapter")
+    pulled = run("artifacts", "pull", finished_job, "--to", tmp_path / "out", "--kind", "adapter")
     assert pulled.returncode == 0, pulled.stderr
     promised = {
         str(tmp_path / "out" / "adapter" / file["name"]): file["sha256"]
@@ -127,12 +128,59 @@ def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_pat
 
 
 def test_a_damaged_file_is_pulled_again(run: Run, finished_job: str, tmp_path: Path) -> None:
-    run("artifacts", "pull", finished_job, "--output", tmp_path)
+    run("artifacts", "pull", finished_job, "--to", tmp_path)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     whole = sha256(weights)
     weights.write_bytes(b"x" * weights.stat().st_size)
-    assert run("artifacts", "pull", finished_job, "--output", tmp_path).returncode == 0
+    assert run("artifacts", "pull", finished_job, "--to", tmp_path).returncode == 0
     assert sha256(weights) == whole
+
+
+PLAIN = """
+import sys
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, is_adapter = sys.argv[1], sys.argv[2] == "adapter"
+model = (AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM).from_pretrained(folder)
+tokens = AutoTokenizer.from_pretrained(folder)("What is this?", return_tensors="pt")
+logits = model(**tokens).logits[0, -1].log_softmax(-1)
+print([round(value, 4) for value in logits[:40].tolist()])
+assert not any(name.startswith("tunesmith") for name in sys.modules)
+"""
+
+
+def test_a_pulled_adapter_opens_in_plain_peft_without_a_hub_and_says_what_the_merged_model_says(
+    run: Run, finished_job: str, tmp_path: Path
+) -> None:
+    alone = run("artifacts", "pull", finished_job, "--to", tmp_path / "alone", "--kind", "adapter")
+    assert "--with-base" in alone.stderr
+    named = json.loads((tmp_path / "alone" / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == f"/path/to/{MODEL}"  # nothing that a hub could be asked for
+
+    pulled = run("artifacts", "pull", finished_job, "--to", tmp_path / "both", "--with-base")
+    assert (pulled.returncode, "--with-base" in pulled.stderr) == (0, False), pulled.stderr
+    merged = run("artifacts", "pull", finished_job, "--to", tmp_path / "merged", "--merged")
+    assert merged.returncode == 0, merged.stderr
+    card = (tmp_path / "both" / "adapter" / "README.md").read_text()
+    assert f'from_pretrained("{tmp_path / "both" / "base"}")' in card
+    said = [
+        subprocess.run(
+            [sys.executable, "-I", "-c", PLAIN, folder, folder.name],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for folder in (tmp_path / "both" / "adapter", tmp_path / "merged" / "model")
+    ]
+    assert said[0] == said[1]
+
+
+def test_options_of_pull_that_contradict_each_other_are_refused(run: Run, finished_job: str, tmp_path: Path) -> None:
+    for options in (("--merged", "--with-base"), ("--merged", "--kind", "adapter"), ("--base", tmp_path)):
+        assert run("artifacts", "pull", finished_job, "--to", tmp_path / "out", *options).returncode == 2, options
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_is_there_is_not_sent_again(run: Run, service: Connection, tiny_model: Path) -> None:

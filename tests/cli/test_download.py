@@ -12,7 +12,8 @@ import pytest
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
-from tunesmith.cli.download import DamagedDownload, UnsafeName, pull_artifacts, safe_target
+from tunesmith.cli.results.download import DamagedDownload, UnsafeName, safe_target
+from tunesmith.cli.results.pull import pull_artifacts
 from tunesmith.tuning.errors import NotFound
 
 CONTENT = b"weights"

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from tests.control_plane import TINY_CONFIG, ControlPlane
+from tests.control_plane import TINY_CONFIG, ControlPlane, sha256
 from tunesmith.service.keys.cache import KEPT_SECONDS
 
 ERROR_KEYS = {"message", "type", "param", "code", "hint"}
@@ -63,6 +63,8 @@ def test_objects_of_another_project_do_not_exist(control_plane: ControlPlane) ->
         f"/v1/models/{job['fine_tuned_model']}",
         f"/v1/artifacts/{artifact['id']}/files/adapter_model.safetensors",
     ]
+    sha256 = control_plane.request("GET", paths[-2]).json()["tunesmith"]["files"][0]["sha256"]
+    paths += [f"/v1/blobs/{sha256}?model={job['fine_tuned_model']}"]
     for path in paths:
         assert control_plane.request("GET", path).status_code == 200, path
         assert is_error(control_plane.request("GET", path, key="stranger"), 404), path
@@ -75,6 +77,17 @@ def test_objects_of_another_project_do_not_exist(control_plane: ControlPlane) ->
     body = {"model": "tiny-llama", "training_file": job["training_file"]}
     refused = control_plane.request("POST", "/v1/fine_tuning/jobs", key="stranger", json=body)
     assert is_error(refused, 400, "file_not_found")
+
+
+def test_a_file_is_read_through_a_model_that_has_it(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    attempt.succeed()
+    name = control_plane.job(attempt.job_id)["fine_tuned_model"]
+    shown, base = (control_plane.request("GET", f"/v1/models/{it}").json()["tunesmith"] for it in (name, "tiny-llama"))
+    (file, under) = shown["files"][0]["sha256"], base["files"][0]["sha256"]
+    assert sha256(control_plane.request("GET", f"/v1/blobs/{under}?model=tiny-llama", key="stranger").content) == under
+    assert is_error(control_plane.request("GET", f"/v1/blobs/{file}?model=tiny-llama"), 404)
+    assert is_error(control_plane.request("GET", f"/v1/blobs/{file}"), 400)
 
 
 def test_a_revoked_key_is_refused_after_five_seconds(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:

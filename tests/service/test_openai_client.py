@@ -8,7 +8,8 @@ import pytest
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.control_plane import ControlPlane, chat_rows
+from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.state import Outcome
 
 
@@ -200,6 +201,24 @@ def test_errors_carry_code_param_and_request_id(control_plane: ControlPlane) -> 
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.models.list()
         assert refused.value.code == "invalid_api_key"
+
+
+def test_a_job_is_told_from_which_commit_of_the_hub_its_base_is(plane: ControlPlane) -> None:
+    plane.add_model()
+    hub = {"id": "owner/tiny", "commit": "0123456789" * 4}
+    known = plane.request("GET", "/v1/models/tiny-llama").json()["tunesmith"]
+    assert known["hub"] is None
+    body = {"name": "tiny-llama", "files": known["files"], "config": TINY_CONFIG}
+    for sent in (body | {"hub": hub}, body):  # what is not said again is not forgotten
+        assert plane.request("POST", "/v1/models", key="admin", json=sent).json()["tunesmith"]["hub"] == hub
+    first = plane.claimed()
+    assert first.claim.base_model.hub == HubCommit.model_validate(hub)
+    first.succeed()
+    second = plane.claimed(model=plane.job(first.job_id)["fine_tuned_model"])
+    assert second.claim.base_model.hub == HubCommit.model_validate(hub)
+    moving = body | {"hub": hub | {"commit": "main"}}
+    refused = plane.request("POST", "/v1/models", key="admin", json=moving)
+    assert refused.json()["error"]["param"] == "hub.commit"
 
 
 def test_a_fine_tuned_model_can_be_trained_further_and_deleted(control_plane: ControlPlane) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.lists import Listing
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.values.json_objects import Json
 
 
@@ -21,6 +22,8 @@ class TunesmithModel(Answer):
     """The base that it stands on; null for a base."""
     job_id: str | None
     """The job that made it; null for a base."""
+    hub: Annotated[Json, Recorded(HubCommit)] | None
+    """The repository and commit of the model hub that a base comes from; null where nobody said."""
     files: list[Annotated[Json, Recorded(FileRef)]]
     """Its files."""
     missing: list[str]

@@ -13,7 +13,8 @@ from tunesmith.tuning.datasets.held_out import held_out_lines
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, JobFailure
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts
-from tunesmith.tuning.messages import Claim, EventReport, FileRef, PhaseReport
+from tunesmith.tuning.messages import BaseModelRef, Claim, EventReport, FileRef, PhaseReport
+from tunesmith.tuning.models.hub import loadable_name
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
@@ -75,6 +76,7 @@ def prepare(
         dataset=claim.dataset,
         model_dir=str(model_dir),
         adapter_dir=str(adapter_dir) if adapter_dir else None,
+        **_base_names(claim.base_model),
         resume_from=str(resume_from) if resume_from else None,
         measured_shape=claim.base_model.measured_shape,
         token_cache=str(token_cache) if token_cache else None,
@@ -129,6 +131,12 @@ def _model_files(claim: Claim) -> tuple[tuple[FileRef, ...], tuple[FileRef, ...]
     """Of the base model, and of the adapter on it, which may be none."""
     named = claim.base_model
     return (named.files, ()) if named.adapter_of is None else (named.base_files, named.files)
+
+
+def _base_names(model: BaseModelRef) -> dict[str, Any]:
+    """How a result names the model it stands on, so that others find the same weights."""
+    name = loadable_name(model.adapter_of or model.name, model.hub)
+    return {"base_name": name, "base_revision": model.hub.commit if model.hub else None}
 
 
 def _fetch_data(claim: Claim, folder: Path, control: AttemptControl) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.typing import FilteringBoundLogger
@@ -14,6 +15,7 @@ from tunesmith.tuning.errors import Category, JobFailure
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
+from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
@@ -37,6 +39,7 @@ CONTENTS = {
     "rows.jsonl": b'{"messages": []}\n',
     "many.jsonl": b"".join(b'{"text": "row %d"}\n' % number for number in range(30)),
 }
+HUB = HubCommit(id="owner/tiny", commit="c" * 40)
 SPEC = JobSpec(model="tiny", seed=1)
 DATASET = DatasetFacts(rows=50, tokens=2000, longest_row_tokens=60, supervised_tokens=500)
 
@@ -103,6 +106,25 @@ def test_a_run_directory_holds_verified_inputs_under_names_of_our_own(preparing:
     assert request.seals[str(config)].sha256 == ref("config.json", CONTENTS["config.json"]).sha256
     assert request.seals[str(config)].is_intact(config)
     assert request.resume_from is None
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "revision"),
+    [
+        ({"name": "tiny"}, "/path/to/tiny", None),
+        ({"name": "tiny", "hub": HUB}, "owner/tiny", HUB.commit),
+        ({"name": "ft:tiny:acme::1", "adapter_of": "tiny", "hub": HUB}, "owner/tiny", HUB.commit),
+        ({"name": "ft:tiny:acme::1", "adapter_of": "tiny"}, "/path/to/tiny", None),
+    ],
+)
+def test_a_result_names_its_base_by_hub_and_commit_or_by_nothing_that_a_hub_could_have(
+    preparing: Callable[..., PreparedRun], model: dict[str, Any], name: str, revision: str | None
+) -> None:
+    claimed = claim()
+    files = claimed.base_model.files
+    under = {"files": (), "base_files": files} if "adapter_of" in model else {"files": files}
+    prepared = preparing(claimed.model_copy(update={"base_model": BaseModelRef(**under, **model)}), host())
+    assert (prepared.request.base_name, prepared.request.base_revision) == (name, revision)
 
 
 def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., PreparedRun]) -> None:

@@ -128,10 +128,10 @@ def file_key(name: str) -> str:
     return name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector").replace(f".{ADAPTER}", "")
 
 
-def config_of(model: "PeftModel", *, base_name: str) -> dict[str, object]:
+def config_of(model: "PeftModel", *, base_name: str, revision: str | None) -> dict[str, object]:
     """What adapter_config.json holds for the adapter as it stands; `base_name` rather than a folder of this host."""
     config = model.peft_config[ADAPTER].to_dict()
-    config.update(inference_mode=True, base_model_name_or_path=base_name)
+    config.update(inference_mode=True, base_model_name_or_path=base_name, revision=revision)
     return {name: _plain(value) for name, value in config.items()}
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from tunesmith.tuning.models.hub import is_placeholder
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.data.rows import RowNotes
+from tunesmith.worker.train.export.usage import USE_OF_MODEL, use_of_adapter
 from tunesmith.worker.train.run import RunContext
 
 
@@ -11,15 +13,20 @@ def model_card(run: RunContext, progress: TrainState, *, merged: dict[str, Any] 
     """README.md of the result, with the YAML head that PEFT and hubs read. `merged` is the check of a merged model."""
     plan, spec = run.plan, run.request.spec
     is_adapter = plan.lora is not None
-    head = ["---", f"base_model: {spec.model}", f"library_name: {'peft' if is_adapter else 'transformers'}"]
+    head = ["---", *_base_on_the_hub(run), f"library_name: {'peft' if is_adapter else 'transformers'}"]
     head += ["pipeline_tag: text-generation", "tags:", f"- {plan.method.value}", f"- {plan.objective}", "---"]
     lines = [*head, "", f"# {spec.model}, fine-tuned", "", f"Made by Tunesmith, job `{run.request.job_id}`.", ""]
+    lines += ["## Use", "", *(use_of_adapter(run.request) if is_adapter else USE_OF_MODEL), ""]
     lines += ["## Results", "", "| | |", "|---|---|", *_rows(_results(progress) | _merged(merged)), ""]
     lines += ["## Data", "", "| | |", "|---|---|", *_rows(_data(run, progress)), ""]
     lines += ["## Plan", "", "| | |", "|---|---|", *_rows(_plan(run)), ""]
     lines += ["Why this plan:", "", *(f"- {reason.text}" for reason in plan.reasons), ""]
     lines += ["## Versions", "", ", ".join(f"{name} {version}" for name, version in run.versions.items()), ""]
     return "\n".join(lines)
+
+
+def _base_on_the_hub(run: RunContext) -> list[str]:
+    return [] if is_placeholder(run.request.base_name) else [f"base_model: {run.request.base_name}"]
 
 
 def _results(progress: TrainState) -> dict[str, object]:

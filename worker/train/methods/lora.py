@@ -49,7 +49,7 @@ def train(run: RunContext) -> TrainState:
         model_folder=run.model_folder,
         seals=run.request.seals,
     )
-    config = config_of(model, base_name=run.request.spec.model)
+    config = config_of(model, base_name=run.request.base_name, revision=run.request.base_revision)
     weights = StateFile(WEIGHTS_FILE, key=file_key, texts={CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True)})
     if lora.init == "pissa" and run.adapter_folder is None:
         initial = start_from_principal_components(model, resume_folder=resume_folder(run))

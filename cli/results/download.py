@@ -1,16 +1,17 @@
-"""Brings a job's results to a folder: written aside, verified, then renamed; no name can lead out of the folder."""
+"""Brings files to a folder: written aside, verified, then renamed; no name of the service leads out of the folder."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tunesmith.cli.client import Client, ServiceError
+from tunesmith.cli.client import ServiceError
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.progress import transfer
-from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest, NotFound
+from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
 
 
@@ -26,28 +27,26 @@ class DamagedDownload(ServiceError):
     code = ErrorCode.DAMAGED_DOWNLOAD
 
 
-def pull_artifacts(client: Client, job_id: str, *, folder: Path, kind: str | None = None) -> list[Path]:
-    """Write every file of the job's artifacts to `folder/KIND/NAME`; files that are already right are not sent again.
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """One file to fetch: what it must be, where it goes, and how its bytes are asked for."""
+
+    file: FileRef
+    target: Path
+    open: Callable[[], AbstractContextManager[Iterator[bytes]]]
+
+
+def fetch(downloads: Sequence[Download]) -> list[Path]:
+    """Write every file and return their paths; those that are already right are not sent again.
 
     Raises:
-        NotFound: the job has no such result.
-        UnsafeName: a name would leave the folder; nothing has been written then.
         DamagedDownload: a file's hash is not the one the service recorded.
     """
-    artifacts = [artifact for artifact in client.artifacts(job_id) if kind in (None, artifact.kind)]
-    if not artifacts:
-        what = f"a result of kind {kind}" if kind else "results"
-        raise NotFound(f"{job_id} has no {what} yet.", hint=f"see how far it is: tunesmith get {job_id}")
-    wanted = [
-        (artifact.id, file, safe_target(folder / safe_part(artifact.kind), file.name))
-        for artifact in artifacts
-        for file in (recorded(FileRef, file) for file in artifact.files)
-    ]
-    total_bytes = sum(file.bytes for _, file, _ in wanted)
-    with transfer(f"pull {len(wanted)} files", total_bytes=total_bytes) as advance:
-        for artifact_id, file, target in wanted:
-            _pull(client, artifact_id, file, target, advance=advance)
-    return [target for _, _, target in wanted]
+    total_bytes = sum(wanted.file.bytes for wanted in downloads)
+    with transfer(f"pull {len(downloads)} files", total_bytes=total_bytes) as advance:
+        for wanted in downloads:
+            _fetch(wanted, advance=advance)
+    return [wanted.target for wanted in downloads]
 
 
 def safe_target(folder: Path, name: str) -> Path:
@@ -62,9 +61,7 @@ def safe_target(folder: Path, name: str) -> Path:
         raise UnsafeName(f"The service names a file {name!r}, which does not stay inside {folder}.", param="name")
     target = folder.joinpath(*parts)
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise UnsafeName(
-            f"{target} leads out of {folder} through a link.", param="name", hint="choose another --output"
-        )
+        raise UnsafeName(f"{target} leads out of {folder} through a link.", param="name", hint="choose another --to")
     return target
 
 
@@ -79,14 +76,15 @@ def safe_part(text: str) -> str:
     return text
 
 
-def _pull(client: Client, artifact_id: str, file: FileRef, target: Path, *, advance: Callable[[int], None]) -> None:
+def _fetch(wanted: Download, *, advance: Callable[[int], None]) -> None:
+    file, target = wanted.file, wanted.target
     if target.is_file() and target.stat().st_size == file.bytes and sha256_of(target) == file.sha256:
         advance(file.bytes)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        found = _receive(client, artifact_id, file.name, aside, advance=advance)
+        found = _receive(wanted, aside, advance=advance)
         if found != file.sha256:
             raise DamagedDownload(
                 f"{file.name} arrived with sha256 {found}, {file.sha256} was promised.",
@@ -98,9 +96,9 @@ def _pull(client: Client, artifact_id: str, file: FileRef, target: Path, *, adva
         aside.unlink(missing_ok=True)
 
 
-def _receive(client: Client, artifact_id: str, name: str, path: Path, *, advance: Callable[[int], None]) -> str:
+def _receive(wanted: Download, path: Path, *, advance: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with client.artifact_file(artifact_id, name) as pieces, path.open("wb") as out:
+    with wanted.open() as pieces, path.open("wb") as out:
         for piece in pieces:
             out.write(piece)
             digest.update(piece)
