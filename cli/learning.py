@@ -34,12 +34,16 @@ class Learning(NamedTuple):
         return {} if self.epochs is None else {"n_epochs": self.epochs}
 
     @property
-    def method(self) -> dict[str, Any]:
-        """A request's `method`, unless nothing was asked for."""
-        if self == Learning(None, None):
-            return {}
-        kind = (self.objective or Objective.SUPERVISED).value
-        return {"method": {"type": kind, kind: {"hyperparameters": self.hyperparameters}}}
+    def fields(self) -> dict[str, Any]:
+        """A request's `method` and hyperparameters. Without an objective the service looks at the rows."""
+        return learned(self.objective, self.hyperparameters)
+
+
+def learned(objective: Objective | None, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """What is learned and how, as a request has it; nothing where nothing was asked for."""
+    if objective is not None:
+        return {"method": {"type": objective.value, objective.value: {"hyperparameters": hyperparameters}}}
+    return {"hyperparameters": hyperparameters} if hyperparameters else {}
 
 
 def is_file_id(source: str) -> bool:

@@ -43,13 +43,13 @@ def request_for(source: str | None, *, model: str, numbers: Json, options: Json,
     """
     if source is None:
         given = {name: value for name, value in numbers.items() if value is not None}
-        return {"model": model, **learning.method, "tunesmith": {**options, **given}}
+        return {"model": model, **learning.fields, "tunesmith": {**options, **given}}
     if is_file_id(source):
-        return {"model": model, "training_file": source, **learning.method, "tunesmith": options}
+        return {"model": model, "training_file": source, **learning.fields, "tunesmith": options}
     report = check_rows(Path(source))
     output.note(describe_rows(Path(source).name, report))
     counts = report.facts().model_dump(exclude={"tokens_are_exact"})
-    return {"model": model, **learning.of_rows(report.kind).method, "tunesmith": {**options, "dataset": counts}}
+    return {"model": model, **learning.of_rows(report.kind).fields, "tunesmith": {**options, "dataset": counts}}
 
 
 def describe_rows(name: str, report: "RowReport") -> str:

@@ -22,6 +22,7 @@ GoalOption = Annotated[Goal, typer.Option(help="What to prefer among plans that 
 Float8BaseOption = Annotated[
     bool, typer.Option("--float8-base", help="Multiply LoRA's frozen base in 8 bits, on GPUs that can.")
 ]
+ObjectiveOption = Annotated[Objective | None, typer.Option(help="What is learned; a file's rows say so by themselves.")]
 
 # `submit`: the service checks bounds, so that its answer and this command's can never differ.
 ValidationOption = Annotated[
@@ -75,7 +76,6 @@ RowsOption = Annotated[int | None, typer.Option(min=1, max=2**53, help="Rows, of
 TokensPerRowOption = Annotated[
     int | None, typer.Option(min=1, max=MOST_ROW_TOKENS, help="Tokens of a row, in the mean, without a file.")
 ]
-ObjectiveOption = Annotated[Objective | None, typer.Option(help="What is learned; a file's rows say so by themselves.")]
 PlannedEpochsOption = Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS, help="Passes over the data.")]
 PlannedLengthOption = Annotated[int | None, typer.Option(min=LEAST_ROW_TOKENS, help="Longest row in tokens.")]
 PlannedRankOption = Annotated[int | None, typer.Option(min=1, max=MOST_RANK, help="Rank of the adapter.")]

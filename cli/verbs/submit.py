@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.learning import is_file_id
+from tunesmith.cli.learning import is_file_id, learned
 from tunesmith.cli.verbs.job_options import (
     BatchSizeOption,
     EpochsOption,
@@ -14,6 +14,7 @@ from tunesmith.cli.verbs.job_options import (
     GoalOption,
     IdempotencyKeyOption,
     MethodOption,
+    ObjectiveOption,
     OnDroppedContentOption,
     OnLongRowOption,
     PatienceOption,
@@ -21,7 +22,7 @@ from tunesmith.cli.verbs.job_options import (
 )
 from tunesmith.cli.verbs.options import Format, Timeout
 from tunesmith.tuning.values.json_objects import Json, present
-from tunesmith.tuning.words import Goal
+from tunesmith.tuning.words import Goal, Objective
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
@@ -39,6 +40,8 @@ def submit(
     validation: ValidationOption = None,
     method: MethodOption = "auto",
     goal: GoalOption = Goal.BALANCED,
+    objective: ObjectiveOption = None,
+    beta: Annotated[float | None, typer.Option(help="DPO: how strongly the model is held to where it was.")] = None,
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
@@ -62,7 +65,10 @@ def submit(
     trains_on_all = validation == "none"
     if trains_on_all and early_stopping_patience is not None:
         raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    if beta is not None and objective is not Objective.DPO:
+        raise typer.BadParameter("It belongs to --objective dpo.", param_hint="--beta")
     hyperparameters = present(
+        beta=beta,
         n_epochs=epochs,
         batch_size=batch_size,
         learning_rate_multiplier=learning_rate_multiplier,
@@ -78,10 +84,8 @@ def submit(
         validation="none" if trains_on_all else None,
     )
     labels = _labels(metadata or [], name=name)
-    wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
-        "tunesmith": ours,
-    }
+    wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {"tunesmith": ours}
+    wanted |= learned(objective, hyperparameters)
     files = _sources(training, None if trains_on_all else validation)
     raise typer.Exit(_submit(wanted, files, key=idempotency_key, wait=wait, follow=follow, timeout=timeout, form=form))
 

@@ -54,22 +54,33 @@ async def read(
     """
     find = models.find_ready if to_train else models.find_plannable
     model = await find(session, request.model, project=project)
-    spec = await spec_of(session, request, model=model, seed=seed)
-    training = await _usable_file(session, training_file, "training_file", spec=spec, project=project)
+    training = await _usable_file(session, training_file, "training_file", project=project)
+    spec = await spec_of(session, request, model=model, seed=seed, objective=Objective(_report(training).kind))
+    _check_rows(training, "training_file", objective=spec.objective)
     validation = None
     if request.validation_file is not None:
-        validation = await _usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
+        validation = await _usable_file(session, request.validation_file, "validation_file", project=project)
+        _check_rows(validation, "validation_file", objective=spec.objective)
     facts = _facts(training, validation)
     return await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
 
-async def spec_of(session: AsyncSession, request: JobRequest, *, model: Model, seed: int) -> JobSpec:
+async def spec_of(
+    session: AsyncSession,
+    request: JobRequest,
+    *,
+    model: Model,
+    seed: int,
+    objective: Objective = Objective.SUPERVISED,
+) -> JobSpec:
     """The job as the planner sees it. One that starts from an adapter keeps the adapter and its shape.
+
+    `objective` is what the rows are for; the request's own counts more.
 
     Raises:
         InvalidRequest: it asks for a method or a shape that would throw the adapter away.
     """
-    spec = request.to_spec(seed=seed)
+    spec = request.to_spec(seed=seed, objective=objective)
     if model.kind != ArtifactKind.ADAPTER:
         return spec
     maker = await session.get(Job, model.job_id) if model.job_id else None
@@ -97,7 +108,7 @@ async def check_fits_model(
     return PlannableJob(model, wanted)
 
 
-async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec: JobSpec, project: str) -> File:
+async def _usable_file(session: AsyncSession, file_id: str, param: str, *, project: str) -> File:
     try:
         file = await files.find(session, file_id, project=project)
     except NotFound:
@@ -109,17 +120,20 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec:
         raise InvalidTrainingFile(message, code=ErrorCode.INVALID_FILE_PURPOSE, param=param)
     if file.status == "error":
         raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
-    report = _report(file)
-    is_dpo = spec.objective is Objective.DPO
-    if report.kind != ("dpo" if is_dpo else "supervised"):
-        fitting = "supervised" if is_dpo else "dpo"
-        raise InvalidTrainingFile(
-            f"Line 1 of {file_id} is a {report.format} row, which method {spec.objective.value!r} cannot train on: it "
-            f"needs {'preference pairs' if is_dpo else 'chat, prompt and completion, or text'}.",
-            param=param,
-            hint=f'Send "method": {{"type": "{fitting}"}}, or a file of other rows.',
-        )
     return file
+
+
+def _check_rows(file: File, param: str, *, objective: Objective) -> None:
+    report = _report(file)
+    if report.kind == objective:
+        return
+    needed = "preference pairs" if objective is Objective.DPO else "chat, prompt and completion, or text"
+    raise InvalidTrainingFile(
+        f"Line 1 of {file.id} is a {report.format} row, which method {objective.value!r} cannot train on: it "
+        f"needs {needed}.",
+        param=param,
+        hint=f'Send "method": {{"type": "{report.kind}"}}, or a file of other rows.',
+    )
 
 
 def _facts(training: File, validation: File | None) -> DatasetFacts:

@@ -113,9 +113,9 @@ class JobRequest(Value):
     seed: Seed | None = None
     """The same seed, data and plan give the same result; one is drawn when it is absent."""
     method: MethodChoice | None = None
-    """What is learned, and its hyperparameters; absent means supervised."""
+    """What is learned, and its hyperparameters; when absent, the rows of the training file say what."""
     hyperparameters: SupervisedHyperparameters | None = None
-    """The older spelling of `method.supervised.hyperparameters`."""
+    """The older spelling of the method's hyperparameters; beside `method` it must not contradict them."""
     integrations: list[dict[str, Any]] | None = None
     """None is available: only an empty list or null is taken."""
     metadata: (
@@ -144,23 +144,27 @@ class JobRequest(Value):
         if self.method.type == "reinforcement":
             message = "Reinforcement fine-tuning is not offered; use 'supervised' or 'dpo'."
             raise InvalidRequest(message, code=ErrorCode.UNSUPPORTED_VALUE, param="method.type")
-        if self.hyperparameters is not None:
-            message = (
-                "'hyperparameters' is the older spelling of 'method.supervised.hyperparameters': send one of the two."
-            )
-            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="hyperparameters")
+        for name, value in _given(self.hyperparameters).items():
+            if _given(self._method_hyperparameters()).get(name, value) != value:
+                message = f"'method.{self.method.type}.hyperparameters.{name}' says something else."
+                raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=f"hyperparameters.{name}")
         for other in {"supervised", "dpo", "reinforcement"} - {self.method.type}:
             if getattr(self.method, other) is not None:
                 message = f"'method.{other}' does not belong to a method of type {self.method.type!r}."
                 raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=f"method.{other}")
 
-    def to_spec(self, *, seed: int) -> JobSpec:
-        """The same job as the planner and the worker see it. `seed` is used when the caller chose none."""
+    @property
+    def objective(self) -> Objective | None:
+        """What is learned, if the request says it."""
+        return None if self.method is None else Objective(self.method.type)
+
+    def to_spec(self, *, seed: int, objective: Objective = Objective.SUPERVISED) -> JobSpec:
+        """The same job as the planner and the worker see it. `seed` and `objective` are used when none was chosen."""
         ours = self.tunesmith
         return JobSpec(
             model=self.model,
-            objective=Objective.DPO if self.method and self.method.type == "dpo" else Objective.SUPERVISED,
-            hyperparameters=Hyperparameters(**self._chosen_hyperparameters().model_dump()),
+            objective=self.objective or objective,
+            hyperparameters=self._chosen_hyperparameters(),
             method=ours.method,
             goal=ours.goal,
             lora=ours.lora,
@@ -188,12 +192,12 @@ class JobRequest(Value):
             hint="Send a validation_file, or leave out tunesmith.validation 'none': then a tenth is held out.",
         )
 
-    def _chosen_hyperparameters(self) -> SupervisedHyperparameters:
-        if self.method and self.method.type == "dpo":
-            return (self.method.dpo or DpoMethod()).hyperparameters
-        if self.method and self.method.supervised:
-            return self.method.supervised.hyperparameters
-        return self.hyperparameters or SupervisedHyperparameters()
+    def _chosen_hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(**_given(self.hyperparameters) | _given(self._method_hyperparameters()))
+
+    def _method_hyperparameters(self) -> SupervisedHyperparameters | None:
+        settings = (self.method.dpo or self.method.supervised) if self.method else None
+        return settings.hyperparameters if settings else None
 
 
 class JobCreate(JobRequest):
@@ -216,3 +220,8 @@ class PriorityChange(Value):
 
     priority: Priority
     """Jobs with more go first; half an hour of waiting outweighs one step. -10 to 10, by admins -100 to 100."""
+
+
+def _given(hyperparameters: SupervisedHyperparameters | None) -> dict[str, Any]:
+    """Those that the caller wrote down."""
+    return hyperparameters.model_dump(exclude_unset=True) if hyperparameters else {}

@@ -27,7 +27,7 @@ def tuned(plane: ControlPlane, **lora: Any) -> str:
 def test_preference_rows_in_a_supervised_job_name_the_line_and_the_method_to_choose(
     control_plane: ControlPlane,
 ) -> None:
-    error = refused(control_plane, training_file=control_plane.upload(PREFERENCES * 9))
+    error = refused(control_plane, training_file=control_plane.upload(PREFERENCES * 9), method={"type": "supervised"})
     assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
     assert "Line 1 of file-" in error["message"]
     assert '"type": "dpo"' in error["hint"]

@@ -53,10 +53,13 @@ def create(plane: ControlPlane, **fields: Any) -> Any:
         ({"method": {"type": "magic"}}, "invalid_value", "method.type", "'magic'"),
         ({"method": {"type": "dpo", "supervised": {}}}, "invalid_value", "method.supervised", "does not belong"),
         (
-            {"method": {"type": "supervised"}, "hyperparameters": {}},
+            {
+                "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+                "hyperparameters": {"n_epochs": 3},
+            },
             "invalid_value",
-            "hyperparameters",
-            "older spelling",
+            "hyperparameters.n_epochs",
+            "something else",
         ),
         ({"method": {"type": "dpo"}}, "invalid_training_file", "training_file", "preference pairs"),
         ({"integrations": [{"type": "wandb"}]}, "unsupported_value", "integrations", "No integration"),
@@ -95,10 +98,15 @@ def test_a_file_that_is_invalid_or_of_another_purpose_is_refused_with_its_reason
     assert create(control_plane, training_file=other).json()["error"]["code"] == "invalid_file_purpose"
 
 
-def test_preference_rows_train_with_dpo_and_only_with_dpo(control_plane: ControlPlane) -> None:
+def test_preference_rows_train_with_dpo_whether_it_is_said_or_not_and_with_nothing_else(
+    control_plane: ControlPlane,
+) -> None:
     rows = json.dumps({"prompt": "hi", "chosen": "hello", "rejected": "no"}).encode() + b"\n"
     file = control_plane.upload(rows * 10)
-    assert create(control_plane, training_file=file).json()["error"]["param"] == "training_file"
+    refused = create(control_plane, training_file=file, method={"type": "supervised"}).json()["error"]
+    assert refused["param"] == "training_file"
+    unsaid = create(control_plane, training_file=file, hyperparameters={"n_epochs": 2}).json()["method"]
+    assert (unsaid["type"], unsaid["dpo"]["hyperparameters"]["n_epochs"]) == ("dpo", 2)
     job = create(
         control_plane, training_file=file, method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     ).json()
@@ -111,6 +119,16 @@ def test_the_deprecated_hyperparameters_mean_the_same(control_plane: ControlPlan
     assert job["method"] == {
         "type": "supervised",
         "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": "auto", "learning_rate_multiplier": "auto"}},
+    }
+
+
+def test_both_spellings_of_the_hyperparameters_may_be_sent_when_they_agree(control_plane: ControlPlane) -> None:
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}}
+    job = create(control_plane, method=method, hyperparameters={"n_epochs": 4, "batch_size": 2}).json()
+    assert job["method"]["supervised"]["hyperparameters"] == {
+        "n_epochs": 4,
+        "batch_size": 2,
+        "learning_rate_multiplier": "auto",
     }
 
 
