@@ -1,6 +1,7 @@
 """The `tunesmith` command: one verb per thing a person does. Verbs import what they need when they run."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -14,6 +15,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        environment.version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Fine-tune language models on the hardware that is really there."""
+
 
 for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, workers):
     group.register(app)

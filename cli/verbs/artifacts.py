@@ -6,18 +6,19 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
 
 
 @app.command()
-def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+def ls(job: JobName, form: Listed = ListFormat.TABLE) -> None:
     """List the files a job has produced."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
 
     with Client() as client:
-        artifacts = client.artifacts(job_id)
+        artifacts = client.artifacts(find_job_id(client, job))
     if form is ListFormat.JSON:
         output.as_json(artifacts)
         return
@@ -31,7 +32,7 @@ def ls(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
 
 @app.command()
 def pull(
-    job_id: JobId,
+    job: JobName,
     folder: Annotated[
         Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write; the job's id when absent.")
     ] = None,
@@ -47,13 +48,15 @@ def pull(
 ) -> None:
     """Download a job's results, each file verified by its sha256."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.results.merge import pull_merged
     from tunesmith.cli.results.pull import lacks_base, name_base, pull_artifacts, pull_base
     from tunesmith.tuning.codes import ArtifactKind
 
     _refuse_contradictions(kind=kind, with_base=with_base, base=base, merged=merged)
-    target = folder or Path(job_id)
     with Client() as client:
+        job_id = find_job_id(client, job)
+        target = folder or Path(job_id)
         if merged:
             written = pull_merged(client, client.job(job_id), folder=target, base=base)
         else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import JobId, Listed, ListFormat
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 from tunesmith.tuning.state import JobState
 
 if TYPE_CHECKING:
@@ -39,35 +39,36 @@ def ls(
 
 
 def get(
-    job_id: JobId,
+    job: JobName,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Show one job with its plan and the reasons for it."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.rendering.job_text import describe
 
     with Client() as client:
-        job = client.job(job_id)
+        found = client.job(find_job_id(client, job))
     if form is ListFormat.JSON:
-        output.as_json(job)
+        output.as_json(found)
         return
-    for line in describe(job):
+    for line in describe(found):
         output.data(line)
 
 
-def cancel(job_id: JobId) -> None:
+def cancel(job: JobName) -> None:
     """Cancel a job; a running one keeps its last checkpoint."""
-    _act(job_id, "cancel")
+    _act(job, "cancel")
 
 
-def pause(job_id: JobId) -> None:
+def pause(job: JobName) -> None:
     """Pause a job at its next checkpoint."""
-    _act(job_id, "pause")
+    _act(job, "pause")
 
 
-def resume(job_id: JobId) -> None:
+def resume(job: JobName) -> None:
     """Put a paused job back in the queue; it goes on from its last checkpoint."""
-    _act(job_id, "resume")
+    _act(job, "resume")
 
 
 def _newest(client: "Client", *, limit: int, state: JobState | None) -> "list[JobObject]":
@@ -90,11 +91,12 @@ def _row(job: "JobObject") -> tuple[object, ...]:
     return (job.id, job.status, job.model, job.tunesmith.method, steps, output.moment(job.created_at), result)
 
 
-def _act(job_id: str, action: str) -> None:
+def _act(named: str, action: str) -> None:
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
 
     with Client() as client:
-        job = client.act_on_job(job_id, action)
+        job = client.act_on_job(find_job_id(client, named), action)
     output.data(f"{job.id}  {job.status}")
     if action != "resume" and job.status == JobState.RUNNING:
-        output.note(f"it stops at the next step; see it happen with: tunesmith watch {job_id}")
+        output.note(f"it stops at the next step; see it happen with: tunesmith watch {job.id}")

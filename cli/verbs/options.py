@@ -48,7 +48,20 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `submit` and `ls` print it.")]
+def _complete_job(incomplete: str) -> list[tuple[str, str]]:
+    from tunesmith.cli.job_names import complete_job
+
+    return complete_job(incomplete)
+
+
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="Its id or a part of it, its name, or that of its model.",
+        autocompletion=_complete_job,
+    ),
+]
 Listed = Annotated[ListFormat, typer.Option("--output", "-o", help="What to print.")]
 Timeout = Annotated[
     float | None,

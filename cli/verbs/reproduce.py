@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat, Timeout
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.reproductions import ReproductionObject
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def reproduce(
-    job_id: JobId,
+    job: JobName,
     timeout: Timeout = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="With the same key again, this attaches to the job made the first time.")
@@ -32,15 +32,17 @@ def reproduce(
 
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.verbs.watch import watch_to_the_end
 
     with Client() as client:
-        job = client.reproduce(job_id, idempotency_key=idempotency_key or uuid.uuid4().hex)
-        output.note(f"{job.id} repeats {job_id}")
-        code = watch_to_the_end(client, job.id, timeout_seconds=timeout)
+        job_id = find_job_id(client, job)
+        repeat = client.reproduce(job_id, idempotency_key=idempotency_key or uuid.uuid4().hex)
+        output.note(f"{repeat.id} repeats {job_id}")
+        code = watch_to_the_end(client, repeat.id, timeout_seconds=timeout)
         if code != ExitCode.SUCCEEDED:
             raise typer.Exit(code)
-        found = client.reproduction(job.id)
+        found = client.reproduction(repeat.id)
     if form is ListFormat.JSON:
         output.as_json(found)
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import JobId, Listed, ListFormat, Timeout
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat, Timeout
 from tunesmith.tuning.codes import RESULT_KINDS
 
 if TYPE_CHECKING:
@@ -24,45 +24,49 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=_PANEL)(verb)
 
 
-def watch(job_id: JobId, timeout: Timeout = None) -> None:
+def watch(job: JobName, timeout: Timeout = None) -> None:
     """Follow a job to its end; Ctrl-C leaves it running."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
 
     with Client() as client:
-        code = watch_to_the_end(client, job_id, timeout_seconds=timeout)
+        code = watch_to_the_end(client, find_job_id(client, job), timeout_seconds=timeout)
     raise typer.Exit(code)
 
 
 def logs(
-    job_id: JobId,
+    job: JobName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     timeout: Timeout = None,
 ) -> None:
     """Print a job's history as log lines; with -f, as it happens."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import for_job
+    from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.rendering.job_text import describe_failure
 
     with Client() as client:
+        job_id = find_job_id(client, job)
         if follow:
-            job = _follow_log(client, job_id, timeout_seconds=timeout)
+            found = _follow_log(client, job_id, timeout_seconds=timeout)
         else:
-            job = client.job(job_id)
+            found = client.job(job_id)
             for event in client.events_since(job_id):
                 output.data(log_line(event))
-        if job.status == "failed":
-            for line in describe_failure(job):
+        if found.status == "failed":
+            for line in describe_failure(found):
                 output.data(line)
     if follow:
-        raise typer.Exit(for_job(job.status))
+        raise typer.Exit(for_job(found.status))
 
 
-def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+def events(job: JobName, form: Listed = ListFormat.TABLE) -> None:
     """List every event of a job, oldest first."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
 
     with Client() as client:
-        found = client.events_since(job_id)
+        found = client.events_since(find_job_id(client, job))
     if form is ListFormat.JSON:
         output.as_json(found)
         return
@@ -70,13 +74,14 @@ def events(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
     output.table(("TIME", "LEVEL", "TYPE", "MESSAGE"), rows)
 
 
-def samples(job_id: JobId, form: Listed = ListFormat.TABLE) -> None:
+def samples(job: JobName, form: Listed = ListFormat.TABLE) -> None:
     """Show how the answers to a few held-out prompts change from step to step."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.rendering.job_text import describe_samples
 
     with Client() as client:
-        found = client.samples(job_id)
+        found = client.samples(find_job_id(client, job))
     if form is ListFormat.JSON:
         output.as_json(found)
         return

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.command import Run, in_process
+from tests.control_plane import control_plane, limited, live_control_plane, plane
 from tests.stack.installation import MODEL
 from tests.stack.up import short_folder
 from tests.tiny_model import build_tiny_model
 from tunesmith.cli.connection import Connection
 from tunesmith.local.up.stack import running_stack
 
+__all__ = ["control_plane", "limited", "live_control_plane", "plane"]
 TUNESMITH = Path(sys.executable).parent / "tunesmith"
 
 

@@ -1,0 +1,78 @@
+"""Which job a person means: by its id, a part of it, the name it was given, or the model it made."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from tunesmith.cli import output
+from tunesmith.cli.client import Client
+from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import InvalidRequest, NotFound, TunesmithError
+
+_PREFIX = "ftjob-"
+_WHOLE_ID_CHARACTERS = len(_PREFIX) + 32
+_LEAST_CHARACTERS = 4  # of a part of an id
+_MOST_SEARCHED = 1000
+_COMPLETED = 30
+
+
+def find_job_id(client: Client, given: str) -> str:
+    """The id of the one job that `given` means, among the newest thousand; of several of one name, the newest.
+
+    Raises:
+        NotFound: no job is meant.
+        InvalidRequest: a part of an id that several have.
+    """
+    if len(given) == _WHOLE_ID_CHARACTERS and given.startswith(_PREFIX):
+        return given
+    jobs = list(_newest(client, limit=_MOST_SEARCHED))
+    by_part = [job for job in jobs if _is_part(given, of=job.id)]
+    if len(by_part) == 1:
+        return by_part[0].id
+    if by_part:
+        first = ", ".join(job.id for job in by_part[:3])
+        raise InvalidRequest(
+            f"{given!r} is a part of {len(by_part)} ids: {first}{', ...' if len(by_part) > 3 else '.'}",
+            param="JOB",
+            hint="give more of it",
+        )
+    named = [job for job in jobs if given in (job.fine_tuned_model, (job.metadata or {}).get("name"))]
+    if not named:
+        raise NotFound(
+            f"No job of the newest {len(jobs):,} is called {given!r:.140}.",
+            code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND,
+            param="JOB",
+            hint="`tunesmith ls` lists them",
+        )
+    if len(named) > 1:
+        output.note(f"{named[0].id} is the newest of {len(named)} jobs called {given}")
+    return named[0].id
+
+
+def complete_job(incomplete: str) -> list[tuple[str, str]]:
+    """Ids and names of recent jobs that begin so, each with what it is, for a shell. Nothing when nobody answers."""
+    found: list[tuple[str, str]] = []
+    with suppress(TunesmithError), Client() as client:
+        for job in _newest(client, limit=_COMPLETED):
+            name = (job.metadata or {}).get("name")
+            words = [job.id, *([name] if name else [])]
+            found += [(word, f"{job.status}, {job.model}") for word in words if word.startswith(incomplete)]
+    return found
+
+
+def _is_part(given: str, *, of: str) -> bool:
+    digits = of.removeprefix(_PREFIX)
+    part = given.removeprefix(_PREFIX)
+    return len(part) >= _LEAST_CHARACTERS and (digits.startswith(part) or of.endswith(given))
+
+
+def _newest(client: Client, *, limit: int) -> Iterator[JobObject]:
+    after: str | None = None
+    left = limit
+    while left:
+        page = client.list_jobs(limit=min(left, 100), after=after)
+        yield from page.data
+        left -= len(page.data)
+        if not page.has_more or not page.data:
+            return
+        after = page.data[-1].id
