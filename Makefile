@@ -41,7 +41,7 @@ test-fast: $(STAMP) ## tests without servers and without torch, in seconds
 	$(BIN)/python -m pytest @tests/fast.txt --numprocesses 2 --dist worksteal
 
 .PHONY: t
-t: $(STAMP) ## some tests in this process: make t F=tests/service/test_files.py
+t: $(STAMP) ## some tests in this process: make t F=tests/service/files/test_files.py
 	$(BIN)/python -m pytest $(F)
 
 .PHONY: coverage

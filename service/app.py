@@ -29,6 +29,7 @@ from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
+from tunesmith.service.uploads.routes import router as uploads
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
@@ -46,7 +47,20 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
+_PUBLIC = (
+    reference.router,
+    monitoring,
+    files,
+    uploads,
+    jobs,
+    queue,
+    reproductions,
+    plans,
+    metrics,
+    artifacts,
+    models,
+    workers,
+)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 

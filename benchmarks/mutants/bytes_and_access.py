@@ -4,7 +4,7 @@ from benchmarks.mutants.breakage import Breakage
 
 _REPORTS = "tests/service/test_attempts.py::TestReports"
 _CONTROL = "tests/worker/transport/test_control.py"
-_BYTES = "tests/service/test_stored_bytes.py"
+_BYTES = "tests/service/files/test_stored_bytes.py"
 _ACCESS = "tests/service/test_access.py"
 _BODIES = "tests/service/limits/test_bodies.py"
 _CALLERS = "tests/service/limits/test_callers.py"

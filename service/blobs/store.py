@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Select, SQLColumnExpression, delete, func,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Artifact, Blob, Checkpoint, File, Model
+from tunesmith.service.database.tables import Artifact, Blob, Checkpoint, File, Model, UploadPart
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
@@ -129,4 +129,5 @@ async def _hold(session: AsyncSession, hashes: set[str]) -> dict[str, int]:
 def _is_referenced() -> ColumnElement[bool]:
     one = func.jsonb_build_array(func.jsonb_build_object("sha256", Blob.sha256))
     sets = [select(kind.files).where(kind.files.contains(one)).exists() for kind in (Model, Checkpoint, Artifact)]
-    return or_(select(File.id).where(File.blob_sha256 == Blob.sha256).exists(), *sets)
+    single = [select(kind.id).where(kind.blob_sha256 == Blob.sha256).exists() for kind in (File, UploadPart)]
+    return or_(*single, *sets)

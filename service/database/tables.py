@@ -124,6 +124,44 @@ class File(Row):
     deleted_at: Mapped[datetime | None]
 
 
+class Upload(Row):
+    """A large file that comes in parts. It expires by time alone, which no row says."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", ["pending", "completed", "cancelled"]), name="status"),
+        CheckConstraint("(file_id IS NOT NULL) = (status = 'completed')", name="file_iff_completed"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    bytes: Mapped[int]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    mime_type: Mapped[str]
+    status: Mapped[str]
+    keep_file_seconds: Mapped[int | None]
+    file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class UploadPart(Row):
+    """Some of an upload's bytes, as long as it is pending."""
+
+    __tablename__ = "upload_parts"
+    __table_args__ = (
+        Index("ix_upload_parts_upload_id", "upload_id"),
+        Index("ix_upload_parts_blob_sha256", "blob_sha256"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"))
+    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Model(Row):
     """A base model, shared by all projects, or a fine-tuned one of a single project."""
 

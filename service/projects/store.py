@@ -5,7 +5,7 @@ from typing import Literal
 from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Artifact, Checkpoint, File, Job
+from tunesmith.service.database.tables import Artifact, Checkpoint, File, Job, Upload, UploadPart
 from tunesmith.tuning.state import JobState
 
 
@@ -22,11 +22,17 @@ async def count_jobs(session: AsyncSession, project: str, *, state: JobState) ->
 
 
 async def stored_bytes(session: AsyncSession, project: str) -> int:
-    """Bytes of the project's files, checkpoints and results; what two of them share counts for each."""
+    """Bytes of the project's files, uploads, checkpoints and results; what two of them share counts for each."""
     files = select(func.coalesce(func.sum(File.bytes), 0)).where(
         File.project == project, File.blob_sha256.is_not(None), File.deleted_at.is_(None)
     )
-    query = select(files.scalar_subquery() + _bytes_of(Checkpoint, project) + _bytes_of(Artifact, project))
+    parts = select(func.coalesce(func.sum(UploadPart.bytes), 0)).join(Upload).where(Upload.project == project)
+    query = select(
+        files.scalar_subquery()
+        + parts.scalar_subquery()
+        + _bytes_of(Checkpoint, project)
+        + _bytes_of(Artifact, project)
+    )
     return int((await session.execute(query)).scalar_one())
 
 

@@ -16,6 +16,7 @@ from tunesmith.service.settings import Settings
 from tunesmith.service.web.errors import BodyTooSlow, WrongHost, error_response
 from tunesmith.service.web.limiter import Limiter
 from tunesmith.tuning.errors import TooLarge, TunesmithError
+from tunesmith.tuning.values.limits import MOST_PART_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _SLOWEST_BYTES_PER_SECOND = 1024
 _HEALTH = ("/healthz", "/readyz")  # load balancers ask by address, often and without a key
+_UPLOAD_PART = re.compile(r"/v1/uploads/[^/]+/parts")
 _WAITING = re.compile(rb"(?:^|&)(?:wait=|stream=true)")
 
 
@@ -105,6 +107,8 @@ class Edge:
             return None  # weights: streamed, hashed, never held in memory, and limited where they are stored
         if scope["path"] == "/v1/files":
             return self._settings.max_upload_bytes + _FORM_OVERHEAD_BYTES
+        if _UPLOAD_PART.fullmatch(scope["path"]):
+            return MOST_PART_BYTES + _FORM_OVERHEAD_BYTES
         if scope["path"].startswith("/internal/") or scope["path"] == "/v1/models":
             return self._settings.max_report_bytes
         return self._settings.max_body_bytes

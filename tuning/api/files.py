@@ -1,4 +1,4 @@
-"""Uploaded files and those that jobs leave."""
+"""Uploaded files, uploads in parts, and files that jobs leave."""
 
 from typing import Annotated, Literal
 
@@ -44,3 +44,39 @@ class FileObject(Named):
 
 class FilePage(Page[FileObject]):
     """One page of a project's files."""
+
+
+class UploadObject(Answer):
+    """A file that is sent in parts."""
+
+    id: str
+    """Its identifier, `upload-...`."""
+    object: Literal["upload"] = "upload"
+    """Always `upload`."""
+    bytes: int
+    """The length that the whole file is to have."""
+    created_at: int
+    """When it was opened, in Unix seconds."""
+    expires_at: int
+    """When it can be completed no longer, in Unix seconds."""
+    filename: str
+    """The name that the file will have."""
+    purpose: str
+    """What the file is for."""
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    """`pending` while parts are taken."""
+    file: FileObject | None
+    """The file that it became; null before it is completed."""
+
+
+class UploadPartObject(Answer):
+    """A part of a file that the store has."""
+
+    id: str
+    """Its identifier, to be named when the upload is completed."""
+    object: Literal["upload.part"] = "upload.part"
+    """Always `upload.part`."""
+    created_at: int
+    """When it had come, in Unix seconds."""
+    upload_id: str
+    """The upload that it belongs to."""

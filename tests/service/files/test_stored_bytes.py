@@ -71,6 +71,19 @@ def test_the_missing_files_of_a_model_that_is_being_uploaded_are_kept(control_pl
     assert is_there(control_plane, first)
 
 
+def test_parts_are_kept_as_long_as_their_upload_is_open(control_plane: ControlPlane) -> None:
+    body = {"bytes": 100, "filename": "x", "mime_type": "text/plain", "purpose": "user_data"}
+    upload = control_plane.request("POST", "/v1/uploads", json=body).json()["id"]
+    control_plane.request("POST", f"/v1/uploads/{upload}/parts", files={"data": ("upload", b"a part")})
+    let_a_day_pass(control_plane)
+    assert sweep(control_plane) == 0
+    assert is_there(control_plane, sha256(b"a part"))
+    control_plane.sql("UPDATE uploads SET expires_at = now() - interval '1 second'")
+    let_a_day_pass(control_plane)
+    assert sweep(control_plane) == 1
+    assert not is_there(control_plane, sha256(b"a part"))
+
+
 def test_a_deleted_files_bytes_go_when_no_unfinished_job_needs_them(control_plane: ControlPlane) -> None:
     file_id = control_plane.upload()
     attempt = control_plane.claimed(training_file=file_id)
