@@ -1,6 +1,6 @@
 """Answers of the service as the command meets them, complete, so that a test names only what it is about."""
 
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.tuning.api.base import Answer
 from tunesmith.tuning.api.history import EventObject
@@ -63,9 +63,11 @@ def job(job_id: str = "ftjob-1", *, status: str = "queued", phase: str | None = 
     )
 
 
-def event(event_id: str, *, message: str = "Something happened") -> EventObject:
+def event(
+    event_id: str, *, message: str = "Something happened", level: Literal["info", "warn", "error"] = "info"
+) -> EventObject:
     """A line of a job's history."""
-    return EventObject(id=event_id, created_at=1_800_000_000, level="info", message=message, type="message", data=None)
+    return EventObject(id=event_id, created_at=1_800_000_000, level=level, message=message, type="message", data=None)
 
 
 def body(answer: Answer) -> Json:

@@ -10,6 +10,8 @@ from tunesmith.tuning.api.metrics import SampleObject
 from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.values.units import gib, plural
 
+_SHORT_CHARACTERS = 60  # of an answer
+
 
 def describe(job: JobObject) -> Iterator[str]:
     """Everything about a job, line by line."""
@@ -75,6 +77,20 @@ def describe_samples(samples: list[SampleObject]) -> Iterator[str]:
         for answer in sample.answers:
             going_on = "" if answer.finished else " ..."
             yield from _quoted(f"step {answer.step}", (answer.answer or "(nothing)") + going_on)
+
+
+def answer_that_changed(samples: list[SampleObject]) -> str | None:
+    """One held-out row's answer before and after training, in a line; None where none was taken twice."""
+    for sample in samples:
+        if len(sample.answers) > 1:
+            before, after = (_short(sample.answers[place].answer) for place in (0, -1))
+            return f"held-out line {sample.line}: {before} -> {after}"
+    return None
+
+
+def _short(answer: str) -> str:
+    line = " ".join(answer.split())
+    return f'"{line}"' if len(line) <= _SHORT_CHARACTERS else f'"{line[:_SHORT_CHARACTERS]}..."'
 
 
 def _quoted(title: str, text: str) -> Iterator[str]:

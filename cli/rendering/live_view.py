@@ -1,4 +1,7 @@
-"""How a followed job looks: a live bar for a person, plain lines for a log; both say the same things."""
+"""How a followed job looks: a live bar for a person, plain lines for a log; both say the same few things.
+
+What it says is what a person waits for: changes of state, the plan, warnings, how far it is. `tunesmith logs` has all.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +10,6 @@ from typing import Any
 
 from tunesmith.cli import output
 from tunesmith.cli.follow import View
-from tunesmith.cli.progress import PLAIN_INTERVAL_SECONDS
 from tunesmith.tuning.api.history import EventObject
 from tunesmith.tuning.api.jobs import JobObject, TunesmithJob
 from tunesmith.tuning.api.metrics import MetricPoint
@@ -15,6 +17,7 @@ from tunesmith.tuning.state import JobState
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150
+_SHORTEST_INTERVAL_SECONDS, _LONGEST_INTERVAL_SECONDS = 10.0, 60.0  # between lines of progress in a log
 
 
 @contextmanager
@@ -36,7 +39,7 @@ class _Story:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._told_headlines: list[str] = []
+        self._told_headline = ""
         self._newest: MetricPoint | None = None
         self._best_valid_loss: float | None = None
         self._job_now: JobObject | None = None
@@ -44,16 +47,13 @@ class _Story:
     def job(self, job: JobObject) -> None:
         self._job_now = job
         headline = headline_of(job)
-        if self._told_headlines and self._told_headlines[0].split()[0] != headline.split()[0]:
-            self._told_headlines = []  # another state; within one, evaluating and training alternate many times
-        if headline not in self._told_headlines:
-            self._told_headlines.append(headline)
+        if headline != self._told_headline:
+            self._told_headline = headline
             self._tell(headline)
 
     def event(self, event: EventObject) -> None:
-        if event.type != "metrics":
-            level = "" if event.level == "info" else f"{event.level}: "
-            self._tell(f"{' ' * 12}{level}{_clipped(event.message)}")
+        if event.level != "info" and not self._is_told(event):
+            self._tell(f"{' ' * 12}{event.level}: {_clipped(event.message)}")
 
     def point(self, point: MetricPoint) -> None:
         measured = {name: value for name, value in point if value is not None}
@@ -73,8 +73,12 @@ class _Story:
 
     @property
     def progress(self) -> str:
-        if self._job_now is None or self._job_now.status != "running" or self._newest is None:
+        """How far it is: the phase, and once it trains the newest numbers. Empty while it does not run."""
+        job = self._job_now
+        if job is None or job.status != "running":
             return ""
+        if self._newest is None or job.tunesmith.phase not in ("training", "evaluating"):
+            return "cancelling" if job.tunesmith.cancel_requested else job.tunesmith.phase or ""
         return progress_line(self._newest, best_valid_loss=self._best_valid_loss)
 
     @property
@@ -83,25 +87,36 @@ class _Story:
             return 0.0
         return min(1.0, self._newest.step / self._newest.total_steps)
 
+    def _is_told(self, event: EventObject) -> bool:
+        """What the headline says of a queued or failed job comes as an event too."""
+        job = self._job_now
+        reason = job.tunesmith.waiting_reason or (job.error.message if job.error else None) if job else None
+        return reason is not None and reason in event.message
+
 
 class PlainView(_Story):
-    """One line per change, and progress at most every 30 s."""
+    """One line per change, and progress every 10 s at first, then more rarely the longer it takes."""
 
     def __init__(
         self, *, tell: Callable[[str], None] = output.note, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(tell)
         self._clock = clock
-        self._told_at = clock()
+        self._began_at = self._told_at = clock()
         self._told = ""
 
     def job(self, job: JobObject) -> None:
-        """Tell a change of state or phase, and progress when it is time."""
+        """Tell a change of state, and progress when it is time."""
         super().job(job)
         line = self.progress
-        if line and line != self._told and self._clock() - self._told_at >= PLAIN_INTERVAL_SECONDS:
+        if line and line != self._told and self._clock() - self._told_at >= self._interval_seconds:
             self._told_at, self._told = self._clock(), line
             self._tell(f"{' ' * 12}{line}")
+
+    @property
+    def _interval_seconds(self) -> float:
+        passed = self._clock() - self._began_at
+        return min(_LONGEST_INTERVAL_SECONDS, max(_SHORTEST_INTERVAL_SECONDS, passed / 10))
 
 
 class LiveView(_Story):
@@ -114,40 +129,46 @@ class LiveView(_Story):
         self._live = live
 
     def job(self, job: JobObject) -> None:
-        """Tell a change of state or phase, and redraw the bar."""
+        """Tell a change of state, and redraw the bar."""
         super().job(job)
         from rich.text import Text
 
-        line = self.progress
-        self._live.update(Text(f"  {bar(self.share_done)}  {line}" if line else "", no_wrap=True, overflow="ellipsis"))
+        text = fitted(bar(self.share_done), self.progress, columns=self._live.console.width) if self.progress else ""
+        self._live.update(Text(text, no_wrap=True, overflow="crop"))
 
 
 def headline_of(job: JobObject) -> str:
-    """State, and what explains it: the place in line, the phase, or the result."""
+    """State, and what explains it: the place in line, the plan, or the result. Why it failed is told at the end."""
     detail = {
         JobState.QUEUED: _queue_text(job.tunesmith),
-        JobState.RUNNING: _phase_text(job.tunesmith),
+        JobState.RUNNING: _plan_text(job.tunesmith),
         JobState.PAUSED: f"tunesmith resume {job.id}",
         JobState.SUCCEEDED: job.fine_tuned_model or "",
-        JobState.FAILED: job.error.message if job.error else "",
     }.get(job.status, "")
     return f"{output.state(job.status)}  {detail}".rstrip()
 
 
 def progress_line(point: MetricPoint, *, best_valid_loss: float | None = None) -> str:
-    """`312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s`, with what is known so far."""
+    """`312/396  loss 1.124  eta 7m 40s  valid 1.187 (best)  21.4k tok/s`: what is known, the most wanted first."""
     parts = [f"{point.step}/{point.total_steps or '?'}"]
     if point.train_loss is not None:
         parts.append(f"loss {point.train_loss:.3f}")
+    if point.eta_seconds is not None:
+        parts.append(f"eta {output.duration(point.eta_seconds)}")
     if point.valid_loss is not None:
         parts.append(f"valid {point.valid_loss:.3f}" + (" (best)" if point.valid_loss == best_valid_loss else ""))
     if point.tokens_per_second:
         parts.append(f"{_thousands(point.tokens_per_second)} tok/s")
     if point.mfu is not None:
         parts.append(f"MFU {point.mfu:.0%}")
-    if point.eta_seconds is not None:
-        parts.append(f"eta {output.duration(point.eta_seconds)}")
     return "  ".join(parts)
+
+
+def fitted(drawn: str, progress: str, *, columns: int) -> str:
+    """A bar and as many numbers of a line of progress as fit; without the bar where not even three do."""
+    parts = progress.split("  ")
+    lines = ["  ".join(["", drawn, *parts[:count]]) for count in range(len(parts), min(3, len(parts)) - 1, -1)]
+    return next((line for line in lines if len(line) <= columns), progress[:columns])
 
 
 def bar(share: float) -> str:
@@ -161,9 +182,16 @@ def _queue_text(ours: TunesmithJob) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _phase_text(ours: TunesmithJob) -> str:
-    marks = ["cancelling" if ours.cancel_requested else "", ours.method, ours.phase or ""]
-    return "  ".join(mark for mark in marks if mark)
+def _plan_text(ours: TunesmithJob) -> str:
+    plan = ours.plan or {}
+    parts = [ours.method]
+    if rank := (plan.get("lora") or {}).get("rank"):
+        parts.append(f"rank {rank}")
+    if steps := plan.get("total_steps"):
+        parts.append(f"{steps:,} steps")
+    if seconds := (plan.get("time") or {}).get("seconds"):
+        parts.append(f"about {output.duration(seconds)} of training")
+    return ", ".join(parts)
 
 
 def _clipped(message: str) -> str:

@@ -1,5 +1,6 @@
 """Following tells everything once, in order, and ends when the job or the time does."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from tests import answers
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.follow import follow
-from tunesmith.cli.rendering.live_view import PlainView, bar, progress_line
+from tunesmith.cli.rendering.live_view import PlainView, bar, fitted, progress_line
 from tunesmith.tuning.api.history import EventObject
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.metrics import MetricPoint
@@ -43,7 +44,9 @@ class Script(Client):
         return answers.job(job_id, status=str(state), phase="training")
 
     def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
-        events = [answers.event(f"e{n}", message=f"event {n}") for n in range(self.polls)]
+        events = [
+            answers.event(f"e{n}", message=f"event {n}", level="warn" if n % 2 else "info") for n in range(self.polls)
+        ]
         return [event for event in events if event.id not in seen]
 
     def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:
@@ -60,9 +63,18 @@ def told_by(script: Script, *, clock: Clock, timeout_seconds: float | None = Non
 def test_each_change_is_told_once() -> None:
     told, followed = told_by(Script("queued", "queued", "running", "running", "succeeded"), clock=Clock())
     assert followed.is_finished
-    states = [line.split()[0] for line in told if not line.startswith("event")]
+    states = [line.split()[0] for line in told if "event" not in line]
     assert states == ["queued", "running", "succeeded"]
-    assert [line for line in told if line.startswith("event")] == [f"event {n}" for n in range(5)]
+    assert [line for line in told if "event" in line] == ["warn: event 1", "warn: event 3"]  # `logs` has the others
+
+
+def test_what_a_headline_says_is_not_said_again_by_an_event() -> None:
+    told: list[str] = []
+    view = PlainView(tell=told.append, clock=Clock())
+    job = answers.job(status="queued")
+    view.job(job.model_copy(update={"tunesmith": job.tunesmith.model_copy(update={"waiting_reason": "Too large."})}))
+    view.event(answers.event("e1", message="Waiting: Too large.", level="warn"))
+    assert told == ["queued      Too large."]
 
 
 def test_a_restart_of_the_service_is_told_and_sat_out() -> None:
@@ -87,14 +99,17 @@ def test_the_timeout_ends_it_even_when_nothing_answers() -> None:
     assert 20 <= clock.now <= 22
 
 
-def test_a_log_sees_progress_at_most_every_30_seconds() -> None:
+def test_a_log_sees_progress_every_10_seconds_and_later_more_rarely() -> None:
     def points(poll: int) -> list[MetricPoint]:
         return [MetricPoint(step=step, total_steps=200, train_loss=2.0) for step in range(1, poll + 1)]
 
-    script = Script(*["running"] * 100, "succeeded", points=points)
+    script = Script(*["running"] * 400, "succeeded", points=points)
     told, followed = told_by(script, clock=Clock())
-    assert len([line for line in told if "/200" in line]) == 3
-    assert len(followed.points) == 101
+    steps = [int(line.split("/")[0]) for line in told if "/200" in line]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(steps)]
+    assert gaps[:8] == [10] * 8
+    assert 30 <= gaps[-1] <= 40
+    assert len(followed.points) == 401
 
 
 def test_a_validation_loss_that_comes_later_belongs_to_its_step() -> None:
@@ -113,9 +128,19 @@ def test_a_progress_line_shows_what_is_known() -> None:
     point = MetricPoint(step=312, total_steps=396, tokens_per_second=21_400, eta_seconds=460, **losses)
     assert (
         progress_line(point, best_valid_loss=1.187)
-        == "312/396  loss 1.124  valid 1.187 (best)  21.4k tok/s  eta 7m 40s"
+        == "312/396  loss 1.124  eta 7m 40s  valid 1.187 (best)  21.4k tok/s"
     )
     assert progress_line(MetricPoint(step=0)) == "0/?"
+
+
+def test_a_narrow_terminal_keeps_step_loss_and_remaining_time() -> None:
+    line = "312/396  loss 1.124  eta 7m 40s  valid 1.187 (best)  21.4k tok/s  MFU 41%"
+    drawn = bar(0.5)
+    assert fitted(drawn, line, columns=120) == f"  {drawn}  {line}"
+    assert fitted(drawn, line, columns=80) == f"  {drawn}  312/396  loss 1.124  eta 7m 40s  valid 1.187 (best)"
+    assert fitted(drawn, line, columns=70) == f"  {drawn}  312/396  loss 1.124  eta 7m 40s"
+    assert fitted(drawn, line, columns=40) == line[:40]
+    assert fitted(drawn, "preparing", columns=80) == f"  {drawn}  preparing"
 
 
 def test_a_bar_is_empty_at_first_and_full_at_the_end() -> None:
