@@ -1,0 +1,1 @@
+"""The routes: OpenAI's bodies in and out, vLLM's for adapters."""
