@@ -73,7 +73,7 @@ def read_adapter(folder: Path, *, base: Base, sha256: str | None = None) -> Adap
     """Read and check. `sha256` is what the weights' file must have, if it is known.
 
     Raises:
-        Refusal: it cannot be read, was altered, belongs to another base, has no numbers, or needs what the engine lacks.
+        Refusal: it cannot be read, was altered, is of another base, has no numbers, or needs what the engine lacks.
     """
     config = _config(folder)
     _require_plain(config, folder)
@@ -140,7 +140,9 @@ def _require_shape(module: str, down: torch.Tensor, up: torch.Tensor, *, base: B
     if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
         raise _refuse(f"{name} has matrices of {module} that do not fit each other.")
     if (up.shape[0], down.shape[1]) != known:
-        raise _another_base(f"{name} has {module} of {up.shape[0]} x {down.shape[1]}, this base {known[0]} x {known[1]}")
+        raise _another_base(
+            f"{name} has {module} of {up.shape[0]} x {down.shape[1]}, this base {known[0]} x {known[1]}"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -75,9 +75,15 @@ class Engine:
     def run(self) -> None:
         """Step until `stop`."""
         while not self._is_stopped:
-            if not self.step():
+            try:
+                is_busy = self.step()
+            except Exception:
+                log.exception("The engine failed between steps; every answer under way ends")
+                self._fail([*self._active, *self._waiting])
+                continue
+            if not is_busy:
                 with self._wakened:
-                    self._wakened.wait_for(lambda: self._waiting or self._active or self._is_stopped, timeout=1)
+                    self._wakened.wait_for(lambda: self._waiting or self._active or self._is_stopped, timeout=0.05)
 
     def stop(self) -> None:
         """Let `run` end after the step at hand."""
@@ -137,7 +143,7 @@ class Engine:
             self._active.remove(sequence)
             self._release(sequence)
         with self._wakened:
-            gone = [sequence for sequence in self._waiting if sequence.is_cancelled]
+            gone = [sequence for sequence in self._waiting if sequence.is_cancelled or sequence.is_over]
             for sequence in gone:
                 self._waiting.remove(sequence)
         for sequence in gone:

@@ -80,7 +80,7 @@ class Sequence:
             reason = "stop" if is_stop else "length"
             self._finish(Delta(text + self._text.flush(), (drawn,), finish_reason=reason))
         elif not self._deliver(Delta(text, (drawn,))):
-            self.cancel()
+            self.fail(Refusal("The client left too much of the answer unread.", http_status=408))
 
     def fail(self, error: Refusal) -> None:
         """End it with an error."""

@@ -37,9 +37,7 @@ class TextStream:
         return self._decode(self._tokens[self._shown_from :])[len(before) :]
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return str(
-            self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _release(self, text: str) -> str:
         self._shown_from, self._unread_from = self._unread_from, len(self._tokens)

@@ -101,9 +101,9 @@ def _attend(
     heads, groups, rows, size = query.shape
     asked = query.reshape(heads, groups * rows, size)
     if scores.softcap is None and scores.sinks is None:
-        whole = scaled_dot_product_attention(
-            asked[None], keys[None], values[None], attn_mask=mask, scale=scores.scale
-        )[0]
+        whole = scaled_dot_product_attention(asked[None], keys[None], values[None], attn_mask=mask, scale=scores.scale)[
+            0
+        ]
     else:
         whole = _written_out(asked, keys, values, mask=mask, scores=scores)
     return whole.view(heads, groups, rows, -1)

@@ -112,9 +112,7 @@ class BatchModel:
             row.cache.tokens += 1
         return logits
 
-    def _forward(
-        self, tokens: list[int], positions: list[int], *, spans: list[Span], asked: list[int]
-    ) -> torch.Tensor:
+    def _forward(self, tokens: list[int], positions: list[int], *, spans: list[Span], asked: list[int]) -> torch.Tensor:
         made = self._model(
             input_ids=torch.tensor([tokens]),
             position_ids=torch.tensor([positions]),
@@ -144,7 +142,9 @@ class BatchModel:
             for token in tokens[len(prompt) :]:
                 found.append(self.compute([Row(token, cache, None)], []))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _unsupported(f"its class cannot be computed in parts ({type(error).__name__}: {error!s:.120})") from error
+            raise _unsupported(
+                f"its class cannot be computed in parts ({type(error).__name__}: {error!s:.120})"
+            ) from error
         difference = (torch.cat(found) - expected).abs().max() / expected.abs().max()
         if not difference <= MOST_RELATIVE_DIFFERENCE:
             raise _unsupported(f"its logits in parts differ from its own by {difference:.1%}")
