@@ -1,11 +1,12 @@
 """One tiny base, twelve adapters of it, and engines over them."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tunesmith.worker.train import environment  # noqa: F401 - before torch  # isort: skip
 import torch
 
 from tests.inference.engine.asking import MODULES, Asker, write_adapter
@@ -21,7 +22,6 @@ def two_threads() -> Iterator[None]:
     """As on the smallest host: work that is shared out must give the same bits too."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     yield
     torch.set_num_threads(before)
 
@@ -50,11 +50,11 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def new_asker(base: Path, model: BatchModel, adapters: dict[str, Path]) -> Callable[..., Asker]:
-    """An engine of its own over the one model, with all adapters loaded; keywords are its limits."""
+    """An engine of its own over the one model, with the adapters loaded; other keywords are its limits."""
 
-    def make(**limits: Any) -> Asker:
+    def make(*, loaded: dict[str, Path] = adapters, **limits: Any) -> Asker:
         engine = Engine(model, limits=Limits(**limits))
-        for name, folder in adapters.items():
+        for name, folder in loaded.items():
             engine.residents.load(name, folder)
         return Asker(engine, base)
 

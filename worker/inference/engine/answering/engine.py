@@ -181,7 +181,7 @@ class Engine:
     def _pieces(self, *, beside: bool) -> list[tuple[Sequence, Block]]:
         """Blocks of prompts for this step, those of the longest waiting first."""
         left = self.limits.prompt_tokens_beside if beside else self.limits.prompt_tokens_alone
-        found = []
+        found: list[tuple[Sequence, Block]] = []
         for sequence in self._active:
             if sequence.last_token is not None or sequence.place is None:
                 continue

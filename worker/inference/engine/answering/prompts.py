@@ -90,7 +90,7 @@ class Prompts:
         except (TemplateRefusal, TooSlow) as refusal:
             raise _refused_by_template(str(refusal)) from refusal
         except JobFailure as broken:
-            raise Refusal(broken.failure.message, code=broken.failure.code, param="model") from broken
+            raise Refusal(broken.failure.message, code=ErrorCode(broken.failure.code), param="model") from broken
         return self.of_text(text, begins=False), writer.ends
 
     def of_text(self, text: str, *, begins: bool = True) -> tuple[int, ...]:

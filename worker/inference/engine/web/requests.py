@@ -122,8 +122,8 @@ class CompletionAsked(Asked):
                 f"'prompt' holds {len(self.prompt):,} prompts, 1 to {MOST_PROMPTS} are allowed.", param="prompt"
             )
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+            return [self.prompt]
+        return self.prompt
 
 
 class LoadAsked(BaseModel):
