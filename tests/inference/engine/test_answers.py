@@ -83,8 +83,7 @@ def pushed(tokenizer: Any, text: str, *, stops: list[str], one_byte_tokens: bool
     stream = TextStream(tokenizer, stops=stops)
     pieces = []
     for byte in text.encode():
-        for token in tokenizer.convert_tokens_to_ids([byte_token(tokenizer, byte)]):
-            pieces.append(stream.push(token))
+        pieces.append(stream.push(tokenizer.convert_tokens_to_ids(byte_token(tokenizer, byte))))
         if stream.is_stopped:
             return pieces, True
     return [*pieces, stream.flush()], stream.is_stopped

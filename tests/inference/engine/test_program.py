@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.inference.engine.asking import write_adapter
+from tunesmith.worker.inference.engine.__main__ import main
 
 KEY = "of-this-engine"
 ASKED = {"model": "tuned", "messages": [{"role": "user", "content": "one two"}], "temperature": 0}
@@ -25,9 +26,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(base: Path, port: int, *, key: str = KEY) -> subprocess.Popen[bytes]:
+def start(base: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tunesmith.worker.inference.engine", "--model", str(base), "--port", str(port)]
-    environment = {**os.environ, "TUNESMITH_ENGINE_KEY": key, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TUNESMITH_ENGINE_KEY": KEY, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, "--served-model-name", "base"], env=environment, stderr=subprocess.PIPE)
 
 
@@ -80,16 +81,20 @@ def test_the_program_streams_and_finishes_what_is_under_way_when_it_is_told_to_e
     assert process.wait(30) == 0
 
 
-def test_without_a_key_it_does_not_begin(base: Path) -> None:
-    process = start(base, 1, key="")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert b"TUNESMITH_ENGINE_KEY is not set" in said
+def test_without_a_key_it_does_not_begin(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TUNESMITH_ENGINE_KEY", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", str(base), "--port", "1", "--served-model-name", "base"])
+    assert caught.value.code == 2
+    assert "TUNESMITH_ENGINE_KEY is not set" in capsys.readouterr().err
 
 
-def test_a_model_that_it_cannot_serve_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_it_cannot_serve_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNESMITH_ENGINE_KEY", KEY)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    process = start(tmp_path, 1)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert json.loads(said.decode().splitlines()[-1])["code"] == "broken_model"
+    assert main(["--model", str(tmp_path), "--port", "1", "--served-model-name", "base"]) == 1
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["code"] == "broken_model"
