@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
+import torch
+
 from benchmarks.machine import setting
 from benchmarks.serving.workload import NEW_TOKENS, RANK, REQUESTS, model_folder
 
@@ -19,7 +21,8 @@ def main() -> None:
     options = parser.parse_args()
     model_folder()
     print(setting("torch", "transformers", "peft"))
-    print(f"SmolLM2-135M, fp32, {REQUESTS} requests at once, {NEW_TOKENS} tokens each, rank {RANK} on all linears\n")
+    print(f"SmolLM2-135M, fp32, {REQUESTS} requests at once, {NEW_TOKENS} tokens each, rank {RANK} on all linears")
+    print(f"threads: {torch.get_num_threads()}\n")
     found: list[dict[str, Any]] = []
     for round_ in range(options.rounds):
         for _, arguments in SIDES:

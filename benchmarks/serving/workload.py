@@ -1,6 +1,7 @@
 """What every side is asked: the same prompts for the same adapters, and so many tokens whatever they say."""
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -11,7 +12,8 @@ from tunesmith.cli.cache import cache_dir
 from tunesmith.local.demo import model as demo
 
 RANK, ALPHA = 16, 32
-REQUESTS, NEW_TOKENS = 16, 32
+REQUESTS = 16
+NEW_TOKENS = int(os.environ.get("SERVING_NEW_TOKENS", "32"))  # fewer for a machine that is busy
 SHORT_PROMPT_TOKENS = 20
 PROMPT_TOKENS = (12, 60)
 WORDS = (3, 49_000)
