@@ -83,7 +83,7 @@ class Engine:
                 continue
             if not is_busy:
                 with self._wakened:
-                    self._wakened.wait_for(lambda: self._waiting or self._active or self._is_stopped, timeout=0.05)
+                    self._wakened.wait_for(lambda: self._waiting or self._active or self._is_stopped, timeout=1)
 
     def stop(self) -> None:
         """Let `run` end after the step at hand."""

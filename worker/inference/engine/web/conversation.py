@@ -23,6 +23,8 @@ from tunesmith.worker.inference.engine.refusal import Refusal
 from tunesmith.worker.inference.engine.web.answers import Choice, Json, Shape, Usage, error_body
 from tunesmith.worker.inference.engine.web.requests import Asked
 
+UNASKED_TOKENS = 2048  # of an answer whose request names no bound: room is kept for each of them
+
 
 @dataclass(frozen=True)
 class Served:
@@ -73,9 +75,9 @@ class Conversation:
         rooms = [self._room(prompt, most_tokens, param=param) for prompt in prompts]
         self._prompt_tokens = sum(map(len, prompts))
         choices = range(self._asked.n or 1)
-        for (prompt, room), _ in itertools.product(zip(prompts, rooms, strict=True), choices):
-            self._sequences.append(self._sequence(prompt, most_tokens=room, ends=ends))
         try:
+            for (prompt, room), _ in itertools.product(zip(prompts, rooms, strict=True), choices):
+                self._sequences.append(self._sequence(prompt, most_tokens=room, ends=ends))
             self._served.engine.submit(self._sequences)
         except Refusal:
             for sequence in self._sequences:
@@ -170,7 +172,7 @@ class Conversation:
                 code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
                 param="max_tokens",
             )
-        return most_tokens or left
+        return most_tokens or min(left, UNASKED_TOKENS)
 
     def _logprobs(self, drawn: Many[Drawn]) -> Json | None:
         return self._shape.logprobs(drawn, self._token_text) if self._shows_logprobs else None
