@@ -82,17 +82,21 @@ def _measure(asker: Asker, adapters: int) -> None:
         (prompt, f"a{workload.adapter_of(index, adapters=adapters)}") for index, prompt in enumerate(workload.prompts())
     ]
     asker.ask(asks, tokens=4)  # lanes are filled, pages are there
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     readers = asker.ask(asks, tokens=workload.NEW_TOKENS)
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     firsts = sorted(reader.times[0] - began for reader in readers)
+    cpu_began = time.process_time()
     alone = [_first_token(asker) for _ in range(5)]
+    first_cpu_seconds = (time.process_time() - cpu_began) / len(alone)
     workload.tell(
         "ours",
         adapters,
         tokens_per_second=len(readers) * workload.NEW_TOKENS / seconds,
+        tokens_per_cpu_second=len(readers) * workload.NEW_TOKENS / cpu_seconds,
         first_token_seconds=firsts[len(firsts) // 2],
         idle_first_token_seconds=min(alone),
+        idle_first_token_cpu_seconds=first_cpu_seconds,
         lane_bytes=asker.engine.counts()["lane_bytes"],
         adapter_bytes=asker.engine.counts()["adapter_bytes"],
     )

@@ -60,28 +60,37 @@ def _models(counts: list[int]) -> None:
             for index in range(adapters)
         ]
         _generate(models[0], shares[0], tokens=2)
-        began, firsts = time.perf_counter(), []
+        began, cpu_began, firsts = time.perf_counter(), time.process_time(), []
         for model, share in zip(models, shares, strict=True):
             at = time.perf_counter()
             _generate(model, share, tokens=1)
             firsts.append(at - began)
             _generate(model, share, tokens=workload.NEW_TOKENS - 1)
-        seconds = time.perf_counter() - began
-        _tell("models", adapters, seconds=seconds, first=sorted(firsts)[len(firsts) // 2], idle=_idle(models[0]))
+        took = time.perf_counter() - began, time.process_time() - cpu_began
+        _tell("models", adapters, took=took, first=sorted(firsts)[len(firsts) // 2], idle=_idle(models[0]))
 
 
-def _idle(model: Any, **named: Any) -> float:
-    seconds = []
+def _idle(model: Any, **named: Any) -> tuple[float, float]:
+    """Seconds to the first token of a short prompt alone, and seconds of the processor for it."""
+    seconds, cpu_began = [], time.process_time()
     for _ in range(3):
         began = time.perf_counter()
         _generate(model, [workload.short_prompt()], tokens=1, **named)
         seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return min(seconds), (time.process_time() - cpu_began) / len(seconds)
 
 
-def _tell(side: str, adapters: int, *, seconds: float, first: float, idle: float) -> None:
-    rate = workload.REQUESTS * workload.NEW_TOKENS / seconds
-    workload.tell(side, adapters, tokens_per_second=rate, first_token_seconds=first, idle_first_token_seconds=idle)
+def _tell(side: str, adapters: int, *, took: tuple[float, float], first: float, idle: tuple[float, float]) -> None:
+    tokens = workload.REQUESTS * workload.NEW_TOKENS
+    workload.tell(
+        side,
+        adapters,
+        tokens_per_second=tokens / took[0],
+        tokens_per_cpu_second=tokens / took[1],
+        first_token_seconds=first,
+        idle_first_token_seconds=idle[0],
+        idle_first_token_cpu_seconds=idle[1],
+    )
 
 
 def _load() -> Any:
