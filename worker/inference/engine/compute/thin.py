@@ -37,6 +37,7 @@ class Lanes:
     down: dict[str, torch.Tensor] = field(default_factory=dict)
     up: dict[str, torch.Tensor] = field(default_factory=dict)
     places: list[Lane] = field(default_factory=list)
+    room: int = 0  # places that the tables have; memory is given as it is written
 
     def take(self, weights: AdapterWeights) -> Lane:
         """A free place, if possible one that holds this adapter already; else the first."""
@@ -57,16 +58,19 @@ class Lanes:
     def _grow(self) -> Lane:
         lane = Lane(self, len(self.places))
         self.places.append(lane)
-        for side in (self.down, self.up):
-            for module, table in side.items():
-                side[module] = torch.cat([table, table.new_zeros(1, *table.shape[1:])])
+        if len(self.places) > self.room:
+            more = max(1, self.room)
+            self.room += more
+            for side in (self.down, self.up):
+                for module, table in side.items():
+                    side[module] = torch.cat([table, table.new_zeros(more, *table.shape[1:])])
         return lane
 
     def _copy(self, weights: AdapterWeights, lane: Lane) -> None:
         for tables, own in ((self.down, weights.down), (self.up, weights.up)):
             for module, tensor in own.items():
                 if module not in tables:
-                    tables[module] = tensor.new_zeros(len(self.places), *tensor.shape)
+                    tables[module] = tensor.new_zeros(self.room, *tensor.shape)
                 tables[module][lane.index] = tensor
             for module in tables.keys() - own.keys():
                 tables[module][lane.index] = 0
@@ -107,10 +111,6 @@ class ThinProducts:
     def give_back(self, lane: Lane) -> None:
         """The sequence has ended; what is in the lane stays for the next one."""
         lane.is_taken = False
-
-    def forget(self) -> None:
-        """Give back the memory of all lanes while none is taken."""
-        self._lanes = {rank: lanes for rank, lanes in self._lanes.items() if any(x.is_taken for x in lanes.places)}
 
     @property
     def bytes(self) -> int:
