@@ -145,6 +145,10 @@ gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 min
 bench-latency: $(STAMP) ## submit to first step, and a job's wall time over its training time (about 10 minutes; NIGHTLY=--nightly: an hour)
 	$(BIN)/python -m benchmarks.latency $(NIGHTLY)
 
+.PHONY: bench-serving
+bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed batch, a model for each adapter (about 15 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.serving
+
 .PHONY: bench-control-plane
 bench-control-plane: $(STAMP) ## load on the API and its database: submits, polls, lists, claims, metrics, event streams (about 3 minutes; LOAD="--mlflow")
 	$(BIN)/python -m benchmarks.control_plane $(LOAD)

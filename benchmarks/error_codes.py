@@ -14,11 +14,12 @@ from tunesmith.tuning.errors import Category
 ROOT = Path(__file__).parents[1]
 CODES = ROOT / "tuning" / "codes.py"
 FOLDERS = ("tuning", "service", "worker", "cli", "local")
-JOB_FAILURE, COMMAND = "job failure", "the command"
+JOB_FAILURE, COMMAND, ENGINE = "job failure", "the command", "the engine"
 _OF_USERS = ("user_error", "UnusableRow")  # in the trainer: a failure of the job that its user can mend
 _OF_PROGRAMS = ("_refuse", "_end")  # in the trainer's programs that the command runs
 _CODE_FIRST = ("user_error", "_refuse")  # take the code as their first argument
 _HTTP_FOLDERS = ("tuning", "service")  # whose errors become answers of the API
+_ENGINE_FOLDER = ROOT / "worker" / "inference" / "engine"  # whose refusals carry the status of their own answer
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,13 @@ def _raised_in(path: Path) -> Iterator[Raised]:
             continue
         for value in _codes_of(node):
             for name in _members_in(value):
-                yield _raised(ErrorCode[name], node, folder=folder)
+                is_refusal = _ENGINE_FOLDER in path.parents and _called_or_named(node) not in (*_OF_USERS, "Failure")
+                yield (Raised(ErrorCode[name], ENGINE) if is_refusal else _raised(ErrorCode[name], node, folder=folder))
 
 
 def _raised(code: ErrorCode, node: ast.ClassDef | ast.Call, *, folder: str) -> Raised:
     """By whom the code is given: a class of errors or a call of one, or a function that makes failures."""
-    name = node.name if isinstance(node, ast.ClassDef) else _called(node)
+    name = _called_or_named(node)
     if name in _OF_USERS:
         return Raised(code, JOB_FAILURE, Category.USER_ERROR, may_retry=False)
     if name == "Failure":
@@ -186,6 +188,10 @@ def _members_in(value: ast.expr) -> list[str]:
 
 def _is_code(key: ast.expr | None) -> bool:
     return isinstance(key, ast.Constant) and key.value == "code"
+
+
+def _called_or_named(node: ast.ClassDef | ast.Call) -> str:
+    return node.name if isinstance(node, ast.ClassDef) else _called(node)
 
 
 def _called(node: ast.Call) -> str:

@@ -112,6 +112,8 @@ class ErrorCode(StrEnum):
     """A row, or each, teaches nothing. Give rows assistant messages with weight 1, or raise `max_seq_length`."""
     CONTENT_LEFT_OUT = "content_left_out"
     """The chat template leaves content out, and the job refuses that. Move it, or set `on_dropped_content` to warn."""
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    """Prompt and answer have more tokens than the model takes. Shorten the prompt, or ask for fewer tokens."""
     CHAT_TEMPLATE_ERROR = "chat_template_error"
     """The model's chat template refuses a row. Change the row as the template asks, or choose another model."""
     CHAT_TEMPLATE_UNSUPPORTED = "chat_template_unsupported"

@@ -1,0 +1,126 @@
+"""`python -m benchmarks.serving.ours ADAPTERS...`: our engine, in this process."""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from tunesmith.worker.train import environment  # noqa: F401 - before torch  # isort: skip
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.serving import workload
+from tunesmith.worker.inference.engine.answering.engine import Engine, Limits
+from tunesmith.worker.inference.engine.answering.outbox import Delta
+from tunesmith.worker.inference.engine.answering.sampling import Sampler, Sampling
+from tunesmith.worker.inference.engine.answering.sequence import Sequence
+from tunesmith.worker.inference.engine.answering.text import TextStream
+from tunesmith.worker.inference.engine.compute.model import BatchModel
+from tunesmith.worker.train.models.model import load_tokenizer
+
+
+class Reader:
+    """Notes when the tokens of one answer came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.is_over = threading.Event()
+
+    def __call__(self, delta: Delta) -> bool:
+        self.times.extend(time.perf_counter() for _ in delta.drawn)
+        if delta.is_last:
+            self.is_over.set()
+        return True
+
+
+class Asker:
+    """Asks an engine that runs in a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        model = BatchModel.load(folder)
+        self.linears = model.base.linears
+        self.engine = Engine(model, limits=Limits(prefix_bytes=0, adapter_bytes=4 * 1024**3))
+        self._tokenizer = load_tokenizer(folder)
+        threading.Thread(target=self.engine.run, daemon=True).start()
+
+    def begin(self, prompt: list[int], *, adapter: str, tokens: int) -> tuple[Sequence, Reader]:
+        reader = Reader()
+        sequence = Sequence(
+            tuple(prompt),
+            adapter=self.engine.residents.hold(adapter),
+            sampler=Sampler(Sampling(temperature=0.0), seed=0),
+            text=TextStream(self._tokenizer),
+            ends=frozenset(),
+            most_tokens=tokens,
+            deliver=reader,
+        )
+        return sequence, reader
+
+    def ask(self, asks: list[tuple[list[int], str]], *, tokens: int) -> list[Reader]:
+        begun = [self.begin(prompt, adapter=adapter, tokens=tokens) for prompt, adapter in asks]
+        self.engine.submit([sequence for sequence, _ in begun])
+        for _, reader in begun:
+            reader.is_over.wait()
+        return [reader for _, reader in begun]
+
+
+def main() -> None:
+    asker = Asker(workload.model_folder())
+    loaded = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for adapters in sorted(map(int, sys.argv[1:])):
+            for index in range(loaded, adapters):
+                _load(asker, Path(folder) / "adapter", index)
+            loaded = adapters
+            _measure(asker, adapters)
+
+
+def _measure(asker: Asker, adapters: int) -> None:
+    asks = [
+        (prompt, f"a{workload.adapter_of(index, adapters=adapters)}") for index, prompt in enumerate(workload.prompts())
+    ]
+    asker.ask(asks, tokens=4)  # lanes are filled, pages are there
+    began, cpu_began = time.perf_counter(), time.process_time()
+    readers = asker.ask(asks, tokens=workload.NEW_TOKENS)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    firsts = sorted(reader.times[0] - began for reader in readers)
+    cpu_began = time.process_time()
+    alone = [_first_token(asker) for _ in range(5)]
+    first_cpu_seconds = (time.process_time() - cpu_began) / len(alone)
+    workload.tell(
+        "ours",
+        adapters,
+        tokens_per_second=len(readers) * workload.NEW_TOKENS / seconds,
+        tokens_per_cpu_second=len(readers) * workload.NEW_TOKENS / cpu_seconds,
+        first_token_seconds=firsts[len(firsts) // 2],
+        idle_first_token_seconds=min(alone),
+        idle_first_token_cpu_seconds=first_cpu_seconds,
+        lane_bytes=asker.engine.counts()["lane_bytes"],
+        adapter_bytes=asker.engine.counts()["adapter_bytes"],
+    )
+
+
+def _first_token(asker: Asker) -> float:
+    began = time.perf_counter()
+    (reader,) = asker.ask([(workload.short_prompt(), "a0")], tokens=1)
+    return reader.times[0] - began
+
+
+def _load(asker: Asker, folder: Path, index: int) -> None:
+    folder.mkdir(exist_ok=True)
+    source = torch.Generator().manual_seed(index)
+    tensors = {}
+    for name, (rows, columns) in asker.linears.items():
+        key = f"base_model.model.{name}"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(workload.RANK, columns, generator=source) * 0.02
+        tensors[f"{key}.lora_B.weight"] = torch.randn(rows, workload.RANK, generator=source) * 0.02
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": workload.RANK, "lora_alpha": workload.ALPHA}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    asker.engine.residents.load(f"a{index}", folder)
+
+
+if __name__ == "__main__":
+    main()

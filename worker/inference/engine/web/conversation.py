@@ -1,0 +1,195 @@
+"""One request from its body to its answer: sequences in the engine, and what they deliver as OpenAI shows it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.worker.inference.engine.adapters.residents import Adapter
+from tunesmith.worker.inference.engine.answering.engine import Engine
+from tunesmith.worker.inference.engine.answering.outbox import Delta, Outbox
+from tunesmith.worker.inference.engine.answering.prompts import Prompts
+from tunesmith.worker.inference.engine.answering.sampling import Drawn, Sampler, Sampling
+from tunesmith.worker.inference.engine.answering.sequence import Sequence
+from tunesmith.worker.inference.engine.answering.text import TextStream
+from tunesmith.worker.inference.engine.refusal import Refusal
+from tunesmith.worker.inference.engine.web.answers import Choice, Json, Shape, Usage, error_body
+from tunesmith.worker.inference.engine.web.requests import Asked
+
+UNASKED_TOKENS = 2048  # of an answer whose request names no bound: room is kept for each of them
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one engine serves, under which name."""
+
+    engine: Engine
+    prompts: Prompts
+    name: str
+    vocabulary: int
+    clock: Callable[[], float]  # seconds since 1970
+
+    def adapter_folder(self, model: str) -> Path | None:
+        """Of the adapter of this name; None for the base.
+
+        Raises:
+            Refusal: nothing has this name.
+        """
+        if model == self.name:
+            return None
+        adapter = self.engine.residents.hold(model)
+        self.engine.residents.release(adapter)
+        return adapter.folder
+
+
+class Conversation:
+    """The answers of one request, begun; whoever reads them calls `leave` at the end."""
+
+    def __init__(self, served: Served, asked: Asked, shape: Shape, *, sampling: Sampling, shows_logprobs: bool) -> None:
+        self._served, self._asked, self._shape = served, asked, shape
+        self._sampling, self._shows_logprobs = sampling, shows_logprobs
+        self._outbox = Outbox()
+        self._sequences: list[Sequence] = []
+        self._prompt_tokens = 0
+        self._head: Json = {
+            "id": f"{shape.prefix}-{secrets.token_hex(12)}",
+            "created": int(served.clock()),
+            "model": asked.model,
+        }
+
+    def begin(
+        self, prompts: Many[tuple[int, ...]], *, most_tokens: int | None, ends: frozenset[int], param: str
+    ) -> None:
+        """Put every choice of every prompt in the line.
+
+        Raises:
+            Refusal: a prompt does not fit the model, the model is unknown, or the line is full.
+        """
+        rooms = [self._room(prompt, most_tokens, param=param) for prompt in prompts]
+        self._prompt_tokens = sum(map(len, prompts))
+        choices = range(self._asked.n or 1)
+        try:
+            for (prompt, room), _ in itertools.product(zip(prompts, rooms, strict=True), choices):
+                self._sequences.append(self._sequence(prompt, most_tokens=room, ends=ends))
+            self._served.engine.submit(self._sequences)
+        except Refusal:
+            for sequence in self._sequences:
+                if sequence.adapter is not None:
+                    self._served.engine.residents.release(sequence.adapter)
+            raise
+
+    def leave(self) -> None:
+        """Nobody reads on: what is still written ends."""
+        for sequence in self._sequences:
+            sequence.cancel()
+
+    async def whole(self) -> Json:
+        """All choices, when they are complete.
+
+        Raises:
+            Refusal: one of them ended with an error.
+        """
+        choices = [Choice() for _ in self._sequences]
+        async for index, delta in self._deltas():
+            choices[index].add(delta)
+        shown = [
+            self._shape.choice(index, choice, self._logprobs(choice.drawn)) for index, choice in enumerate(choices)
+        ]
+        return {**self._head, "object": self._shape.whole, "choices": shown, "usage": self._usage().shown()}
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The same as it comes, as server-sent events.
+
+        Raises:
+            Refusal: an error before there was anything to show; a later one is an event.
+        """
+        is_open: set[int] = set()
+        try:
+            async for index, delta in self._deltas():
+                if self._shape.opening and index not in is_open:
+                    yield self._chunk([self._shape.opening(index)])
+                is_open.add(index)
+                if delta.text or delta.is_last or self._shows_logprobs:
+                    yield self._chunk([self._shape.piece(index, delta, self._logprobs(delta.drawn))])
+            if self._asked.wants_usage:
+                yield self._chunk([], usage=self._usage().shown())
+        except Refusal as error:
+            if not is_open:
+                raise
+            yield _event(error_body(error))
+        yield b"data: [DONE]\n\n"
+
+    async def _deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        left = len(self._sequences)
+        while left:
+            index, delta = await self._outbox.get()
+            if delta.error is not None:
+                raise delta.error
+            left -= delta.is_last
+            yield index, delta
+
+    def _sequence(self, prompt: tuple[int, ...], *, most_tokens: int, ends: frozenset[int]) -> Sequence:
+        index, asked = len(self._sequences), self._asked
+        seed = secrets.randbits(63) if asked.seed is None else asked.seed * (len(range(asked.n or 1))) + index
+        return Sequence(
+            prompt,
+            adapter=self._hold(),
+            sampler=Sampler(self._sampling, seed=seed),
+            text=TextStream(self._served.prompts.tokenizer, stops=asked.stops),
+            ends=ends,
+            most_tokens=most_tokens,
+            deliver=partial(self._outbox.put, index),
+        )
+
+    def _hold(self) -> Adapter | None:
+        return None if self._asked.model == self._served.name else self._served.engine.residents.hold(self._asked.model)
+
+    def _room(self, prompt: tuple[int, ...], most_tokens: int | None, *, param: str) -> int:
+        """Tokens that the answer may have."""
+        context = self._served.engine.context_tokens
+        if not prompt:
+            raise Refusal(f"'{param}' is empty: there is nothing to go on with.", param=param)
+        if max(prompt) >= self._served.vocabulary or min(prompt) < 0:
+            raise Refusal(f"'{param}' has a token that this model does not know.", param=param)
+        left = context - len(prompt)
+        if left < 1:
+            raise Refusal(
+                f"'{param}' has {len(prompt):,} tokens, this model takes {context:,} with the answer. Shorten it.",
+                code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                param=param,
+            )
+        if most_tokens is not None and most_tokens > left:
+            raise Refusal(
+                f"'max_tokens' is {most_tokens:,}, but a prompt of {len(prompt):,} tokens leaves {left:,} of the "
+                f"{context:,} that this model takes.",
+                code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                param="max_tokens",
+            )
+        return most_tokens or min(left, UNASKED_TOKENS)
+
+    def _logprobs(self, drawn: Many[Drawn]) -> Json | None:
+        return self._shape.logprobs(drawn, self._token_text) if self._shows_logprobs else None
+
+    def _token_text(self, token: int) -> str:
+        return str(self._served.prompts.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def _usage(self) -> Usage:
+        written = sum(sequence.written for sequence in self._sequences)
+        return Usage(self._prompt_tokens, written, sum(sequence.reused_tokens for sequence in self._sequences))
+
+    def _chunk(self, choices: list[Json], *, usage: Json | None = None) -> bytes:
+        shown = {**self._head, "object": self._shape.chunk, "choices": choices}
+        if self._asked.wants_usage:
+            shown["usage"] = usage
+        return _event(shown)
+
+
+def _event(content: Json) -> bytes:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
