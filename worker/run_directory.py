@@ -44,6 +44,14 @@ EXIT_FAILED = 1  # result.json holds the Failure
 TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 
 
+class OtherModel(Value):
+    """Whom an evaluation compares a model with. Paths are absolute."""
+
+    model_dir: str
+    adapter_dir: str | None = None  # an adapter of `model_dir`, or a full checkpoint's weights for it
+    measured_shape: ModelShape | None = None
+
+
 class TrainRequest(Value):
     """Everything the trainer is told. All paths are absolute and lie on this host."""
 
@@ -53,10 +61,12 @@ class TrainRequest(Value):
     plan: Plan
     dataset: DatasetFacts
     model_dir: str
-    adapter_dir: str | None = None  # continue from this adapter of `model_dir`
+    adapter_dir: str | None = None  # continue from this adapter of `model_dir`; what an evaluation puts on it
+    against: OtherModel | None = None  # of an evaluation
     training_file: str
     validation_file: str | None = None
-    held_out_lines: tuple[int, ...] = ()  # of the training file: they are validation rows, and never trained on
+    # Of the training file: they are validation rows, and never trained on; an evaluation with any reads these alone.
+    held_out_lines: tuple[int, ...] = ()
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
     token_cache: str | None = None  # tokenised rows of other runs, to be read and never written
