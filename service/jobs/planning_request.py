@@ -55,10 +55,10 @@ async def read(
     find = models.find_ready if to_train else models.find_plannable
     model = await find(session, request.model, project=project)
     spec = await spec_of(session, request, model=model, seed=seed)
-    training = await _usable_file(session, training_file, "training_file", spec=spec, project=project)
+    training = await usable_file(session, training_file, "training_file", spec=spec, project=project)
     validation = None
     if request.validation_file is not None:
-        validation = await _usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
+        validation = await usable_file(session, request.validation_file, "validation_file", spec=spec, project=project)
     facts = _facts(training, validation)
     return await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
@@ -97,7 +97,12 @@ async def check_fits_model(
     return PlannableJob(model, wanted)
 
 
-async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec: JobSpec, project: str) -> File:
+async def usable_file(session: AsyncSession, file_id: str, param: str, *, spec: JobSpec, project: str) -> File:
+    """A file whose rows suit what the job is to do with them.
+
+    Raises:
+        InvalidRequest: there is none, it is of another purpose, or its rows cannot be used; `param` is the field.
+    """
     try:
         file = await files.find(session, file_id, project=project)
     except NotFound:
@@ -109,7 +114,7 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec:
         raise InvalidTrainingFile(message, code=ErrorCode.INVALID_FILE_PURPOSE, param=param)
     if file.status == "error":
         raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
-    report = _report(file)
+    report = report_of(file)
     is_dpo = spec.objective is Objective.DPO
     if report.kind != ("dpo" if is_dpo else "supervised"):
         fitting = "supervised" if is_dpo else "dpo"
@@ -123,8 +128,9 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, spec:
 
 
 def _facts(training: File, validation: File | None) -> DatasetFacts:
-    return _report(training).facts(validation_rows=_report(validation).rows if validation else 0)
+    return report_of(training).facts(validation_rows=report_of(validation).rows if validation else 0)
 
 
-def _report(file: File) -> RowReport:
+def report_of(file: File) -> RowReport:
+    """What the check at upload counted."""
     return RowReport.model_validate({key: value for key, value in (file.report or {}).items() if key != "kind"})

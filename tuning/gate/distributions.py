@@ -41,7 +41,7 @@ def sign_test(more: int, fewer: int) -> float:
     if thrown == 0:
         return 1.0
     tail = sum(math.comb(thrown, heads) for heads in range(rarer + 1))
-    return min(1.0, 2 * tail / 2**thrown)
+    return min(1.0, tail / int(2 ** (thrown - 1)))
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:

@@ -45,10 +45,10 @@ class Comparison(Value):
     """The champion's."""
     difference: float
     """Candidate less champion: of a loss less is better, of the others more."""
-    low: float
-    """The lower end of the interval that the difference lies in, at the confidence of the rule."""
-    high: float
-    """The upper end of that interval."""
+    low: float | None
+    """The lower end of the interval that the difference lies in, at the confidence of the rule; null of one row."""
+    high: float | None
+    """The upper end of that interval; null of one row."""
     p_value: float
     """How likely chance alone would make a difference as large; of hits by McNemar's exact test."""
     margin: float = 0.0
@@ -76,8 +76,8 @@ def compare_measure(measure: Measure, pairs: Sequence[Pair], *, confidence: floa
         candidate=found.candidate,
         champion=found.champion,
         difference=found.difference,
-        low=found.low,
-        high=found.high,
+        low=found.low if math.isfinite(found.low) else None,
+        high=found.high if math.isfinite(found.high) else None,
         p_value=found.p_value,
         margin=margin,
         word=_word(measure, len(pairs), found, confidence=confidence, margin=margin),

@@ -150,11 +150,13 @@ def _too_few(found: Comparison) -> str:
 
 def _numbers(found: Comparison) -> str:
     margin = f", margin {_amount(found.margin, found.measure)}" if found.margin else ""
+    interval = "unbounded"
+    if found.low is not None and found.high is not None:
+        interval = f"{_signed(found.low, found.measure)} to {_signed(found.high, found.measure)}"
     return (
         f"{found.measure.replace('_', ' ')} {_amount(found.champion, found.measure)} -> "
         f"{_amount(found.candidate, found.measure)} on {found.rows:,} rows, difference "
-        f"{_signed(found.difference, found.measure)} ({_signed(found.low, found.measure)} to "
-        f"{_signed(found.high, found.measure)}{margin})"
+        f"{_signed(found.difference, found.measure)} ({interval}{margin})"
     )
 
 

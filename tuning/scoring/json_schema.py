@@ -141,9 +141,8 @@ def _problem(name: str, value: Any) -> str | None:
         return None if is_right else "it must be a number, of multipleOf one above 0"
     if name in _COUNTS:
         return None if _is_integer(value) and value >= 0 else "it must be a whole number of 0 or more"
-    kind, words = _SHAPES.get(name, (object, ""))
-    if not isinstance(value, kind):
-        return f"it must be {words}"
+    if name in _SHAPES and not isinstance(value, _SHAPES[name][0]):
+        return f"it must be {_SHAPES[name][1]}"
     if name == "required" and not all(isinstance(one, str) for one in value):
         return "it must be a list of names"
     return "only a place within the schema, #/..., can be followed" if name == "$ref" and value[:1] != "#" else None
@@ -204,7 +203,9 @@ def _object_of(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _sized(kind: type, is_right: Callable[[int, int], bool]) -> Callable[[Any, Any], bool]:
+def _sized(
+    kind: type[str | list[Any] | dict[str, Any]], is_right: Callable[[int, int], bool]
+) -> Callable[[Any, Any], bool]:
     return lambda bound, value: not isinstance(value, kind) or is_right(len(value), bound)
 
 

@@ -102,10 +102,11 @@ class LinearPattern:
             _, added, removed, inner = argument
             return self._sequence(inner, after, flags=(flags | added) & ~removed)
         if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            return self._repeat(*argument, after, flags=flags)
+            least, most, inner = argument
+            return self._repeat(inner, after, least=least, most=most, flags=flags)
         return self._add(_State(test=_test(code, argument, flags), follows=[after]))
 
-    def _repeat(self, least: int, most: int, inner: Any, after: int, *, flags: int) -> int:
+    def _repeat(self, inner: Any, after: int, *, least: int, most: Any, flags: int) -> int:
         if most is codes.MAXREPEAT:
             loop = self._add(_State(follows=[after]))
             self._states[loop].follows.append(self._sequence(inner, loop, flags=flags))
