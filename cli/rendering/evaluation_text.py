@@ -67,7 +67,7 @@ def _amount(name: str, value: float) -> str:
 
 
 def _signed(name: str, value: float) -> str:
-    return f"{value:+.4f}" if name == "loss" else f"{value:+.1%}"
+    return f"{value:+.4f}" if name == "loss" else f"{value * 100:+.1f} points"
 
 
 def _short(text: str) -> str:

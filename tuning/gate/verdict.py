@@ -165,4 +165,4 @@ def _amount(value: float, measure: Measure) -> str:
 
 
 def _signed(value: float, measure: Measure) -> str:
-    return f"{value:+.4f}" if measure == "loss" else f"{value:+.1%}"
+    return f"{value:+.4f}" if measure == "loss" else f"{value * 100:+.1f} points"

@@ -107,6 +107,19 @@ def test_checkpoints_full_models_and_other_bases_are_measured_too(
     assert measures_of([row.against for row in rows if row.against]).loss == loss
 
 
+def test_a_checkpoint_under_pissa_is_measured_over_the_base_as_it_was(tmp_path: Path, model: Path) -> None:
+    plan = plans.plan(
+        lora=plans.lora(init="pissa"), epochs=1, evaluation_interval_steps=1000, checkpoint_interval_steps=1000
+    )
+    directory = runs.make_run(tmp_path / "pissa", model=model, plan=plan, validation=HELD_OUT)
+    assert runs.train_here(directory) == 0
+    checkpoint = sorted(directory.checkpoints.iterdir())[-1]
+    measured = evaluation(tmp_path / "run", model, adapter_dir=str(checkpoint))
+    assert runs.train_here(measured) == 0
+    loss = measures_of([row.model for row in rows_of(measured)]).loss
+    assert loss == pytest.approx(result_of(directory).final_valid_loss, rel=1e-5)
+
+
 def test_only_the_chosen_lines_are_read(tmp_path: Path, model: Path) -> None:
     directory = evaluation(tmp_path, model, held_out_lines=(2, 5))
     assert runs.train_here(directory) == 0

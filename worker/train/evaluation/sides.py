@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith.worker.manifests import MANIFEST
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
 from tunesmith.worker.train.adapters.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
 from tunesmith.worker.train.adapters.pissa import INITIAL_FILE, as_plain_adapter
@@ -88,7 +87,7 @@ def _replace_weights(learner: Learner, file: Path) -> None:
 
 def _plain_adapter(folder: Path, directory: RunDirectory) -> Path:
     """The adapter of a checkpoint under PiSSA is a change of its start: as a plain one, in the run's own folder."""
-    if not (folder / INITIAL_FILE).is_file() or (folder / MANIFEST).is_file():
+    if not (folder / INITIAL_FILE).is_file():
         return folder
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     tensors, config = as_plain_adapter(load_file(folder / WEIGHTS_FILE), load_file(folder / INITIAL_FILE), config)
