@@ -8,7 +8,7 @@
     canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction; absent
                      where an earlier run's word is enough
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
-    output/          the result: adapter/ or model/, tokenizer, card
+    output/          the result: adapter/ or model/, tokenizer, card; of an evaluation rows.jsonl
     log.txt          stdout and stderr of the trainer's process tree
     result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
     tokens/          tokenised rows that the run has made, and marks of those that it has used, for the worker to keep

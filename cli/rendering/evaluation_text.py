@@ -7,7 +7,7 @@ from tunesmith.cli import output
 from tunesmith.tuning.values.json_objects import Json
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.api.evaluations import EvaluatedRowObject, EvaluationObject
+    from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowObject, EvaluationObject
 
 _SHOWN_CHARACTERS = 68
 _MEASURES = (("loss", "loss"), ("token accuracy", "token_accuracy"), ("answers right", "score"))

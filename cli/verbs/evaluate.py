@@ -13,7 +13,7 @@ from tunesmith.tuning.values.json_objects import Json, present
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.evaluations import EvaluationObject
+    from tunesmith.tuning.api.comparisons.evaluations import EvaluationObject
 
 _SCORES = "exact, json, regex:PATTERN, json_schema:FILE or choice:LABEL,LABEL"
 _SHOWN_ROWS = 3

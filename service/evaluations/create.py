@@ -22,7 +22,7 @@ from tunesmith.service.projects.limits import check_queued, check_stored
 from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.datasets.row_formats import RowFormat
-from tunesmith.tuning.errors import DoesNotFit, InvalidTrainingFile
+from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile
 from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
@@ -65,8 +65,7 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
         earlier = await reserve(session, key, project=project, request_sha256=request.sha256, job_id=evaluation_id)
         if earlier is not None:
             return await store.find(session, earlier, project=project)
-    if request.asked.score is not None:
-        judge_of(request.asked.score)
+    _check(request.asked)
     await check_stored(session, project, limits=request.limits)
     sides = await _sides(session, request.asked, project=project)
     planned = max((side.base for side in sides), key=lambda base: ModelShape.from_config(base.config).parameters)
@@ -87,6 +86,18 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
     await record_start(session, job, model=planned, fit=fit, at=await now(session))
     await check_queued(session, project, limits=request.limits)
     return job
+
+
+def _check(asked: EvaluationCreate) -> None:
+    """What one field allows and another forbids, and whether answers can be scored so."""
+    if asked.score is not None:
+        judge_of(asked.score)
+    elif asked.gate.decide_by == "score":
+        raise InvalidRequest(
+            "The gate is to decide by a score, and nothing is scored.",
+            param="gate.decide_by",
+            hint="Send `score` too, or let the gate decide by the loss.",
+        )
 
 
 async def _sides(session: AsyncSession, asked: EvaluationCreate, *, project: str) -> list[Evaluated]:

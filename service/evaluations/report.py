@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 
-from tunesmith.tuning.api.evaluations import EvaluationObject
+from tunesmith.tuning.api.comparisons.evaluations import EvaluationObject
 from tunesmith.tuning.evaluation import EvaluatedRow, Measures, SideResult
 from tunesmith.tuning.gate.paired import Comparison
 from tunesmith.tuning.gate.verdict import Verdict

@@ -16,7 +16,7 @@ from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
-from tunesmith.tuning.api.evaluations import EvaluatedRowPage, EvaluationObject, EvaluationPage
+from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowPage, EvaluationObject, EvaluationPage
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.evaluation import EvaluatedRow

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from tunesmith.service.database.tables import Job
 from tunesmith.service.evaluations.results import verdict_of
-from tunesmith.tuning.api.evaluations import EvaluatedRowObject, EvaluationError, EvaluationObject
+from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowObject, EvaluationError, EvaluationObject
 from tunesmith.tuning.api.jobs import JobProgress
 from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.json_objects import Json

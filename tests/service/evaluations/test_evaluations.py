@@ -159,6 +159,8 @@ def test_models_of_others_and_none_at_all_look_the_same(control_plane: ControlPl
         ({"score": {"type": "choice", "labels": []}}, None, "score.labels"),
         ({"score": {"type": "choice"}}, None, "score.labels"),
         ({"against": "base"}, None, "against"),
+        ({"gate": {"decide_by": "score"}}, None, "gate.decide_by"),
+        ({"gate": {"confidence": 2}}, None, "gate.confidence"),
         ({"rows": 0}, None, "rows"),
         ({}, b"", "file"),
         ({}, b'{"messages": [{"role": "user", "content": "hi"}]}\n', "file"),
