@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane, chat_rows
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.evaluations.compare import Contest, compare
+from tunesmith.service.planning.corrections import MeasuredCorrections, measured_corrections
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, NotFound
 from tunesmith.tuning.evaluation import ROWS_FILE
@@ -107,11 +109,20 @@ def test_rows_come_in_pages_in_the_order_of_the_file_or_the_worst_first(control_
     assert get(control_plane, evaluation["id"], "/rows?after=99")["error"]["param"] == "after"
 
 
+async def learned(database: Database) -> MeasuredCorrections:
+    async with database.transaction() as session:
+        return await measured_corrections(session)
+
+
 def test_an_evaluation_is_no_fine_tuning_job_to_lists_and_lessons(control_plane: ControlPlane) -> None:
     plane = control_plane
     evaluation = created(plane, model="tiny-llama")
-    assert hand_over(claimed(plane, evaluation), [{"line": 1, "model": side(2.0)}]) == 204
+    attempt = claimed(plane, evaluation)
+    attempt.metrics([{"step": 1, "total_steps": 20}])
+    assert hand_over(attempt, [{"line": 1, "model": side(2.0)}]) == 204
+    assert not any(message.startswith("Step") for message in plane.messages(evaluation["id"]))
     assert plane.request("GET", "/v1/fine_tuning/jobs").json()["data"] == []
+    assert plane.run(learned).by_kind == {}, "no plan of training is corrected by it"
     assert plane.request("GET", "/v1/fine_tuning/plans/accuracy").json()["data"] == []
     assert [one["id"] for one in plane.request("GET", "/v1/evaluations").json()["data"]] == [evaluation["id"]]
     found = get(plane, evaluation["id"])
@@ -252,7 +263,7 @@ def test_the_same_request_finds_the_first_evaluation(control_plane: ControlPlane
 
 
 def judged(plane: ControlPlane, contest: Contest, **options: Any) -> Verdict:
-    async def work(database: Any) -> Verdict:
+    async def work(database: Database) -> Verdict:
         async with database.transaction() as session:
             return await compare(session, contest, project="acme", rule=GateRule(), **options)
 
@@ -285,8 +296,10 @@ def test_what_cannot_be_compared_is_said(control_plane: ControlPlane) -> None:
     plane = control_plane
     file = plane.upload()
     one, other = done(plane, 0.0, file=file), done(plane, 0.0, file=plane.upload(chat_rows(30)))
+    scored = done(plane, 0.0, file=file, score=EXACT)
     waiting = created(plane, model="tiny-llama", file=file)["id"]
     for contest, reason in (
+        (Contest(one, scored), "other rules"),
         (Contest(one, other), "other rows"),
         (Contest(one), "one model alone"),
         (Contest(one, waiting), "is queued"),

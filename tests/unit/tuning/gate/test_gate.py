@@ -97,6 +97,15 @@ def test_a_margin_never_makes_a_verdict_of_none(gaps: list[float], margin: float
     assert judge(by_loss(gaps), rule=GateRule(loss_margin=margin)).word in (plain, "no difference")
 
 
+def test_a_gain_within_the_margin_does_not_count() -> None:
+    pairs = by_loss([-0.2, -0.3] * 20)
+    assert judge(pairs, rule=GateRule(loss_margin=0.1)).word == "better"
+    assert judge(pairs, rule=GateRule(loss_margin=0.25)).word == "no difference"
+    scored = by_hits(14, 1, 15, 10)
+    assert judge(scored, rule=GateRule(share_margin=0.05)).word == "better"
+    assert judge(scored, rule=GateRule(share_margin=0.3)).word == "no difference"
+
+
 def test_two_rows_are_too_few_to_tell_and_it_says_how_many_it_needs() -> None:
     verdict = judge(by_loss([-1.0, -1.01]), rule=RULE)
     assert verdict.word == "too few rows to tell"
