@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    plan = plans.plan(epochs=10, evaluation_interval_steps=1000, checkpoint_interval_steps=15)
+    plan = plans.plan(epochs=6, evaluation_interval_steps=1000, checkpoint_interval_steps=15)
     root = tmp_path_factory.mktemp("tuned")
     directory = runs.make_run(root, model=model, plan=plan, rows=runs.chat_rows(40), validation=HELD_OUT)
     assert runs.train_here(directory) == 0
@@ -80,6 +80,7 @@ def test_an_adapter_is_measured_beside_its_base_to_the_losses_of_its_training(
     assert verdict.word == "better", verdict.text
 
 
+@pytest.mark.slow
 def test_checkpoints_full_models_and_other_bases_are_measured_too(
     tmp_path: Path, model: Path, tuned: RunDirectory
 ) -> None:
@@ -107,6 +108,7 @@ def test_checkpoints_full_models_and_other_bases_are_measured_too(
     assert measures_of([row.against for row in rows if row.against]).loss == loss
 
 
+@pytest.mark.slow
 def test_a_checkpoint_under_pissa_is_measured_over_the_base_as_it_was(tmp_path: Path, model: Path) -> None:
     plan = plans.plan(
         lora=plans.lora(init="pissa"), epochs=1, evaluation_interval_steps=1000, checkpoint_interval_steps=1000
