@@ -50,6 +50,13 @@ def test_a_choice_is_the_one_label_that_an_answer_names(answer: str, right: bool
     assert is_right(score, answer, "not spam") is right
 
 
+def test_an_answer_that_names_two_labels_names_none() -> None:
+    score = {"type": "choice", "labels": ["spam", "ham"]}
+    assert is_right(score, "It is spam.", "spam")
+    assert not is_right(score, "spam or ham", "spam")
+    assert not is_right(score, "ham", "neither")
+
+
 @pytest.mark.parametrize(
     ("score", "param"),
     [
