@@ -6,9 +6,10 @@ from fastapi import APIRouter, BackgroundTasks, Path, Query
 from fastapi.responses import HTMLResponse
 
 from tunesmith.service.evaluations import store, views
+from tunesmith.service.evaluations.compare import Contest, compare
 from tunesmith.service.evaluations.create import EvaluationRequest, create
 from tunesmith.service.evaluations.report import PAGE_POLICY, report_page
-from tunesmith.service.evaluations.schemas import EvaluationCreate
+from tunesmith.service.evaluations.schemas import EvaluationCreate, VerdictRequest
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.routes import DeliveriesDep
 from tunesmith.service.web.auth import MemberKey
@@ -16,10 +17,16 @@ from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
-from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowPage, EvaluationObject, EvaluationPage
+from tunesmith.tuning.api.comparisons.evaluations import (
+    EvaluatedRowPage,
+    EvaluationObject,
+    EvaluationPage,
+    VerdictObject,
+)
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.evaluation import EvaluatedRow
+from tunesmith.tuning.gate.verdict import GateRule
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -84,6 +91,26 @@ async def cancel_evaluation(evaluation_id: EvaluationId, caller: MemberKey, sess
     """Cancel. A running one is `running` with `cancel_requested` until its worker has stopped."""
     await store.find(session, evaluation_id, project=caller.project)
     return views.evaluation_object(await lifecycle.cancel(session, evaluation_id, project=caller.project))
+
+
+@router.post("/{evaluation_id}/verdict", openapi_extra=documented(VerdictRequest))
+async def judge_evaluations(
+    evaluation_id: EvaluationId,
+    caller: MemberKey,
+    *,
+    request: Annotated[VerdictRequest, json_body(VerdictRequest)],
+    session: DbSession,
+) -> VerdictObject:
+    """Judge a candidate against a champion by evaluations that have ended, with guard rails, and keep the verdict."""
+    job = await store.find(session, evaluation_id, project=caller.project)
+    verdict = await compare(
+        session,
+        Contest(evaluation_id, request.champion),
+        project=caller.project,
+        rule=request.gate or GateRule.model_validate(job.spec["evaluation"]["rule"]),
+        guards={name: Contest(one.candidate, one.champion) for name, one in request.guards.items()},
+    )
+    return VerdictObject(candidate=evaluation_id, champion=request.champion, **dict(verdict))
 
 
 @router.get("/{evaluation_id}/rows")

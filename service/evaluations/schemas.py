@@ -1,4 +1,4 @@
-"""The body of an evaluation's creation."""
+"""Bodies of the routes about evaluations."""
 
 from typing import Annotated
 
@@ -42,3 +42,27 @@ class EvaluationCreate(Value):
         | None
     ) = None
     """Labels to find it by."""
+
+
+class ContestRequest(Value):
+    """A candidate beside a champion on the rows of one guard rail."""
+
+    candidate: Name
+    """Id of an evaluation of the candidate."""
+    champion: Name | None = None
+    """Id of one of the champion on the same rows; absent where the first measured both."""
+
+
+class VerdictRequest(Value):
+    """`POST /v1/evaluations/{evaluation_id}/verdict`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"champion": "eval-2"}]})
+
+    champion: Name | None = None
+    """Id of an evaluation of the champion on the same rows; absent where the first measured both."""
+    guards: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=64)], ContestRequest], Field(max_length=16)
+    ] = {}
+    """Guard rails by name: other rows, on which the candidate must not be shown to be worse."""
+    gate: GateRule | None = None
+    """When the candidate counts as better; absent as its evaluation was asked."""

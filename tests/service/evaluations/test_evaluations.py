@@ -290,6 +290,11 @@ def test_two_evaluations_of_the_same_rows_are_compared_with_guard_rails(control_
     stored = plane.sql("SELECT word, verdict FROM gate_verdicts ORDER BY id")
     assert [row[0] for row in stored] == ["better", "worse"]
     assert Verdict.model_validate(stored[1][1]) == verdict
+    body = {"champion": champion, "guards": {"old rows": {"candidate": broken, "champion": old}}}
+    asked = plane.request("POST", f"/v1/evaluations/{candidate}/verdict", json=body).json()
+    assert (asked["word"], asked["guards"][0]["name"], asked["champion"]) == ("worse", "old rows", champion)
+    foreign = plane.request("POST", f"/v1/evaluations/{candidate}/verdict", json=body, key="stranger")
+    assert foreign.json()["error"]["code"] == ErrorCode.EVALUATION_NOT_FOUND
 
 
 def test_what_cannot_be_compared_is_said(control_plane: ControlPlane) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from tunesmith.tuning.api.base import Recorded
+from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.jobs import JobFailureDetails, JobProgress
 from tunesmith.tuning.api.lists import Named, Page
 from tunesmith.tuning.evaluation import Measures, SideResult
@@ -67,6 +67,17 @@ class EvaluationObject(Named):
     """Whether its worker has been asked to stop."""
     attempts: int
     """How often it was tried."""
+
+
+class VerdictObject(Verdict, Answer):
+    """What the gate says of a candidate."""
+
+    object: Literal["tunesmith.verdict"] = "tunesmith.verdict"
+    """Always `tunesmith.verdict`."""
+    candidate: str
+    """Id of the candidate's evaluation."""
+    champion: str | None
+    """Id of the champion's; null where the first measured both."""
 
 
 class EvaluationPage(Page[EvaluationObject]):
