@@ -1,6 +1,7 @@
 """The service's REST API as Python calls: one method per route, one error shape, patience with a restarting one."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.values.json_objects import Json, present
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.api.reproductions import ReproductionObject
+    from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowObject, EvaluationObject
+    from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -131,9 +133,35 @@ class Client:
 
     def reproduction(self, job_id: str) -> "ReproductionObject":
         """Whether a job that repeats another gave the same result."""
-        from tunesmith.tuning.api.reproductions import ReproductionObject  # slow to import: it brings the planner
+        from tunesmith.tuning.api.comparisons.reproductions import (
+            ReproductionObject,  # slow to import: it brings the planner
+        )
 
         return self._ask(ReproductionObject, "GET", f"{_job_path(job_id)}/reproduction")
+
+    def create_evaluation(self, body: Json) -> "EvaluationObject":
+        """Measure a model on rows."""
+        from tunesmith.tuning.api.comparisons.evaluations import EvaluationObject
+
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._ask(EvaluationObject, "POST", "/evaluations", json=body, headers=headers, is_repeatable=True)
+
+    def evaluation(self, evaluation_id: str) -> "EvaluationObject":
+        """The evaluation as it is now."""
+        from tunesmith.tuning.api.comparisons.evaluations import EvaluationObject
+
+        return self._ask(EvaluationObject, "GET", f"/evaluations/{quote(evaluation_id, safe='')}")
+
+    def evaluated_rows(self, evaluation_id: str, *, order: str, limit: int) -> "list[EvaluatedRowObject]":
+        """The first rows, by `line` or the `worst` first."""
+        from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowPage
+
+        path = f"/evaluations/{quote(evaluation_id, safe='')}/rows"
+        return self._ask(EvaluatedRowPage, "GET", path, params={"order": order, "limit": limit}).data
+
+    def evaluation_report(self, evaluation_id: str) -> str:
+        """All of it as a page."""
+        return self._send("GET", f"/evaluations/{quote(evaluation_id, safe='')}/report").text
 
     def events_since(self, job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
         """The events that are not in `seen`, oldest first. Pages back from the newest until it meets a known one."""

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.verbs import artifacts, environment, files, jobs, models, plan, reproduce, submit, watch, workers
+from tunesmith.cli.verbs import (
+    artifacts,
+    environment,
+    evaluate,
+    files,
+    jobs,
+    models,
+    plan,
+    reproduce,
+    submit,
+    watch,
+    workers,
+)
 from tunesmith.local.verbs import demo, server
 
 app = typer.Typer(
@@ -32,7 +44,7 @@ def options(
     """Fine-tune language models on the hardware that is really there."""
 
 
-for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, workers):
+for group in (server, environment, demo, submit, plan, jobs, reproduce, evaluate, watch, files, workers):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")

@@ -14,6 +14,7 @@ from tunesmith.service.attempts.routes import router as attempts
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
+from tunesmith.service.evaluations.routes import router as evaluations
 from tunesmith.service.files.routes import router as files
 from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
@@ -48,18 +49,8 @@ class Routes(StrEnum):
 
 
 _PUBLIC = (
-    reference.router,
-    monitoring,
-    files,
-    uploads,
-    jobs,
-    queue,
-    reproductions,
-    plans,
-    metrics,
-    artifacts,
-    models,
-    workers,
+    *(reference.router, monitoring, files, uploads, jobs, queue, reproductions, evaluations, plans, metrics),
+    *(artifacts, models, workers),
 )
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}

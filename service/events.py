@@ -8,9 +8,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Event, Job
 from tunesmith.tuning.api.history import EventObject
+from tunesmith.tuning.words import JobKind
 
 Level = Literal["info", "warn", "error"]
 Kind = Literal["message", "metrics"]
+
+
+_NOUNS = {JobKind.TRAINING: "Fine-tuning job", JobKind.EVALUATION: "Evaluation"}
+
+
+def noun(job: Job) -> str:
+    """What a job's history calls it at the beginning of a line."""
+    return _NOUNS[JobKind(job.kind or JobKind.TRAINING)]
 
 
 def append(

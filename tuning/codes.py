@@ -14,6 +14,7 @@ class ArtifactKind(StrEnum):
 
     ADAPTER = "adapter"
     MODEL = "model"  # whole: trained by full fine-tuning, or merged from base and adapter
+    EVALUATION = "evaluation"  # losses and answers of models, row by row
     LOG = "log"
 
 
@@ -96,6 +97,8 @@ class ErrorCode(StrEnum):
     """The artifact, or this file of it, does not exist. List the artifacts of the job."""
     BLOB_NOT_FOUND = "blob_not_found"
     """No file of this job has the SHA-256. Only files that the claim named can be fetched."""
+    EVALUATION_NOT_FOUND = "evaluation_not_found"
+    """No evaluation of this project has the id. List the evaluations."""
     WORKER_NOT_REGISTERED = "worker_not_registered"
     """The worker is not registered, or has started again since. Nothing: it registers again by itself."""
 
@@ -122,6 +125,14 @@ class ErrorCode(StrEnum):
     """The chat template can render no row. Register the model again with one that transformers can render."""
     INVALID_PROMPTS = "invalid_prompts"
     """A line of the prompts to answer cannot be read. Write each as a JSON object with `messages` or `prompt`."""
+
+    # Evaluations
+    INVALID_SCORE = "invalid_score"
+    """Answers cannot be scored by that: a pattern, schema or list of labels that is none. Correct the field named."""
+    CANNOT_COMPARE = "cannot_compare"
+    """The evaluations are not of the same rows and score, or have not both succeeded. Name two that are."""
+    EVALUATION_BROKEN = "evaluation_broken"
+    """What the worker left of an evaluation cannot be read. Read its log; the evaluation is tried again."""
 
     # Base models
     MODEL_EXISTS = "model_exists"

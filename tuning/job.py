@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.models.linears import Targets
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.values.limits import (
@@ -84,6 +85,7 @@ class JobSpec(Value):
     learning_rate: Auto | LearningRate = "auto"
     merge: bool = False
     continues_adapter: bool = False  # `model` is an adapter: it is trained on, not thrown away
+    evaluation: EvaluationSpec | None = None  # nothing is trained: models are measured on the training file
     seed: Seed
 
 

@@ -147,6 +147,7 @@ class Claim(Value):
     corrections: dict[Method, Corrections] = {}
     dataset: DatasetFacts
     base_model: BaseModelRef
+    against: BaseModelRef | None = None  # of an evaluation: whom it compares `base_model` with
     training_file: FileRef
     validation_file: FileRef | None = None
     resume: tuple[CheckpointRef, ...] = ()

@@ -75,6 +75,7 @@ class PlanRule(StrEnum):
     MICRO_STEP = "micro-step"
     BALANCE = "balance"
     PREDICTION = "prediction"
+    EVALUATION = "evaluation"
 
 
 class Reason(Value):

@@ -15,6 +15,13 @@ class Method(StrEnum):
     QLORA = "qlora"
 
 
+class JobKind(StrEnum):
+    """What a job does."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+
+
 class Objective(StrEnum):
     """What is learned, by the API's own names."""
 

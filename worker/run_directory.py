@@ -8,7 +8,7 @@
     canary.json      CanaryReport: what one real micro-step measured before training, beside its prediction; absent
                      where an earlier run's word is enough
     checkpoints/     step-00000120/ with files and manifest.json; a folder without a manifest is not a checkpoint
-    output/          the result: adapter/ or model/, tokenizer, card
+    output/          the result: adapter/ or model/, tokenizer, card; of an evaluation rows.jsonl
     log.txt          stdout and stderr of the trainer's process tree
     result.json      TrainResult, written last and atomically: its presence means the trainer finished its work
     tokens/          tokenised rows that the run has made, and marks of those that it has used, for the worker to keep
@@ -44,6 +44,14 @@ EXIT_FAILED = 1  # result.json holds the Failure
 TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 
 
+class OtherModel(Value):
+    """Whom an evaluation compares a model with. Paths are absolute."""
+
+    model_dir: str
+    adapter_dir: str | None = None  # an adapter of `model_dir`, or a full checkpoint's weights for it
+    measured_shape: ModelShape | None = None
+
+
 class TrainRequest(Value):
     """Everything the trainer is told. All paths are absolute and lie on this host."""
 
@@ -53,12 +61,14 @@ class TrainRequest(Value):
     plan: Plan
     dataset: DatasetFacts
     model_dir: str
-    adapter_dir: str | None = None  # continue from this adapter of `model_dir`
+    adapter_dir: str | None = None  # continue from this adapter of `model_dir`; what an evaluation puts on it
     base_name: str = "/path/to/the/base"  # what a result calls `model_dir`: a hub id, or where a folder's path belongs
     base_revision: str | None = None  # the commit of the hub's repository
+    against: OtherModel | None = None  # of an evaluation
     training_file: str
     validation_file: str | None = None
-    held_out_lines: tuple[int, ...] = ()  # of the training file: they are validation rows, and never trained on
+    # Of the training file: they are validation rows, and never trained on; an evaluation with any reads these alone.
+    held_out_lines: tuple[int, ...] = ()
     resume_from: str | None = None  # a checkpoint folder that has been verified
     measured_shape: ModelShape | None = None  # of a family whose config.json alone does not tell
     token_cache: str | None = None  # tokenised rows of other runs, to be read and never written

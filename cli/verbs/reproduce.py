@@ -9,7 +9,7 @@ from tunesmith.cli import output
 from tunesmith.cli.verbs.options import JobName, Listed, ListFormat, Timeout
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.api.reproductions import ReproductionObject
+    from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject
 
 _SHOWN_CHARACTERS = 60
 

@@ -1,12 +1,12 @@
 """The verb `submit`: upload what is not there yet, create one job, and wait for it when asked to."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.learning import is_file_id, learned
+from tunesmith.cli.learning import learned
+from tunesmith.cli.row_files import file_id, require_source
 from tunesmith.cli.verbs.job_options import (
     BatchSizeOption,
     EpochsOption,
@@ -91,9 +91,9 @@ def submit(
 
 
 def _sources(training: str, validation: str | None) -> tuple[str, str | None]:
-    _require_source(training, "FILE")
+    require_source(training, "FILE")
     if validation is not None:
-        _require_source(validation, "--validation")
+        require_source(validation, "--validation")
     return training, validation
 
 
@@ -121,9 +121,9 @@ def _create(
 ) -> "JobObject":
     import uuid
 
-    body = {**wanted, "training_file": _file_id(client, training)}
+    body = {**wanted, "training_file": file_id(client, training)}
     if validation is not None:
-        body["validation_file"] = _file_id(client, validation)
+        body["validation_file"] = file_id(client, validation)
     return client.create_job(body, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 
@@ -145,38 +145,6 @@ def _wait(client: "Client", job: "JobObject", *, timeout: float | None, is_live:
     if form is Format.JSON:
         output.as_json(client.job(job.id))
     return code
-
-
-def _file_id(client: "Client", source: str) -> str:
-    """The id of the file in the service: an identical file that is already there is not sent again.
-
-    That also keeps the body of a repeated submit the same, which an idempotency key insists on.
-    """
-    from tunesmith.cli.models.hashing import sha256_of
-    from tunesmith.cli.progress import transfer, watched
-    from tunesmith.tuning.errors import InvalidTrainingFile
-
-    if is_file_id(source):
-        return source
-    path = Path(source)
-    sha256 = sha256_of(path)
-    for known in client.list_files(purpose="fine-tune"):
-        if known.tunesmith.sha256 == sha256 and known.status == "processed":
-            return known.id
-    with transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance:
-        file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
-    if file.status == "error":
-        raise InvalidTrainingFile(
-            f"{path} cannot be trained on: {file.status_details}",
-            param="training_file",
-            hint=f"correct the lines named above and submit again; it is kept as {file.id}",
-        )
-    return file.id
-
-
-def _require_source(source: str, what: str) -> None:
-    if not Path(source).is_file() and not is_file_id(source):
-        raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint=what)
 
 
 def _labels(pairs: list[str], *, name: str | None) -> dict[str, str]:

@@ -11,9 +11,11 @@ from tunesmith.service import events
 from tunesmith.service.attempts import store
 from tunesmith.service.attempts.choice import Choice, Chooser
 from tunesmith.service.attempts.claim_answer import LeaseTerms, answer, answer_again
+from tunesmith.service.attempts.outcomes import fail
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.database.transactions import now
+from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
@@ -21,10 +23,12 @@ from tunesmith.service.projects.limits import may_run_one_more
 from tunesmith.service.queue.walk import in_turn
 from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.workers import quarantine, registry
+from tunesmith.tuning.errors import Category, Failure, InvalidRequest, NotFound
 from tunesmith.tuning.messages import Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobTransition, Phase
 from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.tuning.words import JobKind
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +65,8 @@ async def claim(
             job = await jobs.lock_waiting(session, waiting.job_id)
             if job is None:  # another worker was faster, or the user cancelled
                 continue
+            if await _is_out_of_models(session, job, at=at):
+                continue
             if await may_run_one_more(session, job.project, limits=limits_of(job.project)):
                 return await _start(session, job, choice, request=request, terms=terms, at=at)
             full.add(job.project)
@@ -75,6 +81,22 @@ async def _find_earlier(session: AsyncSession, request: ClaimRequest) -> Attempt
     if request.claim_id is None:
         return None
     return await store.find_claimed(session, request.worker_id, claim_id=request.claim_id)
+
+
+async def _is_out_of_models(session: AsyncSession, job: Job, *, at: datetime) -> bool:
+    """Whether a model that an evaluation reads is gone since it was created, in which case it has failed now."""
+    if job.kind != JobKind.EVALUATION:
+        return False
+    try:
+        await evaluated.find_all(session, job)
+    except (NotFound, InvalidRequest) as error:
+        failure = Failure(
+            code=error.code, message=error.message, param=error.param, hint=error.hint, category=Category.USER_ERROR
+        )
+        fail(session, job, failure, at=at)
+        await session.flush()
+        return True
+    return False
 
 
 async def _start(
@@ -116,6 +138,6 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
     apply_transition(job, JobTransition.CLAIM, at=at)
     again = "" if attempt.epoch == 1 else f" again (attempt {attempt.epoch})"
     where = {"attempt_id": attempt.id, "worker_id": attempt.worker_id, "worker_class": attempt.worker_class}
-    events.append(session, job, f"Fine-tuning job started{again}", data=where)
+    events.append(session, job, f"{events.noun(job)} started{again}", data=where)
     reasons = " ".join(reason.text for reason in plan.reasons)
     events.append(session, job, f"Plan: {plan.method} on {attempt.worker_class}. {reasons}"[:2000])

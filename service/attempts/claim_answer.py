@@ -8,18 +8,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.attempts.choice import Choice
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.files import store as files
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
+from tunesmith.service.models.references import base_model_ref
 from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.fit import PlanningQuery
-from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest, FileRef
-from tunesmith.tuning.models.hub import HubCommit
-from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.tuning.words import JobKind
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ async def answer(
     session: AsyncSession, job: Job, choice: Choice, *, attempt: Attempt, token: str, terms: LeaseTerms
 ) -> Claim:
     """Everything that the worker needs to run the attempt; `token` is the lease's, of which the row has the hash."""
+    base_model, *others = await _models(session, job, choice.model)
     return Claim(
         job_id=job.id,
         project=job.project,
@@ -48,7 +49,8 @@ async def answer(
         is_plan_pinned=job.pinned_plan is not None,
         corrections=choice.corrections,
         dataset=DatasetFacts.model_validate(job.dataset),
-        base_model=await _base_model(session, choice.model),
+        base_model=base_model,
+        against=others[0] if others else None,
         training_file=await files.file_ref(session, job.training_file),
         validation_file=await files.file_ref(session, job.validation_file) if job.validation_file else None,
         resume=await checkpoints.find_to_resume(session, job.id),
@@ -89,28 +91,8 @@ async def _choice_of(
     return Choice(model, Plan.model_validate(attempt.plan), dict(query.corrections_on(request.hardware)))
 
 
-async def _base_model(session: AsyncSession, model: Model) -> BaseModelRef:
-    files = _files(model)
-    if model.kind != ArtifactKind.ADAPTER:
-        return BaseModelRef(name=model.name, files=files, measured_shape=_measured(model), hub=_hub(model))
-    base = await session.get_one(Model, model.base_model)
-    return BaseModelRef(
-        name=model.name,
-        files=files,
-        adapter_of=base.name,
-        base_files=_files(base),
-        measured_shape=_measured(model),
-        hub=_hub(base),
-    )
-
-
-def _measured(model: Model) -> ModelShape | None:
-    return ModelShape.from_config(model.config) if MEASURED_SHAPE in model.config else None
-
-
-def _hub(model: Model) -> HubCommit | None:
-    return HubCommit.model_validate(model.hub) if model.hub else None
-
-
-def _files(model: Model) -> tuple[FileRef, ...]:
-    return tuple(FileRef.model_validate(file) for file in model.files)
+async def _models(session: AsyncSession, job: Job, model: Model) -> list[BaseModelRef]:
+    """What the attempt starts from; of an evaluation the model, and whom it is compared with if there is one."""
+    if job.kind == JobKind.EVALUATION:
+        return [one.ref for one in await evaluated.find_all(session, job)]
+    return [await base_model_ref(session, model)]

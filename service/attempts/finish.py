@@ -14,6 +14,7 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Artifact, Attempt, Job, Model
 from tunesmith.service.database.transactions import Database, now
+from tunesmith.service.evaluations import results as evaluations
 from tunesmith.service.files import intake
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.views import model_name
@@ -21,8 +22,10 @@ from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
 from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest
+from tunesmith.tuning.evaluation import EvaluatedRow
 from tunesmith.tuning.messages import FileRef, FinishReport, set_digest
 from tunesmith.tuning.state import JobTransition, Outcome
+from tunesmith.tuning.words import JobKind
 
 _UNEXPLAINED = Failure(
     code=ErrorCode.UNEXPLAINED_FAILURE, message="The worker gave no reason.", category=Category.INTERNAL, retryable=True
@@ -34,6 +37,16 @@ class _ResultFile:
     """The metrics of a job as the API's CSV, already in the store."""
 
     received: intake.Received
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What an evaluation measured."""
+
+    rows: list[EvaluatedRow]
+
+
+_Left = _ResultFile | _Rows
 
 
 async def finish(
@@ -52,13 +65,15 @@ async def finish(
         attempt = await fencing.authenticate(session, attempt_id, token)
         if _is_replay(attempt, report):
             return
-        await fencing.hold(session, attempt)
-    result_file = None
+        kind = (await fencing.hold(session, attempt)).job.kind
+    left = None
     if report.outcome is Outcome.SUCCEEDED:
-        result_file = await _write_result_file(database, blobs, attempt)
+        left = await _gather(database, blobs, attempt, kind=kind)
+    if isinstance(left, Failure):
+        report, left = FinishReport(outcome=Outcome.FAILED, failure=left), None
     async with database.transaction() as session:
         held = await fencing.hold_by_token(session, attempt_id, token)
-        await _end(session, held, report, result_file=result_file, policy=policy)
+        await _end(session, held, report, left=left, policy=policy)
 
 
 def _is_replay(attempt: Attempt, report: FinishReport) -> bool:
@@ -66,8 +81,16 @@ def _is_replay(attempt: Attempt, report: FinishReport) -> bool:
     return attempt.ended_at is not None and attempt.outcome == report.outcome and attempt.outcome != Outcome.LOST
 
 
+async def _gather(database: Database, blobs: BlobStore, attempt: Attempt, *, kind: str) -> _Left | Failure:
+    """What a success leaves, read and written before the finishing transaction: none is open while bytes move."""
+    if kind == JobKind.EVALUATION:
+        rows = await evaluations.read_rows(database, blobs, attempt.id)
+        return rows if isinstance(rows, Failure) else _Rows(rows)
+    return await _write_result_file(database, blobs, attempt)
+
+
 async def _write_result_file(database: Database, blobs: BlobStore, attempt: Attempt) -> _ResultFile:
-    """Store the job's metrics as a file, before the finishing transaction: none is open while bytes move."""
+    """Store the job's metrics as a file."""
     async with database.transaction() as session:
         points = await metrics.find_points(session, attempt.job_id)
     data = result_csv(points)
@@ -75,22 +98,23 @@ async def _write_result_file(database: Database, blobs: BlobStore, attempt: Atte
     return _ResultFile(intake.Received(sha256, len(data), report=None))
 
 
-async def _end(
-    session: AsyncSession, held: Held, report: FinishReport, *, result_file: _ResultFile | None, policy: Policy
-) -> None:
+async def _end(session: AsyncSession, held: Held, report: FinishReport, *, left: _Left | None, policy: Policy) -> None:
     """End the attempt and decide what follows for the job. A job that the user cancelled never succeeds."""
     job, attempt = held.job, held.attempt
     if report.outcome is Outcome.LOST:
         raise InvalidRequest("A worker that can say so is not lost.", param="outcome")
     at = await now(session)
     succeeded = report.outcome is Outcome.SUCCEEDED and job.cancel_requested_at is None
-    artifact = await _trained(session, attempt) if succeeded else None
+    artifact = await _trained(session, attempt) if succeeded and isinstance(left, _ResultFile) else None
     failure = (report.failure or _UNEXPLAINED) if report.outcome is Outcome.FAILED else None
     attempt.result = storable(report.result)
     await _note_last_step(session, held)
     close(attempt, report.outcome, failure=failure, at=at)
-    if artifact is not None and result_file is not None:
-        await _succeed(session, job, artifact, report, result_file=result_file)
+    if succeeded and left is not None:
+        if artifact is not None and isinstance(left, _ResultFile):
+            await _succeed(session, job, artifact, report, result_file=left)
+        elif isinstance(left, _Rows):
+            await _succeed_measuring(session, job, left.rows, report)
         apply_transition(job, JobTransition.SUCCEED, at=at)
         return
     await session.flush()
@@ -133,6 +157,14 @@ async def _succeed(
     events.append(session, job, f"New fine-tuned model created: {model.name}")
     events.append(session, job, "The job has successfully completed")
     job.fine_tuned_model = model.name
+
+
+async def _succeed_measuring(session: AsyncSession, job: Job, rows: list[EvaluatedRow], report: FinishReport) -> None:
+    """The same of an evaluation: its rows and its verdict."""
+    summary = await evaluations.record(session, job, rows)
+    job.result = {**storable(report.result), "evaluation": summary}
+    job.phase = None
+    events.append(session, job, "The evaluation has successfully completed")
 
 
 async def _register(session: AsyncSession, job: Job, artifact: Artifact) -> Model:

@@ -78,11 +78,11 @@ def decide_next(
     _count(job, outcome)
     job.phase = None
     if job.cancel_requested_at is not None:
-        events.append(session, job, "Fine-tuning job cancelled")
+        events.append(session, job, f"{events.noun(job)} cancelled")
         apply_transition(job, JobTransition.CANCEL, at=at)
     elif job.pause_requested_at is not None and _may_pause(job, outcome, policy=policy):
         job.pause_requested_at = None
-        events.append(session, job, "Fine-tuning job paused")
+        events.append(session, job, f"{events.noun(job)} paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
     elif failure is None or outcome in _GIVEN_BACK:
         events.append(session, job, "The worker gave the job back; it is queued again", level="warn")
@@ -105,7 +105,7 @@ def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> 
     job.failure = storable(failure.model_dump(mode="json"))
     hint = f" {failure.hint}" if failure.hint else ""
     events.append(
-        session, job, f"Fine-tuning job failed: {failure.message}{hint}", level="error", data={"code": failure.code}
+        session, job, f"{events.noun(job)} failed: {failure.message}{hint}", level="error", data={"code": failure.code}
     )
     apply_transition(job, JobTransition.FAIL, at=at)
 

@@ -7,11 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.tables import Job
+from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.files import store as files
 from tunesmith.service.models import store as models
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.words import JobKind
 
 
 async def find_readable(session: AsyncSession, job: Job, sha256: str) -> FileRef:
@@ -28,6 +30,9 @@ async def find_readable(session: AsyncSession, job: Job, sha256: str) -> FileRef
 
 async def _readable(session: AsyncSession, job: Job) -> AsyncIterator[FileRef]:
     """Each query is made only if the ones before it did not find the file."""
+    if job.kind == JobKind.EVALUATION:
+        for file in evaluated.files_of(await evaluated.find_all(session, job)):
+            yield file
     for file in await models.find_files(session, job.spec["model"]):
         yield file
     for file in await checkpoints.find_files(session, job.id):

@@ -26,6 +26,7 @@ from tunesmith.tuning.messages import (
     MetricChunk,
     PhaseReport,
 )
+from tunesmith.tuning.words import JobKind
 
 _LONGEST_MESSAGE = 4000
 
@@ -83,7 +84,9 @@ async def metric_chunk(session: AsyncSession, held: Held, chunk: MetricChunk) ->
         raise InvalidRequest("Every point needs a step.", param="points")
     job = held.job
     for point in await metrics.add_chunk(session, held.attempt, chunk, clean):
-        if points.worth_an_event(point, total_steps=job.total_steps, after_step=job.metric_event_step):
+        if job.kind == JobKind.TRAINING and points.worth_an_event(
+            point, total_steps=job.total_steps, after_step=job.metric_event_step
+        ):
             message = points.event_message(point, total_steps=job.total_steps)
             events.append(session, job, message, kind="metrics", data={"total_steps": job.total_steps, **point})
             job.metric_event_step = max(job.metric_event_step, int(point["step"]))

@@ -32,6 +32,12 @@ async def find_many(session: AsyncSession, job_id: str, *, after: str | None, li
     return list((await session.execute(query)).scalars())
 
 
+async def find_at(session: AsyncSession, job_id: str, *, step: int) -> Checkpoint | None:
+    """The job's checkpoint of this step."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == step)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def find_to_resume(session: AsyncSession, job_id: str) -> tuple[CheckpointRef, ...]:
     """The newest checkpoints whose files are stored, newest first."""
     query = (

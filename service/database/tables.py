@@ -22,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.words import JobKind
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -196,7 +197,10 @@ class Job(Row):
         CheckConstraint(f"(finished_at IS NOT NULL) = ({_one_of('state', _FINAL)})", name="finished_iff_final"),
         CheckConstraint("attempts_used BETWEEN 0 AND max_attempts", name="attempts_bounded"),
         CheckConstraint("(failure IS NOT NULL) = (state = 'failed')", name="failure_iff_failed"),
-        CheckConstraint("(fine_tuned_model IS NOT NULL) = (state = 'succeeded')", name="model_iff_succeeded"),
+        CheckConstraint(_one_of("kind", [kind.value for kind in JobKind]), name="kind"),
+        CheckConstraint(
+            "(fine_tuned_model IS NOT NULL) = (state = 'succeeded' AND kind = 'training')", name="model_iff_succeeded"
+        ),
         CheckConstraint("epoch >= 0 AND event_seq >= 0", name="counters"),
         CheckConstraint("(reproduces IS NULL) = (pinned_plan IS NULL)", name="pinned_iff_reproduces"),
         CheckConstraint("attempts_lost >= 0 AND attempts_preempted >= 0", name="endings"),
@@ -209,6 +213,7 @@ class Job(Row):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default=text("'training'"))
     api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     request_sha256: Mapped[str]
     state: Mapped[str]
@@ -359,6 +364,33 @@ class Artifact(Row):
     kind: Mapped[str]
     files: Mapped[list[Json]]
     details: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class EvaluatedRow(Row):
+    """One row of an evaluation. `place` counts from 1, the row that speaks most against the model first."""
+
+    __tablename__ = "evaluated_rows"
+    __table_args__ = (UniqueConstraint("job_id", "place"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[int]
+    data: Mapped[Json]
+
+
+class GateVerdict(Row):
+    """What the gate said of a candidate, and of whom it was compared with; its numbers are in `verdict`."""
+
+    __tablename__ = "gate_verdicts"
+    __table_args__ = (Index("ix_gate_verdicts_project_id", "project", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    candidate: Mapped[str] = mapped_column(ForeignKey("jobs.id"))  # an evaluation
+    champion: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # another; null where the first measured both
+    word: Mapped[str]
+    verdict: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -28,7 +28,7 @@ async def cancel(session: AsyncSession, job_id: str, *, project: str) -> Job:
     elif job.state == JobState.CANCELLED:
         pass
     else:
-        events.append(session, job, "Fine-tuning job cancelled")
+        events.append(session, job, f"{events.noun(job)} cancelled")
         apply_transition(job, JobTransition.CANCEL, at=at)
     await session.flush()
     return job
@@ -48,7 +48,7 @@ async def pause(session: AsyncSession, job_id: str, *, project: str) -> Job:
             events.append(session, job, "Pause requested; the worker is saving a checkpoint")
             job.pause_requested_at = at
     else:
-        events.append(session, job, "Fine-tuning job paused")
+        events.append(session, job, f"{events.noun(job)} paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
     await session.flush()
     return job
@@ -66,7 +66,7 @@ async def resume(session: AsyncSession, job_id: str, *, project: str, limits: Pr
     if job.state == JobState.RUNNING and job.pause_requested_at is not None:
         events.append(session, job, "Pause taken back")
     else:
-        events.append(session, job, "Fine-tuning job resumed; it is queued again")
+        events.append(session, job, f"{events.noun(job)} resumed; it is queued again")
         apply_transition(job, JobTransition.RESUME, at=await now(session))
         job.not_before = await now(session)
     job.pause_requested_at = None

@@ -54,13 +54,13 @@ async def read(
     """
     find = models.find_ready if to_train else models.find_plannable
     model = await find(session, request.model, project=project)
-    training = await _usable_file(session, training_file, "training_file", project=project)
-    spec = await spec_of(session, request, model=model, seed=seed, objective=Objective(_report(training).kind))
-    _check_rows(training, "training_file", objective=spec.objective)
+    training = await usable_file(session, training_file, "training_file", project=project)
+    spec = await spec_of(session, request, model=model, seed=seed, objective=Objective(report_of(training).kind))
+    check_rows(training, "training_file", objective=spec.objective)
     validation = None
     if request.validation_file is not None:
-        validation = await _usable_file(session, request.validation_file, "validation_file", project=project)
-        _check_rows(validation, "validation_file", objective=spec.objective)
+        validation = await usable_file(session, request.validation_file, "validation_file", project=project)
+        check_rows(validation, "validation_file", objective=spec.objective)
     facts = _facts(training, validation)
     return await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
 
@@ -108,7 +108,12 @@ async def check_fits_model(
     return PlannableJob(model, wanted)
 
 
-async def _usable_file(session: AsyncSession, file_id: str, param: str, *, project: str) -> File:
+async def usable_file(session: AsyncSession, file_id: str, param: str, *, project: str) -> File:
+    """A file whose rows could be read.
+
+    Raises:
+        InvalidRequest: there is none, it is of another purpose, or its rows cannot be used; `param` is the field.
+    """
     try:
         file = await files.find(session, file_id, project=project)
     except NotFound:
@@ -123,8 +128,13 @@ async def _usable_file(session: AsyncSession, file_id: str, param: str, *, proje
     return file
 
 
-def _check_rows(file: File, param: str, *, objective: Objective) -> None:
-    report = _report(file)
+def check_rows(file: File, param: str, *, objective: Objective) -> None:
+    """Refuse a file whose rows are for something else.
+
+    Raises:
+        InvalidTrainingFile: with the kind of rows that is needed; `param` is the field.
+    """
+    report = report_of(file)
     if report.kind == objective:
         return
     needed = "preference pairs" if objective is Objective.DPO else "chat, prompt and completion, or text"
@@ -137,8 +147,9 @@ def _check_rows(file: File, param: str, *, objective: Objective) -> None:
 
 
 def _facts(training: File, validation: File | None) -> DatasetFacts:
-    return _report(training).facts(validation_rows=_report(validation).rows if validation else 0)
+    return report_of(training).facts(validation_rows=report_of(validation).rows if validation else 0)
 
 
-def _report(file: File) -> RowReport:
+def report_of(file: File) -> RowReport:
+    """What the check at upload counted."""
     return RowReport.model_validate({key: value for key, value in (file.report or {}).items() if key != "kind"})

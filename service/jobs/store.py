@@ -13,6 +13,7 @@ from tunesmith.service.queue import store as queue
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.words import JobKind
 
 Reader = AsyncConnection | AsyncSession
 JobRow = Job | Row[Any] | Row[str, int]  # what reads need has the same names in both
@@ -199,7 +200,7 @@ _places = queue.places()
 _LINE = select(func.array_to_string(func.array(select(_places.c.id).order_by(_places.c.place).scalar_subquery()), " "))
 _NEWEST = (
     select(_jobs)
-    .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"))
+    .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"), Job.kind == JobKind.TRAINING)
     .order_by(Job.id.desc())
     .limit(bindparam("most", type_=BigInteger))
 )

@@ -121,7 +121,7 @@ async def record_start(
     """Store a new job, already in the line, with its first events and its wake-up. It has told `before` of itself."""
     history = [
         *before,
-        events.new(job, f"Created fine-tuning job: {job.id}", data={"model": model.name}),
+        events.new(job, f"Created {events.noun(job).lower()}: {job.id}", data={"model": model.name}),
         events.new(job, f"Validating training file: {job.training_file}"),
         events.new(job, "Files validated, moving job to queued state"),
     ]

@@ -114,7 +114,8 @@ async def lock(session: AsyncSession, name: str) -> Model | None:
 async def count_open_jobs(session: AsyncSession, name: str) -> int:
     """Jobs that still need the model."""
     final = [state.value for state in FINAL_STATES]
-    query = select(func.count()).where(Job.spec["model"].astext == name, Job.state.not_in(final))
+    needed = Job.spec["evaluation"]["needs"].contains([name])  # null where there is no evaluation
+    query = select(func.count()).where(or_(Job.spec["model"].astext == name, needed), Job.state.not_in(final))
     return (await session.execute(query)).scalar_one()
 
 

@@ -9,6 +9,7 @@ from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS
 from tunesmith.tuning.kernels import KERNEL_FIELDS
 from tunesmith.tuning.state import Outcome
+from tunesmith.tuning.words import JobKind
 
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
 
@@ -35,7 +36,7 @@ def _newest_measured(*among: ColumnElement[bool]) -> Select[Any]:
         .join(newest, newest.c.id == Attempt.id)
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.name == Job.spec["model"].astext)
-        .where(or_(succeeded, Attempt.canary.is_not(None)), *among)
+        .where(or_(succeeded, Attempt.canary.is_not(None)), Job.kind == JobKind.TRAINING, *among)
     )
     runs = measured.subquery()
     return select(runs).where(runs.c.place <= LOOKED_BACK_RUNS).order_by(runs.c.id.desc())

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.tuning.state import Outcome
+from tunesmith.tuning.words import JobKind
 
 
 async def find_measured(session: AsyncSession, *, project: str | None, limit: int) -> list[Row[Any]]:
@@ -26,7 +27,7 @@ async def find_measured(session: AsyncSession, *, project: str | None, limit: in
             succeeded.label("succeeded"),
         )
         .join(Job, Job.id == Attempt.job_id)
-        .where(or_(succeeded, Attempt.canary.is_not(None)))
+        .where(or_(succeeded, Attempt.canary.is_not(None)), Job.kind == JobKind.TRAINING)
         .order_by(Attempt.id.desc())
         .limit(limit)
     )

@@ -10,8 +10,8 @@ from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import IdempotencyKey, JobId
+from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject
 from tunesmith.tuning.api.jobs import JobObject
-from tunesmith.tuning.api.reproductions import ReproductionObject
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 

@@ -4,7 +4,7 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.reproductions.evidence import manifest_file, read_manifest, succeeded
-from tunesmith.tuning.api.reproductions import ReproductionObject
+from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import CannotReproduce
 from tunesmith.tuning.planner.reproduction import compare

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
@@ -174,7 +174,11 @@ def _field_path(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
 
 
 def _union_tags(model: type[BaseModel], path: list[str]) -> set[str]:
-    return {found.__name__ for found in _models_at(model, path)}
+    """What pydantic calls the members of a union there: by their classes, or by the words that tell them apart."""
+    members = _models_at(model, path)
+    annotations = [info.annotation for found in members for info in found.model_fields.values()]
+    words = {word for annotation in annotations if get_origin(annotation) is Literal for word in get_args(annotation)}
+    return {found.__name__ for found in members} | words
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ TAGS = [
     {"name": "files", "description": "Training files: uploaded, checked line by line, kept with the report."},
     {"name": "fine-tuning jobs", "description": "Jobs from submission to result."},
     {"name": "fine-tuning plans", "description": "What would happen to a job, and how right predictions were."},
+    {"name": "evaluations", "description": "Models measured on rows, one beside another, and what the gate says."},
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
     {"name": "workers", "description": "Who trains, on what, and how busy."},

@@ -70,6 +70,22 @@ def test_a_repeated_job_is_identical_to_the_last_bit(run: Run, finished_job: str
     assert second["fine_tuned_model"] != first["fine_tuned_model"]
 
 
+def test_a_tuned_model_is_compared_with_its_base_by_the_installation_itself(
+    run: Run, finished_job: str, rows: Rows, tmp_path: Path
+) -> None:
+    model = json.loads(run("get", finished_job, "-o", "json").stdout)["fine_tuned_model"]
+    page = tmp_path / "report.html"
+    words = ("eval", model, "--data", rows(24), "--against", "base", "--score", "exact", "--max-answer-tokens", "8")
+    ended = run(*words, "--rows", "20", "--report", page)
+    assert ended.returncode == 0, ended.stderr
+    assert f"model       {model}" in ended.stdout
+    assert "rows        20 of file-" in ended.stdout
+    assert "verdict" in ended.stdout
+    assert "expected  It is" in ended.stdout
+    assert "Evaluation of ft:" in page.read_text()
+    assert "eval-" not in run("ls").stdout, "an evaluation is no fine-tuning job"
+
+
 def test_only_a_finished_job_can_be_repeated(run: Run, long_job: str) -> None:
     refused = run("reproduce", long_job)
     assert refused.returncode == 7

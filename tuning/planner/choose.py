@@ -11,6 +11,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, PlanRule, Reason, Refusal, TimeEstimate
 from tunesmith.tuning.planner.checks import check_hardware, impossible
+from tunesmith.tuning.planner.evaluation import plan_evaluation
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
@@ -50,6 +51,8 @@ def choose(
     refusal = impossible(spec=spec, shape=shape, dataset=dataset)
     if refusal is not None:
         return refusal
+    if spec.evaluation is not None:
+        return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
     def pricer(asked: JobSpec, method: Method) -> Pricer:
         own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)

@@ -104,7 +104,7 @@ def places(
     """The kinds of devices, those that compute most together first."""
     found = []
     for kind in equal_devices(hardware):
-        precision = _precision(kind)
+        precision = precision_of(kind)
         attention, reason = plan_attention(kind, shape, precision=precision)
         base = Setup(
             method=method,
@@ -165,6 +165,13 @@ def budget_bytes(hardware: HardwareProfile, *, world_size: int) -> int:
     if not hardware.gpus:
         return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
     return most_free_memory(hardware.gpus, world_size)[-1].memory_free_bytes
+
+
+def precision_of(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
+    """What is computed in: the narrowest format that every device is quick in."""
+    if not hardware.gpus:
+        return "bf16" if hardware.cpu.bf16 else "fp32"
+    return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"
 
 
 def _rounded_up(tokens: float) -> int:
@@ -233,9 +240,3 @@ def _float8_obstacle(method: Method, hardware: HardwareProfile, *, spec: JobSpec
     if spec.merge:
         return "An adapter over a base in 8-bit floating point cannot be merged into the base that was registered"
     return None
-
-
-def _precision(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:
-    if not hardware.gpus:
-        return "bf16" if hardware.cpu.bf16 else "fp32"
-    return "bf16" if all(gpu.bf16 for gpu in hardware.gpus) else "fp16"

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from tunesmith.tuning.errors import JobFailure
-from tunesmith.tuning.messages import Claim
+from tunesmith.tuning.messages import BaseModelRef, Claim
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.units import gib
 from tunesmith.worker.attempt.exit_classifier import disk_full
@@ -34,6 +34,8 @@ def require_space(claim: Claim, *, cache: ModelCache, folder: Path) -> None:
 def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
     """Model and data to fetch, the tokenised rows, checkpoints, and the result, with a tenth on top."""
     data = sum(file.bytes for file in (claim.training_file, claim.validation_file) if file is not None)
+    if claim.spec.evaluation is not None:  # nothing is trained
+        return int((missing_model_bytes + data * (1 + _TOKENISED)) * _MARGIN)
     trained = _trained_parameters(claim)
     state = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_OF_BEST if claim.plan.keeps_best_weights else 0)
     checkpoints = trained * state * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
@@ -42,8 +44,13 @@ def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
 
 def moved_bytes(claim: Claim) -> int:
     """What a run on a host that has none of it reads and writes in all."""
-    base = claim.base_model
-    return needed_bytes(claim, missing_model_bytes=sum(file.bytes for file in (*base.files, *base.base_files)))
+    files = [file for model in _models(claim) for file in (*model.files, *model.base_files)]
+    return needed_bytes(claim, missing_model_bytes=sum(file.bytes for file in files))
+
+
+def _models(claim: Claim) -> list[BaseModelRef]:
+    """All that the run reads."""
+    return [claim.base_model] if claim.against is None else [claim.base_model, claim.against]
 
 
 def _trained_parameters(claim: Claim) -> int:
@@ -55,5 +62,5 @@ def _trained_parameters(claim: Claim) -> int:
 
 
 def _missing(claim: Claim, cache: ModelCache) -> int:
-    base = claim.base_model
-    return cache.missing_bytes(base.files) + (cache.missing_bytes(base.base_files) if base.base_files else 0)
+    sets = {files for model in _models(claim) for files in (model.files, model.base_files) if files}
+    return sum(cache.missing_bytes(files) for files in sets)

@@ -58,7 +58,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
     try:
         recorder.phase(Phase.PREPARING)
         run = prepare(request, directory)
-        progress = _method(run).train(run)
+        result = _work(run)
     except Stopped:
         # torchrun takes any other code than 0 for a failure and would kill those that are still writing
         return 0 if _is_one_of_several() else EXIT_STOPPED
@@ -69,7 +69,7 @@ def train_to_result(request: TrainRequest, directory: RunDirectory) -> int:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if run.is_main:
-        directory.write_result(_result(run, progress))
+        directory.write_result(result)
     run.recorder.reached("result_written")
     return 0
 
@@ -91,8 +91,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
     loader = _RowLoader(request, tokenizer, cache, accelerator=accelerator)
     planned = request.plan.max_sequence_length
     longest = planned if request.cut_long_rows else max(planned, shape.context_length)
-    held_out = frozenset(request.held_out_lines)
-    rows = loader.load(request.training_file, longest, param="training_file", lines=LineChoice(held_out))
+    rows = loader.load(request.training_file, longest, param="training_file", lines=_lines_to_read(request))
     if not request.cut_long_rows:
         _refuse_longer_than_planned(rows, request, directory, active=accelerator.is_main_process)
     choose_kernels(shape, device=accelerator.device, precision=request.plan.precision, recorder=recorder)
@@ -103,7 +102,7 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
         shape=shape,
         tokenizer=tokenizer,
         rows=rows,
-        validation_rows=_validation_rows(request, loader),
+        validation_rows=None if request.spec.evaluation else _validation_rows(request, loader),
         device=accelerator.device,
         versions=_versions(),
         attention=choose_attention(request.plan, shape, device=accelerator.device, recorder=recorder),
@@ -111,9 +110,25 @@ def prepare(request: TrainRequest, directory: RunDirectory) -> RunContext:
         processes=accelerator.num_processes,
     )
     check_vocabulary(shape.vocab_size, run.rows, run.validation_rows)
-    tell_about_rows(rows, recorder, max_sequence_length=planned, held_out=sorted(held_out))
+    held_out = () if request.spec.evaluation else sorted(request.held_out_lines)
+    tell_about_rows(rows, recorder, max_sequence_length=planned, held_out=held_out)
     recorder.reached("rows_ready")
     return run
+
+
+def _lines_to_read(request: TrainRequest) -> LineChoice:
+    """Of the training file: all but those held out. Of an evaluation those that were chosen, if any were."""
+    chosen = frozenset(request.held_out_lines)
+    return LineChoice(chosen, wants_held_out=request.spec.evaluation is not None and bool(chosen))
+
+
+def _work(run: RunContext) -> TrainResult:
+    """Train by the plan's method, or measure models."""
+    if run.request.spec.evaluation is None:
+        return _result(run, _method(run).train(run))
+    from tunesmith.worker.train.evaluation.run import evaluate  # adapter libraries cost two seconds
+
+    return evaluate(run, prepare=lambda request: prepare(request, run.directory))
 
 
 def _processes_and_devices(request: TrainRequest) -> Accelerator:

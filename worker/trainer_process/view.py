@@ -25,7 +25,11 @@ def sandbox_of(
     environment: Mapping[str, str] = os.environ,
 ) -> Sandbox:
     """The sandbox of one run. `home` is its project's; no other part of `work`, or of the stack around it, is shown."""
-    inputs = (request.model_dir, request.adapter_dir, request.resume_from, request.token_cache)
+    other = request.against
+    inputs = (
+        *(request.model_dir, request.adapter_dir, request.resume_from, request.token_cache),
+        *((other.model_dir, other.adapter_dir) if other is not None else ()),
+    )
     stack = environment.get(STACK_VARIABLE)
     return Sandbox(
         kind=kind,

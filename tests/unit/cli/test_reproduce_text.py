@@ -1,7 +1,7 @@
 """The verdict in words: what is the same, by how much the rest is apart, and what of the circumstances changed."""
 
 from tunesmith.cli.verbs.reproduce import describe
-from tunesmith.tuning.api.reproductions import ReproductionObject
+from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject
 from tunesmith.tuning.planner.reproduction import Difference, WeightFile
 
 SAME = ReproductionObject(

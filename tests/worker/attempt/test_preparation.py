@@ -12,6 +12,7 @@ from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import Category, JobFailure
+from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import BaseModelRef, Claim, FileRef
@@ -21,6 +22,7 @@ from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Method
+from tunesmith.worker.attempt.disk import moved_bytes, needed_bytes
 from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.token_cache import TokenStore
@@ -36,6 +38,9 @@ CONFIG = {
 }  # fmt: skip
 CONTENTS = {
     "config.json": json.dumps(CONFIG).encode(),
+    "other.json": json.dumps({**CONFIG, "hidden_size": 128}).encode(),
+    "adapter.json": b'{"r": 4}',
+    "alike.jsonl": b'{"text": "the same"}\n' * 30,
     "rows.jsonl": b'{"messages": []}\n',
     "many.jsonl": b"".join(b'{"text": "row %d"}\n' % number for number in range(30)),
 }
@@ -125,6 +130,61 @@ def test_a_result_names_its_base_by_hub_and_commit_or_by_nothing_that_a_hub_coul
     under = {"files": (), "base_files": files} if "adapter_of" in model else {"files": files}
     prepared = preparing(claimed.model_copy(update={"base_model": BaseModelRef(**under, **model)}), host())
     assert (prepared.request.base_name, prepared.request.base_revision) == (name, revision)
+
+
+OTHER = {**CONFIG, "hidden_size": 128}
+
+
+def evaluation_of(*, rows: int, file: str = "many.jsonl", **asked: object) -> Claim:
+    """Of an adapter on the tiny model, against a wider one."""
+    spec = SPEC.model_copy(update={"evaluation": EvaluationSpec(model="tuned", against="other", rows=rows, **asked)})
+    base, other = ref("config.json", CONTENTS["config.json"]), ref("config.json", CONTENTS["other.json"])
+    return claim().model_copy(
+        update={
+            "spec": spec,
+            "base_model": BaseModelRef(
+                name="tuned",
+                files=(ref("adapter_config.json", CONTENTS["adapter.json"]),),
+                adapter_of="tiny",
+                base_files=(base,),
+            ),
+            "against": BaseModelRef(name="other", files=(other,)),
+            "training_file": ref(file, CONTENTS[file]),
+        }
+    )
+
+
+def test_an_evaluation_reads_both_models_and_is_planned_for_the_one_that_needs_more(
+    preparing: Callable[..., PreparedRun],
+) -> None:
+    request = preparing(evaluation_of(rows=30), host()).request
+    assert request.against is not None
+    assert request.adapter_dir is not None
+    assert json.loads((Path(request.against.model_dir) / "config.json").read_text()) == OTHER
+    assert (Path(request.adapter_dir) / "adapter_config.json").is_file()
+    assert len(request.seals) == 3
+    assert request.held_out_lines == (), "all rows are read"
+    wider = choose(spec=request.spec, shape=ModelShape.from_config(OTHER), dataset=DATASET, hardware=host())
+    assert isinstance(wider, Plan)
+    assert request.plan.memory.items["weights"] == wider.memory.items["weights"]
+
+
+def test_an_evaluation_of_fewer_rows_reads_the_same_ones_each_time(preparing: Callable[..., PreparedRun]) -> None:
+    few, fewer = (preparing(evaluation_of(rows=rows), host()).request.held_out_lines for rows in (9, 4))
+    assert (len(few), len(fewer)) == (9, 4)
+    assert set(fewer) < set(few)
+    alike = preparing(evaluation_of(rows=4, file="alike.jsonl"), host()).request.held_out_lines
+    assert alike == (1, 2, 3, 4), "equal rows, of which none comes before another"
+
+
+def test_an_evaluation_needs_no_room_for_checkpoints() -> None:
+    measuring = evaluation_of(rows=30)
+    files = sum(
+        file.bytes for model in (measuring.base_model, measuring.against) for file in (*model.files, *model.base_files)
+    )
+    assert needed_bytes(measuring, missing_model_bytes=files) < 5000
+    assert needed_bytes(claim(), missing_model_bytes=files) > 100_000
+    assert moved_bytes(measuring) == needed_bytes(measuring, missing_model_bytes=files)
 
 
 def test_the_same_rows_are_held_out_at_every_attempt(preparing: Callable[..., PreparedRun]) -> None:

@@ -82,6 +82,29 @@ def attach_adapter(
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
+def read_adapter(
+    model: PreTrainedModel, folder: Path, *, model_folder: Path, seals: Mapping[str, Seal] = MappingProxyType({})
+) -> "PeftModel":
+    """Put the adapter of a folder on a base, to compute with and not to train; `unload` takes it off again.
+
+    Raises:
+        JobFailure: `adapter_of_another_base`.
+    """
+    from peft import PeftModel
+
+    _require_same_base(folder, model_folder=model_folder, seals=seals)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # as above
+            warnings.simplefilter("ignore", RuntimeWarning)
+            # As one that learns, for the check of its modules goes by what does.
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise _another_base("its shapes do not fit") from error
+    _require_same_modules(adapted, folder)
+    return adapted
+
+
 def target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
     """Full names of the linear modules that get an adapter; the output head never does.
 
@@ -150,10 +173,14 @@ def _continued(model: PreTrainedModel, lora: Lora, folder: Path) -> "PeftModel":
         adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True, local_files_only=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise _another_base("its shapes do not fit") from error
-    # A base of other depth lacks modules for some of the weights, or has more: PEFT passes over both in silence.
+    _require_same_modules(adapted, folder)
+    return adapted
+
+
+def _require_same_modules(adapted: "PeftModel", folder: Path) -> None:
+    """A base of other depth lacks modules for some of the weights, or has more: PEFT passes over both in silence."""
     if set(load_file(folder / WEIGHTS_FILE)) != set(adapter_tensors(adapted)):
         raise _another_base("it has weights for other modules")
-    return adapted
 
 
 def _require_same_base(folder: Path, *, model_folder: Path, seals: Mapping[str, Seal]) -> None:
@@ -170,8 +197,8 @@ def _require_same_base(folder: Path, *, model_folder: Path, seals: Mapping[str, 
 def _another_base(reason: str) -> JobFailure:
     return user_error(
         ErrorCode.ADAPTER_OF_ANOTHER_BASE,
-        f"The adapter to continue from does not belong to this base model: {reason}.",
-        hint="Continue from an adapter that was trained on the same base model.",
+        f"The adapter does not belong to this base model: {reason}.",
+        hint="Take an adapter that was trained on the same base model.",
         param="model",
     )
 

@@ -107,12 +107,13 @@ def choose_prompts(rows: Rows, *, seed: int) -> list[Prompt]:
     random.Random(f"{seed}:samples").shuffle(order)  # noqa: S311 - a choice, not a secret
     lengths = rows.lengths()
     order.sort(key=lambda row: bool(lengths[row] > LONGEST_PROMPT_TOKENS))  # stable: the shuffle decides the rest
-    return [_prompt(rows, row) for row in sorted(order[:SAMPLES])]
+    return [prompt_of(rows, row) for row in sorted(order[:SAMPLES])]
 
 
-def _prompt(rows: Rows, row: int) -> Prompt:
+def prompt_of(rows: Rows, row: int, *, most_tokens: int = LONGEST_PROMPT_TOKENS) -> Prompt:
     """Everything before the last supervised stretch, and that stretch; of a preference pair the preferred answer.
 
+    A prompt of more than `most_tokens` keeps its end.
     Plain text is supervised from its start: there the first part is the prompt and the rest the reference.
     """
     ids, marks = next(rows.sequences(row))
@@ -122,7 +123,7 @@ def _prompt(rows: Rows, row: int) -> Prompt:
     start = int(gaps[-1]) + 1 if len(gaps) else 0
     if start <= 1:
         start = max(1, min(end // 2, PROMPT_TOKENS_OF_PLAIN_TEXT))
-    first = max(0, start - LONGEST_PROMPT_TOKENS)
+    first = max(0, start - most_tokens)
     return Prompt(int(rows.line_numbers[row]), tuple(ids[first:start].tolist()), tuple(ids[start:end].tolist()))
 
 

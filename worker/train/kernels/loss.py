@@ -35,6 +35,24 @@ def summed_cross_entropy(hidden: torch.Tensor, labels: torch.Tensor, head: Head)
     return LossSums(loss, correct)
 
 
+class TokenScores(NamedTuple):
+    """Of each label: log-probability fp32 [targets], and whether it is the likeliest, bool [targets]."""
+
+    log_probabilities: torch.Tensor
+    correct: torch.Tensor
+
+
+def token_scores(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> TokenScores:
+    """What the model thinks of each label, without a gradient; in chunks as `summed_cross_entropy`."""
+    size = _chunk_tokens(hidden, head.weight, is_learning=False)
+    scores, hits = [], []
+    for states, chosen in zip(hidden.split(size), labels.split(size), strict=True):
+        logits = logits_of(states, head)
+        scores.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(1, chosen[:, None]).squeeze(1))
+        hits.append(logits.max(dim=-1).indices == chosen)
+    return TokenScores(torch.cat(scores), torch.cat(hits))
+
+
 def logits_of(hidden: torch.Tensor, head: Head) -> torch.Tensor:
     """All logits [tokens, vocabulary] of `hidden` [tokens, hidden size]."""
     logits = torch.nn.functional.linear(hidden, head.weight, head.bias)

@@ -19,7 +19,8 @@ def choose_packing(run: RunContext, learner: Learner) -> None:
     if _is_known_to_pack(run):
         return
     vocabulary = learner.causal_model.get_input_embeddings().num_embeddings
-    trial = try_model(learner, device=run.device, vocabulary=vocabulary, together=run.plan.packing)
+    learns = run.request.spec.evaluation is None
+    trial = try_model(learner, device=run.device, vocabulary=vocabulary, together=run.plan.packing, learns=learns)
     _tell_about_idle(run, trial.idle)
     attention = _agreed(run, trial)
     if attention is None:

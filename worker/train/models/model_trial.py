@@ -54,10 +54,12 @@ class Trial:
     idle: tuple[str, ...] = ()
 
 
-def try_model(learner: Learner, *, device: torch.device, vocabulary: int, together: bool = True) -> Trial:
+def try_model(
+    learner: Learner, *, device: torch.device, vocabulary: int, together: bool = True, learns: bool = True
+) -> Trial:
     """Try a model with the passes and kernels that it will train with. No backward pass is run.
 
-    Unless rows may go `together`, only its own attention is tried.
+    Unless rows may go `together`, only its own attention is tried; of a model that does not learn, no gradient is.
 
     Draws no random number of the run's and leaves the learner packing. Call it in every process of a sharded run, and
     not through what wraps the learner there, which would take each pass for one of training.
@@ -72,7 +74,7 @@ def try_model(learner: Learner, *, device: torch.device, vocabulary: int, togeth
     try:
         trial = _try_packing(learner, rows, together=together)
         _check_head(learner, rows[0])
-        return _try_learning(learner, rows, trial)
+        return _try_learning(learner, rows, trial) if learns else trial
     finally:
         learner.pack()
         learner.train(was_training)

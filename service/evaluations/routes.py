@@ -1,0 +1,146 @@
+"""`/v1/evaluations`: models measured on rows, base against tuned, with rows, report and verdict."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, BackgroundTasks, Path, Query
+from fastapi.responses import HTMLResponse
+
+from tunesmith.service.evaluations import store, views
+from tunesmith.service.evaluations.compare import Contest, compare
+from tunesmith.service.evaluations.create import EvaluationRequest, create
+from tunesmith.service.evaluations.report import PAGE_POLICY, report_page
+from tunesmith.service.evaluations.schemas import EvaluationCreate, VerdictRequest
+from tunesmith.service.jobs import lifecycle
+from tunesmith.service.jobs.routes import DeliveriesDep
+from tunesmith.service.web.auth import MemberKey
+from tunesmith.service.web.bodies import documented, json_body
+from tunesmith.service.web.dependencies import DbSession, SettingsDep
+from tunesmith.service.web.openapi import error_response
+from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
+from tunesmith.tuning.api.comparisons.evaluations import (
+    EvaluatedRowPage,
+    EvaluationObject,
+    EvaluationPage,
+    VerdictObject,
+)
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.evaluation import EvaluatedRow
+from tunesmith.tuning.gate.verdict import GateRule
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+EvaluationId = Annotated[str, Path(description="The evaluation's id, `eval-...`.")]
+RowOrder = Annotated[
+    Literal["line", "worst"],
+    Query(description="As in the file, or those that speak most against the model first."),
+]
+
+
+@router.post(
+    "",
+    openapi_extra=documented(EvaluationCreate),
+    responses=error_response(404, "A model that it names does not exist here.")
+    | error_response(409, "The same request is being handled right now; try again in a moment.")
+    | error_response(429, "The project has as many jobs in line as it may."),
+)
+async def create_evaluation(
+    caller: MemberKey,
+    *,
+    request: Annotated[EvaluationCreate, json_body(EvaluationCreate)],
+    session: DbSession,
+    settings: SettingsDep,
+    deliveries: DeliveriesDep,
+    background: BackgroundTasks,
+    idempotency_key: IdempotencyKey = None,
+) -> EvaluationObject:
+    """Measure a model on rows, alone or beside another. It is stored when this answers, and runs on a worker."""
+    wanted = EvaluationRequest(
+        asked=request,
+        caller=caller,
+        idempotency_key=idempotency_key,
+        max_attempts=settings.max_attempts,
+        worker_silence=settings.worker_silence,
+        limits=settings.limits_of(caller.project),
+    )
+    job = await create(session, wanted)
+    background.add_task(deliveries.soon)
+    return views.evaluation_object(job)
+
+
+@router.get("")
+async def list_evaluations(
+    caller: MemberKey,
+    session: DbSession,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
+) -> EvaluationPage:
+    """The project's evaluations, newest first."""
+    jobs = await store.find_many(session, project=caller.project, after=after, limit=limit + 1)
+    return EvaluationPage.of([views.evaluation_object(job) for job in jobs], limit=limit)
+
+
+@router.get("/{evaluation_id}")
+async def retrieve_evaluation(evaluation_id: EvaluationId, caller: MemberKey, session: DbSession) -> EvaluationObject:
+    """One evaluation, with its measures and its verdict once it has ended."""
+    return views.evaluation_object(await store.find(session, evaluation_id, project=caller.project))
+
+
+@router.post("/{evaluation_id}/cancel")
+async def cancel_evaluation(evaluation_id: EvaluationId, caller: MemberKey, session: DbSession) -> EvaluationObject:
+    """Cancel. A running one is `running` with `cancel_requested` until its worker has stopped."""
+    await store.find(session, evaluation_id, project=caller.project)
+    return views.evaluation_object(await lifecycle.cancel(session, evaluation_id, project=caller.project))
+
+
+@router.post("/{evaluation_id}/verdict", openapi_extra=documented(VerdictRequest))
+async def judge_evaluations(
+    evaluation_id: EvaluationId,
+    caller: MemberKey,
+    *,
+    request: Annotated[VerdictRequest, json_body(VerdictRequest)],
+    session: DbSession,
+) -> VerdictObject:
+    """Judge a candidate against a champion by evaluations that have ended, with guard rails, and keep the verdict."""
+    job = await store.find(session, evaluation_id, project=caller.project)
+    verdict = await compare(
+        session,
+        Contest(evaluation_id, request.champion),
+        project=caller.project,
+        rule=request.gate or GateRule.model_validate(job.spec["evaluation"]["rule"]),
+        guards={name: Contest(one.candidate, one.champion) for name, one in request.guards.items()},
+    )
+    return VerdictObject(candidate=evaluation_id, champion=request.champion, **dict(verdict))
+
+
+@router.get("/{evaluation_id}/rows")
+async def list_evaluated_rows(
+    evaluation_id: EvaluationId,
+    caller: MemberKey,
+    session: DbSession,
+    *,
+    order: RowOrder = "line",
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 100,
+) -> EvaluatedRowPage:
+    """Losses and answers row by row; none before it has succeeded."""
+    job = await store.find(session, evaluation_id, project=caller.project)
+    rows = await store.find_rows(session, job, order=order, after=_line(after), limit=limit + 1)
+    return EvaluatedRowPage.of([views.row_object(row) for row in rows], limit=limit)
+
+
+@router.get("/{evaluation_id}/report", response_class=HTMLResponse)
+async def evaluation_report(evaluation_id: EvaluationId, caller: MemberKey, session: DbSession) -> HTMLResponse:
+    """All of it as one page for people, which loads nothing from anywhere."""
+    job = await store.find(session, evaluation_id, project=caller.project)
+    rows = await store.find_rows(session, job, order="worst", after=None, limit=None)
+    page = report_page(views.evaluation_object(job), [EvaluatedRow.model_validate(row) for row in rows])
+    return HTMLResponse(page, headers={"content-security-policy": PAGE_POLICY})
+
+
+def _line(after: str | None) -> int | None:
+    if after is None:
+        return None
+    if after.isascii() and after.isdecimal() and len(after) <= 18:
+        return int(after)
+    raise InvalidRequest(f"No row {after!r:.60} in this evaluation.", code=ErrorCode.INVALID_VALUE, param="after")
