@@ -32,6 +32,8 @@ from tunesmith.service.settings import Settings
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
+from tunesmith.service.webhooks.routes import router as webhooks
+from tunesmith.service.webhooks.sending import Sender
 from tunesmith.service.workers.routes import internal_router as worker_heartbeats
 from tunesmith.service.workers.routes import router as workers
 
@@ -46,7 +48,8 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
+_JOBS = (files, jobs, queue, reproductions, plans, metrics, artifacts)
+_PUBLIC = (reference.router, monitoring, *_JOBS, models, workers, webhooks)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
@@ -77,6 +80,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.deliveries = Deliveries(database, app.state.announcer)
+    app.state.webhook_sender = Sender.of(settings)
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)

@@ -1,6 +1,6 @@
 """The database: one engine, one transaction per request, and the database's own clock."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from select import POLLIN, poll
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from tunesmith.service.database.tables import ApiKey, Job
 
+Clock = Callable[[AsyncSession], Awaitable[datetime]]  # the time of a transaction; `now` unless somebody moves it
 Changed = set[tuple[type[ApiKey | Job], str]]
 _NOW = select(func.now())
 

@@ -1,0 +1,1 @@
+"""Webhooks: the endpoints of a project, and what was sent to them."""
