@@ -20,7 +20,7 @@ BEGIN
     'event', jsonb_build_object(
       'id', 'evt-' || replace(gen_random_uuid()::text, '-', ''),
       'object', 'event',
-      'created_at', extract(epoch FROM NEW.finished_at)::bigint,
+      'created_at', floor(extract(epoch FROM NEW.finished_at))::bigint,
       'type', 'fine_tuning.job.' || NEW.state,
       'data', jsonb_build_object('id', NEW.id))));
   RETURN NULL;
@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("updated_at", _MOMENT, server_default=sa.func.now(), nullable=False),
         sa.Column("disabled_reason", sa.Text(), nullable=True),
         sa.Column("failing_since", _MOMENT, nullable=True),
-        sa.Column("busy_until", _MOMENT, server_default=sa.text("'-infinity'"), nullable=False),
+        sa.Column("busy_until", _MOMENT, server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
     )
     op.create_index("ix_webhook_endpoints_project_id", "webhook_endpoints", ["project", "id"])

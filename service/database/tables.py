@@ -405,7 +405,7 @@ class WebhookEndpoint(Row):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disabled_reason: Mapped[str | None]
     failing_since: Mapped[datetime | None]
-    busy_until: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    busy_until: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class WebhookDelivery(Row):

@@ -32,6 +32,7 @@ def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float
         max_overflow=pool_size,
         pool_timeout=pool_wait_seconds,
         pool_recycle=1800,
+        hide_parameters=True,  # of errors, which end in logs: a parameter may be a secret
         connect_args={
             "connect_timeout": 5,
             "application_name": "tunesmith-service",

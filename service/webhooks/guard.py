@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 _PORTS = {"http": 80, "https": 443}
+_HIGHEST_PORT = 65_535
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # what else there is leads elsewhere: mapped, translated, local
 _ASK_AT_ONCE = 64  # a server of names that hangs holds a thread
 _resolvers = ThreadPoolExecutor(max_workers=_ASK_AT_ONCE, thread_name_prefix="webhook-names")
@@ -96,6 +97,8 @@ def parse_url(url: str) -> httpx.URL:
         raise _bad_url("This cannot be read as a URL.") from None
     if parsed.scheme not in _PORTS or not parsed.host:
         raise _bad_url("A webhook's URL begins with https:// or http:// and a host.")
+    if not 0 < port_of(parsed) <= _HIGHEST_PORT:
+        raise _bad_url(f"A port is a number up to {_HIGHEST_PORT}.")
     if parsed.userinfo:
         raise _bad_url("A webhook's URL carries no user and no password: they would be in logs.")
     if parsed.fragment:
