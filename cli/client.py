@@ -111,9 +111,12 @@ class Client:
         """Predicted beside measured for finished runs, newest first, and the current errors by kind."""
         return self._ask(AccuracyList, "GET", "/fine_tuning/plans/accuracy", params={"limit": limit})
 
-    def list_jobs(self, *, limit: int = 20, after: str | None = None) -> JobPage:
-        """One page, newest first."""
-        return self._ask(JobPage, "GET", "/fine_tuning/jobs", params=present(limit=limit, after=after))
+    def list_jobs(
+        self, *, limit: int = 20, after: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> JobPage:
+        """One page, newest first, of those jobs that have all of these labels."""
+        wanted = {f"metadata[{name}]": value for name, value in (labels or {}).items()}
+        return self._ask(JobPage, "GET", "/fine_tuning/jobs", params=present(limit=limit, after=after, **wanted))
 
     def job(self, job_id: str) -> JobObject:
         """The job as it is now."""
@@ -173,6 +176,10 @@ class Client:
     def list_models(self) -> list[ModelObject]:
         """Base models and fine-tuned ones."""
         return self._ask(ModelList, "GET", "/models").data
+
+    def model(self, name: str) -> ModelObject:
+        """One model."""
+        return self._ask(ModelObject, "GET", f"/models/{quote(name, safe='')}")
 
     def register_model(self, body: Json) -> ModelObject:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""

@@ -1,7 +1,7 @@
 """What a member does with the endpoints of a project: make, change, give a new secret, try, send again."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +16,7 @@ from tunesmith.tuning.api.requests.webhooks import EndpointCreate, EndpointUpdat
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, LimitReached
 from tunesmith.tuning.values.json_objects import Json, present
+from tunesmith.tuning.words import EventType
 
 MOST_ENDPOINTS = 20  # of a project
 _OLD_SECRET_LIVES = timedelta(hours=24)
@@ -159,6 +160,6 @@ async def _apply(session: AsyncSession, endpoint: WebhookEndpoint, changes: Json
     await session.flush()
 
 
-def _words(event_types: list[str]) -> list[str]:
+def _words(event_types: Sequence[EventType]) -> list[str]:
     """Each once, as plain words."""
-    return list(dict.fromkeys(str(kind) for kind in event_types))
+    return list(dict.fromkeys(kind.value for kind in event_types))
