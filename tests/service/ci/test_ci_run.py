@@ -22,6 +22,8 @@ from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
 from tunesmith.cli.rendering.live_view import PlainView
 
+pytestmark = pytest.mark.timeout(60)
+
 ROOT = Path(__file__).parents[3]
 TOOLS = Path(sys.executable).parent
 
@@ -94,13 +96,15 @@ def test_another_commit_other_rows_or_new_make_another_job(
     control_plane: ControlPlane, run: Run, job_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = job_file()
-    with training(control_plane):
-        jobs = [run("ci", "run", path).stdout, run("ci", "run", path, env={"GITHUB_SHA": "fedcba"}).stdout]
-        jobs += [run("ci", "run", path, "--new").stdout, run("ci", "run", path, "--key", "night-1").stdout]
-        (tmp_path / "rows.jsonl").write_bytes(chat_rows(30))
-        jobs.append(run("ci", "run", path).stdout)
-        assert run("ci", "run", path, "--key", "night-1").stdout == jobs[3]
-    assert len(set(jobs)) == 5
+
+    def submitted(*words: str, **env: str) -> str:
+        return run("ci", "run", path, "--timeout", "0s", *words, env=env).stdout
+
+    jobs = [submitted(), submitted(GITHUB_SHA="fedcba"), submitted("--new"), submitted("--key", "night-1")]
+    assert submitted("--key", "night-1") == jobs[3]
+    (tmp_path / "rows.jsonl").write_bytes(chat_rows(30))
+    jobs.append(submitted())
+    assert len(set(jobs)) == counts(control_plane)[0] == 5
 
 
 def test_a_gate_that_refuses_exits_with_6_and_says_the_numbers(
@@ -167,18 +171,17 @@ def test_the_champion_is_shown_beside_the_new_model(
     control_plane: ControlPlane, run: Run, job_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     with training(control_plane):
-        first = run("ci", "run", job_file(validation_file="rows.jsonl"))
+        first = run("ci", "run", job_file(validation_file="rows.jsonl", champion="ft:no:such:model"))
         champion = control_plane.job(first.stdout.strip())["fine_tuned_model"]
         control_plane.sql("ALTER TABLE jobs DISABLE TRIGGER USER")
         control_plane.sql("UPDATE jobs SET result = '{\"final_valid_loss\": 1.75}'")
         control_plane.sql("ALTER TABLE jobs ENABLE TRIGGER USER")
         second = run("ci", "run", job_file(validation_file="rows.jsonl", champion=champion, suffix="b"))
-        unknown = run("ci", "run", job_file(champion="ft:no:such:model", suffix="c"))
-    assert (second.returncode, unknown.returncode) == (0, 0)
+    assert (first.returncode, second.returncode) == (0, 0)
     page = (tmp_path / "summary.md").read_text()
     assert "1.7500, this one is 0.2500 better |" in page
     assert page.count("| champion ") == 1
-    assert "nothing is known of the champion" in unknown.stderr
+    assert "nothing is known of the champion" in first.stderr
 
 
 def test_two_runs_at_once_get_one_job(control_plane: ControlPlane, job_file: Callable[..., Path]) -> None:

@@ -16,6 +16,8 @@ from tests.service.ci.training import shell, training
 from tests.service.webhooks.receiver import cancelled, listen, send
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.timeout(60)
+
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 ROWS = EXAMPLES / "support.jsonl"

@@ -27,7 +27,7 @@ def training(plane: ControlPlane, *, valid_loss: float = 1.5, fails: bool = Fals
                 {"step": 1, "train_loss": 2.0, "total_steps": 1, "valid_loss": valid_loss,
                  "valid_mean_token_accuracy": 0.75},
             ]  # fmt: skip
-            assert attempt.metrics(points).status_code == 200
+            assert attempt.metrics(points).is_success
             if fails:
                 attempt.finish(Outcome.FAILED, failure=FAILURE)
             else:

@@ -37,16 +37,16 @@ class Service(Client):
     def list_jobs(self, **_: Any) -> Any:
         return Page[JobObject](data=self._next("earlier"), has_more=False, first_id=None, last_id=None)
 
-    def create_job(self, _body: Any, *, idempotency_key: str) -> JobObject:
+    def create_job(self, _body: Any, *, idempotency_key: str) -> JobObject:  # noqa: ARG002
         return answers.job(self._next("created"))
 
     def job(self, job_id: str) -> JobObject:
         return answers.job(job_id, status=self._next("status"))
 
-    def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
+    def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:  # noqa: ARG002
         return []
 
-    def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:
+    def metrics(self, _job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:  # noqa: ARG002
         return list(self._next("metrics"))
 
     def samples(self, _job_id: str) -> list[SampleObject]:
