@@ -31,7 +31,7 @@ class Goal(StrEnum):
     COST = "cost"
 
 
-class EventType(StrEnum):
+class WebhookEventType(StrEnum):
     """What webhooks tell of, by the API's own names."""
 
     JOB_SUCCEEDED = "fine_tuning.job.succeeded"

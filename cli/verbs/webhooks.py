@@ -6,7 +6,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.webhooks.deliveries import DeliveryObject
@@ -28,14 +28,16 @@ def register(parent: typer.Typer) -> None:
 def create(
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https, to a public address.")],
     name: Annotated[str, typer.Option(help="A name for people.")] = "webhook",
-    event: Annotated[list[EventType] | None, typer.Option(help="May be given many times; all without it.")] = None,
+    event: Annotated[
+        list[WebhookEventType] | None, typer.Option(help="May be given many times; all without it.")
+    ] = None,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Have events sent to a URL. Prints the secret that they are signed with: this once."""
     from tunesmith.cli.webhook_client import WebhookClient
 
     with WebhookClient() as client:
-        made = client.create_endpoint(name=name, url=url, event_types=event or list(EventType))
+        made = client.create_endpoint(name=name, url=url, event_types=event or list(WebhookEventType))
     _print_secret(made, form=form)
 
 
@@ -92,7 +94,7 @@ def rotate_secret(
 @app.command("test")
 def try_out(
     endpoint_id: EndpointId,
-    event: Annotated[EventType, typer.Option(help="The kind of event.")] = EventType.JOB_SUCCEEDED,
+    event: Annotated[WebhookEventType, typer.Option(help="The kind of event.")] = WebhookEventType.JOB_SUCCEEDED,
 ) -> None:
     """Send a made-up event now. Exit code 6 when the answer is no success."""
     from tunesmith.cli.exit_codes import ExitCode

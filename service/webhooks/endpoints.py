@@ -16,7 +16,7 @@ from tunesmith.tuning.api.requests.webhooks import EndpointCreate, EndpointUpdat
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, LimitReached
 from tunesmith.tuning.values.json_objects import Json, present
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 MOST_ENDPOINTS = 20  # of a project
 _OLD_SECRET_LIVES = timedelta(hours=24)
@@ -160,6 +160,6 @@ async def _apply(session: AsyncSession, endpoint: WebhookEndpoint, changes: Json
     await session.flush()
 
 
-def _words(event_types: Sequence[EventType]) -> list[str]:
+def _words(event_types: Sequence[WebhookEventType]) -> list[str]:
     """Each once, as plain words."""
     return list(dict.fromkeys(kind.value for kind in event_types))

@@ -22,7 +22,7 @@ from tunesmith.tuning.api.webhooks.endpoints import (
     EndpointWithSecret,
     EventTypeList,
 )
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
@@ -41,7 +41,7 @@ SenderDep = Annotated[Sender, Depends(_sender)]
 @router.get("/webhook_event_types")
 async def list_event_types(caller: MemberKey) -> EventTypeList:  # noqa: ARG001 - it takes a key
     """The events that there are."""
-    return EventTypeList(data=[kind.value for kind in EventType])
+    return EventTypeList(data=[kind.value for kind in WebhookEventType])
 
 
 @router.post(

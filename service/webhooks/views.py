@@ -4,7 +4,7 @@ from datetime import datetime
 
 from tunesmith.service.database.tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.webhooks.sending import SECRET_PREFIX
-from tunesmith.tuning.api.webhooks.deliveries import DeliveryObject, EventBody
+from tunesmith.tuning.api.webhooks.deliveries import DeliveryObject, WebhookEventBody
 from tunesmith.tuning.api.webhooks.endpoints import EndpointObject, EndpointWithSecret, TunesmithEndpoint
 
 
@@ -37,7 +37,7 @@ def delivery_object(delivery: WebhookDelivery) -> DeliveryObject:
         id=delivery.id,
         created_at=_seconds(delivery.created_at),
         status=delivery.status,
-        event=EventBody.model_validate(delivery.event),
+        event=WebhookEventBody.model_validate(delivery.event),
         next_try_at=_seconds(delivery.not_before) if delivery.status == "waiting" else None,
         tries=delivery.log,
     )

@@ -20,7 +20,7 @@ from tunesmith.service.webhooks.guard import Guard
 from tunesmith.service.webhooks.sending import Sender
 from tunesmith.tuning.api.requests.webhooks import EndpointCreate
 from tunesmith.tuning.values.json_objects import Json
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 HERE = Guard(allowed=[ip_network("127.0.0.0/8")])
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
@@ -77,9 +77,9 @@ def receiving(behaviour: Behaviour = answer(200)) -> Iterator[Receiver]:  # noqa
         thread.join()
 
 
-def listen(plane: ControlPlane, url: str, *event_types: EventType, project: str = "acme") -> WebhookEndpoint:
+def listen(plane: ControlPlane, url: str, *event_types: WebhookEventType, project: str = "acme") -> WebhookEndpoint:
     """An endpoint of the project, at an address that the API itself would refuse."""
-    request = EndpointCreate(name="receiver", url=url, event_types=list(event_types or EventType))
+    request = EndpointCreate(name="receiver", url=url, event_types=list(event_types or WebhookEventType))
     return plane.run(lambda database: create(database, request, project=project, guard=HERE))
 
 

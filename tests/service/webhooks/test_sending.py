@@ -30,7 +30,7 @@ from tunesmith.service.database.transactions import Database
 from tunesmith.service.webhooks.sending import Outcome, Sender
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome as Ending
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_an_event_is_recorded_with_the_change_or_not_at_all(control_plane: Contr
 def test_only_endpoints_of_the_project_that_want_the_event_get_it(
     control_plane: ControlPlane, receiver: Receiver
 ) -> None:
-    listen(control_plane, receiver.url, EventType.JOB_SUCCEEDED)
+    listen(control_plane, receiver.url, WebhookEventType.JOB_SUCCEEDED)
     listen(control_plane, receiver.url, project="elsewhere")
     cancelled(control_plane)
     assert send(control_plane) == 0
-    listen(control_plane, receiver.url, EventType.JOB_CANCELLED)
+    listen(control_plane, receiver.url, WebhookEventType.JOB_CANCELLED)
     job_id = cancelled(control_plane)
     assert send(control_plane) == 1
     assert job_id.encode() in receiver.came[0][1]

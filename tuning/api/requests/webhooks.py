@@ -5,13 +5,13 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.values.base import Value
-from tunesmith.tuning.words import EventType
+from tunesmith.tuning.words import WebhookEventType
 
 LONGEST_URL = 2048
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Url = Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
-EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=len(EventType))]
+EventTypes = Annotated[list[WebhookEventType], Field(min_length=1, max_length=len(WebhookEventType))]
 
 
 class EndpointCreate(Value):
@@ -73,5 +73,5 @@ class EndpointTest(Value):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"event_type": "fine_tuning.job.succeeded"}]})
 
-    event_type: EventType
+    event_type: WebhookEventType
     """The kind of event that is made up and sent."""

@@ -23,14 +23,14 @@ class DeliveryTry(Value):
     """How long it took."""
 
 
-class EventData(Answer):
+class WebhookEventData(Answer):
     """What happened to what."""
 
     id: str
     """The object, such as a job."""
 
 
-class EventBody(Answer):
+class WebhookEventBody(Answer):
     """An event as it is sent."""
 
     id: str
@@ -41,7 +41,7 @@ class EventBody(Answer):
     """When it happened, in Unix seconds."""
     type: str
     """What happened."""
-    data: EventData
+    data: WebhookEventData
     """To what; some types may say more."""
 
 
@@ -56,7 +56,7 @@ class DeliveryObject(Named):
     """When the event was passed on to this endpoint, in Unix seconds."""
     status: Literal["waiting", "delivered", "failed"]
     """`waiting` for its first or next try; `failed` when it is not tried again by itself."""
-    event: EventBody
+    event: WebhookEventBody
     """What is sent."""
     next_try_at: int | None
     """When it is tried next, in Unix seconds; null when it is not."""
