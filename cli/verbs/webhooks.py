@@ -28,9 +28,7 @@ def register(parent: typer.Typer) -> None:
 def create(
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https, to a public address.")],
     name: Annotated[str, typer.Option(help="A name for people.")] = "webhook",
-    event: Annotated[
-        list[WebhookEventType] | None, typer.Option(help="May be given many times; all without it.")
-    ] = None,
+    event: Annotated[list[WebhookEventType] | None, typer.Option(help="May be given many times; else all.")] = None,
     form: Listed = ListFormat.TABLE,
 ) -> None:
     """Have events sent to a URL. Prints the secret that they are signed with: this once."""
