@@ -1,5 +1,6 @@
 """Queries about messages that wait to be sent."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Row, delete, func, select, text, update
@@ -11,6 +12,7 @@ from tunesmith.tuning.values.json_objects import Json
 _WAKE = "wake"
 _EVENT = "event"
 _BATCH = 500
+_LARGEST_EVENT_BYTES = 20_000
 _TAKEN_SECONDS = 30  # how long one copy has for a message before another tries it
 
 
@@ -38,8 +40,13 @@ def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
 def tell_later(session: AsyncSession, event: Json, *, project: str) -> None:
     """Record an event, in the form that webhooks send, in the transaction that makes it true.
 
-    What becomes of jobs is recorded by the database itself.
+    What becomes of jobs is recorded by the database itself. An event names things and does not carry them.
+
+    Raises:
+        ValueError: it is larger than receivers take.
     """
+    if len(json.dumps(event).encode()) > _LARGEST_EVENT_BYTES:
+        raise ValueError(f"An event has at most {_LARGEST_EVENT_BYTES:,} bytes.")
     session.add(OutboxMessage(topic=_EVENT, payload={"project": project, "event": event}))
 
 

@@ -56,6 +56,8 @@ class Courier:
                 await self.open_lanes()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("webhooks.sweep_failed", error=type(error).__name__)
+            except Exception:  # one odd row must not end the keeper, in whose process this runs
+                log.exception("webhooks.sweep_failed")
             await _wait(stop, seconds=self._every_seconds)
         if self._lanes:
             await asyncio.wait(self._lanes, timeout=_GRACE_SECONDS)
@@ -100,6 +102,8 @@ class Courier:
             await self._release(endpoint_id)
         except (SQLAlchemyError, OSError) as error:
             log.warning("webhooks.lane_failed", endpoint_id=endpoint_id, error=type(error).__name__)
+        except Exception:
+            log.exception("webhooks.lane_failed", endpoint_id=endpoint_id)
         return sent
 
     async def _next(self, endpoint_id: str) -> tuple[WebhookDelivery, WebhookEndpoint, datetime] | None:

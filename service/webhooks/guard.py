@@ -21,6 +21,7 @@ _PORTS = {"http": 80, "https": 443}
 _HIGHEST_PORT = 65_535
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # what else there is leads elsewhere: mapped, translated, local
 _ASK_AT_ONCE = 64  # a server of names that hangs holds a thread
+_CHECK_SECONDS = 5.0
 _resolvers = ThreadPoolExecutor(max_workers=_ASK_AT_ONCE, thread_name_prefix="webhook-names")
 
 
@@ -37,7 +38,10 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
         OSError: the name has none.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(_resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    try:
+        found = await loop.run_in_executor(_resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except UnicodeError:
+        raise OSError(f"{host!r:.80} is no name of a host") from None
     return [ip_address(entry[4][0]) for entry in found]
 
 
@@ -72,8 +76,9 @@ class Guard:
         """
         parsed = parse_url(url)
         try:
-            await self.addresses(parsed.host, port_of(parsed))
-        except OSError:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await self.addresses(parsed.host, port_of(parsed))
+        except OSError:  # or no answer in time
             return
 
     def _may_reach(self, address: Address) -> bool:

@@ -22,7 +22,6 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.values.json_objects import Json
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
-LARGEST_EVENT_BYTES = 20_000
 _SECRET_BYTES = 32
 _KEPT_BYTES = 512  # of an answer
 _BODY_SECONDS = 2.0  # for the beginning of a body, when the status is known

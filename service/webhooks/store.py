@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, exists, func, literal, select, text, update
+from sqlalchemy import delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -143,12 +143,6 @@ async def next_due(session: AsyncSession, endpoint_id: str, *, at: datetime) -> 
         .limit(1)
     )
     return (await session.execute(query)).scalar_one_or_none()
-
-
-async def count_waiting(session: AsyncSession) -> int:
-    """Deliveries that are waiting for a try."""
-    query = select(func.count()).where(WebhookDelivery.status == literal("waiting"))
-    return (await session.execute(query)).scalar_one()
 
 
 async def prune(session: AsyncSession) -> None:

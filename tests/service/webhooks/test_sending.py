@@ -1,6 +1,7 @@
 """Events of jobs arrive: signed, once for each endpoint, again and again until somebody has heard."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ from tests.service.webhooks.receiver import (
 )
 from tests.waiting import eventually
 from tunesmith.service.database.transactions import Database
+from tunesmith.service.outbox.store import tell_later
 from tunesmith.service.webhooks.sending import Outcome, Sender
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome as Ending
+from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import WebhookEventType
 
 
@@ -73,6 +76,22 @@ def test_an_event_is_recorded_with_the_change_or_not_at_all(control_plane: Contr
     assert control_plane.sql("SELECT 1 FROM outbox WHERE topic = 'event'") == []
     control_plane.sql(end, job_id)
     assert control_plane.sql("SELECT payload->'event'->'data'->>'id' FROM outbox WHERE topic = 'event'") == [(job_id,)]
+
+
+def test_other_events_take_the_same_road_and_stay_small(control_plane: ControlPlane, receiver: Receiver) -> None:
+    endpoint = listen(control_plane, receiver.url)
+    event: Json = {"id": "evt-1", "object": "event", "created_at": 1, "type": "fine_tuning.job.failed"}
+
+    async def tell(database: Database, **data: str) -> None:
+        async with database.transaction() as session:
+            tell_later(session, {**event, "data": data}, project="acme")
+
+    control_plane.run(lambda database: tell(database, id="schedule-1", reason="no data"))
+    with pytest.raises(ValueError, match="20,000 bytes"):
+        control_plane.run(lambda database: tell(database, id="x" * 20_000))
+    assert send(control_plane) == 1
+    assert json.loads(receiver.came[0][1])["data"] == {"id": "schedule-1", "reason": "no data"}
+    assert deliveries(control_plane, endpoint)[0]["event"]["data"]["reason"] == "no data"
 
 
 def test_only_endpoints_of_the_project_that_want_the_event_get_it(

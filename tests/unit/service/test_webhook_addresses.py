@@ -55,6 +55,11 @@ def test_a_public_address_is_taken(address: str) -> None:
     assert addresses(Guard(resolve=Names([address]))) == [ip_address(address)]
 
 
+def test_what_is_no_name_has_no_address() -> None:
+    with pytest.raises(OSError, match="is no name of a host"):
+        asyncio.run(Guard().addresses("x" * 64, 443))
+
+
 def test_one_bad_address_among_good_ones_is_enough_to_refuse() -> None:
     with pytest.raises(AddressRefused):
         addresses(Guard(resolve=Names(["1.1.1.1", "10.0.0.1"])))
