@@ -100,10 +100,10 @@ def send(plane: ControlPlane, **options: Any) -> int:
     return plane.run(lambda database: courier_of(database, **options).sweep())
 
 
-def cancelled(plane: ControlPlane, **fields: Any) -> str:
+def cancelled(plane: ControlPlane, *, key: str = "member") -> str:
     """A job that has ended, in the cheapest way."""
-    job_id = str(plane.create_job(**fields)["id"])
-    assert plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel").status_code == 200
+    job_id = str(plane.create_job(key=key)["id"])
+    assert plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel", key=key).status_code == 200
     return job_id
 
 

@@ -98,9 +98,14 @@ def test_only_endpoints_of_the_project_that_want_the_event_get_it(
     control_plane: ControlPlane, receiver: Receiver
 ) -> None:
     listen(control_plane, receiver.url, WebhookEventType.JOB_SUCCEEDED)
-    listen(control_plane, receiver.url, project="elsewhere")
     cancelled(control_plane)
     assert send(control_plane) == 0
+    with receiving() as theirs:
+        listen(control_plane, theirs.url, project="other")
+        cancelled(control_plane)
+        their_job = cancelled(control_plane, key="stranger")
+        assert send(control_plane) == 1
+        assert their_job.encode() in theirs.came[0][1]
     listen(control_plane, receiver.url, WebhookEventType.JOB_CANCELLED)
     job_id = cancelled(control_plane)
     assert send(control_plane) == 1
