@@ -24,6 +24,7 @@ from tunesmith.tuning.values.json_objects import Json
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 2.0
+_SHARE_OF_WAIT, _LONGEST_NAP_SECONDS = 0.05, 10.0
 _ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 _LISTED_FILES = 1000
 
@@ -115,9 +116,14 @@ class Run:
         timeout = self._terms.timeout_seconds
         left = None if timeout is None else max(0.0, timeout - (self._clock() - self._started_at))
         followed = follow(
-            self._client, job_id, view=self._view, timeout_seconds=left, clock=self._clock, sleep=self._sleep
+            self._client, job_id, view=self._view, timeout_seconds=left, clock=self._clock, sleep=self._nap
         )
         return Followed(followed.job, followed.is_finished)
+
+    def _nap(self, seconds: float) -> None:
+        """Longer the longer it takes: nobody watches, and a job of hours need not be asked about every second."""
+        waited = self._clock() - self._started_at
+        self._sleep(max(seconds, min(waited * _SHARE_OF_WAIT, _LONGEST_NAP_SECONDS)))
 
     def _judge(self, job: JobObject) -> Ending:
         points = self._client.metrics(job.id)

@@ -113,3 +113,18 @@ def test_the_time_counts_over_restarts(tmp_path: Path, clock: Clock) -> None:
     ending = run_of(service, tmp_path, clock, timeout_seconds=30).wait(answers.job("ftjob-1"))
     assert ending.code is ExitCode.TIMED_OUT
     assert 30 <= clock.now <= 32
+
+
+def test_a_long_job_is_asked_about_less_and_less(tmp_path: Path, clock: Clock) -> None:
+    class Long(Service):
+        polls = 0
+
+        def job(self, job_id: str) -> JobObject:
+            self.polls += 1
+            return answers.job(job_id, status="running" if clock.now < 4 * 3600 else "succeeded")
+
+    service = Long(metrics=[[]])
+    ending = run_of(service, tmp_path, clock).wait(answers.job("ftjob-1"))
+    assert ending.code is ExitCode.SUCCEEDED
+    assert 14_400 <= clock.now <= 14_410
+    assert service.polls < 1600
