@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ import yaml
 LARGEST_BYTES = 64 * 1024
 MOST_VALUES = 2_000  # aliases count as often as they are used
 _DEEPEST = 24
+_DEEPEST_BRACKETS = 100
 _LONGEST_NUMBER = 20  # digits; a longer one stays text
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2's core schema. 1.1, which the library has, reads `no` as false, 1e-4 as text and 010 as eight.
@@ -68,6 +70,8 @@ def read(text: str) -> Lines:
     Raises:
         NotReadable: with the line.
     """
+    if _bracket_depth(text) > _DEEPEST_BRACKETS:  # the library's time grows with the square of their depth
+        raise NotReadable(0, f"Nested deeper than {_DEEPEST} levels.")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -82,6 +86,12 @@ def read(text: str) -> Lines:
     lines = Lines()
     lines.value = _Reader(lines).read(root, ())
     return lines
+
+
+def _bracket_depth(text: str) -> int:
+    """At least the depth of lists and mappings in brackets; those inside of words count too."""
+    steps = (1 if letter in "[{" else -1 for letter in text if letter in "[]{}")
+    return max(accumulate(steps), default=0)
 
 
 class _Reader:
