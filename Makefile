@@ -129,6 +129,10 @@ hardware: $(STAMP) ## write docs/hardware.md: the GPUs that the planner knows by
 error-codes: $(STAMP) ## write docs/errors.md: what each error code means and what to do
 	$(BIN)/python -m benchmarks.error_codes --page docs/errors.md
 
+.PHONY: job-file-schema
+job-file-schema: $(STAMP) ## write docs/job-file.schema.json: what a job file of `tunesmith ci run` may hold
+	$(BIN)/tunesmith ci schema > docs/job-file.schema.json
+
 .PHONY: templates
 templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat templates, which pip fetches in a package
 	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md

@@ -113,9 +113,12 @@ class Client:
         """Predicted beside measured for finished runs, newest first, and the current errors by kind."""
         return self._ask(AccuracyList, "GET", "/fine_tuning/plans/accuracy", params={"limit": limit})
 
-    def list_jobs(self, *, limit: int = 20, after: str | None = None) -> JobPage:
-        """One page, newest first."""
-        return self._ask(JobPage, "GET", "/fine_tuning/jobs", params=present(limit=limit, after=after))
+    def list_jobs(
+        self, *, limit: int = 20, after: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> JobPage:
+        """One page, newest first, of those jobs that have all of these labels."""
+        wanted = {f"metadata[{name}]": value for name, value in (labels or {}).items()}
+        return self._ask(JobPage, "GET", "/fine_tuning/jobs", params=present(limit=limit, after=after, **wanted))
 
     def job(self, job_id: str) -> JobObject:
         """The job as it is now."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli.ci import verb as ci
 from tunesmith.cli.verbs import (
     artifacts,
     environment,
@@ -16,6 +17,7 @@ from tunesmith.cli.verbs import (
     reproduce,
     submit,
     watch,
+    webhooks,
     workers,
 )
 from tunesmith.local.verbs import demo, server
@@ -44,7 +46,8 @@ def options(
     """Fine-tune language models on the hardware that is really there."""
 
 
-for group in (server, environment, demo, submit, plan, jobs, reproduce, evaluate, watch, files, workers):
+_JOBS = (submit, plan, jobs, reproduce, evaluate, watch, ci)
+for group in (server, environment, demo, *_JOBS, files, workers, webhooks):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")

@@ -34,6 +34,8 @@ from tunesmith.service.uploads.routes import router as uploads
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
+from tunesmith.service.webhooks.routes import router as webhooks
+from tunesmith.service.webhooks.sending import Sender
 from tunesmith.service.workers.routes import internal_router as worker_heartbeats
 from tunesmith.service.workers.routes import router as workers
 
@@ -48,10 +50,8 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (
-    *(reference.router, monitoring, files, uploads, jobs, queue, reproductions, evaluations, plans, metrics),
-    *(artifacts, models, workers),
-)
+_JOBS = (jobs, queue, reproductions, evaluations, plans, metrics, artifacts)
+_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, workers, webhooks)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
@@ -82,6 +82,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.deliveries = Deliveries(database, app.state.announcer)
+    app.state.webhook_sender = Sender.of(settings)
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)

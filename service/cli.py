@@ -24,6 +24,8 @@ from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keys import store
 from tunesmith.service.serve import serve as run_server
 from tunesmith.service.settings import Settings
+from tunesmith.service.webhooks.courier import Courier
+from tunesmith.service.webhooks.sending import Sender
 from tunesmith.tuning.errors import TunesmithError
 
 T = TypeVar("T")
@@ -72,7 +74,7 @@ def migrate_command() -> None:
 
 @app.command()
 def keeper() -> None:
-    """Requeue jobs of lost workers, wake workers for waiting jobs, deliver the outbox. Any number of copies may run."""
+    """Requeue jobs of lost workers, wake workers for waiting jobs, send webhooks. Any number of copies may run."""
     settings = _settings()
     logs.configure(log_format=settings.log_format, level=settings.log_level)
     asyncio.run(_keep(settings))
@@ -113,11 +115,14 @@ async def _keep(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     database = _database(settings.database_url, pool_size=2)
+    for_webhooks = _database(settings.database_url, pool_size=2)  # of their own: no receiver holds up a lease
     try:
         blobs = BlobStore.from_url(settings.store)
         context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)
-        await Keeper(context, every_chore(settings)).run(stop)
+        courier = Courier(for_webhooks, Sender.of(settings), every_seconds=min(1.0, settings.keeper_seconds))
+        await asyncio.gather(Keeper(context, every_chore(settings)).run(stop), courier.run(stop))
     finally:
+        await for_webhooks.close()
         await database.close()
 
 

@@ -1,6 +1,7 @@
 """What the control plane can be told from outside, read from the environment when it starts."""
 
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,10 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
     max_blob_bytes: Annotated[int, Field(ge=1)] = 128 * 1024**3  # of one file of weights
 
+    # Addresses that are not public and may yet be sent webhooks to, as networks separated by commas.
+    webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    webhook_timeout_seconds: Seconds = 10  # for a whole answer
+
     patience_seconds: Seconds = 30  # with a sender who sends nothing; slower than a kilobyte a second uses it up
     max_requests_per_key: Annotated[int, Field(ge=1)] = 100  # open at once in each process
     max_waits_per_key: Annotated[int, Field(ge=1)] = 2_000  # likewise, of those that only wait for news
@@ -74,6 +79,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def limits_of(self, project: str) -> ProjectLimits:
         """What this project may have."""

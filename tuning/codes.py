@@ -71,6 +71,8 @@ class ErrorCode(StrEnum):
     """The project stores as many bytes as it may. Delete files, or let the operator raise its limit."""
     PRIORITY_TOO_HIGH = "priority_too_high"
     """Only an admin's key may move a job so far ahead of others. Ask for a priority within the limit."""
+    TOO_MANY_WEBHOOK_ENDPOINTS = "too_many_webhook_endpoints"
+    """The project has as many webhook endpoints as it may. Delete one, or let one receiver pass events on."""
     INVALID_LEASE_TOKEN = "invalid_lease_token"  # noqa: S105 - the name of an error
     """The token is not that of the attempt. Only the worker that claimed the attempt has it."""
     LEASE_LOST = "lease_lost"
@@ -99,8 +101,20 @@ class ErrorCode(StrEnum):
     """No file of this job has the SHA-256. Only files that the claim named can be fetched."""
     EVALUATION_NOT_FOUND = "evaluation_not_found"
     """No evaluation of this project has the id. List the evaluations."""
+    WEBHOOK_ENDPOINT_NOT_FOUND = "webhook_endpoint_not_found"
+    """No webhook endpoint of this project has the id. List the endpoints."""
+    WEBHOOK_DELIVERY_NOT_FOUND = "webhook_delivery_not_found"
+    """Nothing was sent to this endpoint under the id. List its deliveries."""
     WORKER_NOT_REGISTERED = "worker_not_registered"
     """The worker is not registered, or has started again since. Nothing: it registers again by itself."""
+
+    # Webhooks
+    WEBHOOK_ADDRESS_REFUSED = "webhook_address_refused"
+    """The URL leads to an address that is not public. Use a public one, or let the operator allow its network."""
+    WEBHOOK_NOT_ANSWERED = "webhook_not_answered"
+    """The receiver of a webhook gave no HTTP answer. See that it runs and can be reached from the service."""
+    WEBHOOK_DISABLED = "webhook_disabled"
+    """Nothing is sent to a disabled endpoint. Enable it, then send again."""
 
     # Files of training data
     INVALID_TRAINING_FILE = "invalid_training_file"

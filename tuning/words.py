@@ -38,6 +38,14 @@ class Goal(StrEnum):
     COST = "cost"
 
 
+class WebhookEventType(StrEnum):
+    """What webhooks tell of, by the API's own names."""
+
+    JOB_SUCCEEDED = "fine_tuning.job.succeeded"
+    JOB_FAILED = "fine_tuning.job.failed"
+    JOB_CANCELLED = "fine_tuning.job.cancelled"
+
+
 Auto = Literal["auto"]
 AutoOrMethod = Literal["auto", Method.FULL, Method.LORA, Method.QLORA]  # for typer, which takes no unions
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant

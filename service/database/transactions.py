@@ -1,6 +1,6 @@
 """The database: one engine, one transaction per request, and the database's own clock."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from select import POLLIN, poll
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from tunesmith.service.database.tables import ApiKey, Job
 
+Clock = Callable[[AsyncSession], Awaitable[datetime]]  # the time of a transaction; `now` unless somebody moves it
 Changed = set[tuple[type[ApiKey | Job], str]]
 _NOW = select(func.now())
 
@@ -31,6 +32,7 @@ def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float
         max_overflow=pool_size,
         pool_timeout=pool_wait_seconds,
         pool_recycle=1800,
+        hide_parameters=True,  # of errors, which end in logs: a parameter may be a secret
         connect_args={
             "connect_timeout": 5,
             "application_name": "tunesmith-service",

@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import File, Job, Model
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
-from tunesmith.service.jobs.schemas import JobRequest
 from tunesmith.service.models import store as models
 from tunesmith.service.planning import corrections
 from tunesmith.service.planning.fit import PlanningQuery
+from tunesmith.tuning.api.requests.jobs import JobRequest
 from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport

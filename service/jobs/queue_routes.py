@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from tunesmith.service.jobs import views
 from tunesmith.service.jobs.explain import Explanation, explain
 from tunesmith.service.jobs.priority import change_priority
-from tunesmith.service.jobs.schemas import PriorityChange
 from tunesmith.service.planning.fleet import Answer
 from tunesmith.service.queue import store as queue
 from tunesmith.service.web.auth import MemberKey
@@ -16,6 +15,7 @@ from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.web.parameters import JobId
 from tunesmith.tuning.api.jobs import JobObject, JobsAhead, JobWaiting, WaitingFor
+from tunesmith.tuning.api.requests.jobs import PriorityChange
 from tunesmith.tuning.plan import Plan
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])

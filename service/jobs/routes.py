@@ -13,7 +13,6 @@ from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.not_modified import NotModifiedRoute
 from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
-from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.submit import Submission, submit
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.tokens.measure import measure
@@ -25,6 +24,7 @@ from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey, Job
 from tunesmith.tuning.api.base import Answer
 from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
+from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.values.json_objects import Json
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"], route_class=NotModifiedRoute)

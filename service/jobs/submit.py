@@ -16,7 +16,6 @@ from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.priority import check_priority
-from tunesmith.service.jobs.schemas import JobCreate
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import told
 from tunesmith.service.outbox import store as outbox
@@ -26,6 +25,7 @@ from tunesmith.service.projects.limits import check_queued, check_stored
 from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
+from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.datasets.token_scale import TokenScale
 from tunesmith.tuning.errors import DoesNotFit
 from tunesmith.tuning.job import DatasetFacts, JobSpec

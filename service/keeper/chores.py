@@ -9,6 +9,7 @@ from tunesmith.service.leases import store as leases
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.outbox.delivery import deliver
 from tunesmith.service.settings import Settings
+from tunesmith.service.webhooks import store as webhooks
 
 
 def every_chore(settings: Settings) -> tuple[Chore, ...]:
@@ -35,3 +36,4 @@ async def prune(context: KeeperContext) -> None:
         await outbox.prune(session)
         await leases.prune(session)
         await idempotency.prune(session)
+        await webhooks.prune(session)

@@ -1,5 +1,6 @@
 """Queries about messages that wait to be sent."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Row, delete, func, select, text, update
@@ -9,13 +10,15 @@ from tunesmith.service.database.tables import OutboxMessage
 from tunesmith.tuning.values.json_objects import Json
 
 _WAKE = "wake"
+_EVENT = "event"
 _BATCH = 500
+_LARGEST_EVENT_BYTES = 20_000
 _TAKEN_SECONDS = 30  # how long one copy has for a message before another tries it
 
 
 _DUE = (
     select(OutboxMessage.id)
-    .where(OutboxMessage.delivered_at.is_(None), OutboxMessage.not_before <= func.now())
+    .where(OutboxMessage.topic == _WAKE, OutboxMessage.delivered_at.is_(None), OutboxMessage.not_before <= func.now())
     .order_by(OutboxMessage.id)
     .limit(_BATCH)
     .with_for_update(skip_locked=True)
@@ -34,8 +37,33 @@ def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
         session.add(OutboxMessage(topic=_WAKE, payload={"worker_class": worker_class}))
 
 
+def tell_later(session: AsyncSession, event: Json, *, project: str) -> None:
+    """Record an event, in the form that webhooks send, in the transaction that makes it true.
+
+    What becomes of jobs is recorded by the database itself. An event names things and does not carry them.
+
+    Raises:
+        ValueError: it is larger than receivers take.
+    """
+    if len(json.dumps(event).encode()) > _LARGEST_EVENT_BYTES:
+        raise ValueError(f"An event has at most {_LARGEST_EVENT_BYTES:,} bytes.")
+    session.add(OutboxMessage(topic=_EVENT, payload={"project": project, "event": event}))
+
+
+async def lock_events(session: AsyncSession) -> Sequence[Row[int, Json]]:
+    """`id` and `payload` of some events that nobody has passed on, locked so that no other copy sees them."""
+    query = (
+        select(OutboxMessage.id, OutboxMessage.payload)
+        .where(OutboxMessage.topic == _EVENT, OutboxMessage.delivered_at.is_(None))
+        .order_by(OutboxMessage.id)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.execute(query)).all()
+
+
 async def take_due(session: AsyncSession) -> Sequence[Row[int, Json]]:
-    """`id` and `payload` of some messages that are due, which no other copy takes for the next half minute."""
+    """`id` and `payload` of some wake-ups that are due, which no other copy takes for the next half minute."""
     taken = await session.execute(_TAKE_DUE, execution_options={"synchronize_session": False})
     return taken.all()
 

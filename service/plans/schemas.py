@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith.service.jobs.schemas import JobRequest, TunesmithOptions
+from tunesmith.tuning.api.requests.jobs import JobRequest, TunesmithOptions
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS

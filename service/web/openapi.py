@@ -24,6 +24,7 @@ TAGS = [
     {"name": "evaluations", "description": "Models measured on rows, one beside another, and what the gate says."},
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
+    {"name": "webhooks", "description": "Addresses that are told what happened, and what they answered."},
     {"name": "workers", "description": "Who trains, on what, and how busy."},
     {"name": "monitoring", "description": "For Prometheus."},
     {"name": "health", "description": "For load balancers. These need no key."},

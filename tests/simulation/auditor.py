@@ -33,6 +33,11 @@ _EVENT_GAPS = """
     SELECT j.id FROM jobs j LEFT JOIN events e ON e.job_id = j.id GROUP BY j.id
     HAVING count(e.seq) <> j.event_seq OR max(e.seq) <> j.event_seq OR min(e.seq) <> 1
 """
+_NOT_TOLD_ONCE = """
+    SELECT j.id FROM jobs j WHERE (j.finished_at IS NOT NULL)::int <> (
+      SELECT count(*) FROM outbox o WHERE topic = 'event' AND payload -> 'event' -> 'data' ->> 'id' = j.id
+        AND payload -> 'event' ->> 'type' = 'fine_tuning.job.' || j.state)
+"""
 _ENDS = "SELECT id, state, waiting_reason, fine_tuned_model, plan FROM jobs"
 _BUDGETS = "SELECT id, state, epoch, attempts_used, max_attempts, attempts_lost, attempts_preempted FROM jobs"
 _ATTEMPTS = "SELECT job_id, epoch, id, outcome, failure ->> 'code' FROM attempts ORDER BY job_id, epoch"
@@ -59,6 +64,7 @@ class Auditor:
         assert promises.accepted <= set(ends), "a job that was accepted is gone"
         assert all(len(jobs) == 1 for jobs in promises.by_key.values()), "two jobs for one key"
         assert self._rows(_EVENT_GAPS) == [], "the history has a gap"
+        assert self._rows(_NOT_TOLD_ONCE) == [], "an ending is not among the webhook events, or twice"
         for job_id, (state, reason, *_) in ends.items():
             assert state in _FINAL or reason, f"{job_id} is {state} and nobody says why"
         for job_id in promises.cancelled:

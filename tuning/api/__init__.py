@@ -1,5 +1,5 @@
 """The answers of the public API: the service builds them, the command reads them, the documents describe them.
 
 One module for each resource. Shapes and names are those of the OpenAI API; everything of ours is under `tunesmith` or
-in objects of our own. What a job's owner sends is in the `schemas` of the service.
+in objects of our own. What is sent to make something is in `requests`.
 """
