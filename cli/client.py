@@ -174,6 +174,10 @@ class Client:
         """Base models and fine-tuned ones."""
         return self._ask(ModelList, "GET", "/models").data
 
+    def model(self, name: str) -> ModelObject:
+        """One model, by its name or by an alias that stands for it."""
+        return self._ask(ModelObject, "GET", f"/models/{quote(name, safe='')}")
+
     def register_model(self, body: Json) -> ModelObject:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
         return self._ask(ModelObject, "POST", "/models", json=body, is_repeatable=True)
@@ -205,6 +209,10 @@ class Client:
             return self._http.get(f"{root}/readyz").is_success
         except httpx.TransportError:
             return False
+
+    def ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
+        """Any route of which there is no method here. POST is sent once unless `is_repeatable`."""
+        return self._ask(kind, method, path, **request)
 
     def _ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
         return _read(kind, self._send(method, path, **request))

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from tunesmith.service.aliases.routes import router as aliases
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
 from tunesmith.service.attempts.routes import router as attempts
@@ -46,7 +47,20 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
+_PUBLIC = (
+    reference.router,
+    monitoring,
+    files,
+    jobs,
+    queue,
+    reproductions,
+    plans,
+    metrics,
+    artifacts,
+    models,
+    aliases,
+    workers,
+)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 

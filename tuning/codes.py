@@ -92,8 +92,20 @@ class ErrorCode(StrEnum):
     """The artifact, or this file of it, does not exist. List the artifacts of the job."""
     BLOB_NOT_FOUND = "blob_not_found"
     """No file of this job has the SHA-256. Only files that the claim named can be fetched."""
+    ALIAS_NOT_FOUND = "alias_not_found"
+    """The alias stands for no model in this project. Set it, or take a name that the hint gives."""
     WORKER_NOT_REGISTERED = "worker_not_registered"
     """The worker is not registered, or has started again since. Nothing: it registers again by itself."""
+
+    # Aliases
+    INVALID_ALIAS = "invalid_alias"
+    """No alias may be called so. Write it like ft:support@prod."""
+    ALIAS_OF_ALIAS = "alias_of_alias"
+    """An alias cannot stand for another alias. Name the model that the hint gives."""
+    ALIAS_CHANGED = "alias_changed"
+    """The alias stands for another model than expected: somebody was quicker. Compare with that model first."""
+    NO_EARLIER_MODEL = "no_earlier_model"
+    """The alias stood for no other model that still exists. Set it to a model that does."""
 
     # Files of training data
     INVALID_TRAINING_FILE = "invalid_training_file"
