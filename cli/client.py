@@ -77,7 +77,12 @@ class Client:
         self._http.close()
 
     def upload_file(
-        self, path: Path, *, purpose: str = "fine-tune", wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file
+        self,
+        path: Path,
+        *,
+        purpose: str = "fine-tune",
+        labels: Mapping[str, str] | None = None,
+        wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file,
     ) -> FileObject:
         """Send a file and return it as the service sees it. `wrap` may watch the bytes go by."""
         with path.open("rb") as file:
@@ -85,7 +90,7 @@ class Client:
                 FileObject,
                 "POST",
                 "/files",
-                data={"purpose": purpose},
+                data={"purpose": purpose, **{f"metadata[{key}]": value for key, value in (labels or {}).items()}},
                 files={"file": (path.name, wrap(file), "application/octet-stream")},
                 timeout=_UPLOAD_TIMEOUT,
             )

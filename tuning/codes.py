@@ -107,6 +107,28 @@ class ErrorCode(StrEnum):
     NO_EARLIER_MODEL = "no_earlier_model"
     """The alias stood for no other model that still exists. Set it to a model that does."""
 
+    # Schedules
+    INVALID_CRON = "invalid_cron"
+    """The cron expression cannot be read. Write five fields, as in 30 2 * * *."""
+    CRON_NEVER_DUE = "cron_never_due"
+    """No day is as the cron expression says. Correct day and month."""
+    UNKNOWN_TIME_ZONE = "unknown_time_zone"
+    """No time zone has the name. Write it as in Europe/Berlin or UTC."""
+    SCHEDULE_NOT_FOUND = "schedule_not_found"
+    """No schedule of this project has the id or the name. List the schedules."""
+    SCHEDULE_EXISTS = "schedule_exists"
+    """Another schedule of the project has the name. Replace it with PUT, delete it, or choose another name."""
+    FIRING_NOT_FOUND = "firing_not_found"
+    """The schedule has no such firing. Look at its history."""
+    NO_VERDICT_EXPECTED = "no_verdict_expected"
+    """The firing does not wait for a verdict, or has another one already. Look at its state in the history."""
+    URL_NOT_ALLOWED = "url_not_allowed"
+    """Data may not be fetched from this address. Let the operator add it to TUNESMITH_DATASET_URLS."""
+    DOWNLOAD_FAILED = "download_failed"
+    """The data could not be fetched from its address. See whether the address answers, then run the schedule again."""
+    OWNER_KEY_REVOKED = "owner_key_revoked"
+    """The key in whose name the schedule makes jobs was revoked. Replace the schedule with a valid key."""
+
     # Files of training data
     INVALID_TRAINING_FILE = "invalid_training_file"
     """The file, or a line of it, cannot be trained on. Correct the line named and upload the file again."""

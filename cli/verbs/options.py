@@ -48,6 +48,21 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def labels_of(pairs: list[str] | None, *, name: str | None = None) -> dict[str, str]:
+    """`KEY=VALUE` after `KEY=VALUE`, and `name` as one of them.
+
+    Raises:
+        typer.BadParameter: one is not written so.
+    """
+    labels = {"name": name} if name is not None else {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
+        labels[key] = value
+    return labels
+
+
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `submit` and `ls` print it.")]
 Listed = Annotated[ListFormat, typer.Option("--output", "-o", help="What to print.")]
 Timeout = Annotated[

@@ -19,7 +19,7 @@ from tunesmith.cli.verbs.job_options import (
     PatienceOption,
     ValidationOption,
 )
-from tunesmith.cli.verbs.options import Format, Timeout
+from tunesmith.cli.verbs.options import Format, Timeout, labels_of
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.words import Goal
 
@@ -77,7 +77,7 @@ def submit(
         on_dropped_content=on_dropped_content,
         validation="none" if trains_on_all else None,
     )
-    labels = _labels(metadata or [], name=name)
+    labels = labels_of(metadata, name=name)
     wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "tunesmith": ours,
@@ -173,13 +173,3 @@ def _file_id(client: "Client", source: str) -> str:
 def _require_source(source: str, what: str) -> None:
     if not Path(source).is_file() and not is_file_id(source):
         raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint=what)
-
-
-def _labels(pairs: list[str], *, name: str | None) -> dict[str, str]:
-    labels = {"name": name} if name is not None else {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
-        labels[key] = value
-    return labels
