@@ -29,6 +29,7 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
@@ -59,6 +60,7 @@ _PUBLIC = (
     artifacts,
     models,
     aliases,
+    schedules,
     workers,
 )
 _FOR_WORKERS = (worker_heartbeats, attempts)

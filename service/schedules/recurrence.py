@@ -20,7 +20,7 @@ from tunesmith.tuning.errors import InvalidRequest
 _FIELDS: Final = 5
 _AROUND_A_CHANGE: Final = timedelta(hours=26)  # no clock has ever been set by more
 _STEP: Final = timedelta(hours=6)  # within which no zone changes its clock twice
-_ANY: Final = datetime(2026, 1, 1)  # noqa: DTZ001 - wall time, of no zone
+_ANY: Final = datetime(2026, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data that lies at an address: what may be fetched, fetching it, and keeping it as a file."""

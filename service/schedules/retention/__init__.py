@@ -1,0 +1,1 @@
+"""Which results of schedules are kept: the newest ones, and whatever an alias, a job or another model needs."""
