@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tunesmith.cli.verbs import artifacts, environment, files, jobs, models, plan, reproduce, submit, watch, workers
-from tunesmith.cli.verbs.nightly import aliases
+from tunesmith.cli.verbs.nightly import aliases, schedules
 from tunesmith.local.verbs import demo, server
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, f
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")
+app.add_typer(schedules.app, name="schedules", rich_help_panel="Jobs")
 app.add_typer(aliases.app, name="aliases", rich_help_panel="Results and models")
 
 
