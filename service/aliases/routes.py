@@ -15,8 +15,8 @@ from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST
-from tunesmith.tuning.api.aliases import AliasChangeList, AliasChangeObject, AliasList, AliasObject
 from tunesmith.tuning.api.lists import Deleted
+from tunesmith.tuning.api.nightly.aliases import AliasChangeList, AliasChangeObject, AliasList, AliasObject
 
 router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
 

@@ -32,17 +32,18 @@ async def decide_all(context: ScheduleContext) -> int:
         at = await context.clock(session)
         taken = await store.take_undecided(session, at=at, hold=_HOLD, limit=_AT_ONCE, is_fetched=True)
     for firing_id in taken:
-        await guarded(context, firing_id, _Decision(context).make)
+        await guarded(context, firing_id, Decision(context).make)
     return len(taken)
 
 
 @dataclass(frozen=True)
-class _Decision:
-    """One at a time for each schedule: whoever decides holds the lock of its row."""
+class Decision:
+    """About one firing, once: whoever decides holds the locks of its schedule and of its own row."""
 
     context: ScheduleContext
 
     async def make(self, firing_id: str) -> None:
+        """Decide, unless somebody else has done so since the firing was taken."""
         scale = await self._scale(firing_id)
         async with self.context.database.transaction() as session:
             found = await session.get_one(Firing, firing_id)

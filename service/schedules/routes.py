@@ -18,7 +18,7 @@ from tunesmith.service.web.dependencies import DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
 from tunesmith.tuning.api.lists import Deleted
-from tunesmith.tuning.api.schedules import FiringObject, FiringPage, ScheduleList, ScheduleObject
+from tunesmith.tuning.api.nightly.schedules import FiringObject, FiringPage, ScheduleList, ScheduleObject
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 

@@ -8,7 +8,7 @@ from tunesmith.service.database.tables import Firing, Schedule
 from tunesmith.service.schedules.next_due import recurrence_of
 from tunesmith.service.schedules.recurrence import jitter_of
 from tunesmith.service.schedules.schemas import ScheduleSettings
-from tunesmith.tuning.api.schedules import DueTime, FiringObject, ScheduleObject
+from tunesmith.tuning.api.nightly.schedules import DueTime, FiringObject, ScheduleObject
 from tunesmith.tuning.words import FiringState
 
 _SHOWN = 5

@@ -12,7 +12,7 @@ from tests.service.nightly.nights import Nights, stopped_at
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.schedules.context import ScheduleContext
-from tunesmith.service.schedules.decide import decide_all
+from tunesmith.service.schedules.decide import Decision, decide_all
 from tunesmith.service.schedules.record_due import record_due
 from tunesmith.service.schedules.recurrence import Recurrence
 from tunesmith.service.schedules.settle import settle_all
@@ -68,18 +68,34 @@ def test_many_keepers_at_once_make_one_job_for_each_due_time(control_plane: Cont
     assert control_plane.sql("SELECT count(*), count(DISTINCT labels->>'firing') FROM jobs") == [(10, 10)]
 
 
-def test_two_firings_of_one_schedule_at_once_do_not_overlap(control_plane: ControlPlane) -> None:
-    nights = Nights(control_plane)
+def run_now(nights: Nights, *, times: int) -> list[str]:
+    """Ids of so many firings of this moment."""
     nights.upload()
     nights.create()
-    for key in "abcdef":
-        nights.post("/v1/schedules/nightly/run", {"force": True}, headers={"Idempotency-Key": key})
+    answers = [nights.post("/v1/schedules/nightly/run", {"force": True}) for _ in range(times)]
+    return [answer.json()["id"] for answer in answers]
+
+
+def decide_at_once(nights: Nights, firing_ids: list[str]) -> None:
+    """As keepers that were held up for so long that others took the same firings."""
 
     async def race(database: Database) -> None:
-        keepers = Keepers(control_plane, database, random.Random(1))
-        await keepers.sweep(datetime.now(UTC) + timedelta(seconds=1), keepers=6)
+        decision = Decision(nights.context(database))
+        await asyncio.gather(*(decision.make(firing_id) for firing_id in firing_ids))
 
-    with_a_pool(control_plane, race)
+    with_a_pool(nights.plane, race)
+
+
+def test_keepers_that_decide_about_one_firing_at_once_make_one_job(control_plane: ControlPlane) -> None:
+    nights = Nights(control_plane)
+    decide_at_once(nights, run_now(nights, times=1) * 6)
+    assert control_plane.sql("SELECT count(*) FROM jobs") == [(1,)]
+    assert [firing["state"] for firing in nights.firings()] == ["submitted"]
+
+
+def test_several_firings_of_one_schedule_at_once_do_not_overlap(control_plane: ControlPlane) -> None:
+    nights = Nights(control_plane)
+    decide_at_once(nights, run_now(nights, times=6))
     assert Counter(firing["state"] for firing in nights.firings()) == {"submitted": 1, "skipped": 5}
 
 
@@ -89,7 +105,7 @@ def test_two_firings_of_one_schedule_at_once_do_not_overlap(control_plane: Contr
 def test_no_due_time_of_a_year_is_missed_or_doubled_by_keepers_that_die(
     control_plane: ControlPlane, firings: int, seed: int
 ) -> None:
-    """A year in which at every due time some of three keepers are killed in the middle of whatever they do."""
+    """A year in which at every due time most of the keepers are killed in the middle of whatever they do."""
     chance = random.Random(seed)
     nights = Nights(control_plane)
     nights.upload()
@@ -113,8 +129,8 @@ def test_no_due_time_of_a_year_is_missed_or_doubled_by_keepers_that_die(
         keepers = Keepers(control_plane, database, chance)
         for due, _ in expected:
             at = due + timedelta(seconds=61)
-            await keepers.sweep(at, keepers=3, may_die=True)
-            await keepers.sweep(at + timedelta(seconds=61), keepers=2)  # others come when a dead one's hold is over
+            await keepers.sweep(at, keepers=2, may_die=True)
+            await keepers.sweep(at + timedelta(seconds=61), keepers=1)  # another comes when a dead one's hold is over
             control_plane.sql(_END_JOBS)
         return keepers.deaths
 

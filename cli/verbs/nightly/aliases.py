@@ -10,7 +10,7 @@ from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.json_objects import present
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.api.aliases import AliasObject
+    from tunesmith.tuning.api.nightly.aliases import AliasObject
 
 app = typer.Typer(no_args_is_help=True, help="Names that stand for models, such as ft:support@prod.")
 
@@ -22,7 +22,7 @@ Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
 def ls(form: Listed = ListFormat.TABLE) -> None:
     """List aliases with the models that they stand for."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.aliases import AliasList
+    from tunesmith.tuning.api.nightly.aliases import AliasList
 
     with Client() as client:
         found = client.ask(AliasList, "GET", "/aliases").data
@@ -44,7 +44,7 @@ def set_alias(
 ) -> None:
     """Let an alias stand for a model: a promotion."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.aliases import AliasObject
+    from tunesmith.tuning.api.nightly.aliases import AliasObject
 
     body = present(model=model, reason=reason)
     if expected is not None:
@@ -61,7 +61,7 @@ def rollback(
 ) -> None:
     """Let an alias stand for what it stood for before; again, and it goes one further back."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.aliases import AliasObject
+    from tunesmith.tuning.api.nightly.aliases import AliasObject
 
     with Client() as client:
         body = present(reason=reason, expected=expected)
@@ -76,7 +76,7 @@ def history(
 ) -> None:
     """Show who let an alias stand for what, when and why."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.aliases import AliasChangeList
+    from tunesmith.tuning.api.nightly.aliases import AliasChangeList
 
     with Client() as client:
         changes = client.ask(AliasChangeList, "GET", f"{_path(name)}/history", params={"limit": limit}).data

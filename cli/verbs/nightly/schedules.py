@@ -14,7 +14,7 @@ from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
 
 if TYPE_CHECKING:
-    from tunesmith.tuning.api.schedules import FiringObject, ScheduleObject
+    from tunesmith.tuning.api.nightly.schedules import FiringObject, ScheduleObject
 
 app = typer.Typer(no_args_is_help=True, help="Jobs that are made again and again.")
 
@@ -74,7 +74,7 @@ def create(
 def ls(form: Listed = ListFormat.TABLE) -> None:
     """List schedules with when they fire next and what became of the last time."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import ScheduleList
+    from tunesmith.tuning.api.nightly.schedules import ScheduleList
 
     with Client() as client:
         found = client.ask(ScheduleList, "GET", "/schedules").data
@@ -88,7 +88,7 @@ def ls(form: Listed = ListFormat.TABLE) -> None:
 def show(name: Name, form: Listed = ListFormat.TABLE) -> None:
     """Show one schedule: its settings and its next due times."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import ScheduleObject
+    from tunesmith.tuning.api.nightly.schedules import ScheduleObject
 
     with Client() as client:
         schedule = client.ask(ScheduleObject, "GET", _path(name))
@@ -121,7 +121,7 @@ def run(
     import uuid
 
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import FiringObject
+    from tunesmith.tuning.api.nightly.schedules import FiringObject
 
     headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
     with Client() as client:
@@ -140,7 +140,7 @@ def history(
 ) -> None:
     """Show each due time with what was decided and why."""
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import FiringPage
+    from tunesmith.tuning.api.nightly.schedules import FiringPage
 
     with Client() as client:
         firings = client.ask(FiringPage, "GET", f"{_path(name)}/firings", params={"limit": limit}).data
@@ -162,7 +162,7 @@ def verdict(
     """Say whether a result is better than the champion; better promotes it. Exits with 6 when it was not promoted."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import ExitCode
-    from tunesmith.tuning.api.schedules import FiringObject
+    from tunesmith.tuning.api.nightly.schedules import FiringObject
 
     body = present(
         verdict=word,
@@ -193,7 +193,7 @@ def rm(name: Name) -> None:
 
 def _send(body: Json, *, replaces: bool) -> "ScheduleObject":
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import ScheduleObject
+    from tunesmith.tuning.api.nightly.schedules import ScheduleObject
 
     with Client() as client:
         if not replaces:
@@ -204,7 +204,7 @@ def _send(body: Json, *, replaces: bool) -> "ScheduleObject":
 
 def _act(name: str, action: str) -> "ScheduleObject":
     from tunesmith.cli.client import Client
-    from tunesmith.tuning.api.schedules import ScheduleObject
+    from tunesmith.tuning.api.nightly.schedules import ScheduleObject
 
     with Client() as client:
         return client.ask(ScheduleObject, "POST", f"{_path(name)}/{action}", is_repeatable=True)
