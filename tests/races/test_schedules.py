@@ -36,7 +36,7 @@ class Keepers:
         sweeps = [asyncio.create_task(self._sweep(context)) for _ in range(keepers)]
         if may_die:
             for sweep in sweeps:
-                asyncio.get_running_loop().call_later(self._chance.uniform(0, 0.06), self._kill, sweep)
+                asyncio.get_running_loop().call_later(self._chance.uniform(0, 0.2), self._kill, sweep)
         for ending in await asyncio.gather(*sweeps, return_exceptions=True):
             if isinstance(ending, Exception):
                 raise ending
@@ -105,18 +105,14 @@ def test_several_firings_of_one_schedule_at_once_do_not_overlap(control_plane: C
 def test_no_due_time_of_a_year_is_missed_or_doubled_by_keepers_that_die(
     control_plane: ControlPlane, firings: int, seed: int
 ) -> None:
-    """A year in which at every due time most of the keepers are killed in the middle of whatever they do."""
+    """Twenty schedules, Sundays at an hour that clocks skip and repeat; most keepers are killed in their work."""
     chance = random.Random(seed)
     nights = Nights(control_plane)
     nights.upload()
+    zones = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
     schedules = {
-        name: Recurrence.parse(cron, zone)
-        for name, cron, zone in (
-            ("berlin", "30 2 * * *", "Europe/Berlin"),
-            ("new-york", "0 1 * * mon-fri", "America/New_York"),
-            ("lord-howe", "45 1 * * *", "Australia/Lord_Howe"),
-            ("kathmandu", "0 3 1 * *", "Asia/Kathmandu"),
-        )
+        f"{number:02}-in-{zone.partition('/')[2].lower()}": Recurrence.parse("30 2 * * sun", zone)
+        for number, zone in enumerate(zones * 5)
     }
     for name, recurrence in schedules.items():
         nights.create(name=name, cron=recurrence.cron, timezone=recurrence.zone.key, jitter_seconds=60)
@@ -127,7 +123,7 @@ def test_no_due_time_of_a_year_is_missed_or_doubled_by_keepers_that_die(
 
     async def live(database: Database) -> int:
         keepers = Keepers(control_plane, database, chance)
-        for due, _ in expected:
+        for due in sorted({due for due, _ in expected}):
             at = due + timedelta(seconds=61)
             await keepers.sweep(at, keepers=2, may_die=True)
             await keepers.sweep(at + timedelta(seconds=61), keepers=1)  # another comes when a dead one's hold is over
@@ -135,7 +131,7 @@ def test_no_due_time_of_a_year_is_missed_or_doubled_by_keepers_that_die(
         return keepers.deaths
 
     deaths = with_a_pool(control_plane, live)
-    assert deaths > len(expected) / 2, "keepers died in the middle"
+    assert deaths > len(expected) / 10, "keepers died in the middle of their work"
     end = expected[-1][0]
     found = control_plane.sql(
         "SELECT due_at, name, state, job_id IS NOT NULL FROM firings JOIN schedules ON schedules.id = schedule_id "
