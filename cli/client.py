@@ -79,7 +79,12 @@ class Client:
         self._http.close()
 
     def upload_file(
-        self, path: Path, *, purpose: str = "fine-tune", wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file
+        self,
+        path: Path,
+        *,
+        purpose: str = "fine-tune",
+        labels: Mapping[str, str] | None = None,
+        wrap: Callable[[IO[bytes]], IO[bytes]] = lambda file: file,
     ) -> FileObject:
         """Send a file and return it as the service sees it. `wrap` may watch the bytes go by."""
         with path.open("rb") as file:
@@ -87,7 +92,7 @@ class Client:
                 FileObject,
                 "POST",
                 "/files",
-                data={"purpose": purpose},
+                data={"purpose": purpose, **{f"metadata[{key}]": value for key, value in (labels or {}).items()}},
                 files={"file": (path.name, wrap(file), "application/octet-stream")},
                 timeout=_UPLOAD_TIMEOUT,
             )
@@ -204,7 +209,7 @@ class Client:
         return self._ask(ModelList, "GET", "/models").data
 
     def model(self, name: str) -> ModelObject:
-        """One model, base or fine-tuned."""
+        """One model, by its name or by an alias that stands for it."""
         return self._ask(ModelObject, "GET", f"/models/{quote(name, safe='')}")
 
     def register_model(self, body: Json) -> ModelObject:
@@ -238,6 +243,10 @@ class Client:
             return self._http.get(f"{root}/readyz").is_success
         except httpx.TransportError:
             return False
+
+    def ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
+        """Any route of which there is no method here. POST is sent once unless `is_repeatable`."""
+        return self._ask(kind, method, path, **request)
 
     def _ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
         return _read(kind, self._send(method, path, **request))

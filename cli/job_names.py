@@ -10,6 +10,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound, TunesmithError
 
 _PREFIX = "ftjob-"
+_MODEL_PREFIX = "ft:"
 _WHOLE_ID_CHARACTERS = len(_PREFIX) + 32
 _LEAST_CHARACTERS = 4  # of a part of an id
 _MOST_SEARCHED = 1000
@@ -19,12 +20,16 @@ _COMPLETED = 30
 def find_job_id(client: Client, given: str) -> str:
     """The id of the one job that `given` means, among the newest thousand; of several of one name, the newest.
 
+    A fine-tuned model, or an alias for one, means the job that made it.
+
     Raises:
         NotFound: no job is meant.
         InvalidRequest: a part of an id that several have.
     """
     if len(given) == _WHOLE_ID_CHARACTERS and given.startswith(_PREFIX):
         return given
+    if given.startswith(_MODEL_PREFIX):
+        return _maker(client, given)
     jobs = list(_newest(client, limit=_MOST_SEARCHED))
     by_part = [job for job in jobs if _is_part(given, of=job.id)]
     if len(by_part) == 1:
@@ -36,7 +41,7 @@ def find_job_id(client: Client, given: str) -> str:
             param="JOB",
             hint="give more of it",
         )
-    named = [job for job in jobs if given in (job.fine_tuned_model, (job.metadata or {}).get("name"))]
+    named = [job for job in jobs if (job.metadata or {}).get("name") == given]
     if not named:
         raise NotFound(
             f"No job of the newest {len(jobs):,} is called {given!r:.140}.",
@@ -58,6 +63,13 @@ def complete_job(incomplete: str) -> list[tuple[str, str]]:
             words = [job.id, *([name] if name else [])]
             found += [(word, f"{job.status}, {job.model}") for word in words if word.startswith(incomplete)]
     return found
+
+
+def _maker(client: Client, name: str) -> str:
+    model = client.model(name)
+    if model.tunesmith.job_id is None:
+        raise NotFound(f"No job made {model.id}: it was registered.", param="JOB")
+    return model.tunesmith.job_id
 
 
 def _is_part(given: str, *, of: str) -> bool:

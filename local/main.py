@@ -20,6 +20,7 @@ from tunesmith.cli.verbs import (
     webhooks,
     workers,
 )
+from tunesmith.cli.verbs.nightly import aliases, schedules
 from tunesmith.local.verbs import demo, server
 
 app = typer.Typer(
@@ -51,6 +52,8 @@ for group in (server, environment, demo, *_JOBS, files, workers, webhooks):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")
+app.add_typer(schedules.app, name="schedules", rich_help_panel="Jobs")
+app.add_typer(aliases.app, name="aliases", rich_help_panel="Results and models")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from tunesmith.service.aliases.routes import router as aliases
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
 from tunesmith.service.attempts.routes import router as attempts
@@ -29,6 +30,7 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
 from tunesmith.service.uploads.routes import router as uploads
 from tunesmith.service.web import errors, health, reference
@@ -50,8 +52,8 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_JOBS = (jobs, queue, reproductions, evaluations, plans, metrics, artifacts)
-_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, workers, webhooks)
+_JOBS = (jobs, queue, reproductions, evaluations, schedules, plans, metrics, artifacts)
+_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, workers, webhooks)
 _FOR_WORKERS = (worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 

@@ -21,6 +21,7 @@ from tunesmith.service.database.transactions import Database, create_engine, now
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
+from tunesmith.service.keeper.schedules import fetching_chores, schedule_chores
 from tunesmith.service.keys import store
 from tunesmith.service.serve import serve as run_server
 from tunesmith.service.settings import Settings
@@ -114,13 +115,14 @@ async def _keep(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    database = _database(settings.database_url, pool_size=2)
+    database = _database(settings.database_url, pool_size=6)
     for_webhooks = _database(settings.database_url, pool_size=2)  # of their own: no receiver holds up a lease
     try:
         blobs = BlobStore.from_url(settings.store)
         context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)
         courier = Courier(for_webhooks, Sender.of(settings), every_seconds=min(1.0, settings.keeper_seconds))
-        await asyncio.gather(Keeper(context, every_chore(settings)).run(stop), courier.run(stop))
+        kinds = (every_chore(settings), schedule_chores(settings), fetching_chores(settings))
+        await asyncio.gather(*(Keeper(context, chores).run(stop) for chores in kinds), courier.run(stop))
     finally:
         await for_webhooks.close()
         await database.close()

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 8_000  # of each process; more are answered 503
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
+    dataset_urls: Annotated[tuple[str, ...], NoDecode] = ()  # beginnings of https addresses, separated by commas
+    private_dataset_hosts: Annotated[tuple[str, ...], NoDecode] = ()  # of them, names that may be private addresses
+    dataset_seconds: Seconds = 600  # that fetching the data of a schedule may take
+
     spool_dir: Path | None = None  # where uploads are put aside until they are checked; unset: the system's own
 
     most_waiting: Annotated[int, Field(ge=1)] = 4000  # clients of one process: event streams and requests that wait
@@ -75,14 +79,14 @@ class Settings(BaseSettings):
     log_format: str = "console"
     log_level: str = "info"
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "private_dataset_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("webhook_networks", mode="before")
+    @field_validator("webhook_networks", "dataset_urls", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
+    def _split_parts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def limits_of(self, project: str) -> ProjectLimits:

@@ -105,6 +105,8 @@ class ErrorCode(StrEnum):
     """No webhook endpoint of this project has the id. List the endpoints."""
     WEBHOOK_DELIVERY_NOT_FOUND = "webhook_delivery_not_found"
     """Nothing was sent to this endpoint under the id. List its deliveries."""
+    ALIAS_NOT_FOUND = "alias_not_found"
+    """The alias stands for no model in this project. Set it, or take a name that the hint gives."""
     WORKER_NOT_REGISTERED = "worker_not_registered"
     """The worker is not registered, or has started again since. Nothing: it registers again by itself."""
 
@@ -115,6 +117,38 @@ class ErrorCode(StrEnum):
     """The receiver of a webhook gave no HTTP answer. See that it runs and can be reached from the service."""
     WEBHOOK_DISABLED = "webhook_disabled"
     """Nothing is sent to a disabled endpoint. Enable it, then send again."""
+
+    # Aliases
+    INVALID_ALIAS = "invalid_alias"
+    """No alias may be called so. Write it like ft:support@prod."""
+    ALIAS_OF_ALIAS = "alias_of_alias"
+    """An alias cannot stand for another alias. Name the model that the hint gives."""
+    ALIAS_CHANGED = "alias_changed"
+    """The alias stands for another model than expected: somebody was quicker. Compare with that model first."""
+    NO_EARLIER_MODEL = "no_earlier_model"
+    """The alias stood for no other model that still exists. Set it to a model that does."""
+
+    # Schedules
+    INVALID_CRON = "invalid_cron"
+    """The cron expression cannot be read. Write five fields, as in 30 2 * * *."""
+    CRON_NEVER_DUE = "cron_never_due"
+    """No day is as the cron expression says. Correct day and month."""
+    UNKNOWN_TIME_ZONE = "unknown_time_zone"
+    """No time zone has the name. Write it as in Europe/Berlin or UTC."""
+    SCHEDULE_NOT_FOUND = "schedule_not_found"
+    """No schedule of this project has the id or the name. List the schedules."""
+    SCHEDULE_EXISTS = "schedule_exists"
+    """Another schedule of the project has the name. Replace it with PUT, delete it, or choose another name."""
+    FIRING_NOT_FOUND = "firing_not_found"
+    """The schedule has no such firing. Look at its history."""
+    NO_VERDICT_EXPECTED = "no_verdict_expected"
+    """The firing does not wait for a verdict, or has another one already. Look at its state in the history."""
+    URL_NOT_ALLOWED = "url_not_allowed"
+    """Data may not be fetched from this address. Let the operator add it to TUNESMITH_DATASET_URLS."""
+    DOWNLOAD_FAILED = "download_failed"
+    """The data could not be fetched from its address. See whether the address answers, then run the schedule again."""
+    OWNER_KEY_REVOKED = "owner_key_revoked"
+    """The key in whose name the schedule makes jobs was revoked. Replace the schedule with a valid key."""
 
     # Files of training data
     INVALID_TRAINING_FILE = "invalid_training_file"

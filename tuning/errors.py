@@ -12,6 +12,7 @@ TunesmithError
 ├── LimitReached              a project has as much as it may        429
 ├── LeaseLost                 another attempt owns the job             409
 ├── Conflict                  the same request is in flight            409
+├── Outdated                what the request expects is no longer so 409
 ├── CannotReproduce           a run cannot be repeated as it was       409
 └── JobFailure                why a run ended badly; stored on the job, never an HTTP status
 
@@ -167,6 +168,12 @@ class Conflict(TunesmithError):
     """The same request is being handled right now."""
 
     code = ErrorCode.CONFLICT
+    http_status = 409
+
+
+class Outdated(TunesmithError):
+    """What the request expects has changed meanwhile; the message says to what."""
+
     http_status = 409
 
 

@@ -46,7 +46,7 @@ def pull(
         typer.Option("--merged", help="One complete model; merging here needs the trainer's libraries."),
     ] = False,
 ) -> None:
-    """Download a job's results, each file verified by its sha256."""
+    """Download a job's results, each file verified by its sha256. A model, or an alias for one, stands for its job."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.job_names import find_job_id
     from tunesmith.cli.results.merge import pull_merged

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat, labels_of
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 
@@ -43,6 +43,9 @@ def ls(form: Listed = ListFormat.TABLE) -> None:
 @app.command()
 def add(
     path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A JSONL file.")],
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label that schedules find it by; many times.")
+    ] = None,
 ) -> None:
     """Upload a training file and print what the check found."""
     from tunesmith.cli.client import Client
@@ -53,7 +56,7 @@ def add(
         Client() as client,
         transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance,
     ):
-        file = client.upload_file(path, wrap=lambda stream: watched(stream, advance))
+        file = client.upload_file(path, labels=labels_of(metadata), wrap=lambda stream: watched(stream, advance))
     output.data(f"{file.id}  {file.status}")
     if file.status == "error":
         output.note(file.status_details or "")

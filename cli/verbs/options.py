@@ -48,6 +48,21 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def labels_of(pairs: list[str] | None, *, name: str | None = None) -> dict[str, str]:
+    """`KEY=VALUE` after `KEY=VALUE`, and `name` as one of them.
+
+    Raises:
+        typer.BadParameter: one is not written so.
+    """
+    labels = {"name": name} if name is not None else {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
+        labels[key] = value
+    return labels
+
+
 def _complete_job(incomplete: str) -> list[tuple[str, str]]:
     from tunesmith.cli.job_names import complete_job
 
@@ -58,7 +73,7 @@ JobName = Annotated[
     str,
     typer.Argument(
         metavar="JOB",
-        help="Its id or a part of it, its name, or that of its model.",
+        help="Its id or a part of it, its name, its model or an alias of that.",
         autocompletion=_complete_job,
     ),
 ]

@@ -20,7 +20,7 @@ from tunesmith.cli.verbs.job_options import (
     PatienceOption,
     ValidationOption,
 )
-from tunesmith.cli.verbs.options import Format, Timeout
+from tunesmith.cli.verbs.options import Format, Timeout, labels_of
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.words import Goal, Objective
 
@@ -83,7 +83,7 @@ def submit(
         on_dropped_content=on_dropped_content,
         validation="none" if trains_on_all else None,
     )
-    labels = _labels(metadata or [], name=name)
+    labels = labels_of(metadata, name=name)
     wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {"tunesmith": ours}
     wanted |= learned(objective, hyperparameters)
     files = _sources(training, None if trains_on_all else validation)
@@ -145,13 +145,3 @@ def _wait(client: "Client", job: "JobObject", *, timeout: float | None, is_live:
     if form is Format.JSON:
         output.as_json(client.job(job.id))
     return code
-
-
-def _labels(pairs: list[str], *, name: str | None) -> dict[str, str]:
-    labels = {"name": name} if name is not None else {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE.", param_hint="--metadata")
-        labels[key] = value
-    return labels

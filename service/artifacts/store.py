@@ -1,13 +1,13 @@
 """Queries about artifacts."""
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Artifact, Attempt, Job
-from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.codes import RESULT_KINDS, ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import ArtifactReport, FileRef
 
@@ -55,3 +55,9 @@ async def record(session: AsyncSession, attempt: Attempt, report: ArtifactReport
         id=new_id("artifact"), job_id=attempt.job_id, attempt_id=attempt.id, kind=report.kind, **values
     )
     await session.execute(row.on_conflict_do_update(index_elements=[Artifact.attempt_id, Artifact.kind], set_=values))
+
+
+async def let_go_of_results(session: AsyncSession, job_id: str) -> None:
+    """The job's results refer to their files no longer: the model that was made of them is gone. Its log stays."""
+    change = update(Artifact).where(Artifact.job_id == job_id, Artifact.kind.in_(RESULT_KINDS)).values(files=[])
+    await session.execute(change.execution_options(synchronize_session=False))

@@ -2,70 +2,47 @@
 
 from datetime import datetime
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    FetchedValue,
-    ForeignKey,
-    Identity,
-    Index,
-    MetaData,
-    Text,
-    UniqueConstraint,
-    func,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import CheckConstraint, FetchedValue, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
 
+from tunesmith.service.database.nightly_tables import Alias, AliasChange, Firing, Schedule
+from tunesmith.service.database.row import Row, holding, one_of
 from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
 
-_NAMES = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-def _one_of(column: str, values: list[str]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
-
-
-def _holding(table: str) -> Index:
-    """Finds the rows whose `files` hold some bytes."""
-    return Index(f"ix_{table}_files", "files", postgresql_using="gin", postgresql_ops={"files": "jsonb_path_ops"})
-
+__all__ = [
+    "Alias",
+    "AliasChange",
+    "ApiBeat",
+    "ApiKey",
+    "Artifact",
+    "Attempt",
+    "Blob",
+    "Checkpoint",
+    "Event",
+    "File",
+    "Firing",
+    "IdempotencyKey",
+    "Job",
+    "MetricChunk",
+    "Model",
+    "OutboxMessage",
+    "Row",
+    "Schedule",
+    "WorkerNode",
+]
 
 _STATES = [state.value for state in JobState]
 _FINAL = sorted(state.value for state in FINAL_STATES)
-
-
-class Row(DeclarativeBase):
-    """Base of every table. Values that the database makes are read back by the statement that makes them."""
-
-    metadata = MetaData(naming_convention=_NAMES)
-    __mapper_args__ = {"eager_defaults": True}
-    type_annotation_map = {
-        str: Text(),
-        int: BigInteger(),
-        datetime: DateTime(timezone=True),
-        Json: JSONB(none_as_null=True),
-        list[Json]: JSONB(none_as_null=True),
-        list[str]: JSONB(none_as_null=True),
-    }
 
 
 class ApiKey(Row):
     """A caller. Only the hash of the key is kept; `hint` is its last four characters, for people."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (CheckConstraint(_one_of("role", ["admin", "member", "worker"]), name="role"),)
+    __table_args__ = (CheckConstraint(one_of("role", ["admin", "member", "worker"]), name="role"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -102,13 +79,15 @@ class File(Row):
 
     __tablename__ = "files"
     __table_args__ = (
-        CheckConstraint(_one_of("status", ["uploaded", "processed", "error"]), name="status"),
+        CheckConstraint(one_of("status", ["uploaded", "processed", "error"]), name="status"),
         CheckConstraint("(status = 'error') <= (status_details IS NOT NULL)", name="error_explained"),
         CheckConstraint(
             "blob_sha256 IS NOT NULL OR deleted_at IS NOT NULL OR expires_at IS NOT NULL", name="living_has_bytes"
         ),
         Index("ix_files_project_id", "project", "id"),
         Index("ix_files_blob_sha256", "blob_sha256"),
+        Index("ix_files_filename", "project", "filename"),
+        Index("ix_files_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -120,6 +99,7 @@ class File(Row):
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[Json | None]
+    labels: Mapped[Json | None]  # the upload's `metadata`
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
@@ -130,7 +110,7 @@ class Upload(Row):
 
     __tablename__ = "uploads"
     __table_args__ = (
-        CheckConstraint(_one_of("status", ["pending", "completed", "cancelled"]), name="status"),
+        CheckConstraint(one_of("status", ["pending", "completed", "cancelled"]), name="status"),
         CheckConstraint("(file_id IS NOT NULL) = (status = 'completed')", name="file_iff_completed"),
     )
 
@@ -168,11 +148,11 @@ class Model(Row):
 
     __tablename__ = "models"
     __table_args__ = (
-        CheckConstraint(_one_of("status", ["incomplete", "ready"]), name="status"),
-        CheckConstraint(_one_of("kind", ["base", *(kind.value for kind in RESULT_KINDS)]), name="kind"),
+        CheckConstraint(one_of("status", ["incomplete", "ready"]), name="status"),
+        CheckConstraint(one_of("kind", ["base", *(kind.value for kind in RESULT_KINDS)]), name="kind"),
         CheckConstraint("(kind = 'base') = (project IS NULL)", name="shared_iff_base"),
         CheckConstraint("(kind = 'base') = (base_model IS NULL)", name="base_iff_base"),
-        _holding("models"),
+        holding("models"),
     )
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -193,11 +173,11 @@ class Job(Row):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint(_one_of("state", _STATES), name="state"),
-        CheckConstraint(f"(finished_at IS NOT NULL) = ({_one_of('state', _FINAL)})", name="finished_iff_final"),
+        CheckConstraint(one_of("state", _STATES), name="state"),
+        CheckConstraint(f"(finished_at IS NOT NULL) = ({one_of('state', _FINAL)})", name="finished_iff_final"),
         CheckConstraint("attempts_used BETWEEN 0 AND max_attempts", name="attempts_bounded"),
         CheckConstraint("(failure IS NOT NULL) = (state = 'failed')", name="failure_iff_failed"),
-        CheckConstraint(_one_of("kind", [kind.value for kind in JobKind]), name="kind"),
+        CheckConstraint(one_of("kind", [kind.value for kind in JobKind]), name="kind"),
         CheckConstraint(
             "(fine_tuned_model IS NOT NULL) = (state = 'succeeded' AND kind = 'training')", name="model_iff_succeeded"
         ),
@@ -268,7 +248,7 @@ class Attempt(Row):
     __tablename__ = "attempts"
     __table_args__ = (
         CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="outcome_iff_ended"),
-        CheckConstraint(_one_of("outcome", [outcome.value for outcome in Outcome]), name="outcome"),
+        CheckConstraint(one_of("outcome", [outcome.value for outcome in Outcome]), name="outcome"),
         UniqueConstraint("job_id", "epoch"),
         Index("ix_attempts_one_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_open_lease", "lease_expires_at", postgresql_where=text("ended_at IS NULL")),
@@ -300,7 +280,7 @@ class Event(Row):
     """One line of a job's history. `seq` comes from the job's row under its lock, so it has no gaps."""
 
     __tablename__ = "events"
-    __table_args__ = (CheckConstraint(_one_of("level", ["info", "warn", "error"]), name="level"),)
+    __table_args__ = (CheckConstraint(one_of("level", ["info", "warn", "error"]), name="level"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
@@ -336,7 +316,7 @@ class Checkpoint(Row):
     """
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step"), _holding("checkpoints"))
+    __table_args__ = (UniqueConstraint("job_id", "step"), holding("checkpoints"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
@@ -355,7 +335,7 @@ class Artifact(Row):
     __table_args__ = (
         UniqueConstraint("attempt_id", "kind"),
         Index("ix_artifacts_job_id", "job_id"),
-        _holding("artifacts"),
+        holding("artifacts"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -484,7 +464,7 @@ class WebhookDelivery(Row):
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
-        CheckConstraint(_one_of("status", ["waiting", "delivered", "failed"]), name="status"),
+        CheckConstraint(one_of("status", ["waiting", "delivered", "failed"]), name="status"),
         UniqueConstraint("endpoint_id", "event_id"),
         Index("ix_webhook_deliveries_due", "endpoint_id", "not_before", postgresql_where=text("status = 'waiting'")),
     )

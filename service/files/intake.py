@@ -65,6 +65,7 @@ async def record(
     purpose: str,
     filename: str,
     expires_after_seconds: int | None = None,
+    labels: dict[str, str] | None = None,
 ) -> File:
     """Make the file's row. A bad file is kept, with status `error` and the reasons."""
     await store.record(session, sha256=received.sha256, length_bytes=received.length_bytes)
@@ -80,6 +81,7 @@ async def record(
         status="error" if problems else "processed",
         status_details=problems,
         report=received.report.model_dump(mode="json") if received.report else None,
+        labels=labels,
         expires_at=moment + timedelta(seconds=expires_after_seconds) if expires_after_seconds else None,
     )
     session.add(file)

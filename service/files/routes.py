@@ -1,5 +1,6 @@
 """`/v1/files`: upload, list, look at, download, delete."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,6 +21,8 @@ from tunesmith.tuning.errors import InvalidRequest
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 _FORM_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+_LABEL = re.compile(r"metadata\[([^\[\]]{1,64})\]")
+_MOST_LABELS, _LONGEST_LABEL = 16, 512
 _UPLOAD_FORM = {
     "type": "object",
     "required": ["file", "purpose"],
@@ -37,6 +40,11 @@ _UPLOAD_FORM = {
             "maximum": 2_592_000,
             "description": "How long to keep the file; for ever without it.",
         },
+        "metadata[KEY]": {
+            "type": "string",
+            "maxLength": _LONGEST_LABEL,
+            "description": "A label, by which schedules find the newest file; up to 16 of them.",
+        },
     },
 }
 
@@ -49,8 +57,9 @@ async def create_file(
     request: Request, caller: MemberKey, *, database: DatabaseDep, blobs: BlobsDep, settings: SettingsDep
 ) -> FileObject:
     """Upload a file. Training files are checked line by line; a bad one is kept with status `error` and the reasons."""
-    async with request.form(max_files=1, max_fields=10) as form:
+    async with request.form(max_files=1, max_fields=30) as form:
         upload, purpose, expires_after_seconds = _read_form(form)
+        labels = _labels(form)
         received = await intake.receive(database, blobs, upload.file, purpose=purpose)
     async with database.transaction() as session:  # opened only now: no transaction waits for an upload
         file = await intake.record(
@@ -60,6 +69,7 @@ async def create_file(
             purpose=purpose,
             filename=upload.filename or "upload",
             expires_after_seconds=expires_after_seconds,
+            labels=labels,
         )
         await check_stored(session, caller.project, limits=settings.limits_of(caller.project))
     return file_object(file)
@@ -113,7 +123,7 @@ async def file_content(
 
 def _read_form(form: FormData) -> tuple[UploadFile, str, int | None]:
     for name in form:
-        if name not in _FORM_FIELDS:
+        if name not in _FORM_FIELDS and not _LABEL.fullmatch(name):
             raise InvalidRequest(f"Unknown parameter: '{name}'.", code=ErrorCode.UNKNOWN_PARAMETER, param=name)
     upload, purpose = form.get("file"), form.get("purpose")
     if not isinstance(upload, UploadFile):
@@ -127,6 +137,18 @@ def _read_form(form: FormData) -> tuple[UploadFile, str, int | None]:
         message = f"'purpose' must be one of {', '.join(intake.PURPOSES)}."
         raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="purpose")
     return upload, purpose, _expiry_seconds(form)
+
+
+def _labels(form: FormData) -> dict[str, str] | None:
+    labels = {match[1]: value for name, value in form.items() if (match := _LABEL.fullmatch(name))}
+    for key, value in labels.items():
+        if not isinstance(value, str) or len(value) > _LONGEST_LABEL:
+            message = f"'metadata[{key}]' must be a text of at most {_LONGEST_LABEL} characters."
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=f"metadata.{key}")
+    if len(labels) > _MOST_LABELS:
+        message = f"A file may have {_MOST_LABELS} labels, not {len(labels)}."
+        raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="metadata")
+    return {key: str(value) for key, value in labels.items()} or None
 
 
 def _expiry_seconds(form: FormData) -> int | None:

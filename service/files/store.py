@@ -35,6 +35,18 @@ async def find_with_bytes(session: AsyncSession, sha256: str, *, project: str) -
     return list((await session.execute(query)).scalars())
 
 
+async def find_newest(
+    session: AsyncSession, *, project: str, filename: str | None = None, labels: dict[str, str] | None = None
+) -> File | None:
+    """The newest living training file of that name, or with all of these labels, whether its rows are good or not."""
+    query = select(File).where(File.project == project, File.purpose == "fine-tune", *_alive())
+    if filename is not None:
+        query = query.where(File.filename == filename)
+    if labels is not None:
+        query = query.where(File.labels.contains(labels))
+    return (await session.execute(query.order_by(File.id.desc()).limit(1))).scalar_one_or_none()
+
+
 async def file_ref(session: AsyncSession, file_id: str) -> FileRef:
     """A training file as a worker fetches it. Deleting the file hides it from people, not from its jobs."""
     return bytes_of(await session.get_one(File, file_id), name="rows.jsonl")

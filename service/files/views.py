@@ -16,5 +16,7 @@ def file_object(file: File) -> FileObject:
         status=file.status,
         status_details=file.status_details,
         expires_at=int(file.expires_at.timestamp()) if file.expires_at else None,
-        tunesmith=TunesmithFile(sha256=store.bytes_of(file, name=file.filename).sha256, report=file.report),
+        tunesmith=TunesmithFile(
+            sha256=store.bytes_of(file, name=file.filename).sha256, report=file.report, metadata=file.labels
+        ),
     )

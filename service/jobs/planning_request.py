@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.database.tables import File, Job, Model
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
@@ -53,7 +54,9 @@ async def read(
         DoesNotFit: no hardware whatever could do it.
     """
     find = models.find_ready if to_train else models.find_plannable
-    model = await find(session, request.model, project=project)
+    meant = await resolve(session, request.model, project=project)
+    model = await find(session, meant, project=project)
+    request = request.model_copy(update={"model": model.name})
     training = await usable_file(session, training_file, "training_file", project=project)
     spec = await spec_of(session, request, model=model, seed=seed, objective=Objective(report_of(training).kind))
     check_rows(training, "training_file", objective=spec.objective)

@@ -84,7 +84,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     at = await now(session)
     spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
     job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
-    await record_start(session, job, model=asked.model, fit=fit, at=at)
+    await record_start(session, job, model=asked.model, fit=fit, at=at, before=_resolved(submission, job))
     await check_queued(session, job.project, limits=submission.limits)
     return job
 
@@ -166,6 +166,14 @@ def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: Dataset
         priority=request.tunesmith.priority,
         max_attempts=submission.max_attempts,
     )
+
+
+def _resolved(submission: Submission, job: Job) -> list[Event]:
+    """What the alias stood for that the request named: another job of the same request may start from another model."""
+    alias, model = submission.request.model, str(job.spec["model"])
+    if alias == model:
+        return []
+    return [events.new(job, f"{alias} stands for {model}", data={"alias": alias, "model": model})]
 
 
 def _labels(request: JobCreate) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.aliases import store as aliases
 from tunesmith.service.blobs import store as blob_rows
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.tables import Model
@@ -69,6 +70,10 @@ async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
         raise Forbidden("Base models are shared: only an admin deletes them.")
     if jobs := await store.count_open_jobs(session, name):
         raise InvalidRequest(f"{jobs} unfinished jobs need {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model")
+    if names := await aliases.find_pointing_at(session, name):
+        message = f"The alias {names[0]} stands for {name!r}."
+        hint = "Let it stand for another model first, or delete it: tunesmith aliases."
+        raise InvalidRequest(message, code=ErrorCode.MODEL_IN_USE, param="model", hint=hint)
     if models := await store.count_descendants(session, name):
         raise InvalidRequest(
             f"{models} fine-tuned models stand on {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from tunesmith.service.aliases import store as aliases
+from tunesmith.service.aliases.names import is_alias
 from tunesmith.service.blobs import intake
 from tunesmith.service.blobs import store as blob_rows
 from tunesmith.service.database.tables import Model
@@ -36,7 +38,9 @@ async def list_models(caller: MemberKey, session: DbSession) -> ModelList:
 
 @router.get("/models/{name:path}")
 async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession) -> ModelObject:
-    """One model."""
+    """One model, by its name or by an alias that stands for it."""
+    if is_alias(name):
+        name = str((await aliases.find(session, name, project=caller.project)).model)
     return _model_object(await store.find(session, name, project=caller.project))
 
 

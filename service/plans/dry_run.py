@@ -6,6 +6,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.jobs.planning_request import PlannableJob, check_fits_model, read, spec_of
 from tunesmith.service.models import store as models
 from tunesmith.service.planning import fleet
@@ -67,7 +68,9 @@ async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, sca
             scale=scale,
             to_train=False,
         )
-    model = await models.find_plannable(session, request.model, project=project)
+    meant = await resolve(session, request.model, project=project)
+    model = await models.find_plannable(session, meant, project=project)
+    request = request.model_copy(update={"model": model.name})
     facts = request.facts(ModelShape.from_config(model.config))
     spec = await spec_of(session, request, model=model, seed=_SEED)
     return await check_fits_model(session, model, spec=spec, dataset=facts)

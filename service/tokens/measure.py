@@ -15,6 +15,7 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.files import store as files
@@ -60,7 +61,7 @@ async def measure(
     try:
         async with database.transaction() as session:
             file = await files.find(session, training_file, project=project)
-            known = await models.find_ready(session, model, project=project)
+            known = await models.find_ready(session, await resolve(session, model, project=project), project=project)
             found = [FileRef.model_validate(entry) for entry in known.files]
             content = files.bytes_of(file, name="rows.jsonl")
             usable = file.purpose == TRAINING_PURPOSE and file.status == "processed"

@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 
 from tunesmith.service.database.transactions import is_away
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, LimitReached, NotFound, TunesmithError
+from tunesmith.tuning.errors import (
+    CannotReproduce,
+    InvalidRequest,
+    LeaseLost,
+    LimitReached,
+    NotFound,
+    Outdated,
+    TunesmithError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +86,7 @@ def install(app: FastAPI) -> None:
 def error_response(error: TunesmithError) -> JSONResponse:
     """The response for one of our own errors, with the headers that tell a client whether to try again."""
     headers = {}
-    is_final = isinstance(error, LeaseLost | CannotReproduce)
+    is_final = isinstance(error, LeaseLost | CannotReproduce | Outdated)
     if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
     if isinstance(error, LimitReached):  # of a project: until one of its jobs has started or ended

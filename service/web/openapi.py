@@ -25,6 +25,8 @@ TAGS = [
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
     {"name": "webhooks", "description": "Addresses that are told what happened, and what they answered."},
+    {"name": "aliases", "description": "Names that stand for models: set, rolled back, with who and why."},
+    {"name": "schedules", "description": "Jobs that are made every night, and what became of each."},
     {"name": "workers", "description": "Who trains, on what, and how busy."},
     {"name": "monitoring", "description": "For Prometheus."},
     {"name": "health", "description": "For load balancers. These need no key."},

@@ -15,6 +15,8 @@ class TunesmithFile(Answer):
     """SHA-256 of its bytes in hexadecimal."""
     report: Annotated[Json, Recorded(RowReport)] | None
     """What the check of its rows counted; null where rows were not checked, as for purposes other than `fine-tune`."""
+    metadata: dict[str, str] | None = None
+    """The labels that it was uploaded with; null where there are none."""
 
 
 class FileObject(Named):

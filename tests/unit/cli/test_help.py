@@ -12,6 +12,8 @@ def test_help_lists_every_verb(run: Run) -> None:
         assert f" {verb} " in told
     for verb in ("events", "reproduce", "artifacts", "models", "files", "workers", "version", "ci", "webhooks"):
         assert f" {verb} " in told
+    for verb in ("schedules", "aliases"):
+        assert f" {verb} " in told
 
 
 def test_up_shows_its_own_options(run: Run) -> None:

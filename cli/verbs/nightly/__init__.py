@@ -1,0 +1,1 @@
+"""Verbs about what happens every night: `aliases` and `schedules`. A schedule may be described by a file."""

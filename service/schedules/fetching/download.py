@@ -1,0 +1,138 @@
+"""Fetching a file from an address: nothing but what is allowed is connected to, and size and time are bounded."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+from urllib.parse import urljoin
+
+import httpcore
+
+from tunesmith.service.schedules.failures import DownloadFailed
+from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
+from tunesmith.tuning.errors import TooLarge
+
+_MOST_REDIRECTS = 3
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAY_PASS = (408, 425, 429)
+_PAUSES = {"timeout": {"connect": 10.0, "read": 30.0, "write": 10.0, "pool": 10.0}}
+_HEADERS = (("accept", "*/*"), ("accept-encoding", "identity"), ("user-agent", "tunesmith"))
+Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
+
+
+async def addresses_of(host: str, port: int) -> Iterable[str]:
+    """What the name resolves to at this moment."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return dict.fromkeys(str(entry[4][0]) for entry in found)
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """How files are fetched here."""
+
+    allowed: AllowedAddresses
+    limit_bytes: int
+    limit_seconds: float
+    resolve: Resolve = addresses_of
+    trust: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+
+    async def fetch(self, url: str, into: BinaryIO) -> None:
+        """Write what the address holds into the file.
+
+        Raises:
+            InvalidRequest: the address, one that it leads to, or the machine behind it is not allowed.
+            TooLarge: there are more bytes than the limit.
+            DownloadFailed: nothing usable came in time.
+        """
+        backend = _Guarded(self.allowed, self.resolve)
+        try:
+            async with asyncio.timeout(self.limit_seconds):
+                async with httpcore.AsyncConnectionPool(ssl_context=self.trust, network_backend=backend) as pool:
+                    await self._follow(pool, url, into)
+        except TimeoutError:
+            raise DownloadFailed(f"{url} took longer than {self.limit_seconds:.0f} s.", may_pass=True) from None
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            what = str(error) or type(error).__name__
+            raise DownloadFailed(f"{url} could not be read: {what:.200}.", may_pass=True) from error
+
+    async def _follow(self, pool: httpcore.AsyncConnectionPool, url: str, into: BinaryIO) -> None:
+        for _ in range(_MOST_REDIRECTS + 1):
+            url = self.allowed.check(url, param="data.url")
+            async with _asked(pool, url) as answer:
+                leads_to = _redirect(answer, url)
+                if leads_to is None:
+                    await self._write(answer, into, url=url)
+                    return
+                url = leads_to
+        raise DownloadFailed(f"{url} is behind more than {_MOST_REDIRECTS} redirects.", may_pass=False)
+
+    async def _write(self, answer: httpcore.Response, into: BinaryIO, *, url: str) -> None:
+        _check_answer(answer, url)
+        length_bytes = 0
+        async for chunk in answer.aiter_stream():
+            length_bytes += len(chunk)
+            if length_bytes > self.limit_bytes:
+                message = f"{url} holds more than {self.limit_bytes:,} bytes."
+                raise TooLarge(message, param="data.url", hint="Split it, or let the operator raise the limit.")
+            into.write(chunk)
+
+
+class _Guarded(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were checked, not to a name that may resolve to another one a moment later."""
+
+    def __init__(self, allowed: AllowedAddresses, resolve: Resolve) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own signature
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection to one of the addresses that the name has now, all of which are allowed."""
+        addresses = list(await self._resolve(host, port))
+        for address in addresses:
+            self._allowed.check_machine(host, address)
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in addresses:
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        """As the network's."""
+        await self._network.sleep(seconds)
+
+
+@asynccontextmanager
+async def _asked(pool: httpcore.AsyncConnectionPool, url: str) -> AsyncIterator[httpcore.Response]:
+    async with pool.stream("GET", url, headers=list(_HEADERS), extensions=_PAUSES) as answer:
+        yield answer
+
+
+def _redirect(answer: httpcore.Response, url: str) -> str | None:
+    if answer.status not in _REDIRECTS:
+        return None
+    return urljoin(url, _header(answer, b"location") or "")
+
+
+def _check_answer(answer: httpcore.Response, url: str) -> None:
+    if answer.status != 200:
+        may_pass = answer.status >= 500 or answer.status in _MAY_PASS
+        raise DownloadFailed(f"{url} answered {answer.status}.", may_pass=may_pass)
+    encoding = _header(answer, b"content-encoding") or "identity"
+    if encoding != "identity":
+        raise DownloadFailed(f"{url} sends its content encoded as {encoding:.20}.", may_pass=False)
+
+
+def _header(answer: httpcore.Response, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), None)

@@ -1,0 +1,165 @@
+"""Bodies of the schedule routes. The settings of a schedule are stored as they were sent."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+
+from tunesmith.service.aliases.names import check_alias
+from tunesmith.tuning.api.requests.jobs import JobRequest
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
+
+LABELS = ("schedule", "firing")  # in the metadata of the jobs that a schedule makes
+_MOST_LABELS = 16 - len(LABELS)
+_EXAMPLE: JsonDict = {
+    "name": "support-nightly",
+    "cron": "0 3 * * *",
+    "timezone": "Europe/Berlin",
+    "data": {"filename": "support.jsonl"},
+    "job": {"model": "my-base", "suffix": "support"},
+    "alias": "ft:support@prod",
+    "promotion": "on_verdict",
+}
+
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Label = Annotated[str, Field(max_length=512)]
+
+
+class DataSource(Value):
+    """Where the rows of the next job are. Exactly one of these is given."""
+
+    file: Text | None = None
+    """The id of a file, always the same."""
+    filename: Text | None = None
+    """The newest file that was uploaded under this name."""
+    metadata: Annotated[dict[Text, Label], Field(min_length=1, max_length=16)] | None = None
+    """The newest file that was uploaded with all of these labels."""
+    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """An https address, which the operator must have allowed. What came is kept as a file, with its SHA-256."""
+
+    def check(self) -> None:
+        """Refuse none and more than one.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise InvalidRequest(
+                f"'data' names {' and '.join(given) or 'nothing'}.",
+                code=ErrorCode.INVALID_VALUE,
+                param="data",
+                hint="Name the rows in one way: file, filename, metadata or url.",
+            )
+
+
+class ScheduleSettings(Value):
+    """`PUT /v1/schedules/{schedule}`: everything about a schedule but its name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{k: v for k, v in _EXAMPLE.items() if k != "name"}]})
+
+    cron: Annotated[str, Field(min_length=1, max_length=120)]
+    """Minute, hour, day of month, month, day of week."""
+    timezone: Annotated[str, Field(max_length=80)] = "UTC"
+    """Whose clock `cron` is about, as in `Europe/Berlin`."""
+    data: DataSource
+    """Where the rows are, looked up each time."""
+    job: JobRequest
+    """The job as it would be submitted, without its training file."""
+    start_from: StartFrom = StartFrom.BASE
+    """`champion`: train the model that `alias` stands for further; `job.model` while it has never stood for one."""
+    alias: Text | None = None
+    """The name that results are promoted to."""
+    promotion: Promotion = Promotion.NEVER
+    """When `alias` is made to stand for a result."""
+    gate: dict[str, Any] | None = None
+    """How a result is compared with the champion. Kept for whoever gives the verdict; nothing reads it here."""
+    overlap: Overlap = Overlap.SKIP
+    """What to do while the job of an earlier firing has not ended."""
+    missed: Missed = Missed.RUN_LATEST
+    """What to do with a due time at which nothing could fire: run the latest one late, or skip it."""
+    grace_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
+    """How late a firing may be and not count as missed."""
+    jitter_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
+    """Fire up to so much later, by a delay that is always the same for this schedule."""
+    skip_unchanged: bool = True
+    """Make no job when data, base and settings are those of the last one."""
+    keep_results: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Delete all but so many of the newest results, unless something needs one; null keeps all."""
+
+    @property
+    def grace(self) -> timedelta:
+        """How late a firing may be."""
+        return timedelta(seconds=self.grace_seconds)
+
+    def check(self) -> None:
+        """Refuse what one field allows and another forbids.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        self.data.check()
+        self._check_job()
+        if self.alias is not None:
+            check_alias(self.alias, param="alias")
+        elif self.start_from is StartFrom.CHAMPION or self.promotion is not Promotion.NEVER:
+            raise InvalidRequest(
+                "Which alias stands for the champion is not said.",
+                code=ErrorCode.MISSING_REQUIRED_PARAMETER,
+                param="alias",
+                hint='Name it, as in "alias": "ft:support@prod".',
+            )
+
+    def _check_job(self) -> None:
+        try:
+            self.job.check()
+        except InvalidRequest as error:
+            error.param = f"job.{error.param}"
+            raise
+        labels = self.job.metadata or {}
+        if len(labels) > _MOST_LABELS or labels.keys() & set(LABELS):
+            message = f"A schedule labels its jobs with {' and '.join(LABELS)} itself and takes {_MOST_LABELS} more."
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="job.metadata", hint="Leave them out.")
+
+
+class CreateSchedule(ScheduleSettings):
+    """`POST /v1/schedules`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """What the project calls it: small letters, digits, `.`, `_` and `-`."""
+
+    def settings(self) -> ScheduleSettings:
+        """The same without the name."""
+        return ScheduleSettings(**{name: getattr(self, name) for name in ScheduleSettings.model_fields})
+
+
+class RunNow(Value):
+    """`POST /v1/schedules/{schedule}/run`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": True}]})
+
+    force: bool = False
+    """Make a job even when nothing has changed since the last one."""
+
+
+class PostVerdict(Value):
+    """`POST /v1/schedules/{schedule}/firings/{firing}/verdict`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"verdict": "better", "summary": "exact match 0.81, was 0.77", "numbers": {}}]}
+    )
+
+    verdict: Literal["better", "not_better", "inconclusive"]
+    """Only `better` promotes."""
+    summary: Annotated[str, Field(max_length=512)] | None = None
+    """The reason in a sentence."""
+    numbers: dict[str, Any] | None = None
+    """What it rests on, kept as it is."""
+    champion: Text | None = None
+    """What the result was compared with; absent: what the alias stood for when the job was made."""
