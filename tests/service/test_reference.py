@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def document(plane: ControlPlane) -> Json:
-    answer = httpx.get(f"{plane.url}/openapi.json", verify=False)
+    answer = httpx.get(f"{plane.url}/openapi.json", verify=False, timeout=60)
     assert answer.status_code == 200
     return dict(answer.json())
 
