@@ -1,5 +1,8 @@
 """What people do to a schedule: create, replace, pause, resume, delete, run now."""
 
+from datetime import datetime
+
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.aliases.names import is_alias
@@ -63,7 +66,7 @@ async def replace(
     await _check(session, settings, caller=caller, allowed=allowed)
     schedule = await store.find(session, name_or_id, project=caller.project, lock=True)
     at = await now(session)
-    await record(session, schedule, at=at)
+    await _record_what_came(session, schedule, at=at)
     schedule.settings = settings.model_dump(mode="json")
     schedule.api_key_id = caller.key_id
     start_over(schedule, settings, at=at)
@@ -80,7 +83,7 @@ async def pause(session: AsyncSession, name_or_id: str, *, project: str) -> Sche
     """
     schedule = await store.find(session, name_or_id, project=project, lock=True)
     at = await now(session)
-    await record(session, schedule, at=at)
+    await _record_what_came(session, schedule, at=at)
     schedule.paused_at = schedule.paused_at or at
     await session.flush()
     return schedule
@@ -133,6 +136,15 @@ async def run_now(
         idempotency_key=idempotency_key,
     )
     return await store.find_same(session, schedule, due_at=at, idempotency_key=idempotency_key)
+
+
+async def _record_what_came(session: AsyncSession, schedule: Schedule, *, at: datetime) -> None:
+    """Before a change, due times under the old settings; one that can no longer be read may be changed without."""
+    try:
+        async with session.begin_nested():
+            await record(session, schedule, at=at)
+    except (InvalidRequest, ValidationError):
+        await session.refresh(schedule)
 
 
 async def _check(

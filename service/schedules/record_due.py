@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Schedule
+from tunesmith.service.database.transactions import is_away
 from tunesmith.service.schedules import store
 from tunesmith.service.schedules.context import ScheduleContext
 from tunesmith.service.schedules.next_due import recurrence_of, set_next
@@ -15,7 +17,10 @@ from tunesmith.service.schedules.schemas import ScheduleSettings
 from tunesmith.tuning.values.units import duration
 from tunesmith.tuning.words import FiringState, Missed
 
+log = structlog.get_logger(__name__)
+
 _SCHEDULES_AT_ONCE = 500  # of one sweep
+_PAUSE = timedelta(minutes=10)  # before a schedule that cannot be read is looked at again
 _DUE_TIMES_AT_ONCE = 200  # of one schedule in one transaction; the next one goes on behind them
 
 
@@ -26,13 +31,30 @@ async def record_due(context: ScheduleContext) -> int:
     """
     recorded = 0
     for _ in range(_SCHEDULES_AT_ONCE):
-        async with context.database.transaction() as session:
-            at = await context.clock(session)
-            schedule = await store.lock_due(session, at=at)
-            if schedule is None:
-                break
-            recorded += await record(session, schedule, at=at)
+        found = await _record_next(context)
+        if found is None:
+            break
+        recorded += found
     return recorded
+
+
+async def _record_next(context: ScheduleContext) -> int | None:
+    """Of the most overdue schedule. One that cannot be read is put off, so that it does not hold up all behind it."""
+    async with context.database.transaction() as session:
+        at = await context.clock(session)
+        schedule = await store.lock_due(session, at=at)
+        if schedule is None:
+            return None
+        schedule_id = schedule.id
+        try:
+            async with session.begin_nested():
+                return await record(session, schedule, at=at)
+        except Exception as error:
+            if is_away(error):
+                raise
+            log.exception("schedule.unreadable", schedule=schedule_id)
+            schedule.next_fires_at = at + _PAUSE
+            return 0
 
 
 async def record(session: AsyncSession, schedule: Schedule, *, at: datetime) -> int:

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.aliases.change import ANYTHING, Author, Expected, set_alias
 from tunesmith.service.database.tables import Firing, Job, Schedule
-from tunesmith.service.database.transactions import now
+from tunesmith.service.database.transactions import is_away, now
 from tunesmith.service.schedules import store
 from tunesmith.service.schedules.context import ScheduleContext
 from tunesmith.service.schedules.failures import end
@@ -17,6 +18,8 @@ from tunesmith.tuning.errors import InvalidRequest, Outdated
 from tunesmith.tuning.state import FINAL_STATES, JobState
 from tunesmith.tuning.words import FiringState, Promotion
 
+log = structlog.get_logger(__name__)
+
 _AT_ONCE = 200
 
 
@@ -25,12 +28,21 @@ async def settle_all(context: ScheduleContext) -> int:
     async with context.database.transaction() as session:
         ended = await store.find_ended(session, limit=_AT_ONCE)
     for found in ended:
-        async with context.database.transaction() as session:
-            schedule = await store.lock(session, found.schedule_id)
-            firing = await store.lock_firing(session, found.id)
-            await _settle(session, schedule, firing, at=await context.clock(session))
-            await session.flush()
+        try:
+            await _settle_one(context, found.id, schedule_id=found.schedule_id)
+        except Exception as error:
+            if is_away(error):
+                raise
+            log.exception("schedule.firing_not_settled", firing=found.id)
     return len(ended)
+
+
+async def _settle_one(context: ScheduleContext, firing_id: str, *, schedule_id: str) -> None:
+    async with context.database.transaction() as session:
+        schedule = await store.lock(session, schedule_id)
+        firing = await store.lock_firing(session, firing_id)
+        await _settle(session, schedule, firing, at=await context.clock(session))
+        await session.flush()
 
 
 async def take_verdict(

@@ -27,7 +27,8 @@ async def find(session: AsyncSession, name_or_id: str, *, project: str, lock: bo
     query = select(Schedule).where(Schedule.project == project, named, Schedule.deleted_at.is_(None))
     if lock:
         query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    schedule = (await session.execute(query)).scalars().first()
+    id_first = (Schedule.id == name_or_id).desc()
+    schedule = (await session.execute(query.order_by(id_first))).scalars().first()
     if schedule is None:
         message = f"There is no schedule {name_or_id!r:.80}."
         raise NotFound(message, code=ErrorCode.SCHEDULE_NOT_FOUND, param="schedule")

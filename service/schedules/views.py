@@ -9,6 +9,7 @@ from tunesmith.service.schedules.next_due import recurrence_of
 from tunesmith.service.schedules.recurrence import jitter_of
 from tunesmith.service.schedules.schemas import ScheduleSettings
 from tunesmith.tuning.api.nightly.schedules import DueTime, FiringObject, ScheduleObject
+from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.words import FiringState
 
 _SHOWN = 5
@@ -54,7 +55,10 @@ def firing_object(firing: Firing) -> FiringObject:
 
 def _due_times(schedule: Schedule) -> Iterator[DueTime]:
     settings = ScheduleSettings.model_validate(schedule.settings)
-    recurrence = recurrence_of(settings)
+    try:
+        recurrence = recurrence_of(settings)
+    except InvalidRequest:  # this machine no longer knows the zone
+        return
     jitter = jitter_of(schedule.id, most_seconds=settings.jitter_seconds)
     due_at = schedule.next_due_at
     while due_at is not None:

@@ -372,3 +372,20 @@ def test_a_keeper_that_dies_between_recording_and_deciding_leaves_work_for_the_n
     assert states(nights) == ["due"]
     nights.sweep()
     assert states(nights) == ["submitted"]
+
+
+def test_a_schedule_that_can_no_longer_be_read_holds_up_no_other(nights: Nights) -> None:
+    nights.upload()
+    nights.create(name="broken")
+    nights.create()
+    zone = "UPDATE schedules SET settings = jsonb_set(settings, '{timezone}', %s::jsonb) WHERE name = 'broken'"
+    nights.plane.sql(zone, '"Atlantis/Capital"')
+    assert nights.next_night()["state"] == "submitted"
+    assert (nights.firings("broken"), nights.schedule("broken")["next_due"]) == ([], [])
+    assert len(nights.get("/v1/schedules")["data"]) == 2
+    nights.plane.sql(zone, '"UTC"')
+    nights.sweep(after=timedelta(minutes=11))
+    assert nights.firings("broken")[0]["reason"].endswith("late."), "nothing was lost by it"
+    nights.plane.sql(zone, '"Atlantis/Capital"')
+    nights.replace(name="broken", timezone="Asia/Tokyo")
+    assert nights.schedule("broken")["next_due"]
