@@ -8,6 +8,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from tunesmith.service.access.audit_routes import router as audit
+from tunesmith.service.access.key_routes import router as keys
+from tunesmith.service.access.project_routes import router as projects
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
 from tunesmith.service.attempts.routes import router as attempts
@@ -20,6 +23,8 @@ from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.joining.routes import internal_router as joining
+from tunesmith.service.joining.routes import router as invitations
 from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics
@@ -29,6 +34,7 @@ from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.settings import Settings
+from tunesmith.service.wakes.watcher import WakeWatcher
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
@@ -46,8 +52,9 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
-_FOR_WORKERS = (worker_heartbeats, attempts)
+_JOBS = (files, jobs, queue, reproductions, plans, metrics, artifacts, models)
+_PUBLIC = (reference.router, monitoring, *_JOBS, invitations, workers, keys, projects, audit)
+_FOR_WORKERS = (joining, worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
 
@@ -73,6 +80,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.keys = KeyCache(database)
     app.state.line = Line()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
+    app.state.wakes = WakeWatcher(database)
     app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
@@ -86,6 +94,12 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     return app
 
 
+def let_go(app: FastAPI) -> None:
+    """End every request that only waits: the process is going."""
+    app.state.watcher.close()
+    app.state.wakes.close()
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
@@ -93,7 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Leases are renewed where workers are answered, so no other process can say that one could have been.
     async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
         yield
-    app.state.watcher.close()
+    let_go(app)
     await app.state.database.close()
 
 

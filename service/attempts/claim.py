@@ -17,9 +17,8 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
-from tunesmith.service.projects.limits import may_run_one_more
+from tunesmith.service.projects.limits import Allowances, may_run_one_more
 from tunesmith.service.queue.walk import in_turn
-from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.workers import quarantine, registry
 from tunesmith.tuning.messages import Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
@@ -36,7 +35,7 @@ async def claim(
     request: ClaimRequest,
     *,
     terms: LeaseTerms,
-    limits_of: Callable[[str], ProjectLimits],
+    allowed: Allowances,
     clock: Callable[[], float] = time.monotonic,
 ) -> Claim | None:
     """The best waiting job for this hardware, now this worker's; None when there is none.
@@ -54,14 +53,14 @@ async def claim(
     chooser = Chooser(session, request.hardware)
     full: set[str] = set()
     deadline = clock() + _LONGEST_WALK_SECONDS
-    line = in_turn(session, is_full=lambda name, running: limits_of(name).is_full(running), passed=chooser.refused)
+    line = in_turn(session, is_full=allowed.is_full, passed=chooser.refused)
     async for waiting in line:
         choice = None if waiting.project in full else await chooser.choose(waiting)
         if choice is not None:
             job = await jobs.lock_waiting(session, waiting.job_id)
             if job is None:  # another worker was faster, or the user cancelled
                 continue
-            if await may_run_one_more(session, job.project, limits=limits_of(job.project)):
+            if await may_run_one_more(session, job.project, limits=allowed.of(job.project)):
                 return await _start(session, job, choice, request=request, terms=terms, at=at)
             full.add(job.project)
         if clock() > deadline:

@@ -22,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.words import KeyRole
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -64,7 +65,7 @@ class ApiKey(Row):
     """A caller. Only the hash of the key is kept; `hint` is its last four characters, for people."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (CheckConstraint(_one_of("role", ["admin", "member", "worker"]), name="role"),)
+    __table_args__ = (CheckConstraint(_one_of("role", [role.value for role in KeyRole]), name="role"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -74,6 +75,7 @@ class ApiKey(Row):
     hint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
@@ -230,6 +232,7 @@ class Attempt(Row):
         Index("ix_attempts_open_lease", "lease_expires_at", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_open_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_claim", "worker_id", "claim_id", unique=True),
+        Index("ix_attempts_ended_at", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -1,0 +1,1 @@
+"""Who did what when, as rows that nobody changes."""

@@ -1,0 +1,1 @@
+"""Answers about who may do what: keys, projects, invitations of workers, and what was done."""
