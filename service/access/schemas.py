@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 class KeyCreate(Value):
     """A key to make."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nightly", "project": "research"}]})
 
     name: str = Field(min_length=1, max_length=LONGEST_NAME)
     """Who or what will use it."""
@@ -31,6 +31,8 @@ class KeyCreate(Value):
 class KeyRotation(Value):
     """A key to put in another's place."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+
     overlap_seconds: int = Field(default=86400, ge=0, le=90 * 86400)
     """For so long both are valid."""
 
@@ -38,12 +40,16 @@ class KeyRotation(Value):
 class KeyExpiry(Value):
     """When a key shall end."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expires_in_seconds": 86400}]})
+
     expires_in_seconds: Lifetime | None
     """Counted from now; null lets it have no end."""
 
 
 class ProjectChange(Value):
     """Limits to set. What is left out stays as it is; null gives a limit back to the service's settings."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"running_jobs": 4, "gpu_hours_per_month": 200}]})
 
     running_jobs: Count | None = None
     """Jobs that may run at a time."""

@@ -1,12 +1,14 @@
 """The body of an invitation."""
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.values.base import Value
 
 
 class InvitationCreate(Value):
     """A machine to invite."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "gpu-1"}]})
 
     name: str | None = Field(default=None, min_length=1, max_length=100)
     """What the worker shall be called; null leaves it to the machine."""

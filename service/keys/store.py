@@ -39,7 +39,7 @@ async def touch(connection: AsyncConnection, key_ids: Sequence[str]) -> None:
 
 async def every(session: AsyncSession, *, project: str | None = None) -> list[ApiKey]:
     """All keys, or those of a project, newest first."""
-    query = select(ApiKey).order_by(ApiKey.id.desc())
+    query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
     if project is not None:
         query = query.where(ApiKey.project == project)
     return list((await session.execute(query)).scalars())

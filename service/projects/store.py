@@ -45,7 +45,7 @@ async def gpu_hours_this_month(session: AsyncSession) -> dict[str, float]:
         )
         .group_by(Job.project)
     )
-    return {project: float(hours) for project, hours in (await session.execute(query)).tuples()}
+    return {project: float(hours) for project, hours in (await session.execute(query)).all()}
 
 
 async def lock(session: AsyncSession, project: str, *, what: Literal["running", "queued", "stored"]) -> None:

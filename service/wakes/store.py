@@ -20,4 +20,4 @@ async def add(session: AsyncSession, wakes: Mapping[str, int]) -> None:
 async def read(connection: AsyncConnection, worker_classes: Sequence[str]) -> dict[str, int]:
     """The counts of these classes; one that nobody was woken of is left out."""
     query = select(WakeCount.worker_class, WakeCount.wakes).where(WakeCount.worker_class.in_(worker_classes))
-    return dict((await connection.execute(query)).tuples())  # type: ignore[arg-type]
+    return {row.worker_class: row.wakes for row in (await connection.execute(query)).all()}
