@@ -16,15 +16,18 @@ from tunesmith.tuning.messages import (
     EventReport,
     FileRef,
     FinishReport,
+    GreetingAnswer,
     HeartbeatReply,
     MetricChunk,
     PhaseReport,
     RegisterWorker,
+    Wakes,
     WorkerHeartbeat,
     WorkerRegistered,
 )
 from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.blobs import download, upload
+from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send
 
@@ -79,6 +82,12 @@ class AttemptControl(Protocol):
 class ControlPlane(Protocol):
     """What the worker itself says to the service."""
 
+    def greet(self, patience: Patience) -> GreetingAnswer:
+        """The first word: whether address and key are right; waits while the service is away."""
+
+    def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
+        """Wake-ups beyond those that were seen, as soon as there are any, or none when the time is over."""
+
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """Introduce this start of the worker; waits while the service is away."""
 
@@ -102,6 +111,17 @@ class HttpControlPlane:
         self._url = url
         self._outage_patience_seconds = outage_patience_seconds
         self._client = _client(url, worker_key, _TIMEOUT)
+
+    def greet(self, patience: Patience) -> GreetingAnswer:
+        """See `ControlPlane`."""
+        return patience.call(lambda: greet(self._client))
+
+    def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
+        """See `ControlPlane`."""
+        asked = {"worker_class": worker_class, "wait": wait_seconds} | ({} if seen is None else {"seen": seen})
+        timeout = httpx.Timeout(wait_seconds + 10.0, connect=5.0)
+        response = send(self._client, "GET", "/internal/wakes", params=asked, timeout=timeout)
+        return read_answer(Wakes, response.content)
 
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """See `ControlPlane`."""

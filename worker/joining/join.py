@@ -1,0 +1,52 @@
+"""`tunesmith-worker join`: a key that this machine makes becomes a worker's, by a token that an admin gave out."""
+
+import platform
+import secrets
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.messages import JoinRequest
+from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.worker.joining.membership import Membership, remember
+from tunesmith.worker.transport import greeting
+from tunesmith.worker.transport.retry import Patience
+
+_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+_PATIENCE_SECONDS = 5.0  # a person waits: a service that is away for longer is told about
+
+
+def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membership:
+    """Join the service at `url`, and remember it in the work directory.
+
+    Raises:
+        InvalidRequest: `url` is no address, or the versions differ.
+        Unavailable: nothing answers there.
+        NotTunesmith: something else answers there.
+        Unauthenticated: the token is unknown, used or expired.
+    """
+    address = _checked(url)
+    key = f"ts-{secrets.token_urlsafe(32)}"
+    request = JoinRequest(
+        name=(name or platform.node() or "worker")[:100],
+        version=version("tunesmith"),
+        key_sha256=sha256_of_text(key),
+        key_hint=key[-4:],
+    )
+    headers = {"authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
+        answer = Patience(seconds=_PATIENCE_SECONDS).call(lambda: greeting.join(client, request))
+    membership = Membership(url=address, key=key, name=answer.name)
+    remember(work_dir, membership)
+    return membership
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        hint = "Write it like http://host:8101, as `tunesmith workers invite` prints it."
+        raise InvalidRequest(f"{url!r:.100} is no address of a service.", param="URL", hint=hint)
+    return url.rstrip("/").removesuffix("/v1")
