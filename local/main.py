@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from tunesmith.cli.verbs import artifacts, environment, files, jobs, models, plan, reproduce, submit, watch, workers
+from tunesmith.cli.access import audit, invitations, keys, projects
+from tunesmith.cli.verbs import artifacts, environment, files, jobs, models, plan, reproduce, submit, watch
 from tunesmith.local.verbs import demo, server
 
 app = typer.Typer(
@@ -15,9 +16,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, workers):
+for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, audit):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
+app.add_typer(invitations.app, name="workers", rich_help_panel="The service")
+app.add_typer(keys.app, name="keys", rich_help_panel="The service")
+app.add_typer(projects.app, name="projects", rich_help_panel="The service")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")
 
 
