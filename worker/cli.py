@@ -67,7 +67,8 @@ def _run(parsed: argparse.Namespace) -> int:
     configure_logs(settings.log_format)
     from tunesmith.worker.daemon.daemon import WorkerDaemon  # noqa: PLC0415 - Celery is not needed to probe
 
-    return WorkerDaemon(settings, name=parsed.name or (membership and membership.name)).run()
+    name = parsed.name or (membership.name if membership is not None else None)
+    return WorkerDaemon(settings, name=name).run()
 
 
 def _doctor(_parsed: argparse.Namespace) -> int:

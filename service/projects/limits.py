@@ -34,7 +34,9 @@ async def allowances(session: AsyncSession, settings: Settings) -> Allowances:
     """Those of all projects. GPU hours are only counted where somebody limits them."""
     own = await store.find_own(session)
     everybody = Allowances(settings, own, frozenset())
-    if not any(limits.gpu_hours_per_month is not None for limits in (*settings.project_limits.values(), *own.values())):
+    limited = [limits.gpu_hours_per_month for limits in settings.project_limits.values()]
+    limited += [project.gpu_hours_per_month for project in own.values()]
+    if all(hours is None for hours in limited):
         return everybody
     hours = await store.gpu_hours_this_month(session)
     used_up = {
