@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -22,7 +24,7 @@ from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
-from tunesmith.service.keys import lifecycle, store
+from tunesmith.service.keys import first_keys, lifecycle, store
 from tunesmith.service.keys.lifecycle import NewKey
 from tunesmith.service.serve import serve as run_server
 from tunesmith.service.settings import Settings
@@ -81,6 +83,19 @@ def create_key(
 ) -> None:
     """Print a new key. It is shown once: only its hash is stored."""
     typer.echo(_in_transaction(lambda session: _create(session, name=name, role=role, project=project)).key)
+
+
+@keys.command("first")
+def make_first_keys(
+    admin_file: Annotated[Path, typer.Option(help="where the first admin's key is written")],
+    worker_file: Annotated[Path, typer.Option(help="where the key of the workers here is written")],
+) -> None:
+    """Make an admin's and a worker's key, each in a file that its owner alone can read. Later starts find them."""
+    for file, role in ((admin_file, KeyRole.ADMIN), (worker_file, KeyRole.WORKER)):
+        made = _in_transaction(partial(first_keys.make, role=role, has_file=file.exists()))
+        if made is not None:
+            first_keys.write(file, made)
+        typer.echo(f"{role} key {'is there already' if made is None else f'made: it lies in {file}'}", err=True)
 
 
 @keys.command("list")

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10
     keeper_seconds: Seconds = 5
+    keeper_alive_file: Path | None = None  # touched after each sweep that worked, for whoever checks its health
     api_beat_seconds: Seconds | None = None  # how often an API says that it serves
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4  # that fail
     max_lost_attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # whose worker was lost
