@@ -21,6 +21,7 @@ from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Unavailable
+from tunesmith.worker.transport.wire import service_client
 
 _ENOUGH_DISK_BYTES = 20 * GIB
 _CLOCKS_AGREE_SECONDS = 5.0
@@ -87,9 +88,7 @@ def _service(url: str | None, key: str | None, *, clock: Callable[[], float]) ->
     if not url or not key:
         step = "ask an admin for the line of `tunesmith workers invite`, and paste it here"
         return [Finding(Level.FAIL, "service", "this machine has joined none", step)]
-    with httpx.Client(
-        base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=_TIMEOUT, trust_env=False
-    ) as client:
+    with service_client(url, key, timeout=_TIMEOUT) as client:
         asked_at = clock()
         try:
             answer = greet(client)

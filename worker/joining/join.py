@@ -14,6 +14,7 @@ from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.joining.membership import Membership, remember
 from tunesmith.worker.transport import greeting
 from tunesmith.worker.transport.retry import Patience
+from tunesmith.worker.transport.wire import service_client
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _PATIENCE_SECONDS = 5.0  # a person waits: a service that is away for longer is told about
@@ -36,8 +37,7 @@ def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membershi
         key_sha256=sha256_of_text(key),
         key_hint=key[-4:],
     )
-    headers = {"authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
+    with service_client(address, token, timeout=_TIMEOUT) as client:
         answer = Patience(seconds=_PATIENCE_SECONDS).call(lambda: greeting.join(client, request))
     membership = Membership(url=address, key=key, name=answer.name)
     remember(work_dir, membership)

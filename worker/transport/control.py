@@ -29,14 +29,12 @@ from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.blobs import download, upload
 from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Patience, never_stop
-from tunesmith.worker.transport.wire import read_answer, send
+from tunesmith.worker.transport.wire import read_answer, send, service_client
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
 _CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
-# The service closes idle connections after five seconds: closing ours first spares a failed send.
-_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0)
 
 
 class AttemptControl(Protocol):
@@ -110,7 +108,7 @@ class HttpControlPlane:
     def __init__(self, *, url: str, worker_key: str, outage_patience_seconds: float) -> None:
         self._url = url
         self._outage_patience_seconds = outage_patience_seconds
-        self._client = _client(url, worker_key, _TIMEOUT)
+        self._client = service_client(url, worker_key, timeout=_TIMEOUT)
 
     def greet(self, patience: Patience) -> GreetingAnswer:
         """See `ControlPlane`."""
@@ -141,8 +139,8 @@ class HttpControlPlane:
     def attempt(self, claim: Claim) -> AttemptControl:
         """See `ControlPlane`."""
         return HttpAttemptControl(
-            client=_client(self._url, claim.lease_token, _TIMEOUT),
-            blob_client=_client(self._url, claim.lease_token, _BLOB_TIMEOUT),
+            client=service_client(self._url, claim.lease_token, timeout=_TIMEOUT),
+            blob_client=service_client(self._url, claim.lease_token, timeout=_BLOB_TIMEOUT),
             attempt_id=claim.attempt_id,
             outage_patience_seconds=self._outage_patience_seconds,
         )
@@ -232,12 +230,6 @@ class HttpAttemptControl:
 
     def _path(self, rest: str) -> str:
         return f"/internal/attempts/{self._attempt_id}/{rest}"
-
-
-def _client(url: str, token: str, timeout: httpx.Timeout) -> httpx.Client:
-    headers = {"authorization": f"Bearer {token}"}
-    # trust_env off: a proxy variable of the host must not see tokens on their way to the service
-    return httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=_LIMITS, trust_env=False)
 
 
 def _json(body: Value) -> dict[str, object]:
