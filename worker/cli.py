@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.worker.daemon.machine_constants import stored_constants
-from tunesmith.worker.joining.doctor import examine, exit_code, text_of
+from tunesmith.worker.joining.doctor import examine, exit_code, text_of, worries
 from tunesmith.worker.joining.join import join
 from tunesmith.worker.joining.membership import complete, default_work_dir
 from tunesmith.worker.logs import configure_logs
@@ -57,6 +57,9 @@ def _join(parsed: argparse.Namespace) -> int:
     if parsed.no_run:
         _tell("work with `tunesmith-worker run`; look at this machine with `tunesmith-worker doctor`")
         return 0
+    complete(os.environ)
+    for finding in worries(os.environ):
+        _tell(text_of([finding]))
     _tell("it works from now on until Ctrl-C; later `tunesmith-worker run` goes on")
     return _run(parsed)
 

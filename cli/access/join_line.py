@@ -21,7 +21,7 @@ def join_line(invitation: NewInvitation, *, url: str, cpu_only: bool = False) ->
     name = f" --name {quote(invitation.name)}" if invitation.name else ""
     return (
         f"python3 -m venv {_FOLDER} && "
-        f"{_FOLDER}/bin/pip install -q {index}-c {quote(f'{package}/constraints.txt')} {quote(wheel)} && "
+        f"{_FOLDER}/bin/pip install {index}-c {quote(f'{package}/constraints.txt')} {quote(wheel)} && "
         f"{_FOLDER}/bin/tunesmith-worker join {quote(url)} --token {quote(invitation.token)}{name}"
     )
 

@@ -15,7 +15,7 @@ import tunesmith
 
 NAME: Final = "tunesmith"
 CONSTRAINTS: Final = "constraints.txt"
-_KEPT_METADATA = ("METADATA", "WHEEL", "entry_points.txt")
+_KEPT_METADATA = ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE")
 _BEGINNING = (1980, 1, 1, 0, 0, 0)  # the moment that every file of the archive has
 _MODE = 0o644 << 16
 

@@ -1,5 +1,7 @@
 """Who is calling: an API key in the `Authorization` header, which has a project and a role."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -63,6 +65,16 @@ async def authenticate(
         raise Unauthenticated("Incorrect API key provided.")
     structlog.contextvars.bind_contextvars(project=found.project)
     return Caller(key_id=found.id, project=found.project, role=found.role, name=found.name)
+
+
+async def while_valid(request: Request, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """A stream, which ends before its next piece once the key that asked for it opens nothing more."""
+    keys: KeyCache = request.app.state.keys
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if await keys.find(bearer(request)) is None:
+                return
+            yield piece
 
 
 AnyCaller = Annotated[Caller, Depends(authenticate)]

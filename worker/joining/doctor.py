@@ -69,6 +69,13 @@ def examine(environment: Mapping[str, str], *, clock: Callable[[], float] = time
     ]
 
 
+def worries(environment: Mapping[str, str]) -> list[Finding]:
+    """What keeps the GPUs of this machine from training; nothing is looked at where there are none."""
+    if not probe(disk=_existing(Path(environment["TUNESMITH_WORK_DIR"])), cpu_memory_gib=None).gpus:
+        return []
+    return [one for one in _libraries(_look_at_libraries(), has_gpu=True) if one.level is not Level.OK]
+
+
 def text_of(findings: list[Finding]) -> str:
     """Lines for people."""
     lines = []

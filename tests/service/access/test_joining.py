@@ -138,6 +138,11 @@ def test_pip_takes_the_package_with_its_hash_from_the_service(plane: ControlPlan
     )
     assert seen.stdout.startswith(f"{tmp_path}/tunesmith/__init__.py 0")
     assert (tmp_path / "bin" / "tunesmith-worker").exists()
+    packs = "from tunesmith.service.joining.package import own_wheel; print(own_wheel().sha256)"
+    again = subprocess.check_output([sys.executable, "-c", packs], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert again.decode().strip() == invitation["wheel_sha256"], (
+        "a service that was installed from it hands out another"
+    )
 
 
 def test_the_package_is_the_same_bytes_each_time_and_has_nothing_compiled() -> None:
