@@ -61,8 +61,10 @@ async def add(session: AsyncSession, *, name: str, role: str, project: str, key_
     """Store a key that somebody made, of which this service gets the hash.
 
     Raises:
-        InvalidRequest: the project's name cannot be one.
+        InvalidRequest: the project's name cannot be one, or there is a key with this hash.
     """
+    if await store.is_known(session, key_sha256):
+        raise InvalidRequest("There is a key with this hash already.", param="key_sha256", hint="Make another key.")
     row = ApiKey(
         id=new_id("key"), name=name, role=role, project=check_project(project), key_sha256=key_sha256, hint=hint
     )

@@ -58,6 +58,11 @@ async def has_lasting_admin(session: AsyncSession, *, but: str) -> bool:
     return bool((await session.execute(select(exists().where(*lasting)))).scalar_one())
 
 
+async def is_known(session: AsyncSession, key_sha256: str) -> bool:
+    """Whether a key has this hash, valid or not."""
+    return bool((await session.execute(select(exists().where(ApiKey.key_sha256 == key_sha256)))).scalar_one())
+
+
 async def has_valid(session: AsyncSession, *, role: str) -> bool:
     """Whether any key of this role opens doors."""
     return bool((await session.execute(select(exists().where(ApiKey.role == role, _VALID)))).scalar_one())

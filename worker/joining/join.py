@@ -8,16 +8,23 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import InvalidRequest, TunesmithError
 from tunesmith.tuning.messages import JoinRequest
 from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.joining.membership import Membership, remember
 from tunesmith.worker.transport import greeting
-from tunesmith.worker.transport.retry import Patience
+from tunesmith.worker.transport.retry import Patience, Unavailable
 from tunesmith.worker.transport.wire import service_client
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _PATIENCE_SECONDS = 5.0  # a person waits: a service that is away for longer is told about
+
+
+class NoAnswer(TunesmithError):
+    """Nothing answers at the address, or nobody who can answer now."""
+
+    code = ErrorCode.SERVICE_UNREACHABLE
 
 
 def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membership:
@@ -25,7 +32,7 @@ def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membershi
 
     Raises:
         InvalidRequest: `url` is no address, or the versions differ.
-        Unavailable: nothing answers there.
+        NoAnswer: nothing answers there.
         NotTunesmith: something else answers there.
         Unauthenticated: the token is unknown, used or expired.
     """
@@ -38,7 +45,14 @@ def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membershi
         key_hint=key[-4:],
     )
     with service_client(address, token, timeout=_TIMEOUT) as client:
-        answer = Patience(seconds=_PATIENCE_SECONDS).call(lambda: greeting.join(client, request))
+        try:
+            answer = Patience(seconds=_PATIENCE_SECONDS).call(lambda: greeting.join(client, request))
+        except Unavailable as error:
+            raise NoAnswer(
+                f"{address} does not answer: {error}.",
+                param="URL",
+                hint="Is it the address that the invitation has? Can this machine reach it, or is a firewall between?",
+            ) from error
     membership = Membership(url=address, key=key, name=answer.name)
     remember(work_dir, membership)
     return membership

@@ -78,6 +78,12 @@ def test_whoever_heard_no_answer_may_ask_again(plane: ControlPlane) -> None:
     assert (again.status_code, again.json()) == (200, first.json())
 
 
+def test_a_key_that_is_there_already_joins_nobody(plane: ControlPlane) -> None:
+    refused = join(plane, invite(plane)["token"], key=plane.keys["member"])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "key_sha256")
+    assert greets(plane, "member") == 403
+
+
 def test_an_unknown_an_expired_and_a_withdrawn_token_are_told_apart(plane: ControlPlane) -> None:
     assert code(join(plane, "join-nothing")) == (401, "join_token_unknown")
     expired, withdrawn = invite(plane), invite(plane)
