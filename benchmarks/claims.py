@@ -9,6 +9,7 @@ import json
 import statistics
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -18,7 +19,8 @@ from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service.attempts.claim import LeaseTerms, claim
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
-from tunesmith.service.settings import ProjectLimits
+from tunesmith.service.projects.limits import Allowances
+from tunesmith.service.settings import Settings
 from tunesmith.tuning.hardware import Cpu, HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import ClaimRequest
@@ -36,6 +38,7 @@ _FACTS = DatasetFacts(
     rows=1000, tokens=100_000, longest_row_tokens=200, supervised_tokens=50_000, tokens_are_exact=True
 )
 _LINES = (("small", True, "that fit"), ("large", True, "alike that fit nothing"), ("large", False, "different ones"))
+_UNLIMITED = Allowances(Settings(database_url="postgresql:///none", store="memory:///"), {}, frozenset())
 _COUNTS = (10, 1000, 10_000)
 _ROUNDS = 7
 
@@ -88,7 +91,7 @@ async def _claim(database: Database) -> float:
     request = ClaimRequest(worker_id="w", incarnation="i", hardware=_WORKER)
     started = time.perf_counter()
     async with database.transaction() as session:
-        await claim(session, request, terms=LeaseTerms(60, 10), limits_of=lambda _project: ProjectLimits())
+        await claim(session, request, terms=LeaseTerms(60, 10, timedelta(seconds=35)), allowed=_UNLIMITED)
         await session.rollback()
     return (time.perf_counter() - started) * 1000
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli.access import audit, invitations, keys, projects
 from tunesmith.cli.ci import verb as ci
 from tunesmith.cli.verbs import (
     artifacts,
@@ -18,7 +19,6 @@ from tunesmith.cli.verbs import (
     submit,
     watch,
     webhooks,
-    workers,
 )
 from tunesmith.cli.verbs.nightly import aliases, schedules
 from tunesmith.local.verbs import demo, server
@@ -48,9 +48,12 @@ def options(
 
 
 _JOBS = (submit, plan, jobs, reproduce, evaluate, watch, ci)
-for group in (server, environment, demo, *_JOBS, files, workers, webhooks):
+for group in (server, environment, demo, *_JOBS, files, webhooks, audit):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
+app.add_typer(invitations.app, name="workers", rich_help_panel="The service")
+app.add_typer(keys.app, name="keys", rich_help_panel="The service")
+app.add_typer(projects.app, name="projects", rich_help_panel="The service")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")
 app.add_typer(schedules.app, name="schedules", rich_help_panel="Jobs")
 app.add_typer(aliases.app, name="aliases", rich_help_panel="Results and models")

@@ -8,6 +8,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from tunesmith.service.access.audit_routes import router as audit
+from tunesmith.service.access.key_routes import router as keys
+from tunesmith.service.access.project_routes import router as projects
 from tunesmith.service.aliases.routes import router as aliases
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
@@ -22,6 +25,8 @@ from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.joining.routes import internal_router as joining
+from tunesmith.service.joining.routes import router as invitations
 from tunesmith.service.keys.cache import KeyCache
 from tunesmith.service.leases.beat import ApiBeat
 from tunesmith.service.metrics.routes import router as metrics
@@ -33,6 +38,7 @@ from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
 from tunesmith.service.uploads.routes import router as uploads
+from tunesmith.service.wakes.watcher import WakeWatcher
 from tunesmith.service.web import errors, health, reference
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
@@ -53,8 +59,9 @@ class Routes(StrEnum):
 
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, plans, metrics, artifacts)
-_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, workers, webhooks)
-_FOR_WORKERS = (worker_heartbeats, attempts)
+_ACCESS = (invitations, workers, keys, projects, audit, webhooks)
+_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, *_ACCESS)
+_FOR_WORKERS = (joining, worker_heartbeats, attempts)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
 
@@ -80,6 +87,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.keys = KeyCache(database)
     app.state.line = Line()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
+    app.state.wakes = WakeWatcher(database)
     app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
@@ -94,6 +102,12 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     return app
 
 
+def let_go(app: FastAPI) -> None:
+    """End every request that only waits: the process is going."""
+    app.state.watcher.close()
+    app.state.wakes.close()
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
@@ -101,7 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Leases are renewed where workers are answered, so no other process can say that one could have been.
     async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
         yield
-    app.state.watcher.close()
+    let_go(app)
     await app.state.database.close()
 
 

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -15,33 +17,28 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.app import Routes
+from tunesmith.service.audit.actions import OPERATOR
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
-from tunesmith.service.database.transactions import Database, create_engine, now
+from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.schedules import fetching_chores, schedule_chores
-from tunesmith.service.keys import store
+from tunesmith.service.keys import first_keys, lifecycle, store
+from tunesmith.service.keys.lifecycle import NewKey
 from tunesmith.service.serve import serve as run_server
 from tunesmith.service.settings import Settings
 from tunesmith.service.webhooks.courier import Courier
 from tunesmith.service.webhooks.sending import Sender
 from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.words import KeyRole
 
 T = TypeVar("T")
 
 app = typer.Typer(help="The control plane of Tunesmith.", no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-
-
-class Role(StrEnum):
-    """What a key may do."""
-
-    ADMIN = "admin"
-    MEMBER = "member"
-    WORKER = "worker"
 
 
 def main() -> None:
@@ -84,18 +81,32 @@ def keeper() -> None:
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="who or what will use it")],
-    role: Annotated[Role, typer.Option(help="what it may do")] = Role.MEMBER,
+    role: Annotated[KeyRole, typer.Option(help="what it may do")] = KeyRole.MEMBER,
     project: Annotated[str, typer.Option(help="the project it belongs to")] = "default",
 ) -> None:
     """Print a new key. It is shown once: only its hash is stored."""
-    typer.echo(_in_transaction(lambda session: store.create(session, name=name, role=role.value, project=project)))
+    typer.echo(_in_transaction(lambda session: _create(session, name=name, role=role, project=project)).key)
+
+
+@keys.command("first")
+def make_first_keys(
+    admin_file: Annotated[Path, typer.Option(help="where the first admin's key is written")],
+    worker_file: Annotated[Path, typer.Option(help="where the key of the workers here is written")],
+) -> None:
+    """Make an admin's and a worker's key, each in a file that its owner alone can read. Later starts find them."""
+    for file, role in ((admin_file, KeyRole.ADMIN), (worker_file, KeyRole.WORKER)):
+        made = _in_transaction(partial(first_keys.make, role=role, has_file=file.exists()))
+        if made is not None:
+            first_keys.write(file, made)
+        typer.echo(f"{role} key {'is there already' if made is None else f'made: it lies in {file}'}", err=True)
 
 
 @keys.command("list")
 def list_keys() -> None:
     """List all keys without what opens doors."""
+    at = datetime.now(UTC)
     for key in _in_transaction(store.every):
-        state = "revoked" if key.revoked_at else "active"
+        state = lifecycle.status_of(key, at=at)
         used = key.last_used_at.isoformat(timespec="seconds") if key.last_used_at else "never used"
         typer.echo(f"{key.id}  ts-...{key.hint}  {key.role:6}  {key.project:12}  {state:7}  {used}  {key.name}")
 
@@ -104,10 +115,11 @@ def list_keys() -> None:
 def revoke_key(key_id: Annotated[str, typer.Argument(help="the id that `keys list` shows")]) -> None:
     """Refuse a key from now on."""
 
-    async def revoke(session: AsyncSession) -> None:
-        await store.revoke(session, key_id=key_id, now=await now(session))
+    _in_transaction(lambda session: lifecycle.revoke(session, key_id, actor=OPERATOR))
 
-    _in_transaction(revoke)
+
+async def _create(session: AsyncSession, *, name: str, role: KeyRole, project: str) -> NewKey:
+    return await lifecycle.create(session, name=name, role=role.value, project=project, actor=OPERATOR)
 
 
 async def _keep(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import uvicorn
 
-from tunesmith.service.app import Routes, create_app
+from tunesmith.service.app import Routes, create_app, let_go
 from tunesmith.service.files.spool import spooling_in
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.connections import ImpatientConnection
@@ -40,7 +40,7 @@ def serve(settings: Settings, *, host: str, port: int, routes: Routes, shares_po
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         _settle()
-        server = Server(config, on_shutdown=api.state.watcher.close)
+        server = Server(config, on_shutdown=lambda: let_go(api))
         sockets = [stack.enter_context(shared_socket(host, port))] if shares_port else None
         server.run(sockets=sockets)
         if not server.started:

@@ -20,6 +20,7 @@ class ProjectLimits(BaseModel):
     running_jobs: Count | None = None
     queued_jobs: Count | None = 10_000
     stored_bytes: Count | None = None  # of files, checkpoints and results; base models are everybody's
+    gpu_hours_per_month: Annotated[float, Field(ge=0)] | None = None  # of calendar months in UTC
 
     def is_full(self, running: int) -> bool:
         """Whether a project that runs so many jobs may start no more."""
@@ -34,12 +35,13 @@ class Settings(BaseSettings):
     database_url: str = Field(validation_alias=AliasChoices("database_url", "DATABASE_URL"), repr=False)
     redis_url: str | None = Field(
         default=None, validation_alias=AliasChoices("redis_url", "REDIS_URL"), repr=False
-    )  # without a broker jobs are taken in, but no worker hears of them
+    )  # without a broker workers ask over HTTP
     store: str
 
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10
     keeper_seconds: Seconds = 5
+    keeper_alive_file: Path | None = None  # touched after each sweep that worked, for whoever checks its health
     api_beat_seconds: Seconds | None = None  # how often an API says that it serves
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4  # that fail
     max_lost_attempts: Annotated[int, Field(ge=1, le=1000)] = 10  # whose worker was lost
@@ -48,7 +50,7 @@ class Settings(BaseSettings):
     # Money for an hour of one GPU, or of a CPU worker, by worker class; "*" stands for all others.
     gpu_hour_prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = {}
 
-    # Limits by project; "*" stands for all others.
+    # Limits by project; "*" stands for all others. What an admin has set for a project goes before.
     project_limits: dict[str, ProjectLimits] = {}
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
     max_waits_per_key: Annotated[int, Field(ge=1)] = 2_000  # likewise, of those that only wait for news
     max_connections: Annotated[int, Field(ge=1)] = 8_000  # of each process; more are answered 503
 
+    worker_url: Annotated[str, Field(pattern=r"^https?://")] | None = None  # where workers elsewhere reach this service
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
     dataset_urls: Annotated[tuple[str, ...], NoDecode] = ()  # beginnings of https addresses, separated by commas
     private_dataset_hosts: Annotated[tuple[str, ...], NoDecode] = ()  # of them, names that may be private addresses

@@ -73,6 +73,26 @@ class ErrorCode(StrEnum):
     """Only an admin's key may move a job so far ahead of others. Ask for a priority within the limit."""
     TOO_MANY_WEBHOOK_ENDPOINTS = "too_many_webhook_endpoints"
     """The project has as many webhook endpoints as it may. Delete one, or let one receiver pass events on."""
+    KEY_NOT_FOUND = "key_not_found"
+    """No key has the id. List the keys."""
+    KEY_HAS_ENDED = "key_has_ended"
+    """The key is revoked or expired, and cannot be rotated or prolonged. Create a new one."""
+    LAST_ADMIN_KEY = "last_admin_key"
+    """Nobody could make keys any more without this one. Create another admin's key first."""
+    PROJECT_NOT_FOUND = "project_not_found"
+    """Nothing belongs to a project of this name. Give it limits or a key, and it is there."""
+    JOIN_TOKEN_UNKNOWN = "join_token_unknown"  # noqa: S105 - the name of an error
+    """No invitation of this service has the token. Paste the whole line, or ask for a new one."""
+    JOIN_TOKEN_USED = "join_token_used"  # noqa: S105 - the name of an error
+    """A worker has joined with the token already. Ask for a new line: `tunesmith workers invite`."""
+    JOIN_TOKEN_EXPIRED = "join_token_expired"  # noqa: S105 - the name of an error
+    """The token's time is over. Ask for a new line: `tunesmith workers invite`."""
+    INVITATION_NOT_FOUND = "invitation_not_found"
+    """No invitation has the id. List them."""
+    VERSION_DIFFERS = "version_differs"
+    """Worker and service are not of one version. Paste a new line: it installs the service's own."""
+    NOT_A_TUNESMITH = "not_a_tunesmith"
+    """What answers at the address is no Tunesmith service. Correct the address; workers often have their own port."""
     INVALID_LEASE_TOKEN = "invalid_lease_token"  # noqa: S105 - the name of an error
     """The token is not that of the attempt. Only the worker that claimed the attempt has it."""
     LEASE_LOST = "lease_lost"

@@ -1,11 +1,16 @@
 """The wire between the service and its workers: every body of every `/internal` route, and the wake-up task.
 
-All of these are JSON. A worker authenticates with its worker key to register, to beat and to claim; after a claim,
-every call about the attempt carries the attempt's lease token as the bearer and is fenced by the epoch inside it: when
-another attempt owns the job the service answers 409 `lease_lost`, and the worker kills its tree and writes no more.
+All of these but the package and blobs are JSON. A worker authenticates with its worker key to greet, to register, to
+beat and to claim; after a claim, every call about the attempt carries the attempt's lease token as the bearer and is
+fenced by the epoch inside it: when another attempt owns the job the service answers 409 `lease_lost`, and the worker
+kills its tree and writes no more.
 
+    GET  /internal/package/{name}                 -> the service's own wheel, or constraints.txt; with a join token
+    POST /internal/join                           JoinRequest        -> JoinAnswer; with a join token
+    POST /internal/greetings                      Greeting           -> GreetingAnswer
     POST /internal/workers                        RegisterWorker     -> WorkerRegistered
     POST /internal/workers/{id}/heartbeat         WorkerHeartbeat    -> 204
+    GET  /internal/wakes?worker_class=&seen=&wait=                   -> Wakes, when there are any or the wait is over
     POST /internal/claims                         ClaimRequest       -> Claim, or 204 when nothing here fits
     POST /internal/attempts/{id}/heartbeat        AttemptHeartbeat   -> HeartbeatReply
     POST /internal/attempts/{id}/phase            PhaseReport        -> 204
@@ -47,6 +52,49 @@ class Wake(Value):
     """The whole payload of the Celery message: there may be work for hardware of this class."""
 
     worker_class: str
+
+
+class Wakes(Value):
+    """How many wake-ups there were for a worker class, and how many of them are for whoever asked."""
+
+    seen: int
+    """To ask with the next time."""
+    wakes: int
+    """How many slots should claim."""
+
+
+class JoinRequest(Value):
+    """Sent once by a machine that was invited, with the join token. It made its key itself and keeps it.
+
+    The same request again is answered as the first time: an answer that was lost costs nothing.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    version: str = Field(max_length=60)
+    key_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    key_hint: str = Field(min_length=4, max_length=4)
+
+
+class JoinAnswer(Value):
+    """The machine's key is a worker's from now on. An invitation may have given the worker another name."""
+
+    name: str
+    key_id: str
+    version: str
+
+
+class Greeting(Value):
+    """The first word of a worker, before it looks at its machine: a wrong key or address shows here."""
+
+    version: str
+
+
+class GreetingAnswer(Value):
+    """What a worker checks about the service. `at` is the service's clock in seconds since the epoch."""
+
+    service: Literal["tunesmith"] = "tunesmith"
+    version: str
+    at: float
 
 
 class FileRef(Value):

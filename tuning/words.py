@@ -46,6 +46,15 @@ class WebhookEventType(StrEnum):
     JOB_CANCELLED = "fine_tuning.job.cancelled"
 
 
+class KeyRole(StrEnum):
+    """What a key may do."""
+
+    ADMIN = "admin"  # everything of its project, and what concerns the whole service
+    MEMBER = "member"  # everything of its project
+    READER = "reader"  # look at what is its project's
+    WORKER = "worker"  # take jobs and report about them
+
+
 Auto = Literal["auto"]
 AutoOrMethod = Literal["auto", Method.FULL, Method.LORA, Method.QLORA]  # for typer, which takes no unions
 OnDroppedContent = Literal["warn", "refuse"]  # when the chat template leaves out words of the assistant

@@ -5,7 +5,7 @@ import re
 HIDDEN = "[hidden]"
 
 _PATTERNS = (
-    re.compile(r"\b(?:hf|sk|ts|lease|whsec|ghp|gho|xox[abp])[_-][A-Za-z0-9_\-]{16,}"),  # keys with a known prefix
+    re.compile(r"\b(?:hf|sk|ts|lease|join|whsec|ghp|gho|xox[abp])[_-][A-Za-z0-9_\-]{16,}"),  # keys with a known prefix
     re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/\-]{8,}=*"),
     re.compile(r"(?i)(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),  # user:password of a URL
     re.compile(r"\bAKIA[0-9A-Z]{16}\b"),

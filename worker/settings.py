@@ -20,7 +20,9 @@ class WorkerSettings(BaseSettings):
 
     url: str = Field(pattern=r"^https?://")
     worker_key: SecretStr
-    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias="REDIS_URL"
+    )  # without it wake-ups come over HTTP
     work_dir: Path
     slots: int = Field(default=1, ge=1, le=64)
     cpu_memory_gib: float | None = Field(default=None, gt=0)  # what the CPU slots offer together, at most

@@ -3,6 +3,7 @@
 lock              held by the worker's main process: one worker to a folder
 worker-id         made once, kept for ever: the same machine is the same worker after a restart
 session.json      this start of the worker, read by its pool processes
+alive             touched at each heartbeat that the service has answered
 draining          there while the worker is on its way out; holds the moment by which it must be gone
 constants.json    what this machine measured about itself
 slots/            lock files of CPU slots; those of GPUs are the host's (worker/machine/slots.py)
@@ -59,6 +60,7 @@ class WorkDirectory:
         self.homes = self.root / "homes"
         self.constants = self.root / "constants.json"
         self._session = self.root / "session.json"
+        self.alive = self.root / "alive"
         self._draining = self.root / "draining"
 
     def create(self) -> None:

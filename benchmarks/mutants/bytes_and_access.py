@@ -121,8 +121,8 @@ BREAKAGES = (
         "G17",
         "a revoked key goes on opening",
         "service/keys/store.py",
-        ", ApiKey.revoked_at.is_(None)\n)",
-        "\n)",
+        "_VALID = ApiKey.revoked_at.is_(None) & (",
+        "_VALID = (",
         "tests/service/polling/test_polling.py::TestKeys::"
         "test_a_key_that_another_process_revoked_opens_nothing_after_five_seconds",
     ),

@@ -94,7 +94,7 @@ BREAKAGES = (
         "G3",
         "a lost wake-up is not sent again",
         "service/keeper/waiting_jobs.py",
-        "waking = await _due_to_wake(context.database, wanted & idle) if wanted & idle else set()",
+        "waking = await _due_to_wake(context.database, _wakes(line, fits, live, classes=wanted & idle))",
         "waking: set[str] = set()",
         f"{_KEEPER}::TestWaking::test_a_lost_wake_up_is_sent_again_but_not_all_the_time",
     ),

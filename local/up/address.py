@@ -17,6 +17,7 @@ class AddressUnusable(EmbeddedError):
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - a table of what to connect to instead
 _LOOPBACK = ("127.", "::1", "localhost")
 _SUGGESTIONS = 20
+_DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)  # of RFC 5737: nobody has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,27 @@ def local_url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
+def shared_url(host: str, port: int) -> str:
+    """How another machine reaches an API bound to `host`; the same as here when only this one can."""
+    if host not in _ANY:
+        return local_url(host, port)
+    address = _own_address()
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect."""
     return host.startswith(_LOOPBACK)
+
+
+def _own_address() -> str:
+    """The address by which this machine would speak to the world; its name where it has no way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_DOCUMENTATION_ADDRESS)  # sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
 
 
 def _bind(host: str, port: int) -> int:

@@ -133,7 +133,7 @@ def _start(layout: Layout, stack: Stack, *, lock: DirectoryLock, host: str, work
 def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
     option = "" if layout.root == default_data_dir().expanduser().resolve() else f" --data-dir {layout.root}"
     note(f"  API        {bold(f'{stack.url}/v1')}")
-    note(f"  workers    {stack.worker_url} {dim('(TUNESMITH_URL of one elsewhere)')}")
+    note(f"  workers    {stack.shared_worker_url} {dim('(another machine joins by `tunesmith workers invite`)')}")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")
     note(f"  logs       {layout.logs}\n")
     note(f'  go on      eval "$(tunesmith env{option})"   {dim("# for this command and the openai client")}')
@@ -141,7 +141,18 @@ def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, h
     note("             tunesmith ls")
     note(f"  stop       Ctrl-C {dim('(jobs, files and models stay)')}\n")
     if not is_loopback(host):
-        note(f"  !   {host} is reachable from other machines, and keys travel unencrypted: put TLS in front of it")
+        note(f"  !   {host} is reachable from other machines, and keys travel unencrypted: put TLS in front of it\n")
+        note("  join       paste this on another machine to train there; it is good once, for an hour:")
+        note(f"             {_new_join_line(stack)}\n")
+
+
+def _new_join_line(stack: Stack) -> str:
+    from tunesmith.cli.access.client import AdminClient
+    from tunesmith.cli.access.join_line import join_line
+
+    with AdminClient(find=stack.connection) as client:
+        invitation = client.invite_worker({"expires_in_seconds": 3600})
+    return join_line(invitation, url=stack.shared_worker_url)
 
 
 class _Steps:

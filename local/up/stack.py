@@ -19,7 +19,7 @@ from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.local.embedded.process import Command, spawn, stop, tail, wait_until
 from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.local.up import logs, strays
-from tunesmith.local.up.address import Ports, allowed_hosts, local_url
+from tunesmith.local.up.address import Ports, allowed_hosts, local_url, shared_url
 from tunesmith.local.up.environment import base, program
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.supervisor import Service, Supervisor
@@ -47,6 +47,7 @@ class Stack:
     ) -> None:
         self.url = local_url(host, ports.public)
         self.worker_url = local_url(host, ports.workers)
+        self.shared_worker_url = environment.get("TUNESMITH_WORKER_URL") or shared_url(host, ports.workers)
         self._layout = layout
         self._supervisor = supervisor
         self._host = host
@@ -195,6 +196,7 @@ class Stack:
             "TUNESMITH_STORE": f"file://{quote(str(self._layout.store))}",
             "TUNESMITH_POOL_SIZE": self._base.get("TUNESMITH_POOL_SIZE") or str(self._pool_size),
             "TUNESMITH_SPOOL_DIR": str(self._layout.spool),
+            "TUNESMITH_WORKER_URL": self.shared_worker_url,
             "TUNESMITH_ALLOWED_HOSTS": self._base.get("TUNESMITH_ALLOWED_HOSTS") or allowed_hosts(self._host),
         }
 

@@ -19,9 +19,8 @@ from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
-from tunesmith.service.projects.limits import may_run_one_more
+from tunesmith.service.projects.limits import Allowances, may_run_one_more
 from tunesmith.service.queue.walk import in_turn
-from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.workers import quarantine, registry
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, NotFound
 from tunesmith.tuning.messages import Claim, ClaimRequest
@@ -40,7 +39,7 @@ async def claim(
     request: ClaimRequest,
     *,
     terms: LeaseTerms,
-    limits_of: Callable[[str], ProjectLimits],
+    allowed: Allowances,
     clock: Callable[[], float] = time.monotonic,
 ) -> Claim | None:
     """The best waiting job for this hardware, now this worker's; None when there is none.
@@ -58,7 +57,7 @@ async def claim(
     chooser = Chooser(session, request.hardware)
     full: set[str] = set()
     deadline = clock() + _LONGEST_WALK_SECONDS
-    line = in_turn(session, is_full=lambda name, running: limits_of(name).is_full(running), passed=chooser.refused)
+    line = in_turn(session, is_full=allowed.is_full, passed=chooser.refused)
     async for waiting in line:
         choice = None if waiting.project in full else await chooser.choose(waiting)
         if choice is not None:
@@ -67,7 +66,7 @@ async def claim(
                 continue
             if await _is_out_of_models(session, job, at=at):
                 continue
-            if await may_run_one_more(session, job.project, limits=limits_of(job.project)):
+            if await may_run_one_more(session, job.project, limits=allowed.of(job.project)):
                 return await _start(session, job, choice, request=request, terms=terms, at=at)
             full.add(job.project)
         if clock() > deadline:

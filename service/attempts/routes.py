@@ -14,6 +14,7 @@ from tunesmith.service.attempts.readable_files import find_readable
 from tunesmith.service.attempts.worker_start import register
 from tunesmith.service.blobs import intake, store
 from tunesmith.service.blobs.objects import check_name
+from tunesmith.service.projects.limits import allowances
 from tunesmith.service.web.auth import WorkerKey, bearer
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
@@ -63,7 +64,8 @@ async def claim_job(
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
     terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds, settings.worker_silence)
-    return await claim(session, request, terms=terms, limits_of=settings.limits_of) or Response(status_code=204)
+    allowed = await allowances(session, settings)
+    return await claim(session, request, terms=terms, allowed=allowed) or Response(status_code=204)
 
 
 @router.post("/attempts/{attempt_id}/heartbeat")

@@ -10,7 +10,7 @@ from tunesmith.service.database.row import Row, holding, one_of
 from tunesmith.tuning.codes import RESULT_KINDS
 from tunesmith.tuning.state import FINAL_STATES, JobState, Outcome
 from tunesmith.tuning.values.json_objects import Json
-from tunesmith.tuning.words import JobKind
+from tunesmith.tuning.words import JobKind, KeyRole
 
 __all__ = [
     "Alias",
@@ -42,7 +42,7 @@ class ApiKey(Row):
     """A caller. Only the hash of the key is kept; `hint` is its last four characters, for people."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (CheckConstraint(one_of("role", ["admin", "member", "worker"]), name="role"),)
+    __table_args__ = (CheckConstraint(one_of("role", [role.value for role in KeyRole]), name="role"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -52,6 +52,7 @@ class ApiKey(Row):
     hint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
@@ -254,6 +255,7 @@ class Attempt(Row):
         Index("ix_attempts_open_lease", "lease_expires_at", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_open_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_claim", "worker_id", "claim_id", unique=True),
+        Index("ix_attempts_ended_at", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

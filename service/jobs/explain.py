@@ -13,6 +13,7 @@ from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning import fleet
 from tunesmith.service.planning.fit import PlanningQuery, plan_on
 from tunesmith.service.projects import store as projects
+from tunesmith.service.projects.limits import why_none_starts
 from tunesmith.service.queue import store as queue
 from tunesmith.service.queue.outlook import Ahead, outlook
 from tunesmith.service.settings import ProjectLimits
@@ -64,7 +65,9 @@ async def explain(
     return Explanation(
         job,
         at,
-        _full(project, running, limits=limits) or _pausing(job, at=at) or _reason(answers, ahead),
+        await why_none_starts(session, project, running, limits=limits)
+        or _pausing(job, at=at)
+        or _reason(answers, ahead),
         place=turn.place,
         ahead=ahead,
         answers=answers,
@@ -87,12 +90,6 @@ def _not_queued(job: Job) -> str:
     if job.state == JobState.PAUSED:
         return "The job is paused; it waits for somebody to resume it."
     return f"The job is {job.state}: it waits for nothing."
-
-
-def _full(project: str, running: int, *, limits: ProjectLimits) -> str | None:
-    if not limits.is_full(running):
-        return None
-    return f"The project {project!r} runs {running} jobs, the most that it may at a time."
 
 
 def _pausing(job: Job, *, at: datetime) -> str | None:

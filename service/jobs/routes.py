@@ -16,7 +16,7 @@ from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
 from tunesmith.service.jobs.submit import Submission, submit
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.tokens.measure import measure
-from tunesmith.service.web.auth import MemberKey
+from tunesmith.service.web.auth import MemberKey, while_valid
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
@@ -189,6 +189,7 @@ async def resume_job(
 
 @router.get("/{job_id}/events", response_model=EventPage, responses=_EVENT_STREAM)
 async def list_events(
+    request: Request,
     job_id: JobId,
     *,
     caller: MemberKey,
@@ -220,7 +221,7 @@ async def list_events(
         return Response(status_code=204)
     watcher.require_place()
     return StreamingResponse(
-        streams.tell(job_id, seen, after_seq=after_seq),
+        while_valid(request, streams.tell(job_id, seen, after_seq=after_seq)),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )

@@ -31,6 +31,7 @@ class Keeper:
         while not stop.is_set():
             try:
                 await self.sweep()
+                self._show_that_it_lives()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("keeper.sweep_failed", error=type(error).__name__)
             await _wait(stop, seconds=every_seconds)
@@ -41,6 +42,10 @@ class Keeper:
         for chore in self._chores:
             if self._is_due(chore):
                 await self._do(chore)
+
+    def _show_that_it_lives(self) -> None:
+        if (file := self._context.settings.keeper_alive_file) is not None:
+            file.touch()
 
     def _is_due(self, chore: Chore) -> bool:
         return self._clock() - self._done_at.get(chore.name, float("-inf")) >= chore.every_seconds

@@ -1,5 +1,6 @@
 """Waking workers for jobs that wait, in case a wake-up was lost, and noting why the others wait."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,9 +18,11 @@ from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.corrections import MeasuredCorrections
 from tunesmith.service.planning.fit import MachineFit, PlanningQuery, current, fit_of
 from tunesmith.service.planning.refusals import MachineKind, Question, Refusals, model_sha256
+from tunesmith.service.projects.limits import allowances
 from tunesmith.service.queue import store as queue
 from tunesmith.service.queue.store import Waiting
 from tunesmith.service.queue.walk import in_turn
+from tunesmith.service.wakes import store as wakes
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.plan import Plan
 
@@ -42,7 +45,7 @@ async def wake_for_waiting_jobs(context: KeeperContext) -> set[str]:
     await _note_reasons(context.database, line, fits)
     wanted = {worker_class for fit in fits.values() for worker_class in fit.classes}
     idle = {worker.worker_class for worker in live if _is_idle(worker)}
-    waking = await _due_to_wake(context.database, wanted & idle) if wanted & idle else set()
+    waking = await _due_to_wake(context.database, _wakes(line, fits, live, classes=wanted & idle))
     for worker_class in waking:
         await run_in_threadpool(context.announcer.wake, worker_class)
     return waking
@@ -107,9 +110,9 @@ class _Fleet:
 
 async def _read_line(session: AsyncSession, context: KeeperContext) -> dict[str, list[Waiting]]:
     """By question the jobs that the planner cannot tell apart, in turn, for projects that may start one more."""
-    limits_of = context.settings.limits_of
+    allowed = await allowances(session, context.settings)
     line: dict[str, list[Waiting]] = {}
-    async for waiting in in_turn(session, is_full=lambda project, running: limits_of(project).is_full(running)):
+    async for waiting in in_turn(session, is_full=allowed.is_full):
         line.setdefault(waiting.question_sha256, []).append(waiting)
     return line
 
@@ -155,14 +158,35 @@ async def _note_reasons(
                 note_reason(session, locked, reason)
 
 
-async def _due_to_wake(database: Database, worker_classes: set[str]) -> set[str]:
+def _wakes(
+    line: Mapping[str, Sequence[Waiting]],
+    fits: Mapping[str, MachineFit],
+    live: Sequence[WorkerNode],
+    *,
+    classes: set[str],
+) -> dict[str, int]:
+    """By class, how many of its idle slots have a job to ask for."""
+    jobs_of = Counter(dict.fromkeys(classes, 0))
+    for question, fit in fits.items():
+        jobs_of.update({name: len(line[question]) for name in classes.intersection(fit.classes)})
+    idle = Counter[str]()
+    for worker in live:
+        idle[worker.worker_class] += worker.slots - worker.busy_slots if _is_idle(worker) else 0
+    return {name: min(jobs_of[name], idle[name]) for name in classes}
+
+
+async def _due_to_wake(database: Database, wanted: Mapping[str, int]) -> set[str]:
     """The classes that nobody has woken just now; marked as woken, so that several keepers wake them once."""
+    if not wanted:
+        return set()
     async with database.transaction() as session:
         at = await now(session)
-        due = await workers.lock_woken_before(session, worker_classes, moment=at - _WAKE_AGAIN)
+        due = await workers.lock_woken_before(session, set(wanted), moment=at - _WAKE_AGAIN)
         for worker in due:
             worker.woken_at = at
-        return {worker.worker_class for worker in due}
+        waking = {worker.worker_class for worker in due}
+        await wakes.add(session, {name: wanted[name] for name in waking})
+        return waking
 
 
 def _is_idle(worker: WorkerNode) -> bool:

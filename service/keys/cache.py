@@ -12,7 +12,7 @@ from tunesmith.service.database.transactions import Database
 from tunesmith.service.keys import store
 from tunesmith.tuning.values.hashes import sha256_of_text
 
-KEPT_SECONDS: Final = 5.0  # for so long another process may go on accepting a key that was revoked
+KEPT_SECONDS: Final = 5.0  # for so long a key may go on to be accepted that another process revoked
 _KEPT = 10_000
 
 
@@ -21,6 +21,7 @@ class KnownKey:
     """A key that was valid when it was looked up."""
 
     id: str
+    name: str
     project: str
     role: str
 
@@ -42,7 +43,7 @@ class KeyCache:
         return found if self._clock() - looked_up_at < KEPT_SECONDS else None
 
     async def find(self, key: str) -> KnownKey | None:
-        """The key unless it is unknown or revoked."""
+        """The key unless it is unknown, revoked or expired."""
         return self.known(key) or await self._batches.get(sha256_of_text(key))
 
     async def _look_up(self, hashes: Sequence[str]) -> Mapping[str, KnownKey]:
@@ -51,7 +52,7 @@ class KeyCache:
             rows = await store.find(connection, hashes)
             if unused := [row.id for row in rows if not row.is_used_lately]:
                 await store.touch(connection, unused)
-        found = {row.key_sha256: KnownKey(id=row.id, project=row.project, role=row.role) for row in rows}
+        found = {row.key_sha256: KnownKey(id=row.id, name=row.name, project=row.project, role=row.role) for row in rows}
         if changes == self._changes:
             for key_sha256, key in found.items():
                 self._keep(key_sha256, key, at=looked_up_at)

@@ -6,6 +6,7 @@ from tunesmith.tuning.values.hashes import sha256_of_text
 
 KEY_PREFIX = "ts-"
 LEASE_PREFIX = "lease-"
+JOIN_PREFIX = "join-"
 
 
 def new_secret(prefix: str) -> str:

@@ -1,23 +1,18 @@
 """Queries about API keys."""
 
-import re
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import ARRAY, Row, Text, bindparam, func, select, text, update
+from sqlalchemy import ARRAY, Row, Text, bindparam, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import ApiKey
-from tunesmith.service.keys.secrets import KEY_PREFIX, new_secret
-from tunesmith.tuning.errors import InvalidRequest, NotFound
-from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.tuning.words import KeyRole
 
-_PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_VALID = ApiKey.revoked_at.is_(None) & (func.coalesce(ApiKey.expires_at, text("'infinity'")) > func.now())
 _USED_LATELY = func.coalesce(ApiKey.last_used_at, text("'-infinity'")) > func.now() - text("interval '1 minute'")
-_FIND = select(ApiKey.key_sha256, ApiKey.id, ApiKey.project, ApiKey.role, _USED_LATELY.label("is_used_lately")).where(
-    ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), ApiKey.revoked_at.is_(None)
-)
+_FIND = select(
+    ApiKey.key_sha256, ApiKey.id, ApiKey.name, ApiKey.project, ApiKey.role, _USED_LATELY.label("is_used_lately")
+).where(ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), _VALID)
 _TOUCH = (
     update(ApiKey)
     .where(
@@ -29,26 +24,11 @@ _TOUCH = (
     )
     .values(last_used_at=func.now())
 )
+_ADMIN_LOCK = 0x61646D696E  # whoever takes an admin's key away waits for others who do: one must be left
 
 
-async def create(session: AsyncSession, *, name: str, role: str, project: str) -> str:
-    """Store a new key and return it; it is never shown again.
-
-    Raises:
-        InvalidRequest: the project's name has characters that a model's name could not carry.
-    """
-    if not _PROJECT.fullmatch(project):
-        raise InvalidRequest(f"A project is 1 to 40 of a-z, 0-9 and '-', not {project!r}.", param="project")
-    key = new_secret(KEY_PREFIX)
-    session.add(
-        ApiKey(id=new_id("key"), name=name, role=role, project=project, key_sha256=sha256_of_text(key), hint=key[-4:])
-    )
-    await session.flush()
-    return key
-
-
-async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, bool]]:
-    """`key_sha256`, `id`, `project`, `role` and `is_used_lately` of those keys that have not been revoked."""
+async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, str, bool]]:
+    """`key_sha256`, `id`, `name`, `project`, `role` and `is_used_lately` of those keys that are valid."""
     return (await connection.execute(_FIND, {"hashes": list(hashes)})).all()
 
 
@@ -57,18 +37,32 @@ async def touch(connection: AsyncConnection, key_ids: Sequence[str]) -> None:
     await connection.execute(_TOUCH, {"key_ids": list(key_ids)})
 
 
-async def every(session: AsyncSession) -> list[ApiKey]:
-    """All keys, newest first."""
-    return list((await session.execute(select(ApiKey).order_by(ApiKey.id.desc()))).scalars())
+async def every(session: AsyncSession, *, project: str | None = None) -> list[ApiKey]:
+    """All keys, or those of a project, newest first."""
+    query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
+    if project is not None:
+        query = query.where(ApiKey.project == project)
+    return list((await session.execute(query)).scalars())
 
 
-async def revoke(session: AsyncSession, *, key_id: str, now: datetime) -> None:
-    """From the next request on, the key opens nothing.
+async def lock(session: AsyncSession, key_id: str) -> ApiKey | None:
+    """The key's row, locked."""
+    query = select(ApiKey).where(ApiKey.id == key_id).with_for_update(key_share=True)
+    return (await session.execute(query)).scalar_one_or_none()
 
-    Raises:
-        NotFound: there is no such key.
-    """
-    key = await session.get(ApiKey, key_id)
-    if key is None:
-        raise NotFound(f"No key {key_id!r}.", param="id")
-    key.revoked_at = key.revoked_at or now
+
+async def has_lasting_admin(session: AsyncSession, *, but: str) -> bool:
+    """Whether another valid admin's key has no end. Until the transaction ends nobody else asks."""
+    await session.execute(select(func.pg_advisory_xact_lock(_ADMIN_LOCK)))
+    lasting = (ApiKey.role == KeyRole.ADMIN, ApiKey.id != but, ApiKey.revoked_at.is_(None), ApiKey.expires_at.is_(None))
+    return bool((await session.execute(select(exists().where(*lasting)))).scalar_one())
+
+
+async def is_known(session: AsyncSession, key_sha256: str) -> bool:
+    """Whether a key has this hash, valid or not."""
+    return bool((await session.execute(select(exists().where(ApiKey.key_sha256 == key_sha256)))).scalar_one())
+
+
+async def has_valid(session: AsyncSession, *, role: str) -> bool:
+    """Whether any key of this role opens doors."""
+    return bool((await session.execute(select(exists().where(ApiKey.role == role, _VALID)))).scalar_one())

@@ -7,6 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from tunesmith.service.aliases import store as aliases
 from tunesmith.service.aliases.names import is_alias
+from tunesmith.service.audit import store as audit
+from tunesmith.service.audit.actions import Action
 from tunesmith.service.blobs import intake
 from tunesmith.service.blobs import store as blob_rows
 from tunesmith.service.database.tables import Model
@@ -46,13 +48,15 @@ async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession)
 
 @router.post("/models", openapi_extra=documented(RegisterModel))
 async def register_model(
-    _caller: AdminKey,
+    caller: AdminKey,
     request: Annotated[RegisterModel, json_body(RegisterModel, most_elements=MOST_LISTED_ELEMENTS)],
     session: DbSession,
     blobs: BlobsDep,
 ) -> ModelObject:
     """Register a base model; `tunesmith.missing` names the blobs to send before sending this again. Admins only."""
     model, missing = await registry.register(session, request, blobs=blobs)
+    if not missing:
+        audit.record(session, caller.actor, Action.MODEL_REGISTERED, model.name, digest=model.digest)
     return _model_object(model, missing=missing)
 
 
@@ -60,6 +64,7 @@ async def register_model(
 async def delete_model(name: ModelName, caller: MemberKey, session: DbSession) -> Deleted:
     """Delete a model that nothing needs any more; base models only by admins."""
     await registry.delete(session, name, caller=caller)
+    audit.record(session, caller.actor, Action.MODEL_DELETED, name)
     return Deleted(id=name, object="model")
 
 

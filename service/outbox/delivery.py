@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from collections import Counter
 from collections.abc import Iterable
 
 import structlog
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.service.announcer import Announcer
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.outbox import store
+from tunesmith.service.wakes import store as wakes
 
 log = structlog.get_logger(__name__)
 
@@ -18,13 +20,14 @@ log = structlog.get_logger(__name__)
 async def deliver(database: Database, announcer: Announcer) -> int:
     """Deliver what is due and return how much went out. No transaction is open while anything is sent.
 
-    Messages that say the same go out as one.
+    Messages that say the same go out as one; for workers that ask over HTTP each is counted.
     """
     async with database.transaction() as session:
         messages = await store.take_due(session)
+        classes = Counter(str(message.payload["worker_class"]) for message in messages)
+        await wakes.add(session, classes)
     if not messages:
         return 0
-    classes = {message.payload["worker_class"] for message in messages}
     woken = await run_in_threadpool(_wake_all, classes, announcer)
     delivered = [message.id for message in messages if message.payload["worker_class"] in woken]
     if delivered:

@@ -1,12 +1,58 @@
 """Refusing what would be more than a project may have."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.access_tables import Project
 from tunesmith.service.projects import store
-from tunesmith.service.settings import ProjectLimits
+from tunesmith.service.settings import ProjectLimits, Settings
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Forbidden, LimitReached
 from tunesmith.tuning.state import JobState
+
+
+@dataclass(frozen=True)
+class Allowances:
+    """What every project may have at this moment, and whose GPU hours of the month are used up."""
+
+    settings: Settings
+    own: Mapping[str, Project]
+    used_up: frozenset[str]
+
+    def of(self, project: str) -> ProjectLimits:
+        """What an admin has set for the project, and for the rest what the settings say."""
+        return merged(self.settings.limits_of(project), self.own.get(project))
+
+    def is_full(self, project: str, running: int) -> bool:
+        """Whether the project, which runs so many jobs, may start no more now."""
+        return project in self.used_up or self.of(project).is_full(running)
+
+
+async def allowances(session: AsyncSession, settings: Settings) -> Allowances:
+    """Those of all projects. GPU hours are only counted where somebody limits them."""
+    own = await store.find_own(session)
+    everybody = Allowances(settings, own, frozenset())
+    limited = [limits.gpu_hours_per_month for limits in settings.project_limits.values()]
+    limited += [project.gpu_hours_per_month for project in own.values()]
+    if all(hours is None for hours in limited):
+        return everybody
+    hours = await store.gpu_hours_this_month(session)
+    used_up = {
+        name
+        for name in {*own, *hours, *settings.project_limits}
+        if _is_used_up(everybody.of(name), hours.get(name, 0.0))
+    }
+    return Allowances(settings, own, frozenset(used_up))
+
+
+def merged(limits: ProjectLimits, own: Project | None) -> ProjectLimits:
+    """The limits with those in their place that are the project's own."""
+    if own is None:
+        return limits
+    values = {name: getattr(own, name) for name in ProjectLimits.model_fields}
+    return limits.model_copy(update={name: value for name, value in values.items() if value is not None})
 
 
 async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLimits) -> None:
@@ -15,6 +61,7 @@ async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLi
     Raises:
         LimitReached: it is one too many.
     """
+    limits = await _with_own(session, project, limits)
     if limits.queued_jobs is None:
         return
     await store.lock(session, project, what="queued")
@@ -24,12 +71,13 @@ async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLi
         raise LimitReached(
             message,
             code=ErrorCode.TOO_MANY_QUEUED_JOBS,
-            hint="Wait until some have started, cancel some, or let the operator raise TUNESMITH_PROJECT_LIMITS.",
+            hint="Wait until some have started, cancel some, or let an admin raise the project's limit.",
         )
 
 
 async def may_run_one_more(session: AsyncSession, project: str, *, limits: ProjectLimits) -> bool:
     """Whether the project may run one more job. Until the transaction ends nobody else starts one of it."""
+    limits = await _with_own(session, project, limits)
     if limits.running_jobs is None:
         return True
     await store.lock(session, project, what="running")
@@ -42,6 +90,7 @@ async def check_stored(session: AsyncSession, project: str, *, limits: ProjectLi
     Raises:
         Forbidden: the project has more bytes than it may.
     """
+    limits = await _with_own(session, project, limits)
     if limits.stored_bytes is None:
         return
     await store.lock(session, project, what="stored")
@@ -51,5 +100,27 @@ async def check_stored(session: AsyncSession, project: str, *, limits: ProjectLi
         raise Forbidden(
             message,
             code=ErrorCode.TOO_MANY_STORED_BYTES,
-            hint="Delete files of the project, or let the operator raise TUNESMITH_PROJECT_LIMITS.",
+            hint="Delete files of the project, or let an admin raise the project's limit.",
         )
+
+
+async def why_none_starts(session: AsyncSession, project: str, running: int, *, limits: ProjectLimits) -> str | None:
+    """Which limit keeps the project's jobs in line; None where none does."""
+    limits = await _with_own(session, project, limits)
+    if limits.is_full(running):
+        return f"The project {project!r} runs {running} jobs, the most that it may at a time."
+    if limits.gpu_hours_per_month is None:
+        return None
+    used = (await store.gpu_hours_this_month(session)).get(project, 0.0)
+    if not _is_used_up(limits, used):
+        return None
+    most = limits.gpu_hours_per_month
+    return f"The project {project!r} has used {used:.1f} GPU hours this month, of {most:g} that it may."
+
+
+async def _with_own(session: AsyncSession, project: str, limits: ProjectLimits) -> ProjectLimits:
+    return merged(limits, (await store.find_own(session)).get(project))
+
+
+def _is_used_up(limits: ProjectLimits, hours: float) -> bool:
+    return limits.gpu_hours_per_month is not None and hours >= limits.gpu_hours_per_month

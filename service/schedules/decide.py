@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import ApiKey, Firing, Job, Schedule
+from tunesmith.service.database.transactions import now
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.submit import Submission, submit
 from tunesmith.service.schedules import store
@@ -136,13 +137,14 @@ async def _owner(session: AsyncSession, schedule: Schedule) -> Caller:
     """In whose name the job is made, with the role that the key has.
 
     Raises:
-        Forbidden: the key was revoked.
+        Forbidden: the key was revoked or has expired.
     """
     key = await session.get_one(ApiKey, schedule.api_key_id)
-    if key.revoked_at is not None:
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= await now(session)):
+        ended = "has expired" if key.revoked_at is None else "was revoked"
         raise Forbidden(
-            f"The key {key.name!r}, in whose name {schedule.name} makes jobs, was revoked.",
+            f"The key {key.name!r}, in whose name {schedule.name} makes jobs, {ended}.",
             code=ErrorCode.OWNER_KEY_REVOKED,
             hint="Replace the schedule with another key: PUT /v1/schedules/{schedule}.",
         )
-    return Caller(key_id=key.id, project=schedule.project, role=key.role)
+    return Caller(key_id=key.id, project=schedule.project, role=key.role, name=key.name)

@@ -1,5 +1,7 @@
 """Who is calling: an API key in the `Authorization` header, which has a project and a role."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,10 +9,12 @@ import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from tunesmith.service.audit.actions import Actor
 from tunesmith.service.keys.cache import KeyCache
 from tunesmith.tuning.errors import Forbidden, Unauthenticated
 
-READERS = ("member", "admin")  # the roles that see what belongs to their project
+READERS = ("reader", "member", "admin")  # the roles that see what belongs to their project
+_WRITERS = ("member", "admin")
 _SCHEME = HTTPBearer(
     scheme_name="bearer",
     description="A key as `tunesmith-service keys create` or `tunesmith env` prints it.",
@@ -25,6 +29,12 @@ class Caller:
     key_id: str
     project: str
     role: str
+    name: str
+
+    @property
+    def actor(self) -> Actor:
+        """The caller as the audit log names it."""
+        return Actor(self.key_id, self.name)
 
 
 def bearer(request: Request) -> str:
@@ -47,21 +57,31 @@ async def authenticate(
     """Whose key it is. One that was revoked by another process is refused within `keys.cache.KEPT_SECONDS`.
 
     Raises:
-        Unauthenticated: the key is unknown or revoked.
+        Unauthenticated: the key is unknown, revoked or expired.
     """
     keys: KeyCache = request.app.state.keys
     found = await keys.find(bearer(request))
     if found is None:
         raise Unauthenticated("Incorrect API key provided.")
     structlog.contextvars.bind_contextvars(project=found.project)
-    return Caller(key_id=found.id, project=found.project, role=found.role)
+    return Caller(key_id=found.id, project=found.project, role=found.role, name=found.name)
+
+
+async def while_valid(request: Request, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """A stream, which ends before its next piece once the key that asked for it opens nothing more."""
+    keys: KeyCache = request.app.state.keys
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if await keys.find(bearer(request)) is None:
+                return
+            yield piece
 
 
 AnyCaller = Annotated[Caller, Depends(authenticate)]
 
 
-async def _member(caller: AnyCaller) -> Caller:
-    return _require(caller, *READERS)
+async def _member(request: Request, caller: AnyCaller) -> Caller:
+    return _require(caller, *(READERS if request.method in ("GET", "HEAD") else _WRITERS))
 
 
 async def _admin(caller: AnyCaller) -> Caller:

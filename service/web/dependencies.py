@@ -10,6 +10,7 @@ from tunesmith.service.announcer import Announcer
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.settings import Settings
+from tunesmith.service.wakes.watcher import WakeWatcher
 
 
 async def _database(request: Request) -> Database:
@@ -28,10 +29,15 @@ async def _settings(request: Request) -> Settings:
     return request.app.state.settings  # type: ignore[no-any-return]
 
 
+async def _wakes(request: Request) -> WakeWatcher:
+    return request.app.state.wakes  # type: ignore[no-any-return]
+
+
 DatabaseDep = Annotated[Database, Depends(_database)]
 BlobsDep = Annotated[BlobStore, Depends(_blobs)]
 AnnouncerDep = Annotated[Announcer, Depends(_announcer)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
+WakesDep = Annotated[WakeWatcher, Depends(_wakes)]
 
 
 async def _session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:

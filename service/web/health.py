@@ -30,9 +30,9 @@ async def readyz(
 
     The answer may be a second old: whoever has no key cannot make this service look more often.
     """
-    head = request.app.state.schema_head
+    head, has_broker = request.app.state.schema_head, request.app.state.settings.redis_url is not None
     last: LastLook = request.app.state.last_look
-    readiness = await last.of(lambda: _look(database, blobs, announcer, head=head))
+    readiness = await last.of(lambda: _look(database, blobs, announcer, head=head, has_broker=has_broker))
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness
 
@@ -55,20 +55,26 @@ class LastLook:
             return self._seen[1]
 
 
-async def _look(database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep, *, head: str) -> Readiness:
+async def _look(
+    database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep, *, head: str, has_broker: bool
+) -> Readiness:
     checks = {
         "database": await _ask(_schema_problem(database, head=head)),
         "store": await _ask(_store_problem(blobs)),
     }
-    broker = (
-        "ok" if await run_in_threadpool(announcer.reachable) else "away: jobs are taken in, and start when it is back"
-    )
+    broker = await _broker(announcer) if has_broker else "none: workers ask over HTTP"
     ready = all(problem == "ok" for problem in checks.values())
     return Readiness(
         status="ready" if ready else "not_ready",
         checks={**checks, "broker": broker},
         store_free_bytes=await blobs.free_bytes(),
     )
+
+
+async def _broker(announcer: AnnouncerDep) -> str:
+    if await run_in_threadpool(announcer.reachable):
+        return "ok"
+    return "away: workers that listen to it hear of new jobs when it is back"
 
 
 async def _ask(question: Awaitable[str]) -> str:

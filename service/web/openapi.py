@@ -13,7 +13,8 @@ DESCRIPTION = """The API of a self-hosted fine-tuning service. Files, jobs, even
 shapes of the OpenAI API, so its clients work unchanged; everything else is under `tunesmith`.
 
 Every request carries a key: `Authorization: Bearer KEY`. A key belongs to a project and sees nothing of others; its
-role is `member` or `admin`. Times are Unix seconds, sizes are bytes. Answers may get new keys, never lose one.
+role is `reader`, `member` or `admin`. Times are Unix seconds, sizes are bytes. Answers may get new keys, never lose
+one.
 
 Lists come newest first in pages: while `has_more`, ask again with `after` set to `last_id`.
 """
@@ -28,6 +29,7 @@ TAGS = [
     {"name": "aliases", "description": "Names that stand for models: set, rolled back, with who and why."},
     {"name": "schedules", "description": "Jobs that are made every night, and what became of each."},
     {"name": "workers", "description": "Who trains, on what, and how busy."},
+    {"name": "keys and projects", "description": "Who may do what, what projects may have, and who did what when."},
     {"name": "monitoring", "description": "For Prometheus."},
     {"name": "health", "description": "For load balancers. These need no key."},
 ]

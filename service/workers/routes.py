@@ -3,21 +3,39 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
+from tunesmith.service.audit import store as audit
+from tunesmith.service.audit.actions import Action
 from tunesmith.service.database.tables import Attempt, WorkerNode
 from tunesmith.service.web.auth import AdminKey, WorkerKey
 from tunesmith.service.web.bodies import json_body
-from tunesmith.service.web.dependencies import DbSession, SettingsDep
+from tunesmith.service.web.dependencies import DbSession, SettingsDep, WakesDep
 from tunesmith.service.workers import quarantine, registry, store
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
-from tunesmith.tuning.messages import WorkerHeartbeat
+from tunesmith.tuning.messages import Wakes, WorkerHeartbeat
 
 router = APIRouter(tags=["workers"])
-internal_router = APIRouter(prefix="/internal/workers", include_in_schema=False)
+internal_router = APIRouter(prefix="/internal", include_in_schema=False)
+
+_LONGEST_WAIT_SECONDS = 60
 
 
-@internal_router.post("/{worker_id}/heartbeat", status_code=204)
+@internal_router.get("/wakes")
+async def wait_for_wakes(
+    _caller: WorkerKey,
+    wakes: WakesDep,
+    *,
+    worker_class: Annotated[str, Query(max_length=200)],
+    seen: int | None = None,
+    wait: Annotated[float, Query(ge=0, le=_LONGEST_WAIT_SECONDS)] = 0,
+) -> Wakes:
+    """Wake-ups of a worker class, for a worker that no broker reaches. What is there to do, a claim decides."""
+    woken = await wakes.next_wake(worker_class, seen=seen, seconds=wait)
+    return Wakes(seen=woken.seen, wakes=woken.wakes)
+
+
+@internal_router.post("/workers/{worker_id}/heartbeat", status_code=204)
 async def worker_heartbeat(
     worker_id: str,
     _caller: WorkerKey,
@@ -39,12 +57,13 @@ async def list_workers(_caller: AdminKey, session: DbSession, settings: Settings
 
 @router.delete("/v1/workers/{worker_id}/quarantine", status_code=204)
 async def release_worker(
-    _caller: AdminKey,
+    caller: AdminKey,
     worker_id: Annotated[str, Path(description="Id of the worker, as the list has it.")],
     session: DbSession,
 ) -> Response:
     """Let a worker that lost attempt after attempt have jobs again. Admins only."""
     await quarantine.release(session, worker_id)
+    audit.record(session, caller.actor, Action.WORKER_TRUSTED, worker_id)
     return Response(status_code=204)
 
 

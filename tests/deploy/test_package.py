@@ -33,6 +33,7 @@ def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(wheel: Path) 
     expected = {f"tunesmith/{name}" for name in listed if name.split("/")[0] in linked and (ROOT / name).exists()}
     expected |= {f"tunesmith/service/{name}" for name in listed if name.startswith("migrations/")}
     expected |= {name for name in listed if name.startswith("tunesmith/") and (ROOT / name).is_file()}
+    expected |= {"tunesmith/constraints.txt"}
     assert packed == expected
 
 

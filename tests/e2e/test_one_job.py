@@ -2,15 +2,26 @@
 
 import hashlib
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.stack.installation import MODEL, chat_rows
 from tests.stack.services import Services
-from tests.stack.worker import Worker
+from tests.stack.worker import Worker, trainers_below
 from tests.waiting import eventually
+from tunesmith.cli.access.join_line import join_line
+from tunesmith.tuning.api.access.invitations import NewInvitation
 
 pytestmark = pytest.mark.timeout(400)
+_WORKER_PROGRAM = Path(sys.executable).with_name("tunesmith-worker")
 
 
 def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Services, worker: Worker) -> None:
@@ -104,3 +115,46 @@ def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Services) -> N
             assert client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
     finally:
         small.kill()
+
+
+@contextmanager
+def machine(home: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The worker's program in a home of its own, with no setting of this machine's but how little it may use."""
+    environment = {
+        "HOME": str(home),
+        "PATH": os.defpath,
+        "TUNESMITH_MEASURE_CONSTANTS": "false",
+        "TUNESMITH_GRACE_SECONDS": "30",
+        "OMP_THREAD_LIMIT": "1",
+    }
+    with (home / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [str(_WORKER_PROGRAM), *words], env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for trainer in trainers_below(home):
+            trainer.kill()
+
+
+def test_a_machine_joins_by_the_printed_line_and_trains_without_a_broker(stack: Services, tmp_path: Path) -> None:
+    with stack.http(stack._admin_key) as admin:
+        answer = admin.post("/v1/workers/invitations", json={"name": "second machine"}).raise_for_status()
+    invitation = NewInvitation.model_validate_json(answer.content, extra="allow")
+    assert invitation.url == stack.url
+    words = shlex.split(join_line(invitation, url=stack.url).rpartition(" && ")[2])[1:]
+    with machine(tmp_path, *words) as worker:
+        log = tmp_path / "log"
+        eventually(lambda: "worker.registered" in log.read_text() or worker.poll() is not None, what=log.read_text)
+        eventually(lambda: "worker.wake_ups" in log.read_text(), what=log.read_text)
+        job_id = stack.submit(rows=8, held_out_rows=0)
+        stack.wait_for_status(job_id, "succeeded")
+        assert '"by": "http", "broker": "none"' in log.read_text(), log.read_text()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0, log.read_text()
+    with machine(tmp_path, *words) as again:
+        assert again.wait(60) == 1
+    assert "A worker has joined with this token already" in (tmp_path / "log").read_text()

@@ -47,6 +47,29 @@ async def sweep(context: KeeperContext) -> None:
     await Keeper(context, every_chore(context.settings)).sweep()
 
 
+def test_a_keeper_shows_that_it_lives_after_each_sweep_that_worked(plane: ControlPlane, tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+
+    async def run(context: KeeperContext) -> None:
+        stop = asyncio.Event()
+
+        async def fail(_context: KeeperContext) -> None:
+            stop.set()
+            raise OSError
+
+        async def work(_context: KeeperContext) -> None:
+            stop.set()
+
+        settings = context.settings.model_copy(update={"keeper_alive_file": file, "keeper_seconds": 0.001})
+        for do in (fail, work):
+            assert not file.exists()
+            await Keeper(replace(context, settings=settings), [Chore("it", do, every_seconds=0)]).run(stop)
+            stop.clear()
+
+    plane.keep(run)
+    assert file.exists()
+
+
 class TestLostWorkers:
     def test_an_expired_lease_ends_the_attempt_and_requeues_the_job(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()

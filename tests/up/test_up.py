@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.stack.up import SERVICES, Up, short_folder
+from tests.waiting import eventually
 from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.doctor import Level, examine
 from tunesmith.local.embedded.errors import ServerFailed
@@ -156,8 +157,10 @@ def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home
     second.process.kill()
     second.process.wait()
 
-    third = Up(home / "kept", "--no-worker")
+    third = Up(home / "kept", "--no-worker", "--host", "0.0.0.0")  # noqa: S104 - what is tried
     again = third.wait_ready()
+    joins = "/bin/tunesmith-worker join http://"  # others can reach it: it says how a machine joins
+    eventually(lambda: joins in third.said, what=third.logs)
     assert not any(map(alive, pids))
     assert _models(again).status_code == 200
     assert _stored_keys(third) == keys

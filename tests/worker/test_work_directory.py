@@ -50,7 +50,7 @@ def test_settings_that_are_missing_are_named_without_values(tmp_path: Path) -> N
     command = [sys.executable, "-m", "tunesmith.worker.cli", "run"]
     ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert "REDIS_URL: Field required" in ended.stderr
+    assert "TUNESMITH_URL: Field required" in ended.stderr
     assert "TUNESMITH_SLOTS" in ended.stderr
     assert "ts-secret" not in ended.stderr
 

@@ -80,7 +80,8 @@ class AttemptContext:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never leave this host in a text."""
-        return (self.settings.worker_key.get_secret_value(), self.settings.redis_url.get_secret_value())
+        found = (self.settings.worker_key, self.settings.redis_url)
+        return tuple(secret.get_secret_value() for secret in found if secret is not None)
 
 
 class AttemptRunner:

@@ -6,10 +6,13 @@ Kombu lets such a message end the consumer, and with it the worker: https://gith
 from typing import Any
 
 import structlog
+from kombu import Connection
+from kombu.exceptions import KombuError, OperationalError
 from kombu.transport import TRANSPORT_ALIASES, redis
 
 log = structlog.get_logger(__name__)
 
+_PATIENCE_SECONDS = 3.0
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
@@ -28,6 +31,18 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """Kombu's, with our channel."""
 
     Channel = Channel
+
+
+def reachable(redis_url: str) -> bool:
+    """Whether the broker answers within a few seconds."""
+    options = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
+    try:
+        with Connection(redis_url, transport_options=options) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_PATIENCE_SECONDS)
+    except (OperationalError, KombuError, OSError, ValueError) as error:
+        log.warning("worker.broker_not_reachable", error=type(error).__name__)
+        return False
+    return True
 
 
 def use_careful_transport() -> None:

@@ -8,14 +8,17 @@ from tunesmith.worker.daemon.broker import use_careful_transport
 from tunesmith.worker.logs import configure_logs
 from tunesmith.worker.settings import WorkerSettings
 
+IN_MEMORY = "memory://"  # the broker of a worker whose wake-ups come over HTTP: a queue of its main process
+_POLLING_SECONDS = 0.2
 
-def create_app(redis_url: str, *, queue: str) -> Celery:
+
+def create_app(broker_url: str, *, queue: str) -> Celery:
     """A Celery application that consumes one queue of wake-ups.
 
     Messages are acknowledged early and carry no job, so redelivery, results, priorities and revocation are all off.
     """
     use_careful_transport()
-    app = Celery("tunesmith.worker", broker=redis_url, include=["tunesmith.worker.daemon.tasks"])
+    app = Celery("tunesmith.worker", broker=broker_url, include=["tunesmith.worker.daemon.tasks"])
     app.conf.update(
         task_acks_late=False,
         task_ignore_result=True,
@@ -25,7 +28,7 @@ def create_app(redis_url: str, *, queue: str) -> Celery:
         result_accept_content=["json"],
         task_default_queue=queue,
         worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,
+        worker_disable_prefetch=broker_url != IN_MEMORY,  # Redis alone can do without
         worker_pool_start_method="spawn",  # a fresh interpreter: no lock or socket of the main process comes along
         # Nothing of an attempt stays in this process, for training runs in its own: a new one for each wake-up, which
         # costs a second of imports, would buy nothing. Now and then one is replaced all the same.
@@ -39,6 +42,7 @@ def create_app(redis_url: str, *, queue: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of the broker of any length never ends the worker
         broker_transport_options={
+            "polling_interval": _POLLING_SECONDS,  # in memory
             "visibility_timeout": 300,
             "socket_timeout": 10,
             "socket_connect_timeout": 5,

@@ -11,15 +11,24 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
-from celery import signals
+from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
-from tunesmith.tuning.messages import RegisterWorker, WorkerHeartbeat, WorkerRegistered, wake_queue
-from tunesmith.worker.daemon.celery_app import create_app
+from tunesmith.tuning.messages import (
+    WAKE_TASK,
+    RegisterWorker,
+    Wake,
+    WorkerHeartbeat,
+    WorkerRegistered,
+    wake_queue,
+)
+from tunesmith.worker.daemon.broker import reachable
+from tunesmith.worker.daemon.celery_app import IN_MEMORY, create_app
 from tunesmith.worker.daemon.machine_constants import measure_once
+from tunesmith.worker.daemon.wake_thread import WakeThread
 from tunesmith.worker.daemon.worker_heartbeat import WorkerHeartbeatThread
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.machine.slots import Slots, gpu_locks, hardware_of_slot, slots_of
@@ -73,6 +82,7 @@ class WorkerDaemon:
             if ended:
                 log.warning("worker.leftovers_ended", pids=ended)
             self._work.empty_homes()
+            self._greet()
             self._look_at_the_sandbox()
             self._constants = self._measure_once()
             self._slots = slots_of(
@@ -82,7 +92,42 @@ class WorkerDaemon:
             self._start_session(registered)
             presence = self._start_presence(registered)
             self._drain_on_shutdown(presence)
-            return self._serve(wake_queue(registered.worker_class))
+            broker_url = self._broker_url()
+            app = create_app(broker_url, queue=wake_queue(registered.worker_class))
+            if broker_url == IN_MEMORY:
+                self._ask_for_wakes(app, registered.worker_class)
+            return self._serve(app)
+
+    def _greet(self) -> None:
+        """A wrong key or address shows here, before anything takes long."""
+        answer = self._control.greet(Patience(seconds=_FOREVER_SECONDS, note=_note_waiting))
+        if answer.version != version("tunesmith"):
+            log.warning("worker.version_differs", worker=version("tunesmith"), service=answer.version)
+
+    def _broker_url(self) -> str:
+        """The broker if it can be reached; else wake-ups come over HTTP, with the address and key that are there."""
+        redis_url = self._settings.redis_url
+        is_reached = redis_url is not None and reachable(redis_url.get_secret_value())
+        if redis_url is not None and is_reached:
+            log.info("worker.wake_ups", by="broker")
+            return redis_url.get_secret_value()
+        log.info("worker.wake_ups", by="http", broker="none" if redis_url is None else "not reachable")
+        return IN_MEMORY
+
+    def _ask_for_wakes(self, app: Celery, worker_class: str) -> None:
+        wake = Wake(worker_class=worker_class).model_dump()
+        WakeThread(
+            self._control,
+            worker_class=worker_class,
+            free_slots=self._free_slots,
+            wake=lambda: app.send_task(WAKE_TASK, kwargs=wake, ignore_result=True),
+        ).start()
+
+    def _free_slots(self) -> int:
+        """How many attempts could begin now; none once the worker is on its way out."""
+        if self._slots is None or self._work.drain_deadline() is not None:
+            return 0
+        return self._slots.count - self._slots.busy()
 
     def _look_at_the_sandbox(self) -> None:
         wanted = self._settings.sandbox
@@ -136,6 +181,7 @@ class WorkerDaemon:
             interval_seconds=registered.heartbeat_interval_seconds,
             beat=self._beat,
             register=self._register,
+            answered=self._work.alive.touch,
         )
         presence.start()
         return presence
@@ -172,14 +218,13 @@ class WorkerDaemon:
         log.warning("worker.grace_over")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _serve(self, queue: str) -> int:
+    def _serve(self, app: Celery) -> int:
         """Returns 0 after a shutdown that was asked for, and another code when the consumer ended by itself."""
         # Celery fears pickled messages for a worker that is root; this one takes JSON and runs no code from a message.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        app = create_app(self._settings.redis_url.get_secret_value(), queue=queue)
         worker = app.Worker(
             hostname=f"{self._name}@tunesmith",
-            queues=[queue],
+            queues=[app.conf.task_default_queue],
             concurrency=self._settings.slots,
             pool="prefork",
             loglevel="WARNING",

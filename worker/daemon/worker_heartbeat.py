@@ -14,7 +14,10 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerHeartbeatThread:
-    """Sends worker heartbeats until the process ends; registers anew when the service has forgotten the worker."""
+    """Sends worker heartbeats until the process ends; registers anew when the service has forgotten the worker.
+
+    `answered` is called after each heartbeat that was.
+    """
 
     def __init__(
         self,
@@ -24,12 +27,14 @@ class WorkerHeartbeatThread:
         interval_seconds: float,
         beat: Callable[[], WorkerHeartbeat],
         register: Callable[[], object],
+        answered: Callable[[], object],
     ) -> None:
         self._control = control
         self._worker_id = worker_id
         self._interval_seconds = interval_seconds
         self._beat = beat
         self._register = register
+        self._answered = answered
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -45,6 +50,7 @@ class WorkerHeartbeatThread:
         while True:
             try:
                 self._control.worker_heartbeat(self._worker_id, self._beat())
+                self._answered()
             except NotFound:
                 self._register_again()
             except (Unavailable, TunesmithError, OSError) as error:

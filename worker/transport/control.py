@@ -16,24 +16,25 @@ from tunesmith.tuning.messages import (
     EventReport,
     FileRef,
     FinishReport,
+    GreetingAnswer,
     HeartbeatReply,
     MetricChunk,
     PhaseReport,
     RegisterWorker,
+    Wakes,
     WorkerHeartbeat,
     WorkerRegistered,
 )
 from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.blobs import download, upload
+from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Patience, never_stop
-from tunesmith.worker.transport.wire import read_answer, send
+from tunesmith.worker.transport.wire import read_answer, send, service_client
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
 _CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
-# The service closes idle connections after five seconds: closing ours first spares a failed send.
-_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0)
 
 
 class AttemptControl(Protocol):
@@ -79,6 +80,12 @@ class AttemptControl(Protocol):
 class ControlPlane(Protocol):
     """What the worker itself says to the service."""
 
+    def greet(self, patience: Patience) -> GreetingAnswer:
+        """The first word: whether address and key are right; waits while the service is away."""
+
+    def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
+        """Wake-ups beyond those that were seen, as soon as there are any, or none when the time is over."""
+
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """Introduce this start of the worker; waits while the service is away."""
 
@@ -101,7 +108,18 @@ class HttpControlPlane:
     def __init__(self, *, url: str, worker_key: str, outage_patience_seconds: float) -> None:
         self._url = url
         self._outage_patience_seconds = outage_patience_seconds
-        self._client = _client(url, worker_key, _TIMEOUT)
+        self._client = service_client(url, worker_key, timeout=_TIMEOUT)
+
+    def greet(self, patience: Patience) -> GreetingAnswer:
+        """See `ControlPlane`."""
+        return patience.call(lambda: greet(self._client))
+
+    def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
+        """See `ControlPlane`."""
+        asked = {"worker_class": worker_class, "wait": wait_seconds} | ({} if seen is None else {"seen": seen})
+        timeout = httpx.Timeout(wait_seconds + 10.0, connect=5.0)
+        response = send(self._client, "GET", "/internal/wakes", params=asked, timeout=timeout)
+        return read_answer(Wakes, response.content)
 
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """See `ControlPlane`."""
@@ -121,8 +139,8 @@ class HttpControlPlane:
     def attempt(self, claim: Claim) -> AttemptControl:
         """See `ControlPlane`."""
         return HttpAttemptControl(
-            client=_client(self._url, claim.lease_token, _TIMEOUT),
-            blob_client=_client(self._url, claim.lease_token, _BLOB_TIMEOUT),
+            client=service_client(self._url, claim.lease_token, timeout=_TIMEOUT),
+            blob_client=service_client(self._url, claim.lease_token, timeout=_BLOB_TIMEOUT),
             attempt_id=claim.attempt_id,
             outage_patience_seconds=self._outage_patience_seconds,
         )
@@ -212,12 +230,6 @@ class HttpAttemptControl:
 
     def _path(self, rest: str) -> str:
         return f"/internal/attempts/{self._attempt_id}/{rest}"
-
-
-def _client(url: str, token: str, timeout: httpx.Timeout) -> httpx.Client:
-    headers = {"authorization": f"Bearer {token}"}
-    # trust_env off: a proxy variable of the host must not see tokens on their way to the service
-    return httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=_LIMITS, trust_env=False)
 
 
 def _json(body: Value) -> dict[str, object]:

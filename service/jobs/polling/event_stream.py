@@ -1,6 +1,6 @@
 """A job's history as server-sent events: told from any place, followed as it happens, closed when the job has ended."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class EventStreams:
         self._terms = terms or StreamTerms()
         self._batches: Batches[tuple[str, int], Told] = Batches(self._ask)
 
-    async def tell(self, job_id: str, sighting: Sighting, *, after_seq: int) -> AsyncIterator[bytes]:
+    async def tell(self, job_id: str, sighting: Sighting, *, after_seq: int) -> AsyncGenerator[bytes]:
         """Every event behind `after_seq` in order, once, and what follows until the job has ended or the time is up.
 
         The place is the number of the last event that the client has: whatever happens, nothing is left out or told

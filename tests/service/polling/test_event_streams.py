@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from tunesmith.service.app import create_app
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.jobs.polling.event_stream import EventStreams, StreamTerms
 from tunesmith.service.jobs.polling.watcher import JobWatcher
+from tunesmith.service.keys.cache import KEPT_SECONDS
 from tunesmith.service.web.server import Server
 from tunesmith.tuning.state import Outcome
 
@@ -91,6 +93,18 @@ def test_nothing_is_missed_or_told_twice_over_cut_connections_while_many_write(c
     assert len(rows) > 60
     eventually(lambda: control_plane.app.state.watcher.waiting == 0, what="the places of those who were cut off")
     assert cuts > 5
+
+
+def test_a_stream_ends_with_its_key(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = control_plane.claimed()
+    with control_plane.http() as client, client.stream("GET", f"{path(attempt.job_id)}?stream=true") as reply:
+        messages = told(reply.iter_lines())
+        next(messages)
+        control_plane.sql("UPDATE api_keys SET revoked_at = now() WHERE id = 'key-member'")
+        monkeypatch.setattr(control_plane.app.state.keys, "_clock", lambda: time.monotonic() + KEPT_SECONDS)
+        attempt.post("events", {"message": "a secret of tomorrow"})
+        assert not [data for _name, _id, data in messages if "tomorrow" in data]
+    eventually(lambda: control_plane.app.state.watcher.waiting == 0, what="its place is free again")
 
 
 def _write(plane: ControlPlane, attempt: AttemptSide, number: int) -> None:

@@ -13,10 +13,11 @@ from sqlalchemy import event
 
 from tests.control_plane import ControlPlane
 from tests.waiting import eventually
-from tunesmith.service.database.transactions import Database, now
+from tunesmith.service.audit.actions import OPERATOR
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
-from tunesmith.service.keys import store as keys
+from tunesmith.service.keys import lifecycle as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
 from tunesmith.service.settings import ProjectLimits
 
@@ -199,7 +200,7 @@ class TestKeys:
             cache = KeyCache(database)
             assert await cache.find(plane.keys["member"])
             async with database.transaction() as session:
-                await keys.revoke(session, key_id="key-member", now=await now(session))
+                await keys.revoke(session, "key-member", actor=OPERATOR)
             assert await cache.find(plane.keys["member"]) is None
 
         plane.run(revoke)

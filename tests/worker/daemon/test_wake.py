@@ -20,7 +20,7 @@ def test_a_malformed_wake_up_does_nothing(payload: dict[str, object]) -> None:
 
 
 def test_messages_are_json_and_acknowledged_early() -> None:
-    conf = create_app("memory://", queue="wake.test").conf
+    conf = create_app("redis://127.0.0.1:9", queue="wake.test").conf
     assert conf.accept_content == ["json"]
     assert not conf.task_acks_late
     assert conf.task_ignore_result
@@ -37,7 +37,10 @@ SERVES = (
     "from tunesmith.worker.daemon import celery_app, daemon\n"
     "from tunesmith.worker.settings import WorkerSettings\n"
     "if sys.argv[1] == 'careless': celery_app.use_careful_transport = lambda: None\n"
-    f"if __name__ == '__main__': sys.exit(daemon.WorkerDaemon(WorkerSettings(), name='w')._serve({QUEUE!r}))\n"
+    "if __name__ == '__main__':\n"
+    "    settings = WorkerSettings()\n"
+    f"    app = celery_app.create_app(settings.redis_url.get_secret_value(), queue={QUEUE!r})\n"
+    "    sys.exit(daemon.WorkerDaemon(settings, name='w')._serve(app))\n"
 )
 
 

@@ -1,0 +1,34 @@
+"""The verb `audit`: who did what when."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli import output
+from tunesmith.cli.verbs.options import Listed, ListFormat
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command."""
+    app.command(rich_help_panel="The service")(audit)
+
+
+def audit(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    form: Listed = ListFormat.TABLE,
+) -> None:
+    """List what was done to keys, projects, workers and models, and by whom."""
+    from tunesmith.cli.access.client import AdminClient
+
+    with AdminClient() as client:
+        page = client.audit(limit=limit)
+    if form is ListFormat.JSON:
+        output.as_json(page.data)
+        return
+    rows = [
+        (output.moment(entry.at), entry.actor, entry.action, entry.subject, json.dumps(entry.details))
+        for entry in page.data
+    ]
+    output.table(("WHEN", "WHO", "WHAT", "TO", "MORE"), rows)
