@@ -1,4 +1,4 @@
-"""`tunesmith-worker`: run a worker on this host, or show what it would offer."""
+"""`tunesmith-worker`: run a worker on this host, let it serve models, or show what it would offer."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.worker.daemon.machine_constants import stored_constants
+from tunesmith.worker.inference.settings import InferenceSettings
 from tunesmith.worker.logs import configure_logs
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.machine.slots import hardware_of_slot
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parsed = _parser().parse_args(arguments)
     try:
-        sys.exit(_run(parsed.name) if parsed.command == "run" else _probe())
+        verbs = {"run": _run, "serve": _serve, "probe": _probe}
+        sys.exit(verbs[parsed.command](parsed))
     except ValidationError as error:
         sys.exit(_explain_settings(error))
     except (TunesmithError, ValueError) as error:
@@ -35,19 +37,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="register at the service and work until SIGTERM")
     run.add_argument("--name", help="how the worker is shown; the host's name unless given")
+    serve = commands.add_parser("serve", help="answer for models, while nobody trains here, until SIGTERM")
+    serve.add_argument("--name", help="how the worker is shown; the host's name unless given")
     commands.add_parser("probe", help="print the hardware of one slot as JSON")
     return parser
 
 
-def _run(name: str | None) -> int:
+def _run(parsed: argparse.Namespace) -> int:
     settings = WorkerSettings()
     configure_logs(settings.log_format)
     from tunesmith.worker.daemon.daemon import WorkerDaemon  # noqa: PLC0415 - Celery is not needed to probe
 
-    return WorkerDaemon(settings, name=name).run()
+    return WorkerDaemon(settings, name=parsed.name).run()
 
 
-def _probe() -> int:
+def _serve(parsed: argparse.Namespace) -> int:
+    settings = InferenceSettings()  # type: ignore[call-arg] - read from the environment
+    configure_logs(settings.log_format)
+    from tunesmith.worker.inference.serve import serve  # noqa: PLC0415 - no web server is needed to train
+
+    return serve(settings, name=parsed.name)
+
+
+def _probe(_parsed: argparse.Namespace) -> int:
     settings = ProbeSettings()
     host = probe(disk=settings.work_dir, cpu_memory_gib=settings.cpu_memory_gib)
     slot = hardware_of_slot(host, index=0, count=settings.slots)
@@ -60,7 +72,8 @@ def _explain_settings(error: ValidationError) -> int:
     """One line to a variable that is missing or wrong; never its value, which may be a secret."""
     for problem in error.errors(include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "?"
-        variable = field if field.isupper() else f"TUNESMITH_{field.upper()}"
+        prefix = "TUNESMITH_INFERENCE_" if error.title == InferenceSettings.__name__ else "TUNESMITH_"
+        variable = field if field.isupper() else f"{prefix}{field.upper()}"
         print(f"tunesmith-worker: {variable}: {problem['msg']}", file=sys.stderr)
     return EXIT_USAGE
 

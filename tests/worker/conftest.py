@@ -14,7 +14,7 @@ from tunesmith.tuning.messages import FileRef
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_environment
-from tunesmith.worker.transport.control import HttpAttemptControl, _client
+from tunesmith.worker.transport.control import HttpAttemptControl, service_client
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def service() -> Iterator[ScriptedService]:
 
 @pytest.fixture
 def control(service: ScriptedService) -> Iterator[HttpAttemptControl]:
-    client = _client(service.url, "lease-token", timeout=5)
+    client = service_client(service.url, "lease-token", timeout=5)
     made = HttpAttemptControl(client=client, blob_client=client, attempt_id="attempt-1", outage_patience_seconds=20)
     yield made
     made.close()

@@ -28,8 +28,8 @@ from tunesmith.worker.transport.blobs import download, upload
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send
 
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-_BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
 _CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
 # The service closes idle connections after five seconds: closing ours first spares a failed send.
@@ -101,28 +101,28 @@ class HttpControlPlane:
     def __init__(self, *, url: str, worker_key: str, outage_patience_seconds: float) -> None:
         self._url = url
         self._outage_patience_seconds = outage_patience_seconds
-        self._client = _client(url, worker_key, _TIMEOUT)
+        self._client = service_client(url, worker_key, TIMEOUT)
 
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """See `ControlPlane`."""
-        response = patience.call(lambda: send(self._client, "POST", "/internal/workers", **_json(request)))
+        response = patience.call(lambda: send(self._client, "POST", "/internal/workers", **json_content(request)))
         return read_answer(WorkerRegistered, response.content)
 
     def worker_heartbeat(self, worker_id: str, beat: WorkerHeartbeat) -> None:
         """See `ControlPlane`."""
-        send(self._client, "POST", f"/internal/workers/{worker_id}/heartbeat", **_json(beat))
+        send(self._client, "POST", f"/internal/workers/{worker_id}/heartbeat", **json_content(beat))
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `ControlPlane`. Without an id it is asked once: a second claim might be given a second job."""
         patience = _ONCE if request.claim_id is None else _CLAIM
-        response = patience.call(lambda: send(self._client, "POST", "/internal/claims", **_json(request)))
+        response = patience.call(lambda: send(self._client, "POST", "/internal/claims", **json_content(request)))
         return read_answer(Claim, response.content) if response.content else None
 
     def attempt(self, claim: Claim) -> AttemptControl:
         """See `ControlPlane`."""
         return HttpAttemptControl(
-            client=_client(self._url, claim.lease_token, _TIMEOUT),
-            blob_client=_client(self._url, claim.lease_token, _BLOB_TIMEOUT),
+            client=service_client(self._url, claim.lease_token, TIMEOUT),
+            blob_client=service_client(self._url, claim.lease_token, BLOB_TIMEOUT),
             attempt_id=claim.attempt_id,
             outage_patience_seconds=self._outage_patience_seconds,
         )
@@ -208,17 +208,19 @@ class HttpAttemptControl:
         self._patience.call(lambda: upload(self._blob_client, path, file, source, check=self._patience.check))
 
     def _post(self, name: str, body: Value) -> httpx.Response:
-        return self._patience.call(lambda: send(self._client, "POST", self._path(name), **_json(body)))
+        return self._patience.call(lambda: send(self._client, "POST", self._path(name), **json_content(body)))
 
     def _path(self, rest: str) -> str:
         return f"/internal/attempts/{self._attempt_id}/{rest}"
 
 
-def _client(url: str, token: str, timeout: httpx.Timeout) -> httpx.Client:
+def service_client(url: str, token: str, timeout: httpx.Timeout) -> httpx.Client:
+    """A client with the token of a worker or an attempt."""
     headers = {"authorization": f"Bearer {token}"}
     # trust_env off: a proxy variable of the host must not see tokens on their way to the service
     return httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=_LIMITS, trust_env=False)
 
 
-def _json(body: Value) -> dict[str, object]:
+def json_content(body: Value) -> dict[str, object]:
+    """The body of a request, as options of a client."""
     return {"content": body.model_dump_json(), "headers": {"content-type": "application/json"}}

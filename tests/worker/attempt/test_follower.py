@@ -15,7 +15,7 @@ from tunesmith.worker.attempt.follower import BATCH_BYTES, LONGEST_LINE_BYTES, F
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import RunDirectory, append_line, write_atomically
-from tunesmith.worker.transport.control import HttpAttemptControl, _client
+from tunesmith.worker.transport.control import HttpAttemptControl, service_client
 from tunesmith.worker.transport.retry import Unavailable
 
 
@@ -102,7 +102,7 @@ def test_an_hour_without_a_service_is_made_up_for(
     with ScriptedService() as before:
         before.otherwise = lambda _request: Reply(headers={"connection": "close"})
         port = int(before.url.rpartition(":")[2])
-        client = _client(before.url, "lease-token", timeout=5)
+        client = service_client(before.url, "lease-token", timeout=5)
         control = HttpAttemptControl(client=client, blob_client=client, attempt_id="a", outage_patience_seconds=20)
         directives = StopRequests(drain_deadline=lambda: None)
         follower = Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.01)
