@@ -34,7 +34,9 @@ class AnswerStream:
     def __init__(self, generation: Generation, *, using: Using, clock: Callable[[], float] = time.monotonic) -> None:
         self._generation, self._using, self._clock = generation, using, clock
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_PIECES)
-        self._waits_for: str | None = "its turn"
+        self._waits_for = "its turn"
+        self._head: bytes | None = None
+        self._has_begun = False  # for the reader: the head may still be among the pieces
         self._waited: list[str] = []
         self._began_at = clock()
 
@@ -50,15 +52,14 @@ class AnswerStream:
                     piece = self._sign_of_life()
                 if piece is None:
                     break
+                self._has_begun = self._has_begun or piece is self._head
                 yield piece
         finally:
             producing.cancel()
             await asyncio.gather(producing, return_exceptions=True)
 
     def _sign_of_life(self) -> bytes:
-        if self._waits_for is None:
-            return _COMMENT
-        return _line(Waiting(waiting=self._waits_for))
+        return _COMMENT if self._has_begun else _line(Waiting(waiting=self._waits_for))
 
     def _tell(self, what: str) -> None:
         self._waits_for = what
@@ -107,16 +108,16 @@ class AnswerStream:
     async def _begin(
         self, status: int, *, content_type: str = "application/json", retry_after_seconds: float | None = None
     ) -> None:
-        self._waits_for = None
         waited = f"{self._clock() - self._began_at:.1f} s; {'; '.join(self._waited)}" if self._waited else None
         head = Answering(
             status=status, content_type=content_type, retry_after_seconds=retry_after_seconds, waited_for=waited
         )
-        await self._pieces.put(_line(head))
+        self._head = _line(head)
+        await self._pieces.put(self._head)
 
     async def _refuse(self, refusal: TunesmithError) -> None:
         body = error_body(refusal)
-        if self._waits_for is None:  # it has begun: the last event says why there are no more
+        if self._head is not None:  # it has begun: the last event says why there are no more
             await self._pieces.put(b"data: " + json.dumps(body).encode() + b"\n\n")
             return
         await self._begin(refusal.http_status, retry_after_seconds=getattr(refusal, "retry_after_seconds", None))

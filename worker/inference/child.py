@@ -1,4 +1,4 @@
-"""`python -m tunesmith.worker.inference.child PARENT COMMAND...`: becomes the command, and ends when the parent does."""
+"""`python -m tunesmith.worker.inference.child PARENT COMMAND...`: becomes the command, and ends with the parent."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ def main(words: list[str]) -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit("The gateway ended before its engine began.")
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606 - the command line is an argument list that the gateway built
 
 
 if __name__ == "__main__":

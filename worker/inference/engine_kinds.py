@@ -1,4 +1,4 @@
-"""The engines that can be started here: as which program, in which environment, and how much memory a base takes in it."""
+"""Engines that can be started here: as which program, in which environment, and how much memory a base takes."""
 
 import importlib.util
 import os

@@ -52,7 +52,9 @@ class Engine:
         self.kind, self.name, self.memory_bytes = kind.name, name, memory_bytes
         self.log_path = mark / f"{name}.log"
         self.last_used_at = time.monotonic()
-        self.under_way = 0
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.gave_way = False
         self._is_loaded = False
         self._process, self._mark, self._output = process, mark, output
@@ -80,7 +82,11 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Whether no answer is under way."""
-        return self.under_way == 0
+        return self._under_way == 0
+
+    async def until_idle(self) -> None:
+        """Until no answer is under way."""
+        await self._idle.wait()
 
     async def wait_until_ready(self, seconds: float) -> None:
         """Until it has loaded its base.
@@ -89,7 +95,7 @@ class Engine:
             Unserved: it ended, or takes longer.
         """
         deadline = time.monotonic() + seconds
-        while not await self._lists_its_base():
+        while not (self.is_alive and await self._lists_its_base()):
             if not self.is_alive:
                 raise Unserved(
                     f"The engine ended with {self._process.returncode} while it loaded the model; see {self.log_path}.",
@@ -104,17 +110,21 @@ class Engine:
                 )
             await asyncio.sleep(_POLL_SECONDS)
         self._is_loaded = True
+        self.last_used_at = time.monotonic()
 
     @contextmanager
     def answering(self, adapter: str | None) -> Iterator[None]:
         """An answer is under way, by the base alone or with an adapter: neither is dropped meanwhile."""
-        self.under_way += 1
+        self._under_way += 1
+        self._idle.clear()
         if adapter is not None:
             self._loaded[adapter] = self._loaded.get(adapter, 0) + 1
         try:
             yield
         finally:
-            self.under_way -= 1
+            self._under_way -= 1
+            if self.is_idle:
+                self._idle.set()
             if adapter is not None:
                 self._loaded[adapter] -= 1
             self.last_used_at = time.monotonic()
@@ -156,7 +166,7 @@ class Engine:
         """SIGTERM, then SIGKILL to everything that was started for it."""
         if self.is_alive:
             terminate_group(self._process.pid)
-            await self._gone_within(_TERMINATE_SECONDS)
+            await asyncio.to_thread(self._wait, _TERMINATE_SECONDS)
         await asyncio.to_thread(self._end)
         await self._client.aclose()
         log.info("engine.stopped", engine=self.name, exit_code=self._process.returncode)
@@ -166,10 +176,9 @@ class Engine:
         self._process.wait(timeout=_KILL_SECONDS)
         self._output.close()
 
-    async def _gone_within(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self.is_alive and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+    def _wait(self, seconds: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
 
     async def _lists_its_base(self) -> bool:
         """Its key opens it and it knows the name: so it is ours, and not another that took the port."""

@@ -1,11 +1,12 @@
-"""Which engines run on this host: one to a base, as many as the slot's memory holds, none while its slot is trained on."""
+"""Which engines run on this host: one to a base, as many as the slot's memory holds, none while a job has the slot."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -51,6 +52,7 @@ class Engines:
         self._changed = changed
         self._running: dict[str, Engine] = {}  # by the digest of their base
         self._starting = asyncio.Lock()  # one loads at a time: each may take the memory that the other counted on
+        self._tasks: set[asyncio.Task[Any]] = set()  # starts and ends that nobody's leaving may break off
         self._is_leaving = False
         self._is_closed = False
 
@@ -101,7 +103,7 @@ class Engines:
                 if not engine.is_alive:
                     log.warning("engine.ended", engine=engine.name)
                     await self._end(digest)
-                elif engine.is_idle and time.monotonic() - engine.last_used_at > self._terms.idle:
+                elif engine.is_ready and engine.is_idle and time.monotonic() - engine.last_used_at > self._terms.idle:
                     await self._end(digest)
             if not self._running and not self._starting.locked():
                 self._slot.release()
@@ -116,6 +118,7 @@ class Engines:
             for engine in self._running.values():
                 engine.gave_way = True
             await asyncio.gather(*map(self._end, list(self._running)))
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             self._slot.release()
         finally:
             self._is_leaving = False
@@ -142,12 +145,19 @@ class Engines:
         self._check_may_start()
         tell(f"the base {base.name} is fetched")
         folder = await self._folders.base(base)
-        tell(f"the base {base.name} waits for its turn to be loaded")
+        tell(f"the base {base.name} is loaded")
+        # In a task of its own: whoever asked first may go away, and others wait for the same.
+        starting = asyncio.create_task(self._start_in_turn(base, folder))
+        self._tasks.add(starting)
+        starting.add_done_callback(self._tasks.discard)
+        starting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(starting)
+
+    async def _start_in_turn(self, base: ModelFiles, folder: Path) -> Engine:
         async with self._starting:
-            if engine := self._alive(digest):
+            if engine := self._alive(base.digest):
                 return engine
             self._check_may_start()
-            tell(f"the base {base.name} is loaded")
             return await self._start(base, folder)
 
     async def _start(self, base: ModelFiles, folder: Path) -> Engine:
@@ -195,13 +205,17 @@ class Engines:
 
     async def _end(self, digest: str) -> None:
         if engine := self._running.pop(digest, None):
-            await engine.stop()
+            stopping = asyncio.create_task(engine.stop())
+            self._tasks.add(stopping)
+            stopping.add_done_callback(self._tasks.discard)
+            await asyncio.shield(stopping)
             self._changed()
 
     async def _until_idle(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not all(engine.is_idle for engine in self._running.values()):
-            await asyncio.sleep(0.02)
+        ends = [engine.until_idle() for engine in self._running.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*ends)
 
     def _alive(self, digest: str) -> Engine | None:
         """One that answers; while engines leave none does."""
