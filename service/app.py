@@ -15,6 +15,10 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.inference.gateways import Gateways
+from tunesmith.service.inference.routes import router as inference
+from tunesmith.service.inference.usage import UsageCounter
+from tunesmith.service.inference.worker_routes import router as inference_workers
 from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
@@ -46,8 +50,21 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_PUBLIC = (reference.router, monitoring, files, jobs, queue, reproductions, plans, metrics, artifacts, models, workers)
-_FOR_WORKERS = (worker_heartbeats, attempts)
+_PUBLIC = (
+    reference.router,
+    monitoring,
+    files,
+    jobs,
+    queue,
+    reproductions,
+    plans,
+    metrics,
+    artifacts,
+    models,
+    inference,
+    workers,
+)
+_FOR_WORKERS = (worker_heartbeats, attempts, inference_workers)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
 
@@ -77,6 +94,8 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.blobs = BlobStore.from_url(settings.store)
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.deliveries = Deliveries(database, app.state.announcer)
+    app.state.gateways = Gateways(silence_seconds=settings.inference_silence_seconds)
+    app.state.usage = UsageCounter(database)
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)
@@ -94,6 +113,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
         yield
     app.state.watcher.close()
+    await app.state.gateways.close()
+    await app.state.usage.flush()
     await app.state.database.close()
 
 

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     project_limits: dict[str, ProjectLimits] = {}
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of what workers report, and of a model's description
+    max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of reports, prompts, and a model's description
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
     max_blob_bytes: Annotated[int, Field(ge=1)] = 128 * 1024**3  # of one file of weights
 
@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     max_requests_per_key: Annotated[int, Field(ge=1)] = 100  # open at once in each process
     max_waits_per_key: Annotated[int, Field(ge=1)] = 2_000  # likewise, of those that only wait for news
     max_connections: Annotated[int, Field(ge=1)] = 8_000  # of each process; more are answered 503
+
+    inference_silence_seconds: Seconds = 15  # that an inference worker may say nothing before it counts as gone
+    inference_reader_seconds: Seconds = 30  # that a client may read nothing of an answer that streams
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
     spool_dir: Path | None = None  # where uploads are put aside until they are checked; unset: the system's own

@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 
 from tunesmith.service.database.transactions import is_away
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import CannotReproduce, InvalidRequest, LeaseLost, LimitReached, NotFound, TunesmithError
+from tunesmith.tuning.errors import (
+    CannotReproduce,
+    InvalidRequest,
+    LeaseLost,
+    LimitReached,
+    NotFound,
+    TunesmithError,
+    Unserved,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +89,8 @@ def error_response(error: TunesmithError) -> JSONResponse:
     is_final = isinstance(error, LeaseLost | CannotReproduce)
     if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
+    if isinstance(error, Unserved):
+        headers["retry-after"] = f"{error.retry_after_seconds:.0f}"
     if isinstance(error, LimitReached):  # of a project: until one of its jobs has started or ended
         headers["retry-after"] = "30"
     if is_final:

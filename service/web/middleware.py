@@ -23,6 +23,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _SLOWEST_BYTES_PER_SECOND = 1024
 _HEALTH = ("/healthz", "/readyz")  # load balancers ask by address, often and without a key
+_LONG_BODIES = ("/v1/models", "/v1/chat/completions", "/v1/completions")
 _WAITING = re.compile(rb"(?:^|&)(?:wait=|stream=true)")
 
 
@@ -105,7 +106,7 @@ class Edge:
             return None  # weights: streamed, hashed, never held in memory, and limited where they are stored
         if scope["path"] == "/v1/files":
             return self._settings.max_upload_bytes + _FORM_OVERHEAD_BYTES
-        if scope["path"].startswith("/internal/") or scope["path"] == "/v1/models":
+        if scope["path"].startswith("/internal/") or scope["path"] in _LONG_BODIES:
             return self._settings.max_report_bytes
         return self._settings.max_body_bytes
 

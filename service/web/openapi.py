@@ -22,6 +22,7 @@ TAGS = [
     {"name": "fine-tuning jobs", "description": "Jobs from submission to result."},
     {"name": "fine-tuning plans", "description": "What would happen to a job, and how right predictions were."},
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
+    {"name": "inference", "description": "Asking models, base or tuned, as OpenAI's clients ask."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
     {"name": "workers", "description": "Who trains, on what, and how busy."},
     {"name": "monitoring", "description": "For Prometheus."},
