@@ -52,7 +52,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    settings = InferenceSettings()  # type: ignore[call-arg] - read from the environment
+    settings = InferenceSettings()
     configure_logs(settings.log_format)
     from tunesmith.worker.inference.serve import serve  # noqa: PLC0415 - no web server is needed to train
 

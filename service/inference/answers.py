@@ -121,7 +121,10 @@ def _error_of(error: Any, *, status: int, retry_after_seconds: float | None = No
     known = error if isinstance(error, dict) else {}
     message = str(known.get("message") or "The engine refuses the request without a reason.")
     code, param, hint = (known.get(name) for name in ("code", "param", "hint"))
-    details = {"param": param if isinstance(param, str) else None, "hint": hint if isinstance(hint, str) else None}
+    details: Json = {
+        "param": param if isinstance(param, str) else None,
+        "hint": hint if isinstance(hint, str) else None,
+    }
     code = code if isinstance(code, str) and code else ErrorCode.ENGINE_REFUSED
     if status >= 500 or status == 429:
         found: TunesmithError = Unserved(

@@ -10,7 +10,7 @@ from tunesmith.service.inference import store
 from tunesmith.service.inference.answers import refused
 from tunesmith.service.inference.gateways import Begun, Gateways
 from tunesmith.service.models.resolve import resolve
-from tunesmith.tuning.errors import Unserved
+from tunesmith.tuning.errors import TunesmithError, Unserved
 from tunesmith.tuning.inference_messages import Generation, GenerationPath, ServedModel
 from tunesmith.tuning.values.json_objects import Json
 
@@ -41,7 +41,7 @@ async def ask(database: Database, gateways: Gateways, question: Question, *, sil
         model = await resolve(session, question.model, project=question.project)
         live = await store.find_live(session, silence=silence)
     generation = Generation(model=model, path=question.path, body=question.body)
-    refusal = _nobody(model, live)
+    refusal: TunesmithError = _nobody(model, live)
     for worker in candidates(live, model)[:_MOST_ASKED]:
         try:
             begun = await gateways.ask(worker, generation)

@@ -65,9 +65,10 @@ async def add_usage(session: AsyncSession, used: Mapping[str, Used]) -> None:
 
 async def total_usage(session: AsyncSession) -> Used:
     """Of all projects."""
-    sums = [func.coalesce(func.sum(column), 0) for column in _COUNTS]
-    requests, prompt_tokens, completion_tokens = (await session.execute(select(*sums))).one()
+    query = select(
+        func.coalesce(func.sum(InferenceUsage.requests), 0),
+        func.coalesce(func.sum(InferenceUsage.prompt_tokens), 0),
+        func.coalesce(func.sum(InferenceUsage.completion_tokens), 0),
+    )
+    requests, prompt_tokens, completion_tokens = (await session.execute(query)).one()
     return Used(requests=int(requests), prompt_tokens=int(prompt_tokens), completion_tokens=int(completion_tokens))
-
-
-_COUNTS = (InferenceUsage.requests, InferenceUsage.prompt_tokens, InferenceUsage.completion_tokens)
