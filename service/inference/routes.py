@@ -22,6 +22,7 @@ from tunesmith.service.web.auth import Caller, MemberKey
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, documented, json_body
 from tunesmith.service.web.dependencies import DatabaseDep, SettingsDep
 from tunesmith.service.web.errors import error_response
+from tunesmith.service.web.openapi import error_response as documented_error
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.inference_messages import GenerationPath
 
@@ -35,7 +36,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "`x-tunesmith-served-by` names engine and worker. An answer that breaks off ends with an event of an `error`.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     },
-    404: {"description": "No such model, or not one of this project."},
+    **documented_error(404, "No such model, or not one of this project."),
 }
 _NOBODY_WAITS = 499  # as nginx logs it; nobody sees it
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.values.json_objects import Json
@@ -13,10 +13,10 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Stop = str | Annotated[list[str], Field(max_length=16)]
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Value):
     """One turn. Answers of earlier requests may be sent back with whatever keys they came with."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     """Who says it."""
