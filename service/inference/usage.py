@@ -36,11 +36,12 @@ class UsageCounter:
         try:
             async with self._database.transaction() as session:
                 await store.add_usage(session, used)
-        except SQLAlchemyError:
-            log.warning("usage.not_written", projects=len(used))
+        except SQLAlchemyError as error:
+            log.warning("usage.not_written", projects=len(used), error=type(error).__name__)
             for project, one in used.items():
                 self._used[project] = self._used.get(project, Used()) + one
 
     async def _flush_soon(self) -> None:
-        await asyncio.sleep(_FLUSH_SECONDS)
-        await self.flush()
+        while self._used:  # also what comes while some is being written, or could not be
+            await asyncio.sleep(_FLUSH_SECONDS)
+            await self.flush()
