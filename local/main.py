@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from tunesmith.cli.verbs import artifacts, environment, files, jobs, models, plan, reproduce, submit, watch, workers
+from tunesmith.cli.verbs import (
+    artifacts,
+    chat,
+    environment,
+    files,
+    jobs,
+    models,
+    plan,
+    reproduce,
+    submit,
+    watch,
+    workers,
+)
 from tunesmith.local.verbs import demo, server
 
 app = typer.Typer(
@@ -15,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, workers):
+for group in (server, environment, demo, submit, plan, jobs, reproduce, watch, files, chat, workers):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(models.app, name="models", rich_help_panel="Results and models")

@@ -10,7 +10,7 @@ def test_help_lists_every_verb(run: Run) -> None:
     told = run("--help").stdout
     for verb in ("up", "doctor", "env", "demo", "submit", "ls", "get", "logs", "watch", "cancel", "pause", "resume"):
         assert f" {verb} " in told
-    for verb in ("events", "reproduce", "artifacts", "models", "files", "workers", "version"):
+    for verb in ("events", "reproduce", "artifacts", "models", "files", "workers", "chat", "version"):
         assert f" {verb} " in told
 
 
