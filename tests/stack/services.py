@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.stack import stand_in_engine
 from tests.stack.installation import MODEL, Installation
 from tests.stack.worker import Worker, trainers_below
 from tests.tiny_model import build_tiny_model
@@ -70,7 +71,27 @@ class Services(Installation):
             **settings,
         }
         folder = work_dir or self.root / f"work-{len(self._workers) + 1}"
-        self._workers.append(Worker(name, work_dir=folder, log=self.root / f"{name}.log", environment=environment))
+        return self._start(name, folder, environment)
+
+    def start_inference_worker(self, *, work_dir: Path, **settings: str) -> Worker:
+        """Start a worker that serves, with a program in the place of vLLM that has no model."""
+        programs = self.root / "programs"
+        programs.mkdir(exist_ok=True)
+        vllm = programs / "vllm"
+        vllm.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in_engine.__file__} "$@"\n')
+        vllm.chmod(0o755)
+        environment = {
+            **self._environment,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "TUNESMITH_URL": self.url,
+            "TUNESMITH_WORKER_KEY": self._worker_key,
+            **settings,
+        }
+        return self._start(f"inference-{len(self._workers) + 1}", work_dir, environment, verb="serve")
+
+    def _start(self, name: str, folder: Path, environment: dict[str, str], *, verb: str = "run") -> Worker:
+        log = self.root / f"{name}.log"
+        self._workers.append(Worker(name, work_dir=folder, log=log, environment=environment, verb=verb))
         return self._workers[-1]
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 import secrets
+import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,6 +52,8 @@ def serve(settings: InferenceSettings, *, name: str | None) -> int:
     work.create()
     with work.lock(_LOCK):
         end_leftovers(work.serving, runs=work.serving)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn raises them once more when all has ended
         worker = InferenceWorker(settings, work=work, name=name or platform.node())
         asyncio.run(worker.run())
     return 0
