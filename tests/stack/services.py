@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.stack import stand_in_engine
 from tests.stack.installation import MODEL, Installation
+from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.worker import Worker, trainers_below
 from tests.tiny_model import build_tiny_model
 from tests.waiting import eventually
@@ -75,11 +75,7 @@ class Services(Installation):
 
     def start_inference_worker(self, *, work_dir: Path, **settings: str) -> Worker:
         """Start a worker that serves, with a program in the place of vLLM that has no model."""
-        programs = self.root / "programs"
-        programs.mkdir(exist_ok=True)
-        vllm = programs / "vllm"
-        vllm.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in_engine.__file__} "$@"\n')
-        vllm.chmod(0o755)
+        programs = in_place_of_vllm(self.root / "programs")
         environment = {
             **self._environment,
             "PATH": f"{programs}:{os.environ['PATH']}",

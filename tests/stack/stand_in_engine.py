@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,15 @@ from starlette.routing import Route
 from tunesmith.tuning.values.json_objects import Json
 
 PAUSE_SECONDS = 0.03
+
+
+def in_place_of_vllm(folder: Path) -> Path:
+    """A folder for PATH in which this program is called `vllm`."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "vllm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__)} "$@"\n')
+    program.chmod(0o755)
+    return folder
 
 
 def fingerprint(folder: Path) -> str:
