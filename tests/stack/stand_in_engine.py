@@ -1,7 +1,7 @@
 """A program that speaks an engine's routes and has no model: its answers name the bytes of the base and the adapter.
 
 Words in the last message tell it how to behave: `slowly 40` streams forty pieces with pauses, `crash` ends it in the
-middle of an answer, `hang` says nothing for ever.
+middle of an answer, `forget` drops all adapters.
 """
 
 import argparse
@@ -94,8 +94,9 @@ class StandIn:
             return _error(404, "model_not_found", f"no {name}")
         if "too long" in said:
             return _error(400, "context_length_exceeded", "the prompt is longer than the context", param="messages")
-        if "hang" in said:
-            await asyncio.sleep(3600)
+        if "forget" in said:
+            self._adapters.clear()
+            said = "forgot"
         text = f"base {self._base} adapter {self._adapters.get(name, 'none')} said {said}"
         if asked.get("stream"):
             wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))

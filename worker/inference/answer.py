@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import httpx
 import structlog
@@ -21,6 +22,7 @@ from tunesmith.worker.inference.loaded import Asked, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
+_NOT_FOUND = 404
 _COMMENT = b": still here\n\n"
 _MOST_PIECES = 16  # that wait for a reader: one who does not read holds up his own engine request and nothing else
 _LARGEST_ANSWER_BYTES = 32 * 1024**2
@@ -81,10 +83,16 @@ class AnswerStream:
         body = {**self._generation.body, "model": loaded.name}
         try:
             async with loaded.engine.ask(self._generation.path, body) as response:
-                if response.is_success and response.headers.get("content-type", "").startswith("text/event-stream"):
+                is_dropped = response.status_code == _NOT_FOUND and loaded.reload is not None
+                if is_dropped:
+                    await response.aread()
+                elif response.is_success and response.headers.get("content-type", "").startswith("text/event-stream"):
                     await self._pass_on_events(response)
                 else:
                     await self._pass_on_whole(response)
+            if is_dropped and loaded.reload is not None:
+                await loaded.reload()
+                await self._pass_on(replace(loaded, reload=None))
         except httpx.TransportError as error:
             log.warning("engine.answer_broke", engine=loaded.name, reason=f"{type(error).__name__}: {error}")
             await self._refuse(_lost(loaded.engine))

@@ -129,19 +129,21 @@ class Engine:
                 self._loaded[adapter] -= 1
             self.last_used_at = time.monotonic()
 
-    async def load(self, adapter: str, folder: Path) -> None:
+    async def load(self, adapter: str, folder: Path, *, is_dropped: bool = False) -> None:
         """Have the adapter in the engine, under a name that stands for its bytes. Loading it again changes nothing.
+
+        An engine drops adapters by itself when its memory for them is full: `is_dropped` says that this one was.
 
         Raises:
             InvalidRequest: the engine refuses it, for example because it belongs to another base.
         """
         async with self._loading.setdefault(adapter, asyncio.Lock()):
-            if adapter in self._loaded:
+            if adapter in self._loaded and not is_dropped:
                 return
             response = await self._post("load_lora_adapter", {"lora_name": adapter, "lora_path": str(folder)})
             if response.is_error and "already" not in response.text:
                 raise _refused(response)
-            self._loaded[adapter] = 0
+            self._loaded.setdefault(adapter, 0)
 
     async def unload(self, adapter: str) -> bool:
         """Drop an adapter that no answer uses; False when one does."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ class Engines:
                 tell(f"the adapter {model.name} is loaded")
                 await engine.load(name, folder)
             with engine.answering(name):
-                yield Loaded(engine, name or engine.name)
+                if name is None or folder is None:
+                    yield Loaded(engine, engine.name)
+                else:
+                    yield Loaded(engine, name, partial(engine.load, name, folder, is_dropped=True))
 
     async def watch(self) -> None:
         """Give way to training, bury what has ended, and give back memory that nobody has used for long."""

@@ -1,6 +1,6 @@
 """What an answer is asked of: an engine, and the name that the model has in it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +29,7 @@ class Loaded:
 
     engine: Asked
     name: str
+    reload: Callable[[], Awaitable[None]] | None = None  # for an adapter that the engine has dropped by itself
 
 
 class Source(Protocol):

@@ -85,6 +85,19 @@ async def asked_until_served(host: Host, *model: object) -> str:
     return await asked_until_served(host, *model) if answer.status == 503 else answer.text
 
 
+def test_an_adapter_that_the_engine_has_dropped_is_loaded_again(host: Host) -> None:
+    async def story() -> None:
+        base, adapter = host.base(), host.adapter("tuned")
+        async with host.serving():
+            await host.ask(base, adapter)
+            assert "forgot" in (await host.ask(base, to="forget all adapters")).text
+            for stream in (False, True):
+                assert (await host.ask(base, adapter, stream=stream)).status == 200
+                await host.ask(base, to="forget all adapters")
+
+    asyncio.run(story())
+
+
 def test_an_adapter_of_another_base_is_refused_by_name(host: Host) -> None:
     async def story() -> None:
         async with host.serving():
