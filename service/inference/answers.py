@@ -120,18 +120,17 @@ def _error_of(error: Any, *, status: int, retry_after_seconds: float | None = No
     """An engine's or a gateway's error as one of ours, under its own code."""
     known = error if isinstance(error, dict) else {}
     message = str(known.get("message") or "The engine refuses the request without a reason.")
-    code, param, hint = (known.get(name) for name in ("code", "param", "hint"))
-    details: Json = {
-        "param": param if isinstance(param, str) else None,
-        "hint": hint if isinstance(hint, str) else None,
-    }
-    code = code if isinstance(code, str) and code else ErrorCode.ENGINE_REFUSED
+    code, param, hint = (
+        text if isinstance(text := known.get(name), str) else None for name in ("code", "param", "hint")
+    )
+    found: TunesmithError
     if status >= 500 or status == 429:
-        found: TunesmithError = Unserved(
-            message, retry_after_seconds=retry_after_seconds or _RETRY_AFTER_SECONDS, **details
-        )
-        return found.with_code(code if code != ErrorCode.ENGINE_REFUSED else ErrorCode.ENGINE_LOST)
-    return (NotFound if status == 404 else InvalidRequest)(message, **details).with_code(code)
+        again_seconds = retry_after_seconds or _RETRY_AFTER_SECONDS
+        found = Unserved(message, code=ErrorCode.ENGINE_LOST, param=param, hint=hint, retry_after_seconds=again_seconds)
+    else:
+        kind = NotFound if status == 404 else InvalidRequest
+        found = kind(message, code=ErrorCode.ENGINE_REFUSED, param=param, hint=hint)
+    return found.with_code(code) if code else found
 
 
 def _broken_off(begun: Begun) -> Unserved:

@@ -253,8 +253,10 @@ def _refused(response: httpx.Response) -> InvalidRequest:
         code = str(error.get("code") or "") if isinstance(error, dict) else ""
     except (ValueError, KeyError, TypeError):
         message, code = response.text[:500], ""
-    refusal = InvalidRequest(f"The engine cannot load the adapter: {message}", param="model")
-    return refusal.with_code(code or ErrorCode.ENGINE_REFUSED)
+    refusal = InvalidRequest(
+        f"The engine cannot load the adapter: {message}", code=ErrorCode.ENGINE_REFUSED, param="model"
+    )
+    return refusal.with_code(code) if code else refusal
 
 
 def _free_port() -> int:
