@@ -18,6 +18,7 @@ JOB_FAILURE, COMMAND = "job failure", "the command"
 _OF_USERS = ("user_error", "UnusableRow")  # in the trainer: a failure of the job that its user can mend
 _OF_PROGRAMS = ("_refuse", "_end")  # in the trainer's programs that the command runs
 _CODE_FIRST = ("user_error", "_refuse")  # take the code as their first argument
+_ANSWERED_FOR = ("worker", "inference")  # the service passes its refusals on
 _HTTP_FOLDERS = ("tuning", "service")  # whose errors become answers of the API
 
 
@@ -116,7 +117,8 @@ def strings_for_codes(tree: ast.AST) -> list[int]:
 
 
 def _raised_in(path: Path) -> Iterator[Raised]:
-    folder = path.relative_to(ROOT).parts[0]
+    parts = path.relative_to(ROOT).parts
+    folder = "service" if parts[:2] == _ANSWERED_FOR else parts[0]
     for node in ast.walk(_tree(path)):
         if not isinstance(node, ast.ClassDef | ast.Call):
             continue

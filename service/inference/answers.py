@@ -125,11 +125,12 @@ def _error_of(error: Any, *, status: int, retry_after_seconds: float | None = No
     )
     found: TunesmithError
     if status >= 500 or status == 429:
-        again_seconds = retry_after_seconds or _RETRY_AFTER_SECONDS
-        found = Unserved(message, code=ErrorCode.ENGINE_LOST, param=param, hint=hint, retry_after_seconds=again_seconds)
+        seconds = retry_after_seconds or _RETRY_AFTER_SECONDS
+        found = Unserved(message, code=ErrorCode.ENGINE_LOST, param=param, hint=hint, retry_after_seconds=seconds)
+    elif status == 404:
+        found = NotFound(message, code=ErrorCode.MODEL_NOT_FOUND, param=param, hint=hint)
     else:
-        kind = NotFound if status == 404 else InvalidRequest
-        found = kind(message, code=ErrorCode.ENGINE_REFUSED, param=param, hint=hint)
+        found = InvalidRequest(message, code=ErrorCode.ENGINE_REFUSED, param=param, hint=hint)
     return found.with_code(code) if code else found
 
 
