@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest, TunesmithError, Unauthenticated, Unserved
+from tunesmith.tuning.errors import InvalidRequest, TooLarge, TunesmithError, Unauthenticated, Unserved
 from tunesmith.tuning.inference_messages import Generation
 from tunesmith.worker.inference.answer import AnswerStream, Using, error_body
 
@@ -74,7 +74,7 @@ async def _read(request: Request) -> Generation:
     async for piece in request.stream():
         body += piece
         if len(body) > _LARGEST_BODY_BYTES:
-            raise InvalidRequest("The request is too large.", code=ErrorCode.REQUEST_TOO_LARGE)
+            raise TooLarge("The request is too large.")
     try:
         return Generation.model_validate_json(bytes(body), extra="ignore")
     except ValidationError as error:
