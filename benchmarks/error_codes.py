@@ -18,6 +18,8 @@ JOB_FAILURE, COMMAND, ENGINE = "job failure", "the command", "the engine"
 _OF_USERS = ("user_error", "UnusableRow")  # in the trainer: a failure of the job that its user can mend
 _OF_PROGRAMS = ("_refuse", "_end")  # in the trainer's programs that the command runs
 _CODE_FIRST = ("user_error", "_refuse")  # take the code as their first argument
+_ANSWERED_FOR = ("worker", "inference")  # the service passes its refusals on
+_AT_ITS_START = "engine_kinds.py"  # whose errors end the program before it answers anybody
 _HTTP_FOLDERS = ("tuning", "service")  # whose errors become answers of the API
 _ENGINE_FOLDER = ROOT / "worker" / "inference" / "engine"  # whose refusals carry the status of their own answer
 
@@ -118,7 +120,8 @@ def strings_for_codes(tree: ast.AST) -> list[int]:
 
 
 def _raised_in(path: Path) -> Iterator[Raised]:
-    folder = path.relative_to(ROOT).parts[0]
+    parts = path.relative_to(ROOT).parts
+    folder = "service" if parts[:2] == _ANSWERED_FOR and parts[2] != _AT_ITS_START else parts[0]
     for node in _nodes(path):
         if not isinstance(node, ast.ClassDef | ast.Call):
             continue

@@ -1,5 +1,6 @@
 """The service's REST API as Python calls: one method per route, one error shape, patience with a restarting one."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,7 @@ _RETRY_DELAYS_SECONDS = (0.2, 0.6, 1.5)
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _UPLOAD_TIMEOUT = httpx.Timeout(600, connect=5)
 _RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})  # 409: the same request is still being handled
+_ANSWER_SECONDS = 600  # that an answer may take to begin: an engine may have to load the model first
 _PIECE_BYTES = 1024 * 1024
 
 
@@ -204,6 +206,21 @@ class Client:
         """The bytes of one file of a model, in pieces."""
         return self._pieces(f"/blobs/{sha256}?model={quote(name, safe='')}")
 
+    @contextmanager
+    def chat(self, body: Json) -> Iterator[Iterator[Json]]:
+        """The chunks of a model's answer as they come; leaving the block early gives the rest up.
+
+        Raises:
+            ServiceError: the service refuses, or the answer broke off.
+        """
+        url, timeout = self._url("/chat/completions"), httpx.Timeout(_ANSWER_SECONDS, connect=5)
+        stream = self._http.stream("POST", url, headers=self._headers(), json={**body, "stream": True}, timeout=timeout)
+        with _explained(self.connection), stream as answer:
+            if answer.is_error:
+                answer.read()
+                raise _service_error(answer)
+            yield _chunks(answer)
+
     def list_models(self) -> list[ModelObject]:
         """Base models and fine-tuned ones."""
         return self._ask(ModelList, "GET", "/models").data
@@ -338,6 +355,19 @@ def _unreachable(connection: Connection, error: httpx.TransportError) -> Unreach
         f"No answer from {connection.base_url}: {error or type(error).__name__}.",
         hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
     )
+
+
+def _chunks(answer: httpx.Response) -> Iterator[Json]:
+    for line in answer.iter_lines():
+        if line == "data: [DONE]":
+            return
+        if line.startswith("data: "):
+            chunk: Json = json.loads(line[6:])
+            if error := chunk.get("error"):
+                details = {name: error.get(name) for name in ("code", "param", "hint")}
+                raise ServiceError(str(error.get("message")), http_status=503, **details)
+            yield chunk
+    raise ServiceError("The answer broke off.", http_status=503, hint="ask again")
 
 
 def _may_pass(answer: httpx.Response) -> bool:

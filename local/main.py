@@ -9,6 +9,7 @@ from tunesmith.cli.access import audit, invitations, keys, projects
 from tunesmith.cli.ci import verb as ci
 from tunesmith.cli.verbs import (
     artifacts,
+    chat,
     environment,
     evaluate,
     files,
@@ -48,7 +49,7 @@ def options(
 
 
 _JOBS = (submit, plan, jobs, reproduce, evaluate, watch, ci)
-for group in (server, environment, demo, *_JOBS, files, webhooks, audit):
+for group in (server, environment, demo, *_JOBS, files, chat, webhooks, audit):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(invitations.app, name="workers", rich_help_panel="The service")

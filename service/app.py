@@ -20,6 +20,10 @@ from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.evaluations.routes import router as evaluations
 from tunesmith.service.files.routes import router as files
+from tunesmith.service.inference.gateways import Gateways
+from tunesmith.service.inference.routes import router as inference
+from tunesmith.service.inference.usage import UsageCounter
+from tunesmith.service.inference.worker_routes import router as inference_workers
 from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
@@ -60,8 +64,8 @@ class Routes(StrEnum):
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, plans, metrics, artifacts)
 _ACCESS = (invitations, workers, keys, projects, audit, webhooks)
-_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, *_ACCESS)
-_FOR_WORKERS = (joining, worker_heartbeats, attempts)
+_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
+_FOR_WORKERS = (joining, worker_heartbeats, attempts, inference_workers)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
 
@@ -93,6 +97,8 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.deliveries = Deliveries(database, app.state.announcer)
     app.state.webhook_sender = Sender.of(settings)
+    app.state.gateways = Gateways(silence_seconds=settings.inference_silence_seconds)
+    app.state.usage = UsageCounter(database)
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)
@@ -116,6 +122,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with _beating(beat) if app.state.routes is not Routes.PUBLIC else nullcontext():
         yield
     let_go(app)
+    await app.state.gateways.close()
+    await app.state.usage.flush()
     await app.state.database.close()
 
 

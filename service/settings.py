@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     project_limits: dict[str, ProjectLimits] = {}
 
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
-    max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of what workers report, and of a model's description
+    max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of reports, prompts, and a model's description
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
     max_blob_bytes: Annotated[int, Field(ge=1)] = 128 * 1024**3  # of one file of weights
 
@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 8_000  # of each process; more are answered 503
 
     worker_url: Annotated[str, Field(pattern=r"^https?://")] | None = None  # where workers elsewhere reach this service
+    inference_silence_seconds: Seconds = 15  # that an inference worker may say nothing before it counts as gone
+    inference_reader_seconds: Seconds = 30  # that a client may read nothing of an answer that streams
+
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
     dataset_urls: Annotated[tuple[str, ...], NoDecode] = ()  # beginnings of https addresses, separated by commas
     private_dataset_hosts: Annotated[tuple[str, ...], NoDecode] = ()  # of them, names that may be private addresses

@@ -332,6 +332,24 @@ class ErrorCode(StrEnum):
     WORK_DIR_IN_USE = "work_dir_in_use"
     """Another worker holds the work directory. Give each worker its own TUNESMITH_WORK_DIR."""
 
+    # Answers of models
+    NO_INFERENCE_WORKER = "no_inference_worker"
+    """No live inference worker can serve the model. Start one: `tunesmith-worker serve`."""
+    TRAINING_COMES_FIRST = "training_comes_first"
+    """The machines that could answer train at the moment. Ask again after `Retry-After`."""
+    INFERENCE_LINE_FULL = "inference_line_full"
+    """As many requests wait for answers as the inference worker takes. Ask again after `Retry-After`."""
+    INFERENCE_WORKER_SILENT = "inference_worker_silent"
+    """The inference worker does not answer, or fell silent. Ask again; look at its log if that does not help."""
+    ENGINE_LOST = "engine_lost"
+    """The engine ended while it answered. Ask again; it starts anew."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine could not load the model. Read its log on the inference worker: the message says where it is."""
+    ENGINE_REFUSED = "engine_refused"
+    """The engine refuses the request. The message is its own."""
+    CHECKPOINT_NOT_SERVED = "checkpoint_not_served"
+    """The checkpoint has no weights that an engine can load. Ask the model that the job has made."""
+
     # The command on a user's machine
     NOT_CONNECTED = "not_connected"
     """No service is known here. Run `tunesmith up`, or set TUNESMITH_URL and TUNESMITH_API_KEY."""

@@ -10,6 +10,7 @@ TunesmithError
 ├── Unauthenticated                                                    401
 ├── Forbidden                                                          403
 ├── LimitReached              a project has as much as it may        429
+├── Unserved                  no engine can answer for now           503
 ├── LeaseLost                 another attempt owns the job             409
 ├── Conflict                  the same request is in flight            409
 ├── Outdated                what the request expects is no longer so 409
@@ -155,6 +156,17 @@ class LimitReached(TunesmithError):
 
     code = ErrorCode.LIMIT_REACHED
     http_status = 429
+
+
+class Unserved(TunesmithError):
+    """No engine can answer this now; asked again after so many seconds, one may."""
+
+    code = ErrorCode.NO_INFERENCE_WORKER
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 2.0, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class LeaseLost(TunesmithError):

@@ -1,4 +1,4 @@
-"""`tunesmith-worker`: join a service, run a worker on this host, look at it, or show what it would offer."""
+"""`tunesmith-worker`: join a service, run a worker here, let it serve models, look at it, or show what it has."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.worker.daemon.machine_constants import stored_constants
+from tunesmith.worker.inference.settings import InferenceSettings
 from tunesmith.worker.joining.doctor import examine, exit_code, text_of, worries
 from tunesmith.worker.joining.join import join
 from tunesmith.worker.joining.membership import complete, default_work_dir
@@ -45,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     joining.add_argument("--no-run", action="store_true", help="only join; `run` works, now or after each start")
     run = commands.add_parser("run", help="register at the service and work until SIGTERM")
     run.add_argument("--name", help="how the worker is shown; as it joined, or the host's name, unless given")
+    serve = commands.add_parser("serve", help="answer for models, while nobody trains here, until SIGTERM")
+    serve.add_argument("--name", help="how the worker is shown; as it joined, or the host's name, unless given")
     commands.add_parser("doctor", help="look at service, key, GPUs, libraries, disk and clock")
     commands.add_parser("probe", help="print the hardware of one slot as JSON")
     return parser
@@ -74,6 +77,15 @@ def _run(parsed: argparse.Namespace) -> int:
     return WorkerDaemon(settings, name=name).run()
 
 
+def _serve(parsed: argparse.Namespace) -> int:
+    membership = complete(os.environ)
+    settings = InferenceSettings()
+    configure_logs(settings.log_format)
+    from tunesmith.worker.inference.serve import serve  # noqa: PLC0415 - no web server is needed to train
+
+    return serve(settings, name=parsed.name or (membership.name if membership is not None else None))
+
+
 def _doctor(_parsed: argparse.Namespace) -> int:
     complete(os.environ)
     findings = examine(os.environ)
@@ -98,12 +110,13 @@ def _explain_settings(error: ValidationError) -> int:
     """One line to a variable that is missing or wrong; never its value, which may be a secret."""
     for problem in error.errors(include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "?"
-        variable = field if field.isupper() else f"TUNESMITH_{field.upper()}"
+        prefix = "TUNESMITH_INFERENCE_" if error.title == InferenceSettings.__name__ else "TUNESMITH_"
+        variable = field if field.isupper() else f"{prefix}{field.upper()}"
         print(f"tunesmith-worker: {variable}: {problem['msg']}", file=sys.stderr)
     return EXIT_USAGE
 
 
-_COMMANDS = {"join": _join, "run": _run, "doctor": _doctor, "probe": _probe}
+_COMMANDS = {"join": _join, "run": _run, "serve": _serve, "doctor": _doctor, "probe": _probe}
 
 if __name__ == "__main__":
     main()

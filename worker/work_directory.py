@@ -11,6 +11,8 @@ trainers/         one record to a running trainer, so that a later start can end
 runs/JOB/ATTEMPT/ run directories
 models/DIGEST/    base models, shared by all jobs
 tokens/PROJECT/   tokenised rows, shared by the jobs of a project
+adapters/DIGEST/  adapters that were served, as many as their limit allows
+serving/          logs of the engines that serve; serving.lock is held by their gateway
 homes/PROJECT/    the HOME of a project's trainers: kernels that they compiled; empty after a start
 """
 
@@ -58,6 +60,8 @@ class WorkDirectory:
         self.models = self.root / "models"
         self.tokens = self.root / "tokens"
         self.homes = self.root / "homes"
+        self.adapters = self.root / "adapters"
+        self.serving = self.root / "serving"
         self.constants = self.root / "constants.json"
         self._session = self.root / "session.json"
         self.alive = self.root / "alive"
@@ -66,16 +70,28 @@ class WorkDirectory:
     def create(self) -> None:
         """Make the folders; only their owner may look inside, because training data lies there."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self.slots, self.trainers, self.runs, self.models, self.tokens, self.homes):
+        folders = (
+            self.slots,
+            self.trainers,
+            self.runs,
+            self.models,
+            self.tokens,
+            self.homes,
+            self.adapters,
+            self.serving,
+        )
+        for folder in folders:
             folder.mkdir(exist_ok=True)
 
-    def lock(self) -> IO[str]:
+    def lock(self, name: str = "lock") -> IO[str]:
         """Take the folder for this process; it is free again when the returned file is closed or the process ends.
+
+        By another name it is taken to serve from, which one process may beside the worker.
 
         Raises:
             WorkDirectoryInUse: another worker has it.
         """
-        holder = (self.root / "lock").open("a+")
+        holder = (self.root / name).open("a+")
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -20,6 +20,11 @@ from tunesmith.tuning.errors import TunesmithError
 
 DEFAULT_PORT = 8100
 _FAILED = 1
+_ALONE = {
+    (True, True): ", models answer while nobody trains",
+    (True, False): "",
+    (False, False): ", no worker here",
+}
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where everything is kept. [default: ~/.local/share/tunesmith]")
@@ -123,7 +128,8 @@ def _start(layout: Layout, stack: Stack, *, lock: DirectoryLock, host: str, work
     stack.start_keeper()
     if worker:
         stack.start_worker()
-    steps.done("keeper and worker started" if worker else "keeper started, no worker here")
+    serves = worker and stack.start_inference()
+    steps.done(f"keeper{' and worker' if worker else ''} started{_ALONE[worker, serves]}")
     connection_file = stack.publish()
     lock.announce(Holder(pid=os.getpid(), base_url=stack.url, ready=True))
     note(f"ready in {duration(time.monotonic() - begun)}\n")

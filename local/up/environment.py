@@ -1,5 +1,6 @@
 """The environment of the stack's processes: chosen, not inherited."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -33,6 +34,13 @@ def base(environment: Mapping[str, str], *, data_dir: Path) -> dict[str, str]:
     chosen["PYTHONUNBUFFERED"] = "1"
     chosen[MARK] = str(data_dir.resolve())
     return chosen
+
+
+def has_engine(environment: Mapping[str, str]) -> bool:
+    """Whether an inference worker would find something that can answer: vLLM, our own engine, or one elsewhere."""
+    if environment.get("TUNESMITH_INFERENCE_ENGINE_URL") or shutil.which("vllm", path=environment.get("PATH")):
+        return True
+    return importlib.util.find_spec("tunesmith.worker.inference.engine") is not None
 
 
 def program(name: str) -> str:

@@ -20,7 +20,7 @@ from tunesmith.local.embedded.process import Command, spawn, stop, tail, wait_un
 from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.local.up import logs, strays
 from tunesmith.local.up.address import Ports, allowed_hosts, local_url, shared_url
-from tunesmith.local.up.environment import base, program
+from tunesmith.local.up.environment import base, has_engine, program
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.supervisor import Service, Supervisor
 
@@ -29,6 +29,7 @@ _API_START_SECONDS = 60.0
 _ONE_SHOT_SECONDS = 120.0
 _DRAIN_SECONDS = 130.0  # a little more than a worker gives its run to checkpoint before it kills it
 _CONNECTIONS = 80  # of the hundred that PostgreSQL takes; the rest is for the keeper and for whoever looks
+_ENGINE_KEY = "TUNESMITH_INFERENCE_ENGINE_KEY"
 _STRAY_GRACE_SECONDS = 10.0
 
 
@@ -54,6 +55,7 @@ class Stack:
         self._ports = ports
         self._api_processes = api_processes
         self._base = base(environment, data_dir=layout.root)
+        self._engine_key = environment.get(_ENGINE_KEY)  # of an engine elsewhere: for its one reader alone
         self.valkey = ValkeyServer(layout.valkey, log=layout.log("valkey"), environment=self._base)
         self.postgres = PostgresServer(layout.postgres, log=layout.log("postgres"), environment=self._base)
 
@@ -112,16 +114,21 @@ class Stack:
             self._service(
                 "worker",
                 ("tunesmith-worker", "run"),
-                {
-                    "TUNESMITH_URL": self.worker_url,
-                    "TUNESMITH_WORKER_KEY": self._layout.key("worker").read_text().strip(),
-                    "TUNESMITH_WORK_DIR": str(self._layout.work),
-                    "REDIS_URL": self.valkey.url,
-                },
+                {**self._worker_environment(), "REDIS_URL": self.valkey.url},
                 grace_seconds=_DRAIN_SECONDS,
                 hurry_signal=signal.SIGQUIT,
             )
         )
+
+    def start_inference(self) -> bool:
+        """One inference worker beside the worker, where there is an engine and it is wanted."""
+        if self._base.get("TUNESMITH_INFERENCE") == "off" or not has_engine(self._base):
+            return False
+        key = {_ENGINE_KEY: self._engine_key} if self._engine_key else {}
+        self._supervisor.start(
+            self._service("inference", ("tunesmith-worker", "serve"), {**self._worker_environment(), **key})
+        )
+        return True
 
     def connection(self) -> Connection:
         """How to reach it as its admin."""
@@ -188,6 +195,13 @@ class Stack:
             hurry_signal=hurry_signal,
             grace_seconds=grace_seconds,
         )
+
+    def _worker_environment(self) -> dict[str, str]:
+        return {
+            "TUNESMITH_URL": self.worker_url,
+            "TUNESMITH_WORKER_KEY": self._layout.key("worker").read_text().strip(),
+            "TUNESMITH_WORK_DIR": str(self._layout.work),
+        }
 
     def _service_environment(self) -> dict[str, str]:
         return {

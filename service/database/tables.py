@@ -399,6 +399,40 @@ class WorkerNode(Row):
     trusted_since: Mapped[datetime | None]  # an administrator ended a quarantine: what was lost before does not count
 
 
+class InferenceWorker(Row):
+    """One that answers for models, as it last described itself. `secret` opens its gateway until it starts again."""
+
+    __tablename__ = "inference_workers"
+    __table_args__ = (CheckConstraint(one_of("doing", ["ready", "serving", "training", "draining"]), name="doing"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    incarnation: Mapped[str]
+    hostname: Mapped[str]
+    version: Mapped[str]
+    worker_class: Mapped[str]
+    engine: Mapped[str]
+    url: Mapped[str]
+    secret: Mapped[str]
+    memory_bytes: Mapped[int]
+    doing: Mapped[str]
+    bases: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))  # digests of those in memory
+    names: Mapped[list[str] | None]  # all that it serves; null: whatever it can fetch
+    requests: Mapped[int] = mapped_column(server_default=text("0"))
+    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class InferenceUsage(Row):
+    """What a project has asked of models so far."""
+
+    __tablename__ = "inference_usage"
+
+    project: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+
+
 class ApiBeat(Row):
     """A process of the API as it last said that it serves, and for how long it has said so without a gap."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tunesmith.service.leases.lease_time import Hold, LeaseTime
@@ -27,7 +27,7 @@ class _Snapshot(Collector):
     def __init__(self, seen: Observations) -> None:
         self._seen = seen
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """One family after another."""
         jobs = GaugeMetricFamily("tunesmith_jobs", "Jobs by state.", labels=["state"])
         for state, number in self._seen.jobs.items():
@@ -39,7 +39,22 @@ class _Snapshot(Collector):
         yield workers
         yield from _waiting(self._seen.waits)
         yield from _leases(self._seen.leases)
+        yield from _inference(self._seen)
         yield from _errors(self._seen.measured)
+
+
+def _inference(seen: Observations) -> Iterator[Metric]:
+    workers = GaugeMetricFamily("tunesmith_inference_workers", "Live inference workers.", labels=["engine", "doing"])
+    for (engine, doing), number in sorted(seen.inference_workers.items())[:_MOST_CLASSES]:
+        workers.add_metric([engine, doing], number)
+    yield workers
+    text = "Requests that live inference workers answer or have wait."
+    yield GaugeMetricFamily("tunesmith_inference_open_requests", text, seen.inference_requests)
+    yield CounterMetricFamily("tunesmith_inference_requests", "Answers of models, so far.", seen.used.requests)
+    tokens = CounterMetricFamily("tunesmith_inference_tokens", "Tokens of prompts and answers.", labels=["kind"])
+    tokens.add_metric(["prompt"], seen.used.prompt_tokens)
+    tokens.add_metric(["completion"], seen.used.completion_tokens)
+    yield tokens
 
 
 def _waiting(waits: Waits) -> Iterator[GaugeMetricFamily]:

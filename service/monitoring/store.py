@@ -1,5 +1,6 @@
 """What monitoring counts, asked of the database: every copy of the API gives the same answer."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.inference import store as inference
+from tunesmith.service.inference.used import Used
 from tunesmith.service.leases import lease_time
 from tunesmith.service.leases.lease_time import LeasePolicy, LeaseTime
 from tunesmith.service.planning.accuracy import Measured, measured_in
@@ -31,17 +34,21 @@ class Waits:
 
 @dataclass(frozen=True)
 class Observations:
-    """Everything that is exposed. `workers` by (class, what it does)."""
+    """Everything that is exposed. `workers` by (class, what it does), `inference_workers` by (engine, what it does)."""
 
     jobs: dict[str, int]
     workers: dict[tuple[str, str], int]
     waits: Waits
     leases: LeaseTime
     measured: Sequence[Measured]
+    inference_workers: dict[tuple[str, str], int]
+    inference_requests: int
+    used: Used
 
 
 async def observe(session: AsyncSession, *, silence: timedelta, terms: LeasePolicy) -> Observations:
     """Count. Workers silent for longer than `silence` are gone; `terms` are those of leases."""
+    serving = await inference.find_live(session, silence=silence)
     rows = await plans.find_measured(session, project=None, limit=_RUNS_LOOKED_AT)
     return Observations(
         jobs=await _jobs_by_state(session),
@@ -49,6 +56,9 @@ async def observe(session: AsyncSession, *, silence: timedelta, terms: LeasePoli
         waits=await _waits(session),
         leases=await lease_time.read(session, terms),
         measured=list(measured_in(rows)),
+        inference_workers=dict(Counter((worker.engine, worker.doing) for worker in serving)),
+        inference_requests=sum(worker.requests for worker in serving),
+        used=await inference.total_usage(session),
     )
 
 

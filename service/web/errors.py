@@ -20,6 +20,7 @@ from tunesmith.tuning.errors import (
     NotFound,
     Outdated,
     TunesmithError,
+    Unserved,
 )
 
 log = structlog.get_logger(__name__)
@@ -89,6 +90,8 @@ def error_response(error: TunesmithError) -> JSONResponse:
     is_final = isinstance(error, LeaseLost | CannotReproduce | Outdated)
     if error.http_status in (429, 503) or (error.http_status == 409 and not is_final):
         headers["retry-after"] = "1"
+    if isinstance(error, Unserved):
+        headers["retry-after"] = f"{error.retry_after_seconds:.0f}"
     if isinstance(error, LimitReached):  # of a project: until one of its jobs has started or ended
         headers["retry-after"] = "30"
     if is_final:

@@ -25,6 +25,7 @@ _FORM_OVERHEAD_BYTES = 64 * 1024
 _SLOWEST_BYTES_PER_SECOND = 1024
 _HEALTH = ("/healthz", "/readyz")  # load balancers ask by address, often and without a key
 _UPLOAD_PART = re.compile(r"/v1/uploads/[^/]+/parts")
+_LONG_BODIES = ("/v1/models", "/v1/chat/completions", "/v1/completions")
 _WAITING = re.compile(rb"(?:^|&)(?:wait=|stream=true)")
 
 
@@ -109,7 +110,7 @@ class Edge:
             return self._settings.max_upload_bytes + _FORM_OVERHEAD_BYTES
         if _UPLOAD_PART.fullmatch(scope["path"]):
             return MOST_PART_BYTES + _FORM_OVERHEAD_BYTES
-        if scope["path"].startswith("/internal/") or scope["path"] == "/v1/models":
+        if scope["path"].startswith("/internal/") or scope["path"] in _LONG_BODIES:
             return self._settings.max_report_bytes
         return self._settings.max_body_bytes
 

@@ -24,6 +24,7 @@ TAGS = [
     {"name": "fine-tuning plans", "description": "What would happen to a job, and how right predictions were."},
     {"name": "evaluations", "description": "Models measured on rows, one beside another, and what the gate says."},
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
+    {"name": "inference", "description": "Asking models, base or tuned, as OpenAI's clients ask."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
     {"name": "webhooks", "description": "Addresses that are told what happened, and what they answered."},
     {"name": "aliases", "description": "Names that stand for models: set, rolled back, with who and why."},

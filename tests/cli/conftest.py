@@ -14,6 +14,7 @@ import pytest
 from tests.command import Run, in_process
 from tests.control_plane import control_plane, limited, live_control_plane, plane
 from tests.stack.installation import MODEL
+from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.up import short_folder
 from tests.tiny_model import build_tiny_model
 from tunesmith.cli.connection import Connection
@@ -35,7 +36,7 @@ def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "GITHUB_"))}
     return {
         **kept,
-        "PATH": f"{TUNESMITH.parent}:{os.environ['PATH']}",
+        "PATH": f"{TUNESMITH.parent}:{in_place_of_vllm(home / 'programs')}:{os.environ['PATH']}",
         "TUNESMITH_DATA_DIR": str(home / "data"),
         "TUNESMITH_CACHE_DIR": str(home / "cache"),
         "OMP_NUM_THREADS": "2",

@@ -28,6 +28,7 @@ def test_the_openai_example_and_the_readme_are_the_same_and_work(
     shell = {**environment, "OPENAI_BASE_URL": service.base_url, "OPENAI_API_KEY": service.api_key}
     ended = subprocess.run([sys.executable, example], cwd=ROOT, env=shell, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("succeeded ft:my-base:")
+    assert "said Hello?" in ended.stdout
 
 
 def test_the_nightly_script_brings_the_adapter_and_runs_twice_as_one_job(

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.stack.installation import MODEL, Installation
+from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.worker import Worker, trainers_below
 from tests.tiny_model import build_tiny_model
 from tests.waiting import eventually
@@ -70,7 +71,23 @@ class Services(Installation):
             **settings,
         }
         folder = work_dir or self.root / f"work-{len(self._workers) + 1}"
-        self._workers.append(Worker(name, work_dir=folder, log=self.root / f"{name}.log", environment=environment))
+        return self._start(name, folder, environment)
+
+    def start_inference_worker(self, *, work_dir: Path, **settings: str) -> Worker:
+        """Start a worker that serves, with a program in the place of vLLM that has no model."""
+        programs = in_place_of_vllm(self.root / "programs")
+        environment = {
+            **self._environment,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "TUNESMITH_URL": self.url,
+            "TUNESMITH_WORKER_KEY": self._worker_key,
+            **settings,
+        }
+        return self._start(f"inference-{len(self._workers) + 1}", work_dir, environment, verb="serve")
+
+    def _start(self, name: str, folder: Path, environment: dict[str, str], *, verb: str = "run") -> Worker:
+        log = self.root / f"{name}.log"
+        self._workers.append(Worker(name, work_dir=folder, log=log, environment=environment, verb=verb))
         return self._workers[-1]
 
     def stop(self) -> None:

@@ -17,10 +17,12 @@ from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 class Worker:
     """As on a machine of its own: with a folder, a log, and everything below it."""
 
-    def __init__(self, name: str, *, work_dir: Path, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, *, work_dir: Path, log: Path, environment: Mapping[str, str], verb: str = "run"
+    ) -> None:
         self.work_dir = work_dir
         self.log = log
-        command = [str(Path(sys.executable).with_name("tunesmith-worker")), "run", "--name", name]
+        command = [str(Path(sys.executable).with_name("tunesmith-worker")), verb, "--name", name]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import uuid
 from contextlib import closing
+from pathlib import Path
 
 import structlog
 
@@ -16,10 +17,11 @@ from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.daemon.machine_constants import stored_constants
 from tunesmith.worker.machine.probe import probe
+from tunesmith.worker.machine.slot_use import Serving, SlotUse, StillServing
 from tunesmith.worker.machine.slots import Slot, gpu_locks, hardware_of_slot, slots_of
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.launcher import trainer_environment
-from tunesmith.worker.trainer_process.processes import bury_orphans
+from tunesmith.worker.trainer_process.processes import bury_orphans, end_leftovers
 from tunesmith.worker.trainer_process.warm import WarmTrainer
 from tunesmith.worker.transport.control import ControlPlane, HttpControlPlane
 from tunesmith.worker.transport.model_cache import ModelCache
@@ -29,6 +31,7 @@ from tunesmith.worker.work_directory import WorkDirectory, WorkerSession
 log = structlog.get_logger(__name__)
 
 WARM_FROM_BYTES = 8 * GIB  # of host memory for one slot: an idle warm process holds 0.3 GiB
+_KILL_SECONDS = 5.0
 
 
 class PoolWorker:
@@ -78,7 +81,8 @@ class PoolWorker:
             log.warning("slot.none_free", slots=slots.count)
             return False
         try:
-            return self._run_on(slot, self._hardware(host, slot, slots.count))
+            use = slots.use(slot.index)
+            return self._run_on(slot, use, use.at_rest(self._hardware(host, slot, slots.count)))
         finally:
             slot.release()
 
@@ -91,13 +95,18 @@ class PoolWorker:
         constants = stored_constants(self._work, first) if self._settings.measure_constants else None
         return hardware_of_slot(host, index=slot.index, count=count).model_copy(update={"constants": constants})
 
-    def _run_on(self, slot: Slot, hardware: HardwareProfile) -> bool:
+    def _run_on(self, slot: Slot, use: SlotUse, hardware: HardwareProfile) -> bool:
         claim = self._claim(self._work.session(), hardware)
         if claim is None:
             return False
         ids = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "epoch": claim.epoch}
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
+        try:
+            slot.also_hold(use.take_to_train(_end_serving))
+        except StillServing:  # the lease will run out, and the job go to another slot
+            attempt_log.exception("slot.unhealthy", slot=slot.index)
+            return False
         surroundings = AttemptContext(
             work=self._work,
             settings=self._settings,
@@ -144,6 +153,13 @@ def leave_sigterm_to_the_main_process() -> None:
     A handler that does nothing, because an ignored signal would stay ignored in the trainer.
     """
     signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def _end_serving(serving: Serving) -> None:
+    """A gateway that does not leave: its engines end with it, and what they have started."""
+    log.warning("serving.ended_by_force", pid=serving.pid)
+    serving.kill()
+    end_leftovers(Path(serving.mark), runs=Path(serving.mark), wait_seconds=_KILL_SECONDS)
 
 
 def _warm_trainer(settings: WorkerSettings, host: HardwareProfile) -> WarmTrainer | None:

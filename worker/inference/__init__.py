@@ -1,4 +1,4 @@
-"""Answers of base and tuned models, for whoever asks the service.
+"""Serving models: a gateway that the service asks, engines that it starts, and the right of way that training has.
 
-`engine` computes them and is a process of its own; the rest starts one, watches it and speaks to it.
+No torch here: the engines are programs of their own, ours in `worker.inference.engine`.
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import Gpu, HardwareProfile
+from tunesmith.worker.machine.slot_use import SlotUse
 
 _POLL_SECONDS = 0.05
 
@@ -34,6 +35,10 @@ class Slot:
 
     index: int
     descriptors: tuple[int, ...] = field(default=())
+
+    def also_hold(self, descriptors: tuple[int, ...]) -> None:
+        """Hold and hand on these, too."""
+        self.descriptors += descriptors
 
     def release(self) -> None:
         """Let go of this process's hold; children that inherited it still hold it."""
@@ -53,6 +58,10 @@ class Slots:
     def count(self) -> int:
         """How many attempts can run at once."""
         return len(self._devices)
+
+    def use(self, index: int) -> SlotUse:
+        """Whether the devices of a slot are trained on or served from."""
+        return SlotUse(self._folder, self._devices[index])
 
     def busy(self) -> int:
         """How many slots some living process holds."""

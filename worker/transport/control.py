@@ -31,8 +31,8 @@ from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send, service_client
 
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-_BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
 _CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
 
@@ -108,7 +108,7 @@ class HttpControlPlane:
     def __init__(self, *, url: str, worker_key: str, outage_patience_seconds: float) -> None:
         self._url = url
         self._outage_patience_seconds = outage_patience_seconds
-        self._client = service_client(url, worker_key, timeout=_TIMEOUT)
+        self._client = service_client(url, worker_key, timeout=TIMEOUT)
 
     def greet(self, patience: Patience) -> GreetingAnswer:
         """See `ControlPlane`."""
@@ -123,24 +123,24 @@ class HttpControlPlane:
 
     def register(self, request: RegisterWorker, patience: Patience) -> WorkerRegistered:
         """See `ControlPlane`."""
-        response = patience.call(lambda: send(self._client, "POST", "/internal/workers", **_json(request)))
+        response = patience.call(lambda: send(self._client, "POST", "/internal/workers", **json_content(request)))
         return read_answer(WorkerRegistered, response.content)
 
     def worker_heartbeat(self, worker_id: str, beat: WorkerHeartbeat) -> None:
         """See `ControlPlane`."""
-        send(self._client, "POST", f"/internal/workers/{worker_id}/heartbeat", **_json(beat))
+        send(self._client, "POST", f"/internal/workers/{worker_id}/heartbeat", **json_content(beat))
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `ControlPlane`. Without an id it is asked once: a second claim might be given a second job."""
         patience = _ONCE if request.claim_id is None else _CLAIM
-        response = patience.call(lambda: send(self._client, "POST", "/internal/claims", **_json(request)))
+        response = patience.call(lambda: send(self._client, "POST", "/internal/claims", **json_content(request)))
         return read_answer(Claim, response.content) if response.content else None
 
     def attempt(self, claim: Claim) -> AttemptControl:
         """See `ControlPlane`."""
         return HttpAttemptControl(
-            client=service_client(self._url, claim.lease_token, timeout=_TIMEOUT),
-            blob_client=service_client(self._url, claim.lease_token, timeout=_BLOB_TIMEOUT),
+            client=service_client(self._url, claim.lease_token, timeout=TIMEOUT),
+            blob_client=service_client(self._url, claim.lease_token, timeout=BLOB_TIMEOUT),
             attempt_id=claim.attempt_id,
             outage_patience_seconds=self._outage_patience_seconds,
         )
@@ -226,11 +226,12 @@ class HttpAttemptControl:
         self._patience.call(lambda: upload(self._blob_client, path, file, source, check=self._patience.check))
 
     def _post(self, name: str, body: Value) -> httpx.Response:
-        return self._patience.call(lambda: send(self._client, "POST", self._path(name), **_json(body)))
+        return self._patience.call(lambda: send(self._client, "POST", self._path(name), **json_content(body)))
 
     def _path(self, rest: str) -> str:
         return f"/internal/attempts/{self._attempt_id}/{rest}"
 
 
-def _json(body: Value) -> dict[str, object]:
+def json_content(body: Value) -> dict[str, object]:
+    """The body of a request, as options of a client."""
     return {"content": body.model_dump_json(), "headers": {"content-type": "application/json"}}

@@ -7,17 +7,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.worker.hashes import Seal, sha256_of
-from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.work_directory import inside
 
 log = structlog.get_logger(__name__)
 
 HASHED_AT_ONCE = 4  # files; one thread hashes about 1.5 GB a second
+
+
+class FileSource(Protocol):
+    """Where files come from."""
+
+    def download(self, file: FileRef, target: Path) -> None:
+        """Fetch a file to `target`, which exists only when its bytes have the right hash."""
 
 
 class ModelCache:
@@ -35,21 +42,21 @@ class ModelCache:
         """How much would have to be fetched."""
         return 0 if self._is_whole(files) else sum(file.bytes for file in files)
 
-    def fetch(self, files: tuple[FileRef, ...], control: AttemptControl) -> Path:
+    def fetch(self, files: tuple[FileRef, ...], source: FileSource) -> Path:
         """Return the folder that holds exactly these files, fetching what is not there or was altered.
 
         Two jobs that want the same model at once fetch it once: the second waits for the first.
 
         Raises:
             ValueError: a name leads out of the folder.
-            LeaseLost, Unavailable, and what the control's check raises.
+            LeaseLost, Unavailable, and what the source raises.
         """
         folder = self._folder(files)
         if self._is_whole(files) and self._is_right(folder, files):
             return folder
         with self._locked(folder):
             if not (self._is_whole(files) and self._is_right(folder, files)):
-                self._fill(folder, files, control)
+                self._fill(folder, files, source)
                 self._seals |= {path: Seal.on(path, sha256=file.sha256) for path, file in _paths(folder, files)}
         return folder
 
@@ -73,12 +80,12 @@ class ModelCache:
         seal = self._seals.get(path)
         return seal is not None and seal.sha256 == file.sha256 and seal.is_intact(path)
 
-    def _fill(self, folder: Path, files: tuple[FileRef, ...], control: AttemptControl) -> None:
+    def _fill(self, folder: Path, files: tuple[FileRef, ...], source: FileSource) -> None:
         aside = folder.with_name(f".{folder.name}.part")  # kept after a broken fetch: what is there need not come again
         for file in files:
             target = inside(aside, file.name)
             if not (target.exists() and target.stat().st_size == file.bytes):
-                control.download(file, target)
+                source.download(file, target)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
 

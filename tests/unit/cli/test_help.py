@@ -12,7 +12,7 @@ def test_help_lists_every_verb(run: Run) -> None:
         assert f" {verb} " in told
     for verb in ("events", "reproduce", "artifacts", "models", "files", "workers", "version", "ci", "webhooks"):
         assert f" {verb} " in told
-    for verb in ("schedules", "aliases"):
+    for verb in ("schedules", "aliases", "chat"):
         assert f" {verb} " in told
 
 

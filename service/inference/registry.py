@@ -1,0 +1,42 @@
+"""Which inference workers there are, and which start of each."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tunesmith.service.database.tables import InferenceWorker
+from tunesmith.service.database.transactions import now
+from tunesmith.service.inference import store
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import NotFound
+from tunesmith.tuning.inference_messages import InferenceHeartbeat
+
+
+async def beat(session: AsyncSession, worker_id: str, report: InferenceHeartbeat) -> None:
+    """The worker lives; remember what it does.
+
+    Raises:
+        NotFound: it is not registered, or another start of it is.
+    """
+    worker = await store.lock(session, worker_id)
+    if worker is None or worker.incarnation != report.incarnation:
+        raise _unknown(worker_id)
+    worker.doing, worker.requests = report.doing, report.requests
+    worker.bases = list(report.bases)
+    worker.names = None if report.names is None else list(report.names)
+    worker.last_seen_at = await now(session)
+
+
+async def require(session: AsyncSession, worker_id: str) -> InferenceWorker:
+    """The registered worker.
+
+    Raises:
+        NotFound: it is not registered.
+    """
+    worker = await session.get(InferenceWorker, worker_id)
+    if worker is None:
+        raise _unknown(worker_id)
+    return worker
+
+
+def _unknown(worker_id: str) -> NotFound:
+    message = f"Inference worker {worker_id!r:.120} is not registered as this incarnation."
+    return NotFound(message, code=ErrorCode.WORKER_NOT_REGISTERED, param="worker_id", hint="Register again.")

@@ -1,0 +1,74 @@
+"""Queries about inference workers, the bytes they may read, and tokens used."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tunesmith.service.database.tables import Blob, InferenceUsage, InferenceWorker, Model
+from tunesmith.service.inference.used import Used
+from tunesmith.tuning.inference_messages import RegisterInferenceWorker
+
+
+async def upsert(session: AsyncSession, request: RegisterInferenceWorker) -> None:
+    """Store the worker as it describes itself at its start."""
+    facts = {
+        **request.model_dump(exclude={"worker_id"}),
+        "doing": "ready",
+        "bases": [],
+        "names": None,
+        "requests": 0,
+        "registered_at": func.now(),
+        "last_seen_at": func.now(),
+    }
+    row = insert(InferenceWorker).values(id=request.worker_id, **facts)
+    await session.execute(row.on_conflict_do_update(index_elements=[InferenceWorker.id], set_=facts))
+
+
+async def lock(session: AsyncSession, worker_id: str) -> InferenceWorker | None:
+    """The worker's row, locked."""
+    query = select(InferenceWorker).where(InferenceWorker.id == worker_id).with_for_update(key_share=True)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def find_live(session: AsyncSession, *, silence: timedelta) -> list[InferenceWorker]:
+    """Those heard of within `silence`."""
+    query = (
+        select(InferenceWorker).where(InferenceWorker.last_seen_at > func.now() - silence).order_by(InferenceWorker.id)
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def find_length_of_model_file(session: AsyncSession, sha256: str) -> int | None:
+    """How many bytes of a base, adapter or model the store has under this hash; None for all other bytes."""
+    one = func.jsonb_build_array(func.jsonb_build_object("sha256", sha256))
+    query = select(Blob.bytes).where(
+        Blob.sha256 == sha256, Blob.is_stored, select(Model.name).where(Model.files.contains(one)).exists()
+    )
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def add_usage(session: AsyncSession, used: Mapping[str, Used]) -> None:
+    """Count what projects have used, by project."""
+    for project, one in sorted(used.items()):
+        counts = {
+            "requests": one.requests,
+            "prompt_tokens": one.prompt_tokens,
+            "completion_tokens": one.completion_tokens,
+        }
+        row = insert(InferenceUsage).values(project=project, **counts)
+        more = {name: getattr(InferenceUsage, name) + number for name, number in counts.items()}
+        await session.execute(row.on_conflict_do_update(index_elements=[InferenceUsage.project], set_=more))
+
+
+async def total_usage(session: AsyncSession) -> Used:
+    """Of all projects."""
+    query = select(
+        func.coalesce(func.sum(InferenceUsage.requests), 0),
+        func.coalesce(func.sum(InferenceUsage.prompt_tokens), 0),
+        func.coalesce(func.sum(InferenceUsage.completion_tokens), 0),
+    )
+    requests, prompt_tokens, completion_tokens = (await session.execute(query)).one()
+    return Used(requests=int(requests), prompt_tokens=int(prompt_tokens), completion_tokens=int(completion_tokens))

@@ -1,0 +1,74 @@
+"""Bases and adapters on this host's disk, by content: looked at again before each use, fetched anew if altered."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import structlog
+
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import NotFound, TunesmithError, Unserved
+from tunesmith.tuning.inference_messages import ModelFiles
+from tunesmith.worker.transport.model_cache import FileSource, ModelCache
+from tunesmith.worker.transport.retry import Unavailable
+
+log = structlog.get_logger(__name__)
+
+
+class ModelFolders:
+    """The folders that engines load from. Trainers of the host share the bases; adapters are kept up to a size."""
+
+    def __init__(self, source: FileSource, *, bases: Path, adapters: Path, adapter_bytes: int) -> None:
+        self._source = source
+        self._bases, self._adapters = ModelCache(bases), ModelCache(adapters)
+        self._adapter_root = adapters
+        self._adapter_bytes = adapter_bytes
+        self._fetching: dict[str, asyncio.Lock] = {}
+        self._used: dict[str, None] = {}  # digests of adapters, that of the last use at the end
+
+    async def base(self, model: ModelFiles) -> Path:
+        """The folder of a base."""
+        return await self._fetch(self._bases, model)
+
+    async def adapter(self, model: ModelFiles) -> Path:
+        """The folder of an adapter, every file of which has just been found right."""
+        folder = await self._fetch(self._adapters, model)
+        self._used.pop(model.digest, None)
+        self._used[model.digest] = None
+        return folder
+
+    async def surplus(self) -> list[str]:
+        """Digests of the adapters beyond the size that is kept, those used longest ago first."""
+        sizes = await asyncio.to_thread(_sizes, self._adapter_root)
+        order = [*(digest for digest in sizes if digest not in self._used), *self._used]
+        total, found = sum(sizes.values()), []
+        for digest in order[:-1]:
+            if total <= self._adapter_bytes:
+                break
+            total -= sizes.get(digest, 0)
+            found.append(digest)
+        return found
+
+    async def drop_adapter(self, digest: str) -> None:
+        """Delete its files."""
+        self._used.pop(digest, None)
+        await asyncio.to_thread(shutil.rmtree, self._adapter_root / digest, ignore_errors=True)
+
+    async def _fetch(self, cache: ModelCache, model: ModelFiles) -> Path:
+        """One thread at a time for a set: whoever else wants it would only wait in another."""
+        async with self._fetching.setdefault(model.digest, asyncio.Lock()):
+            try:
+                return await asyncio.to_thread(cache.fetch, model.files, self._source)
+            except NotFound:
+                raise NotFound(
+                    f"The model {model.name!r} does not exist.", code=ErrorCode.MODEL_NOT_FOUND, param="model"
+                ) from None
+            except (Unavailable, OSError, TunesmithError) as error:
+                log.warning("model.not_fetched", model=model.name, reason=str(error))
+                raise Unserved(f"The files of {model.name!r} cannot be fetched now: {error}") from error
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    """Bytes by folder name, the folders that were made first at the beginning."""
+    folders = sorted((one for one in root.glob("[0-9a-f]*") if one.is_dir()), key=lambda one: one.stat().st_mtime)
+    return {one.name: sum(file.stat().st_size for file in one.rglob("*") if file.is_file()) for one in folders}
