@@ -62,9 +62,8 @@ def _models(counts: list[int]) -> None:
         _generate(models[0], shares[0], tokens=2)
         began, cpu_began, firsts = time.perf_counter(), time.process_time(), []
         for model, share in zip(models, shares, strict=True):
-            at = time.perf_counter()
             _generate(model, share, tokens=1)
-            firsts.append(at - began)
+            firsts.append(time.perf_counter() - began)
             _generate(model, share, tokens=workload.NEW_TOKENS - 1)
         took = time.perf_counter() - began, time.process_time() - cpu_began
         _tell("models", adapters, took=took, first=sorted(firsts)[len(firsts) // 2], idle=_idle(models[0]))
