@@ -43,11 +43,10 @@ def _peft(counts: list[int]) -> None:
         began = time.perf_counter()
         _generate(model, prompts, tokens=1, adapter_names=names)
         first = time.perf_counter() - began
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         _generate(model, prompts, tokens=workload.NEW_TOKENS, adapter_names=names)
-        _tell(
-            "peft", adapters, seconds=time.perf_counter() - began, first=first, idle=_idle(model, adapter_names=["a0"])
-        )
+        took = time.perf_counter() - began, time.process_time() - cpu_began
+        _tell("peft", adapters, took=took, first=first, idle=_idle(model, adapter_names=["a0"]))
 
 
 def _models(counts: list[int]) -> None:
