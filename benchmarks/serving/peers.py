@@ -43,11 +43,10 @@ def _peft(counts: list[int]) -> None:
         began = time.perf_counter()
         _generate(model, prompts, tokens=1, adapter_names=names)
         first = time.perf_counter() - began
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         _generate(model, prompts, tokens=workload.NEW_TOKENS, adapter_names=names)
-        _tell(
-            "peft", adapters, seconds=time.perf_counter() - began, first=first, idle=_idle(model, adapter_names=["a0"])
-        )
+        took = time.perf_counter() - began, time.process_time() - cpu_began
+        _tell("peft", adapters, took=took, first=first, idle=_idle(model, adapter_names=["a0"]))
 
 
 def _models(counts: list[int]) -> None:
@@ -62,9 +61,8 @@ def _models(counts: list[int]) -> None:
         _generate(models[0], shares[0], tokens=2)
         began, cpu_began, firsts = time.perf_counter(), time.process_time(), []
         for model, share in zip(models, shares, strict=True):
-            at = time.perf_counter()
             _generate(model, share, tokens=1)
-            firsts.append(at - began)
+            firsts.append(time.perf_counter() - began)
             _generate(model, share, tokens=workload.NEW_TOKENS - 1)
         took = time.perf_counter() - began, time.process_time() - cpu_began
         _tell("models", adapters, took=took, first=sorted(firsts)[len(firsts) // 2], idle=_idle(models[0]))
