@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 CODE_FOLDERS = ("tuning", "service", "worker", "cli", "local", "benchmarks")
 FOLDERS = (*CODE_FOLDERS, "tunesmith", "tests", "docs", "migrations", "deploy", "examples")
-LONGEST_LINE, LONGEST_PARAGRAPH, LONGEST_GLOSSARY_TABLE = 100, 6, 120
+LONGEST_LINE, LONGEST_PARAGRAPH, LONGEST_GLOSSARY_TABLE = 100, 6, 130
 
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
