@@ -2,7 +2,9 @@
 
 from alembic import context
 
-import tunesmith.service.database.access_tables  # noqa: F401 - tables that the metadata knows once this is imported
+import tunesmith.service.database.access_tables  # tables that the metadata knows once these are imported
+import tunesmith.service.database.inference_tables
+import tunesmith.service.database.webhook_tables  # noqa: F401
 from tunesmith.service.database.tables import Row
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Row.metadata)

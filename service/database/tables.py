@@ -399,40 +399,6 @@ class WorkerNode(Row):
     trusted_since: Mapped[datetime | None]  # an administrator ended a quarantine: what was lost before does not count
 
 
-class InferenceWorker(Row):
-    """One that answers for models, as it last described itself. `secret` opens its gateway until it starts again."""
-
-    __tablename__ = "inference_workers"
-    __table_args__ = (CheckConstraint(one_of("doing", ["ready", "serving", "training", "draining"]), name="doing"),)
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    incarnation: Mapped[str]
-    hostname: Mapped[str]
-    version: Mapped[str]
-    worker_class: Mapped[str]
-    engine: Mapped[str]
-    url: Mapped[str]
-    secret: Mapped[str]
-    memory_bytes: Mapped[int]
-    doing: Mapped[str]
-    bases: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))  # digests of those in memory
-    names: Mapped[list[str] | None]  # all that it serves; null: whatever it can fetch
-    requests: Mapped[int] = mapped_column(server_default=text("0"))
-    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
-class InferenceUsage(Row):
-    """What a project has asked of models so far."""
-
-    __tablename__ = "inference_usage"
-
-    project: Mapped[str] = mapped_column(primary_key=True)
-    requests: Mapped[int]
-    prompt_tokens: Mapped[int]
-    completion_tokens: Mapped[int]
-
-
 class ApiBeat(Row):
     """A process of the API as it last said that it serves, and for how long it has said so without a gap."""
 
@@ -469,48 +435,3 @@ class IdempotencyKey(Row):
     job_id: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
-
-
-class WebhookEndpoint(Row):
-    """An address that a project's events are sent to. Only one keeper at a time sends to it, until `busy_until`.
-
-    `failing_since` is the first failure that no success has followed. With a `disabled_reason` nothing is sent.
-    """
-
-    __tablename__ = "webhook_endpoints"
-    __table_args__ = (Index("ix_webhook_endpoints_project_id", "project", "id"),)
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project: Mapped[str]
-    name: Mapped[str]
-    url: Mapped[str]
-    event_types: Mapped[list[str]]
-    secret: Mapped[str]  # what signs cannot be kept as a hash
-    previous_secret: Mapped[str | None]
-    previous_secret_until: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    disabled_reason: Mapped[str | None]
-    failing_since: Mapped[datetime | None]
-    busy_until: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
-class WebhookDelivery(Row):
-    """One event on its way to one endpoint, with the log of its tries."""
-
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (
-        CheckConstraint(one_of("status", ["waiting", "delivered", "failed"]), name="status"),
-        UniqueConstraint("endpoint_id", "event_id"),
-        Index("ix_webhook_deliveries_due", "endpoint_id", "not_before", postgresql_where=text("status = 'waiting'")),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
-    event_id: Mapped[str]
-    event: Mapped[Json]
-    status: Mapped[str] = mapped_column(server_default=text("'waiting'"))
-    tries: Mapped[int] = mapped_column(server_default=text("0"))
-    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
-    log: Mapped[list[Json]] = mapped_column(server_default=text("'[]'"))
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -7,7 +7,7 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from tunesmith.service.database.tables import InferenceWorker
+from tunesmith.service.database.inference_tables import InferenceWorker
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError, Unserved
 from tunesmith.tuning.inference_messages import Answering, Generation

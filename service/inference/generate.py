@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tunesmith.service.database.tables import InferenceWorker
+from tunesmith.service.database.inference_tables import InferenceWorker
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.inference import store
 from tunesmith.service.inference.answers import refused

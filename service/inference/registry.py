@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import InferenceWorker
+from tunesmith.service.database.inference_tables import InferenceWorker
 from tunesmith.service.database.transactions import now
 from tunesmith.service.inference import store
 from tunesmith.tuning.codes import ErrorCode

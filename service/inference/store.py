@@ -7,7 +7,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Blob, InferenceUsage, InferenceWorker, Model
+from tunesmith.service.database.inference_tables import InferenceUsage, InferenceWorker
+from tunesmith.service.database.tables import Blob, Model
 from tunesmith.service.inference.used import Used
 from tunesmith.tuning.inference_messages import RegisterInferenceWorker
 

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from tunesmith.service.database.tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.database.transactions import Clock, Database, now
+from tunesmith.service.database.webhook_tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.webhooks import store
 from tunesmith.service.webhooks.fan_out import fan_out
 from tunesmith.service.webhooks.retries import GIVES_UP_AFTER, Retry

@@ -7,8 +7,8 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.database.transactions import Database, now
+from tunesmith.service.database.webhook_tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.webhooks import store
 from tunesmith.service.webhooks.guard import Guard
 from tunesmith.service.webhooks.sending import Outcome, Sender, new_signing_secret

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import WebhookEndpoint
 from tunesmith.service.database.transactions import Clock
+from tunesmith.service.database.webhook_tables import WebhookEndpoint
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.webhooks import store
 from tunesmith.tuning.values.json_objects import Json

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import WebhookDelivery, WebhookEndpoint
+from tunesmith.service.database.webhook_tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.values.json_objects import Json

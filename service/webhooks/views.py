@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from tunesmith.service.database.tables import WebhookDelivery, WebhookEndpoint
+from tunesmith.service.database.webhook_tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.webhooks.sending import SECRET_PREFIX
 from tunesmith.tuning.api.webhooks.deliveries import DeliveryObject, WebhookEventBody
 from tunesmith.tuning.api.webhooks.endpoints import EndpointObject, EndpointWithSecret, TunesmithEndpoint

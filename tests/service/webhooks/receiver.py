@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.control_plane import ControlPlane
-from tunesmith.service.database.tables import WebhookEndpoint
 from tunesmith.service.database.transactions import Database, now
+from tunesmith.service.database.webhook_tables import WebhookEndpoint
 from tunesmith.service.webhooks.courier import Courier
 from tunesmith.service.webhooks.endpoints import create
 from tunesmith.service.webhooks.guard import Guard
