@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:  # the tests of the trainer run where no server and no driver is installed
     from psycopg import sql
 
     from tunesmith.local.embedded.postgres import PostgresServer
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _TEMPLATE = "migrated_template"
 _SLOW_TO_IMPORT = ("torch", "transformers")
