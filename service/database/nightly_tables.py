@@ -112,6 +112,7 @@ class Firing(Row):
     champion: Mapped[str | None]  # what the alias stood for when the job was made
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     model: Mapped[str | None]  # what the job made
+    evaluations: Mapped[Json | None]  # of its gate, by guard rail; the one that decides has the empty name
     verdict: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     decided_at: Mapped[datetime | None]

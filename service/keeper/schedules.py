@@ -6,9 +6,10 @@ from tunesmith.service.schedules.decide import decide_all
 from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
 from tunesmith.service.schedules.fetching.download import Downloads
 from tunesmith.service.schedules.fetching.fetch import DataFetcher
+from tunesmith.service.schedules.judging.gate import judge_all
+from tunesmith.service.schedules.judging.settle import settle_all
 from tunesmith.service.schedules.record_due import record_due
 from tunesmith.service.schedules.retention.old_results import delete_old_results
-from tunesmith.service.schedules.settle import settle_all
 from tunesmith.service.settings import Settings
 
 
@@ -18,6 +19,7 @@ def schedule_chores(settings: Settings) -> tuple[Chore, ...]:
     return (
         Chore("record due times", _record, every_seconds=each_sweep),
         Chore("settle firings", _settle, every_seconds=each_sweep),
+        Chore("judge results", _judge, every_seconds=each_sweep),
         Chore("decide about firings", _decide, every_seconds=each_sweep),
         Chore("delete old results", _delete_old, every_seconds=600),
     )
@@ -49,6 +51,10 @@ async def _record(context: KeeperContext) -> int:
 
 async def _settle(context: KeeperContext) -> int:
     return await settle_all(schedule_context(context))
+
+
+async def _judge(context: KeeperContext) -> int:
+    return await judge_all(schedule_context(context))
 
 
 async def _decide(context: KeeperContext) -> int:

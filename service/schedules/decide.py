@@ -5,21 +5,18 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import ApiKey, Firing, Job, Schedule
-from tunesmith.service.database.transactions import now
+from tunesmith.service.database.tables import Firing, Job, Schedule
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.submit import Submission, submit
 from tunesmith.service.schedules import store
 from tunesmith.service.schedules.context import ScheduleContext
 from tunesmith.service.schedules.failures import end, guarded
 from tunesmith.service.schedules.ingredients import Ingredients, find_file, find_ingredients, find_model_name
+from tunesmith.service.schedules.owner import owner_of
 from tunesmith.service.schedules.schemas import ScheduleSettings
 from tunesmith.service.tokens.measure import measure
-from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.api.requests.jobs import JobCreate
-from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.datasets.token_scale import TokenScale
-from tunesmith.tuning.errors import Forbidden
 from tunesmith.tuning.words import UNDECIDED, FiringState, Overlap
 
 _HOLD = timedelta(seconds=60)  # for which another keeper leaves a firing to the one that took it
@@ -121,7 +118,7 @@ class Decision:
         asked = {**settings.job.model_dump(), "model": found.model.name, "metadata": labels}
         submission = Submission(
             request=JobCreate(**asked, training_file=found.file.id),
-            caller=await _owner(session, schedule),
+            caller=await owner_of(session, schedule),
             idempotency_key=None,
             is_retry=False,
             seed=self.context.draw_seed(),
@@ -131,20 +128,3 @@ class Decision:
             scale=scale,
         )
         return await submit(session, submission)
-
-
-async def _owner(session: AsyncSession, schedule: Schedule) -> Caller:
-    """In whose name the job is made, with the role that the key has.
-
-    Raises:
-        Forbidden: the key was revoked or has expired.
-    """
-    key = await session.get_one(ApiKey, schedule.api_key_id)
-    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= await now(session)):
-        ended = "has expired" if key.revoked_at is None else "was revoked"
-        raise Forbidden(
-            f"The key {key.name!r}, in whose name {schedule.name} makes jobs, {ended}.",
-            code=ErrorCode.OWNER_KEY_REVOKED,
-            hint="Replace the schedule with another key: PUT /v1/schedules/{schedule}.",
-        )
-    return Caller(key_id=key.id, project=schedule.project, role=key.role, name=key.name)

@@ -61,7 +61,7 @@ async def _note(context: ScheduleContext, firing_id: str, error: TunesmithError)
             return
         firing.tries += 1
         text = f"{error.message} {error.hint or ''}".strip()
-        if _may_pass(error) and firing.tries < _MOST_TRIES:
+        if may_pass(error) and firing.tries < _MOST_TRIES:
             firing.code, firing.reason = error.code, text
             firing.not_before = at + min(_FIRST_PAUSE * 2 ** (firing.tries - 1), _LONGEST_PAUSE)
         else:
@@ -69,7 +69,8 @@ async def _note(context: ScheduleContext, firing_id: str, error: TunesmithError)
         log.info("schedule.firing_not_decided", firing=firing_id, state=firing.state, code=error.code)
 
 
-def _may_pass(error: TunesmithError) -> bool:
+def may_pass(error: TunesmithError) -> bool:
+    """Whether another try may do better."""
     if isinstance(error, DownloadFailed):
         return error.may_pass
     return isinstance(error, LimitReached) or error.http_status == 503 or error.code == ErrorCode.INTERNAL_ERROR

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service.database.tables import Schedule
 from tunesmith.service.schedules import manage, store
 from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
+from tunesmith.service.schedules.judging.settle import take_verdict
 from tunesmith.service.schedules.schemas import CreateSchedule, PostVerdict, RunNow, ScheduleSettings
-from tunesmith.service.schedules.settle import take_verdict
 from tunesmith.service.schedules.views import firing_object, schedule_object
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.auth import MemberKey

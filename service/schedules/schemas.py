@@ -10,6 +10,9 @@ from tunesmith.service.aliases.names import check_alias
 from tunesmith.tuning.api.requests.jobs import JobRequest
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.evaluation import RowNumber
+from tunesmith.tuning.gate.verdict import GateRule
+from tunesmith.tuning.scoring.scores import Score
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
 
@@ -57,6 +60,50 @@ class DataSource(Value):
             )
 
 
+class GateFile(Value):
+    """Rows to measure on. One of the two is given."""
+
+    file: Text | None = None
+    """The id of a file, always the same."""
+    filename: Text | None = None
+    """The newest file that was uploaded under this name."""
+
+    def check(self, param: str) -> None:
+        """Refuse none and both.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        if (self.file is None) == (self.filename is None):
+            message = f"'{param}' names {'nothing' if self.file is None else 'file and filename'}."
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=param, hint="Give file or filename.")
+
+
+class ScheduleGate(Value):
+    """How a result is compared with the champion; with the base while there is none."""
+
+    rows: GateFile
+    """Held-out rows, which no job of the schedule trains on."""
+    guards: Annotated[dict[Text, GateFile], Field(max_length=8)] = {}
+    """Guard rails by name: other rows, on which the result must not be shown to be worse."""
+    score: Score | None = None
+    """How answers are scored; without it the loss decides."""
+    rule: GateRule = GateRule()
+    """When the result counts as better."""
+    most_rows: RowNumber = 1000
+    """Of more rows, those with the lowest SHA-256 are read."""
+
+    def check(self) -> None:
+        """Refuse rows that are not named in one way.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        self.rows.check("gate.rows")
+        for name, rows in self.guards.items():
+            rows.check(f"gate.guards.{name}")
+
+
 class ScheduleSettings(Value):
     """`PUT /v1/schedules/{schedule}`: everything about a schedule but its name."""
 
@@ -76,8 +123,8 @@ class ScheduleSettings(Value):
     """The name that results are promoted to."""
     promotion: Promotion = Promotion.NEVER
     """When `alias` is made to stand for a result."""
-    gate: dict[str, Any] | None = None
-    """How a result is compared with the champion. Kept for whoever gives the verdict; nothing reads it here."""
+    gate: ScheduleGate | None = None
+    """With promotion `on_verdict`: the service measures each result itself. Without a gate a verdict is posted."""
     overlap: Overlap = Overlap.SKIP
     """What to do while the job of an earlier firing has not ended."""
     missed: Missed = Missed.RUN_LATEST
@@ -104,6 +151,7 @@ class ScheduleSettings(Value):
         """
         self.data.check()
         self._check_job()
+        self._check_gate()
         if self.alias is not None:
             check_alias(self.alias, param="alias")
         elif self.start_from is StartFrom.CHAMPION or self.promotion is not Promotion.NEVER:
@@ -112,6 +160,18 @@ class ScheduleSettings(Value):
                 code=ErrorCode.MISSING_REQUIRED_PARAMETER,
                 param="alias",
                 hint='Name it, as in "alias": "ft:support@prod".',
+            )
+
+    def _check_gate(self) -> None:
+        if self.gate is None:
+            return
+        self.gate.check()
+        if self.promotion is not Promotion.ON_VERDICT:
+            raise InvalidRequest(
+                f"A gate gives verdicts, and promotion is {self.promotion}.",
+                code=ErrorCode.INVALID_VALUE,
+                param="promotion",
+                hint='Send "promotion": "on_verdict", or leave out the gate.',
             )
 
     def _check_job(self) -> None:

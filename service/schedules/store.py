@@ -231,6 +231,18 @@ async def find_ended(session: AsyncSession, *, limit: int) -> Sequence[Row[str, 
     return (await session.execute(query)).all()
 
 
+async def find_gated(session: AsyncSession, *, limit: int) -> Sequence[Row[str, str]]:
+    """`id` and `schedule_id` of firings that wait for a verdict of their schedule's own gate."""
+    query = (
+        select(Firing.id, Firing.schedule_id)
+        .join(Schedule, Schedule.id == Firing.schedule_id)
+        .where(Firing.state == FiringState.AWAITING_VERDICT, Schedule.settings["gate"].astext.is_not(None))
+        .order_by(Firing.due_at)
+        .limit(limit)
+    )
+    return (await session.execute(query)).all()
+
+
 async def is_overtaken(session: AsyncSession, firing: Firing) -> bool:
     """Whether the result of a later firing has already been promoted."""
     later = and_(Firing.schedule_id == firing.schedule_id, Firing.due_at > firing.due_at)

@@ -46,6 +46,7 @@ def firing_object(firing: Firing) -> FiringObject:
         champion=firing.champion,
         job_id=firing.job_id,
         model=firing.model,
+        evaluations=firing.evaluations,
         verdict=firing.verdict,
         created_at=_seconds(firing.created_at),
         decided_at=_seconds_or_none(firing.decided_at),

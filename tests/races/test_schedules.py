@@ -13,9 +13,9 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.schedules.context import ScheduleContext
 from tunesmith.service.schedules.decide import Decision, decide_all
+from tunesmith.service.schedules.judging.settle import settle_all
 from tunesmith.service.schedules.record_due import record_due
 from tunesmith.service.schedules.recurrence import Recurrence
-from tunesmith.service.schedules.settle import settle_all
 
 _END_JOBS = "UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE state = 'queued'"
 

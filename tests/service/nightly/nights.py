@@ -12,9 +12,10 @@ from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.schedules.context import Clock, ScheduleContext
 from tunesmith.service.schedules.decide import decide_all
+from tunesmith.service.schedules.judging.gate import judge_all
+from tunesmith.service.schedules.judging.settle import settle_all
 from tunesmith.service.schedules.record_due import record_due
 from tunesmith.service.schedules.retention.old_results import delete_old_results
-from tunesmith.service.schedules.settle import settle_all
 from tunesmith.service.settings import Settings
 
 PROD = "ft:support@prod"
@@ -104,6 +105,7 @@ class Nights:
             context = self.context(database)
             await record_due(context)
             await settle_all(context)
+            await judge_all(context)
             await decide_all(context)
 
         self.plane.run(work)

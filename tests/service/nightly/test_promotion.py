@@ -42,7 +42,7 @@ def test_never_leaves_the_alias_alone(nights: Nights) -> None:
 
 
 def test_a_better_verdict_promotes_and_another_refuses_each_with_its_numbers(nights: Nights) -> None:
-    nights.create(alias=PROD, promotion="on_verdict", gate={"metric": "exact_match"})
+    nights.create(alias=PROD, promotion="on_verdict")
     first, one = night(nights, 20)
     assert (first["state"], nights.alias()) == ("awaiting_verdict", None)
     answer = nights.verdict(first, "better", summary="0.81, was 0.77", numbers={"exact_match": 0.81})

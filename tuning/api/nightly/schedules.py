@@ -41,6 +41,8 @@ class FiringObject(Named):
     """The job; null where none was made."""
     model: str | None
     """What the job made."""
+    evaluations: Json | None
+    """Ids of the evaluations of its gate by guard rail; the one that decides has the empty name."""
     verdict: Json | None
     """The verdict on it, as it was given."""
     created_at: int

@@ -72,9 +72,23 @@ async def take_verdict(
             hint="Only a schedule with promotion on_verdict waits for one, once, when the job has succeeded.",
         )
     firing.verdict = given
-    await _carry_out(session, schedule, firing, posted, author_key=caller.key_id, at=at)
+    await carry_out(session, schedule, firing, posted, author_key=caller.key_id, at=at)
     await session.flush()
     return firing
+
+
+async def carry_out(
+    session: AsyncSession, schedule: Schedule, firing: Firing, posted: PostVerdict, *, author_key: str, at: datetime
+) -> None:
+    """Promote or refuse as the verdict says."""
+    if posted.verdict == "better":
+        champion = posted.champion or firing.champion
+        await _promote(
+            session, schedule, firing, author_key=author_key, expected=champion, at=at, because=posted.summary
+        )
+    else:
+        because = posted.summary or f"The verdict is {posted.verdict.replace('_', ' ')}."
+        end(firing, FiringState.REFUSED, at=at, reason=because)
 
 
 async def _settle(session: AsyncSession, schedule: Schedule, firing: Firing, *, at: datetime) -> None:
@@ -106,19 +120,6 @@ async def _judge(session: AsyncSession, schedule: Schedule, firing: Firing, *, a
         end(firing, FiringState.TRAINED, at=at, reason="The result of a later firing has been promoted.")
     else:
         await _promote(session, schedule, firing, author_key=schedule.api_key_id, expected=ANYTHING, at=at)
-
-
-async def _carry_out(
-    session: AsyncSession, schedule: Schedule, firing: Firing, posted: PostVerdict, *, author_key: str, at: datetime
-) -> None:
-    if posted.verdict == "better":
-        champion = posted.champion or firing.champion
-        await _promote(
-            session, schedule, firing, author_key=author_key, expected=champion, at=at, because=posted.summary
-        )
-    else:
-        because = posted.summary or f"The verdict is {posted.verdict.replace('_', ' ')}."
-        end(firing, FiringState.REFUSED, at=at, reason=because)
 
 
 async def _promote(
