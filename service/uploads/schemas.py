@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tunesmith.tuning.values.base import Value
 
@@ -19,6 +19,14 @@ class ExpiresAfter(Value):
 class CreateUpload(Value):
     """`POST /v1/uploads`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"filename": "rows.jsonl", "bytes": 300000000, "purpose": "fine-tune", "mime_type": "text/jsonl"}
+            ]
+        }
+    )
+
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
     """The name of the file."""
     bytes: Annotated[int, Field(ge=1)]
@@ -33,6 +41,8 @@ class CreateUpload(Value):
 
 class CompleteUpload(Value):
     """`POST /v1/uploads/{id}/complete`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"part_ids": ["part-1", "part-2"]}]})
 
     part_ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=10_000)]
     """All parts in the order of the file, whatever the order they came in."""

@@ -174,7 +174,7 @@ def test_the_command_sets_rolls_back_and_pulls_by_alias(
     assert run("aliases", "set", PROD, second, "--reason", "better", "--expected", first).returncode == 0
     refused = run("aliases", "set", PROD, first, "--expected", first)
     assert (refused.returncode, second in refused.stderr) == (7, True)
-    pulled = run("artifacts", "pull", PROD, "--output", tmp_path)
+    pulled = run("artifacts", "pull", PROD, "--to", tmp_path)
     assert pulled.returncode == 0, pulled.stderr
     job_id = control_plane.request("GET", f"/v1/models/{second}").json()["tunesmith"]["job_id"]
     (artifact,) = control_plane.request("GET", f"/v1/fine_tuning/jobs/{job_id}/artifacts").json()["data"]
@@ -185,4 +185,4 @@ def test_the_command_sets_rolls_back_and_pulls_by_alias(
     assert ("roll_back" in told, "worse" in told, "better" in told) == (True, True, True)
     assert PROD in run("aliases", "ls").stdout
     assert run("aliases", "rm", PROD).returncode == 0
-    assert run("artifacts", "pull", PROD, "--output", tmp_path).returncode == 10
+    assert run("artifacts", "pull", PROD, "--to", tmp_path).returncode == 10

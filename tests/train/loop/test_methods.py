@@ -147,7 +147,8 @@ def test_the_result_can_be_read_by_a_person_and_repeated_by_a_machine(tmp_path: 
     assert set(manifest["data"]) == {"training_file", "validation_file"}
     assert set(manifest["files"]) >= {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"}
     card = (directory.output / "README.md").read_text()
-    assert "base_model: tiny" in card
+    assert "base_model:" not in card, "no hub has the base"
+    assert "--with-base" in card
     assert "validation loss after" in card
     assert str(tmp_path) not in card
     assert str(tmp_path) not in (directory.output / "adapter_config.json").read_text()

@@ -58,8 +58,10 @@ def test_every_problem_has_its_line_and_a_typo_what_was_meant(tmp_path: Path) ->
 def test_what_is_missing_and_what_one_field_forbids_another_is_said(tmp_path: Path) -> None:
     assert refused(tmp_path, "model: a\n") == ["job.yaml:1: training_file: is missing."]
     assert refused(tmp_path, GOOD) == [f"job.yaml:2: training_file: there is no file {tmp_path}/rows.jsonl."]
-    clash = f"{GOOD}hyperparameters: {{n_epochs: 1}}\nmethod:\n  type: dpo\n"
-    assert "older spelling" in refused(tmp_path, clash)[0]
+    clash = (
+        f"{GOOD}hyperparameters: {{n_epochs: 1}}\nmethod:\n  type: dpo\n  dpo: {{hyperparameters: {{n_epochs: 2}}}}\n"
+    )
+    assert "says something else" in refused(tmp_path, clash)[0]
     assert refused(tmp_path, clash)[0].startswith("job.yaml:3:")
 
 
