@@ -73,11 +73,13 @@ def test_a_piece_that_dies_leaves_its_results_and_the_table_takes_what_is_there(
     assert len(json.loads((tmp_path / "results.json").read_text())["kernels"]) > len(kernels.CASES)
 
 
+@pytest.mark.slow
 def test_a_piece_without_time_says_what_it_left_out(tmp_path: Path) -> None:
     found = run("kernels", tmp_path, "--budget", "0")
     assert "left out: no time left in this piece" in {line.get("outcome") for line in found}
 
 
+@pytest.mark.slow
 def test_a_configuration_that_fails_says_why_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def assert_adapter_is_whole(stack: Services, job_id: str) -> None:
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_a_job_whose_validation_gets_worse_stops_early_with_its_best_weights(stack: Services) -> None:
     job_id = submit_contradiction(stack, epochs=20, patience=2)

@@ -47,7 +47,7 @@ def said(answer: Answer) -> tuple[list[int], list[float | None]]:
     return answer.tokens, answer.logprobs
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_mixed_batch_says_to_the_last_bit_what_each_adapter_says_alone(
     new_asker: Callable[..., Asker], adapters: dict[str, Path], seed: int
 ) -> None:

@@ -68,6 +68,7 @@ def tuned(qwen3: Template, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", TRIPS)
 def test_the_whole_call_is_written_and_the_model_stops_by_itself(tuned: Path, question: str) -> None:
     city, days, _ = TRIPS[question]

@@ -247,6 +247,7 @@ def test_a_second_job_of_the_project_tokenises_nothing_and_trains_the_same(
     assert all(entry.stat().st_mtime > 1000 for entry in shared.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_gets_the_same_one_when_its_rows_were_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +287,7 @@ def test_an_altered_entry_costs_time_and_no_job(tmp_path: Path, model: Path, mon
     assert len(tokenised.files) == 2
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_tokenises_and_the_others_read_what_it_has_made(tmp_path: Path, model: Path) -> None:
     plan = plans.plan(world_size=3, epochs=1, rows_per_step=4)
     made = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(4, offset=40))

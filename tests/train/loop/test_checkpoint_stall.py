@@ -45,6 +45,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return written
 
 
+@pytest.mark.slow
 def test_on_a_slow_disk_checkpoints_come_less_often_and_change_no_bit(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ def assert_same_training(first: RunDirectory, second: RunDirectory, method: str)
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_every_rung_is_told_and_the_run_ends_with_the_losses_and_weights_of_a_roomy_one(
     tmp_path: Path, model: Path, memory: Memory, method: str
 ) -> None:
@@ -139,6 +139,7 @@ def test_every_rung_is_told_and_the_run_ends_with_the_losses_and_weights_of_a_ro
     assert "going on with selective activation checkpointing instead of none" in told[3]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_from_the_rung_that_was_reached(tmp_path: Path, model: Path, memory: Memory) -> None:
     limit = peak_with_full_checkpointing_alone(memory, tmp_path, model, "lora")
     plan = plans.plan(**settings("lora", tokens_per_micro_step=190))

@@ -83,7 +83,7 @@ def test_a_fully_tuned_model_read_back_has_the_loss_that_was_reported(
     assert validation_loss(again, model, tmp_path) == pytest.approx(result.final_valid_loss, rel=1e-3)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 def test_qlora_teaches_every_layer_after_an_evaluation(tmp_path: Path, model: Path, dropout: float) -> None:
     plan = plans.plan(method="qlora", precision="bf16", epochs=4, lora=plans.lora(dropout=dropout))
     directory = train(tmp_path, model, plan=plan)

@@ -39,8 +39,8 @@ def wait_for_step(directory: RunDirectory, step: int, process: object) -> None:
     raise AssertionError(f"step {step} never came")
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("qlora", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=pytest.mark.slow)])
 def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, model: Path, method: str, optimizer: str) -> None:
     alone = prepared(tmp_path / "alone", model, method, optimizer=optimizer)
     assert runs.train_here(alone) == 0

@@ -16,6 +16,7 @@ from tests.tiny_model import build_tiny_model
 from tests.train import runs
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_weights_of_one(tmp_path: Path) -> None:
     model = build_tiny_model(tmp_path / "model")
     # Small micro-steps, so that a step has several and an uneven number of them per process.

@@ -185,7 +185,10 @@ def states_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{name} {number}", getattr(owner, attribute)
 
 
-@pytest.mark.parametrize(("processes", "double_quantization"), [(1, True), (2, False), (3, True), (7, True)])
+@pytest.mark.parametrize(
+    ("processes", "double_quantization"),
+    [(1, True), (2, False), (3, True), pytest.param(7, True, marks=pytest.mark.slow)],
+)
 def test_the_parts_of_any_number_of_processes_make_up_every_layer(
     monkeypatch: pytest.MonkeyPatch, model: Path, processes: int, double_quantization: bool
 ) -> None:

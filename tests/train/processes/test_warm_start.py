@@ -67,7 +67,7 @@ def train(directory: RunDirectory, *, warm: WarmTrainer | None, started: How) ->
     [
         pytest.param({"lora": lora(dropout=0.1)}, id="lora"),
         pytest.param({"method": Method.FULL, "lora": None}, id="full"),
-        pytest.param({"method": Method.QLORA, "precision": "bf16"}, id="qlora"),
+        pytest.param({"method": Method.QLORA, "precision": "bf16"}, id="qlora", marks=pytest.mark.slow),
     ],
 )
 def test_forked_and_started_trainers_make_the_same_bytes(
