@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
@@ -22,6 +23,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 _TEMPLATE = "migrated_template"
+_DROP_TRIES = 100
 _SLOW_TO_IMPORT = ("torch", "transformers")
 _LONGEST_FIRST = Path(__file__).with_name("longest_first.txt")
 
@@ -151,9 +153,15 @@ def _create(server: "PostgresServer", *, template: str) -> str:
 
 
 def _drop(server: "PostgresServer", name: str) -> None:
-    from psycopg import sql
+    from psycopg import errors, sql
 
-    _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    for _ in range(_DROP_TRIES):
+        try:
+            return _execute(server, statement)
+        except errors.InsufficientPrivilege:  # autovacuum is in it, which an owner may not end; it leaves by itself
+            time.sleep(0.1)
+    return _execute(server, statement)
 
 
 def _execute(server: "PostgresServer", statement: "sql.Composed") -> None:

@@ -17,7 +17,7 @@ from tunesmith.worker.inference.engine.compute.model import BatchModel
 ADAPTERS = 12
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def two_threads() -> Iterator[None]:
     """As on the smallest host: work that is shared out must give the same bits too."""
     before = torch.get_num_threads()
@@ -26,17 +26,17 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def model(base: Path) -> BatchModel:
     return BatchModel.load(base)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Of three ranks and five sets of modules."""
     root = tmp_path_factory.mktemp("adapters")
