@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import plans
 from tests.tiny_model import build_tiny_model
@@ -59,6 +60,17 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, model: Path, metho
     said, wanted = disturbed.read_result(), alone.read_result()
     for field in ("steps", "trained_tokens", "first_valid_loss", "final_valid_loss", "final_train_loss"):
         assert getattr(said, field) == getattr(wanted, field)
+
+
+def test_going_on_with_other_arithmetic_is_said(tmp_path: Path, model: Path) -> None:
+    directory = prepared(tmp_path, model, "lora")
+    for threads in (1, 1, 2):
+        directory.stop.touch()
+        torch.set_num_threads(threads)
+        assert runs.train_here(directory) == EXIT_STOPPED
+    torch.set_num_threads(1)
+    told = [event["message"] for event in runs.events(directory) if event["message"].startswith("Continuing")]
+    assert [message.partition(": ")[2] for message in told] == ["", "threads 1, now 2."]
 
 
 def test_dropout_draws_the_same_numbers_after_going_on(tmp_path: Path, model: Path) -> None:

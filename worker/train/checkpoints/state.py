@@ -9,6 +9,7 @@ import json
 import random
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class TrainState:
     mfu: float | None = None
     others_share: float | None = None  # of the machine, that others used while this process trained
     packs: bool = False
+    computed_on: dict[str, Any] = field(default_factory=dict)  # the machine of the last steps, see `arithmetic_of`
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`manifest.json` of a result: everything that the run was made of, by hash and version, so that it can be repeated."""
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -9,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 import tunesmith.tuning
 import tunesmith.worker.train
 from tunesmith.worker.hashes import Seal, sealed_sha256, sha256_of
 from tunesmith.worker.manifests import MANIFEST
+from tunesmith.worker.train.arithmetic import arithmetic_of
 from tunesmith.worker.train.checkpoints.state import TrainState
 from tunesmith.worker.train.run import RunContext
 
@@ -39,7 +37,7 @@ def manifest(run: RunContext, folder: Path, *, progress: TrainState, merged: dic
         "continued_from": hashes(run.adapter_folder, seals=request.seals) if run.adapter_folder else None,
         "code": {"tunesmith": _own_version(), "source_sha256": source_sha256()},
         "versions": run.versions,
-        "hardware": hardware(run.device),
+        "hardware": arithmetic_of(run.device),
         "merged": merged,
         "progress": asdict(progress),
         "files": {name: sha256 for name, sha256 in hashes(folder, deep=True).items() if name != MANIFEST},
@@ -60,32 +58,6 @@ def source_sha256() -> str:
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{root.name}/{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What may change the last bit of a sum: processor, its vector instructions, threads, and the GPU."""
-    facts: dict[str, Any] = {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-    }
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-        facts["compute_capability"] = list(torch.cuda.get_device_capability(device))
-        facts["cuda"] = torch.version.cuda
-    return facts
-
-
-def _processor() -> str:
-    """The processor's own name; `platform` knows it on few systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
 
 
 def _own_version() -> str:

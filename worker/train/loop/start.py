@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunesmith.worker.train.arithmetic import arithmetic_of, changed
 from tunesmith.worker.train.checkpoints import state as checkpoints
 from tunesmith.worker.train.checkpoints import trainable_state as learned
 from tunesmith.worker.train.checkpoints.best import BestWeights
@@ -85,9 +86,21 @@ def begin_or_resume(
     if checkpoint is not None:
         learned.load(checkpoint, masters, start.weight_file)
         start.best.load(checkpoint)
-        told = f"Continuing from the checkpoint of step {progress.step} of {start.total_steps}."
-        run.recorder.event(told, step=progress.step)
+        _tell_what_continues(start)
     return start
+
+
+def _tell_what_continues(start: Start) -> None:
+    """The promise of equal bytes holds for equal arithmetic: what another machine may change is said, not found out."""
+    run, progress = start.run, start.progress
+    told = f"Continuing from the checkpoint of step {progress.step} of {start.total_steps}."
+    now = arithmetic_of(run.device)
+    if others := changed(progress.computed_on, now):
+        told += (
+            f" Sums may differ in the last bit from here on, as this machine computes otherwise: {'; '.join(others)}."
+        )
+    progress.computed_on = now
+    run.recorder.event(told, step=progress.step)
 
 
 def _verified_checkpoint(run: RunContext) -> Path | None:
@@ -103,7 +116,7 @@ def _position(run: RunContext, checkpoint: Path | None) -> TrainState:
     """Where the steps begin, with this process's random numbers as they are to be there."""
     if checkpoint is None:
         checkpoints.draw_apart(seed=run.plan.seed, rank=run.rank, step=0)
-        return TrainState()
+        return TrainState(computed_on=arithmetic_of(run.device))
     progress = checkpoints.load_progress(checkpoint, seed=run.plan.seed, rank=run.rank)
     progress.last_good_checkpoint = checkpoint.name
     return progress
