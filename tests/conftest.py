@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -37,11 +38,26 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.meta_path.insert(0, _NoTorch())
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Among several processes the files that take longest begin first, and the quick ones fill up the end."""
+    _mark_slow_rows(items)
     if hasattr(config, "workerinput"):
         longest = {name: place for place, name in enumerate(_LONGEST_FIRST.read_text().split())}
         items.sort(key=lambda item: _turn(item.nodeid.partition("::")[0], longest))
+
+
+def _mark_slow_rows(items: list[pytest.Item]) -> None:
+    """All rows but the first few of what is `mostly_slow`; rows that are slow by themselves are not counted."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("mostly_slow")
+        if mark is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        seen[test] += 1
+        if seen[test] > mark.kwargs["rows"]:
+            item.add_marker(pytest.mark.slow)
 
 
 def _turn(file: str, longest: dict[str, int]) -> tuple[bool, int]:

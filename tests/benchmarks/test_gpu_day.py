@@ -46,6 +46,7 @@ def test_speeds_have_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert min(line["tokens_per_second"] for line in found) > 0
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     (line,) = [line for line in run("ranks", tmp_path) if "case" in line]
     assert line["outcome"] == "ok", line

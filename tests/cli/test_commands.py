@@ -56,6 +56,7 @@ def test_get_shows_the_plan_with_its_reasons(run: Run, finished_job: str) -> Non
     assert ":greeting:" in job["fine_tuned_model"]
 
 
+@pytest.mark.slow
 def test_a_repeated_job_is_identical_to_the_last_bit(run: Run, finished_job: str) -> None:
     repeated = run("reproduce", finished_job, "-o", "json")
     assert repeated.returncode == 0, repeated.stdout + repeated.stderr
@@ -165,6 +166,7 @@ assert not any(name.startswith("tunesmith") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_pulled_adapter_opens_in_plain_peft_without_a_hub_and_says_what_the_merged_model_says(
     run: Run, finished_job: str, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def test_the_openai_example_and_the_readme_are_the_same_and_work(
     assert "said Hello?" in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_nightly_script_brings_the_adapter_and_runs_twice_as_one_job(
     service: Connection, rows: Callable[..., Path], environment: dict[str, str], tmp_path: Path
 ) -> None:

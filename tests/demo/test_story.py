@@ -32,6 +32,7 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_the_story_ends_well(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     split = build(training_rows=48, held_out_rows=8)
     texts = [f"{example.source} {example.answer}" for example in split.training]

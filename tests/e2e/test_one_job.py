@@ -102,6 +102,7 @@ def submit_contradiction(stack: Services, *, epochs: int, patience: int) -> str:
     return job.id
 
 
+@pytest.mark.slow
 def test_a_job_too_big_for_every_worker_waits_and_says_why(stack: Services) -> None:
     small = stack.start_worker(TUNESMITH_CPU_MEMORY_GIB="0.05", TUNESMITH_MEASURE_CONSTANTS="true")
     try:

@@ -31,6 +31,7 @@ def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Work
     assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
 
 
+@pytest.mark.slow
 def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_checkpoint)

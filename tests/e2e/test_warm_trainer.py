@@ -16,6 +16,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.slow
 def test_jobs_are_forked_and_outlive_the_death_of_the_warm_process(stack: Services, worker: Worker) -> None:
     first = stack.submit(epochs=12)
     worker.freeze_trainer(first, when=lambda run: (run / "timeline.jsonl").exists())

@@ -147,6 +147,7 @@ def test_full_fine_tuning_does_not_throw_an_adapter_away(tmp_path: Path, model: 
     assert (told.code, told.param) == ("adapter_needs_lora", "tunesmith.method")
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize(
     "absent", [["eos_token"], ["bos_token"], ["pad_token"], ["eos_token", "bos_token", "pad_token"]]
 )
@@ -239,6 +240,7 @@ def test_rows_of_one_token_alone_end_the_run(tmp_path: Path, endless: Path) -> N
     assert (told.code, told.param) == ("no_supervised_tokens", "training_file")
 
 
+@pytest.mark.slow
 def test_a_conversation_of_twenty_thousand_turns_is_cut_and_trained_on(tmp_path: Path, model: Path) -> None:
     talk = [message for row in runs.chat_rows(10_000) for message in row["messages"]]
     directory = runs.make_run(tmp_path, model=model, plan=plans.plan(epochs=1), rows=[{"messages": talk}])

@@ -75,6 +75,7 @@ def test_held_out_rows_are_measured_on_never_trained_on_and_in_the_manifest(tmp_
     assert any("lines 2, 19" in event["message"] for event in runs.events(split))
 
 
+@pytest.mark.slow
 def test_a_published_merged_model_shows_its_difference_and_tolerance(tmp_path: Path, model: Path) -> None:
     code, directory = merging(tmp_path, model)
     assert code == 0

@@ -141,6 +141,7 @@ def test_a_folder_of_somebody_else_is_left_alone(home: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["chapter-1.txt"]
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home: Path) -> None:
     first = Up(home / "kept", "--no-worker")
     connection, pids = first.wait_ready(), first.pids()

@@ -94,6 +94,7 @@ def test_a_thousand_requests_over_sixty_four_adapters_get_their_own_adapters_ans
         assert said(together[index]) == said(alone.ask(**asks[index]))
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_reused_beginning_changes_no_bit(new_asker: Callable[..., Asker], seed: int) -> None:
     source = random.Random(seed)

@@ -30,6 +30,7 @@ def build(family: str, **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
+@pytest.mark.mostly_slow(rows=4)
 @pytest.mark.parametrize(
     ("family", "changes"),
     [

@@ -64,6 +64,7 @@ def ask(root: Path, model: Path, prompts: list[Any], capsys: pytest.CaptureFixtu
     return code, [json.loads(line) for line in said.out.splitlines()]
 
 
+@pytest.mark.slow
 def test_samples_stop_at_the_end_that_was_learnt(tuned: RunDirectory) -> None:
     last = [event["data"] for event in runs.events(tuned) if "samples" in event["data"]][-1]
     assert last["step"] == 60

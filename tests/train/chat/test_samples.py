@@ -147,6 +147,7 @@ def test_asking_changes_neither_random_numbers_nor_the_model(tmp_path: Path, mod
     after.sum().backward()
 
 
+@pytest.mark.slow
 def test_the_answers_change_from_the_first_step_to_the_last(tmp_path: Path, model: Path) -> None:
     rows = runs.chat_rows(4)
     plan = plans.plan(method="full", rows_per_step=4, epochs=60, evaluation_interval_steps=30, learning_rate=1e-2)

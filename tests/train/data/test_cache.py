@@ -266,6 +266,7 @@ def test_a_model_without_a_template_gets_the_same_one_when_its_rows_were_at_hand
     assert all(any("has no chat template" in text for text in told(run)) for run in (first, second))
 
 
+@pytest.mark.slow
 def test_an_altered_entry_costs_time_and_no_job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TokenStore(tmp_path / "tokens", limit_bytes=2**30)
     shared = store.folder("acme")

@@ -59,6 +59,7 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
+@pytest.mark.mostly_slow(rows=3)
 @pytest.mark.parametrize("token_budget", [64, 1000])
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "mlp", "full"])
 def test_packed_full_fine_tuning_has_the_loss_and_gradients_of_single_rows(

@@ -60,6 +60,7 @@ def test_it_measures_the_heaviest_micro_step_and_says_what_was_predicted(tmp_pat
     assert "predicted 1,000" in event["message"]
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("correction", [0.2, 1.0, 3.0])
 def test_what_it_measures_replaces_what_earlier_runs_said(tmp_path: Path, model: Path, correction: float) -> None:
     corrected = TIME.model_copy(
@@ -76,6 +77,7 @@ def test_what_it_measures_replaces_what_earlier_runs_said(tmp_path: Path, model:
     assert report.expected_seconds == pytest.approx(100 * 1000 / report.tokens_per_second)
 
 
+@pytest.mark.slow
 def test_it_changes_no_bit_of_the_result(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plans.plan(precision="bf16", lora=plans.lora(dropout=0.2), checkpoint_interval_steps=100)
     with_canary = trained(runs.make_run(tmp_path / "with", model=model, plan=plan))
@@ -89,6 +91,7 @@ def test_it_changes_no_bit_of_the_result(tmp_path: Path, model: Path, monkeypatc
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_no_second_one_unless_its_settings_are_others(tmp_path: Path, model: Path) -> None:
     plan = plans.plan(checkpoint_interval_steps=1, total_steps=4)
     directory = runs.make_run(tmp_path, model=model, plan=plan)
@@ -102,6 +105,7 @@ def test_a_resumed_run_needs_no_second_one_unless_its_settings_are_others(tmp_pa
     assert len(reports(directory)) == 2
 
 
+@pytest.mark.slow
 def test_lack_of_memory_shows_before_the_first_step_and_takes_the_same_ladder(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def best_of(directory: RunDirectory) -> tuple[int, float]:
     return best, losses[best]
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_run_that_gets_worse_stops_and_gives_back_its_best_weights(tmp_path: Path, model: Path, method: str) -> None:
     rate = {"lora": 2e-2, "full": 5e-3}[method]
@@ -93,6 +94,7 @@ def test_killing_the_trainer_changes_neither_the_stop_nor_the_best_weights(tmp_p
     assert moved.read_result().best_step == best
 
 
+@pytest.mark.slow
 def test_the_best_weights_travel_in_the_checkpoint_of_a_stopped_run(tmp_path: Path, model: Path) -> None:
     directory = prepared(tmp_path, model)
     codes = []
@@ -108,6 +110,7 @@ def test_the_best_weights_travel_in_the_checkpoint_of_a_stopped_run(tmp_path: Pa
     assert sha256_of(newest / BEST_FILE)
 
 
+@pytest.mark.slow
 def test_without_patience_nothing_stops_and_the_result_is_the_best_all_the_same(tmp_path: Path, model: Path) -> None:
     directory = prepared(tmp_path, model, early_stopping_patience=0, epochs=20)
     assert runs.train_here(directory) == 0
@@ -132,6 +135,7 @@ def test_a_last_step_that_is_as_good_as_the_best_is_the_result(tmp_path: Path, m
     assert not any("The result holds" in event["message"] for event in runs.events(directory))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_to_keeps_nothing(tmp_path: Path, model: Path) -> None:
     directory = prepared(tmp_path, model, early_stopping_patience=0, keeps_best_weights=False, epochs=4)
     assert runs.train_here(directory) == 0

@@ -92,6 +92,7 @@ def test_scores_of_other_rows_are_not_used(tmp_path: Path, model: Path) -> None:
     assert fingerprint(other) not in kept
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_as_often_as_planned_and_says_how_long_it_took(tmp_path: Path, model: Path) -> None:
     plan = plans.plan(epochs=3, evaluation_interval_steps=4)
     directory = runs.make_run(tmp_path, model=model, plan=plan, validation=runs.chat_rows(6, offset=30))

@@ -80,6 +80,7 @@ def test_a_loss_that_is_no_number_ends_the_step_at_once(tmp_path: Path, model: P
     assert steps.progress.loss_scale == FIRST_LOSS_SCALE
 
 
+@pytest.mark.slow
 def test_a_gradient_that_overflows_at_every_scale_ends_the_step_at_the_smallest(tmp_path: Path, model: Path) -> None:
     steps = Steps(tmp_path, model, change=overflowing_above(0.0))
     sums = steps.gradients.compute(1)
@@ -145,6 +146,7 @@ def test_other_precisions_have_no_scale(tmp_path: Path, model: Path) -> None:
     assert (steps.progress.loss_scale, steps.progress.good_steps_at_loss_scale) == (1.0, 0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_scale_and_its_count(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,8 @@ def assert_same_training(first: RunDirectory, second: RunDirectory, method: str)
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_every_rung_is_told_and_the_run_ends_with_the_losses_and_weights_of_a_roomy_one(
     tmp_path: Path, model: Path, memory: Memory, method: str
 ) -> None:

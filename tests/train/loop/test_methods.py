@@ -58,6 +58,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.mostly_slow(rows=2)
 @pytest.mark.parametrize("option", ADAPTERS)
 def test_an_adapter_read_back_by_peft_has_the_loss_that_was_reported(tmp_path: Path, model: Path, option: str) -> None:
     plan = plans.plan(lora=plans.lora(**ADAPTERS[option]), epochs=4)
@@ -70,6 +71,7 @@ def test_an_adapter_read_back_by_peft_has_the_loss_that_was_reported(tmp_path: P
     assert validation_loss(adapted, model, tmp_path) == pytest.approx(result.final_valid_loss, rel=1e-4)
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_fully_tuned_model_read_back_has_the_loss_that_was_reported(
     tmp_path: Path, model: Path, precision: str
@@ -98,6 +100,7 @@ def test_qlora_teaches_every_layer_after_an_evaluation(tmp_path: Path, model: Pa
         assert value.abs().max() > 0, name
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_merged_model_is_published_when_it_agrees_with_its_adapter(tmp_path: Path, model: Path, method: str) -> None:
     plan = plans.plan(method=method, precision="bf16")

@@ -164,6 +164,7 @@ TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type":
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize(
     "rows",
     [
@@ -217,6 +218,7 @@ def test_beta_scales_the_gap_between_the_answers(tmp_path: Path, model: Path) ->
             torch.testing.assert_close(found.sums(learner, batch).loss, expected)
 
 
+@pytest.mark.slow
 def test_pairs_that_memory_cannot_hold_at_once_are_scored_in_smaller_pieces(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +255,7 @@ def test_preferences_as_chosen_and_rejected_mean_the_same_as_the_apis_own(tmp_pa
     assert told == ["two one<|im_end|>", "no no no<|im_end|>"]
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_training_goes_on_from_a_fully_tuned_model(tmp_path: Path, model: Path, method: str) -> None:
     first = trained(tmp_path / "first", model, method="full", epochs=3)
@@ -266,6 +269,7 @@ def test_training_goes_on_from_a_fully_tuned_model(tmp_path: Path, model: Path, 
     assert manifest["base_model"]["model.safetensors"] == of_first["files"]["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_on_with_its_own_rank_and_the_new_dropout(tmp_path: Path, model: Path) -> None:
     first = trained(tmp_path / "first", model, lora=plans.lora(rank=2))
     second = trained(tmp_path / "second", model, lora=plans.lora(rank=2, dropout=0.2), adapter_dir=str(first.output))

@@ -40,6 +40,7 @@ def wait_for_step(directory: RunDirectory, step: int, process: object) -> None:
     raise AssertionError(f"step {step} never came")
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("method", ["lora", pytest.param("qlora", marks=pytest.mark.slow), "full"])
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=pytest.mark.slow)])
 def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, model: Path, method: str, optimizer: str) -> None:
@@ -73,6 +74,7 @@ def test_going_on_with_other_arithmetic_is_said(tmp_path: Path, model: Path) -> 
     assert [message.partition(": ")[2] for message in told] == ["", "threads 1, now 2."]
 
 
+@pytest.mark.slow
 def test_dropout_draws_the_same_numbers_after_going_on(tmp_path: Path, model: Path) -> None:
     changes = {"lora": plans.lora(dropout=0.2)}
     alone = prepared(tmp_path / "alone", model, "lora", **changes)
@@ -85,6 +87,7 @@ def test_dropout_draws_the_same_numbers_after_going_on(tmp_path: Path, model: Pa
     assert sha256_of(disturbed.output / RESULTS["lora"]) == sha256_of(alone.output / RESULTS["lora"])
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_changes_no_bit(tmp_path: Path, model: Path) -> None:
     alone = prepared(tmp_path / "alone", model, "lora", epochs=8)
     assert runs.train_here(alone) == 0
@@ -122,6 +125,7 @@ def test_the_trainer_dies_with_the_worker_that_holds_its_lifeline(tmp_path: Path
     assert process.wait(timeout=30) == -signal.SIGKILL
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 def test_an_altered_checkpoint_is_never_loaded_and_the_one_before_it_is(tmp_path: Path, model: Path, file: str) -> None:
     directory = prepared(tmp_path, model, "lora")

@@ -153,6 +153,7 @@ def test_the_file_loads_with_plain_peft_and_says_the_same(tmp_path: Path, model:
     assert len(config["target_parameters"]) == 2 * 2
 
 
+@pytest.mark.mostly_slow(rows=1)
 def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, model: Path) -> None:
     directory = trained(tmp_path, model, merge=True)
     merged = AutoModelForCausalLM.from_pretrained(directory.output / "merged")
@@ -160,6 +161,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(tmp_path: Path, model: 
     torch.testing.assert_close(logits(merged), logits(plain), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, model: Path, method: str) -> None:
     changes = {"method": method, "precision": "bf16", "checkpoint_interval_steps": 2}
@@ -173,6 +175,7 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, model: Path, metho
     assert sha256_of(disturbed.output / WEIGHTS) == sha256_of(alone.output / WEIGHTS)
 
 
+@pytest.mark.mostly_slow(rows=1)
 def test_a_job_can_go_on_from_an_adapter_with_experts(tmp_path: Path, model: Path) -> None:
     first = trained(tmp_path / "first", model)
     again = runs.make_run(

@@ -22,6 +22,7 @@ from tunesmith.worker.train.profiling.shape import measure_shape
 CPU = torch.device("cpu")
 
 
+@pytest.mark.mostly_slow(rows=4)
 @pytest.mark.parametrize(
     "family", ["llama", "gemma3", "mistral3", "qwen3_moe", "deepseek_v3", "gpt2", "olmo3", "cohere2", "phimoe"]
 )
@@ -30,6 +31,7 @@ def test_rows_are_packed_where_packing_changes_nothing(family: str) -> None:
     assert found.outcome == "packed", found
 
 
+@pytest.mark.mostly_slow(rows=2)
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
@@ -178,6 +180,7 @@ def test_a_run_says_that_rows_go_one_by_one_and_its_result_is_right(tmp_path: Pa
     assert all(0 < point["mfu"] < 1 for point in runs.metrics(run)[1:]), "a measured family's operations are counted"
 
 
+@pytest.mark.slow
 def test_adapters_that_a_model_goes_around_are_told_of(tmp_path: Path) -> None:
     from transformers import JambaConfig
 

@@ -82,6 +82,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.slow
 def test_a_run_over_it_learns_as_one_over_sixteen_bits_and_says_what_it_holds(tmp_path: Path, model: Path) -> None:
     curves = []
     for narrow in (False, True):

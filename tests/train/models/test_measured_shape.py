@@ -66,6 +66,7 @@ def test_a_measured_family_has_exactly_the_parameters_of_the_model(family: str) 
     assert measured(family).parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.mostly_slow(rows=4)
 @pytest.mark.parametrize("family", OF_OTHER_SHAPES)
 def test_recurrent_seeing_and_sparse_families_have_exactly_the_parameters_of_the_model(family: str) -> None:
     with torch.device("meta"):
@@ -138,6 +139,7 @@ def test_a_family_that_cannot_be_measured_is_refused_with_a_reason(
     assert reason in said["message"]
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_family_that_it_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_DATA_DIR", str(tmp_path))
     stored = with_shape(config("olmo2"))

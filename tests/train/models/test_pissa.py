@@ -94,6 +94,7 @@ def test_the_adapter_holds_the_largest_singular_values_of_every_layer(model: Pat
     assert any(is_conv1d(module) for module in started.modules()) == ("gpt2" in str(model))
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("rslora", [False, True])
 def test_what_conv1d_layers_learned_is_a_plain_adapter_of_the_plain_base(
     tmp_path: Path, gpt2: Path, rslora: bool

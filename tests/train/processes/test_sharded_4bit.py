@@ -185,6 +185,7 @@ def states_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{name} {number}", getattr(owner, attribute)
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize(
     ("processes", "double_quantization"),
     [(1, True), (2, False), (3, True), pytest.param(7, True, marks=pytest.mark.slow)],
@@ -205,6 +206,7 @@ def test_the_parts_of_any_number_of_processes_make_up_every_layer(
     assert all(size % ALIGNMENT_BYTES == 0 for size in sizes)
 
 
+@pytest.mark.slow
 def test_loading_never_holds_more_than_a_layer_beside_the_share(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     gc.collect()
     before, held = gang.bytes_of_8_bit_tensors(), []
@@ -243,6 +245,7 @@ def recomputing(model: Any) -> None:
     enable_checkpointing(model.get_base_model(), "full")
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize("prepare", [lambda _: None, fuse, recomputing], ids=["PEFT's own", "fused", "recomputed"])
 def test_every_way_through_a_layer_reads_its_own_bytes(
     monkeypatch: pytest.MonkeyPatch, model: Path, prepare: Callable[[Any], object]

@@ -62,6 +62,7 @@ def train(directory: RunDirectory, *, warm: WarmTrainer | None, started: How) ->
     trainer.end()
 
 
+@pytest.mark.mostly_slow(rows=1)
 @pytest.mark.parametrize(
     "changes",
     [

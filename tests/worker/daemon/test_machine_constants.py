@@ -37,6 +37,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_real_measurement_gives_numbers_that_a_machine_can_have(work: WorkDirectory) -> None:
     found = measure_once(work, host())
     assert found is not None

@@ -118,6 +118,7 @@ def test_an_unknown_name_gets_near_matches(written: str, near: str) -> None:
     assert near in str(caught.value.hint)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_a_stored_shape_is_what_measuring_gives(tmp_path: Path) -> None:
     name = "granite-3.1-2b"
