@@ -56,6 +56,7 @@ def test_the_story_ends_well(data_dir: Path, tmp_path: Path, capsys: pytest.Capt
     assert adapter.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_control_c_in_the_middle_leaves_nothing_running(data_dir: Path) -> None:
     command = [str(Path(sys.executable).parent / "tunesmith"), "demo", "--quick", "--data-dir", str(data_dir)]
     demo = subprocess.Popen(

@@ -31,7 +31,6 @@ def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Work
     assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
 
 
-@pytest.mark.slow
 def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_checkpoint)
@@ -80,6 +79,7 @@ def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Services, worker:
         successor.kill()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_while_the_service_is_away_and_loses_nothing_measured(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_metrics)

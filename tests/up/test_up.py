@@ -102,6 +102,7 @@ def test_the_doctor_finds_the_service_and_its_worker(running: Up) -> None:
     assert connection.api_key not in str(found)
 
 
+@pytest.mark.slow
 def test_a_caller_in_python_gets_a_running_stack_and_a_reason_when_it_cannot(running: Up, home: Path) -> None:
     with running_stack(home / "called", worker=False) as connection:
         assert _models(connection).status_code == 200

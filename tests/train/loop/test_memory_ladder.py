@@ -160,6 +160,7 @@ def test_a_resumed_run_goes_on_from_the_rung_that_was_reached(tmp_path: Path, mo
     assert sha256_of(stopped.output / RESULT["lora"]) == sha256_of(alone.output / RESULT["lora"])
 
 
+@pytest.mark.slow
 def test_memory_that_not_even_the_last_rung_fits_ends_the_run_with_numbers_and_a_way_out(
     tmp_path: Path, model: Path, memory: Memory
 ) -> None:

@@ -138,6 +138,7 @@ def test_the_planner_counts_the_adapters_of_experts_exactly(family: str) -> None
     assert learning > shape.adapter_parameters(rank=5, targets="all-linear")
 
 
+@pytest.mark.mostly_slow(rows=1)
 def test_the_file_loads_with_plain_peft_and_says_the_same(tmp_path: Path, model: Path) -> None:
     directory = trained(tmp_path, model)
     plan = directory.request().plan
