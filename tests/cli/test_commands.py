@@ -193,6 +193,7 @@ def test_a_pulled_adapter_opens_in_plain_peft_without_a_hub_and_says_what_the_me
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_for_engines_and_compared(run: Run, finished_job: str, tmp_path: Path) -> None:
     gguf = run("export", finished_job, "--for", "gguf", "--type", "f32", "--to", tmp_path / "gguf")
     assert gguf.returncode == 0, gguf.stderr
