@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 MEAN_TOLERANCE_NATS = {"f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8_0": 0.1}  # per token of a sample text
-_HALVES_APART = "llama"  # the only one whose rotary pairs lie beside each other in GGUF
+_PAIRS_TOGETHER = "llama"  # the only one whose rotary pairs lie beside each other in GGUF
 
 
 class Differs(Exception):
@@ -161,7 +161,7 @@ def _add_tensors(writer: "GGUFWriter", model: Any, *, architecture: str, kind: s
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if theirs is None:
             raise NoGgufForm(f"The weight {name} has no name in GGUF.")
-        values = _paired(name, tensor, config) if architecture == _HALVES_APART else tensor
+        values = _paired(name, tensor, config) if architecture == _PAIRS_TOGETHER else tensor
         plain = values.dim() < 2
         stored = GGMLQuantizationType[_type_of(values, kind) if not plain else "F32"]
         data = values.contiguous().numpy()
