@@ -1,4 +1,4 @@
-"""Verbs about results: artifacts ls, artifacts pull."""
+"""Verbs about results: artifacts ls, artifacts pull, and export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,15 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
+from tunesmith.cli.results.forms import ExportForm, GgufType
 from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the verb that stands by itself."""
+    parent.command(rich_help_panel="Results and models")(export)
 
 
 @app.command()
@@ -69,6 +75,33 @@ def pull(
         output.data(str(path))
     if lacks_base(target):
         output.note("the adapter's base is not on a hub: --with-base brings it, --base FOLDER names yours")
+
+
+def export(
+    job: JobName,
+    form: Annotated[ExportForm, typer.Option("--for", help="Whom the model is for.")],
+    folder: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write; the job's id when absent.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option("--base", metavar="FOLDER", help="The base model is there.")] = None,
+    kind: Annotated[
+        GgufType, typer.Option("--type", help="How a GGUF file keeps its weights; q8_0 is half of f16.")
+    ] = GgufType.F16,
+) -> None:
+    """Write a model for another engine: an adapter beside its base, one merged folder, or a GGUF file.
+
+    What was written is loaded again and compared before it is called done; that needs the trainer's libraries.
+    """
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
+    from tunesmith.cli.results import export as exporting
+
+    _refuse_contradictions(kind=None, with_base=False, base=base, merged=True)
+    with Client() as client:
+        job_id = find_job_id(client, job)
+        target = folder or Path(job_id)
+        for line in exporting.export(client, client.job(job_id), form=form, folder=target, base=base, kind=kind):
+            output.data(line)
 
 
 def _refuse_contradictions(*, kind: str | None, with_base: bool, base: Path | None, merged: bool) -> None:

@@ -44,6 +44,11 @@ class Evaluated:
         return self.ref.adapter_of is not None and not any(file.name in _WHOLE for file in self.ref.files)
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a checkpoint is listed under names like this."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
 async def find(session: AsyncSession, name: str, *, project: str, param: str = "model") -> Evaluated:
     """A model or checkpoint that the project can see. Registered models are locked against deletion until the end.
 

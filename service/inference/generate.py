@@ -9,7 +9,7 @@ from tunesmith.service.database.transactions import Database
 from tunesmith.service.inference import store
 from tunesmith.service.inference.answers import refused
 from tunesmith.service.inference.gateways import Begun, Gateways
-from tunesmith.service.models.resolve import resolve
+from tunesmith.service.inference.served import served
 from tunesmith.tuning.errors import TunesmithError, Unserved
 from tunesmith.tuning.inference_messages import Generation, GenerationPath, ServedModel
 from tunesmith.tuning.values.json_objects import Json
@@ -38,7 +38,7 @@ async def ask(database: Database, gateways: Gateways, question: Question, *, sil
         Unserved: nobody can answer now; the message of the last who was asked says why.
     """
     async with database.transaction() as session:
-        model = await resolve(session, question.model, project=question.project)
+        model = await served(session, question.model, project=question.project)
         live = await store.find_live(session, silence=silence)
     generation = Generation(model=model, path=question.path, body=question.body)
     refusal: TunesmithError = _nobody(model, live)

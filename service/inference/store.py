@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.inference_tables import InferenceUsage, InferenceWorker
-from tunesmith.service.database.tables import Blob, Model
+from tunesmith.service.database.tables import Blob, Checkpoint, Model
+from tunesmith.service.inference.served import CHECKPOINT_FILES
 from tunesmith.service.inference.used import Used
 from tunesmith.tuning.inference_messages import RegisterInferenceWorker
 
@@ -43,11 +44,12 @@ async def find_live(session: AsyncSession, *, silence: timedelta) -> list[Infere
 
 
 async def find_length_of_model_file(session: AsyncSession, sha256: str) -> int | None:
-    """How many bytes of a base, adapter or model the store has under this hash; None for all other bytes."""
+    """How many bytes of a model, or of a checkpoint's adapter, the store has under this hash; None for all others."""
     one = func.jsonb_build_array(func.jsonb_build_object("sha256", sha256))
-    query = select(Blob.bytes).where(
-        Blob.sha256 == sha256, Blob.is_stored, select(Model.name).where(Model.files.contains(one)).exists()
-    )
+    of_model = select(Model.name).where(Model.files.contains(one)).exists()
+    named = [func.jsonb_build_array(func.jsonb_build_object("sha256", sha256, "name", n)) for n in CHECKPOINT_FILES]
+    of_checkpoint = select(Checkpoint.id).where(or_(*map(Checkpoint.files.contains, named))).exists()
+    query = select(Blob.bytes).where(Blob.sha256 == sha256, Blob.is_stored, or_(of_model, of_checkpoint))
     return (await session.execute(query)).scalar_one_or_none()
 
 

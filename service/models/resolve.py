@@ -1,7 +1,5 @@
 """What a name that a client asks for means: files of a base, and of the adapter that goes on it."""
 
-import re
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.aliases import store as aliases
@@ -12,8 +10,6 @@ from tunesmith.tuning.codes import ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.inference_messages import ModelFiles, ServedModel
 from tunesmith.tuning.messages import FileRef
-
-_CHECKPOINT = re.compile(r"(?P<model>.+):ckpt-step-\d+")
 
 
 async def resolve(session: AsyncSession, name: str, *, project: str) -> ServedModel:
@@ -37,16 +33,7 @@ async def _find(session: AsyncSession, name: str, *, project: str) -> Model:
     if is_alias(name):  # one that stands for nothing is told as any other name that is unknown
         meant = await aliases.model_of(session, name, project=project)
         return await store.find(session, meant or name, project=project)
-    checkpoint = _CHECKPOINT.fullmatch(name)
-    if checkpoint is None:
-        return await store.find(session, name, project=project)
-    await store.find(session, checkpoint["model"], project=project)
-    raise InvalidRequest(
-        f"{name!r:.140} is the state of a run: it has no weights that an engine can load.",
-        code=ErrorCode.CHECKPOINT_NOT_SERVED,
-        param="model",
-        hint=f"Ask {checkpoint['model']}.",
-    )
+    return await store.find(session, name, project=project)
 
 
 def _not_ready(model: Model) -> InvalidRequest:

@@ -195,6 +195,21 @@ def test_a_pulled_adapter_opens_in_plain_peft_without_a_hub_and_says_what_the_me
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
+def test_a_model_is_exported_for_engines_and_compared(run: Run, finished_job: str, tmp_path: Path) -> None:
+    gguf = run("export", finished_job, "--for", "gguf", "--type", "f32", "--to", tmp_path / "gguf")
+    assert gguf.returncode == 0, gguf.stderr
+    assert (tmp_path / "gguf" / "model-f32.gguf").read_bytes()[:4] == b"GGUF"
+    vllm = run("export", finished_job, "--for", "vllm", "--to", tmp_path / "vllm")
+    assert vllm.returncode == 0, vllm.stderr
+    config = json.loads((tmp_path / "vllm" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "vllm" / "base").resolve())
+    for said in (gguf.stdout, vllm.stdout):
+        assert "compared over" in said
+    again = run("export", finished_job, "--for", "gguf", "--type", "f32", "--to", tmp_path / "gguf")
+    assert "is there already" in again.stderr
+
+
 def test_options_of_pull_that_contradict_each_other_are_refused(run: Run, finished_job: str, tmp_path: Path) -> None:
     for options in (("--merged", "--with-base"), ("--merged", "--kind", "adapter"), ("--base", tmp_path)):
         assert run("artifacts", "pull", finished_job, "--to", tmp_path / "out", *options).returncode == 2, options

@@ -92,11 +92,12 @@ def test_a_chat_is_answered_in_openais_shape(site: Site) -> None:
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
 
 
-def test_a_stream_says_the_same_and_ends_with_its_usage(site: Site) -> None:
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "time"}}]])
+def test_a_stream_says_the_same_and_ends_with_its_usage(site: Site, tools: list[Any] | None) -> None:
     async def both() -> tuple[Any, httpx.Response]:
-        whole = await site.chat(temperature=0, logprobs=True, top_logprobs=2)
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        return whole.json(), await site.chat(temperature=0, logprobs=True, top_logprobs=2, **options)
+        asked = {"temperature": 0, "logprobs": True, "top_logprobs": 2, "tools": tools}
+        whole = await site.chat(**asked)
+        return whole.json(), await site.chat(**asked, stream=True, stream_options={"include_usage": True})
 
     whole, streamed = run(site, both)
     assert streamed.headers["content-type"].startswith("text/event-stream")

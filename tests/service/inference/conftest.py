@@ -130,6 +130,9 @@ class InferenceSide:
         path = f"/internal/inference-workers/{self.id}/heartbeat"
         return self.plane.request("POST", path, key="worker", content=report.model_dump_json())
 
+    def blob(self, digest: str) -> httpx.Response:
+        return self.plane.request("GET", f"/internal/inference-workers/{self.id}/blobs/{digest}", key="worker")
+
 
 @pytest.fixture
 def gateway() -> Iterator[StandInGateway]:

@@ -25,6 +25,7 @@ from tests.service.test_access import is_error
 from tests.waiting import eventually
 from tunesmith.tuning.state import Outcome
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
 BASE = sha256(b"tiny-llama")[:8]
 
 
@@ -109,11 +110,28 @@ def test_what_has_no_weights_is_refused_with_a_reason(control_plane: ControlPlan
     shape = {"name": "only-a-shape", "config": TINY_CONFIG}
     assert control_plane.request("POST", "/v1/models", key="admin", json=shape).status_code == 200
     assert is_error(ask(control_plane, "only-a-shape"), 400, "model_has_no_weights")
-    name = tuned(control_plane, b"\x01")
-    refused = ask(control_plane, f"{name}:ckpt-step-8")
-    assert is_error(refused, 400, "checkpoint_not_served")
-    assert name in refused.json()["error"]["hint"]
-    assert is_error(ask(control_plane, f"{name}:ckpt-step-8", key="stranger"), 404, "model_not_found")
+
+
+@pytest.mark.usefixtures("inference")
+def test_a_checkpoint_answers_under_the_name_it_is_listed_with(
+    control_plane: ControlPlane, gateway: StandInGateway, inference: InferenceSide
+) -> None:
+    plane, training = control_plane, control_plane.claimed()
+    for step, names in ((3, ADAPTER_FILES), (5, ("masters.safetensors",))):
+        files = [training.put(f"{name} of {step}".encode(), name=name) for name in (*names, "manifest.json")]
+        body = {"step": step, "manifest_sha256": files[-1].sha256, "files": [file.model_dump() for file in files]}
+        assert training.post("checkpoints", body).status_code == 204
+    listed = plane.request("GET", f"/v1/fine_tuning/jobs/{training.job_id}/checkpoints").json()["data"]
+    name = {one["step_number"]: one["fine_tuned_model_checkpoint"] for one in listed}
+    answered = ask(plane, name[3])
+    assert (answered.status_code, answered.json()["model"]) == (200, name[3])
+    sent = {file["name"]: file["sha256"] for file in gateway.asked[-1]["model"]["adapter"]["files"]}
+    assert set(sent) == set(ADAPTER_FILES[:2])
+    assert {inference.blob(digest).status_code for digest in sent.values()} == {200}
+    assert inference.blob(sha256(b"optimizer.safetensors of 3")).status_code == 404
+    assert is_error(ask(plane, name[5]), 400, "checkpoint_not_served")
+    for unknown, key in ((name[3].replace("step-3", "step-4"), "member"), (name[3], "stranger")):
+        assert is_error(ask(plane, unknown, key=key), 404, "model_not_found")
 
 
 @pytest.mark.usefixtures("inference")

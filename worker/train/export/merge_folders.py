@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 MEAN_TOLERANCE_NATS = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}  # per token, as for merges after training
-_TEXT = "The quick brown fox jumps over the lazy dog, and 17 more of them follow; what would you like to know? " * 4
+SAMPLE_TEXT = (
+    "The quick brown fox jumps over the lazy dog, and 17 more of them follow; what would you like to know? " * 4
+)
 
 
 class Differs(Exception):
@@ -65,14 +67,14 @@ def merge(base: Path, adapter: Path, folder: Path) -> dict[str, Any]:
     stored = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).dtype
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     adapted = PeftModel.from_pretrained(plain, adapter, local_files_only=True).eval()
-    tokens = tokenizer(_TEXT, return_tensors="pt")["input_ids"]
-    wanted = _log_probabilities(adapted, tokens)
+    tokens = tokenizer(SAMPLE_TEXT, return_tensors="pt")["input_ids"]
+    wanted = token_log_probabilities(adapted, tokens)
     merged = adapted.merge_and_unload()
     merged.to(stored).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     del adapted, merged, plain
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    difference = float((wanted - _log_probabilities(again, tokens)).abs().mean())
+    difference = float((wanted - token_log_probabilities(again, tokens)).abs().mean())
     tolerance = MEAN_TOLERANCE_NATS[str(stored).removeprefix("torch.")]
     if not difference <= tolerance:
         shutil.rmtree(folder)
@@ -80,7 +82,7 @@ def merge(base: Path, adapter: Path, folder: Path) -> dict[str, Any]:
     return {"mean_difference_nats": difference, "tolerance_nats": tolerance, "tokens_compared": tokens.numel() - 1}
 
 
-def _log_probabilities(model: Any, tokens: "torch.Tensor") -> "torch.Tensor":
+def token_log_probabilities(model: Any, tokens: "torch.Tensor") -> "torch.Tensor":
     """Of each token after the first, given those before it."""
     import torch
 

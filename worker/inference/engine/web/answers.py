@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.worker.inference.engine.answering.outbox import Delta
 from tunesmith.worker.inference.engine.answering.sampling import Drawn
+from tunesmith.worker.inference.engine.answering.tool_calls import read_calls
 from tunesmith.worker.inference.engine.refusal import Refusal
 
 Json = dict[str, Any]
@@ -21,12 +22,19 @@ class Choice:
     text: str = ""
     drawn: list[Drawn] = field(default_factory=list)
     finish_reason: str | None = None
+    calls: list[Json] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
         """The next step of it."""
         self.text += delta.text
         self.drawn.extend(delta.drawn)
         self.finish_reason = delta.finish_reason
+
+    def read_calls(self, tools: Collection[str]) -> None:
+        """What of its text, now whole, calls one of these tools. One that was cut off at a bound stays text."""
+        if tools and self.finish_reason == "stop":
+            self.text, self.calls = read_calls(self.text, tools=tools)
+            self.finish_reason = "tool_calls" if self.calls else "stop"
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,22 @@ class Shape:
 
 
 def _chat_choice(index: int, choice: Choice, logprobs: Json | None) -> Json:
-    message = {"role": "assistant", "content": choice.text, "refusal": None}
+    message: Json = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.calls:
+        message |= {"content": choice.text or None, "tool_calls": choice.calls}
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
 
 def _chat_piece(index: int, delta: Delta, logprobs: Json | None) -> Json:
     said = {"content": delta.text} if delta.text or logprobs else {}
     return {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": delta.finish_reason}
+
+
+def chat_calls(index: int, choice: Choice, logprobs: Json | None) -> Json:
+    """A whole answer that was held back for the calls in it, as one piece of a stream."""
+    calls = [{"index": number, **call} for number, call in enumerate(choice.calls)]
+    said: Json = ({"content": choice.text} if choice.text else {}) | ({"tool_calls": calls} if calls else {})
+    return {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
 
 def _chat_opening(index: int) -> Json:

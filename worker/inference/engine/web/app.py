@@ -78,6 +78,7 @@ class Routes:
             CHAT,
             sampling=asked.sampling(vocabulary=served.vocabulary, top_logprobs=top_logprobs),
             shows_logprobs=bool(asked.logprobs),
+            tools=_names(tools),
         )
         most_tokens = asked.max_completion_tokens or asked.max_tokens
         conversation.begin([prompt], most_tokens=most_tokens, ends=ends, param="messages")
@@ -213,6 +214,14 @@ async def _read(request: Request, kind: type[B]) -> B:
                 http_status=413,
             )
     return requests.read(bytes(body), kind)
+
+
+def _names(tools: list[Json] | None) -> frozenset[str]:
+    """Of the functions that may be called."""
+    functions = [tool.get("function", tool) for tool in tools or ()]
+    return frozenset(
+        str(function["name"]) for function in functions if isinstance(function, dict) and "name" in function
+    )
 
 
 def _tokens(served: Served, prompt: str | list[int]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from tunesmith.worker.inference.engine.answering.sampling import Drawn, Sampler,
 from tunesmith.worker.inference.engine.answering.sequence import Sequence
 from tunesmith.worker.inference.engine.answering.text import TextStream
 from tunesmith.worker.inference.engine.refusal import Refusal
-from tunesmith.worker.inference.engine.web.answers import Choice, Json, Shape, Usage, error_body
+from tunesmith.worker.inference.engine.web.answers import Choice, Json, Shape, Usage, chat_calls, error_body
 from tunesmith.worker.inference.engine.web.requests import Asked
 
 UNASKED_TOKENS = 2048  # of an answer whose request names no bound: room is kept for each of them
@@ -52,9 +52,19 @@ class Served:
 class Conversation:
     """The answers of one request, begun; whoever reads them calls `leave` at the end."""
 
-    def __init__(self, served: Served, asked: Asked, shape: Shape, *, sampling: Sampling, shows_logprobs: bool) -> None:
+    def __init__(
+        self,
+        served: Served,
+        asked: Asked,
+        shape: Shape,
+        *,
+        sampling: Sampling,
+        shows_logprobs: bool,
+        tools: Collection[str] = (),
+    ) -> None:
         self._served, self._asked, self._shape = served, asked, shape
         self._sampling, self._shows_logprobs = sampling, shows_logprobs
+        self._tools = tools
         self._outbox = Outbox()
         self._sequences: list[Sequence] = []
         self._prompt_tokens = 0
@@ -99,6 +109,8 @@ class Conversation:
         choices = [Choice() for _ in self._sequences]
         async for index, delta in self._deltas():
             choices[index].add(delta)
+        for choice in choices:
+            choice.read_calls(self._tools)
         shown = [
             self._shape.choice(index, choice, self._logprobs(choice.drawn)) for index, choice in enumerate(choices)
         ]
@@ -111,12 +123,17 @@ class Conversation:
             Refusal: an error before there was anything to show; a later one is an event.
         """
         is_open: set[int] = set()
+        held = [Choice() for _ in self._sequences]  # with tools: what calls one is known at the end
         try:
             async for index, delta in self._deltas():
                 if self._shape.opening and index not in is_open:
                     yield self._chunk([self._shape.opening(index)])
                 is_open.add(index)
-                if delta.text or delta.is_last or self._shows_logprobs:
+                if self._tools:
+                    held[index].add(delta)
+                    if delta.is_last:
+                        yield self._chunk([self._called(index, held[index])])
+                elif delta.text or delta.is_last or self._shows_logprobs:
                     yield self._chunk([self._shape.piece(index, delta, self._logprobs(delta.drawn))])
             if self._asked.wants_usage:
                 yield self._chunk([], usage=self._usage().shown())
@@ -125,6 +142,10 @@ class Conversation:
                 raise
             yield _event(error_body(error))
         yield b"data: [DONE]\n\n"
+
+    def _called(self, index: int, choice: Choice) -> Json:
+        choice.read_calls(self._tools)
+        return chat_calls(index, choice, self._logprobs(choice.drawn))
 
     async def _deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         left = len(self._sequences)
