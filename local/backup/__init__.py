@@ -1,0 +1,1 @@
+"""A copy of an embedded installation in one folder, and an installation made from it."""
