@@ -43,9 +43,11 @@ class StoreUnavailable(TunesmithError):
 class BlobStore:
     """Bytes that are either there completely, under their own hash, or not there."""
 
-    def __init__(self, store: ObjectStore, *, folder: Path | None = None, signs: bool = False) -> None:
+    def __init__(
+        self, store: ObjectStore, *, folder: Path | None = None, signs: S3Store | GCSStore | AzureStore | None = None
+    ) -> None:
         self._store = store
-        self._signs = signs  # addresses under which whoever has them may read one object for a while
+        self._signs = signs  # makes addresses under which whoever has them may read one object for a while
         self._folder = folder  # of a store on a disk of this machine
 
     @classmethod
@@ -57,7 +59,9 @@ class BlobStore:
         if url.startswith("file://"):
             return cls(from_url(url, mkdir=True), folder=Path(unquote(urlsplit(url).path)))
         store = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME})
-        return cls(store, signs=signed_downloads and isinstance(store, S3Store | GCSStore | AzureStore))
+        return cls(
+            store, signs=store if signed_downloads and isinstance(store, S3Store | GCSStore | AzureStore) else None
+        )
 
     async def write_stream(self, sha256: str, stream: AsyncIterator[bytes], *, limit_bytes: int) -> int:
         """Store a stream under its promised hash and return its length; one that breaks the promise leaves nothing.
@@ -96,10 +100,10 @@ class BlobStore:
 
     async def signed_url(self, sha256: str, *, length_bytes: int) -> str | None:
         """Where the store itself sends a large object for some minutes; None where it passes through the service."""
-        if not self._signs or length_bytes < SIGNED_FROM_BYTES:
+        if self._signs is None or length_bytes < SIGNED_FROM_BYTES:
             return None
         with _explained():
-            return await obstore.sign_async(self._store, "GET", path_of(sha256), _SIGNED_FOR)
+            return await obstore.sign_async(self._signs, "GET", path_of(sha256), _SIGNED_FOR)
 
     async def exists(self, sha256: str) -> bool:
         """Whether the store has it, whatever the database believes."""
