@@ -304,7 +304,8 @@ class Client:
 
     @contextmanager
     def _pieces(self, path: str) -> Iterator[Iterator[bytes]]:
-        with _explained(self.connection), self._http.stream("GET", self._url(path), headers=self._headers()) as answer:
+        stream = self._http.stream("GET", self._url(path), headers=self._headers(), follow_redirects=True)
+        with _explained(self.connection), stream as answer:
             if answer.is_error:
                 answer.read()
                 raise _service_error(answer)

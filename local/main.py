@@ -22,7 +22,7 @@ from tunesmith.cli.verbs import (
     webhooks,
 )
 from tunesmith.cli.verbs.nightly import aliases, schedules
-from tunesmith.local.verbs import demo, server
+from tunesmith.local.verbs import backups, demo, server
 
 app = typer.Typer(
     name="tunesmith",
@@ -49,7 +49,7 @@ def options(
 
 
 _JOBS = (submit, plan, jobs, reproduce, evaluate, watch, ci)
-for group in (server, environment, demo, *_JOBS, files, artifacts, chat, webhooks, audit):
+for group in (server, backups, environment, demo, *_JOBS, files, artifacts, chat, webhooks, audit):
     group.register(app)
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(invitations.app, name="workers", rich_help_panel="The service")

@@ -93,7 +93,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
     app.state.wakes = WakeWatcher(database)
     app.state.event_streams = EventStreams(database, app.state.watcher)
-    app.state.blobs = BlobStore.from_url(settings.store)
+    app.state.blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)
     app.state.announcer = announcer_for(settings.redis_url)
     app.state.deliveries = Deliveries(database, app.state.announcer)
     app.state.webhook_sender = Sender.of(settings)

@@ -130,7 +130,7 @@ async def _keep(settings: Settings) -> None:
     database = _database(settings.database_url, pool_size=6)
     for_webhooks = _database(settings.database_url, pool_size=2)  # of their own: no receiver holds up a lease
     try:
-        blobs = BlobStore.from_url(settings.store)
+        blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)
         context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)
         courier = Courier(for_webhooks, Sender.of(settings), every_seconds=min(1.0, settings.keeper_seconds))
         kinds = (every_chore(settings), schedule_chores(settings), fetching_chores(settings))

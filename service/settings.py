@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("redis_url", "REDIS_URL"), repr=False
     )  # without a broker workers ask over HTTP
     store: str
+    signed_downloads: bool = False  # large files come from the store itself, which clients and workers must reach
 
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 10

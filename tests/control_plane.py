@@ -346,23 +346,18 @@ def live_control_plane(
     thread.join(10)
 
 
-@pytest.fixture
-def plane(live_control_plane: ControlPlane) -> ControlPlane:
-    """The live API over empty tables, with fresh keys and no model."""
-    # Deleting a few rows is much quicker than TRUNCATE, which makes new files for every table and index.
-    deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
-    with psycopg.connect(live_control_plane.settings.database_url) as connection:
-        connection.execute(f"SET session_replication_role = replica; {deletes}")
+def make_keys(plane: ControlPlane) -> dict[str, str]:
+    """A key of every kind, as rows."""
     roles = {
         "admin": ("admin", "acme"),
         "member": ("member", "acme"),
         "worker": ("worker", "acme"),
         "stranger": ("admin", "other"),
     }
-    live_control_plane.keys = {}
+    keys = {}
     for name, (role, project) in roles.items():
-        key = live_control_plane.keys[name] = f"ts-{secrets.token_urlsafe(32)}"
-        live_control_plane.sql(
+        key = keys[name] = f"ts-{secrets.token_urlsafe(32)}"
+        plane.sql(
             "INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES (%s, %s, %s, %s, %s, %s)",
             f"key-{name}",
             name,
@@ -371,6 +366,17 @@ def plane(live_control_plane: ControlPlane) -> ControlPlane:
             sha256_of_text(key),
             key[-4:],
         )
+    return keys
+
+
+@pytest.fixture
+def plane(live_control_plane: ControlPlane) -> ControlPlane:
+    """The live API over empty tables, with fresh keys and no model."""
+    # Deleting a few rows is much quicker than TRUNCATE, which makes new files for every table and index.
+    deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
+    with psycopg.connect(live_control_plane.settings.database_url) as connection:
+        connection.execute(f"SET session_replication_role = replica; {deletes}")
+    live_control_plane.keys = make_keys(live_control_plane)
     return live_control_plane
 
 

@@ -87,7 +87,9 @@ class HardwareProfile(Value):
     installed: dict[str, str] = {}
     """Version by package, for those that the planner asks about."""
     disk_free_bytes: int = 0
-    """Free disk where runs are kept."""
+    """Free disk where runs are kept; zero when nobody looked."""
+    kept_models: tuple[str, ...] | None = None
+    """Set digests of the models that lie on that disk; null when nobody looked."""
     constants: MachineConstants | None = None
     """What the worker measured of itself; null until it has."""
 

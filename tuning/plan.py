@@ -33,6 +33,9 @@ class PlanRule(StrEnum):
     EXPERTS = "experts", "tunesmith.lora.target_modules"
     IMPOSSIBLE = "impossible"
 
+    # What this machine cannot do now
+    DISK = "disk"
+
     # The method
     PINNED_PLAN = "pinned-plan"
     FORCED_METHOD = "forced-method"

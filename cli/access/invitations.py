@@ -1,5 +1,6 @@
 """Verbs about workers: list them, invite one, see and withdraw invitations."""
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +28,9 @@ def workers(context: typer.Context, *, form: Listed = ListFormat.TABLE) -> None:
     if form is ListFormat.JSON:
         output.as_json(found)
         return
-    output.table(("ID", "CLASS", "HARDWARE", "BUSY", "JOB"), [_row(worker) for worker in found])
+    output.table(
+        ("ID", "CLASS", "HARDWARE", "BUSY", "STATE", "JOB"), [_row(worker, at=time.time()) for worker in found]
+    )
     if not found:
         output.note("no worker is alive, so jobs wait; invite one with: tunesmith workers invite")
 
@@ -93,9 +96,16 @@ def _tell(invitation: "NewInvitation", url: str) -> None:
         output.note(f"note: {url} is reachable from this machine only; start with `tunesmith up --host 0.0.0.0`")
 
 
-def _row(worker: "WorkerObject") -> tuple[object, ...]:
-    busy = f"{worker.busy_slots}/{worker.slots}"
-    return (worker.id, worker.worker_class, _hardware_text(worker.hardware), busy, ", ".join(worker.jobs))
+def _row(worker: "WorkerObject", *, at: float) -> tuple[object, ...]:
+    busy, jobs = f"{worker.busy_slots}/{worker.slots}", ", ".join(worker.jobs)
+    return (worker.id, worker.worker_class, _hardware_text(worker.hardware), busy, state_text(worker, at=at), jobs)
+
+
+def state_text(worker: "WorkerObject", *, at: float) -> str:
+    """Whether it takes jobs, and if not why not; `at` is now, in Unix seconds."""
+    if worker.quarantined_until is not None and worker.quarantined_until > at:
+        return f"quarantined until {output.moment(worker.quarantined_until)}: {worker.quarantine_reason}"
+    return "draining" if worker.draining else "ready"
 
 
 def _hardware_text(hardware: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ async def artifact_file(
 ) -> Response:
     """The bytes of one file. Range works."""
     file = await store.find_file(session, artifact_id, name, project=caller.project)
-    return send_blob(
+    return await send_blob(
         blobs,
         file.sha256,
         length_bytes=file.bytes,

@@ -59,6 +59,7 @@ class Chooser:
             config=model.config,
             corrections=(await self._lessons()).about(model),
             pinned=job.pinned_plan,
+            files=model.files,
         )
         corrections = dict(wanted.corrections_on(self._machine.hardware))
         self._models[model.name] = model_sha256(model.config, corrections)

@@ -143,7 +143,7 @@ async def get_attempt_blob(
 ) -> Response:
     """Bytes that this attempt's job may read. Range works."""
     file = await find_readable(session, held.job, check_name(sha256))
-    return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
+    return await send_blob(blobs, sha256, length_bytes=file.bytes, range_header=request.headers.get("range"))
 
 
 @router.post("/attempts/{attempt_id}/checkpoints", status_code=204)

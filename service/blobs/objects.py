@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store, from_url
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, TooLarge, TunesmithError
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"[0-9a-f]{64}#\d+")  # how obstore names a local object that is not complete
 _CHUNK_BYTES = 1024 * 1024
+SIGNED_FROM_BYTES = 1024**2  # smaller ones are answered sooner than a second request is made
+_SIGNED_FOR = timedelta(minutes=5)  # to begin in; a download that has begun goes on
 _RETRIES = 3
 _RETRY_TIME = timedelta(seconds=10)  # then the client is told, rather than left to wait for minutes
 _FULL = ("No space left", "os error 28", "Disk quota exceeded")
@@ -41,16 +43,25 @@ class StoreUnavailable(TunesmithError):
 class BlobStore:
     """Bytes that are either there completely, under their own hash, or not there."""
 
-    def __init__(self, store: ObjectStore, *, folder: Path | None = None) -> None:
+    def __init__(
+        self, store: ObjectStore, *, folder: Path | None = None, signs: S3Store | GCSStore | AzureStore | None = None
+    ) -> None:
         self._store = store
+        self._signs = signs  # makes addresses under which whoever has them may read one object for a while
         self._folder = folder  # of a store on a disk of this machine
 
     @classmethod
-    def from_url(cls, url: str) -> "BlobStore":
-        """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows."""
+    def from_url(cls, url: str, *, signed_downloads: bool = False) -> "BlobStore":
+        """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows.
+
+        `signed_downloads` has no effect on a store that nobody but this service can read from.
+        """
         if url.startswith("file://"):
             return cls(from_url(url, mkdir=True), folder=Path(unquote(urlsplit(url).path)))
-        return cls(from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME}))
+        store = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME})
+        return cls(
+            store, signs=store if signed_downloads and isinstance(store, S3Store | GCSStore | AzureStore) else None
+        )
 
     async def write_stream(self, sha256: str, stream: AsyncIterator[bytes], *, limit_bytes: int) -> int:
         """Store a stream under its promised hash and return its length; one that breaks the promise leaves nothing.
@@ -86,6 +97,13 @@ class BlobStore:
             found = await obstore.get_async(self._store, path_of(sha256), options={"range": (start, end)})
             async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
                 yield bytes(chunk)
+
+    async def signed_url(self, sha256: str, *, length_bytes: int) -> str | None:
+        """Where the store itself sends a large object for some minutes; None where it passes through the service."""
+        if self._signs is None or length_bytes < SIGNED_FROM_BYTES:
+            return None
+        with _explained():
+            return await obstore.sign_async(self._signs, "GET", path_of(sha256), _SIGNED_FOR)
 
     async def exists(self, sha256: str) -> bool:
         """Whether the store has it, whatever the database believes."""

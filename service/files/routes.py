@@ -112,7 +112,7 @@ async def file_content(
     """The bytes as they were uploaded. Range works."""
     file = await store.find(session, file_id, project=caller.project)
     stored = store.bytes_of(file, name=file.filename)
-    return send_blob(
+    return await send_blob(
         blobs,
         stored.sha256,
         length_bytes=stored.bytes,

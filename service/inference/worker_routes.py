@@ -54,4 +54,4 @@ async def get_model_blob(
     length_bytes = await store.find_length_of_model_file(session, check_name(sha256))
     if length_bytes is None:
         raise NotFound(f"No model has a file {sha256}.", code=ErrorCode.BLOB_NOT_FOUND, param="sha256")
-    return send_blob(blobs, sha256, length_bytes=length_bytes, range_header=request.headers.get("range"))
+    return await send_blob(blobs, sha256, length_bytes=length_bytes, range_header=request.headers.get("range"))

@@ -83,6 +83,7 @@ async def _query(session: AsyncSession, job: Job, model: Model) -> PlanningQuery
         config=model.config,
         corrections=learned.about(model),
         pinned=job.pinned_plan,
+        files=model.files,
     )
 
 

@@ -76,6 +76,7 @@ class _Fleet:
             config=model.config,
             corrections=self._learned.about(model),
             pinned=job.pinned_plan,
+            files=model.files,
         )
 
     def known(self, waiting: Waiting, model: Model) -> MachineFit | None:

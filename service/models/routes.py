@@ -81,7 +81,7 @@ async def model_file(
     """The bytes of one file of a model that the project can see. Range works."""
     file = await store.find_file(session, model, sha256, project=caller.project)
     filename = file.name.rsplit("/", maxsplit=1)[-1]
-    return send_blob(blobs, sha256, length_bytes=file.bytes, range_header=byte_range, filename=filename)
+    return await send_blob(blobs, sha256, length_bytes=file.bytes, range_header=byte_range, filename=filename)
 
 
 @router.put("/blobs/{sha256}", status_code=204, openapi_extra=_ANY_BYTES)

@@ -1,6 +1,6 @@
 """Which machines could take a job, and why not when none can."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,11 @@ from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Plan, PlanRule, Reason, Refusal
 from tunesmith.tuning.planner.choose import choose
+from tunesmith.tuning.planner.disk import refuse_small_disk
 from tunesmith.tuning.planner.pinned import replay
 from tunesmith.tuning.words import Method
 
@@ -36,6 +38,7 @@ class PlanningQuery:
     shape: ModelShape
     corrections: Mapping[str, Mapping[Method, Corrections]] = field(default_factory=dict)
     pinned: Plan | None = None
+    model_files: tuple[FileRef, ...] = ()
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class PlanningQuery:
         config: dict[str, Any],
         corrections: Mapping[str, Mapping[Method, Corrections]],
         pinned: dict[str, Any] | None,
+        files: Sequence[dict[str, Any]] = (),
     ) -> "PlanningQuery":
         """From the columns of a job and its model."""
         return cls(
@@ -54,11 +58,18 @@ class PlanningQuery:
             shape=ModelShape.from_config(config),
             corrections=corrections,
             pinned=None if pinned is None else Plan.model_validate(pinned),
+            model_files=tuple(FileRef.model_validate(file) for file in files),
         )
 
     def corrections_on(self, hardware: HardwareProfile) -> Mapping[Method, Corrections]:
         """What was measured on machines of this kind."""
         return self.corrections.get(hardware.worker_class, {})
+
+    def missing_model_bytes(self, hardware: HardwareProfile) -> int:
+        """Of the model's own files, what a machine lacks that has said which models it keeps."""
+        if hardware.kept_models is None or set_digest(self.model_files) in hardware.kept_models:
+            return 0
+        return sum(file.bytes for file in self.model_files)
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,11 @@ def current(worker: WorkerNode) -> Machine:
 
 
 def emptied(worker: WorkerNode) -> Machine:
-    """As it could be at best: all of its memory free."""
+    """As it could be at best: all of its memory free, and room on its disk."""
     hardware = HardwareProfile.model_validate(worker.hardware)
     gpus = tuple(gpu.model_copy(update={"memory_free_bytes": gpu.memory_total_bytes}) for gpu in hardware.gpus)
     cpu = hardware.cpu.model_copy(update={"memory_free_bytes": hardware.cpu.memory_total_bytes})
-    return Machine(worker.worker_class, hardware.model_copy(update={"gpus": gpus, "cpu": cpu}))
+    return Machine(worker.worker_class, hardware.model_copy(update={"gpus": gpus, "cpu": cpu, "disk_free_bytes": 0}))
 
 
 def find_fit(wanted: PlanningQuery, machines: Iterable[Machine]) -> MachineFit:
@@ -111,7 +122,22 @@ def plan_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | str:
 
 
 def decide_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
-    """The same with every number of a refusal."""
+    """The same with every number of a refusal. A plan fits the disk too."""
+    decision = _choose(wanted, hardware)
+    if isinstance(decision, Refusal):
+        return decision
+    refusal = refuse_small_disk(
+        decision,
+        wanted.dataset,
+        trains=wanted.spec.evaluation is None,
+        model_parameters=wanted.shape.parameters,
+        missing_model_bytes=wanted.missing_model_bytes(hardware),
+        free_bytes=hardware.disk_free_bytes,
+    )
+    return refusal or decision
+
+
+def _choose(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
     if wanted.pinned is not None:
         return replay(wanted.pinned, hardware=hardware)
     try:

@@ -82,14 +82,14 @@ def model_sha256(config: Mapping[str, Any], corrections: Mapping[Method, Correct
 
 
 def roomier(hardware: HardwareProfile) -> HardwareProfile:
-    """The same machine with its free memory rounded up, and without its free disk, which nothing here asks about."""
+    """The same machine with its free memory rounded up, and without what its disk has, which is asked about anew."""
     gpus = tuple(
         gpu.model_copy(update={"memory_free_bytes": _up(gpu.memory_free_bytes, total_bytes=gpu.memory_total_bytes)})
         for gpu in hardware.gpus
     )
     free_bytes = _up(hardware.cpu.memory_free_bytes, total_bytes=hardware.cpu.memory_total_bytes)
     cpu = hardware.cpu.model_copy(update={"memory_free_bytes": free_bytes})
-    return hardware.model_copy(update={"gpus": gpus, "cpu": cpu, "disk_free_bytes": 0})
+    return hardware.model_copy(update={"gpus": gpus, "cpu": cpu, "disk_free_bytes": 0, "kept_models": None})
 
 
 def _digest(parts: dict[str, object]) -> str:

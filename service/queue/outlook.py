@@ -40,6 +40,7 @@ async def outlook(
                 config=model.config,
                 corrections=learned.about(model),
                 pinned=job.pinned_plan,
+                files=model.files,
             )
             for job, model in line
         ]

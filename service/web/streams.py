@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.responses import Content
 from starlette.types import Send
 
@@ -15,16 +15,20 @@ DOWNLOAD: dict[int | str, dict[str, Any]] = {
         "description": "The bytes.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     },
+    307: {"description": "The store sends the bytes, under the address in `location`."},
     206: {"description": "The range of bytes that was asked for."},
     416: {"description": "The range lies outside; `content-range` says how many bytes there are."},
 }
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-def send_blob(
+async def send_blob(
     blobs: BlobStore, sha256: str, *, length_bytes: int, range_header: str | None, filename: str | None = None
 ) -> Response:
-    """Answer with the bytes of a blob. Nothing from the database is held while they flow."""
+    """Answer with the bytes of a blob, or with an address of the store's that has them.
+
+    Nothing from the database is held while they flow.
+    """
     headers = {"accept-ranges": "bytes", "etag": f'"{sha256}"', "x-content-type-options": "nosniff"}
     if filename is not None:
         safe = re.sub(r"[^A-Za-z0-9._-]|\.{2,}", "_", filename)[-128:].lstrip("._") or "file"
@@ -32,6 +36,8 @@ def send_blob(
     span = _span(range_header, length_bytes=length_bytes)
     if span is None:
         return Response(status_code=416, headers={"content-range": f"bytes */{length_bytes}"})
+    if (url := await blobs.signed_url(sha256, length_bytes=length_bytes)) is not None:
+        return RedirectResponse(url, status_code=307, headers={"cache-control": "no-store"})
     start, end = span
     headers["content-length"] = str(end - start)
     if range_header:

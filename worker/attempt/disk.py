@@ -5,17 +5,12 @@ from pathlib import Path
 
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.tuning.messages import BaseModelRef, Claim
-from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.planner.disk import state_bytes, with_margin
 from tunesmith.tuning.values.units import gib
 from tunesmith.worker.attempt.exit_classifier import disk_full
 from tunesmith.worker.transport.model_cache import ModelCache
 
-_KEPT_CHECKPOINTS = 3
-_WRITTEN_ASIDE = 1  # a checkpoint exists twice while the newest replaces the oldest
-_BYTES_PER_TRAINED_PARAMETER = 12  # fp32 master, and two fp32 moments of Adam
-_BYTES_OF_BEST = 4  # for a trained parameter: the fp32 weights of the best evaluation
 _TOKENISED = 1.25  # bytes of tokens and marks for a byte of text: five for a token, which has about four characters
-_MARGIN = 1.1
 
 
 def require_space(claim: Claim, *, cache: ModelCache, folder: Path) -> None:
@@ -35,11 +30,9 @@ def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
     """Model and data to fetch, the tokenised rows, checkpoints, and the result, with a tenth on top."""
     data = sum(file.bytes for file in (claim.training_file, claim.validation_file) if file is not None)
     if claim.spec.evaluation is not None:  # nothing is trained
-        return int((missing_model_bytes + data * (1 + _TOKENISED)) * _MARGIN)
-    trained = _trained_parameters(claim)
-    state = _BYTES_PER_TRAINED_PARAMETER + (_BYTES_OF_BEST if claim.plan.keeps_best_weights else 0)
-    checkpoints = trained * state * (_KEPT_CHECKPOINTS + _WRITTEN_ASIDE)
-    return int((missing_model_bytes + data * (1 + _TOKENISED) + checkpoints + trained * 4) * _MARGIN)
+        return with_margin(missing_model_bytes + data * (1 + _TOKENISED))
+    state = state_bytes(claim.plan, model_parameters=_model_parameters(claim))
+    return with_margin(missing_model_bytes + data * (1 + _TOKENISED) + state)
 
 
 def moved_bytes(claim: Claim) -> int:
@@ -53,10 +46,7 @@ def _models(claim: Claim) -> list[BaseModelRef]:
     return [claim.base_model] if claim.against is None else [claim.base_model, claim.against]
 
 
-def _trained_parameters(claim: Claim) -> int:
-    plan: Plan = claim.plan
-    if plan.lora is not None:
-        return plan.lora.trainable_parameters
+def _model_parameters(claim: Claim) -> int:
     files = claim.base_model.base_files or claim.base_model.files
     return sum(file.bytes for file in files) // 2  # weights are stored in two bytes each, rarely in four
 

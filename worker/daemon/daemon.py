@@ -36,6 +36,7 @@ from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.settings import WorkerSettings
 from tunesmith.worker.trainer_process.processes import end_leftovers
 from tunesmith.worker.transport.control import HttpControlPlane
+from tunesmith.worker.transport.model_cache import ModelCache
 from tunesmith.worker.transport.retry import Patience, Unavailable
 from tunesmith.worker.work_directory import WorkDirectory, WorkerSession
 
@@ -197,7 +198,8 @@ class WorkerDaemon:
     def _slot_hardware(self) -> HardwareProfile:
         """What one slot offers; slots are equal, so the first speaks for all."""
         slot = hardware_of_slot(self._probe(), index=0, count=self._settings.slots)
-        return slot.model_copy(update={"constants": self._constants})
+        kept = ModelCache(self._work.models).kept()
+        return slot.model_copy(update={"constants": self._constants, "kept_models": kept})
 
     def _probe(self) -> HardwareProfile:
         return probe(disk=self._work.root, cpu_memory_gib=self._settings.cpu_memory_gib)

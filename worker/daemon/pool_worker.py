@@ -93,7 +93,8 @@ class PoolWorker:
         """What the slot offers; slots are equal, so the constants that the first was measured for hold for all."""
         first = hardware_of_slot(host, index=0, count=count)
         constants = stored_constants(self._work, first) if self._settings.measure_constants else None
-        return hardware_of_slot(host, index=slot.index, count=count).model_copy(update={"constants": constants})
+        offered = hardware_of_slot(host, index=slot.index, count=count)
+        return offered.model_copy(update={"constants": constants, "kept_models": self._models.kept()})
 
     def _run_on(self, slot: Slot, use: SlotUse, hardware: HardwareProfile) -> bool:
         claim = self._claim(self._work.session(), hardware)

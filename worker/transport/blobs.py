@@ -48,7 +48,7 @@ def _fetch(client: httpx.Client, path: str, partial: IO[bytes], check: Callable[
     start = partial.tell()
     headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
     try:
-        with client.stream("GET", path, headers=headers) as response:
+        with client.stream("GET", path, headers=headers, follow_redirects=True) as response:
             if response.status_code == 416:  # there is nothing after `start`: everything is here already
                 return
             if not response.is_success:

@@ -17,6 +17,7 @@ from tunesmith.worker.work_directory import inside
 
 log = structlog.get_logger(__name__)
 
+_DIGEST_LENGTH = 64
 HASHED_AT_ONCE = 4  # files; one thread hashes about 1.5 GB a second
 
 
@@ -41,6 +42,11 @@ class ModelCache:
     def missing_bytes(self, files: tuple[FileRef, ...]) -> int:
         """How much would have to be fetched."""
         return 0 if self._is_whole(files) else sum(file.bytes for file in files)
+
+    def kept(self) -> tuple[str, ...]:
+        """Set digests of the models that lie here whole."""
+        names = (folder.name for folder in self._root.glob("[0-9a-f]*") if folder.is_dir())
+        return tuple(sorted(name for name in names if len(name) == _DIGEST_LENGTH))
 
     def fetch(self, files: tuple[FileRef, ...], source: FileSource) -> Path:
         """Return the folder that holds exactly these files, fetching what is not there or was altered.
