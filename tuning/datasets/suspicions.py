@@ -24,7 +24,7 @@ class Suspicion(StrEnum):
 
 
 class _Pattern(NamedTuple):
-    """A row without one of `hints`, or of numbers without any, is passed over; what `form` finds counts if it `holds`."""
+    """What `form` finds counts if it `holds`. Rows without one of `hints`, without any of numbers, are passed over."""
 
     kind: Suspicion
     hints: tuple[bytes, ...]
