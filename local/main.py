@@ -7,7 +7,7 @@ import typer
 
 from tunesmith.cli.access import audit, invitations, keys, projects
 from tunesmith.cli.ci import verb as ci
-from tunesmith.cli.data import verb as data
+from tunesmith.cli.doctor import verb as data
 from tunesmith.cli.verbs import (
     artifacts,
     chat,

@@ -1,4 +1,1 @@
-"""Files of rows before they are sent: turned into JSONL from other formats, and looked at.
-
-Nothing leaves the machine here except what is asked of the service about a registered model.
-"""
+"""Files of rows on this machine: tables and JSON arrays turned into JSON lines, and what a check found, as text."""

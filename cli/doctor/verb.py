@@ -9,8 +9,8 @@ from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Format
 
 if TYPE_CHECKING:
-    from tunesmith.cli.data.check import CheckedData
-    from tunesmith.cli.data.tokenizers import RowLengths
+    from tunesmith.cli.doctor.check import CheckedData
+    from tunesmith.cli.doctor.tokenizers import RowLengths
 
 app = typer.Typer(no_args_is_help=True, help="Training files on this machine.")
 
@@ -36,9 +36,9 @@ def check(
     """Check every row: form, lengths, repeats, overlap, secrets; nothing is sent. Exit code 7 if a row is bad."""
     from contextlib import ExitStack
 
-    from tunesmith.cli.data.check import check_files
     from tunesmith.cli.data.conversion import as_json_lines
-    from tunesmith.cli.data.tokenizers import RowLengths, tokenizer_folder
+    from tunesmith.cli.doctor.check import check_files
+    from tunesmith.cli.doctor.tokenizers import RowLengths, tokenizer_folder
     from tunesmith.cli.exit_codes import ExitCode
 
     if model is None and (preview or on):
@@ -77,8 +77,8 @@ def _show(checked: "CheckedData", lengths: "RowLengths | None", *, model: str | 
 
 
 def _show_more(rows: Path, folder: Path, checked: "CheckedData", *, preview: int, on: str | None) -> None:
-    from tunesmith.cli.data.cost import cost_line
-    from tunesmith.cli.data.preview import mask_lines
+    from tunesmith.cli.doctor.cost import cost_line
+    from tunesmith.cli.doctor.preview import mask_lines
 
     if on:
         output.data(cost_line(folder, checked.training.facts(), on=on))
