@@ -46,6 +46,8 @@ def preview(model: Path, lines: list[bytes]) -> list[dict[str, Any]]:
     shown = []
     for number, line in enumerate(lines, start=1):
         row = parse_row(line, number=number)
+        if row is None:  # an empty line
+            continue
         objective = "dpo" if isinstance(row, PreferencePair) else "supervised"
         renderer = RowRenderer(tokenizer, objective=objective, stop_tokens=stops, today=DEFAULT_DAY)
         shown += [_shown(text, number, tokenizer) for text in _tokenized(row, renderer, tokenizer)]
