@@ -103,6 +103,10 @@ class Client:
         """Newest first."""
         return self._ask(FilePage, "GET", "/files", params=present(purpose=purpose, limit=limit)).data
 
+    def file(self, file_id: str) -> FileObject:
+        """One file with what the check of its rows found."""
+        return self._ask(FileObject, "GET", f"/files/{quote(file_id, safe='')}")
+
     def delete_file(self, file_id: str) -> Deleted:
         """Hide a file; jobs that were made from it keep its bytes."""
         return self._ask(Deleted, "DELETE", f"/files/{quote(file_id, safe='')}")

@@ -7,6 +7,7 @@ import typer
 
 from tunesmith.cli.access import audit, invitations, keys, projects
 from tunesmith.cli.ci import verb as ci
+from tunesmith.cli.doctor import verb as data
 from tunesmith.cli.verbs import (
     artifacts,
     chat,
@@ -51,6 +52,7 @@ def options(
 _JOBS = (submit, plan, jobs, reproduce, evaluate, watch, ci)
 for group in (server, backups, environment, demo, *_JOBS, files, artifacts, chat, webhooks, audit):
     group.register(app)
+app.add_typer(data.app, name="data", rich_help_panel="Jobs")
 app.add_typer(artifacts.app, name="artifacts", rich_help_panel="Results and models")
 app.add_typer(invitations.app, name="workers", rich_help_panel="The service")
 app.add_typer(keys.app, name="keys", rich_help_panel="The service")

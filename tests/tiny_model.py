@@ -55,6 +55,13 @@ def build_tiny_model(
     return folder
 
 
+def build_tokenizer(folder: Path) -> Path:
+    """Only tokenizer and chat template, without torch; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tokenizer(folder, texts=TEXTS, vocabulary_size=512, chat_template=CHAT_TEMPLATE)
+    return folder
+
+
 def _save_tokenizer(folder: Path, *, texts: Iterable[str], vocabulary_size: int, chat_template: str | None) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -16,6 +16,7 @@ class ArtifactKind(StrEnum):
     MODEL = "model"  # whole: trained by full fine-tuning, or merged from base and adapter
     EVALUATION = "evaluation"  # losses and answers of models, row by row
     LOG = "log"
+    TENSORBOARD = "tensorboard"  # event files of the run's metrics
 
 
 RESULT_KINDS = (ArtifactKind.ADAPTER, ArtifactKind.MODEL)  # one of which a success leaves

@@ -13,7 +13,7 @@ def main() -> int:
     try:
         answer = _fetch(identifier, revision)
     except ModuleNotFoundError as error:
-        answer = _failure(f"{error.name} is not installed.", status=400, hint="pip install 'tunesmith[worker]'")
+        answer = failure(f"{error.name} is not installed.", status=400, hint="pip install 'tunesmith[worker]'")
     except Exception as error:
         answer = _explain(identifier, revision, error)
     print(json.dumps(answer))
@@ -32,24 +32,25 @@ def _explain(identifier: str, revision: str, error: Exception) -> dict[str, obje
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return _failure(f"{identifier} asks for consent first.", status=403, hint="accept its terms and set HF_TOKEN")
+        return failure(f"{identifier} asks for consent first.", status=403, hint="accept its terms and set HF_TOKEN")
     if isinstance(error, errors.RevisionNotFoundError):
-        return _failure(f"{identifier} has no revision {revision}.", status=404, hint="a branch, tag or commit")
+        return failure(f"{identifier} has no revision {revision}.", status=404, hint="a branch, tag or commit")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return _failure(
+        return failure(
             f"The hub has no model {identifier}, or it is private.",
             status=404,
             hint="check the name; for a private one set HF_TOKEN",
         )
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _failure(
+    return failure(
         f"The hub cannot be reached: {first_line}",
         status=503,
         hint="on a machine without the network, copy the folder here and use --path, or a file with --gguf",
     )
 
 
-def _failure(message: str, *, status: int, hint: str) -> dict[str, object]:
+def failure(message: str, *, status: int, hint: str) -> dict[str, object]:
+    """What both programs about the hub print when they have nothing better."""
     return {"message": message, "http_status": status, "hint": hint}
 
 

@@ -69,6 +69,28 @@ def from_hub(name: str) -> tuple[Path, HubCommit]:
     )
 
 
+def to_hub(folder: Path, name: str) -> str:
+    """Send a folder to the hub as a private repository; returns the address of the commit.
+
+    Raises:
+        InvalidRequest: `name` is not OWNER/NAME.
+        HubFailed: not reachable, or it does not let this machine write.
+    """
+    if not _HUB_ID.fullmatch(name) or "/" not in name:
+        raise InvalidRequest(f"{name!r} is not a hub name.", param="NAME", hint="write it like OWNER/NAME")
+    command = [sys.executable, "-m", "tunesmith.cli.models.hub_upload", str(folder), name]
+    with waiting(f"send to {name} on the hub"):
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    answer = last_json(ended.stdout)
+    if "url" in answer:
+        return str(answer["url"])
+    raise HubFailed(
+        answer.get("message") or f"Sending {name} ended with code {ended.returncode}.",
+        http_status=int(answer.get("http_status", 500)),
+        hint=answer.get("hint"),
+    )
+
+
 def _require_gguf(file: Path) -> None:
     if not file.is_file():
         raise InvalidRequest(f"{file} is not a file.", param="--gguf")

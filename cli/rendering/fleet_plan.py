@@ -22,11 +22,12 @@ def check_rows(path: Path) -> "RowReport":
     Raises:
         InvalidTrainingFile: with the lines that cannot be trained on.
     """
+    from tunesmith.cli.data.conversion import as_json_lines
     from tunesmith.tuning.datasets.rows import RowChecker
     from tunesmith.tuning.errors import InvalidTrainingFile
 
     checker = RowChecker()
-    with path.open("rb") as file:
+    with as_json_lines(path) as lines, lines.open("rb") as file:
         while piece := file.read(1 << 20):
             checker.feed(piece)
     report = checker.finish()

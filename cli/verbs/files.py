@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import Listed, ListFormat, labels_of
+from tunesmith.cli.verbs.options import Format, Listed, ListFormat, labels_of
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 
@@ -42,25 +42,53 @@ def ls(form: Listed = ListFormat.TABLE) -> None:
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A JSONL file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="JSONL, or CSV, Parquet or a JSON array."),
+    ],
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label that schedules find it by; many times.")
     ] = None,
 ) -> None:
     """Upload a training file and print what the check found."""
     from tunesmith.cli.client import Client
+    from tunesmith.cli.data.conversion import as_json_lines
     from tunesmith.cli.exit_codes import ExitCode
     from tunesmith.cli.progress import transfer, watched
 
     with (
         Client() as client,
-        transfer(f"upload {path.name}", total_bytes=path.stat().st_size) as advance,
+        as_json_lines(path) as lines,
+        transfer(f"upload {lines.name}", total_bytes=lines.stat().st_size) as advance,
     ):
-        file = client.upload_file(path, labels=labels_of(metadata), wrap=lambda stream: watched(stream, advance))
+        file = client.upload_file(lines, labels=labels_of(metadata), wrap=lambda stream: watched(stream, advance))
     output.data(f"{file.id}  {file.status}")
     if file.status == "error":
         output.note(file.status_details or "")
         raise typer.Exit(ExitCode.REJECTED)
+
+
+@app.command()
+def show(
+    file_id: Annotated[str, typer.Argument(metavar="FILE_ID")],
+    form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
+) -> None:
+    """Show what the check of an uploaded file found: rows, tokens, repeats, suspected secrets, bad lines."""
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.data.report_text import report_lines
+    from tunesmith.tuning.api.base import recorded
+    from tunesmith.tuning.datasets.rows import RowReport
+
+    with Client() as client:
+        file = client.file(file_id)
+    if form is Format.JSON:
+        output.as_json(file)
+        return
+    output.data(f"{file.id}  {file.status}  {output.size(file.bytes)}  {file.filename}")
+    if file.tunesmith.report is not None:
+        known = {key: value for key, value in file.tunesmith.report.items() if key != "kind"}
+        for line in report_lines(recorded(RowReport, known)):
+            output.data(line)
 
 
 @app.command()

@@ -69,6 +69,28 @@ def add(
 
 
 @app.command()
+def push(
+    model: Annotated[str, typer.Argument(help="A tuned model, an alias for one, or its job.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; made private if it is new.")],
+) -> None:
+    """Send a job's adapter or model with its card to the model hub; the token (HF_TOKEN) stays on this machine."""
+    from tempfile import TemporaryDirectory
+
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.job_names import find_job_id
+    from tunesmith.cli.models.sources import to_hub
+    from tunesmith.cli.results.pull import pull_artifacts
+    from tunesmith.tuning.codes import RESULT_KINDS
+
+    with Client() as client, TemporaryDirectory(prefix="tunesmith-push-") as folder:
+        job_id = find_job_id(client, model)
+        made = [artifact.kind for artifact in client.artifacts(job_id) if artifact.kind in RESULT_KINDS]
+        kind = made[0] if made else RESULT_KINDS[0]
+        pull_artifacts(client, job_id, folder=Path(folder), kind=kind)
+        output.data(to_hub(Path(folder) / kind, name))
+
+
+@app.command()
 def rm(name: Annotated[str, typer.Argument()]) -> None:
     """Forget a model; jobs that already run keep their weights."""
     from tunesmith.cli.client import Client

@@ -1,6 +1,7 @@
 """How many characters and, by estimate from bytes, tokens a typed row has."""
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tunesmith.tuning.datasets.row_formats import Chat, Completion, Messages, PreferencePair, Row, Text
@@ -22,40 +23,45 @@ class RowSize(NamedTuple):
     has_weights: bool = False
 
 
-def size_of(row: Row) -> RowSize:
-    """Count a row."""
+def estimated_tokens(text: str) -> int:
+    """By the bytes of a text."""
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+
+def size_of(row: Row, *, tokens: Callable[[str], int] = estimated_tokens) -> RowSize:
+    """Count a row; `tokens` counts those of a text, and what a template puts around messages is assumed."""
     match row:
         case Chat():
-            return _size_of_chat(row)
+            return _size_of_chat(row, tokens)
         case PreferencePair():
-            return _size_of_pair(row)
+            return _size_of_pair(row, tokens)
         case Completion():
-            prompt, completion = _tokens(row.prompt), _tokens(row.completion)
+            prompt, completion = tokens(row.prompt), tokens(row.completion)
             characters = len(row.prompt) + len(row.completion)
             return RowSize(characters, prompt + completion, prompt + completion, completion)
         case Text():
-            tokens = _tokens(row.text)
-            return RowSize(len(row.text), tokens, tokens, tokens)
+            length = tokens(row.text)
+            return RowSize(len(row.text), length, length, length)
 
 
-def _size_of_chat(row: Chat) -> RowSize:
+def _size_of_chat(row: Chat, tokens: Callable[[str], int]) -> RowSize:
     tools = _listed(row.tools)
-    characters, tokens, supervised, has_weights = len(tools), _tokens(tools), 0, False
+    characters, length, supervised, has_weights = len(tools), tokens(tools), 0, False
     for message in row.messages:
         words = message.words
-        said = _tokens(words)
+        said = tokens(words)
         characters += len(words)
-        tokens += said + _OVERHEAD_TOKENS
+        length += said + _OVERHEAD_TOKENS
         if said and message.is_taught:
             supervised += said + STOP_TOKENS
         has_weights = has_weights or message.weight is not None
-    return RowSize(characters, tokens, tokens, supervised, bool(row.tools), has_weights)
+    return RowSize(characters, length, length, supervised, bool(row.tools), has_weights)
 
 
-def _size_of_pair(row: PreferencePair) -> RowSize:
+def _size_of_pair(row: PreferencePair, tokens: Callable[[str], int]) -> RowSize:
     tools = _listed(row.tools)
-    asked = _tokens_of(row.prompt) + _tokens(tools)
-    answers = [_tokens_of(answer) for answer in (row.chosen, row.rejected)]
+    asked = _tokens_of(row.prompt, tokens) + tokens(tools)
+    answers = [_tokens_of(answer, tokens) for answer in (row.chosen, row.rejected)]
     return RowSize(
         characters=len(tools) + sum(map(_characters_of, (row.prompt, row.chosen, row.rejected))),
         tokens=2 * asked + sum(answers),
@@ -69,15 +75,11 @@ def _characters_of(part: str | Messages) -> int:
     return len(part) if isinstance(part, str) else sum(len(message.words) for message in part)
 
 
-def _tokens_of(part: str | Messages) -> int:
+def _tokens_of(part: str | Messages, tokens: Callable[[str], int]) -> int:
     if isinstance(part, str):
-        return _tokens(part)
-    return sum(_tokens(message.words) + _OVERHEAD_TOKENS for message in part)
+        return tokens(part)
+    return sum(tokens(message.words) + _OVERHEAD_TOKENS for message in part)
 
 
 def _listed(tools: tuple[Json, ...] | None) -> str:
     return json.dumps(tools, ensure_ascii=False) if tools else ""
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text.encode()) // _BYTES_PER_TOKEN)

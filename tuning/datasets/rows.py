@@ -1,18 +1,22 @@
 """Checking a training file line by line, in bounded memory, however the bytes arrive."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import computed_field
 
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.datasets.row_errors import BadRow
-from tunesmith.tuning.datasets.row_formats import RowFormat
+from tunesmith.tuning.datasets.row_formats import Row, RowFormat
+from tunesmith.tuning.datasets.row_hashes import RowHashes
 from tunesmith.tuning.datasets.row_parser import MAX_ROW_BYTES, RowReader, too_long
 from tunesmith.tuning.datasets.row_sizes import RowSize, size_of
+from tunesmith.tuning.datasets.suspicions import Suspicion, suspicions
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.values.base import Value
 
 SHOWN_PROBLEMS = 20
+SHOWN_LINES = 5
 
 
 class RowProblem(Value):
@@ -22,6 +26,21 @@ class RowProblem(Value):
     """Counted from 1; 0 is the file as a whole."""
     reason: str
     """Why it cannot be trained on."""
+    fix: str = ""
+    """What to do about it."""
+
+
+class RowLines(Value):
+    """How many rows something is true of, and the lines of the first of them."""
+
+    count: int = 0
+    """Rows."""
+    lines: tuple[int, ...] = ()
+    """Lines of the first ones, counted from 1."""
+
+    def and_line(self, line: int) -> "RowLines":
+        """One row more."""
+        return RowLines(count=self.count + 1, lines=(*self.lines, line)[:SHOWN_LINES])
 
 
 class RowReport(Value):
@@ -49,6 +68,14 @@ class RowReport(Value):
     """Rows that cannot be trained on."""
     problems: tuple[RowProblem, ...] = ()
     """The first of those."""
+    repeated: RowLines = RowLines()
+    """Rows that say what an earlier row of the file says."""
+    rows_not_compared: int = 0
+    """Rows of a very large file that later ones were not compared with."""
+    shared: RowLines = RowLines()
+    """Rows that are also in the file that it was compared with, as a validation file's with the training file's."""
+    suspected: dict[Suspicion, RowLines] = {}
+    """By kind, rows that look as if they held a secret or data about a person."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -82,14 +109,28 @@ class RowReport(Value):
 
 
 class RowChecker:
-    """Feed it bytes in pieces of any size, then ask for the report. Holds at most one row."""
+    """Feed it bytes in pieces of any size, then ask for the report. Holds at most one row, and eight bytes of each.
 
-    def __init__(self, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
+    hashes: keeps what the rows are known by, to compare another file with; other: of a file that was checked before;
+    seen: called with every good row.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_row_bytes: int = MAX_ROW_BYTES,
+        hashes: RowHashes | None = None,
+        other: RowHashes | None = None,
+        seen: Callable[[Row], None] = lambda _: None,
+    ) -> None:
         self._max_row_bytes = max_row_bytes
         self._pending = bytearray()
         self._skipping = False  # inside a row that is already known to be too long
         self._line = 0
         self._reader = RowReader(max_row_bytes=max_row_bytes)
+        self._hashes = RowHashes() if hashes is None else hashes
+        self._other = other
+        self._seen = seen
         self._counts = _Counts()
 
     def feed(self, data: bytes) -> None:
@@ -107,7 +148,7 @@ class RowChecker:
             self._end_line()
         if not self._counts.rows and not self._counts.problem_count:
             self._counts.reject(0, "The file has no rows.")
-        return self._counts.report(self._reader.format)
+        return self._counts.report(self._reader.format, rows_not_compared=self._hashes.dropped)
 
     def _extend(self, piece: bytes) -> None:
         if self._skipping:
@@ -128,10 +169,21 @@ class RowChecker:
                 raise too_long(self._max_row_bytes)
             row = self._reader.read(line, number=self._line)
         except BadRow as bad:
-            self._counts.reject(self._line, bad.reason)
+            self._counts.reject(self._line, bad.reason, fix=bad.fix)
             return
         if row is not None:
-            self._counts.accept(size_of(row))
+            self._accept(row, line)
+
+    def _accept(self, row: Row, line: bytes) -> None:
+        self._counts.accept(size_of(row))
+        if self._hashes.add(row):
+            self._counts.repeated = self._counts.repeated.and_line(self._line)
+        if self._other is not None and row in self._other:
+            self._counts.shared = self._counts.shared.and_line(self._line)
+        for kind in suspicions(line):
+            before = self._counts.suspected.get(kind, RowLines())
+            self._counts.suspected[kind] = before.and_line(self._line)
+        self._seen(row)
 
 
 class _Counts:
@@ -142,6 +194,8 @@ class _Counts:
         self._characters = self._tokens = self._longest = self._supervised = 0
         self._lengths = [0] * BUCKETS
         self._has_tools = self._has_weights = False
+        self.repeated = self.shared = RowLines()
+        self.suspected: dict[Suspicion, RowLines] = {}
 
     def accept(self, row: RowSize) -> None:
         """Add a good row."""
@@ -154,12 +208,12 @@ class _Counts:
         self._has_tools |= row.has_tools
         self._has_weights |= row.has_weights
 
-    def reject(self, line: int, reason: str) -> None:
+    def reject(self, line: int, reason: str, *, fix: str = "") -> None:
         self.problem_count += 1
         if len(self._problems) < SHOWN_PROBLEMS:
-            self._problems.append(RowProblem(line=line, reason=reason))
+            self._problems.append(RowProblem(line=line, reason=reason, fix=fix))
 
-    def report(self, format_: RowFormat | None) -> RowReport:
+    def report(self, format_: RowFormat | None, *, rows_not_compared: int) -> RowReport:
         return RowReport(
             format=format_,
             rows=self.rows,
@@ -172,4 +226,8 @@ class _Counts:
             has_weights=self._has_weights,
             problem_count=self.problem_count,
             problems=tuple(self._problems),
+            repeated=self.repeated,
+            rows_not_compared=rows_not_compared,
+            shared=self.shared,
+            suspected=self.suspected,
         )

@@ -28,7 +28,7 @@ from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.stall import StallWatch, silence_limits
 from tunesmith.worker.attempt.stop_requests import OUTCOMES, AttemptStopped, OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.attempt.token_cache import TokenStore
-from tunesmith.worker.attempt.uploads import upload_log, upload_output
+from tunesmith.worker.attempt.uploads import upload_curves, upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory, TrainResult
@@ -281,6 +281,8 @@ class AttemptRunner:
             if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
                 upload_output(run, ending.result, self._handing_over)
         upload_log(run, self._handing_over, secrets=self._around.secrets)
+        if reason := upload_curves(run, self._handing_over):
+            self._log.warning("curves.not_written", reason=reason)
         return _report(outcome, failure, ending.result)
 
     def _with_longer_rows(self, prepared: PreparedRun) -> PreparedRun:

@@ -7,6 +7,7 @@ from typing import Any
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.messages import ArtifactReport
 from tunesmith.worker.run_directory import RunDirectory, TrainResult
+from tunesmith.worker.trackers.tensorboard import write_event_files
 from tunesmith.worker.trainer_process.log_file import scrubbed_copy
 from tunesmith.worker.transport.blobs import file_ref
 from tunesmith.worker.transport.control import AttemptControl
@@ -35,6 +36,15 @@ def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str
             return
         if copy.stat().st_size:
             upload_folder(Path(folder), kind=ArtifactKind.LOG, metadata={}, control=control)
+
+
+def upload_curves(run: RunDirectory, control: AttemptControl) -> str | None:
+    """Send the run's metrics as event files of TensorBoard; why there are none, or None where they were sent."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-curves-") as folder:
+        reason = write_event_files(run.metrics, Path(folder))
+        if reason is None:
+            upload_folder(Path(folder), kind=ArtifactKind.TENSORBOARD, metadata={}, control=control)
+        return reason
 
 
 def upload_folder(folder: Path, *, kind: ArtifactKind, metadata: dict[str, Any], control: AttemptControl) -> None:
