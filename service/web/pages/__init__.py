@@ -1,0 +1,1 @@
+"""What the service shows in a browser: its first page and the reference of its API; they load nothing else."""
