@@ -157,7 +157,15 @@ bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed
 bench-control-plane: $(STAMP) ## load on the API and its database: submits, polls, lists, claims, metrics, event streams (about 3 minutes; LOAD="--mlflow")
 	$(BIN)/python -m benchmarks.control_plane $(LOAD)
 
+.PHONY: conformance
+conformance: $(STAMP) ## four openai clients, Node's and LiteLLM against a whole installation; writes docs/conformance.md (2 minutes)
+	$(BIN)/python -m benchmarks.conformance --page docs/conformance.md
+
+.PHONY: conformance-fuzz
+conformance-fuzz: $(STAMP) ## generated requests to every route of /openapi.json: no answer may be a fault of the service
+	$(BIN)/python -m benchmarks.conformance --fuzz
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
-	rm -rf $(VENV) $(TRITON) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(TRITON) .conformance build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

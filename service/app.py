@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, nullcontext
 from enum import StrEnum
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from tunesmith.service.access.audit_routes import router as audit
 from tunesmith.service.access.key_routes import router as keys
@@ -43,9 +43,11 @@ from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
 from tunesmith.service.uploads.routes import router as uploads
 from tunesmith.service.wakes.watcher import WakeWatcher
-from tunesmith.service.web import errors, health, reference
+from tunesmith.service.web import errors, health
 from tunesmith.service.web.middleware import Edge
 from tunesmith.service.web.openapi import DESCRIPTION, TAGS, DocumentedApi
+from tunesmith.service.web.pages import front, reference
+from tunesmith.service.web.query_keys import known_query_keys
 from tunesmith.service.webhooks.routes import router as webhooks
 from tunesmith.service.webhooks.sending import Sender
 from tunesmith.service.workers.routes import internal_router as worker_heartbeats
@@ -64,7 +66,7 @@ class Routes(StrEnum):
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, plans, metrics, artifacts)
 _ACCESS = (invitations, workers, keys, projects, audit, webhooks)
-_PUBLIC = (reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
+_PUBLIC = (front.router, reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
 _FOR_WORKERS = (joining, worker_heartbeats, attempts, inference_workers)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}
 
@@ -77,7 +79,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         generate_unique_id_function=lambda route: route.name,
-        openapi_url=None,  # `service.web.reference` has a route that makes the document in a thread
+        openapi_url=None,  # `service.web.pages.reference` has a route that makes the document in a thread
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
         lifespan=_lifespan,
@@ -102,8 +104,9 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.schema_head = migrate.head()
     app.state.last_look = health.LastLook()
     errors.install(app)
-    for router in (health.router, *_ROUTERS[routes]):
-        app.include_router(router)
+    app.include_router(health.router)
+    for router in _ROUTERS[routes]:
+        app.include_router(router, dependencies=[Depends(known_query_keys)])
     app.add_middleware(Edge, settings=settings)
     return app
 

@@ -68,6 +68,28 @@ class LoraOptions(Value):
     """Multiply the frozen base in 8 bits: LoRA on GPUs of compute capability 8.9 and higher."""
 
 
+class WandbRun(Value):
+    """Where a run's curves go in Weights & Biases."""
+
+    project: Annotated[str, Field(min_length=1, max_length=128)]
+    """The project there."""
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """What the run is called; the job's id unless given."""
+    entity: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """The team or user there; the key's own unless given."""
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=50)] = ()
+    """Words to find the run by."""
+
+
+class Integration(Value):
+    """Something else that is told how a run goes."""
+
+    type: Literal["wandb"]
+    """Weights & Biases, the one that the API knows."""
+    wandb: WandbRun
+    """Its settings."""
+
+
 class JobSpec(Value):
     """A job as asked for, after the API's shape has been taken off and before anything has been decided."""
 
@@ -85,6 +107,7 @@ class JobSpec(Value):
     learning_rate: Auto | LearningRate = "auto"
     merge: bool = False
     continues_adapter: bool = False  # `model` is an adapter: it is trained on, not thrown away
+    integrations: tuple[Integration, ...] = ()  # that the worker tells how the run goes
     evaluation: EvaluationSpec | None = None  # nothing is trained: models are measured on the training file
     seed: Seed
 

@@ -14,6 +14,7 @@ from tunesmith.tuning.api.jobs import (
     JobError,
     JobFailureDetails,
     JobHyperparameters,
+    JobIntegration,
     JobMeasurements,
     JobMethod,
     JobObject,
@@ -47,7 +48,7 @@ def job_object(job: JobRow, *, queue_position: int | None) -> JobObject:
         error=_error(job),
         seed=job.spec["seed"],
         organization_id=job.project,
-        integrations=[],
+        integrations=[JobIntegration.model_validate(one) for one in job.spec.get("integrations", ())],
         metadata=job.labels,
         tunesmith=_ours(job, queue_position=queue_position),
     )

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.control_plane import ControlPlane
-from tunesmith.service.web.reference import render
-from tunesmith.service.web.schema_text import limits_of, pieces_of
+from tunesmith.service.web.pages.reference import render
+from tunesmith.service.web.pages.schema_text import limits_of, pieces_of
 
 Json = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Fine-tuning jobs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -72,6 +72,28 @@ class JobMethod(Answer):
     """Settings of supervised training; absent otherwise."""
     dpo: DpoJobMethod | None = Field(default=None, exclude_if=_is_absent)
     """Settings of preference training; absent otherwise."""
+
+
+class JobWandbRun(Answer):
+    """Where a run's curves go in Weights & Biases."""
+
+    project: str
+    """The project there."""
+    name: str | None
+    """What the run is called; null for the job's id."""
+    entity: str | None
+    """The team or user there; null for that of the worker's key."""
+    tags: list[str]
+    """Words to find the run by."""
+
+
+class JobIntegration(Answer):
+    """Something else that is told how a run goes."""
+
+    type: Literal["wandb"]
+    """Weights & Biases."""
+    wandb: JobWandbRun
+    """Its settings."""
 
 
 class JobProgress(Answer):
@@ -205,8 +227,8 @@ class JobObject(Named):
     """What shuffling, dropout and the adapter's start are drawn from."""
     organization_id: str
     """The project that it belongs to."""
-    integrations: list[Any]
-    """Always empty."""
+    integrations: list[JobIntegration]
+    """What else is told how the run goes."""
     metadata: dict[str, str] | None
     """Its labels; null where it was given none."""
     tunesmith: TunesmithJob

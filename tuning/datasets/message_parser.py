@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from tunesmith.tuning.datasets.legacy_functions import with_tools
 from tunesmith.tuning.datasets.row_errors import BadRow, kind_of, refuse_unknown_keys
 from tunesmith.tuning.datasets.row_formats import REASONING_KEYS, ROLES, Chat, Message, Messages, Role, ToolCall
 from tunesmith.tuning.values.json_objects import Json
 
-CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
+CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *REASONING_KEYS})
 
 
@@ -16,6 +17,7 @@ def parse_chat(value: Json, *, where: str = "") -> Chat:
     Raises:
         BadRow: with the reason.
     """
+    value = with_tools(value, where=where)
     messages = parse_messages(value.get("messages"), where=f"{where}messages")
     return Chat(messages, _tools(value, where=where))
 

@@ -11,6 +11,7 @@ from tunesmith.tuning.job import (
     EarlyStoppingPatience,
     Epochs,
     Hyperparameters,
+    Integration,
     JobSpec,
     LearningRate,
     LoraOptions,
@@ -22,6 +23,7 @@ from tunesmith.tuning.job import (
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
+MOST_INTEGRATIONS = 5  # as in OpenAI's API
 Priority = Annotated[int, Field(ge=-100, le=100)]
 
 
@@ -116,8 +118,8 @@ class JobRequest(Value):
     """What is learned, and its hyperparameters; when absent, the rows of the training file say what."""
     hyperparameters: SupervisedHyperparameters | None = None
     """The older spelling of the method's hyperparameters; beside `method` it must not contradict them."""
-    integrations: list[dict[str, Any]] | None = None
-    """None is available: only an empty list or null is taken."""
+    integrations: Annotated[tuple[Integration, ...], Field(max_length=MOST_INTEGRATIONS)] | None = None
+    """What else is told how the run goes: kept with the job and handed to its worker, which has the keys."""
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
@@ -134,10 +136,6 @@ class JobRequest(Value):
         Raises:
             InvalidRequest: with the field.
         """
-        if self.integrations:
-            raise InvalidRequest(
-                "No integration is available here.", code=ErrorCode.UNSUPPORTED_VALUE, param="integrations"
-            )
         self._check_early_stopping()
         if self.method is None:
             return
@@ -174,6 +172,7 @@ class JobRequest(Value):
             validation=ours.validation,
             learning_rate=ours.learning_rate,
             merge=ours.merge,
+            integrations=self.integrations or (),
             seed=self.seed if self.seed is not None else seed,
         )
 

@@ -14,12 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tunesmith.service.web.openapi import operations
-from tunesmith.service.web.schema_text import Piece, limits_of, name_of, pieces_of, without_null
+from tunesmith.service.web.pages.front import PAGE_HEADERS
+from tunesmith.service.web.pages.schema_text import Piece, limits_of, name_of, pieces_of, without_null
 from tunesmith.tuning.values.json_objects import Json
 
 router = APIRouter(include_in_schema=False)
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def reference(request: Request) -> HTMLResponse:
     """The page, with examples that name the address it was asked for at."""
     document = request.app.openapi()
     page = _page(json.dumps(document), base_url=str(request.base_url).rstrip("/"))
-    return HTMLResponse(page, headers={"content-security-policy": _POLICY, "referrer-policy": "no-referrer"})
+    return HTMLResponse(page, headers=PAGE_HEADERS)
 
 
 @lru_cache(maxsize=4)

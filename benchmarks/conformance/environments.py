@@ -1,0 +1,86 @@
+"""The clients that are played, each in an environment of its own below `.conformance/`, made once and kept."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / ".conformance"
+OPENAI_VERSIONS = ("1.66.5", "1.109.1", "2.8.0", "3.54.0")  # the oldest knows `method`, the newest webhooks
+NODE, LITELLM = "6.49.0", "1.110.2"
+FUZZER = "4.32.5"  # of schemathesis
+_HERE = Path(__file__).parent
+_CASES_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client: what the page calls it, and the command that plays cases with it."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def play(self, *words: str) -> dict[str, str]:
+        """By case: `ok`, or what was wrong.
+
+        Raises:
+            RuntimeError: the program ended without outcomes.
+        """
+        done = subprocess.run(
+            [*self.command, *words],
+            env=os.environ | dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=_CASES_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def clients() -> Iterator[Client]:
+    """One after another, installed where it was not yet."""
+    for version in OPENAI_VERSIONS:
+        yield Client(f"openai {version}", (str(environment("openai", version)), str(_HERE / "cases.py")))
+    if shutil.which("npm"):
+        yield Client(f"node openai {NODE}", ("node", str(_node() / "cases.mjs")))
+    offline = (("LITELLM_LOCAL_MODEL_COST_MAP", "True"),)
+    yield Client(f"litellm {LITELLM}", (str(environment("litellm", LITELLM)), str(_HERE / "litellm_cases.py")), offline)
+
+
+def environment(package: str, version: str) -> Path:
+    """The Python of a virtual environment that has this package."""
+    folder = ROOT / f"{package}-{version}"
+    python = folder / "bin" / "python"
+    if not (folder / "done").exists():
+        print(f"making an environment with {package} {version}", flush=True)
+        wanted = f"{package}=={version}"
+        if uv := shutil.which("uv"):
+            _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+            _run(uv, "pip", "install", "--quiet", "--python", str(python), wanted)
+        else:
+            _run(sys.executable, "-m", "venv", "--clear", str(folder))
+            _run(str(python), "-m", "pip", "install", "-qq", wanted)
+        (folder / "done").touch()
+    return python
+
+
+def _node() -> Path:
+    """A folder with Node's package and the cases, for a module is looked for beside who imports it."""
+    folder = ROOT / f"node-{NODE}"
+    if not (folder / "node_modules" / "openai").exists():
+        print(f"fetching node's openai {NODE}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        _run("npm", "install", "--silent", "--prefix", str(folder), f"openai@{NODE}")
+    shutil.copy(_HERE / "cases.mjs", folder)
+    return folder
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
