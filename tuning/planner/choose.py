@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.margins import NO_RISK
+from tunesmith.tuning.estimates.sharded_base import explain_shortage
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import explain_constants
 from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
@@ -70,7 +71,8 @@ def choose(
     chosen, decision = here.chosen, here.decision
     if chosen is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
-        return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
+        filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
+        return Refusal(reasons=(*decision.reasons, *filled, way_out), alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
     def choose_on(larger: HardwareProfile) -> Candidate | None:
@@ -110,6 +112,12 @@ def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]
     own = candidate.place.hardware.gpus
     if len(own) < len(of.gpus):
         yield Reason(rule=PlanRule.DEVICES, text=why_apart(own, of=of.gpus))
+
+
+def _say_what_fills(qlora: Candidate, *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
+    """Of a base that is shared out and still misses the memory."""
+    short = spec.method in ("auto", Method.QLORA) and qlora.blocked is None
+    return explain_shortage(shape, qlora.setup) if short else ()
 
 
 def _plan(
