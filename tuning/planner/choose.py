@@ -76,11 +76,12 @@ def choose(
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
     def choose_on(larger: HardwareProfile) -> Candidate | None:
-        return _Choice(pricers, larger, spec=spec, shape=shape, dataset=dataset).chosen
+        allowed = pricers if spec.method == "auto" else {Method(spec.method): pricers[Method(spec.method)]}
+        return _Choice(allowed, larger, spec=spec, shape=shape, dataset=dataset).chosen
 
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
-        "changes": changes_of(chosen, hardware, choose=choose_on),
+        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=choose_on),
     }
     return plan.model_copy(update=outlook)
 
