@@ -57,9 +57,11 @@ def explain_shortage(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
         return ()
     shared = quantized_bytes(shape, setup)
     whole = weight_bytes(shape, setup) - shared
+    has_experts = any(linear.role == "expert" for linear in shape.linears)
+    others = "experts, embeddings, head and norms" if has_experts else "embeddings, head and norms"
     text = (
         f"Each of the {setup.world_size} GPUs holds {gib(shared // setup.world_size)} of 4-bit layers, its share, and "
-        f"{gib(whole)} of embeddings, head and norms whole in 16 bits. Published runs on less share those out too and "
+        f"{gib(whole)} of {others} whole in 16 bits. Published runs on less share those out too and "
         f"keep the shares in host memory (FSDP with fsdp_offload_params, an example of Axolotl's): neither is built "
         f"here."
     )

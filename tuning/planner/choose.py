@@ -18,6 +18,7 @@ from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
 from tunesmith.tuning.planner.suggestions import suggest_fit
 from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
+from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
     choose_learning_rate,
@@ -116,9 +117,10 @@ def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]
 
 
 def _say_what_fills(qlora: Candidate, *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
-    """Of a base that is shared out and still misses the memory."""
-    short = spec.method in ("auto", Method.QLORA) and qlora.blocked is None
-    return explain_shortage(shape, qlora.setup) if short else ()
+    """Of a 4-bit base that misses the memory: what is shared out, and what 4 bits do not reach."""
+    if spec.method not in ("auto", Method.QLORA) or qlora.blocked is not None:
+        return ()
+    return (*explain_shortage(shape, qlora.setup), *say_experts_stay_whole(shape))
 
 
 def _plan(

@@ -32,3 +32,12 @@ def test_of_two_gpus_both_are_said_to_be_used() -> None:
     chosen = plan("llama-3.1-8b", "2xA100-80G")
     gpus = next(reason.text for reason in chosen.reasons if reason.rule == "gpus")
     assert gpus.startswith("Both GPUs; one alone would take ")
+
+
+@pytest.mark.parametrize(("machine", "shared"), [("1xRTX4090", False), ("2xRTX4090", True)])
+def test_a_refused_mixture_of_experts_is_told_why_4_bits_save_little(machine: str, shared: bool) -> None:
+    refusal = answer("mixtral-8x7b", machine, method="qlora")
+    assert isinstance(refusal, Refusal)
+    said = {reason.rule: reason.text for reason in refusal.reasons}
+    assert said["experts"].startswith("4 bits do not reach the experts, 97% of all parameters")
+    assert ("GiB of experts, embeddings" in said.get("sharded-base", "")) is shared
