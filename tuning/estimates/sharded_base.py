@@ -4,7 +4,7 @@ Every process keeps its part of each layer and gathers a layer's bytes before it
 next layer's while one is at work. The two layers at the turn from forward to backward are at hand.
 """
 
-from tunesmith.tuning.estimates.memory import Setup, quantized_bytes
+from tunesmith.tuning.estimates.memory import Setup, quantized_bytes, weight_bytes
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
@@ -47,5 +47,22 @@ def explain(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
         f"The 4-bit weights are shared out over {setup.world_size} GPUs, as FSDP does: each keeps "
         f"{gib(whole // setup.world_size)} of {gib(whole)} and gathers one layer ahead, "
         f"{gib(gathered_bytes(shape, setup))} over its link in every micro-step. No GPU has measured this yet."
+    )
+    return (Reason(rule=PlanRule.SHARDED_BASE, text=text),)
+
+
+def explain_shortage(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
+    """What fills a GPU although the base is shared out, and what those do differently who run it on as little."""
+    if not setup.sharded_base:
+        return ()
+    shared = quantized_bytes(shape, setup)
+    whole = weight_bytes(shape, setup) - shared
+    has_experts = any(linear.role == "expert" for linear in shape.linears)
+    others = "experts, embeddings, head and norms" if has_experts else "embeddings, head and norms"
+    text = (
+        f"Each of the {setup.world_size} GPUs holds {gib(shared // setup.world_size)} of 4-bit layers, its share, and "
+        f"{gib(whole)} of {others} whole in 16 bits. Published runs on less share those out too and "
+        f"keep the shares in host memory (FSDP with fsdp_offload_params, an example of Axolotl's): neither is built "
+        f"here."
     )
     return (Reason(rule=PlanRule.SHARDED_BASE, text=text),)

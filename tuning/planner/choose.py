@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.margins import NO_RISK
+from tunesmith.tuning.estimates.sharded_base import explain_shortage
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import explain_constants
 from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
@@ -17,6 +18,7 @@ from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
 from tunesmith.tuning.planner.suggestions import suggest_fit
 from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
+from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
     choose_learning_rate,
@@ -70,15 +72,17 @@ def choose(
     chosen, decision = here.chosen, here.decision
     if chosen is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
-        return Refusal(reasons=(*decision.reasons, way_out), alternatives=decision.alternatives)
+        filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
+        return Refusal(reasons=(*decision.reasons, *filled, way_out), alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
     def choose_on(larger: HardwareProfile) -> Candidate | None:
-        return _Choice(pricers, larger, spec=spec, shape=shape, dataset=dataset).chosen
+        allowed = pricers if spec.method == "auto" else {Method(spec.method): pricers[Method(spec.method)]}
+        return _Choice(allowed, larger, spec=spec, shape=shape, dataset=dataset).chosen
 
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
-        "changes": changes_of(chosen, hardware, choose=choose_on),
+        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=choose_on),
     }
     return plan.model_copy(update=outlook)
 
@@ -110,6 +114,13 @@ def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]
     own = candidate.place.hardware.gpus
     if len(own) < len(of.gpus):
         yield Reason(rule=PlanRule.DEVICES, text=why_apart(own, of=of.gpus))
+
+
+def _say_what_fills(qlora: Candidate, *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
+    """Of a 4-bit base that misses the memory: what is shared out, and what 4 bits do not reach."""
+    if spec.method not in ("auto", Method.QLORA) or qlora.blocked is not None:
+        return ()
+    return (*explain_shortage(shape, qlora.setup), *say_experts_stay_whole(shape))
 
 
 def _plan(

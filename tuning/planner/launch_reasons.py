@@ -6,7 +6,7 @@ from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
-from tunesmith.tuning.values.units import duration, gib, plural
+from tunesmith.tuning.values.units import gib, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 
 MODES = {
@@ -41,7 +41,8 @@ class _Here:
         there, used = len(self.candidate.place.hardware.gpus), self.setup.world_size
         if there == 1:
             return
-        text = f"All {there} GPUs" if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
+        every = "Both GPUs" if there == 2 else f"All {there} GPUs"
+        text = every if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
         if used > 1:
             text += f"; {self._with_half(used // 2)}"
         yield Reason(rule=PlanRule.GPUS, text=f"{text}.")
@@ -79,7 +80,7 @@ class _Here:
         best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
         if best:
             soonest = min(found.seconds for found in best)
-            why = f"exact ones of 32 bits take {duration(soonest)} instead of {self._duration}"
+            why = f"exact ones of 32 bits take {self._instead(soonest)}"
         else:
             why = "exact ones of 32 bits do not fit"
         return Reason(rule=PlanRule.OPTIMIZER, text=f"AdamW with moments of 8 bits, because {why}.")
@@ -117,9 +118,8 @@ class _Here:
             why = "more would not be quicker"
         return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
 
-    @property
-    def _duration(self) -> str:
-        return duration(self.candidate.time.seconds)
+    def _instead(self, seconds: float) -> str:
+        return instead_of(seconds, self.candidate.time.seconds)
 
     @property
     def _share_of_step(self) -> float:
@@ -135,7 +135,7 @@ class _Here:
         fewer = self._best_with(number)
         if fewer is None:
             return f"the job does not fit on {subject} with a margin"
-        return f"{subject} would take {duration(fewer.seconds)} instead of {self._duration}"
+        return f"{subject} would take {self._instead(fewer.seconds)}"
 
     def _why_fewer(self, there: int) -> str:
         used, batch = self.setup.world_size, self.candidate.batch
@@ -148,7 +148,7 @@ class _Here:
             return f"on another {gib(poorest)} are free"
         best = self._best_with(there)
         if best is not None:
-            return f"{there} would take {duration(best.seconds)} instead of {self._duration}"
+            return f"{there} would take {self._instead(best.seconds)}"
         return "the rest would only wait"
 
     def _best_with(self, world_size: int) -> Priced | None:
@@ -168,7 +168,7 @@ class _Here:
         name = "a whole copy on each GPU" if stage == 0 else f"stage {stage}"
         if found is None:
             return f"{name} would need {gib(self.search.least_peak(other))}{self._of_usable()}"
-        return f"{name} would take {duration(found.seconds)} instead of {self._duration}"
+        return f"{name} would take {self._instead(found.seconds)}"
 
 
 def _is_of(layout: Layout, candidate: Candidate) -> bool:

@@ -8,8 +8,8 @@ from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidates import Candidate, Search
-from tunesmith.tuning.values.units import GIB, duration, gib
-from tunesmith.tuning.words import Method
+from tunesmith.tuning.values.units import GIB, gib, instead_of
+from tunesmith.tuning.words import Goal, Method
 
 MORE_MEMORY_BYTES = 10 * GIB
 WORTH_SAYING = 0.98  # of the duration: a change of less is none
@@ -49,7 +49,7 @@ def way_of(candidate: Candidate) -> Way:
 
 
 def changes_of(
-    chosen: Candidate, hardware: HardwareProfile, *, choose: Callable[[HardwareProfile], Candidate | None]
+    chosen: Candidate, hardware: HardwareProfile, *, goal: Goal, choose: Callable[[HardwareProfile], Candidate | None]
 ) -> tuple[Change, ...]:
     """What `choose` would take with one more GPU of the plan's kind, and with 10 GiB more on each device."""
     found = []
@@ -59,10 +59,12 @@ def changes_of(
         more = hardware.model_copy(update={"gpus": (*hardware.gpus, kind.model_copy(update={"index": index}))})
         if not kind.mig and (one_more := choose(more)) is not None:
             start = f"One more {kind.name}"
-            found.append(Change(machine="one-more-gpu", way=way_of(one_more), text=_told(start, chosen, one_more)))
+            found.append(
+                Change(machine="one-more-gpu", way=way_of(one_more), text=_told(start, chosen, one_more, goal=goal))
+            )
     if (roomier := choose(_with_more_memory(hardware))) is not None:
         start = f"{gib(MORE_MEMORY_BYTES)} more {'on each GPU' if hardware.gpus else 'of memory'}"
-        found.append(Change(machine="ten-gib-more", way=way_of(roomier), text=_told(start, chosen, roomier)))
+        found.append(Change(machine="ten-gib-more", way=way_of(roomier), text=_told(start, chosen, roomier, goal=goal)))
     return tuple(found)
 
 
@@ -85,11 +87,12 @@ def _more(total_bytes: int, free_bytes: int) -> dict[str, int]:
     }
 
 
-def _told(start: str, before: Candidate, after: Candidate) -> str:
-    """`One more A10G: QLoRA on 2 GPUs, 1.7 h instead of 3.2 h.`"""
+def _told(start: str, before: Candidate, after: Candidate, *, goal: Goal) -> str:
+    """`One more A10G: QLoRA on 2 GPUs, 1.7 h instead of 3.2 h.` For goal cost it is that of all devices."""
     method = after.method is not before.method
-    quicker = after.time.seconds < WORTH_SAYING * before.time.seconds
-    slower = after.time.seconds > before.time.seconds / WORTH_SAYING
+    spent, spent_before = _spent(after, goal), _spent(before, goal)
+    quicker = spent < WORTH_SAYING * spent_before
+    slower = spent > spent_before / WORTH_SAYING
     if not (method or quicker or slower):
         safer = before.memory.out_of_memory_probability or 0.0
         left = after.memory.out_of_memory_probability or 0.0
@@ -98,5 +101,9 @@ def _told(start: str, before: Candidate, after: Candidate) -> str:
         return f"{start} would change nothing worth it."
     place = f" on {after.setup.world_size} GPUs" if after.setup.world_size > 1 else ""
     name = NAMES[after.method] if method else "the same method"
-    times = f"{duration(after.time.seconds)} instead of {duration(before.time.seconds)}"
-    return f"{start}: {name}{place}, {times}."
+    together = " of all devices together" if goal is Goal.COST else ""
+    return f"{start}: {name}{place}, {instead_of(spent, spent_before)}{together}."
+
+
+def _spent(candidate: Candidate, goal: Goal) -> float:
+    return candidate.device_seconds if goal is Goal.COST else candidate.time.seconds

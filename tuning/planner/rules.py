@@ -77,7 +77,7 @@ def decide(
     if spec.method != "auto" and spec.method not in fitting:
         return _refuse(candidates, methods=[spec.method], rule=PlanRule.FORCED_METHOD)
     if not fitting:
-        return _refuse(candidates, methods=list(Method), rule=PlanRule.NOTHING_FITS)
+        return _refuse(candidates, methods=_nearest_first(candidates), rule=PlanRule.NOTHING_FITS)
     situation = Situation(candidates, fitting, spec, dataset, shape, len(hardware.gpus))
     verdicts = _verdicts(situation)
     method = verdicts[-1].method
@@ -333,6 +333,13 @@ def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], ru
         for method, candidate in candidates.items()
     )
     return Decision(None, reasons, alternatives)
+
+
+def _nearest_first(candidates: Mapping[Method, Candidate]) -> list[Method]:
+    """By what they need; what cannot run at all comes last."""
+    return sorted(
+        candidates, key=lambda method: (candidates[method].blocked is not None, candidates[method].memory.total_bytes)
+    )
 
 
 def _refusal(candidate: Candidate) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tunesmith.tuning.job import LoraOptions
 from tunesmith.tuning.models.linears import Targets, adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
-from tunesmith.tuning.plan import Lora
+from tunesmith.tuning.plan import Lora, PlanRule, Reason
 
 PRESET = "all-linear+experts"
 
@@ -43,6 +43,18 @@ def obstacle(lora: LoraOptions | Lora, *, has_experts: bool) -> Obstacle | None:
 def have_experts(shape: ModelShape) -> bool:
     """Whether there are experts that an adapter can go on."""
     return any(linear.role == "expert" and linear.adaptable for linear in shape.linears)
+
+
+def say_experts_stay_whole(shape: ModelShape) -> tuple[Reason, ...]:
+    """Why QLoRA saves a mixture of experts little."""
+    experts = sum(linear.weights for linear in shape.linears if linear.role == "expert")
+    if not experts:
+        return ()
+    share = experts / shape.parameters
+    text = (
+        f"4 bits do not reach the experts, {share:.0%} of all parameters: QLoRA keeps them in 16 bits and saves little."
+    )
+    return (Reason(rule=PlanRule.EXPERTS, text=text),)
 
 
 def shared_out(targets: Targets) -> Obstacle | None:

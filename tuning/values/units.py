@@ -30,6 +30,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def instead_of(seconds: float, before: float) -> str:
+    """`2.6 h instead of 3.0 h`, or `as long, 3.0 h` where both read the same."""
+    text = duration(seconds)
+    return f"as long, {text}" if text == duration(before) else f"{text} instead of {duration(before)}"
+
+
 def duration(seconds: float) -> str:
     """`41 s`, `2.1 min`, `17 min`, `5.2 h`, `3.1 days`, `12 years`."""
     if seconds < 90:

@@ -56,6 +56,22 @@ def test_a_base_that_fits_each_gpu_is_not_shared_out() -> None:
     assert "sharded-base" not in rules(chosen)
 
 
+def test_a_refusal_although_the_base_is_shared_out_says_what_fills_each_gpu_and_what_others_do() -> None:
+    refusal = answer("llama-3.1-70b", "2xRTX4090", dataset=SMALL, method="qlora")
+    assert isinstance(refusal, Refusal)
+    said = next(reason.text for reason in refusal.reasons if reason.rule == "sharded-base")
+    assert "Each of the 2 GPUs holds 16.4 GiB of 4-bit layers, its share, and 3.9 GiB of embeddings, head" in said
+    assert "fsdp_offload_params" in said
+    assert "On 3 x RTX 4090" in refusal.reasons[-1].text
+
+
+@pytest.mark.parametrize(("machine", "method"), [("1xRTX4090", "qlora"), ("2xRTX4090", "lora")])
+def test_a_refusal_of_another_way_says_nothing_of_a_shared_base(machine: str, method: str) -> None:
+    refusal = answer("llama-3.1-70b", machine, dataset=SMALL, method=method)
+    assert isinstance(refusal, Refusal)
+    assert "sharded-base" not in [reason.rule for reason in refusal.reasons]
+
+
 @pytest.mark.parametrize("asked", [{"merge": True}, {"lora": {"use_dora": True}}])
 def test_what_wants_the_whole_base_is_refused_with_what_to_leave_out(asked: dict[str, object]) -> None:
     refused = answer("llama-3.1-405b", "8xH100", dataset=SMALL, method="qlora", **asked)
