@@ -63,4 +63,4 @@ def test_a_page_keeps_what_was_not_tried_again() -> None:
 def test_a_run_that_was_interrupted_goes_on_with_what_has_no_verdict() -> None:
     once = page([Verdict(EXAMPLE, "survived")], earlier="")
     untried = [breakage for breakage in BREAKAGES if is_untried(breakage, page=once)]
-    assert untried == BREAKAGES[1:]
+    assert untried == list(BREAKAGES[1:])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.messages import Claim, ClaimRequest
@@ -102,6 +103,7 @@ class PoolWorker:
         ids = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "epoch": claim.epoch}
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
+        fault_point(Point.AFTER_CLAIM)
         try:
             slot.also_hold(use.take_to_train(_end_serving))
         except StillServing:  # the lease will run out, and the job go to another slot
