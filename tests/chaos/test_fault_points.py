@@ -1,4 +1,4 @@
-"""Whatever is killed at whichever point, the job ends right, once, and with the bytes of a run that nobody disturbed."""
+"""Whatever is killed at whichever point, the job ends right, once, and with the bytes of an undisturbed run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from tests.stack.services import Services
 from tests.stack.worker import trainers_below
 from tests.waiting import eventually
 
+WEIGHTS = "adapter_model.safetensors"
 EPOCHS = 4  # 40 steps with a checkpoint after each quarter
 TRAINERS_POINTS = ("inside_checkpoint", "before_manifest", "after_rename")
 POINTS = ("after_claim", "after_spawn", "mid_upload", "after_upload", *TRAINERS_POINTS)
