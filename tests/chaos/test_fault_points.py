@@ -40,13 +40,8 @@ def undisturbed(stack: Services) -> str:
     return weights(stack, job_id)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        pytest.param(point, marks=() if point == "after_upload" else (pytest.mark.chaos, pytest.mark.slow))
-        for point in POINTS
-    ],
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_a_point_changes_neither_the_end_nor_a_byte(
     stack: Services, undisturbed: str, tmp_path: Path, point: str
 ) -> None:
