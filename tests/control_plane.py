@@ -221,14 +221,18 @@ class WorkerSide:
         )
         return self._post(f"/internal/workers/{self.id}/heartbeat", report)
 
-    def ask(self, *, claim_id: str | None = None) -> httpx.Response:
+    def ask(self, *, claim_id: str | None = None, lease_token: str | None = None) -> httpx.Response:
         request = ClaimRequest(
-            worker_id=self.id, incarnation=self.incarnation, hardware=self.hardware, claim_id=claim_id
+            worker_id=self.id,
+            incarnation=self.incarnation,
+            hardware=self.hardware,
+            claim_id=claim_id,
+            lease_token=lease_token,
         )
         return self._post("/internal/claims", request)
 
-    def claim(self, *, claim_id: str | None = None) -> "AttemptSide | None":
-        response = self.ask(claim_id=claim_id)
+    def claim(self, *, claim_id: str | None = None, lease_token: str | None = None) -> "AttemptSide | None":
+        response = self.ask(claim_id=claim_id, lease_token=lease_token)
         assert response.status_code in (200, 204), response.text
         return AttemptSide(self.plane, Claim.model_validate_json(response.content)) if response.content else None
 

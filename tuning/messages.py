@@ -114,6 +114,9 @@ def set_digest(files: tuple[FileRef, ...]) -> str:
     return sha256_of_text("".join(lines))
 
 
+LEASE_PREFIX = "lease-"  # of the token of a lease, which tells people and scanners what it is
+
+
 class RegisterWorker(Value):
     """Sent once when the worker process starts. A new incarnation of a worker ends its earlier attempts at once."""
 
@@ -146,13 +149,15 @@ class ClaimRequest(Value):
     """Ask for the best waiting job that fits this hardware as it is right now.
 
     Asking again under the same `claim_id` gives the attempt of the first time, while it is open: an answer that was
-    lost costs nothing.
+    lost costs nothing. A `lease_token` that comes with it is that of the lease, so that it is all the same which copy
+    of the claim is handled last; without one the service makes one for each answer, and the last alone is valid.
     """
 
     worker_id: str
     incarnation: str
     hardware: HardwareProfile
     claim_id: str | None = Field(default=None, max_length=128)
+    lease_token: str | None = Field(default=None, pattern=rf"^{LEASE_PREFIX}[A-Za-z0-9_-]{{43}}$", repr=False)
 
 
 class BaseModelRef(Value):

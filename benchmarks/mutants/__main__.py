@@ -1,9 +1,9 @@
 """Break every promise on purpose, one at a time, and see that a test notices.
 
-    make mutants      or   python -m benchmarks.mutants [--only G4] [--page docs/mutants.md] [--at-once 2]
+    make mutants      or   python -m benchmarks.mutants [--only G4] [--page docs/mutants.md] [--untried]
 
 Each breakage is made in a copy of the repository, and the tests that are named beside it run there. The command fails
-when one survives, or when its tests fail without it.
+when one survives, or when its tests fail without it. A run that was interrupted goes on with `--untried`.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from queue import SimpleQueue
 from benchmarks.mutants.breakage import Breakage
 from benchmarks.mutants.breakages import BREAKAGES
 from benchmarks.mutants.forked_tests import NEVER_ENDED, run_tests
-from benchmarks.mutants.page import CAUGHT, Verdict, page
+from benchmarks.mutants.page import CAUGHT, Verdict, is_untried, page
 
 ROOT = Path(__file__).parents[2]
 _LONGEST_SECONDS = 240  # of the tests of one breakage
-_LONGEST_SOUND_SECONDS = 1800  # of all tests together, without a breakage
+_LONGEST_SOUND_SECONDS = 600  # of the tests of one batch together, without a breakage
+_BATCH = 10  # breakages whose tests are first run without one: what an interruption costs
 _PASSED, _FAILED = 0, 1  # exit codes of pytest
 _FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+::[^\s\[]+)", re.M)
 
@@ -39,9 +40,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="breakages of this promise, or whose name has this in it")
     parser.add_argument("--page", type=Path, help="write the table there; rows of others stay as they were")
+    parser.add_argument("--untried", action="store_true", help="only breakages that the page has no verdict on")
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
-    chosen = [one for one in BREAKAGES if arguments.only == one.promise or arguments.only in one.name]
+    chosen = _chosen(arguments.only, untried_by=_read(arguments.page) if arguments.untried else None)
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         for verdict in _try_all(chosen, copies=_copies(Path(folder), arguments.at_once)):
@@ -49,11 +51,19 @@ def main() -> int:
             sys.stdout.flush()
             verdicts.append(verdict)
             if arguments.page:  # at once: an interrupted run keeps what it found
-                earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else ""
-                arguments.page.write_text(page([verdict], earlier=earlier), encoding="utf-8")
+                arguments.page.write_text(page([verdict], earlier=_read(arguments.page)), encoding="utf-8")
     left = [verdict for verdict in verdicts if verdict.outcome != CAUGHT]
     print(f"{len(verdicts) - len(left)} of {len(verdicts)} breakages were caught.")
     return 1 if left else 0
+
+
+def _chosen(only: str, *, untried_by: str | None) -> list[Breakage]:
+    chosen = [one for one in BREAKAGES if only == one.promise or only in one.name]
+    return chosen if untried_by is None else [one for one in chosen if is_untried(one, page=untried_by)]
+
+
+def _read(path: Path | None) -> str:
+    return path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
 
 
 def _copies(folder: Path, count: int) -> Copies:
@@ -76,8 +86,13 @@ def _copies(folder: Path, count: int) -> Copies:
 
 
 def _try_all(chosen: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]:
+    for first in range(0, len(chosen), _BATCH):
+        yield from _try_batch(chosen[first : first + _BATCH], copies=copies)
+
+
+def _try_batch(batch: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]:
     with _one_of(copies) as copy:
-        unsound = _failing(sorted({test for breakage in chosen for test in shlex.split(breakage.tests)}), copy)
+        unsound = _failing(sorted({test for breakage in batch for test in shlex.split(breakage.tests)}), copy)
 
     def judge(breakage: Breakage) -> Verdict:
         if unsound & set(shlex.split(breakage.tests)):
@@ -86,7 +101,7 @@ def _try_all(chosen: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]
             return _try(breakage, copy)
 
     with ThreadPoolExecutor(copies.qsize()) as pool:
-        yield from pool.map(judge, chosen)
+        yield from pool.map(judge, batch)
 
 
 @contextmanager

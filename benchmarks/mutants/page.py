@@ -33,13 +33,20 @@ def page(verdicts: Sequence[Verdict], *, earlier: str) -> str:
         f"{caught} of {len(rows)} deliberate breakages were caught when they were last tried. Each is one edit",
         "below `benchmarks/mutants/`, after which the tests that are named beside it there must fail; the",
         "promises are those of [guarantees.md](guarantees.md). `make mutants` tries them all and writes",
-        "this page; `python -m benchmarks.mutants --only G4 --page docs/mutants.md` tries those of one.",
+        "this page; `python -m benchmarks.mutants --only G4 --page docs/mutants.md` tries those of one,",
+        "and `--untried` those without a verdict, as after a run that was interrupted.",
         "",
         "| promise | what was broken | file | outcome | tried |",
         "|---|---|---|---|---|",
         *rows,
     ]
     return "\n".join(lines) + "\n"
+
+
+def is_untried(breakage: Breakage, *, page: str) -> bool:
+    """Whether a page has no verdict on it: no row, or one that says so."""
+    told = {_beginning_of(line): line for line in page.splitlines()}
+    return _NOT_TRIED in told.get(_beginning(breakage), _NOT_TRIED)
 
 
 def _beginning(breakage: Breakage) -> str:

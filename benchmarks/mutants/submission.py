@@ -16,7 +16,8 @@ BREAKAGES = (
         "service/web/dependencies.py",
         'Depends(_session, scope="function")',
         'Depends(_session, scope="request")',
-        f"{_RACES}::test_sixty_four_posts_with_one_key_make_one_job",
+        "tests/service/attempts/test_fault_points.py::"
+        "test_a_submit_that_breaks_off_at_its_commit_is_no_success_and_its_repeat_makes_one_job",
     ),
     Breakage(
         "G1",

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import events
 from tunesmith.service.attempts import store
 from tunesmith.service.attempts.choice import Choice, Chooser
-from tunesmith.service.attempts.claim_answer import LeaseTerms, answer, answer_again
+from tunesmith.service.attempts.claim_answer import LeaseTerms, answer, answer_again, token_for
 from tunesmith.service.attempts.outcomes import fail
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job
@@ -18,7 +18,6 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.transitions import apply_transition
-from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
 from tunesmith.service.projects.limits import Allowances, may_run_one_more
 from tunesmith.service.queue.walk import in_turn
 from tunesmith.service.workers import quarantine, registry
@@ -107,7 +106,7 @@ async def _start(
     terms: LeaseTerms,
     at: datetime,
 ) -> Claim:
-    token = new_secret(LEASE_PREFIX)
+    token = token_for(request)
     attempt = Attempt(
         id=new_id("attempt"),
         job_id=job.id,

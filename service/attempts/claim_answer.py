@@ -11,12 +11,12 @@ from tunesmith.service.database.tables import Attempt, Job, Model
 from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.files import store as files
 from tunesmith.service.jobs import store as jobs
-from tunesmith.service.keys.secrets import LEASE_PREFIX, new_secret
+from tunesmith.service.keys.secrets import new_secret
 from tunesmith.service.models.references import base_model_ref
 from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.messages import BaseModelRef, Claim, ClaimRequest
+from tunesmith.tuning.messages import LEASE_PREFIX, BaseModelRef, Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.tuning.words import JobKind
@@ -29,6 +29,11 @@ class LeaseTerms:
     lease_seconds: float
     heartbeat_interval_seconds: float
     worker_silence: timedelta
+
+
+def token_for(request: ClaimRequest) -> str:
+    """The token of the lease: the worker's own, which all copies of its claim carry, or a new one."""
+    return request.lease_token or new_secret(LEASE_PREFIX)
 
 
 async def answer(
@@ -60,15 +65,15 @@ async def answer(
 async def answer_again(
     session: AsyncSession, attempt: Attempt, request: ClaimRequest, *, terms: LeaseTerms, at: datetime
 ) -> Claim | None:
-    """An attempt that this claim has made already, with a new token: the one of the lost answer opens nothing more.
+    """An attempt that this claim has made already; None where it has ended.
 
-    None where it has ended.
+    Where the service makes the token, it is a new one: that of the lost answer opens nothing more.
     """
     job = await jobs.lock(session, attempt.job_id)
     await session.refresh(attempt)
     if attempt.ended_at is not None:
         return None
-    token = new_secret(LEASE_PREFIX)
+    token = token_for(request)
     attempt.lease_token_sha256 = sha256_of_text(token)
     attempt.lease_expires_at = at + timedelta(seconds=terms.lease_seconds)
     model = await session.get_one(Model, job.spec["model"])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.service import events
 from tunesmith.service.artifacts import store as artifacts
 from tunesmith.service.attempts import fencing, store
@@ -74,6 +75,9 @@ async def finish(
     async with database.transaction() as session:
         held = await fencing.hold_by_token(session, attempt_id, token)
         await _end(session, held, report, left=left, policy=policy)
+        await session.flush()
+        fault_point(Point.BEFORE_FINISH)
+    fault_point(Point.AFTER_FINISH)
 
 
 def _is_replay(attempt: Attempt, report: FinishReport) -> bool:

@@ -5,7 +5,6 @@ import secrets
 from tunesmith.tuning.values.hashes import sha256_of_text
 
 KEY_PREFIX = "ts-"
-LEASE_PREFIX = "lease-"
 JOIN_PREFIX = "join-"
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.service.announcer import Announcer
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database
@@ -43,6 +44,8 @@ WakesDep = Annotated[WakeWatcher, Depends(_wakes)]
 async def _session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
     async with database.transaction() as session:
         yield session
+        fault_point(Point.BEFORE_COMMIT)
+    fault_point(Point.AFTER_COMMIT)
 
 
 # Function scope: the commit happens before the response is sent, so that 200 means stored.

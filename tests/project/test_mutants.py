@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.mutants.breakage import Breakage
 from benchmarks.mutants.breakages import BREAKAGES
-from benchmarks.mutants.page import Verdict, page
+from benchmarks.mutants.page import Verdict, is_untried, page
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = BREAKAGES[0]
@@ -58,3 +58,9 @@ def test_a_page_keeps_what_was_not_tried_again() -> None:
     assert f"1 of {len(BREAKAGES)} " in once
     assert f"2 of {len(BREAKAGES)} " in again
     assert again.count("not tried yet") == len(BREAKAGES) - 2
+
+
+def test_a_run_that_was_interrupted_goes_on_with_what_has_no_verdict() -> None:
+    once = page([Verdict(EXAMPLE, "survived")], earlier="")
+    untried = [breakage for breakage in BREAKAGES if is_untried(breakage, page=once)]
+    assert untried == list(BREAKAGES[1:])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
@@ -145,6 +146,7 @@ class CheckpointUploader:
             report = describe(folder)
             for file in report.files:
                 control.upload(file, inside(folder, file.name))
+            fault_point(Point.AFTER_UPLOAD)
             control.checkpoint(report)
             self._log.info("checkpoint.registered", step=report.step)
         except (CorruptCheckpoint, FileNotFoundError, InvalidRequest) as problem:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure, LeaseLost, TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
@@ -192,6 +193,7 @@ class AttemptRunner:
         )
         self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
+            fault_point(Point.AFTER_SPAWN)
             told, stalled = self._watch(trainer, self._stall_watch(prepared))
         finally:
             exit_code = trainer.end()

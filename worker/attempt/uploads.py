@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.messages import ArtifactReport
 from tunesmith.worker.run_directory import RunDirectory, TrainResult
@@ -53,4 +54,5 @@ def upload_folder(folder: Path, *, kind: ArtifactKind, metadata: dict[str, Any],
     files = tuple(file_ref(path, name=path.relative_to(folder).as_posix()) for path in paths)
     for file, path in zip(files, paths, strict=True):
         control.upload(file, path)
+    fault_point(Point.AFTER_UPLOAD)
     control.artifact(ArtifactReport(kind=kind, files=files, metadata=metadata))

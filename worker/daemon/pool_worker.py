@@ -1,6 +1,7 @@
 """One pool process of the worker: takes a slot, claims a job for exactly that slot, and sees the attempt through."""
 
 import os
+import secrets
 import signal
 import subprocess
 import uuid
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import structlog
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.messages import Claim, ClaimRequest
+from tunesmith.tuning.messages import LEASE_PREFIX, Claim, ClaimRequest
 from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
@@ -44,7 +46,7 @@ class PoolWorker:
         self._models = ModelCache(self._work.models)
         self._rehearsals = Rehearsals()
         self._warm: WarmTrainer | None = None
-        self._unanswered_claim: str | None = None
+        self._unanswered_claim: tuple[str, str] | None = None
 
     @classmethod
     def from_environment(cls) -> "PoolWorker":
@@ -103,6 +105,7 @@ class PoolWorker:
         ids = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "epoch": claim.epoch}
         attempt_log = log.bind(**ids)
         attempt_log.info("attempt.claimed", slot=slot.index)
+        fault_point(Point.AFTER_CLAIM)
         try:
             slot.also_hold(use.take_to_train(_end_serving))
         except StillServing:  # the lease will run out, and the job go to another slot
@@ -131,13 +134,18 @@ class PoolWorker:
         return True
 
     def _claim(self, session: WorkerSession, hardware: HardwareProfile) -> Claim | None:
-        """Ask under a new id, or under that of a claim that nobody answered: the service may have a job for it."""
-        self._unanswered_claim = self._unanswered_claim or uuid.uuid4().hex
+        """Ask under a new id and token, or those of a claim that nobody answered: the service may have a job for it."""
+        self._unanswered_claim = self._unanswered_claim or (
+            uuid.uuid4().hex,
+            LEASE_PREFIX + secrets.token_urlsafe(32),
+        )
+        claim_id, lease_token = self._unanswered_claim
         request = ClaimRequest(
             worker_id=session.worker_id,
             incarnation=session.incarnation,
             hardware=hardware,
-            claim_id=self._unanswered_claim,
+            claim_id=claim_id,
+            lease_token=lease_token,
         )
         try:
             claim = self._control.claim(request)

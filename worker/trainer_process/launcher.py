@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import structlog
 
+from tunesmith import faults
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.tuning.plan import Plan
 from tunesmith.worker.machine.slots import Slot
@@ -34,7 +35,7 @@ LIFELINE_FD = 0  # standard input: it reaches every rank through launchers that 
 _INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH",
     "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES", "CC",
+    "NVIDIA_DRIVER_CAPABILITIES", "CC", faults.VARIABLE, faults.FOLDER_VARIABLE,
 )  # fmt: skip
 _INHERITED_PREFIXES = (
     "NCCL_", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCHINDUCTOR_",

@@ -7,6 +7,7 @@ from typing import IO
 
 import httpx
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.messages import FileRef
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.transport.retry import Unavailable
@@ -81,3 +82,4 @@ def _chunks(source: Path, check: Callable[[], None]) -> Iterator[bytes]:
         while chunk := file.read(CHUNK_BYTES):
             check()
             yield chunk
+            fault_point(Point.MID_UPLOAD)

@@ -51,3 +51,25 @@ def test_a_name_of_a_claim_is_its_workers_own(control_plane: ControlPlane) -> No
     made = {control_plane.create_job(training_file=file)["id"] for _ in range(2)}
     attempts = [control_plane.worker(name).claim(claim_id="one") for name in ("w1", "w2")]
     assert {attempt.job_id for attempt in attempts if attempt} == made
+
+
+def test_a_late_copy_of_a_claim_takes_nothing_from_the_attempt_that_its_repeat_was_given(
+    control_plane: ControlPlane,
+) -> None:
+    worker = control_plane.worker()
+    control_plane.create_job()
+    token = "lease-" + "x" * 43
+    heard = worker.claim(claim_id="one", lease_token=token)
+    assert heard is not None
+    assert heard.claim.lease_token == token
+    worker.claim(claim_id="one", lease_token=token)  # sent first, and handled only now
+    heard.succeed()
+    assert control_plane.job(heard.job_id)["status"] == "succeeded"
+
+
+def test_a_token_that_could_be_guessed_is_no_token(control_plane: ControlPlane) -> None:
+    worker = control_plane.worker()
+    body = {"worker_id": worker.id, "incarnation": worker.incarnation, "lease_token": "lease-x"}
+    request = body | {"hardware": worker.hardware.model_dump(mode="json")}
+    response = control_plane.request("POST", "/internal/claims", key="worker", json=request)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "lease_token")

@@ -50,6 +50,7 @@ def stored(plane: ControlPlane, job_id: str) -> list[tuple[int, str]]:
     return plane.sql("SELECT seq, message FROM events WHERE job_id = %s ORDER BY seq", job_id)
 
 
+@pytest.mark.timeout(60)  # one that tells the same again has no end
 def test_a_stream_tells_the_history_as_the_list_does_and_ends_with_the_job(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed()
     cancelled(control_plane, attempt)

@@ -28,6 +28,8 @@ def test_a_claim_is_asked_under_one_id_until_it_is_answered(pool_worker: PoolWor
     first, again, next_one = [request.json["claim_id"] for request in service.to("/claims")]
     assert first == again
     assert next_one != first
+    tokens = [request.json["lease_token"] for request in service.to("/claims")]
+    assert tokens[0] == tokens[1] != tokens[2]
     pool_worker.close()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure, JobFailure
 from tunesmith.worker.hashes import sha256_of
@@ -86,12 +87,14 @@ def write_checkpoint(
         manifest = CheckpointManifest(
             step=snapshot.step, files=files, metrics=metrics, world_size=processes, versions=versions
         )
+        fault_point(Point.BEFORE_MANIFEST)
         write_atomically(aside / MANIFEST, manifest.model_dump_json(indent=2))
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
+    fault_point(Point.AFTER_RENAME)
     _sync(folder)
     return final
 
@@ -139,6 +142,7 @@ def _part_prefix(rank: int) -> str:
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
     for name, tensors in snapshot.tensors.items():
         save_file(tensors, folder / name)
+        fault_point(Point.INSIDE_CHECKPOINT)
     for name, text in snapshot.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
