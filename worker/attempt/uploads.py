@@ -29,23 +29,30 @@ def upload_output(run: RunDirectory, result: TrainResult, control: AttemptContro
 
 def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str, ...]) -> None:
     """Send the trainer's output, without secrets, as an artifact of kind `log`. A run without output has none."""
-    with tempfile.TemporaryDirectory(prefix="tunesmith-log-") as folder:  # out of the trainer's reach
-        copy = Path(folder) / "log.txt"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="tunesmith-log-") as folder:  # out of the trainer's reach
+            copy = Path(folder) / "log.txt"
             scrubbed_copy(run.log, copy, secrets=secrets)
-        except OSError:  # no log, or a link that a trainer has put in its place
-            return
-        if copy.stat().st_size:
-            upload_folder(Path(folder), kind=ArtifactKind.LOG, metadata={}, control=control)
+            if copy.stat().st_size:
+                upload_folder(Path(folder), kind=ArtifactKind.LOG, metadata={}, control=control)
+    except OSError:  # no log, a link that a trainer has put in its place, or a full disk: the result outranks it
+        return
 
 
 def upload_curves(run: RunDirectory, control: AttemptControl) -> str | None:
-    """Send the run's metrics as event files of TensorBoard; why there are none, or None where they were sent."""
-    with tempfile.TemporaryDirectory(prefix="tunesmith-curves-") as folder:
-        reason = write_event_files(run.metrics, Path(folder))
-        if reason is None:
-            upload_folder(Path(folder), kind=ArtifactKind.TENSORBOARD, metadata={}, control=control)
-        return reason
+    """Send the run's metrics as event files of TensorBoard; why there are none, or None where they were sent.
+
+    Raises:
+        LeaseLost, Unavailable, and what the control's check raises; a full disk is a reason, for a result outranks it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="tunesmith-curves-") as folder:
+            reason = write_event_files(run.metrics, Path(folder))
+            if reason is None:
+                upload_folder(Path(folder), kind=ArtifactKind.TENSORBOARD, metadata={}, control=control)
+            return reason
+    except OSError as error:
+        return str(error)
 
 
 def upload_folder(folder: Path, *, kind: ArtifactKind, metadata: dict[str, Any], control: AttemptControl) -> None:

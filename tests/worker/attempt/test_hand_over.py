@@ -57,6 +57,24 @@ def test_an_adapter_whose_merged_model_was_refused_is_an_artifact_of_the_failed_
     assert [artifact["kind"] for artifact in sent] == ([made] if made else [])
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_curves_are_an_artifact_and_a_full_disk_costs_only_them(
+    attempt: AttemptRunner, run: RunDirectory, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    run.metrics.write_text('{"step": 1, "train_loss": 2.0}\n')
+    if not room:
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    idle = SimpleNamespace(flush=lambda _control: None)
+    ending = TrainerExit(
+        exit_code=EXIT_FAILED, result=TrainResult(failure=UNMERGED, output_kind="adapter"), log_tail=""
+    )
+    (run.output / "adapter_model.safetensors").write_bytes(b"weights")
+    report = attempt._hand_over(run, ending, follower=idle, uploader=idle)
+    assert report.failure == UNMERGED
+    sent = [json.loads(request.body)["kind"] for request in service.to("/artifacts")]
+    assert sent == (["adapter", "tensorboard"] if room else ["adapter"])
+
+
 def test_no_secret_leaves_this_host_in_the_end_of_a_log(run: RunDirectory) -> None:
     run.log.write_text("before\nthe key is sesame\n")
     assert log_tail(run.log, secrets=("sesame",)) == "before\nthe key is [hidden]"
