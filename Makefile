@@ -158,7 +158,7 @@ bench-control-plane: $(STAMP) ## load on the API and its database: submits, poll
 	$(BIN)/python -m benchmarks.control_plane $(LOAD)
 
 .PHONY: conformance
-conformance: $(STAMP) ## four openai clients, Node's and LiteLLM against a whole installation; writes docs/conformance.md (2 minutes)
+conformance: $(STAMP) ## four openai clients, Node's and LiteLLM against a whole installation; writes docs/conformance.md
 	$(BIN)/python -m benchmarks.conformance --page docs/conformance.md
 
 .PHONY: conformance-fuzz

@@ -80,7 +80,7 @@ def _upload(service: Service) -> str:
 
 
 def _create(service: Service, **fields: Any) -> Any:
-    """A job that no worker takes, for it is paused before one is free."""
+    """A job that is cancelled at once: what is asked of it needs no training."""
     jobs = service.client.fine_tuning.jobs
     job = strictly(jobs.with_raw_response.create(model=service.model, training_file=_upload(service), **fields))
     jobs.cancel(job.id)
