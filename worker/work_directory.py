@@ -12,7 +12,7 @@ runs/JOB/ATTEMPT/ run directories
 models/DIGEST/    base models, shared by all jobs
 tokens/PROJECT/   tokenised rows, shared by the jobs of a project
 adapters/DIGEST/  adapters that were served, as many as their limit allows
-serving/          logs of the engines that serve; serving.lock is held by their gateway
+serving/          logs and folders of the engines that serve; serving.lock is held by their gateway
 homes/PROJECT/    the HOME of a project's trainers: kernels that they compiled; empty after a start
 """
 

@@ -98,7 +98,7 @@ def request(model: Path) -> TrainRequest:
 @pytest.fixture(params=KINDS)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """In a folder of its own outside of pytest's, whose name a trainer could not know."""
-    if (reason := _why_not(request.param)) is not None:
+    if (reason := why_not(request.param)) is not None:
         pytest.skip(f"this machine allows no sandbox of {request.param}: {reason}")
     root = Path(tempfile.mkdtemp(prefix="tunesmith-site-"))
     made = Site(root, kind=request.param)
@@ -111,7 +111,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 _tried: dict[str, str | None] = {}
 
 
-def _why_not(kind: str) -> str | None:
+def why_not(kind: str) -> str | None:
+    """The reason why this machine allows no sandbox of this kind."""
     if kind not in _tried:
         _tried[kind] = choice._trial(kind)  # type: ignore[arg-type]
     return _tried[kind]

@@ -1,7 +1,7 @@
 """A program that speaks an engine's routes and has no model: its answers name the bytes of the base and the adapter.
 
 Words in the last message tell it how to behave: `slowly 40` streams forty pieces with pauses, `crash` ends it in the
-middle of an answer, `forget` drops all adapters.
+middle of an answer, `forget` drops all adapters, `try CODE` says what became of a Python expression.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -97,6 +98,8 @@ class StandIn:
         if "forget" in said:
             self._adapters.clear()
             said = "forgot"
+        if said.startswith("try "):
+            said = _tried(said.removeprefix("try "))
         text = f"base {self._base} adapter {self._adapters.get(name, 'none')} said {said}"
         if asked.get("stream"):
             wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
@@ -137,6 +140,13 @@ async def _events(name: str, text: str, *, said: str, is_chat: bool, wants_usage
     yield b"data: [DONE]\n\n"
 
 
+def _tried(expression: str) -> str:
+    try:
+        return f"DONE {eval(expression)}"  # noqa: S307 - what a model that broke out of its engine could run
+    except OSError as error:
+        return f"REFUSED {type(error).__name__}"
+
+
 def _event(value: Json) -> bytes:
     return f"data: {json.dumps({'id': 'x', **value})}\n\n".encode()
 
@@ -154,13 +164,16 @@ def main() -> None:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listener", type=int)
     found, _ = parser.parse_known_args()
     folder = Path(found.model or found.words[1])
     if (folder / "unloadable").exists():
         raise SystemExit("this model cannot be loaded")
     key = os.environ.get("TUNESMITH_ENGINE_KEY") or os.environ["VLLM_API_KEY"]
     engine = StandIn(folder, name=found.served_model_name, key=key)
-    uvicorn.run(engine.application, host=found.host, port=found.port, log_level="warning")
+    config = uvicorn.Config(engine.application, host=found.host, port=found.port, log_level="warning")
+    sockets = None if found.listener is None else [socket.socket(fileno=found.listener)]
+    uvicorn.Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":

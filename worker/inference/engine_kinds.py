@@ -46,8 +46,13 @@ class EngineKind:
     context_tokens: int | None = None
     most_requests: int = 256
 
-    def launch(self, folder: Path, *, served_as: str, port: int, key: str, gpus: int) -> Launch:
-        """Serve the model in `folder` under the name `served_as` on this host alone; who asks needs the key."""
+    def launch(
+        self, folder: Path, *, served_as: str, port: int, key: str, gpus: int, listener: int | None = None
+    ) -> Launch:
+        """Serve the model in `folder` under the name `served_as` on this host alone; who asks needs the key.
+
+        Our own engine can take an open `listener`, which reaches it in a network of its own.
+        """
         model = ("serve", str(folder)) if self.name == VLLM else ("--model", str(folder))
         words = [*self.program, *model, "--served-model-name", served_as, "--host", "127.0.0.1", "--port", str(port)]
         if self.context_tokens is not None:
@@ -57,6 +62,7 @@ class EngineKind:
             words += ["--tensor-parallel-size", str(gpus)] if gpus > 1 else []
         else:
             words += ["--max-waiting", str(self.most_requests)]
+            words += [] if listener is None else ["--listener", str(listener)]
         environment = {_KEY[self.name]: key}
         if self.name == VLLM:
             environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}

@@ -19,6 +19,8 @@ from tunesmith.tuning.errors import InvalidRequest, Unserved
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.worker.inference.engine_kinds import EngineKind
+from tunesmith.worker.inference.engine_sandbox import EngineSandbox
+from tunesmith.worker.sandbox.choice import sandboxed
 from tunesmith.worker.trainer_process.launcher import trainer_environment
 from tunesmith.worker.trainer_process.log_file import TrainerLog
 from tunesmith.worker.trainer_process.processes import kill_tree, terminate_group
@@ -48,6 +50,7 @@ class Engine:
         output: TrainerLog,
         memory_bytes: int,
         silence_seconds: float,
+        lifeline: int,
     ) -> None:
         self.kind, self.name, self.memory_bytes = kind.name, name, memory_bytes
         self.log_path = mark / f"{name}.log"
@@ -57,7 +60,7 @@ class Engine:
         self._idle.set()
         self.gave_way = False
         self._is_loaded = False
-        self._process, self._mark, self._output = process, mark, output
+        self._process, self._mark, self._output, self._lifeline = process, mark, output, lifeline
         self._loaded: dict[str, int] = {}  # answers under way, by the name of an adapter
         self._loading: dict[str, asyncio.Lock] = {}
         # One header for all requests: nothing else on this host may use the engine, and no proxy may see the key.
@@ -177,6 +180,7 @@ class Engine:
         kill_tree(self._process.pid, run_dir=self._mark / self.name, wait_seconds=_KILL_SECONDS)
         self._process.wait(timeout=_KILL_SECONDS)
         self._output.close()
+        os.close(self._lifeline)
 
     def _wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
@@ -204,32 +208,44 @@ def begin(
     hardware: HardwareProfile,
     silence_seconds: float,
     memory_bytes: int,
+    sandbox: EngineSandbox | None = None,
     environment: dict[str, str] | None = None,
 ) -> Engine:
     """Start an engine for the base in `folder`. Its tree inherits the locks, and ends with this process.
 
     `mark` is the folder that all engines of this gateway are known by.
     """
-    port, key = _free_port(), secrets.token_urlsafe(32)
-    launch = kind.launch(folder, served_as=name, port=port, key=key, gpus=len(hardware.gpus))
+    key = secrets.token_urlsafe(32)
     devices = tuple(gpu.uuid or str(gpu.index) for gpu in hardware.gpus)
     given = trainer_environment(
         environment or dict(os.environ), run_dir=mark / name, cores=hardware.cpu.cores, devices=devices
     )
     output, ours = os.pipe()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunesmith.worker.inference.child", str(os.getpid()), *launch.words],
-            stdin=subprocess.DEVNULL,
-            stdout=ours,
-            stderr=ours,
-            env={**given, **launch.environment},
-            cwd=mark,
-            pass_fds=locks,
-            start_new_session=True,
-        )
-    finally:
-        os.close(ours)
+    life, lifeline = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+        inherited = None if sandbox is None else listener.fileno()
+        launch = kind.launch(folder, served_as=name, port=port, key=key, gpus=len(hardware.gpus), listener=inherited)
+        if sandbox is None:
+            listener.close()  # the engine opens the port itself
+        try:
+            process = subprocess.Popen(
+                _command(launch.words, folder, own=mark / name, sandbox=sandbox),
+                stdin=life,
+                stdout=ours,
+                stderr=ours,
+                env={**given, **launch.environment},
+                cwd=mark if sandbox is None else mark / name,
+                pass_fds=locks if inherited is None else (*locks, inherited),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(lifeline)
+            os.close(output)
+            raise
+        finally:
+            os.close(ours)
+            os.close(life)
     trainer_log = TrainerLog(mark / f"{name}.log", cap_bytes=_LOG_BYTES)
     trainer_log.follow(output)
     log.info("engine.started", engine=name, kind=kind.name, pid=process.pid, port=port)
@@ -243,7 +259,15 @@ def begin(
         output=trainer_log,
         memory_bytes=memory_bytes,
         silence_seconds=silence_seconds,
+        lifeline=lifeline,
     )
+
+
+def _command(words: tuple[str, ...], base: Path, *, own: Path, sandbox: EngineSandbox | None) -> list[str]:
+    """One that ends with this process: a sandbox by its standard input, without one by the parent's death."""
+    if sandbox is not None:
+        return sandboxed(sandbox.around(base, own=own), list(words))
+    return [sys.executable, "-P", "-m", "tunesmith.worker.inference.child", str(os.getpid()), *words]
 
 
 def _refused(response: httpx.Response) -> InvalidRequest:
@@ -257,9 +281,3 @@ def _refused(response: httpx.Response) -> InvalidRequest:
         f"The engine cannot load the adapter: {message}", code=ErrorCode.ENGINE_REFUSED, param="model"
     )
     return refusal.with_code(code) if code else refusal
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

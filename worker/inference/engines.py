@@ -16,6 +16,7 @@ from tunesmith.tuning.errors import Unserved
 from tunesmith.tuning.inference_messages import Doing, ModelFiles, ServedModel
 from tunesmith.worker.inference.engine_kinds import EngineKind
 from tunesmith.worker.inference.engine_process import Engine, begin
+from tunesmith.worker.inference.engine_sandbox import EngineSandbox
 from tunesmith.worker.inference.loaded import Loaded, Tell
 from tunesmith.worker.inference.model_files import ModelFolders
 from tunesmith.worker.inference.slot_hold import HeldSlot, SlotHold
@@ -47,10 +48,11 @@ class Engines:
         slot: SlotHold,
         mark: Path,
         terms: Terms,
+        sandbox: EngineSandbox | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._kind, self._folders, self._slot, self._mark, self._terms = kind, folders, slot, mark, terms
-        self._changed = changed
+        self._sandbox, self._changed = sandbox, changed
         self._running: dict[str, Engine] = {}  # by the digest of their base
         self._starting = asyncio.Lock()  # one loads at a time: each may take the memory that the other counted on
         self._tasks: set[asyncio.Task[Any]] = set()  # starts and ends that nobody's leaving may break off
@@ -179,6 +181,7 @@ class Engines:
             hardware=held.hardware,
             silence_seconds=self._terms.silence,
             memory_bytes=needed,
+            sandbox=self._sandbox,
         )
         self._running[digest] = engine
         try:

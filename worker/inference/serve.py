@@ -18,6 +18,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.inference_messages import InferenceHeartbeat, RegisterInferenceWorker
 from tunesmith.worker.inference.elsewhere import EngineElsewhere
 from tunesmith.worker.inference.engine_kinds import budget_bytes, kind_of
+from tunesmith.worker.inference.engine_sandbox import engine_sandbox
 from tunesmith.worker.inference.engines import Engines, Terms
 from tunesmith.worker.inference.gateway import Gateway
 from tunesmith.worker.inference.loaded import Source
@@ -42,6 +43,7 @@ def serve(settings: InferenceSettings, *, name: str | None) -> int:
 
     Raises:
         WorkDirectoryInUse: another inference worker has the folder.
+        NotSandboxed: engines cannot be sandboxed, and must be.
         NoEngine: no engine is installed here, and none elsewhere is named.
         TunesmithError: the service refuses this worker, for example because its key is wrong.
     """
@@ -155,7 +157,13 @@ class InferenceWorker:
             silence=settings.silence_seconds,
         )
         self._engines = Engines(
-            kind=kind, folders=folders, slot=slot, mark=self._work.serving, terms=terms, changed=self._hurry
+            kind=kind,
+            folders=folders,
+            slot=slot,
+            mark=self._work.serving,
+            terms=terms,
+            sandbox=engine_sandbox(settings.sandbox, kind, adapters=self._work.adapters, work=self._work.root),
+            changed=self._hurry,
         )
         return self._engines
 

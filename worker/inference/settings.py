@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tunesmith.tuning.values.units import GIB
+from tunesmith.worker.sandbox.choice import SandboxSetting
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -26,6 +27,8 @@ class InferenceSettings(BaseSettings):
     slots: int = Field(default=1, ge=1, le=64, validation_alias="TUNESMITH_SLOTS")
     cpu_memory_gib: float | None = Field(default=None, gt=0, validation_alias="TUNESMITH_CPU_MEMORY_GIB")
     log_format: str = Field(default="json", pattern="^(json|console)$", validation_alias="TUNESMITH_LOG_FORMAT")
+
+    sandbox: SandboxSetting = Field(default="auto", validation_alias="TUNESMITH_SANDBOX")  # that of the trainers
 
     # `idle`: from a slot that nobody trains on. `always`: from a slot that jobs then do not get. `off`: not at all.
     mode: Literal["off", "idle", "always"] = Field(default="idle", validation_alias="TUNESMITH_INFERENCE")

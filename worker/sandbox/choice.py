@@ -1,9 +1,11 @@
 """Which sandbox this machine allows: tried with a real process, for kernels and containers differ too much to ask."""
 
 import functools
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +14,7 @@ from tunesmith.worker.sandbox.definition import KINDS, Kind, Sandbox
 
 SandboxSetting = Literal["auto", "require", "off"]
 _TRIAL_SECONDS = 30.0
+_FOLDERS_IN_ENVIRONMENT = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
 _MIB = 1024**2
 
 
@@ -40,6 +43,12 @@ def python_paths() -> tuple[str, ...]:
     program = str(Path(sys.executable).resolve().parents[1])
     folders = (sys.prefix, sys.base_prefix, sys.exec_prefix, program, *sys.path)
     return tuple(dict.fromkeys(folder for folder in folders if folder not in ("", "/") and Path(folder).exists()))
+
+
+def libraries(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """`python_paths`, and the folders of libraries that an environment names."""
+    named = (folder for name in _FOLDERS_IN_ENVIRONMENT for folder in environment.get(name, "").split(os.pathsep))
+    return (*python_paths(), *(folder for folder in named if folder not in ("", "/")))
 
 
 def sandboxed(sandbox: Sandbox, command: list[str]) -> list[str]:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tunesmith.tuning.codes import STACK_VARIABLE
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
-from tunesmith.worker.sandbox.choice import python_paths
+from tunesmith.worker.sandbox.choice import libraries
 from tunesmith.worker.sandbox.definition import Kind, Sandbox
 
-_FOLDERS_IN_ENVIRONMENT = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
 _MOST_OF_THE_DISK = 0.9
 _LEAST_FILE_BYTES = 1024**2
 
@@ -33,7 +32,7 @@ def sandbox_of(
     stack = environment.get(STACK_VARIABLE)
     return Sandbox(
         kind=kind,
-        readable=tuple(path for path in (*inputs, *_libraries(environment)) if path),
+        readable=tuple(path for path in (*inputs, *libraries(environment)) if path),
         writable=(str(run.root), str(home)),
         hidden=tuple(path for path in (str(work), stack) if path),
         home=str(home),
@@ -41,11 +40,6 @@ def sandbox_of(
         largest_file_bytes=_largest_file_bytes(run.root),
         talks=request.plan.world_size > 1,
     )
-
-
-def _libraries(environment: Mapping[str, str]) -> tuple[str, ...]:
-    named = (folder for name in _FOLDERS_IN_ENVIRONMENT for folder in environment.get(name, "").split(os.pathsep))
-    return (*python_paths(), *(folder for folder in named if folder not in ("", "/")))
 
 
 def _largest_file_bytes(folder: Path) -> int:

@@ -22,6 +22,7 @@ from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.inference_messages import Generation, ModelFiles, ServedModel
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.worker.inference.engine_kinds import OWN, EngineKind
+from tunesmith.worker.inference.engine_sandbox import EngineSandbox
 from tunesmith.worker.inference.engines import Engines, Terms
 from tunesmith.worker.inference.gateway import Gateway
 from tunesmith.worker.inference.model_files import ModelFolders
@@ -104,6 +105,7 @@ class Host:
         idle_seconds: float = 60,
         start_seconds: float = 20,
         silence_seconds: float = 30,
+        sandbox: EngineSandbox | None = None,
     ) -> AsyncIterator["Host"]:
         control = HttpInferenceControl(url=self.service.url, worker_key="key", worker_id="inference-1")
         folders = ModelFolders(
@@ -112,7 +114,15 @@ class Host:
         mark = self.root / "serving"
         slot = SlotHold(self.slots, probe=self.hardware, mark=mark, grace_seconds=grace_seconds)
         terms = Terms(grace=grace_seconds, idle=idle_seconds, start=start_seconds, silence=silence_seconds)
-        self.engines = Engines(kind=kind, folders=folders, slot=slot, mark=mark, terms=terms, changed=self._note_change)
+        self.engines = Engines(
+            kind=kind,
+            folders=folders,
+            slot=slot,
+            mark=mark,
+            terms=terms,
+            sandbox=sandbox,
+            changed=self._note_change,
+        )
         self.gateway = Gateway(self.engines.using, secret=SECRET, most_requests=most_requests)
         watching = asyncio.create_task(self.engines.watch())
         async with running(self.gateway.application) as self.url:

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -72,7 +73,9 @@ def serve(options: argparse.Namespace, *, key: str) -> None:
     )
     stepping = threading.Thread(target=engine.run, name="engine", daemon=True)
     stepping.start()
-    _Server(config, engine, grace_seconds=options.grace_seconds).run()
+    _Server(config, engine, grace_seconds=options.grace_seconds).run(
+        sockets=None if options.listener is None else [socket.socket(fileno=options.listener)]
+    )
     engine.stop()
     stepping.join(timeout=options.grace_seconds)
 
@@ -109,6 +112,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--served-model-name", required=True, help="what requests call the base")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listener", type=int, help="descriptor of an open socket of that port, inherited")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer; the model's own if not given")
     parser.add_argument("--max-adapter-bytes", type=int, default=2 * 1024**3)
     parser.add_argument("--max-cache-bytes", type=int, default=4 * 1024**3, help="keys and values of all answers")
