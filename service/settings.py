@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     # Limits by project; "*" stands for all others. What an admin has set for a project goes before.
     project_limits: dict[str, ProjectLimits] = {}
 
+    # Models by names that clients of other services use: `gpt-4o-mini=smollm2-135m-instruct`, separated by commas.
+    model_names: Annotated[dict[str, str], NoDecode] = {}
+
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of reports, prompts, and a model's description
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
@@ -95,6 +98,20 @@ class Settings(BaseSettings):
     @classmethod
     def _split_parts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("model_names", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [tuple(part.strip().split("=")) for part in value.split(",") if part.strip()]
+        if not all(len(pair) == 2 and all(pair) for pair in pairs):
+            raise ValueError("write NAME=MODEL, several separated by commas")
+        return {name.strip(): model.strip() for name, model in pairs}
+
+    def model_meant_by(self, name: str) -> str:
+        """The model that clients of other services mean by this name; any other name means itself."""
+        return self.model_names.get(name, name)
 
     def limits_of(self, project: str) -> ProjectLimits:
         """What this project may have."""

@@ -88,6 +88,7 @@ async def create_job(
     x_stainless_retry_count: Annotated[str, Header(description=_RETRY_COUNT)] = "0",
 ) -> JobObject:
     """Create a fine-tuning job. It is stored when this answers."""
+    model = settings.model_meant_by(request.model)
     submission = Submission(
         request=request,
         caller=caller,
@@ -97,9 +98,8 @@ async def create_job(
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
         limits=settings.limits_of(caller.project),
-        scale=await measure(
-            database, blobs, training_file=request.training_file, model=request.model, project=caller.project
-        ),
+        model=model,
+        scale=await measure(database, blobs, training_file=request.training_file, model=model, project=caller.project),
     )
     job = await submit(session, submission)
     background.add_task(deliveries.soon)

@@ -48,6 +48,7 @@ class Submission:
     max_attempts: int
     worker_silence: timedelta
     limits: ProjectLimits
+    model: str | None = None  # what the operator lets the request's name for it mean
     scale: TokenScale | None = None  # of tokens that the model's tokenizer counted
 
     @property
@@ -74,7 +75,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     await check_stored(session, submission.caller.project, limits=submission.limits)
     asked = await read(
         session,
-        submission.request,
+        submission.request.model_copy(update={"model": submission.model or submission.request.model}),
         training_file=submission.request.training_file,
         project=submission.caller.project,
         seed=submission.seed,
@@ -169,7 +170,7 @@ def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: Dataset
 
 
 def _resolved(submission: Submission, job: Job) -> list[Event]:
-    """What the alias stood for that the request named: another job of the same request may start from another model."""
+    """What the request's name for the model stood for: another job of the same request may start from another one."""
     alias, model = submission.request.model, str(job.spec["model"])
     if alias == model:
         return []

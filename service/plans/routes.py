@@ -34,6 +34,7 @@ async def plan_job(
 ) -> PlanAnswer:
     """What each class of worker would do with this job, and when. Nothing is stored."""
     project, file = caller.project, request.training_file
+    request = request.model_copy(update={"model": settings.model_meant_by(request.model)})
     scale = await measure(database, blobs, training_file=file, model=request.model, project=project) if file else None
     found = await forecast(session, request, project=project, scale=scale, silence=settings.worker_silence)
     return plan_object(found, prices=Prices(settings.gpu_hour_prices))

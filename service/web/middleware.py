@@ -14,7 +14,7 @@ from uuid_utils import uuid7
 
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.errors import BodyTooSlow, WrongHost, error_response
-from tunesmith.service.web.limiter import Limiter
+from tunesmith.service.web.limiter import Limiter, Places, TooMany
 from tunesmith.tuning.errors import TooLarge, TunesmithError
 from tunesmith.tuning.values.limits import MOST_PART_BYTES
 
@@ -56,20 +56,23 @@ class Edge:
     async def _handle(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
         started = time.perf_counter()
         status = 0
+        places: Places | None = None
 
         async def stamped(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", []), *_stamps(request_id, places)]
             await send(message)
 
         try:
-            async with self._admitted(scope):
+            async with self._admitted(scope) as places:
                 await self._app(scope, receive, stamped)
         except TunesmithError as refusal:  # by this layer: those of the routes are answers by now
             if status:
                 raise
+            if isinstance(refusal, TooMany):
+                places = refusal.places
             await error_response(refusal)(scope, receive, stamped)
         except Exception:
             log.exception("request.failed", method=scope["method"], path=scope["path"])
@@ -80,17 +83,17 @@ class Edge:
             _log(scope, status=status, milliseconds=round((time.perf_counter() - started) * 1000, 1))
 
     @asynccontextmanager
-    async def _admitted(self, scope: Scope) -> AsyncIterator[None]:
+    async def _admitted(self, scope: Scope) -> AsyncIterator[Places | None]:
         if scope["path"] in _HEALTH:
-            yield
+            yield None
             return
         self._refuse_other_hosts(scope)
         token = _header(scope, b"authorization")
         if token is None or scope["path"].startswith("/internal/"):  # no key costs no work; all workers share one
-            yield
+            yield None
             return
-        with (self._waiting if _WAITING.search(scope["query_string"]) else self._working).hold(token):
-            yield
+        with (self._waiting if _WAITING.search(scope["query_string"]) else self._working).hold(token) as places:
+            yield places
 
     def _refuse_other_hosts(self, scope: Scope) -> None:
         allowed = self._settings.allowed_hosts
@@ -160,6 +163,11 @@ class _Body:
 def _request_id(scope: Scope) -> str:
     value = _header(scope, b"x-request-id")
     return value.decode() if value and _REQUEST_ID.fullmatch(value) else f"req_{uuid7().hex}"
+
+
+def _stamps(request_id: str, places: Places | None) -> list[tuple[bytes, bytes]]:
+    stamps = {"x-request-id": request_id} | (places.headers if places else {})
+    return [(name.encode(), value.encode()) for name, value in stamps.items()]
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

@@ -61,6 +61,23 @@ def test_a_caller_has_so_many_places_and_gets_them_back() -> None:
         pass
 
 
+def test_an_answer_tells_how_many_more_requests_the_key_may_have_open(plane: ControlPlane, settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"max_requests_per_key": 5, "max_waits_per_key": 7}))
+    with_wait, plain, health = asyncio.run(
+        ask(
+            app,
+            ("GET", "/v1/fine_tuning/jobs/ftjob-none?wait=1", {}),
+            ("GET", "/v1/models", {}),
+            ("GET", "/healthz", {}),
+            key=plane.keys["member"],
+        )
+    )
+    told = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+    assert [plain.headers[name] for name in told] == ["5", "4"]
+    assert [with_wait.headers[name] for name in told] == ["7", "6"]
+    assert not any(name in health.headers for name in told)
+
+
 def test_too_many_requests_of_one_key_are_429_and_other_keys_do_not_notice(
     plane: ControlPlane, settings: Settings
 ) -> None:
@@ -89,6 +106,8 @@ def test_too_many_requests_of_one_key_are_429_and_other_keys_do_not_notice(
     assert (second.status_code, second.json()["error"]["code"]) == (429, "too_many_requests")
     assert second.json()["error"]["type"] == "rate_limit_error"
     assert second.headers["retry-after"] == "1"
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in (second, plain)] == ["0", "0"]
+    assert second.headers["x-ratelimit-limit-requests"] == "1"
     assert [admin.status_code, plain.status_code, waited.status_code] == [200, 200, 304]
 
 
