@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import JobFailure
+from tunesmith.worker.inference.engine import memory
 from tunesmith.worker.inference.engine.adapters.files import AdapterWeights, Base
 from tunesmith.worker.inference.engine.compute import attention
 from tunesmith.worker.inference.engine.compute.attention import Span, Spans, WrittenRows
@@ -70,6 +71,7 @@ class BatchModel:
         use_attention(model, attention.NAME)
         self.shape = _cache_shape(model)
         self._try(expected)
+        memory.give_back()
 
     @classmethod
     def load(cls, folder: Path) -> BatchModel:
