@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from tunesmith.tuning.codes import ErrorCode
+from tunesmith.worker.inference.engine import memory
 from tunesmith.worker.inference.engine.adapters.files import AdapterWeights, Base, read_adapter
 from tunesmith.worker.inference.engine.refusal import Refusal
 
@@ -48,6 +49,7 @@ class Residents:
             Refusal: another one has this name, it cannot be used (`read_adapter`), or it is larger than the bound.
         """
         weights = read_adapter(folder, base=self._base, sha256=sha256)
+        memory.give_back()
         if weights.bytes > self._most_bytes:
             raise Refusal(
                 f"{name} needs {weights.bytes:,} bytes, all adapters together may have {self._most_bytes:,}. Start the "

@@ -17,15 +17,38 @@ from tunesmith.worker.inference.engine.compute.cache import BLOCK_TOKENS, KeyVal
 NAME = "tunesmith_engine"
 
 
+class WrittenRows:
+    """The first rows of a batch, one a sequence: its newest token. Views are made for all layers at once."""
+
+    def __init__(self, caches: Sequence[KeyValueCache]) -> None:
+        self.count = len(caches)
+        views = [cache.with_next_token() for cache in caches]
+        self.places = [layer for _, _, *places in views for layer in places]
+        self.known = [(keys, values) for keys, values, *_ in views]
+
+    def store(self, layer: int, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+        """Put the rows' [heads, size] behind what the sequences have."""
+        places = [place[layer] for place in self.places]
+        torch._foreach_copy_(places[::2], keys)
+        torch._foreach_copy_(places[1::2], values)
+
+
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring rows of a batch that are one sequence's: a block of its prompt, or one written token."""
+    """Neighbouring rows of a batch that are a block of one sequence's prompt."""
 
     cache: KeyValueCache
     first_row: int
     rows: int
     position: int  # of its first token in the sequence
-    is_prompt: bool
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Whose the rows of a batch are: the written ones come first."""
+
+    written: WrittenRows
+    blocks: Sequence[Span]
 
 
 @dataclass(frozen=True)
@@ -50,7 +73,7 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - transformers passes it by position
     *,
-    spans: Sequence[Span],
+    spans: Spans,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -66,46 +89,57 @@ def attention(
         [1, rows, heads, value size], and None in place of the weights.
     """
     scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
-    layer, heads, groups = int(module.layer_idx), key.shape[1], query.shape[1] // key.shape[1]
-    grouped = query[0].view(heads, groups, *query.shape[2:])
-    made = [_span(span, grouped, key[0], value[0], layer=layer, scores=scores) for span in spans]
-    whole = torch.cat(made, dim=2)  # [key-value heads, groups, rows, size]
-    return whole.flatten(0, 1).transpose(0, 1)[None], None
+    layer, heads = int(module.layer_idx), key.shape[1]
+    grouped = query[0].view(heads, -1, *query.shape[2:])
+    made = _written(spans.written, grouped, key[0], value[0], layer=layer, scores=scores)
+    made += [_block(span, grouped, key[0], value[0], layer=layer, scores=scores) for span in spans.blocks]
+    return torch.cat(made).flatten(1, 2)[None], None
 
 
-def _span(
+def _written(
+    rows: WrittenRows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, layer: int, scores: Scores
+) -> list[torch.Tensor]:
+    """[1, key-value heads, groups, size] of each."""
+    if not rows.count:
+        return []
+    rows.store(layer, key[:, : rows.count].unbind(1), value[:, : rows.count].unbind(1))
+    asked = query[:, :, : rows.count].permute(2, 0, 1, 3).unsqueeze(1).unbind(0)
+    made = []
+    for own, (keys, values) in zip(asked, rows.known, strict=True):
+        seen, said = keys[layer], values[layer]
+        if scores.window is not None and seen.shape[2] > scores.window:
+            seen, said = seen[:, :, -scores.window :], said[:, :, -scores.window :]
+        made.append(_attend(own, seen, said, mask=None, scores=scores))
+    return made
+
+
+def _block(
     span: Span, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, layer: int, scores: Scores
 ) -> torch.Tensor:
-    """[key-value heads, groups, rows, size] of one span."""
+    """[rows, key-value heads, groups, size] of one span."""
     rows = slice(span.first_row, span.first_row + span.rows)
     keys, values = span.cache.keys[layer], span.cache.values[layer]
-    end = span.position + (BLOCK_TOKENS if span.is_prompt else 1)
-    missing = end - span.position - span.rows
+    end = span.position + BLOCK_TOKENS
+    missing = BLOCK_TOKENS - span.rows
     keys[:, span.position : end] = pad(key[:, rows], (0, 0, 0, missing)) if missing else key[:, rows]
     values[:, span.position : end] = pad(value[:, rows], (0, 0, 0, missing)) if missing else value[:, rows]
     asked = query[:, :, rows]
-    if not span.is_prompt:
-        begin = 0 if scores.window is None else max(0, end - scores.window)
-        return _attend(asked, keys[:, begin:end], values[:, begin:end], mask=None, scores=scores)
-    mask = _mask(span.position, groups=query.shape[1], window=scores.window)
     if missing:
         asked = pad(asked, (0, 0, 0, missing))
-    made = _attend(asked, keys[:, :end], values[:, :end], mask=mask, scores=scores)
-    return made[:, :, : span.rows]
+    heads, groups, _, size = asked.shape
+    mask = _mask(span.position, groups=groups, window=scores.window)
+    asked = asked.reshape(1, heads, groups * BLOCK_TOKENS, size)
+    made = _attend(asked, keys[None, :, :end], values[None, :, :end], mask=mask, scores=scores)
+    return made.view(heads, groups, BLOCK_TOKENS, -1)[:, :, : span.rows].permute(2, 0, 1, 3)
 
 
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, mask: torch.Tensor | None, scores: Scores
 ) -> torch.Tensor:
-    heads, groups, rows, size = query.shape
-    asked = query.reshape(heads, groups * rows, size)
+    """[1, heads, rows, size]."""
     if scores.softcap is None and scores.sinks is None:
-        whole = scaled_dot_product_attention(asked[None], keys[None], values[None], attn_mask=mask, scale=scores.scale)[
-            0
-        ]
-    else:
-        whole = _written_out(asked, keys, values, mask=mask, scores=scores)
-    return whole.view(heads, groups, rows, -1)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scores.scale)
+    return _written_out(query[0], keys[0], values[0], mask=mask, scores=scores)[None]
 
 
 def _written_out(

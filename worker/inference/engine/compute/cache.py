@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 BLOCK_TOKENS = 32
+Layers = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class KeyValueCache:
         self.values = torch.empty(shape.layers, shape.heads, room, shape.value_size, dtype=shape.dtype)
         self.bytes = room * shape.token_bytes
         self.tokens = 0  # that are in it
+
+    def with_next_token(self) -> tuple[Layers, Layers, Layers, Layers]:
+        """Views by layer: keys and values up to the next token [1, heads, tokens, size], and its own [heads, size]."""
+        end = self.tokens + 1
+        keys, values = self.keys[:, None, :, :end], self.values[:, None, :, :end]
+        return keys.unbind(0), values.unbind(0), keys[:, 0, :, -1].unbind(0), values[:, 0, :, -1].unbind(0)
 
     def block(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of the keys and values of one block."""

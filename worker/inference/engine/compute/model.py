@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import JobFailure
+from tunesmith.worker.inference.engine import memory
 from tunesmith.worker.inference.engine.adapters.files import AdapterWeights, Base
 from tunesmith.worker.inference.engine.compute import attention
-from tunesmith.worker.inference.engine.compute.attention import Span
+from tunesmith.worker.inference.engine.compute.attention import Span, Spans, WrittenRows
 from tunesmith.worker.inference.engine.compute.cache import BLOCK_TOKENS, CacheShape, KeyValueCache
 from tunesmith.worker.inference.engine.compute.products import SteadyProducts, replace_linears
 from tunesmith.worker.inference.engine.compute.thin import Lane, Piece, ThinProducts
@@ -70,6 +71,7 @@ class BatchModel:
         use_attention(model, attention.NAME)
         self.shape = _cache_shape(model)
         self._try(expected)
+        memory.give_back()
 
     @classmethod
     def load(cls, folder: Path) -> BatchModel:
@@ -94,11 +96,10 @@ class BatchModel:
         blocks = list(blocks)
         spans, pieces, asked = [], [], list(range(len(rows)))
         tokens, positions = [row.token for row in rows], [row.cache.tokens for row in rows]
-        for index, row in enumerate(rows):
-            spans.append(Span(row.cache, index, 1, row.cache.tokens, is_prompt=False))
+        written = WrittenRows([row.cache for row in rows])
         for block in blocks:
             first, count, position = len(tokens), len(block.tokens), block.cache.tokens
-            spans.append(Span(block.cache, first, count, position, is_prompt=True))
+            spans.append(Span(block.cache, first, count, position))
             tokens.extend(block.tokens)
             positions.extend(range(position, position + count))
             block.cache.tokens += count  # blocks of one prompt may follow each other in one batch
@@ -107,12 +108,12 @@ class BatchModel:
             if block.is_last:
                 asked.append(len(tokens) - 1)
         self.thin.begin([row.lane for row in rows], pieces)
-        logits = self._forward(tokens, positions, spans=spans, asked=asked)
+        logits = self._forward(tokens, positions, spans=Spans(written, spans), asked=asked)
         for row in rows:
             row.cache.tokens += 1
         return logits
 
-    def _forward(self, tokens: list[int], positions: list[int], *, spans: list[Span], asked: list[int]) -> torch.Tensor:
+    def _forward(self, tokens: list[int], positions: list[int], *, spans: Spans, asked: list[int]) -> torch.Tensor:
         made = self._model(
             input_ids=torch.tensor([tokens]),
             position_ids=torch.tensor([positions]),
