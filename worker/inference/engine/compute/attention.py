@@ -29,8 +29,8 @@ class WrittenRows:
     def store(self, layer: int, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         """Put the rows' [heads, size] behind what the sequences have."""
         places = [place[layer] for place in self.places]
-        torch._foreach_copy_(places[::2], keys)
-        torch._foreach_copy_(places[1::2], values)
+        torch._foreach_copy_(places[::2], list(keys))
+        torch._foreach_copy_(places[1::2], list(values))
 
 
 @dataclass(frozen=True)
