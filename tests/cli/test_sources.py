@@ -55,6 +55,13 @@ def test_a_name_that_is_no_repository_is_sent_nothing(tmp_path: Path, name: str)
         to_hub(tmp_path, name)
 
 
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imports the trainer's environment in this process before has told the library to stay offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("online")
 def test_a_folder_is_sent_with_the_token_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").write_text("the card")
     with stand_in_hub() as (url, asked):
@@ -68,6 +75,7 @@ def test_a_folder_is_sent_with_the_token_of_this_machine(tmp_path: Path, monkeyp
     assert {token for _, token, _ in asked} == {"Bearer hf_of_this_machine"}
 
 
+@pytest.mark.usefixtures("online")
 def test_a_hub_that_lets_nobody_write_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stand_in_hub(status=403) as (url, _):
         monkeypatch.setenv("HF_ENDPOINT", url)

@@ -31,7 +31,7 @@ def test_every_route_requires_a_key(control_plane: ControlPlane) -> None:
     routes = all_routes(control_plane)
     assert len(routes) > 30
     for method, path in routes:
-        if path in ("/healthz", "/readyz"):
+        if path in ("/", "/healthz", "/readyz"):
             continue
         assert path.startswith(("/v1/", "/internal/")) or path == "/metrics"
         bare = httpx.request(method, control_plane.url + path, verify=False)

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import computed_field
 
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
+from tunesmith.tuning.datasets.doctor.suspicions import Suspicion, suspicions
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.datasets.row_errors import BadRow
 from tunesmith.tuning.datasets.row_formats import Row, RowFormat
-from tunesmith.tuning.datasets.row_hashes import RowHashes
 from tunesmith.tuning.datasets.row_parser import MAX_ROW_BYTES, RowReader, too_long
 from tunesmith.tuning.datasets.row_sizes import RowSize, size_of
-from tunesmith.tuning.datasets.suspicions import Suspicion, suspicions
 from tunesmith.tuning.job import DatasetFacts
 from tunesmith.tuning.values.base import Value
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
+from tunesmith.tuning.datasets.doctor.suspicions import Suspicion, suspicions
 from tunesmith.tuning.datasets.row_formats import Text
-from tunesmith.tuning.datasets.row_hashes import RowHashes
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
-from tunesmith.tuning.datasets.suspicions import Suspicion, suspicions
 
 # Published examples: AWS's documentation, jwt.io, a test card, the IBAN registry; joined, so that no scanner stops.
 SECRETS = {
