@@ -58,7 +58,7 @@ def test_a_name_that_is_no_repository_is_sent_nothing(tmp_path: Path, name: str)
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever imports the trainer's environment in this process before has told the library to stay offline."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 @pytest.mark.usefixtures("online")

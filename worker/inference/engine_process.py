@@ -216,10 +216,7 @@ def begin(
     `mark` is the folder that all engines of this gateway are known by.
     """
     key = secrets.token_urlsafe(32)
-    devices = tuple(gpu.uuid or str(gpu.index) for gpu in hardware.gpus)
-    given = trainer_environment(
-        environment or dict(os.environ), run_dir=mark / name, cores=hardware.cpu.cores, devices=devices
-    )
+    given = _environment(environment or dict(os.environ), run_dir=mark / name, hardware=hardware)
     output, ours = os.pipe()
     life, lifeline = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -261,6 +258,12 @@ def begin(
         silence_seconds=silence_seconds,
         lifeline=lifeline,
     )
+
+
+def _environment(inherited: dict[str, str], *, run_dir: Path, hardware: HardwareProfile) -> dict[str, str]:
+    """As trainers have it: by an allow-list, with the slot's own cores and devices."""
+    devices = tuple(gpu.uuid or str(gpu.index) for gpu in hardware.gpus)
+    return trainer_environment(inherited, run_dir=run_dir, cores=hardware.cpu.cores, devices=devices)
 
 
 def _command(words: tuple[str, ...], base: Path, *, own: Path, sandbox: EngineSandbox | None) -> list[str]:
