@@ -61,23 +61,8 @@ def _with_tokenizer(folder: Path, model: str) -> Path:
 
 
 def _fetch(model: str, folder: Path) -> None:
-    from functools import partial
-
     from tunesmith.cli.client import Client
-    from tunesmith.cli.results.download import Download, fetch, safe_target
-    from tunesmith.tuning.api.base import recorded
-    from tunesmith.tuning.messages import FileRef
+    from tunesmith.cli.results.model_files import fetch_model_files
 
     with Client() as client:
-        files = [recorded(FileRef, file) for file in client.model(model).tunesmith.files]
-        fetch(
-            [
-                Download(
-                    file=file,
-                    target=safe_target(folder, file.name),
-                    open=partial(client.model_file, model, file.sha256),
-                )
-                for file in files
-                if not file.name.endswith(_WEIGHTS)
-            ]
-        )
+        fetch_model_files(client, model, folder=folder, but=_WEIGHTS)

@@ -42,6 +42,8 @@ def fetch(downloads: Sequence[Download]) -> list[Path]:
     Raises:
         DamagedDownload: a file's hash is not the one the service recorded.
     """
+    if not downloads:
+        return []
     total_bytes = sum(wanted.file.bytes for wanted in downloads)
     with transfer(f"pull {len(downloads)} files", total_bytes=total_bytes) as advance:
         for wanted in downloads:

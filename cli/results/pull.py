@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.results.download import Download, fetch, safe_part, safe_target
+from tunesmith.cli.results.model_files import fetch_model_files
 from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.codes import ArtifactKind
@@ -53,20 +54,9 @@ def pull_base(client: Client, job: JobObject, *, folder: Path) -> Path:
     if job.fine_tuned_model is None:
         raise NotFound(f"{job.id} has made no model.", hint=f"see how it ended: tunesmith get {job.id}")
     name = client.model(job.fine_tuned_model).tunesmith.base_model
-    files = [recorded(FileRef, file) for file in client.model(name).tunesmith.files] if name else []
-    if not name or not files:
-        raise NotFound(f"The service has no weights of {name}.", hint="name a folder of yours with --base")
     target = folder / BASE
-    fetch(
-        [
-            Download(
-                file=file,
-                target=safe_target(target, file.name),
-                open=partial(client.model_file, name, file.sha256),
-            )
-            for file in files
-        ]
-    )
+    if not name or not fetch_model_files(client, name, folder=target):
+        raise NotFound(f"The service has no weights of {name}.", hint="name a folder of yours with --base")
     return target
 
 
