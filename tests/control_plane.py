@@ -206,6 +206,7 @@ class WorkerSide:
         self.id = worker_id
         self.hardware = hardware
         self.incarnation = secrets.token_hex(4)
+        self.last_base: str | None = None
 
     def register(self) -> Json:
         request = RegisterWorker(
@@ -227,6 +228,7 @@ class WorkerSide:
             incarnation=self.incarnation,
             hardware=self.hardware,
             claim_id=claim_id,
+            last_base=self.last_base,
             lease_token=lease_token,
         )
         return self._post("/internal/claims", request)

@@ -157,6 +157,8 @@ class ClaimRequest(Value):
     incarnation: str
     hardware: HardwareProfile
     claim_id: str | None = Field(default=None, max_length=128)
+    last_base: str | None = Field(default=None, max_length=64)
+    """Set digest of the base that the asking process used last: it has read and verified its files."""
     lease_token: str | None = Field(default=None, pattern=rf"^{LEASE_PREFIX}[A-Za-z0-9_-]{{43}}$", repr=False)
 
 
@@ -169,6 +171,11 @@ class BaseModelRef(Value):
     base_files: tuple[FileRef, ...] = ()
     measured_shape: ModelShape | None = None  # of a family that the planner has no formulas for
     hub: HubCommit | None = None  # where the model comes from, or the one under the adapter, when it is known
+
+    @property
+    def base_digest(self) -> str:
+        """Of the files that a run loads as its base: of an adapter those of the model under it."""
+        return set_digest(self.base_files if self.adapter_of is not None else self.files)
 
 
 class CheckpointRef(Value):

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
 from tunesmith.service.attempts import store
-from tunesmith.service.attempts.choice import Choice, Chooser
+from tunesmith.service.attempts.choice import Chooser
 from tunesmith.service.attempts.claim_answer import LeaseTerms, answer, answer_again, token_for
 from tunesmith.service.attempts.outcomes import fail
+from tunesmith.service.attempts.same_base import Offer, offers
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Attempt, Job
 from tunesmith.service.database.transactions import now
@@ -23,9 +24,9 @@ from tunesmith.service.queue.walk import in_turn
 from tunesmith.service.workers import quarantine, registry
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest, NotFound
 from tunesmith.tuning.messages import Claim, ClaimRequest
-from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import JobTransition, Phase
 from tunesmith.tuning.values.hashes import sha256_of_text
+from tunesmith.tuning.values.units import plural
 from tunesmith.tuning.words import JobKind
 
 log = structlog.get_logger(__name__)
@@ -60,14 +61,14 @@ async def claim(
     async for waiting in line:
         choice = None if waiting.project in full else await chooser.choose(waiting)
         if choice is not None:
-            job = await jobs.lock_waiting(session, waiting.job_id)
-            if job is None:  # another worker was faster, or the user cancelled
-                continue
-            if await _is_out_of_models(session, job, at=at):
-                continue
-            if await may_run_one_more(session, job.project, limits=allowed.of(job.project)):
-                return await _start(session, job, choice, request=request, terms=terms, at=at)
-            full.add(job.project)
+            async for offer in offers(session, waiting, choice, last_base=request.last_base, chooser=chooser):
+                job = await _lock(session, offer, at=at)
+                if job is None:
+                    continue
+                if await may_run_one_more(session, job.project, limits=allowed.of(job.project)):
+                    return await _start(session, job, offer, request=request, terms=terms, at=at)
+                full.add(job.project)
+                break
         if clock() > deadline:
             log.warning("claim.walk_ended", worker_class=request.hardware.worker_class, asked=chooser.asked)
             return None
@@ -79,6 +80,12 @@ async def _find_earlier(session: AsyncSession, request: ClaimRequest) -> Attempt
     if request.claim_id is None:
         return None
     return await store.find_claimed(session, request.worker_id, claim_id=request.claim_id)
+
+
+async def _lock(session: AsyncSession, offer: Offer, *, at: datetime) -> Job | None:
+    """The job, unless another worker was faster, the user has cancelled it, or it can no longer start."""
+    job = await jobs.lock_waiting(session, offer.job_id)
+    return None if job is None or await _is_out_of_models(session, job, at=at) else job
 
 
 async def _is_out_of_models(session: AsyncSession, job: Job, *, at: datetime) -> bool:
@@ -100,7 +107,7 @@ async def _is_out_of_models(session: AsyncSession, job: Job, *, at: datetime) ->
 async def _start(
     session: AsyncSession,
     job: Job,
-    choice: Choice,
+    offer: Offer,
     *,
     request: ClaimRequest,
     terms: LeaseTerms,
@@ -118,15 +125,16 @@ async def _start(
         lease_token_sha256=sha256_of_text(token),
         lease_expires_at=at + timedelta(seconds=terms.lease_seconds),
         phase=Phase.CLAIMED,
-        plan=choice.plan.model_dump(mode="json"),
+        plan=offer.choice.plan.model_dump(mode="json"),
     )
     session.add(attempt)
-    _take(session, job, attempt, choice.plan, at=at)
+    _take(session, job, attempt, offer, at=at)
     await session.flush()
-    return await answer(session, job, choice, attempt=attempt, token=token, terms=terms)
+    return await answer(session, job, offer.choice, attempt=attempt, token=token, terms=terms)
 
 
-def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: datetime) -> None:
+def _take(session: AsyncSession, job: Job, attempt: Attempt, offer: Offer, *, at: datetime) -> None:
+    plan = offer.choice.plan
     job.epoch = attempt.epoch
     job.attempts_used += 1
     job.plan = attempt.plan
@@ -137,5 +145,9 @@ def _take(session: AsyncSession, job: Job, attempt: Attempt, plan: Plan, *, at: 
     again = "" if attempt.epoch == 1 else f" again (attempt {attempt.epoch})"
     where = {"attempt_id": attempt.id, "worker_id": attempt.worker_id, "worker_class": attempt.worker_class}
     events.append(session, job, f"{events.noun(job)} started{again}", data=where)
+    if offer.passed_over:
+        others = plural(len(offer.passed_over), "job")
+        why = f"Started before {others} ahead of it in the project's line: the worker used the same base last."
+        events.append(session, job, why, data={"passed_over": list(offer.passed_over)})
     reasons = " ".join(reason.text for reason in plan.reasons)
     events.append(session, job, f"Plan: {plan.method} on {attempt.worker_class}. {reasons}"[:2000])

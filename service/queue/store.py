@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Subquery,
     Text,
     all_,
+    and_,
     cast,
     extract,
     func,
@@ -27,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.state import JobState
 
 _SECONDS_PER_TURN = 1800.0  # half an hour of waiting outweighs one job that the project runs, or has ahead in its line
@@ -48,6 +50,16 @@ class Waiting:
     line_at: datetime
     aged_turns: float
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Near:
+    """A job close behind another in its project's line. `base_digest` is of what it loads, under an adapter too."""
+
+    waiting: Waiting
+    priority: int
+    base_digest: str | None
+    ready_for: timedelta  # how long it could have started
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,32 @@ async def find_behind(session: AsyncSession, last: Waiting, *, without: Collecti
         .limit(limit)
     )
     return [_waiting(row) for row in await session.execute(query)]
+
+
+async def find_near(session: AsyncSession, first: Waiting, *, without: Collection[str], limit: int) -> list[Near]:
+    """The job and the next of its project's line, together `limit`, `without` those that ask one of these questions."""
+    line = (
+        select(*_columns(Job), Job.priority, _ready_for(Job).label("ready_for"))
+        .where(
+            Job.project == first.project,
+            *_may_start(Job),
+            tuple_(Job.line_at, Job.id) >= tuple_(first.line_at, first.job_id),
+            _question(Job) != all_(cast(list(without)[:_MOST_LEFT_OUT], ARRAY(Text))),
+        )
+        .order_by(Job.line_at, Job.id)
+        .limit(limit)
+        .subquery()
+    )
+    base = aliased(Model)
+    under = and_(Model.kind == ArtifactKind.ADAPTER, base.name == Model.base_model)
+    query = (
+        select(line, func.coalesce(base.digest, Model.digest).label("base_digest"))
+        .outerjoin(Model, Model.name == line.c.model)
+        .outerjoin(base, under)
+        .order_by(line.c.line_at, line.c.id)
+    )
+    rows = await session.execute(query)
+    return [Near(_waiting(row), row.priority, row.base_digest, row.ready_for) for row in rows]
 
 
 async def find(session: AsyncSession, job_id: str) -> tuple[Job, Model] | None:
@@ -228,6 +266,10 @@ def _question(job: type[Job]) -> ColumnElement[str]:
 
 def _aged_turns(job: type[Job]) -> ColumnElement[float]:
     return cast(extract("epoch", func.now() - job.line_at) / _SECONDS_PER_TURN, Float)
+
+
+def _ready_for(job: type[Job]) -> ColumnElement[timedelta]:
+    return func.now() - func.greatest(job.queued_at, job.not_before)
 
 
 def _may_start(job: type[Job]) -> tuple[ColumnElement[bool], ...]:

@@ -47,6 +47,7 @@ class PoolWorker:
         self._rehearsals = Rehearsals()
         self._warm: WarmTrainer | None = None
         self._unanswered_claim: tuple[str, str] | None = None
+        self._last_base: str | None = None
 
     @classmethod
     def from_environment(cls) -> "PoolWorker":
@@ -145,6 +146,7 @@ class PoolWorker:
             incarnation=session.incarnation,
             hardware=hardware,
             claim_id=claim_id,
+            last_base=self._last_base,
             lease_token=lease_token,
         )
         try:
@@ -153,6 +155,8 @@ class PoolWorker:
             log.warning("claim.failed", reason=str(error))
             return None
         self._unanswered_claim = None
+        if claim is not None:
+            self._last_base = claim.base_model.base_digest
         return claim
 
 
