@@ -39,6 +39,7 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.schedules.reports.routes import router as schedule_reports
 from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
 from tunesmith.service.uploads.routes import router as uploads
@@ -64,7 +65,7 @@ class Routes(StrEnum):
     WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
-_JOBS = (jobs, queue, reproductions, evaluations, schedules, plans, metrics, artifacts)
+_JOBS = (jobs, queue, reproductions, evaluations, schedules, schedule_reports, plans, metrics, artifacts)
 _ACCESS = (invitations, workers, keys, projects, audit, webhooks)
 _PUBLIC = (front.router, reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
 _FOR_WORKERS = (joining, worker_heartbeats, attempts, inference_workers)

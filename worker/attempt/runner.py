@@ -18,6 +18,7 @@ from tunesmith.tuning.hardware_facts.devices import devices_of
 from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseReport
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
+from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
 from tunesmith.worker.attempt.disk import moved_bytes
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
@@ -27,6 +28,7 @@ from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_l
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.stall import StallWatch, silence_limits
+from tunesmith.worker.attempt.startup import startup_seconds
 from tunesmith.worker.attempt.stop_requests import OUTCOMES, AttemptStopped, OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_curves, upload_log, upload_output
@@ -99,6 +101,7 @@ class AttemptRunner:
         self._progress = Progress(total_steps=claim.plan.total_steps)
         self._handing_over = control.patiently(self._directives.check_while_handing_over)
         self._run: RunDirectory | None = None
+        self._began_at = time.time()
 
     def run(self) -> Outcome | None:
         """Work until the attempt has an outcome and the service knows it; None when it must stay silent."""
@@ -285,7 +288,8 @@ class AttemptRunner:
         upload_log(run, self._handing_over, secrets=self._around.secrets)
         if reason := upload_curves(run, self._handing_over):
             self._log.warning("curves.not_written", reason=reason)
-        return _report(outcome, failure, ending.result)
+        started = startup_seconds(run.timeline, since=self._began_at)
+        return _report(outcome, failure, ending.result, present(startup_seconds=started))
 
     def _with_longer_rows(self, prepared: PreparedRun) -> PreparedRun:
         return prepare_longer(
@@ -316,10 +320,10 @@ class AttemptRunner:
         return _internal(error)
 
 
-def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | None) -> FinishReport:
+def _report(outcome: Outcome, failure: Failure | None, result: TrainResult | None, more: Json) -> FinishReport:
     if result is None:
         return FinishReport(outcome=outcome, failure=failure)
-    facts = result.model_dump(mode="json", exclude={"failure"}, exclude_none=True)
+    facts = result.model_dump(mode="json", exclude={"failure"}, exclude_none=True) | more
     return FinishReport(outcome=outcome, failure=failure, trained_tokens=result.trained_tokens, result=facts)
 
 

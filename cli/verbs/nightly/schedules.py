@@ -11,9 +11,11 @@ import typer
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat, labels_of
 from tunesmith.tuning.values.json_objects import Json, present
+from tunesmith.tuning.values.units import plural
 from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
 
 if TYPE_CHECKING:
+    from tunesmith.tuning.api.nightly.reports import ScheduleReportObject
     from tunesmith.tuning.api.nightly.schedules import FiringObject, ScheduleObject
 
 app = typer.Typer(no_args_is_help=True, help="Jobs that are made again and again.")
@@ -151,6 +153,24 @@ def history(
 
 
 @app.command()
+def report(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many due times, newest first.")] = 7,
+    form: Listed = ListFormat.TABLE,
+) -> None:
+    """Show what each due time cost: wall, waiting, starting and training of all its jobs."""
+    from tunesmith.cli.client import Client
+    from tunesmith.tuning.api.nightly.reports import ScheduleReportList
+
+    with Client() as client:
+        found = client.ask(ScheduleReportList, "GET", "/schedule_reports", params={"limit": limit}).data
+    if form is ListFormat.JSON:
+        output.as_json(found)
+        return
+    columns = ("DUE", "FIRINGS", "TRAINED", "WALL", "LONGEST WAIT", "STARTING", "TRAINING", "WALL/TRAINING", "BASES")
+    output.table(columns, [_cost(night) for night in found])
+
+
+@app.command()
 def verdict(
     name: Name,
     firing: Annotated[str, typer.Argument(metavar="FIRING", help="The firing's id, as `history` shows it.")],
@@ -228,6 +248,18 @@ def _row(schedule: "ScheduleObject") -> tuple[object, ...]:
 
 def _line(firing: "FiringObject") -> tuple[object, ...]:
     return (output.moment(firing.due_at), firing.state, firing.id, firing.job_id, firing.model, firing.reason)
+
+
+def _cost(night: "ScheduleReportObject") -> tuple[object, ...]:
+    seconds = (night.wall_seconds, night.longest_wait_seconds, night.startup_seconds, night.training_seconds)
+    return (
+        output.moment(night.due_at),
+        ", ".join(f"{number} {state}" for state, number in sorted(night.firings.items())),
+        night.trained,
+        *(None if spent is None else output.duration(spent) for spent in seconds),
+        None if night.wall_over_training is None else f"{night.wall_over_training:.2f}",
+        f"{plural(night.base_changes, 'change')}",
+    )
 
 
 def _described(schedule: "ScheduleObject") -> Iterator[str]:

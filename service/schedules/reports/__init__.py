@@ -1,0 +1,1 @@
+"""What due times cost: where the time of all the jobs went that were made at one."""
