@@ -39,6 +39,7 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.schedules.follow import FiringWatch
 from tunesmith.service.schedules.reports.routes import router as schedule_reports
 from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
@@ -94,6 +95,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.keys = KeyCache(database)
     app.state.line = Line()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
+    app.state.firing_watch = FiringWatch(database, app.state.watcher)
     app.state.wakes = WakeWatcher(database)
     app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)

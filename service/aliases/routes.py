@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy import Row
 
 from tunesmith.service.aliases import change, store
@@ -13,6 +13,7 @@ from tunesmith.service.database.tables import Alias, AliasChange
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, tagged
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST
 from tunesmith.tuning.api.lists import Deleted
@@ -24,16 +25,19 @@ AliasName = Annotated[str, Path(description="The alias, as in `ft:support@prod`.
 _CHANGED = error_response(409, "The alias does not stand for what is expected; the message says for what it does.")
 
 
-@router.get("")
-async def list_aliases(caller: MemberKey, session: DbSession) -> AliasList:
+@router.get("", response_model=AliasList, responses=NOT_MODIFIED)
+async def list_aliases(caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None) -> Response:
     """Every alias of the project that stands for a model."""
-    return AliasList(data=[_alias_object(alias) for alias in await store.find_many(session, project=caller.project)])
+    found = await store.find_many(session, project=caller.project)
+    return tagged(AliasList(data=[_alias_object(alias) for alias in found]), known=if_none_match)
 
 
-@router.get("/{name}")
-async def retrieve_alias(name: AliasName, caller: MemberKey, session: DbSession) -> AliasObject:
+@router.get("/{name}", response_model=AliasObject, responses=NOT_MODIFIED)
+async def retrieve_alias(
+    name: AliasName, caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None
+) -> Response:
     """One alias."""
-    return _alias_object(await store.find(session, name, project=caller.project))
+    return tagged(_alias_object(await store.find(session, name, project=caller.project)), known=if_none_match)
 
 
 @router.put("/{name}", openapi_extra=documented(SetAlias), responses=_CHANGED)

@@ -268,7 +268,7 @@ def _aged_turns(job: type[Job]) -> ColumnElement[float]:
     return cast(extract("epoch", func.now() - job.line_at) / _SECONDS_PER_TURN, Float)
 
 
-def _ready_for(job: type[Job]) -> ColumnElement[timedelta]:
+def _ready_for(job: type[Job]) -> ColumnElement[Any]:
     return func.now() - func.greatest(job.queued_at, job.not_before)
 
 

@@ -2,19 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Schedule
 from tunesmith.service.schedules import manage, store
 from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
+from tunesmith.service.schedules.follow import FiringWatch
 from tunesmith.service.schedules.judging.settle import take_verdict
 from tunesmith.service.schedules.schemas import CreateSchedule, PostVerdict, RunNow, ScheduleSettings
 from tunesmith.service.schedules.views import firing_object, schedule_object
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import DbSession, SettingsDep
+from tunesmith.service.web.dependencies import DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, etag_of, is_known, tagged
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
 from tunesmith.tuning.api.lists import Deleted
@@ -24,6 +26,13 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
 ScheduleName = Annotated[str, Path(description="The schedule's id, `sched-...`, or its name.")]
 FiringId = Annotated[str, Path(description="The firing's id, `firing-...`.")]
+
+
+async def _firing_watch(request: Request) -> FiringWatch:
+    return request.app.state.firing_watch  # type: ignore[no-any-return]
+
+
+FiringWatchDep = Annotated[FiringWatch, Depends(_firing_watch)]
 
 
 @router.post("", openapi_extra=documented(CreateSchedule))
@@ -39,18 +48,22 @@ async def create_schedule(
     return await _shown(session, schedule)
 
 
-@router.get("")
-async def list_schedules(caller: MemberKey, session: DbSession) -> ScheduleList:
+@router.get("", response_model=ScheduleList, responses=NOT_MODIFIED)
+async def list_schedules(caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None) -> Response:
     """The project's schedules with what became of their last due times."""
     found = await store.find_many(session, project=caller.project)
     newest = await store.find_newest(session, [schedule.id for schedule in found])
-    return ScheduleList(data=[schedule_object(schedule, last=newest.get(schedule.id)) for schedule in found])
+    shown = [schedule_object(schedule, last=newest.get(schedule.id)) for schedule in found]
+    return tagged(ScheduleList(data=shown), known=if_none_match)
 
 
-@router.get("/{schedule}")
-async def retrieve_schedule(schedule: ScheduleName, caller: MemberKey, session: DbSession) -> ScheduleObject:
+@router.get("/{schedule}", response_model=ScheduleObject, responses=NOT_MODIFIED)
+async def retrieve_schedule(
+    schedule: ScheduleName, caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None
+) -> Response:
     """One schedule with its next due times."""
-    return await _shown(session, await store.find(session, schedule, project=caller.project))
+    found = await store.find(session, schedule, project=caller.project)
+    return tagged(await _shown(session, found), known=if_none_match)
 
 
 @router.put("/{schedule}", openapi_extra=documented(ScheduleSettings))
@@ -100,7 +113,7 @@ async def run_schedule(
     return firing_object(firing)
 
 
-@router.get("/{schedule}/firings")
+@router.get("/{schedule}/firings", response_model=FiringPage, responses=NOT_MODIFIED)
 async def list_firings(
     schedule: ScheduleName,
     caller: MemberKey,
@@ -108,20 +121,36 @@ async def list_firings(
     session: DbSession,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 20,
-) -> FiringPage:
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """The schedule's history: each due time with what was decided and why, newest first."""
     found = await store.find(session, schedule, project=caller.project)
     firings = await store.find_firings(session, found, after=after, limit=limit + 1)
-    return FiringPage.of([firing_object(firing) for firing in firings], limit=limit)
+    return tagged(FiringPage.of([firing_object(firing) for firing in firings], limit=limit), known=if_none_match)
 
 
-@router.get("/{schedule}/firings/{firing}")
+@router.get(
+    "/{schedule}/firings/{firing}",
+    response_model=FiringObject,
+    responses=NOT_MODIFIED | error_response(429, "As many clients wait as this service takes."),
+)
 async def retrieve_firing(
-    schedule: ScheduleName, firing: FiringId, caller: MemberKey, session: DbSession
-) -> FiringObject:
-    """One due time."""
-    found = await store.find(session, schedule, project=caller.project)
-    return firing_object(await store.find_firing(session, firing, schedule=found))
+    schedule: ScheduleName,
+    firing: FiringId,
+    caller: MemberKey,
+    *,
+    database: DatabaseDep,
+    watch: FiringWatchDep,
+    if_none_match: IfNoneMatch = None,
+    wait: Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")] = 0,
+) -> Response:
+    """One due time. With `If-None-Match`, `wait` holds back that nothing has changed for up to so many seconds."""
+    async with database.transaction() as session:
+        found = await store.find(session, schedule, project=caller.project)
+        seen = firing_object(await store.find_firing(session, firing, schedule=found))
+    if wait and is_known(etag_of(seen.model_dump_json()), if_none_match):
+        seen = await watch.next_change(seen, seconds=wait)
+    return tagged(seen, known=if_none_match)
 
 
 @router.post(

@@ -179,6 +179,11 @@ async def find_firings(session: AsyncSession, schedule: Schedule, *, after: str 
     return (await session.execute(query.order_by(Firing.due_at.desc()).limit(limit))).scalars().all()
 
 
+async def find_by_ids(session: AsyncSession, firing_ids: Sequence[str]) -> Sequence[Firing]:
+    """Those of them that there are, of whichever schedules."""
+    return (await session.execute(select(Firing).where(Firing.id.in_(firing_ids)))).scalars().all()
+
+
 async def find_newest(session: AsyncSession, schedule_ids: Sequence[str]) -> dict[str, Firing]:
     """The newest firing of each schedule that has one."""
     query = (

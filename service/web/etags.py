@@ -1,0 +1,30 @@
+"""Answers that are not sent again to whoever has them: an `etag` made of their content, and 304."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import Header, Response
+
+from tunesmith.tuning.api.base import Answer
+from tunesmith.tuning.values.hashes import sha256_of_text
+
+NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "Nothing has changed."}}
+IfNoneMatch = Annotated[str | None, Header(description="The `etag` of the answer that is known.")]
+
+
+def tagged(answer: Answer, *, known: str | None) -> Response:
+    """The answer, or 304 where the client knows it."""
+    body = answer.model_dump_json()
+    etag = etag_of(body)
+    if is_known(etag, known):
+        return Response(status_code=304, headers={"etag": etag})
+    return Response(body, media_type="application/json", headers={"etag": etag})
+
+
+def etag_of(body: str) -> str:
+    """Another one whenever the answer reads differently. Weak, because compression changes its bytes."""
+    return f'W/"{sha256_of_text(body)[:32]}"'
+
+
+def is_known(etag: str, known: str | None) -> bool:
+    """Whether it is among those of an `If-None-Match`."""
+    return known is not None and etag in (part.strip() for part in known.split(","))
