@@ -65,8 +65,10 @@ class Downloads:
                 leads_to = _redirect(answer, url)
                 if leads_to is None:
                     await self._write(answer, into, url=url)
-                    return
-                url = leads_to
+            if leads_to is None:
+                await _confirm(pool, url, version=_version(answer))
+                return
+            url = leads_to
         raise DownloadFailed(f"{url} is behind more than {_MOST_REDIRECTS} redirects.", may_pass=False)
 
     async def _write(self, answer: httpcore.Response, into: BinaryIO, *, url: str) -> None:
@@ -114,9 +116,28 @@ class _Guarded(httpcore.AsyncNetworkBackend):
 
 
 @asynccontextmanager
-async def _asked(pool: httpcore.AsyncConnectionPool, url: str) -> AsyncIterator[httpcore.Response]:
-    async with pool.stream("GET", url, headers=list(_HEADERS), extensions=_PAUSES) as answer:
+async def _asked(pool: httpcore.AsyncConnectionPool, url: str, **conditions: str) -> AsyncIterator[httpcore.Response]:
+    headers = [*_HEADERS, *((name.replace("_", "-"), value) for name, value in conditions.items())]
+    async with pool.stream("GET", url, headers=headers, extensions=_PAUSES) as answer:
         yield answer
+
+
+async def _confirm(pool: httpcore.AsyncConnectionPool, url: str, *, version: dict[str, str]) -> None:
+    """Make sure that the address still holds what was read: half of one file and half of the next would be neither.
+
+    A server that names no version of its files cannot be asked.
+    """
+    if not version:
+        return
+    known = {"if_none_match": version["etag"]} if "etag" in version else {"if_modified_since": version["last-modified"]}
+    async with _asked(pool, url, **known) as answer:
+        if answer.status != 304 and (answer.status != 200 or _version(answer) != version):
+            raise DownloadFailed(f"{url} changed while it was read.", may_pass=True)
+
+
+def _version(answer: httpcore.Response) -> dict[str, str]:
+    found = {name: _header(answer, name.encode()) for name in ("etag", "last-modified")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _redirect(answer: httpcore.Response, url: str) -> str | None:

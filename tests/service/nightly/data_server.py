@@ -20,6 +20,7 @@ class DataServer:
     trust: ssl.SSLContext
     answers: dict[str, tuple[int, bytes, dict[str, str]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    later: dict[str, tuple[int, bytes, dict[str, str]]] = field(default_factory=dict)  # once it has answered
 
     def url(self, path: str) -> str:
         return f"https://{HOST}:{self.port}{path}"
@@ -27,6 +28,10 @@ class DataServer:
     def put(self, path: str, body: bytes, *, status: int = 200, **headers: str) -> str:
         self.answers[path] = status, body, {name.replace("_", "-"): value for name, value in headers.items()}
         return self.url(path)
+
+    def change(self, path: str, body: bytes, **headers: str) -> None:
+        """What it will hold as soon as it has answered once more."""
+        self.later[path] = 200, body, headers
 
 
 @contextmanager
@@ -64,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"content-length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        data.answers |= {self.path: data.later.pop(self.path)} if self.path in data.later else {}
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:

@@ -192,6 +192,17 @@ class TestDownloads:
         packed = data.put("/sets/packed", b"...", content_encoding="gzip")
         assert "gzip" in refusal(downloads(data), packed).message
 
+    @pytest.mark.parametrize("name", ["etag", "last_modified"])
+    def test_what_changes_while_it_is_read_is_no_file_and_is_fetched_again_later(
+        self, data: DataServer, name: str
+    ) -> None:
+        url = data.put("/sets/rows.jsonl", chat_rows(10), **{name: "first"})
+        data.change("/sets/rows.jsonl", chat_rows(11), **{name.replace("_", "-"): "second"})
+        error = refusal(downloads(data), url)
+        assert ("changed while it was read" in error.message, getattr(error, "may_pass", None)) == (True, True)
+        assert fetched(downloads(data), url) == chat_rows(11), "which stays as it is"
+        assert len(data.asked) == 4
+
     def test_a_certificate_for_another_name_or_of_nobody_is_refused(self, data: DataServer) -> None:
         data.put("/sets/rows.jsonl", chat_rows())
         stranger = downloads(
