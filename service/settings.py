@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)  # names in the Host header, separated by commas
     dataset_urls: Annotated[tuple[str, ...], NoDecode] = ()  # beginnings of https addresses, separated by commas
     private_dataset_hosts: Annotated[tuple[str, ...], NoDecode] = ()  # of them, names that may be private addresses
+    firing_days: Annotated[int, Field(ge=1, le=36_500)] = 400  # after which the history of a schedule is forgotten
     dataset_seconds: Seconds = 600  # that fetching the data of a schedule may take
 
     spool_dir: Path | None = None  # where uploads are put aside until they are checked; unset: the system's own

@@ -1,5 +1,7 @@
 """Everything that the keeper does, and how often."""
 
+from datetime import timedelta
+
 from tunesmith.service.idempotency import store as idempotency
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.expired_leases import HoldNotice, end_expired_leases
@@ -8,8 +10,11 @@ from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.service.leases import store as leases
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.outbox.delivery import deliver
+from tunesmith.service.schedules.retention import store as retention
 from tunesmith.service.settings import Settings
 from tunesmith.service.webhooks import store as webhooks
+
+_MOST_TIMES = 100  # that one prune asks for old firings: the next one goes on
 
 
 def every_chore(settings: Settings) -> tuple[Chore, ...]:
@@ -31,9 +36,19 @@ async def deliver_outbox(context: KeeperContext) -> int:
 
 
 async def prune(context: KeeperContext) -> None:
-    """Delete old messages, idempotency keys, and beats of processes that have long ended."""
+    """Delete old messages, idempotency keys, beats of processes that have long ended, and old firings."""
     async with context.database.transaction() as session:
         await outbox.prune(session)
         await leases.prune(session)
         await idempotency.prune(session)
         await webhooks.prune(session)
+    await _forget_old_firings(context)
+
+
+async def _forget_old_firings(context: KeeperContext) -> None:
+    """Some at a time, so that no transaction is long."""
+    older_than = timedelta(days=context.settings.firing_days)
+    for _ in range(_MOST_TIMES):
+        async with context.database.transaction() as session:
+            if not await retention.prune_firings(session, older_than=older_than):
+                return

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tunesmith.service.leases.lease_time import Hold, LeaseTime
-from tunesmith.service.monitoring.store import Observations, Waits
+from tunesmith.service.monitoring.store import Nightly, Observations, Waits
 from tunesmith.service.planning.accuracy import Measured, memory_error, time_error
 from tunesmith.tuning.estimates.measured import LATEST_RUNS
 
@@ -40,6 +40,7 @@ class _Snapshot(Collector):
         yield from _waiting(self._seen.waits)
         yield from _leases(self._seen.leases)
         yield from _inference(self._seen)
+        yield from _nightly(self._seen.nightly)
         yield from _errors(self._seen.measured)
 
 
@@ -55,6 +56,26 @@ def _inference(seen: Observations) -> Iterator[Metric]:
     tokens.add_metric(["prompt"], seen.used.prompt_tokens)
     tokens.add_metric(["completion"], seen.used.completion_tokens)
     yield tokens
+
+
+def _nightly(seen: Nightly) -> Iterator[GaugeMetricFamily]:
+    schedules = GaugeMetricFamily("tunesmith_schedules", "Schedules by whether they fire.", labels=["state"])
+    schedules.add_metric(["active"], seen.active)
+    schedules.add_metric(["paused"], seen.paused)
+    yield schedules
+    yield GaugeMetricFamily(
+        "tunesmith_schedules_late", "Schedules whose due time nobody has recorded for a minute.", seen.late
+    )
+    text = "How long the due time that has waited longest for a keeper has waited."
+    yield GaugeMetricFamily("tunesmith_schedules_lateness_seconds", text, seen.lateness_seconds)
+    for name, text, counts in (
+        ("tunesmith_firings_open", "Due times that are being worked on, by state.", seen.open),
+        ("tunesmith_firings_of_a_day", "Due times of the last 24 hours that have ended, by state.", seen.of_a_day),
+    ):
+        firings = GaugeMetricFamily(name, text, labels=["state"])
+        for state, number in counts.items():
+            firings.add_metric([state], number)
+        yield firings
 
 
 def _waiting(waits: Waits) -> Iterator[GaugeMetricFamily]:

@@ -1,14 +1,14 @@
 """What monitoring counts, asked of the database: every copy of the API gives the same answer."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.database.tables import Attempt, Firing, Job, Schedule
 from tunesmith.service.inference import store as inference
 from tunesmith.service.inference.used import Used
 from tunesmith.service.leases import lease_time
@@ -17,9 +17,11 @@ from tunesmith.service.planning.accuracy import Measured, measured_in
 from tunesmith.service.plans import store as plans
 from tunesmith.service.workers import store as workers
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.words import UNDECIDED, UNDER_WAY, FiringState
 
 _RUNS_LOOKED_AT = 500  # the newest of all projects
 _STARTS_WITHIN = timedelta(hours=1)
+_LATE_AFTER = timedelta(minutes=1)  # a keeper records a due time within seconds
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,18 @@ class Waits:
     median: float | None
     ninety_fifth: float | None
     starts: int
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """Schedules by whether they are paused or late, and their firings: open ones, and those of a day, by state."""
+
+    active: int
+    paused: int
+    late: int
+    lateness_seconds: float
+    open: dict[str, int]
+    of_a_day: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Observations:
     inference_workers: dict[tuple[str, str], int]
     inference_requests: int
     used: Used
+    nightly: Nightly
 
 
 async def observe(session: AsyncSession, *, silence: timedelta, terms: LeasePolicy) -> Observations:
@@ -59,6 +74,7 @@ async def observe(session: AsyncSession, *, silence: timedelta, terms: LeasePoli
         inference_workers=dict(Counter((worker.engine, worker.doing) for worker in serving)),
         inference_requests=sum(worker.requests for worker in serving),
         used=await inference.total_usage(session),
+        nightly=await _nightly(session),
     )
 
 
@@ -96,3 +112,33 @@ async def _waits(session: AsyncSession) -> Waits:
         ninety_fifth=None if ninety_fifth is None else float(ninety_fifth),
         starts=starts,
     )
+
+
+async def _nightly(session: AsyncSession) -> Nightly:
+    overdue = and_(Schedule.paused_at.is_(None), Schedule.next_fires_at < func.now() - _LATE_AFTER)
+    lateness = func.extract("epoch", func.now() - func.min(Schedule.next_fires_at).filter(overdue))
+    schedules = select(
+        func.count().filter(Schedule.paused_at.is_(None)),
+        func.count().filter(Schedule.paused_at.is_not(None)),
+        func.count().filter(overdue),
+        func.coalesce(lateness, 0),
+    ).where(Schedule.deleted_at.is_(None))
+    active, paused, late, lateness_seconds = (await session.execute(schedules)).one()
+    is_open = or_(Firing.state.in_(UNDECIDED), Firing.state.in_(UNDER_WAY))
+    living = select(Schedule.id).where(Schedule.deleted_at.is_(None))
+    lately = and_(Firing.schedule_id.in_(living), Firing.due_at > func.now() - timedelta(days=1), not_(is_open))
+    return Nightly(
+        active=active,
+        paused=paused,
+        late=late,
+        lateness_seconds=float(lateness_seconds),
+        open=await _firings(session, is_open, states=(*UNDECIDED, *UNDER_WAY)),
+        of_a_day=await _firings(session, lately, states=set(FiringState) - {*UNDECIDED, *UNDER_WAY}),
+    )
+
+
+async def _firings(
+    session: AsyncSession, which: ColumnElement[bool], *, states: Collection[FiringState]
+) -> dict[str, int]:
+    counts = await session.execute(select(Firing.state, func.count()).where(which).group_by(Firing.state))
+    return {state.value: 0 for state in sorted(states)} | {str(state): int(number) for state, number in counts}

@@ -5,12 +5,13 @@ time on the wall: at the end of the gap where the clocks skip it, and the first 
 whose minute or hour begins with a star ("*/30 * * * *") follows the wall: due whenever the clocks show such a time.
 """
 
+import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
@@ -135,12 +136,19 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidRequest(
-            f"There is no time zone {name!r:.80}.",
-            code=ErrorCode.UNKNOWN_TIME_ZONE,
-            param="timezone",
-            hint="Write it as in Europe/Berlin, America/New_York or UTC.",
-        ) from None
+        raise _no_such_zone(name) from None
+
+
+def _no_such_zone(name: str) -> InvalidRequest:
+    known = available_timezones()
+    if not known:
+        message = "The service knows no time zones: neither its machine nor the package tzdata has their data."
+        hint = "The operator installs one of them: pip install tzdata, or the system's package of that name."
+    else:
+        near = difflib.get_close_matches(name, known, n=3)
+        message = f"There is no time zone {name!r:.80}."
+        hint = f"Did you mean {', '.join(near)}?" if near else "Write it as in Europe/Berlin, America/New_York or UTC."
+    return InvalidRequest(message, code=ErrorCode.UNKNOWN_TIME_ZONE, param="timezone", hint=hint)
 
 
 def _problem(cron: str) -> str | None:

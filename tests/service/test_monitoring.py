@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.control_plane import ControlPlane
 from tests.machines import CPU, ONE_GPU
+from tests.service.nightly.nights import Nights
 from tests.service.planning.test_plans import run_once
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
@@ -71,3 +72,28 @@ def test_no_label_names_a_job_a_project_or_a_model(control_plane: ControlPlane) 
     attempt = run_once(control_plane)
     text = control_plane.request("GET", "/metrics", key="admin").text
     assert not any(name in text for name in (attempt.job_id, "tiny-llama", "acme"))
+
+
+def test_schedules_that_are_late_and_what_became_of_due_times_are_counted(control_plane: ControlPlane) -> None:
+    nights = Nights(control_plane)
+    nights.upload()
+    nights.create(name="one")
+    nights.create(name="two", job={"model": "tiny-llama", "suffix": "two"})
+    nights.create(name="paused")
+    assert nights.post("/v1/schedules/paused/pause").status_code == 200
+    nights.next_night(name="one")
+    control_plane.sql("UPDATE firings SET due_at = now() - interval '1 hour'")
+    running = scrape(control_plane)
+    assert running[labelled("tunesmith_schedules", state="active")] == 2
+    assert running[labelled("tunesmith_schedules", state="paused")] == 1
+    assert running[labelled("tunesmith_firings_open", state="submitted")] == 2
+    assert running[labelled("tunesmith_schedules_late")] == 0
+    nights.train()
+    nights.train()
+    control_plane.sql("UPDATE schedules SET next_fires_at = now() - interval '10 minutes' WHERE name = 'one'")
+    later = scrape(control_plane)
+    assert later[labelled("tunesmith_firings_open", state="submitted")] == 0
+    assert later[labelled("tunesmith_firings_of_a_day", state="trained")] == 2
+    assert later[labelled("tunesmith_firings_of_a_day", state="skipped")] == 0
+    assert later[labelled("tunesmith_schedules_late")] == 1
+    assert 600 <= later[labelled("tunesmith_schedules_lateness_seconds")] < 700

@@ -1,5 +1,6 @@
 """Due times against a walk over every minute, in zones that set their clocks in all the ways there are."""
 
+import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -191,6 +192,25 @@ def test_a_cron_or_zone_that_means_nothing_is_refused_by_name(cron: str, zone: s
         Recurrence.parse(cron, zone)
     assert (refused.value.param, refused.value.code) == (param, code)
     assert refused.value.hint
+
+
+def test_a_zone_that_is_nearly_one_is_named() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Recurrence.parse("0 3 * * *", "Europe/Berln")
+    assert "Europe/Berlin" in str(refused.value.hint)
+
+
+def test_a_machine_without_time_zones_says_so_and_does_not_blame_the_name() -> None:
+    zoneinfo.reset_tzpath(to=())
+    try:
+        if zoneinfo.available_timezones():
+            pytest.skip("the package tzdata is installed, so no machine is without")
+        with pytest.raises(InvalidRequest) as refused:
+            Recurrence.parse("0 3 * * *", "Pacific/Kiritimati")
+        assert refused.value.code == "unknown_time_zone"
+        assert "tzdata" in str(refused.value.hint)
+    finally:
+        zoneinfo.reset_tzpath()
 
 
 def test_jitter_is_the_same_every_time_and_spread_over_schedules() -> None:
