@@ -29,6 +29,7 @@ from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.joining.client_routes import router as client
 from tunesmith.service.joining.routes import internal_router as joining
 from tunesmith.service.joining.routes import router as invitations
 from tunesmith.service.keys.cache import KeyCache
@@ -67,7 +68,7 @@ class Routes(StrEnum):
 
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, schedule_reports, plans, metrics, artifacts)
-_ACCESS = (invitations, workers, keys, projects, audit, webhooks)
+_ACCESS = (client, invitations, workers, keys, projects, audit, webhooks)
 _PUBLIC = (front.router, reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
 _FOR_WORKERS = (joining, worker_heartbeats, attempts, inference_workers)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}

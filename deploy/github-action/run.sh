@@ -3,7 +3,10 @@
 set -euo pipefail
 
 if ! command -v tunesmith > /dev/null; then
-  python3 -m pip install --quiet --disable-pip-version-check "${CLIENT:?what pip installs the command from}"
+  if [[ -z ${CLIENT:-} ]]; then # the version that the service itself runs
+    CLIENT=$(python3 "$(dirname "${BASH_SOURCE[0]}")/fetch_client.py" "$(mktemp -d)")
+  fi
+  python3 -m pip install --quiet --disable-pip-version-check "$CLIENT"
 fi
 
 words=(ci run "${JOB_FILE:?the job file}" --timeout "${TIMEOUT:-6h}")

@@ -1,0 +1,85 @@
+"""A pipeline that has a key and no copy of the project installs the client from the service, and runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.control_plane import ControlPlane, chat_rows
+from tests.service.ci.training import shell, training
+
+ACTION = Path(__file__).parents[3] / "deploy" / "github-action"
+
+
+def test_the_client_is_a_wheel_with_its_name_and_is_sent_once(control_plane: ControlPlane) -> None:
+    sent = control_plane.request("GET", "/v1/client")
+    assert (sent.status_code, sent.content[:2]) == (200, b"PK")
+    assert sent.headers["content-disposition"].endswith('-py3-none-any.whl"')
+    again = control_plane.request("GET", "/v1/client", headers={"if-none-match": sent.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert control_plane.request("GET", "/v1/client", key="worker").status_code == 403
+    assert control_plane.request("GET", "/v1/client", key="nobody").status_code == 401
+
+
+def test_a_wrong_key_and_a_service_that_is_away_are_told_in_one_line(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    script = [sys.executable, str(ACTION / "fetch_client.py"), str(tmp_path)]
+    for url, key, code in (
+        (control_plane.url, "ts-wrong", 8),
+        ("http://127.0.0.1:9/v1", "ts-any", 9),
+        ("file:///etc", "ts-any", 9),
+    ):
+        told = subprocess.run(
+            script, env={"TUNESMITH_URL": url, "TUNESMITH_API_KEY": key}, capture_output=True, text=True, check=False
+        )
+        assert (told.returncode, told.stderr.startswith("::error"), told.stderr.count("\n")) == (code, True, 1), told
+    assert list(tmp_path.iterdir()) == []
+
+
+def bare_python(folder: Path) -> Path:
+    """A fresh environment with pip and what the client requires, as from a package index, but without the client."""
+    venv.create(folder, with_pip=False)
+    libraries = folder / "libraries"
+    libraries.mkdir()
+    for folder_of_ours in (Path(entry) for entry in sys.path if entry.endswith("site-packages")):
+        for path in folder_of_ours.iterdir():
+            if "tunesmith" not in path.name and path.suffix != ".pth" and not (libraries / path.name).exists():
+                (libraries / path.name).symlink_to(path)
+    place = subprocess.check_output(
+        [folder / "bin" / "python3", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    (Path(place.strip()) / "libraries.pth").write_text(f"{libraries}\n")
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_the_action_installs_the_client_of_the_service_in_a_plain_shell_and_runs_it(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    tools = bare_python(tmp_path / "python")
+    (tmp_path / "rows.jsonl").write_bytes(chat_rows())
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps({"model": "tiny-llama", "training_file": "rows.jsonl"}))
+    step = yaml.safe_load((ACTION / "action.yml").read_text(encoding="utf-8"))["runs"]["steps"][0]
+    environment = shell(control_plane, {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)})
+    environment |= {"GITHUB_ACTION_PATH": str(ACTION), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
+    environment |= {"JOB_FILE": str(job), "CLIENT": "", "TMPDIR": str(tmp_path), "PIP_NO_INDEX": "1"}
+    assert not (tools / "tunesmith").exists()
+    with training(control_plane):
+        done = subprocess.run(
+            ["bash", "-c", step["run"]], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert (tools / "tunesmith").exists()
+    assert "succeeded" in (tmp_path / "summary.md").read_text().lower()
+    found = subprocess.check_output(
+        [tools / "python3", "-c", "import tunesmith; print(tunesmith.__file__)"], cwd=tmp_path, text=True
+    )
+    assert Path(found.strip()).is_relative_to(tmp_path / "python"), "what runs came from the service"
+    assert os.access(ACTION / "run.sh", os.X_OK)
