@@ -1,1 +1,4 @@
-"""What due times cost: where the time of all the jobs went that were made at one."""
+"""What due times cost: where the time of all the jobs went that were made at one.
+
+Nothing here changes a row.
+"""

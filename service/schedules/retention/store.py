@@ -89,7 +89,7 @@ def _is_needed() -> ColumnElement[bool]:
     )
 
 
-def _oldest_shown(*, with_verdict: bool) -> ColumnElement[datetime | None]:
+def _oldest_shown(*, with_verdict: bool) -> ColumnElement[datetime]:
     """Due time of the oldest firing that a page of the schedule's history shows; null where all are shown."""
     shown = aliased(Firing)
     which = [shown.verdict.is_not(None)] if with_verdict else []
