@@ -1,7 +1,8 @@
 """examples/nightly_debian through the real service with the clock moved: five nights on the Debian package index.
 
-In the trainer's place the worker counts words (naive Bayes), which learns this task in a second: the losses are real,
-and the night of the broken export is really worse.
+In the first test the worker counts words (naive Bayes) in the trainer's place, which learns this task in a second: the
+losses are real, and the night of the broken export is really worse. In the second a real worker trains and measures a
+tiny model.
 """
 
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,16 @@ import pytest
 import yaml
 
 from tests.command import Run, in_process
+from tests.control_plane import ControlPlane
 from tests.service.nightly.nights import Nights
+from tests.stack.worker import Worker
+from tests.tiny_model import build_tiny_model
+from tests.waiting import eventually
+from tunesmith.cli.client import Client
+from tunesmith.cli.connection import Connection
+from tunesmith.cli.models.folder import inspect
+from tunesmith.cli.models.register import register
+from tunesmith.service.keeper.chores import deliver_outbox
 from tunesmith.tuning.state import Outcome
 
 FOLDER = Path(__file__).parents[3] / "examples" / "nightly_debian"
@@ -141,3 +152,79 @@ def test_five_nights_end_promoted_promoted_skipped_refused_and_rolled_back(
     changes = nights.get(f"/v1/aliases/{ALIAS}/history")["data"]
     assert [change["action"] for change in changes] == ["roll_back", "set", "set", "set"]
     assert [change["firing_id"] for change in changes[1:]] == [firings[4]["id"], firings[1]["id"], firings[0]["id"]]
+
+
+@pytest.fixture
+def worker(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Worker]:
+    """A real one, whose trainers are real."""
+    environment = {
+        **os.environ,
+        "TUNESMITH_URL": control_plane.url,
+        "TUNESMITH_WORKER_KEY": control_plane.keys["worker"],
+        "OMP_THREAD_LIMIT": "1",
+    }
+    started = Worker("nightly", work_dir=tmp_path / "work", log=tmp_path / "worker.log", environment=environment)
+    yield started
+    started.kill()
+    eventually(lambda: not started.trainers(), what="the end of its trainers")
+
+
+def lines(rows: bytes, count: int) -> bytes:
+    return b"\n".join(rows.splitlines()[:count]) + b"\n"
+
+
+@pytest.mark.timeout(1800)
+def test_five_nights_of_a_real_trainer_and_its_gate(
+    nights: Nights, exports: dict[str, bytes], worker: Worker, run: Run, tmp_path: Path
+) -> None:
+    """A tiny model, so what it learns is little; that the broken export teaches it less is measured all the same."""
+    texts = [" ".join(json.loads(row).values()) for row in exports["3"].splitlines()[:400]]
+    folder = build_tiny_model(tmp_path / "sections-base", texts=texts, vocabulary_size=1024)
+    connection = Connection(base_url=f"{nights.plane.url}/v1", api_key=nights.plane.keys["admin"])
+    with Client(find=lambda: connection) as client:
+        register(client, "sections-base", inspect(folder))
+    nights.plane.upload(lines(exports["held-out"], 80), name="held-out.jsonl")
+    nights.create(
+        name=NAME,
+        alias=ALIAS,
+        promotion="on_verdict",
+        gate={"rows": {"filename": "held-out.jsonl"}},
+        job={
+            "model": "sections-base",
+            "seed": 1,
+            "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 8}}},
+            "tunesmith": {"method": "full", "validation": "none"},
+        },
+    )
+
+    def all_jobs_have_ended() -> bool:
+        assert worker.process.poll() is None, worker.log.read_text()
+        return nights.plane.sql("SELECT count(*) FROM jobs WHERE finished_at IS NULL") == [(0,)]
+
+    def tonight(rows: bytes | None) -> dict[str, Any]:
+        if rows is not None:
+            nights.plane.upload(rows)
+        nights.next_night(name=NAME)
+        while nights.firings(NAME)[-1]["state"] in ("submitted", "awaiting_verdict"):
+            nights.plane.keep(deliver_outbox)
+            eventually(all_jobs_have_ended, seconds=600, what=lambda: worker.log.read_text()[-3000:])
+            nights.sweep()
+        return nights.firings(NAME)[-1]
+
+    first = tonight(lines(exports["1"], 64))
+    assert first["state"] == "promoted", first
+    champion = nights.get(f"/v1/aliases/{ALIAS}")["model"]
+    assert tonight(None)["state"] == "skipped"
+    refused = tonight(mislabelled(lines(exports["1"], 64)))
+    assert (refused["state"], nights.get(f"/v1/aliases/{ALIAS}")["model"]) == ("refused", champion), refused
+    better = tonight(lines(exports["2"], 192))
+    assert (better["state"], nights.get(f"/v1/aliases/{ALIAS}")["model"]) == ("promoted", better["model"]), better
+    assert run("aliases", "rollback", ALIAS, "--reason", "a customer complains").stdout.strip() == champion
+    assert tonight(None)["state"] == "skipped"
+
+    for judged in (first, refused, better):
+        (compared,) = [one for one in judged["verdict"]["numbers"]["comparisons"] if one["measure"] == "loss"]
+        assert compared["rows"] == 80
+    times = {report["trained"]: report for report in nights.get("/v1/schedule_reports")["data"]}
+    assert times[1]["training_seconds"] > 0
+    assert times[1]["startup_seconds"] > 0
