@@ -26,6 +26,7 @@ from tunesmith.tuning.api.plans import PlanAnswer
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
+from tunesmith.tuning.inference_messages import TELL_WAITING
 from tunesmith.tuning.values.json_objects import Json, present
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _TIMEOUT = httpx.Timeout(60, connect=5)
 _UPLOAD_TIMEOUT = httpx.Timeout(600, connect=5)
 _RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})  # 409: the same request is still being handled
 _ANSWER_SECONDS = 600  # that an answer may take to begin: an engine may have to load the model first
+_WAITING = ": waiting: "  # a comment of the event stream
 _PIECE_BYTES = 1024 * 1024
 
 
@@ -214,11 +216,14 @@ class Client:
     def chat(self, body: Json) -> Iterator[Iterator[Json]]:
         """The chunks of a model's answer as they come; leaving the block early gives the rest up.
 
+        While the answer waits there are chunks {"waiting": "what for"}.
+
         Raises:
             ServiceError: the service refuses, or the answer broke off.
         """
         url, timeout = self._url("/chat/completions"), httpx.Timeout(_ANSWER_SECONDS, connect=5)
-        stream = self._http.stream("POST", url, headers=self._headers(), json={**body, "stream": True}, timeout=timeout)
+        headers = {**self._headers(), TELL_WAITING: "yes"}
+        stream = self._http.stream("POST", url, headers=headers, json={**body, "stream": True}, timeout=timeout)
         with _explained(self.connection), stream as answer:
             if answer.is_error:
                 answer.read()
@@ -366,6 +371,8 @@ def _chunks(answer: httpx.Response) -> Iterator[Json]:
     for line in answer.iter_lines():
         if line == "data: [DONE]":
             return
+        if line.startswith(_WAITING):
+            yield {"waiting": line.removeprefix(_WAITING)}
         if line.startswith("data: "):
             chunk: Json = json.loads(line[6:])
             if error := chunk.get("error"):

@@ -19,6 +19,13 @@ class Piece:
     probability: float | None = None
 
 
+@dataclass(frozen=True)
+class Wait:
+    """The answer has not begun; what it waits for."""
+
+    what: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manner:
     """How answers are drawn; None leaves it to the engine."""
@@ -37,12 +44,14 @@ class Conversation:
     manner: Manner
     messages: list[Json] = field(default_factory=list)
 
-    def ask(self, client: "Client", question: str) -> Iterator[Piece]:
+    def ask(self, client: "Client", question: str) -> Iterator[Piece | Wait]:
         """The answer as it comes. One that is broken off leaves the conversation as it was before the question."""
         asked = [*self.messages, {"role": "user", "content": question}]
         said: list[str] = []
         with client.chat(self._body(asked)) as chunks:
             for chunk in chunks:
+                if waiting := chunk.get("waiting"):
+                    yield Wait(str(waiting))
                 for piece in _pieces(chunk):
                     said.append(piece.text)
                     yield piece

@@ -11,4 +11,5 @@ while job.status not in ("succeeded", "failed", "cancelled"):
     time.sleep(2)
     job = client.fine_tuning.jobs.retrieve(job.id)
 print(job.status, job.fine_tuned_model, job.error)
-print(client.chat.completions.create(model=job.fine_tuned_model, messages=[{"role": "user", "content": "Hello?"}]))
+answer = client.chat.completions.create(model=job.fine_tuned_model, messages=[{"role": "user", "content": "Hello?"}])
+print(answer.choices[0].message.content)

@@ -4,7 +4,7 @@ A worker writes a line of `EvaluatedRow` per row, and the service reads them: no
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,21 @@ ROWS_FILE = "rows.jsonl"  # in the result of an evaluation
 
 RowNumber = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 AnswerTokens = Annotated[int, Field(ge=1, le=MOST_ANSWER_TOKENS)]
+
+
+class SeenRows(Value):
+    """Rows that a model has seen before it is measured on them: they flatter it."""
+
+    model: str
+    """The model."""
+    file: str
+    """Id of the file of its job, or of a job before that, in which they were looked for."""
+    used_for: Literal["training", "validation"]
+    """What that job did with the file: it trained on it, or chose its best weights by it."""
+    rows: int | None
+    """How many rows of the evaluation's file are in it; null where nobody could look."""
+    text: str
+    """The same as a sentence, with the reason where nobody could look."""
 
 
 class EvaluationSpec(Value):
@@ -41,6 +56,8 @@ class EvaluationSpec(Value):
     """Registered models that it reads, which stay until it has ended."""
     adapter_bytes: int = 0
     """Bytes of the adapters that lie on the base."""
+    seen: tuple[SeenRows, ...] = ()
+    """What its models have seen of the file before."""
 
 
 class SideResult(Value):

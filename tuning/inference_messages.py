@@ -20,6 +20,7 @@ from pydantic import Field
 from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.values.base import Value
 
+TELL_WAITING = "x-tunesmith-tell-waiting"  # a client's header: its stream begins with comments while it waits
 LONGEST_SILENCE_SECONDS = 2.0  # of a gateway that lives
 
 Doing = Literal["ready", "serving", "training", "draining"]

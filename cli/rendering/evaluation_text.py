@@ -22,6 +22,7 @@ def describe(found: "EvaluationObject", worst: Sequence["EvaluatedRowObject"]) -
     if found.against is not None:
         yield f"against     {found.against}"
     yield f"rows        {found.measures['rows']:,} of {found.file}, {found.measures['tokens']:,} taught tokens"
+    yield from warnings(found)
     yield ""
     for title, name in _MEASURES:
         if found.measures[name] is not None:
@@ -31,6 +32,11 @@ def describe(found: "EvaluationObject", worst: Sequence["EvaluatedRowObject"]) -
         yield f"verdict     {output.bold(found.verdict['word'])}"
         yield f"            {found.verdict['text']}"
     yield from _worst(worst)
+
+
+def warnings(found: "EvaluationObject") -> Iterator[str]:
+    """What was seen of the rows before, a line for each file."""
+    yield from (f"warning     {seen['text']}" for seen in found.seen_rows)
 
 
 def _measure(name: str, own: Json, other: Json | None) -> str:

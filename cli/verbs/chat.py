@@ -1,6 +1,7 @@
 """The verb `chat`: talk with a model, base or tuned, or with two of them side by side."""
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,6 +67,9 @@ def _talk(client: "Client", talks: "list[Conversation]") -> None:
     from tunesmith.cli.failures import report
     from tunesmith.tuning.errors import TunesmithError
 
+    with suppress(ImportError):
+        import readline  # noqa: F401 - from now on `input` knows earlier questions and the arrow keys
+
     beginnings = [list(talk.messages) for talk in talks]
     output.note(output.dim(f"{_FORGET} begins anew, {_LEAVE[0]} or Ctrl-D ends, Ctrl-C breaks an answer off"))
     while (question := _read()) is not None:
@@ -83,7 +87,7 @@ def _talk(client: "Client", talks: "list[Conversation]") -> None:
 
 def _read() -> str | None:
     try:
-        text = input(f"{output.bold('you')}  ").strip()
+        text = input("you  ").strip()
     except (EOFError, KeyboardInterrupt):
         output.note()
         return None

@@ -58,6 +58,7 @@ def evaluate(
     """Measure loss, token accuracy and answers of a model on rows, and compare it with another one."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.rendering.evaluation_text import warnings
     from tunesmith.cli.verbs.watch import watch_to_the_end
 
     require_source(data, "--data")
@@ -68,6 +69,8 @@ def evaluate(
     with Client() as client:
         found = client.create_evaluation({**wanted, "file": file_id(client, data), "gate": rule})
         output.note(found.id)
+        for line in warnings(found):
+            output.note(line)
         code = watch_to_the_end(client, found.id, timeout_seconds=timeout)
         if code != ExitCode.SUCCEEDED:
             raise typer.Exit(code)

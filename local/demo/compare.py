@@ -1,15 +1,19 @@
-"""The same held-out prompts, answered by the base model and by the tuned one, side by side."""
+"""The same held-out prompts, answered by the base model and by the tuned one through the service, side by side."""
 
-import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tunesmith.cli import output
-from tunesmith.cli.trainer import run_tool
+from tunesmith.cli.client import ServiceError
 from tunesmith.local.demo.dataset import Example
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 MAX_NEW_TOKENS = 32
 _SOURCE_LINES = 8
@@ -25,28 +29,15 @@ class Comparison:
     tuned: str
 
 
-def ask_both(
-    examples: Sequence[Example], *, base: Path, result: Path, is_adapter: bool, folder: Path
-) -> list[Comparison]:
-    """Let both models answer greedily. `result` is the pulled adapter or, after full fine-tuning, a whole model.
+def ask_both(client: "OpenAI", examples: Sequence[Example], *, base: str, tuned: str) -> list[Comparison]:
+    """Ask both models by their names for greedy answers, all at once: one engine writes them in one batch.
 
     Raises:
-        ToolFailed: a model cannot be loaded.
+        ServiceError: a model did not answer, with the service's reason.
     """
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text(
-        "".join(json.dumps({"messages": example.prompt}) + "\n" for example in examples), encoding="utf-8"
-    )
-    if is_adapter:
-        answers = _generate(prompts, "--model", str(base), "--adapter", str(result), "--base-too")
-        pairs = [(answer["base_text"], answer["text"]) for answer in answers]
-    else:
-        both = (_generate(prompts, "--model", str(model)) for model in (base, result))
-        pairs = [(before["text"], after["text"]) for before, after in zip(*both, strict=True)]
-    return [
-        Comparison(example, base=before.strip(), tuned=after.strip())
-        for example, (before, after) in zip(examples, pairs, strict=True)
-    ]
+    with ThreadPoolExecutor(max_workers=2 * len(examples)) as threads:
+        before, after = (threads.map(partial(_ask, client, model), examples) for model in (base, tuned))
+        return [Comparison(*one) for one in zip(examples, before, after, strict=True)]
 
 
 def side_by_side(comparisons: Iterable[Comparison], *, width: int | None = None) -> Iterator[str]:
@@ -78,13 +69,20 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines or ["(nothing)"]
 
 
-def _generate(prompts: Path, *models: str) -> list[dict[str, str]]:
-    printed = run_tool(
-        "tunesmith.worker.train.generation.generate",
-        *models,
-        "--prompts",
-        str(prompts),
-        "--max-new-tokens",
-        str(MAX_NEW_TOKENS),
-    )
-    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+def _ask(client: "OpenAI", model: str, example: Example) -> str:
+    from openai import OpenAIError
+
+    try:
+        answer = client.chat.completions.create(
+            model=model,
+            messages=example.prompt,  # type: ignore[arg-type]
+            temperature=0,
+            max_tokens=MAX_NEW_TOKENS,
+        )
+    except OpenAIError as error:
+        raise ServiceError(
+            f"{model} did not answer: {error}.",
+            http_status=503,
+            hint="the log of the inference worker is logs/inference.log in the demo's folder",
+        ) from error
+    return (answer.choices[0].message.content or "").strip()

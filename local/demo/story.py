@@ -123,7 +123,7 @@ class _Demo:
             for line in describe_failure(job) if job.status == "failed" else ():
                 output.note(line)
             return for_job(job.status)
-        return self._result(job_id, points, split)
+        return self._result(job, points, split)
 
     def _data(self) -> dataset.Split:
         script = self._script
@@ -153,39 +153,38 @@ class _Demo:
             followed = training.follow_job(self._client, job_id, view=view)
         return followed.job, self._client.metrics(job_id)
 
-    def _result(self, job_id: str, points: list[MetricPoint], split: dataset.Split) -> ExitCode:
+    def _result(self, job: JobObject, points: list[MetricPoint], split: dataset.Split) -> ExitCode:
         _chapter(5, "The result")
         measured = training.losses(points)
         _tell_losses(measured)
-        folder = self._folder / job_id
-        kind = next(found.kind for found in self._client.artifacts(job_id) if found.kind in RESULT_KINDS)
-        pull_artifacts(self._client, job_id, folder=folder)
+        folder = self._folder / job.id
+        kind = next(found.kind for found in self._client.artifacts(job.id) if found.kind in RESULT_KINDS)
+        pull_artifacts(self._client, job.id, folder=folder)
         if kind == ArtifactKind.ADAPTER:
             name_base(folder / kind, self._base)
-        _chapter(6, "Three functions from modules it has never seen")
-        self._compare(split, result=folder / kind, is_adapter=kind == ArtifactKind.ADAPTER)
-        self._tell_what_next(folder / kind, kind=kind)
+        tuned = str(job.fine_tuned_model)
+        _chapter(6, "Three functions from modules it has never seen, asked with the openai package")
+        self._compare(split, tuned=tuned)
+        output.note(f"{output.bold(kind)}  {folder / kind}\n")
+        self._tell_what_next(tuned)
         return ExitCode.SUCCEEDED if measured is not None and measured.fell else ExitCode.GATE
 
-    def _compare(self, split: dataset.Split, *, result: Path, is_adapter: bool) -> None:
-        with waiting("let both models answer"):
-            comparisons = compare.ask_both(
-                _one_per_module(split.held_out)[:PROMPTS_TO_COMPARE],
-                base=self._base,
-                result=result,
-                is_adapter=is_adapter,
-                folder=self._folder,
-            )
+    def _compare(self, split: dataset.Split, *, tuned: str) -> None:
+        asked = _one_per_module(split.held_out)[:PROMPTS_TO_COMPARE]
+        output.note(f"/v1/chat/completions, model={self._script.model_name!r} and model={tuned!r}")
+        with waiting("load the base once, and let both models answer"), training.openai_client(self._connection) as ask:
+            comparisons = compare.ask_both(ask, asked, base=self._script.model_name, tuned=tuned)
         output.note()
         for line in compare.side_by_side(comparisons):
             output.data(line)
 
-    def _tell_what_next(self, result: Path, *, kind: str) -> None:
-        output.note(f"{output.bold(kind)}  {result}\n")
+    def _tell_what_next(self, tuned: str) -> None:
+        base = self._script.model_name
         output.note("what to try next")
         output.note(f"  tunesmith up --data-dir {self._data_dir}     # the same service again, with this job in it")
         output.note(f'  eval "$(tunesmith env --data-dir {self._data_dir})"     # then any openai client talks to it')
-        output.note(f"  tunesmith submit YOUR.jsonl --model {self._script.model_name} --follow")
+        output.note(f"  tunesmith chat {tuned} --compare {base}")
+        output.note(f"  tunesmith submit YOUR.jsonl --model {base} --follow")
 
 
 def _tell_losses(measured: training.Losses | None) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
@@ -14,7 +15,11 @@ from tunesmith.tuning.errors import InvalidRequest, InvalidTrainingFile
 from tunesmith.tuning.state import FINAL_STATES
 from tunesmith.tuning.values.json_objects import Json
 
+if TYPE_CHECKING:
+    from openai import OpenAI
+
 SEED = 20
+_MOST_RETRIES = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ def require_openai() -> None:
         ) from error
 
 
+def openai_client(connection: Connection) -> "OpenAI":
+    """The unmodified client. It asks again for as long as a model may take to come after a job."""
+    from openai import OpenAI
+
+    return OpenAI(base_url=connection.base_url, api_key=connection.api_key, max_retries=_MOST_RETRIES)
+
+
 def create_job(
     connection: Connection,
     *,
@@ -51,9 +63,7 @@ def create_job(
     options: Json,
 ) -> str:
     """Upload both files and create the job with nothing but the `openai` client; returns the job's id."""
-    from openai import OpenAI
-
-    client = OpenAI(base_url=connection.base_url, api_key=connection.api_key)
+    client = openai_client(connection)
     uploaded = []
     for path in (training_file, validation_file):
         file = client.files.create(file=path, purpose="fine-tune")

@@ -23,7 +23,7 @@ from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.datasets.row_formats import RowFormat
 from tunesmith.tuning.errors import DoesNotFit, InvalidRequest, InvalidTrainingFile
-from tunesmith.tuning.evaluation import EvaluationSpec
+from tunesmith.tuning.evaluation import EvaluationSpec, SeenRows
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.planner.checks import impossible
@@ -45,6 +45,7 @@ class EvaluationRequest:
     max_attempts: int
     worker_silence: timedelta
     limits: ProjectLimits
+    seen: tuple[SeenRows, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -67,7 +68,8 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
             return await store.find(session, earlier, project=project)
     _check(request.asked)
     await check_stored(session, project, limits=request.limits)
-    sides = await _sides(session, request.asked, project=project)
+    asked = request.asked
+    sides = await models.find_sides(session, asked.model, asked.against, project=project)
     planned = max((side.base for side in sides), key=lambda base: ModelShape.from_config(base.config).parameters)
     spec = _spec(request.asked, sides, model=planned.name)
     file = await usable_file(session, request.asked.file, "file", project=project)
@@ -99,15 +101,6 @@ def _check(asked: EvaluationCreate) -> None:
             param="gate.decide_by",
             hint="Send `score` too, or let the gate decide by the loss.",
         )
-
-
-async def _sides(session: AsyncSession, asked: EvaluationCreate, *, project: str) -> list[Evaluated]:
-    found = [await models.find(session, asked.model, project=project)]
-    if asked.against == models.BASE:
-        found.append(await models.find_base_of(session, asked.model, project=project))
-    elif asked.against is not None:
-        found.append(await models.find(session, asked.against, project=project, param="against"))
-    return found
 
 
 def _spec(asked: EvaluationCreate, sides: Sequence[Evaluated], *, model: str) -> JobSpec:
@@ -149,6 +142,8 @@ def _facts(file: File, *, rows: int) -> DatasetFacts:
 
 def _job(request: EvaluationRequest, *, evaluation_id: str, wanted: PlanningQuery) -> Job:
     spec, dataset = wanted.spec.model_dump(mode="json"), wanted.dataset.model_dump(mode="json")
+    alike = question_sha256(spec, dataset, repeats=None)
+    spec["evaluation"]["seen"] = [seen.model_dump(mode="json") for seen in request.seen]  # no matter of the planner's
     return Job(
         id=evaluation_id,
         kind=JobKind.EVALUATION,
@@ -159,7 +154,7 @@ def _job(request: EvaluationRequest, *, evaluation_id: str, wanted: PlanningQuer
         event_seq=0,
         spec=spec,
         dataset=dataset,
-        question_sha256=question_sha256(spec, dataset, repeats=None),
+        question_sha256=alike,
         training_file=request.asked.file,
         labels=dict(request.asked.metadata) if request.asked.metadata is not None else None,
         max_attempts=request.max_attempts,

@@ -33,6 +33,7 @@ class Evaluated:
     base: Model
     ref: BaseModelRef
     needs: tuple[str, ...]
+    job_id: str | None = None  # of the job that made it
 
     @property
     def adapter_bytes(self) -> int:
@@ -64,7 +65,7 @@ async def find(session: AsyncSession, name: str, *, project: str, param: str = "
         raise _no_such_model(name, param) from None
     model = await models.find_ready(session, name, project=project)
     base = await base_of(session, model)
-    return Evaluated(name, base, await base_model_ref(session, model), tuple({model.name, base.name}))
+    return Evaluated(name, base, await base_model_ref(session, model), tuple({model.name, base.name}), model.job_id)
 
 
 async def find_base_of(session: AsyncSession, name: str, *, project: str) -> Evaluated:
@@ -87,17 +88,28 @@ async def find_base_of(session: AsyncSession, name: str, *, project: str) -> Eva
     return await find(session, model.base_model, project=project, param="against")
 
 
+async def find_sides(session: AsyncSession, model: str, against: str | None, *, project: str) -> list[Evaluated]:
+    """The model, and the other one if there is one, which may be named `base`.
+
+    Raises:
+        NotFound, InvalidRequest: one of them does not exist here, or has no files any more.
+    """
+    found = [await find(session, model, project=project)]
+    if against == BASE:
+        found.append(await find_base_of(session, model, project=project))
+    elif against is not None:
+        found.append(await find(session, against, project=project, param="against"))
+    return found
+
+
 async def find_all(session: AsyncSession, job: Job) -> list[Evaluated]:
-    """Those of an evaluation: the model, and the other one if there is one.
+    """Those of an evaluation.
 
     Raises:
         NotFound, InvalidRequest: one of them is gone, or has no files any more.
     """
     asked = EvaluationSpec.model_validate(job.spec["evaluation"])
-    found = [await find(session, asked.model, project=job.project)]
-    if asked.against is not None:
-        found.append(await find(session, asked.against, project=job.project, param="against"))
-    return found
+    return await find_sides(session, asked.model, asked.against, project=job.project)
 
 
 def files_of(evaluated: Iterable[Evaluated]) -> Iterable[FileRef]:
@@ -116,7 +128,7 @@ async def _checkpoint(session: AsyncSession, name: str, *, step: int, project: s
     start = await models.find_ready(session, str(job.spec["model"]), project=project)
     base = await base_of(session, start)
     ref = laid_on(base, name=full_name, files=_weights(found, full_name, param))
-    return Evaluated(full_name, base, ref, tuple({start.name, base.name}))
+    return Evaluated(full_name, base, ref, tuple({start.name, base.name}), job.id)
 
 
 async def _maker(session: AsyncSession, name: str, *, project: str, param: str) -> Job:

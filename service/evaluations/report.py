@@ -21,6 +21,7 @@ def report_page(evaluation: EvaluationObject, rows: Sequence[EvaluatedRow]) -> s
     """The page. `rows` come with those first that speak most against the model."""
     body = [
         _head(evaluation),
+        *(f"<p><strong>Warning:</strong> {escape(seen['text'])}</p>" for seen in evaluation.seen_rows),
         _verdict(evaluation),
         _measures(evaluation),
         _comparisons(evaluation),

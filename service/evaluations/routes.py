@@ -10,11 +10,12 @@ from tunesmith.service.evaluations.compare import Contest, compare
 from tunesmith.service.evaluations.create import EvaluationRequest, create
 from tunesmith.service.evaluations.report import PAGE_POLICY, report_page
 from tunesmith.service.evaluations.schemas import EvaluationCreate, VerdictRequest
+from tunesmith.service.evaluations.seen_rows import look_for_seen_rows
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.routes import DeliveriesDep
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import DbSession, SettingsDep
+from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
 from tunesmith.tuning.api.comparisons.evaluations import (
@@ -50,11 +51,16 @@ async def create_evaluation(
     request: Annotated[EvaluationCreate, json_body(EvaluationCreate)],
     session: DbSession,
     settings: SettingsDep,
+    database: DatabaseDep,
+    blobs: BlobsDep,
     deliveries: DeliveriesDep,
     background: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> EvaluationObject:
-    """Measure a model on rows, alone or beside another. It is stored when this answers, and runs on a worker."""
+    """Measure a model on rows, alone or beside another. It is stored when this answers, and runs on a worker.
+
+    `seen_rows` warns of rows that one of the models was trained on.
+    """
     wanted = EvaluationRequest(
         asked=request,
         caller=caller,
@@ -62,6 +68,7 @@ async def create_evaluation(
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
         limits=settings.limits_of(caller.project),
+        seen=await look_for_seen_rows(database, blobs, request, project=caller.project),
     )
     job = await create(session, wanted)
     background.add_task(deliveries.soon)

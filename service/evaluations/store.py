@@ -7,12 +7,15 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import EvaluatedRow, GateVerdict, Job
+from tunesmith.service.database.tables import EvaluatedRow, File, GateVerdict, Job, Model
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.gate.verdict import Verdict
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
+
+UsedFor = Literal["training", "validation"]
+_MOST_ANCESTORS = 32  # one model made of another, made of another
 
 
 async def find(session: AsyncSession, evaluation_id: str, *, project: str) -> Job:
@@ -43,6 +46,21 @@ async def find_jobs_ending_in(session: AsyncSession, ending: str, *, project: st
         Job.project == project, Job.kind == JobKind.TRAINING, Job.id.endswith(ending, autoescape=True)
     )
     return list((await session.execute(query.limit(10))).scalars())
+
+
+async def find_seen_files(session: AsyncSession, job_id: str | None) -> list[tuple[UsedFor, File]]:
+    """What the job that made a model, and those that made what it began with, were given; the newest first."""
+    found: list[tuple[UsedFor, File]] = []
+    for _ in range(_MOST_ANCESTORS):
+        job = None if job_id is None else await session.get(Job, job_id)
+        if job is None:
+            break
+        found.append(("training", await session.get_one(File, job.training_file)))
+        if job.validation_file is not None:
+            found.append(("validation", await session.get_one(File, job.validation_file)))
+        start = await session.get(Model, str(job.spec["model"]))
+        job_id = None if start is None else start.job_id
+    return found
 
 
 async def add_rows(session: AsyncSession, job: Job, rows: Iterable[Mapping[str, Any]]) -> None:

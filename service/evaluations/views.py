@@ -28,6 +28,7 @@ def evaluation_object(job: Job) -> EvaluationObject:
         gate=asked["rule"],
         measures=found.get("model"),
         against_measures=found.get("against"),
+        seen_rows=asked.get("seen", []),
         verdict=None if verdict is None else verdict.model_dump(mode="json"),
         error=_error(job),
         metadata=job.labels,

@@ -68,7 +68,7 @@ async def events(
                 break
             chunk = from_json(data)
             if "error" in chunk:
-                yield _error_event(_error_of(chunk["error"], status=503))
+                yield error_event(_error_of(chunk["error"], status=503))
                 has_ended = True
                 break
             if chunk.get("usage"):
@@ -76,12 +76,25 @@ async def events(
             if wants_usage or chunk.get("choices"):
                 yield b"data: " + to_json({**chunk, "model": model}) + b"\n\n"
         if not has_ended:
-            yield _error_event(_broken_off(begun))
+            yield error_event(_broken_off(begun))
     except (httpx.TransportError, httpx.StreamError, ValueError) as error:
-        yield _error_event(silent(begun.served_by, error))
+        yield error_event(silent(begun.served_by, error))
     finally:
         count(counted)
         await begun.close()
+
+
+def error_event(error: TunesmithError) -> bytes:
+    """The last event of an answer that breaks off."""
+    kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
+    body = {
+        "message": error.message,
+        "type": kind,
+        "param": error.param,
+        "code": error.code,
+        "hint": error.hint,
+    }
+    return b"data: " + to_json({"error": body}) + b"\n\n"
 
 
 async def _content(begun: Begun) -> bytes:
@@ -136,15 +149,3 @@ def _error_of(error: Any, *, status: int, retry_after_seconds: float | None = No
 
 def _broken_off(begun: Begun) -> Unserved:
     return Unserved(f"The answer of {begun.served_by} broke off.", code=ErrorCode.INFERENCE_WORKER_SILENT)
-
-
-def _error_event(error: TunesmithError) -> bytes:
-    kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
-    body = {
-        "message": error.message,
-        "type": kind,
-        "param": error.param,
-        "code": error.code,
-        "hint": error.hint,
-    }
-    return b"data: " + to_json({"error": body}) + b"\n\n"

@@ -1,6 +1,7 @@
 """Talking to the gateways of inference workers: frames in, the head of an answer and its bytes out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -10,9 +11,11 @@ from pydantic import ValidationError
 from tunesmith.service.database.inference_tables import InferenceWorker
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError, Unserved
-from tunesmith.tuning.inference_messages import Answering, Generation
+from tunesmith.tuning.inference_messages import Answering, Generation, Waiting
 
 log = structlog.get_logger(__name__)
+
+Tell = Callable[[str], None]
 
 _CONNECT_SECONDS = 3.0
 _LONGEST_FRAME_BYTES = 64 * 1024
@@ -39,8 +42,10 @@ class Gateways:
         self._timeout = httpx.Timeout(silence_seconds, connect=_CONNECT_SECONDS, pool=None)
         self._made: httpx.AsyncClient | None = None
 
-    async def ask(self, worker: InferenceWorker, generation: Generation) -> Begun:
+    async def ask(self, worker: InferenceWorker, generation: Generation, *, tell: Tell) -> Begun:
         """Wait until the answer begins, however long, as long as the gateway says that it lives.
+
+        `tell` hears now and then what is waited for.
 
         Raises:
             Unserved: it does not answer, or not for now.
@@ -57,7 +62,7 @@ class Gateways:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise silent(served_by, error) from error
         try:
-            return await _begun(response, served_by=served_by)
+            return await _begun(response, served_by=served_by, tell=tell)
         except BaseException as error:
             await response.aclose()
             if isinstance(error, httpx.TransportError | httpx.StreamError):
@@ -88,7 +93,7 @@ def silent(served_by: str, error: Exception) -> Unserved:
     )
 
 
-async def _begun(response: httpx.Response, *, served_by: str) -> Begun:
+async def _begun(response: httpx.Response, *, served_by: str, tell: Tell) -> Begun:
     if response.status_code != 200:
         raise _refused(response.status_code, await response.aread(), served_by=served_by)
     pieces, rest = response.aiter_bytes(), b""
@@ -96,19 +101,22 @@ async def _begun(response: httpx.Response, *, served_by: str) -> Begun:
         rest += piece
         while b"\n" in rest:
             line, _, rest = rest.partition(b"\n")
-            if head := _read_head(line):
-                return Begun(head=head, served_by=served_by, pieces=_after(rest, pieces), response=response)
+            frame = _read_frame(line)
+            if isinstance(frame, Waiting):
+                tell(frame.waiting)
+            elif frame is not None:
+                return Begun(head=frame, served_by=served_by, pieces=_after(rest, pieces), response=response)
         if len(rest) > _LONGEST_FRAME_BYTES:
             break
     raise Unserved(f"The inference worker {served_by} broke off.", code=ErrorCode.INFERENCE_WORKER_SILENT)
 
 
-def _read_head(line: bytes) -> Answering | None:
-    """None for any other frame: what is waited for, or something that a newer worker says."""
-    try:
-        return Answering.model_validate_json(line, extra="ignore")
-    except ValidationError:
-        return None
+def _read_frame(line: bytes) -> Answering | Waiting | None:
+    """None for something else, that a newer worker says."""
+    for kind in (Answering, Waiting):
+        with suppress(ValidationError):
+            return kind.model_validate_json(line, extra="ignore")
+    return None
 
 
 def _refused(status: int, body: bytes, *, served_by: str) -> TunesmithError:

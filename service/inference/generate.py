@@ -8,7 +8,7 @@ from tunesmith.service.database.inference_tables import InferenceWorker
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.inference import store
 from tunesmith.service.inference.answers import refused
-from tunesmith.service.inference.gateways import Begun, Gateways
+from tunesmith.service.inference.gateways import Begun, Gateways, Tell
 from tunesmith.service.inference.served import served
 from tunesmith.tuning.errors import TunesmithError, Unserved
 from tunesmith.tuning.inference_messages import Generation, GenerationPath, ServedModel
@@ -29,8 +29,10 @@ class Question:
     body: Json
 
 
-async def ask(database: Database, gateways: Gateways, question: Question, *, silence: timedelta) -> Begun:
-    """The beginning of an answer. Nothing of the database is held while it is awaited.
+async def ask(
+    database: Database, gateways: Gateways, question: Question, *, silence: timedelta, tell: Tell = lambda _: None
+) -> Begun:
+    """The beginning of an answer. Nothing of the database is held while it is awaited; `tell` hears what for.
 
     Raises:
         NotFound: there is no such model for this project.
@@ -44,7 +46,7 @@ async def ask(database: Database, gateways: Gateways, question: Question, *, sil
     refusal: TunesmithError = _nobody(model, live)
     for worker in candidates(live, model)[:_MOST_ASKED]:
         try:
-            begun = await gateways.ask(worker, generation)
+            begun = await gateways.ask(worker, generation, tell=tell)
         except Unserved as unserved:
             refusal = unserved
             continue

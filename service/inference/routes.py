@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -15,6 +16,7 @@ from tunesmith.service.inference.gateways import Begun, Gateways
 from tunesmith.service.inference.generate import Question, ask
 from tunesmith.service.inference.patient_stream import PatientStream
 from tunesmith.service.inference.schemas import ChatCompletionCreate, CompletionCreate, Sampling
+from tunesmith.service.inference.told_waiting import ToldWaiting
 from tunesmith.service.inference.usage import UsageCounter
 from tunesmith.service.inference.used import Used
 from tunesmith.service.settings import Settings
@@ -24,7 +26,7 @@ from tunesmith.service.web.dependencies import DatabaseDep, SettingsDep
 from tunesmith.service.web.errors import error_response
 from tunesmith.service.web.openapi import error_response as documented_error
 from tunesmith.tuning.errors import TunesmithError
-from tunesmith.tuning.inference_messages import GenerationPath
+from tunesmith.tuning.inference_messages import TELL_WAITING, GenerationPath
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1", tags=["inference"])
@@ -100,17 +102,32 @@ async def _answer(around: Around, asked: Sampling, *, path: GenerationPath) -> R
     question = Question(model=asked.model, project=around.caller.project, path=path, body=asked.for_engine())
     silence = around.settings.worker_silence
     story = _Story(around, asked.model)
-    begun = await _unless_gone(around.request, ask(around.database, around.gateways, question, silence=silence))
+
+    def go_on(begun: Begun) -> AsyncGenerator[bytes, None]:
+        return answers.events(
+            begun, model=asked.model, wants_usage=asked.wants_usage, count=lambda used: story.end(begun, used)
+        )
+
+    stream = partial(PatientStream, reader_seconds=around.settings.inference_reader_seconds)
+    asking = partial(ask, around.database, around.gateways, question, silence=silence)
+    if asked.stream and TELL_WAITING in around.request.headers:
+        told = ToldWaiting(lambda tell: asking(tell=tell))
+        begun = await _unless_gone(around.request, told.first())
+        if isinstance(begun, str):
+            return stream(told.events(begun, go_on=go_on), headers={"cache-control": "no-store"})
+    else:
+        begun = await _unless_gone(around.request, asking())
     if begun is None:
         return Response(status_code=_NOBODY_WAITS)
     headers = _headers(begun)
     if begun.head.content_type.startswith("text/event-stream"):
-        content = answers.events(
-            begun, model=asked.model, wants_usage=asked.wants_usage, count=lambda used: story.end(begun, used)
-        )
-        return PatientStream(content, reader_seconds=around.settings.inference_reader_seconds, headers=headers)
+        return stream(go_on(begun), headers=headers)
+    return await _whole(begun, asked.model, story=story, headers=headers)
+
+
+async def _whole(begun: Begun, model: str, *, story: "_Story", headers: dict[str, str]) -> Response:
     try:
-        answer = await answers.whole(begun, model=asked.model)
+        answer = await answers.whole(begun, model=model)
     except TunesmithError as refusal:
         story.end(begun, Used(), status=refusal.http_status)
         response = error_response(refusal)

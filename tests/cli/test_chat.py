@@ -65,6 +65,13 @@ def test_a_question_may_come_through_a_pipe(run: Run, monkeypatch: pytest.Monkey
     assert run("chat", "tiny").returncode == ExitCode.USAGE
 
 
+def test_what_an_answer_waits_for_is_told_beside_it(run: Run, service: ScriptedService) -> None:
+    waits = b": waiting: the base tiny is loaded\n\n"
+    service.script("/chat/completions", Reply(200, waits + chunk("Yes.", {}) + b"data: [DONE]\n\n"))
+    told = run("chat", "tiny", "-m", "Who?")
+    assert (told.stdout, told.stderr) == ("Yes.\n", "waiting: the base tiny is loaded\n")
+
+
 def test_two_models_are_shown_beside_each_other(run: Run) -> None:
     told = run("chat", "tuned", "--compare", "tiny", "-m", "Who?").stdout
     assert told == "== tuned\ntuned heard 1: Who?\n== tiny\ntiny heard 1: Who?\n"

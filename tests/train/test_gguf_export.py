@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
 from tunesmith.worker.train.export import write_gguf
+from tunesmith.worker.train.export.merge_folders import computing_in_fp32, token_log_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,24 @@ def test_other_families_and_stretched_angles_are_read_back_the_same(model: Path,
     assert ("rope_freqs.weight" in names) == (family == "llama3")
 
 
+def test_weights_of_16_bits_stay_so_and_are_compared_in_32_one_module_at_a_time(model: Path, tmp_path: Path) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    loaded.save_pretrained(tmp_path / "halved")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "halved")
+    told = write_gguf.write(tmp_path / "halved", tmp_path / "model.gguf", kind="f32")
+    assert told["mean_difference_nats"] <= told["tolerance_nats"], "as near as from 32 bits"
+
+    wide = []
+    for module in loaded.modules():
+        module.register_forward_hook(lambda *_: wide.append(sum(p.dtype == torch.float32 for p in loaded.parameters())))
+    before = [weight.clone() for weight in loaded.parameters()]
+    with computing_in_fp32(loaded):
+        said = token_log_probabilities(loaded, torch.tensor([[5, 6, 7]]))
+    assert max(wide) == 1
+    assert all(torch.equal(old, new) for old, new in zip(before, loaded.parameters(), strict=True))
+    assert torch.equal(said, token_log_probabilities(loaded.float(), torch.tensor([[5, 6, 7]])))
+
+
 def test_an_architecture_without_a_form_is_refused_by_its_name(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +90,6 @@ def test_what_differs_is_not_kept(
 
 def _of_family(family: str, *, like: Path, folder: Path) -> Path:
     """A tiny model of another class or with other angles, with the tokenizer of `like`; returns its folder."""
-    from transformers import AutoTokenizer
     from transformers.models.llama import LlamaConfig, LlamaForCausalLM
     from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
     from transformers.models.qwen3 import Qwen3Config, Qwen3ForCausalLM

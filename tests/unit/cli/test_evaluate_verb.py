@@ -54,6 +54,7 @@ def described(**changes: Any) -> list[str]:
         gate={},
         measures=measures_of([row.model for row in rows]).model_dump(),
         against_measures=measures_of([row.against for row in rows if row.against]).model_dump(),
+        seen_rows=[],
         verdict=verdict.model_dump(mode="json"),
         error=None,
         metadata=None,
@@ -81,3 +82,8 @@ def test_a_model_alone_has_neither_arrow_nor_verdict() -> None:
     text = "\n".join(described(against=None, against_measures=None, verdict=None))
     assert "->" not in text
     assert "verdict" not in text
+
+
+def test_rows_that_a_model_has_seen_are_warned_of_above_the_numbers() -> None:
+    lines = described(seen_rows=[{"text": "7 of 30 rows are in file-2, which ft:tiny was trained on."}])
+    assert lines[3] == "warning     7 of 30 rows are in file-2, which ft:tiny was trained on."

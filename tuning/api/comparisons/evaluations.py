@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.jobs import JobFailureDetails, JobProgress
 from tunesmith.tuning.api.lists import Named, Page
-from tunesmith.tuning.evaluation import Measures, SideResult
+from tunesmith.tuning.evaluation import Measures, SeenRows, SideResult
 from tunesmith.tuning.gate.verdict import GateRule, Verdict
 from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.json_objects import Json
@@ -51,6 +51,8 @@ class EvaluationObject(Named):
     """The model on all rows; null before it has succeeded."""
     against_measures: Annotated[Json, Recorded(Measures)] | None
     """The other one on all rows; null where there is none, and before."""
+    seen_rows: list[Annotated[Json, Recorded(SeenRows)]]
+    """Rows that its models were trained on, or chosen by: a warning for each file that has some."""
     verdict: Annotated[Json, Recorded(Verdict)] | None
     """What the gate says; null before the end, and where the model is compared with nobody."""
     error: EvaluationError | None

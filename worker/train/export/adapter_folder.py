@@ -52,6 +52,7 @@ def compare(base: Path, adapter: Path) -> dict[str, Any]:
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True).eval()
     without = token_log_probabilities(plain, tokens)
     wanted = token_log_probabilities(PeftModel.from_pretrained(plain, adapter, local_files_only=True).eval(), tokens)
+    del plain  # before the other is loaded: one of them in memory at a time
     alone = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32, local_files_only=True).eval()
     difference = float((wanted - token_log_probabilities(alone, tokens)).abs().max())
     if difference != 0:

@@ -9,6 +9,8 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +82,33 @@ def merge(base: Path, adapter: Path, folder: Path) -> dict[str, Any]:
         shutil.rmtree(folder)
         raise Differs(f"The merged model differs by {difference:.3g} nats per token, {tolerance:g} are tolerated.")
     return {"mean_difference_nats": difference, "tolerance_nats": tolerance, "tokens_compared": tokens.numel() - 1}
+
+
+@contextmanager
+def computing_in_fp32(model: Any) -> Iterator[None]:
+    """What the model says in fp32, with weights that are widened for their own turn alone."""
+    kept: dict[Any, Any] = {}
+
+    def widen(module: Any, _inputs: Any) -> None:
+        for weight in module.parameters(recurse=False):
+            kept[weight], weight.data = weight.data, weight.data.float()
+
+    def narrow(module: Any, _inputs: Any, _output: Any) -> None:
+        for weight in module.parameters(recurse=False):
+            weight.data = kept.pop(weight)
+
+    hooks = [hook for module in model.modules() for hook in _around(module, widen, narrow)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _around(module: Any, before: Any, after: Any) -> tuple[Any, ...]:
+    if not any(True for _ in module.parameters(recurse=False)):
+        return ()
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
 
 def token_log_probabilities(model: Any, tokens: "torch.Tensor") -> "torch.Tensor":

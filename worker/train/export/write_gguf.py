@@ -2,12 +2,17 @@
 
     python -m tunesmith.worker.train.export.write_gguf MODEL_FOLDER OUT_FILE [--type f16]
 
-It is read back by transformers' own reader, and kept only when it says what the folder says.
+Weights stay in their own type, and each is written by itself. The file is read back by transformers' own reader, and
+kept only when it says what the folder says.
 """
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +20,11 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.worker.train import environment  # noqa: F401 - before torch
 from tunesmith.worker.train.export import gguf_tokenizer
 from tunesmith.worker.train.export.gguf_tokenizer import GgufTokenizer, NoGgufForm
-from tunesmith.worker.train.export.merge_folders import SAMPLE_TEXT, token_log_probabilities
+from tunesmith.worker.train.export.merge_folders import SAMPLE_TEXT, computing_in_fp32, token_log_probabilities
 
 if TYPE_CHECKING:
     import torch
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 MEAN_TOLERANCE_NATS = {"f32": 1e-4, "f16": 0.01, "bf16": 0.05, "q8_0": 0.1}  # per token of a sample text
@@ -63,20 +68,21 @@ def write(folder: Path, file: Path, *, kind: str) -> dict[str, Any]:
         NoGgufForm: the architecture, its rotary angles or the tokenizer has no form that is known here.
         Differs: what was read back is not the model; nothing is left.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     architecture = _architecture(AutoConfig.from_pretrained(folder, local_files_only=True))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).eval()
     words = gguf_tokenizer.describe(tokenizer, folder, vocabulary_size=model.config.vocab_size)
     tokens = tokenizer(SAMPLE_TEXT, return_tensors="pt")["input_ids"]
-    wanted = token_log_probabilities(model, tokens)
+    with computing_in_fp32(model):
+        wanted = token_log_probabilities(model, tokens)
     aside = file.with_name(f".{file.name}.part.gguf")
     try:
         _write(aside, model, words, architecture=architecture, kind=kind, name=folder.name)
+        del model  # before what was written is read: one of them in memory at a time
         told = _compared(aside, wanted, tokens, words, kind=kind)
         aside.replace(file)
     finally:
@@ -105,10 +111,14 @@ def _write(file: Path, model: Any, words: GgufTokenizer, *, architecture: str, k
         writer.add_name(name)
         _add_sizes(writer, model.config, kind=kind)
         _add_words(writer, words)
-        _add_tensors(writer, model, architecture=architecture, kind=kind)
+        weights = list(_weights(model, architecture=architecture, kind=kind))
+        for weight in weights:
+            weight.announce(writer)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for weight in weights:
+            writer.write_tensor_data(weight.data())
     finally:
         writer.close()
 
@@ -147,25 +157,54 @@ def _add_words(writer: "GGUFWriter", words: GgufTokenizer) -> None:
         writer.add_chat_template(words.chat_template)
 
 
-def _add_tensors(writer: "GGUFWriter", model: Any, *, architecture: str, kind: str) -> None:
-    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, get_tensor_name_map, quants
+@dataclass(frozen=True)
+class _Weight:
+    """One tensor of the file: announced with all others first, and made in the file's type when its turn comes."""
+
+    name: str
+    values: Callable[[], "torch.Tensor"]  # fp32, in the order of rows that GGUF has
+    shape: tuple[int, ...]
+    stored: "GGMLQuantizationType"
+
+    def announce(self, writer: "GGUFWriter") -> None:
+        import numpy as np
+        from gguf import GGML_QUANT_SIZES
+
+        block, block_bytes = GGML_QUANT_SIZES[self.stored]
+        length_bytes = math.prod(self.shape) // block * block_bytes
+        writer.add_tensor_info(self.name, self.shape, np.dtype("float32"), length_bytes, raw_dtype=self.stored)
+
+    def data(self) -> Any:
+        from gguf import quants
+
+        return quants.quantize(self.values().contiguous().numpy(), self.stored)
+
+
+def _weights(model: Any, *, architecture: str, kind: str) -> Iterator[_Weight]:
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, get_tensor_name_map
 
     config = model.config
     by_name = {name: number for number, name in MODEL_ARCH_NAMES.items()}
     names = get_tensor_name_map(MODEL_ARCH(by_name[architecture]), config.num_hidden_layers)
     if (factors := _rotary_factors(model)) is not None:
-        writer.add_tensor("rope_freqs.weight", factors.numpy())
+        yield _Weight("rope_freqs.weight", lambda: factors, tuple(factors.shape), GGMLQuantizationType.F32)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if theirs is None:
             raise NoGgufForm(f"The weight {name} has no name in GGUF.")
-        values = _paired(name, tensor, config) if architecture == _PAIRS_TOGETHER else tensor
-        plain = values.dim() < 2
-        stored = GGMLQuantizationType[_type_of(values, kind) if not plain else "F32"]
-        data = values.contiguous().numpy()
-        writer.add_tensor(theirs, data if plain else quants.quantize(data, stored), raw_dtype=stored)
+        order = partial(_paired, name, config=config) if architecture == _PAIRS_TOGETHER else _as_it_is
+        stored = GGMLQuantizationType[_type_of(tensor, kind) if tensor.dim() > 1 else "F32"]
+        yield _Weight(theirs, partial(_ordered, tensor, order), tuple(tensor.shape), stored)
+
+
+def _ordered(tensor: "torch.Tensor", order: Callable[["torch.Tensor"], "torch.Tensor"]) -> "torch.Tensor":
+    return order(tensor.float())
+
+
+def _as_it_is(tensor: "torch.Tensor") -> "torch.Tensor":
+    return tensor
 
 
 def _type_of(values: "torch.Tensor", kind: str) -> str:
@@ -173,7 +212,7 @@ def _type_of(values: "torch.Tensor", kind: str) -> str:
     return "F16" if kind == "q8_0" and values.shape[-1] % 32 else kind.upper()
 
 
-def _paired(name: str, tensor: "torch.Tensor", config: Any) -> "torch.Tensor":
+def _paired(name: str, tensor: "torch.Tensor", *, config: Any) -> "torch.Tensor":
     """The rows of a query or key projection in llama.cpp's order: what turns together lies together."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
     if heads is None:

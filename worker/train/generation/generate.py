@@ -1,8 +1,7 @@
 """`python -m tunesmith.worker.train.generation.generate --model DIR [--adapter DIR] --prompts FILE`: greedy answers.
 
 Each line of the prompts is {"messages": [...], "tools": [...]?} or {"prompt": "..."}; a trailing assistant message is
-left out. Each line of the answer, as JSON, is {"index", "text", "tokens", "finished"}; with --base-too also
-"base_text", what the model says without the adapter.
+left out. Each line of the answer, as JSON, is {"index", "text", "tokens", "finished"}.
 """
 
 import argparse
@@ -24,7 +23,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--base-too", action="store_true", help="also answer without the adapter")
     options = parser.parse_args(arguments)
     from tunesmith.tuning.errors import JobFailure
 
@@ -38,9 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def answers(
-    *, model: Path, adapter: Path | None, prompts: Path, max_new_tokens: int, base_too: bool
-) -> Iterator[dict[str, Any]]:
+def answers(*, model: Path, adapter: Path | None, prompts: Path, max_new_tokens: int) -> Iterator[dict[str, Any]]:
     """Answer every prompt in order.
 
     Raises:
@@ -59,11 +55,8 @@ def answers(
     speaker = Generator.load(model, adapter=adapter, tokenizer=tokenizer, ends=renderer.ends())
     for first in range(0, len(texts), PROMPTS_AT_ONCE):
         group = texts[first : first + PROMPTS_AT_ONCE]
-        spoken = speaker.answer(group, max_new_tokens=max_new_tokens)
-        plain = speaker.answer(group, max_new_tokens=max_new_tokens, without_adapter=True) if base_too else None
-        for index, answer in enumerate(spoken):
-            base = {"base_text": plain[index]["text"]} if plain else {}
-            yield {"index": first + index, **answer, **base}
+        for index, answer in enumerate(speaker.answer(group, max_new_tokens=max_new_tokens)):
+            yield {"index": first + index, **answer}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Greedy answers of a model folder, with or without an adapter: samples in training, and comparing two models."""
+"""Greedy answers of a model folder, with or without an adapter: samples in training, and answers to be scored."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,10 @@ class Generator:
             model = _with_adapter(model, adapter)
         return cls(model.eval(), tokenizer, ends=ends)
 
-    def answer(
-        self, prompts: Sequence[str], *, max_new_tokens: int, without_adapter: bool = False
-    ) -> list[dict[str, Any]]:
+    def answer(self, prompts: Sequence[str], *, max_new_tokens: int) -> list[dict[str, Any]]:
         """One {"text", "tokens", "finished"} per prompt; `finished` is false where `max_new_tokens` cut it off."""
         ids = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        with self._model.disable_adapter() if without_adapter else contextlib.nullcontext():
-            return self.complete(ids, max_new_tokens=max_new_tokens)
+        return self.complete(ids, max_new_tokens=max_new_tokens)
 
     @torch.no_grad()  # not inference mode: what a model in training keeps of this pass may meet a gradient later
     def complete(
