@@ -80,7 +80,8 @@ PlannedEpochsOption = Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS,
 PlannedLengthOption = Annotated[int | None, typer.Option(min=LEAST_ROW_TOKENS, help="Longest row in tokens.")]
 PlannedRankOption = Annotated[int | None, typer.Option(min=1, max=MOST_RANK, help="Rank of the adapter.")]
 PriceOption = Annotated[
-    float | None, typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU.")
+    float | None,
+    typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU, or of a host without any."),
 ]
 TableOption = Annotated[
     bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")

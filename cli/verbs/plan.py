@@ -253,19 +253,11 @@ def _print(
     from tunesmith.tuning.values.units import count
 
     output.note(
-        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens "
-        f"({count(dataset.supervised_tokens)} to learn), longest {dataset.longest_row_tokens:,}"
+        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens to "
+        f"train on ({count(dataset.supervised_tokens)} of them to learn), longest row {dataset.longest_row_tokens:,}"
     )
-    columns = [
-        "HARDWARE",
-        "METHOD",
-        "FITS",
-        "PEAK / FREE GIB",
-        "TIME",
-        "GPU HOURS",
-        *(["COST"] if price else []),
-        "WHY",
-    ]
+    money = ["COST"] if price else []
+    columns = ["HARDWARE", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "GPU HOURS", *money, "WHY"]
     output.table(columns, [_row(name, answer, price=price) for name, answer in answers.items()])
     for name, answer in answers.items():
         output.note()
@@ -276,16 +268,23 @@ def _print(
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
     from tunesmith.tuning.plan import Plan
+    from tunesmith.tuning.values.units import span
 
     money = [""] if price else []
     if not isinstance(answer, Plan):
         return [name, "", "no", _peak_of_refusal(answer), "", "", *money, answer.reasons[0].text]
     memory, time = answer.memory, answer.time
     if price:
-        money = [f"{_gpu_hours(answer) * price:,.2f}"]
-    span = f"{output.duration(time.seconds_low)} - {output.duration(time.seconds_high)}"
+        money = [_small(_gpu_hours(answer) * price)]
     peak = f"{memory.total_bytes / GIB:.1f} / {memory.budget_bytes / GIB:.1f}"
-    return [name, _method_text(answer), "yes", peak, span, f"{_gpu_hours(answer):.2f}", *money, answer.reasons[0].text]
+    hours = _small(_gpu_hours(answer)) if answer.device == "cuda" else ""
+    took = span(time.seconds_low, time.seconds_high)
+    return [name, _method_text(answer), "yes", peak, took, hours, *money, answer.reasons[0].text]
+
+
+def _small(number: float) -> str:
+    """Two decimals, or what is left of less than a hundredth."""
+    return f"{number:.1g}" if 0 < number < 0.005 else f"{number:,.2f}"
 
 
 def _rows(dataset: "DatasetFacts") -> str:
@@ -296,7 +295,7 @@ def _rows(dataset: "DatasetFacts") -> str:
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:
-    peaks = [alternative.peak_bytes for alternative in answer.alternatives]
+    peaks = [alternative.peak_bytes for alternative in answer.alternatives if not alternative.fits]
     return f"{min(peaks) / GIB:.1f}+" if peaks else ""
 
 
@@ -355,4 +354,4 @@ def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
 
 
 def _gib(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f"{size_bytes / GIB:.1f}"
+    return "" if size_bytes is None else f"{size_bytes / GIB:,.1f}"

@@ -16,7 +16,7 @@ from tunesmith.tuning.planner.evaluation import plan_evaluation
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
 from tunesmith.tuning.planner.rules import decide
-from tunesmith.tuning.planner.suggestions import suggest_fit
+from tunesmith.tuning.planner.suggestions import other_method, suggest_fit
 from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
 from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
@@ -73,7 +73,9 @@ def choose(
     if chosen is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
         filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
-        return Refusal(reasons=(*decision.reasons, *filled, way_out), alternatives=decision.alternatives)
+        instead = other_method(here.candidates, spec=spec)
+        reasons = (*decision.reasons, *filled, *instead, way_out)
+        return Refusal(reasons=reasons, alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
     def choose_on(larger: HardwareProfile) -> Candidate | None:
@@ -188,8 +190,8 @@ def _reasons(
     setup = candidate.setup
     return (
         *choice.decision.reasons,
-        *explain_launch(candidate, choice.searches[setup.method]),
         *_say_which(candidate, of=hardware),
+        *explain_launch(candidate, choice.searches[setup.method]),
         *candidate.reasons,
         *recipe,
         explain_constants(candidate.place.hardware, precision=setup.precision),
@@ -199,12 +201,16 @@ def _reasons(
 
 def _summary(candidate: Candidate) -> Reason:
     memory, time, hardware = candidate.memory, candidate.time, candidate.place.hardware
-    where = f"this {hardware.gpus[0].name}" if hardware.gpus else hardware.cpu.model
-    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
+    where = f"free on this {hardware.gpus[0].name}" if hardware.gpus else _on_a_host(hardware)
+    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} {where}{_risk(candidate)}"
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
     learned = _correction_note(memory, time, basis=candidate.correction_basis)
     speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
     return Reason(rule=PlanRule.PREDICTION, text=f"{peak}; {speed}.{learned}")
+
+
+def _on_a_host(hardware: HardwareProfile) -> str:
+    return f"to be used on {hardware.cpu.model}, where a tenth of the free memory is left to others"
 
 
 def _beside_training(time: TimeEstimate) -> str:
@@ -212,10 +218,12 @@ def _beside_training(time: TimeEstimate) -> str:
     beside = time.evaluation_seconds + time.sample_seconds
     if beside < WORTH_A_WORD * time.seconds:
         return ""
-    return (
-        f", of which evaluations take {duration(time.evaluation_seconds)} and sample answers "
-        f"{duration(time.sample_seconds)}"
-    )
+    parts = {"evaluations": time.evaluation_seconds, "sample answers": time.sample_seconds}
+    texts = [(name, duration(seconds)) for name, seconds in parts.items() if seconds >= 1]
+    if not texts:
+        return ""
+    (first, spent), *others = texts
+    return f", of which {first} take {spent}" + "".join(f" and {name} {text}" for name, text in others)
 
 
 def _risk(candidate: Candidate) -> str:
@@ -224,10 +232,10 @@ def _risk(candidate: Candidate) -> str:
     if risk < NO_RISK:
         return ""
     if candidate.has_margin:
-        return f", a risk of {risk:.1%} of running out"
+        return f", a risk of {risk:.1%} of running out of memory"
     return (
-        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out, "
-        f"which the canary step tries before training"
+        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out of "
+        f"memory, which the canary step tries before training"
     )
 
 

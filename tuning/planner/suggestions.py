@@ -1,14 +1,14 @@
 """What to change when nothing fits: the longest rows that would, as the next step for the user."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tunesmith.tuning.datasets.lengths import share_within
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
-from tunesmith.tuning.values.units import gib
+from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128
@@ -53,12 +53,26 @@ def suggest_fit(
     if more := _more_gpus(methods, on_more_gpus):
         return more
     least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
-    devices = "a device" if least.setup.world_size == 1 else f"{least.setup.world_size} devices each"
+    one = "a GPU" if least.setup.device == "cuda" else "a host"
+    devices = one if least.setup.world_size == 1 else f"{least.setup.world_size} GPUs, each"
     wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
     return Reason(
         rule=PlanRule.WHAT_WOULD_FIT,
         text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
     )
+
+
+def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tuple[Reason, ...]:
+    """Of a method that was asked for and does not fit: the first other one that does."""
+    if spec.method == "auto":
+        return ()
+    for method in (Method.LORA, Method.QLORA, Method.FULL):
+        found = candidates[method]
+        if found.has_margin and not found.setup.offload_optimizer:
+            needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
+            text = f"With method {method} instead it fits here: {needed}, {duration(found.time.seconds)}."
+            return (Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text),)
+    return ()
 
 
 def _with_a_base_shared_out(
@@ -98,7 +112,7 @@ def _kept(dataset: DatasetFacts, tokens: int) -> str:
     """How many rows that length leaves whole."""
     share = share_within(dataset.row_length_counts, tokens)
     estimated = "" if dataset.tokens_are_exact else ", as far as their length is known"
-    return "" if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
+    return " Longer rows are cut." if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
 
 
 def _shorter_lengths(length: int) -> list[int]:

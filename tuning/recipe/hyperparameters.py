@@ -37,6 +37,7 @@ DPO_RATE, ROWS_OF_DPO_RATE, LOWEST_DPO_RATE = 1e-5, 256, 5e-6
 ESTIMATE_MARGIN = 1.25
 USUAL_SHARE = 0.99  # of the rows, whose greatest length the plan names beside that of the longest
 ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
+FEW_HELD_OUT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,8 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     per_row = dataset.supervised_tokens / max(1, dataset.rows)
     complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
     task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens a row to learn from)"
+    if spec.objective is Objective.DPO:
+        task = "preference pairs, a complex task"
     if dataset.rows < 1_000:
         return (8, 16, f"under 1K rows of {task}") if complex_task else (4, 8, f"under 1K rows of {task}")
     if dataset.rows < 10_000:
@@ -251,7 +254,7 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
 def _tokens(dataset: DatasetFacts) -> Reason:
     """How sure the counts are that rank, time and row length rest on."""
     if dataset.tokens_are_exact:
-        how = "as counted or assumed"
+        how = "as given, not estimated"
     elif dataset.measured_rows:
         rows = dataset.all_rows
         how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {plural(rows, 'row')}"
@@ -265,9 +268,10 @@ def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     """What the loss is measured on, where no file says it."""
     count, rows = dataset.held_out_rows, dataset.all_rows
     if count:
+        few = "; the loss on so few is a rough guide" if count < FEW_HELD_OUT else ""
         text = (
-            f"{count} of {rows:,} rows are held out, by their hash, to measure on: one in ten, at most 200; "
-            "validation 'none' trains on all of them."
+            f"{count} of {rows:,} rows {'is' if count == 1 else 'are'} held out, by hash, to measure on: one in ten, "
+            f"at most 200{few}; validation 'none' trains on all of them."
         )
     elif dataset.validation_rows:
         return ()
