@@ -35,6 +35,11 @@ class Durations(NamedTuple):
     samples: float
 
     @property
+    def working(self) -> float:
+        """What settings are compared by: those that give no sample answers are no better for it."""
+        return self.training + self.evaluation
+
+    @property
     def total(self) -> float:
         """Of all three."""
         return self.training + self.evaluation + self.samples
@@ -108,15 +113,6 @@ def durations(training_seconds: float, cost: EvaluationCost, *, correction: floa
     answers = min(LONGEST_SECONDS, cost.answers_seconds / (correction or 1.0))
     evaluation = cost.passes_seconds / (correction or 1.0)
     return Durations(training_seconds, evaluation, _sample_seconds(answers, cost, training_seconds=training_seconds))
-
-
-def least_seconds(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> float:
-    """A bound from below for any run whose steps and answers take at least as long.
-
-    The answers between the ends are left out: slower ones may be fewer.
-    """
-    at_ends = cost._replace(evaluations=min(2, cost.evaluations))
-    return durations(training_seconds, at_ends, correction=correction).total
 
 
 def with_evaluations(time: TimeEstimate, cost: EvaluationCost, *, correction: float | None = None) -> TimeEstimate:

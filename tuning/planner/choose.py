@@ -7,7 +7,7 @@ from tunesmith.tuning.estimates.margins import NO_RISK
 from tunesmith.tuning.estimates.sharded_base import explain_shortage
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import explain_constants
-from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
+from tunesmith.tuning.hardware_facts.devices import equal_devices, why_apart, with_gpus
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, PlanRule, Reason, Refusal, TimeEstimate
@@ -21,6 +21,7 @@ from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluatio
 from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
+    choose_batch,
     choose_learning_rate,
     warmup_steps,
 )
@@ -56,19 +57,23 @@ def choose(
     if spec.evaluation is not None:
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
 
-    def pricer(asked: JobSpec, method: Method) -> Pricer:
+    def pricer(asked: JobSpec, method: Method, *, fewest_rows: int) -> Pricer:
         own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)
-        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own)
+        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own, fewest_rows=fewest_rows)
 
     def retry(asked: JobSpec, method: Method) -> Candidate:
-        return Search(pricer(asked, method), hardware).chosen()
+        return Search(pricer(asked, method, fewest_rows=fewest_rows), hardware).chosen()
 
     def on_more_gpus(method: Method, number: int) -> Candidate | None:
         larger = with_gpus(hardware, number)
-        return None if larger is None else Search(pricers[method], larger).chosen()
+        rows = max(fewest_rows, min(number, dataset.rows))
+        return None if larger is None else Search(pricer(spec, method, fewest_rows=rows), larger).chosen()
 
-    pricers = {method: pricer(spec, method) for method in Method}
-    here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+    for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
+        pricers = {method: pricer(spec, method, fewest_rows=fewest_rows) for method in Method}
+        here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+        if here.chosen is not None:
+            break
     chosen, decision = here.chosen, here.decision
     if chosen is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
@@ -87,6 +92,21 @@ def choose(
         "changes": changes_of(chosen, hardware, goal=spec.goal, choose=choose_on),
     }
     return plan.model_copy(update=outlook)
+
+
+def _rows_per_step(spec: JobSpec, *, dataset: DatasetFacts, hardware: HardwareProfile) -> Iterator[int]:
+    """As few as the recipe takes; where nothing fits more, up to one for each GPU that could hold a share of the model.
+
+    A step has a row for each of its processes, so of little data a large model could not be shared out.
+    """
+    yield 1
+    most = max(len(kind.gpus) for kind in equal_devices(hardware))
+    if spec.hyperparameters.batch_size != "auto":
+        return
+    usual = min(choose_batch(spec, dataset, method=method).rows_per_step for method in Method)
+    while usual < min(most, dataset.rows):
+        usual = min(2 * usual, most, dataset.rows)
+        yield usual
 
 
 class _Choice:

@@ -81,8 +81,8 @@ class _Here:
         exact = [layout for layout in self.search.layouts if layout.optimizer == "adamw"]
         best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
         if best:
-            soonest = min(found.seconds for found in best)
-            why = f"exact ones of 32 bits take {self._instead(soonest)}"
+            soonest = min(best, key=lambda found: found.working_seconds)
+            why = f"exact ones of 32 bits take {self._instead(soonest.seconds)}"
         else:
             why = "exact ones of 32 bits do not fit"
         return Reason(rule=PlanRule.OPTIMIZER, text=f"AdamW with moments of 8 bits, because {why}.")
@@ -162,7 +162,9 @@ class _Here:
 
     def _best_with(self, world_size: int) -> Priced | None:
         found = [self.search.quickest_of(layout) for layout in self._others(world_size)]
-        return min((priced for priced in found if priced is not None), key=lambda priced: priced.seconds, default=None)
+        return min(
+            (priced for priced in found if priced is not None), key=lambda priced: priced.working_seconds, default=None
+        )
 
     def _others(self, world_size: int) -> list[Layout]:
         return [

@@ -25,8 +25,8 @@ def ways_of(chosen: Candidate, searches: Mapping[Method, Search], *, spec: JobSp
     safe = [search.way(search.safest) for search in allowed if search.quickest is not None]
     return Ways(
         quickest=min((own, *quick), key=_time_peak_and_gpus) if chosen.has_margin else own,
-        cheapest=min((own, *cheap), key=lambda way: (way.device_seconds, way.peak_bytes)) if chosen.has_margin else own,
-        safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.seconds)),
+        cheapest=min((own, *cheap), key=_cost_and_peak) if chosen.has_margin else own,
+        safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.working_seconds)),
     )
 
 
@@ -46,6 +46,7 @@ def way_of(candidate: Candidate) -> Way:
         device_seconds=candidate.device_seconds,
         peak_bytes=candidate.memory.total_bytes,
         out_of_memory_probability=candidate.memory.out_of_memory_probability or 0.0,
+        sample_seconds=candidate.time.sample_seconds,
     )
 
 
@@ -70,7 +71,11 @@ def changes_of(
 
 
 def _time_peak_and_gpus(way: Way) -> tuple[float, int, int]:
-    return way.seconds, way.peak_bytes, way.world_size
+    return way.working_seconds, way.peak_bytes, way.world_size
+
+
+def _cost_and_peak(way: Way) -> tuple[float, int]:
+    return way.working_seconds * way.world_size, way.peak_bytes
 
 
 def _has_room_for(kind: Gpu, hardware: HardwareProfile) -> bool:
@@ -98,8 +103,8 @@ def _told(start: str, before: Candidate, after: Candidate, *, goal: Goal) -> str
     """`One more A10G: QLoRA on 2 GPUs, 1.7 h instead of 3.2 h.` For goal cost it is that of all devices."""
     method = after.method is not before.method
     spent, spent_before = _spent(after, goal), _spent(before, goal)
-    quicker = spent < WORTH_SAYING * spent_before
-    slower = spent > spent_before / WORTH_SAYING
+    quicker = after.expense(goal) < WORTH_SAYING * before.expense(goal)
+    slower = after.expense(goal) > before.expense(goal) / WORTH_SAYING
     if not (method or quicker or slower):
         safer = before.memory.out_of_memory_probability or 0.0
         left = after.memory.out_of_memory_probability or 0.0

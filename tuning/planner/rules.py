@@ -169,14 +169,11 @@ def _only_one(situation: Situation) -> Verdict:
 
 
 def _least_expense(situation: Situation) -> Verdict:
-    cost = situation.spec.goal is Goal.COST
-
-    def expense(method: Method) -> float:
-        return _expense_of(situation.fitting[method], situation.spec.goal)
-
-    method = min(situation.fitting, key=lambda method: (expense(method), method is Method.QLORA))
-    unit = f" of {_device_time(situation)}, the least" if cost else ", the soonest"
-    why = f"goal {situation.spec.goal}: {NAMES[method]} needs {duration(expense(method))}{unit} of all that fit"
+    goal = situation.spec.goal
+    found = min(situation.fitting.values(), key=lambda found: (found.expense(goal), found.method is Method.QLORA))
+    method, spent = found.method, duration(_expense_of(found, goal))
+    unit = f" of {_device_time(situation)}, the least" if goal is Goal.COST else ", the soonest"
+    why = f"goal {goal}: {NAMES[method]} needs {spent}{unit} of all that fit"
     return Verdict(method, PlanRule.GOAL, why)
 
 
@@ -196,7 +193,7 @@ def _choose_adapter(situation: Situation) -> Verdict:
     lora, qlora = fitting[Method.LORA], fitting[Method.QLORA]
     times = f"{against(lora.time.seconds, qlora.time.seconds)} {_for_qlora(lora, qlora)}"
     weights = lora.setup.precision
-    if lora.setup.zero_stage == 3 and lora.time.seconds > MOST_FOR_SHARDED_LORA * qlora.time.seconds:
+    if lora.setup.zero_stage == 3 and lora.time.working_seconds > MOST_FOR_SHARDED_LORA * qlora.time.working_seconds:
         instead = "gathers fewer bytes" if qlora.setup.sharded_base else "keeps a whole copy on each"
         why = (
             f"LoRA would share its {weights} weights out over {lora.setup.world_size} GPUs and gather them for every "
@@ -204,7 +201,7 @@ def _choose_adapter(situation: Situation) -> Verdict:
         )
         return Verdict(Method.QLORA, PlanRule.SHARED_OUT_WEIGHTS, why)
     why = f"LoRA over {weights} weights comes before 4-bit ones, which are rounded: {times}"
-    if qlora.time.seconds < MUCH_QUICKER * lora.time.seconds:
+    if qlora.time.working_seconds < MUCH_QUICKER * lora.time.working_seconds:
         why += ", which goal speed would take"
     return Verdict(Method.LORA, PlanRule.BF16_BEFORE_4_BIT, why)
 
@@ -332,10 +329,13 @@ def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:
     goal = situation.spec.goal
     times = against(_expense_of(other, goal), _expense_of(chosen, goal))
     unit = f" of {_device_time(situation)}" if goal is Goal.COST else ""
-    return f"{gib(other.memory.total_bytes)}, {times}{unit}"
+    only_shown = _expense_of(other, goal) < _expense_of(chosen, goal) and other.expense(goal) > chosen.expense(goal)
+    without = " without sample answers" if only_shown else ""
+    return f"{gib(other.memory.total_bytes)}, {times}{unit}{without}"
 
 
 def _expense_of(candidate: Candidate, goal: Goal) -> float:
+    """As it is told, with sample answers."""
     return candidate.device_seconds if goal is Goal.COST else candidate.time.seconds
 
 

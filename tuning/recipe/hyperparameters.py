@@ -94,10 +94,13 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     return lora, (rank_reason, alpha_reason, targets, *_about_experts(spec, shape))
 
 
-def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
-    """Epochs and rows per optimizer step, so that a run has at least about a hundred steps where the data allows it."""
+def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method, at_least: int = 1) -> Batch:
+    """Epochs and rows per optimizer step, so that a run has at least about a hundred steps where the data allows it.
+
+    `at_least` so many rows, unless the job says how many, where only as many GPUs hold the model together.
+    """
     epochs, epochs_reason = _choose_epochs(spec, dataset)
-    rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs)
+    rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs, at_least=at_least)
     total = math.ceil(dataset.rows / rows) * epochs
     reasons = (_tokens(dataset), *_held_out(spec, dataset), epochs_reason, rows_reason)
     return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=reasons)
@@ -304,13 +307,19 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
     return (3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1), f"for {rows}"
 
 
-def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
+def _choose_rows_per_step(
+    spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int, at_least: int
+) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
         return asked, Reason(rule=PlanRule.BATCH, text=f"{plural(asked, 'row')} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
-    rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
+    usual = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
+    rows = max(usual, at_least)
     steps = math.ceil(dataset.rows / rows) * epochs
-    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, at most {most} rows for {NAMES[method]}."
+    why = f"at most {most} rows for {NAMES[method]}"
+    if rows > usual:
+        why = f"raised from {usual}, because fewer GPUs do not hold the model, and each wants a row"
+    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, {why}."
     return rows, Reason(rule=PlanRule.BATCH, text=text)

@@ -71,6 +71,10 @@ class Candidate:
         """Of all devices together."""
         return self.time.seconds * self.setup.world_size
 
+    def expense(self, goal: Goal) -> float:
+        """What the goal compares: time from start to end, or that of all devices, both without sample answers."""
+        return self.time.working_seconds * (self.setup.world_size if goal is Goal.COST else 1)
+
 
 class Search:
     """All settings of one method on one machine."""
@@ -179,6 +183,7 @@ class Search:
             device_seconds=priced.gpu_seconds,
             peak_bytes=priced.peak_bytes,
             out_of_memory_probability=self.risk(priced),
+            sample_seconds=priced.sample_seconds,
         )
 
     def risk(self, priced: Priced) -> float:
@@ -214,7 +219,7 @@ class Search:
         return next((priced for priced in smallest if priced.filled <= self.may_fill), None)
 
     def _expense_of_goal(self, priced: Priced) -> float:
-        return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds
+        return priced.working_gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.working_seconds
 
     def _preferred(self, quickest: Priced) -> Priced:
         """By the goal; moments of 8 bits only where they save much time."""
@@ -225,7 +230,7 @@ class Search:
             return quickest
         exact_layouts = [layout for layout in self.layouts if layout.optimizer == "adamw"]
         exact = self._least(_seconds, share=self.usable, among=exact_layouts)
-        if exact is not None and exact.seconds <= PRICE_OF_EXACT_MOMENTS * quickest.seconds:
+        if exact is not None and exact.working_seconds <= PRICE_OF_EXACT_MOMENTS * quickest.working_seconds:
             return exact
         return quickest
 
@@ -250,7 +255,7 @@ class Search:
         """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
         best: Priced | None = None
         for bound, layout in self._by_bound(expense, among):
-            if best is not None and bound > expense(best.seconds, best.setup.world_size):
+            if best is not None and bound > expense(best.working_seconds, best.setup.world_size):
                 break
             found = self._quickest_of(layout, share=share)
             if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
@@ -260,7 +265,7 @@ class Search:
     def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
         """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
         setup = priced.setup
-        spent = expense(priced.seconds, setup.world_size)
+        spent = expense(priced.working_seconds, setup.world_size)
         return spent, setup.optimizer != "adamw", priced.peak_bytes, setup.world_size
 
     def _by_bound(self, expense: Expense, among: list[Layout]) -> list[tuple[float, Layout]]:
@@ -296,7 +301,7 @@ class Search:
             if first == len(sizes):
                 continue
             found = self.pricer.price(layout, checkpointing, sizes[first])
-            if best is None or (found.seconds, found.peak_bytes) < (best.seconds, best.peak_bytes):
+            if best is None or (found.working_seconds, found.peak_bytes) < (best.working_seconds, best.peak_bytes):
                 best = found
             if first == 0 and not self.pricer.kernels_differ:
                 break
@@ -306,7 +311,7 @@ class Search:
         """A smaller micro-step where it costs no time: as many of them fill a step."""
         setup = priced.setup
         for size in sizes[sizes.index(setup.tokens_per_micro_step) + 1 :]:
-            if self.pricer.seconds(priced.layout, setup.checkpointing, size) > priced.seconds:
+            if self.pricer.durations(priced.layout, setup.checkpointing, size).working > priced.working_seconds:
                 break
             priced = self.pricer.price(priced.layout, setup.checkpointing, size)
         return priced

@@ -9,10 +9,10 @@ from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.datasets.lengths import typical_lengths
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.evaluation_time import (
+    Durations,
     EvaluationCost,
     EvaluationCosts,
     durations,
-    least_seconds,
     with_evaluations,
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
@@ -46,12 +46,23 @@ class Priced(NamedTuple):
     layout: Layout
     setup: Setup
     peak_bytes: int
-    seconds: float
+    working_seconds: float  # without sample answers
+    sample_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.working_seconds + self.sample_seconds
 
     @property
     def gpu_seconds(self) -> float:
         """Of all devices together."""
         return self.seconds * self.setup.world_size
+
+    @property
+    def working_gpu_seconds(self) -> float:
+        """The same without sample answers."""
+        return self.working_seconds * self.setup.world_size
 
     @property
     def filled(self) -> float:
@@ -63,11 +74,18 @@ class Pricer:
     """One method of one job: its recipe, and the price of any launch settings."""
 
     def __init__(
-        self, method: Method, *, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts, corrections: Corrections
+        self,
+        method: Method,
+        *,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+        corrections: Corrections,
+        fewest_rows: int = 1,
     ) -> None:
         self.method, self.spec, self.shape, self.corrections = method, spec, shape, corrections
         self.lora, adapter_reasons = choose_lora(spec, dataset, shape)
-        self.batch = choose_batch(spec, dataset, method=method)
+        self.batch = choose_batch(spec, dataset, method=method, at_least=fewest_rows)
         self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
         if method is Method.FULL:
             adapter_reasons = ()
@@ -93,7 +111,7 @@ class Pricer:
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
         self._peaks: dict[_Key, int] = {}
-        self._seconds: dict[_Key, float] = {}
+        self._durations: dict[_Key, Durations] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
         self._evaluation_costs = EvaluationCosts(shape, self.workload)
@@ -141,10 +159,10 @@ class Pricer:
             self._peaks[key] = found
         return found
 
-    def seconds(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> float:
-        """Predicted duration of all steps, with evaluations."""
+    def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
+        """Predicted for all steps, evaluations and sample answers."""
         key = (layout.key, checkpointing, tokens)
-        found = self._seconds.get(key)
+        found = self._durations.get(key)
         if found is None:
             setup = self._setup(layout, checkpointing, tokens)
             speed = self.ratios(layout, setup).speed
@@ -152,14 +170,15 @@ class Pricer:
                 self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed
             )
             cost = self._evaluation_cost(layout, setup)
-            found = self._seconds[key] = durations(training, cost, correction=speed).total
+            found = self._durations[key] = durations(training, cost, correction=speed)
         return found
 
     def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
         """Both."""
         setup = self._setup(layout, checkpointing, tokens)
         peak = self.peak_bytes(layout, checkpointing, tokens)
-        return Priced(layout, setup, peak, self.seconds(layout, checkpointing, tokens))
+        spent = self.durations(layout, checkpointing, tokens)
+        return Priced(layout, setup, peak, spent.working, spent.samples)
 
     def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
         """The same with its range."""
@@ -186,7 +205,7 @@ class Pricer:
                 evenly=True,
             )
             cost = self._evaluation_cost(layout, setup)
-            found = self._bounds[key] = least_seconds(training, cost, correction=self._highest_speed)
+            found = self._bounds[key] = durations(training, cost, correction=self._highest_speed).working
         return found
 
     def _evaluations(self, dataset: DatasetFacts) -> int:
