@@ -64,7 +64,8 @@ HardwareOption = Annotated[
     str | None,
     typer.Option(
         metavar="HARDWARE",
-        help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), CPU. Needs no service.",
+        help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), 'A100 3g.40gb' "
+        "(a slice), CPU. Needs no service.",
     ),
 ]
 HostMemoryOption = Annotated[
