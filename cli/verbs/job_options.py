@@ -14,7 +14,7 @@ from tunesmith.tuning.values.limits import (
     MOST_ROW_TOKENS,
     MOST_ROWS_PER_STEP,
 )
-from tunesmith.tuning.words import AutoOrMethod, Goal, Objective, OnDroppedContent, OnLongRow
+from tunesmith.tuning.words import AutoOrMethod, Goal, Objective, OnDroppedContent, OnLongRow, Validation
 
 # Both verbs.
 MethodOption = Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")]
@@ -58,6 +58,9 @@ PlannedFile = Annotated[
 ]
 PlannedModelOption = Annotated[
     str | None, typer.Option(help="A model of the service; with --on any well-known one, such as Qwen/Qwen3-8B.")
+]
+PlannedValidationOption = Annotated[
+    Validation, typer.Option(help="auto holds out a tenth of the rows, at most 200; none trains on every row.")
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")]
 HardwareOption = Annotated[

@@ -23,6 +23,7 @@ from tunesmith.cli.verbs.job_options import (
     PlannedLengthOption,
     PlannedModelOption,
     PlannedRankOption,
+    PlannedValidationOption,
     PriceOption,
     RowsOption,
     TableOption,
@@ -31,7 +32,7 @@ from tunesmith.cli.verbs.job_options import (
 )
 from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.units import GIB
-from tunesmith.tuning.words import AutoOrMethod, Goal
+from tunesmith.tuning.words import AutoOrMethod, Goal, Validation
 
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
@@ -59,6 +60,7 @@ def plan(
     objective: ObjectiveOption = None,
     epochs: PlannedEpochsOption = None,
     seq_length: PlannedLengthOption = None,
+    validation: PlannedValidationOption = "auto",
     rank: PlannedRankOption = None,
     float8_base: Float8BaseOption = False,
     price: PriceOption = None,
@@ -73,7 +75,7 @@ def plan(
         return
     source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
     lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
-    options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
+    options = _options(method=method, goal=goal, seq_length=seq_length, validation=validation, lora=lora)
     learning = Learning(objective=objective, epochs=epochs)
     if on is None and not table:
         if host_memory is not None:
@@ -148,8 +150,10 @@ def _source(training: str | None, data: Path | None, *, rows: int | None, tokens
     return source
 
 
-def _options(*, method: AutoOrMethod, goal: Goal, seq_length: int | None, lora: dict[str, Any]) -> dict[str, Any]:
-    wanted = {"max_seq_length": seq_length, "lora": lora}
+def _options(
+    *, method: AutoOrMethod, goal: Goal, seq_length: int | None, validation: Validation, lora: dict[str, Any]
+) -> dict[str, Any]:
+    wanted = {"max_seq_length": seq_length, "lora": lora, "validation": None if validation == "auto" else validation}
     return {"method": method, "goal": goal} | {key: value for key, value in wanted.items() if value}
 
 

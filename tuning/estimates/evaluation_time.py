@@ -1,6 +1,5 @@
 """What evaluations take beside training: forward passes over validation rows, and sample answers of bounded time."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from tunesmith.tuning.estimates.memory import Setup
@@ -103,7 +102,7 @@ class EvaluationCosts:
         Of preference pairs the reference's pass comes to both. Nothing is made again, and no gradient travels.
         """
         if setup.checkpointing != "none" or setup.zero_stage == 2:
-            setup = replace(setup, checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
+            setup = setup.but(checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
         whole = one_micro_step_seconds(self._shape, setup, tokens=tokens, workload=self._workload, hardware=hardware)
         return whole * _forward_share(setup)
 

@@ -1,6 +1,7 @@
 """Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.margins import NO_RISK
@@ -15,8 +16,8 @@ from tunesmith.tuning.planner.checks import check_hardware, impossible
 from tunesmith.tuning.planner.evaluation import plan_evaluation
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
-from tunesmith.tuning.planner.rules import decide
-from tunesmith.tuning.planner.suggestions import other_method, suggest_fit
+from tunesmith.tuning.planner.rules import Decision, decide, method_of
+from tunesmith.tuning.planner.suggestions import Asking, other_method, suggest_fit
 from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
 from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
@@ -56,42 +57,80 @@ def choose(
         return refusal
     if spec.evaluation is not None:
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
-
-    def pricer(asked: JobSpec, method: Method, *, fewest_rows: int) -> Pricer:
-        own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)
-        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own, fewest_rows=fewest_rows)
-
-    def retry(asked: JobSpec, method: Method) -> Candidate:
-        return Search(pricer(asked, method, fewest_rows=fewest_rows), hardware).chosen()
-
-    def on_more_gpus(method: Method, number: int) -> Candidate | None:
-        larger = with_gpus(hardware, number)
-        rows = max(fewest_rows, min(number, dataset.rows))
-        return None if larger is None else Search(pricer(spec, method, fewest_rows=rows), larger).chosen()
-
     for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
-        pricers = {method: pricer(spec, method, fewest_rows=fewest_rows) for method in Method}
-        here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
-        if here.chosen is not None:
+        asked = _Asked(spec, shape, dataset, hardware, corrections, fewest_rows=fewest_rows)
+        here = _Choice(asked.pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+        if any(here.searches[method].can_fit for method in _allowed(spec)):
             break
     chosen, decision = here.chosen, here.decision
     if chosen is None:
-        way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
+        way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, asking=asked.asking)
         filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
         instead = other_method(here.candidates, spec=spec)
         reasons = (*decision.reasons, *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
-    plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
-
-    def choose_on(larger: HardwareProfile) -> Candidate | None:
-        allowed = pricers if spec.method == "auto" else {Method(spec.method): pricers[Method(spec.method)]}
-        return _Choice(allowed, larger, spec=spec, shape=shape, dataset=dataset).chosen
-
+    plan = _plan(chosen, here, decision=decision, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
-        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=choose_on),
+        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=asked.choose_on),
     }
     return plan.model_copy(update=outlook)
+
+
+class _Asked:
+    """The question, and those that come up while it is answered: of this job elsewhere, and of another job here."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+        hardware: HardwareProfile,
+        corrections: Corrections | Mapping[Method, Corrections],
+        *,
+        fewest_rows: int,
+    ) -> None:
+        self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
+        self._corrections = corrections
+        self._fewest_rows = fewest_rows
+        self.pricers = {method: self._pricer(spec, method, fewest_rows=fewest_rows) for method in Method}
+
+    @property
+    def asking(self) -> Asking:
+        """What a refusal asks before it says what would fit."""
+        return Asking(
+            retry=lambda spec, method: self._search(spec, method).chosen(),
+            may_fit=lambda spec, method: self._search(spec, method).can_fit,
+            on_more_gpus=self._on_more_gpus,
+        )
+
+    def choose_on(self, larger: HardwareProfile) -> Candidate | None:
+        """What this job would be on another machine."""
+        allowed = {method: self.pricers[method] for method in _allowed(self._spec)}
+        return _Choice(allowed, larger, spec=self._spec, shape=self._shape, dataset=self._dataset).chosen
+
+    def _search(self, spec: JobSpec, method: Method) -> Search:
+        return Search(self._pricer(spec, method, fewest_rows=self._fewest_rows), self._hardware)
+
+    def _on_more_gpus(self, method: Method, number: int) -> Candidate | None:
+        larger, pricer = with_gpus(self._hardware, number), self.pricers[method]
+        if larger is None:
+            return None
+        if pricer.batch.rows_per_step < number:
+            pricer = self._pricer(self._spec, method, fewest_rows=min(number, self._dataset.rows))
+        search = Search(pricer, larger)
+        return search.chosen() if search.can_fit else None
+
+    def _pricer(self, spec: JobSpec, method: Method, *, fewest_rows: int) -> Pricer:
+        known = self._corrections
+        own = known if isinstance(known, Corrections) else known.get(method, NO_CORRECTIONS)
+        return Pricer(
+            method, spec=spec, shape=self._shape, dataset=self._dataset, corrections=own, fewest_rows=fewest_rows
+        )
+
+
+def _allowed(spec: JobSpec) -> tuple[Method, ...]:
+    return tuple(Method) if spec.method == "auto" else (Method(spec.method),)
 
 
 def _rows_per_step(spec: JobSpec, *, dataset: DatasetFacts, hardware: HardwareProfile) -> Iterator[int]:
@@ -122,13 +161,25 @@ class _Choice:
         dataset: DatasetFacts,
     ) -> None:
         self.searches = {method: Search(pricer, hardware) for method, pricer in pricers.items()}
-        self.candidates = {method: search.chosen() for method, search in self.searches.items()}
-        self.decision = decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+        self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
+
+    @cached_property
+    def candidates(self) -> dict[Method, Candidate]:
+        """Of each method the best."""
+        return {method: search.chosen() for method, search in self.searches.items()}
 
     @property
     def chosen(self) -> Candidate | None:
         """None when nothing fits."""
-        return None if self.decision.method is None else self.candidates[self.decision.method]
+        spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
+        method = method_of(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+        return None if method is None else self.candidates[method]
+
+    @property
+    def decision(self) -> Decision:
+        """The same with its reasons."""
+        spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
+        return decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
 
 
 def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]:
@@ -149,6 +200,7 @@ def _plan(
     candidate: Candidate,
     choice: _Choice,
     *,
+    decision: Decision,
     spec: JobSpec,
     shape: ModelShape,
     dataset: DatasetFacts,
@@ -199,8 +251,11 @@ def _plan(
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
-        alternatives=choice.decision.alternatives,
+        reasons=(
+            *decision.reasons,
+            *_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
+        ),
+        alternatives=decision.alternatives,
     )
 
 
@@ -209,7 +264,6 @@ def _reasons(
 ) -> tuple[Reason, ...]:
     setup = candidate.setup
     return (
-        *choice.decision.reasons,
         *_say_which(candidate, of=hardware),
         *explain_launch(candidate, choice.searches[setup.method]),
         *candidate.reasons,

@@ -94,6 +94,21 @@ def decide(
     return Decision(method, tuple(verdict.reason for verdict in verdicts), alternatives)
 
 
+def method_of(
+    candidates: Mapping[Method, Candidate],
+    *,
+    spec: JobSpec,
+    dataset: DatasetFacts,
+    shape: ModelShape,
+    hardware: HardwareProfile,
+) -> Method | None:
+    """What `decide` decides, without a word about why; None when nothing fits."""
+    fitting = _fitting(candidates, spec=spec)
+    if not fitting or (spec.method != "auto" and spec.method not in fitting):
+        return None
+    return _verdicts(Situation(candidates, fitting, spec, dataset, shape, len(hardware.gpus)))[-1].method
+
+
 def sentence(text: str) -> str:
     """With its first letter raised."""
     return text[:1].upper() + text[1:]

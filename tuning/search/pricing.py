@@ -16,8 +16,8 @@ from tunesmith.tuning.estimates.evaluation_time import (
     with_evaluations,
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
-from tunesmith.tuning.estimates.memory import Setup, total
-from tunesmith.tuning.estimates.throughput import Workload, predict, predict_seconds
+from tunesmith.tuning.estimates.memory import Setup, TokenBytes, bytes_of_a_token, resident_bytes, total
+from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness, predict_seconds
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
@@ -112,6 +112,9 @@ class Pricer:
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
         self._peaks: dict[_Key, int] = {}
         self._durations: dict[_Key, Durations] = {}
+        self._evenness: dict[int, float] = {}
+        self._resident: dict[LayoutKey, int] = {}
+        self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
         self._evaluation_costs = EvaluationCosts(shape, self.workload)
@@ -155,8 +158,13 @@ class Pricer:
         found = self._peaks.get(key)
         if found is None:
             setup = self._setup(layout, checkpointing, tokens)
-            found = int(total(self.shape, setup) * (self.ratios(layout, setup).memory or 1.0))
-            self._peaks[key] = found
+            peak = total(
+                self.shape,
+                setup,
+                resident=self._resident_bytes(layout, setup),
+                token_bytes=self._bytes_of_a_token(layout, setup),
+            )
+            found = self._peaks[key] = int(peak * (self.ratios(layout, setup).memory or 1.0))
         return found
 
     def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
@@ -167,7 +175,12 @@ class Pricer:
             setup = self._setup(layout, checkpointing, tokens)
             speed = self.ratios(layout, setup).speed
             training = predict_seconds(
-                self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed
+                self.shape,
+                setup,
+                workload=self.workload,
+                hardware=layout.place.hardware,
+                correction=speed,
+                evenness=self.evenness(setup),
             )
             cost = self._evaluation_cost(layout, setup)
             found = self._durations[key] = durations(training, cost, correction=speed)
@@ -202,10 +215,31 @@ class Pricer:
                 workload=self.workload,
                 hardware=layout.place.hardware,
                 correction=self._highest_speed,
-                evenly=True,
+                evenness=1.0,
             )
             cost = self._evaluation_cost(layout, setup)
             found = self._bounds[key] = durations(training, cost, correction=self._highest_speed).working
+        return found
+
+    def evenness(self, setup: Setup) -> float:
+        """The share of a step in which the devices work, for as many as this setup has."""
+        found = self._evenness.get(setup.world_size)
+        if found is None:
+            found = predict_evenness(self.shape, setup, workload=self.workload)
+            self._evenness[setup.world_size] = found
+        return found
+
+    def _resident_bytes(self, layout: Layout, setup: Setup) -> int:
+        found = self._resident.get(layout.memory_key)
+        if found is None:
+            found = self._resident[layout.memory_key] = resident_bytes(self.shape, setup)
+        return found
+
+    def _bytes_of_a_token(self, layout: Layout, setup: Setup) -> TokenBytes:
+        key = (layout.place.kind, setup.checkpointing, setup.zero_stage)
+        found = self._token_bytes.get(key)
+        if found is None:
+            found = self._token_bytes[key] = bytes_of_a_token(self.shape, setup)
         return found
 
     def _evaluations(self, dataset: DatasetFacts) -> int:
