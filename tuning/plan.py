@@ -131,6 +131,11 @@ class TimeEstimate(Value):
     """The part of `seconds` that goes to sample answers."""
 
     @property
+    def working_seconds(self) -> float:
+        """Without sample answers, which no settings are preferred for leaving out."""
+        return self.seconds - self.sample_seconds
+
+    @property
     def training_seconds(self) -> float:
         """Of the optimizer steps."""
         return max(0.0, self.seconds - self.evaluation_seconds - self.sample_seconds)
@@ -197,6 +202,13 @@ class Way(Value):
     """Predicted peak on one device."""
     out_of_memory_probability: float
     """How likely it is to need more than is free, from 0 to 1."""
+    sample_seconds: float = 0.0
+    """The part of `seconds` that goes to sample answers, which no way is preferred for leaving out."""
+
+    @property
+    def working_seconds(self) -> float:
+        """Without sample answers."""
+        return self.seconds - self.sample_seconds
 
 
 class Ways(Value):

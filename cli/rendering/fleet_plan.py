@@ -8,7 +8,7 @@ from tunesmith.cli import output
 from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.rendering.plan_text import explain
 from tunesmith.tuning.values.json_objects import Json
-from tunesmith.tuning.values.units import GIB
+from tunesmith.tuning.values.units import GIB, span
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.plans import PlanAnswer, PlanEntry
@@ -107,7 +107,7 @@ def _row(entry: "PlanEntry", *, price: float | None, shows_cost: bool) -> list[s
         plan.method.value,
         "yes",
         _peak_text(entry),
-        f"{output.duration(plan.time.seconds_low)} - {output.duration(plan.time.seconds_high)}",
+        span(plan.time.seconds_low, plan.time.seconds_high),
         _start_text(entry.expected_start_seconds),
         *([_cost_text(entry, price=price)] if shows_cost else []),
         entry.reasons[0].text,

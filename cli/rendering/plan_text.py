@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tunesmith.cli import output
 from tunesmith.tuning.plan import Plan, Refusal, Way, Ways
-from tunesmith.tuning.values.units import gib
+from tunesmith.tuning.values.units import duration, gib
 
 REASONS_FIRST = 3
 _WIDTH = 18
@@ -39,11 +39,10 @@ def _ways(ways: Ways) -> Iterator[str]:
 def _way(way: Way) -> str:
     """`lora on 8 GPUs: 8 min, 65 min of GPU time, 31.2 GiB`."""
     devices = f" on {way.world_size} GPUs" if way.world_size > 1 else ""
-    duration, whole = output.duration(way.seconds), output.duration(way.device_seconds)
-    all_together = f", {whole} of GPU time" if way.world_size > 1 else ""
+    all_together = f", {duration(way.device_seconds)} of GPU time" if way.world_size > 1 else ""
     risk = way.out_of_memory_probability
     likely = f", {risk:.0%} likely to run out of memory" if risk >= _LIKELY else ""
-    return f"{way.method}{devices}: {duration}{all_together}, {gib(way.peak_bytes)}{likely}"
+    return f"{way.method}{devices}: {duration(way.seconds)}{all_together}, {gib(way.peak_bytes)}{likely}"
 
 
 def _line(title: str, text: str) -> str:

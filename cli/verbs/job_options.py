@@ -14,7 +14,7 @@ from tunesmith.tuning.values.limits import (
     MOST_ROW_TOKENS,
     MOST_ROWS_PER_STEP,
 )
-from tunesmith.tuning.words import AutoOrMethod, Goal, Objective, OnDroppedContent, OnLongRow
+from tunesmith.tuning.words import AutoOrMethod, Goal, Objective, OnDroppedContent, OnLongRow, Validation
 
 # Both verbs.
 MethodOption = Annotated[AutoOrMethod, typer.Option(help="auto lets the planner choose and say why.")]
@@ -59,12 +59,16 @@ PlannedFile = Annotated[
 PlannedModelOption = Annotated[
     str | None, typer.Option(help="A model of the service; with --on any well-known one, such as Qwen/Qwen3-8B.")
 ]
+PlannedValidationOption = Annotated[
+    Validation, typer.Option(help="auto holds out a tenth of the rows, at most 200; none trains on every row.")
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")]
 HardwareOption = Annotated[
     str | None,
     typer.Option(
         metavar="HARDWARE",
-        help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), CPU. Needs no service.",
+        help="Instead of the live workers: 1xRTX4090,8xA100-80G, 1xA100:30G (30 GiB free), 'A100 3g.40gb' "
+        "(a slice), CPU. Needs no service.",
     ),
 ]
 HostMemoryOption = Annotated[
@@ -80,7 +84,8 @@ PlannedEpochsOption = Annotated[int | None, typer.Option(min=1, max=MOST_EPOCHS,
 PlannedLengthOption = Annotated[int | None, typer.Option(min=LEAST_ROW_TOKENS, help="Longest row in tokens.")]
 PlannedRankOption = Annotated[int | None, typer.Option(min=1, max=MOST_RANK, help="Rank of the adapter.")]
 PriceOption = Annotated[
-    float | None, typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU.")
+    float | None,
+    typer.Option(min=0, max=1e6, callback=finite, help="Money for an hour of one GPU, or of a host without any."),
 ]
 TableOption = Annotated[
     bool, typer.Option("--table", help="Memory by method, and the smallest GPU for each, for this model.")

@@ -23,6 +23,7 @@ from tunesmith.cli.verbs.job_options import (
     PlannedLengthOption,
     PlannedModelOption,
     PlannedRankOption,
+    PlannedValidationOption,
     PriceOption,
     RowsOption,
     TableOption,
@@ -31,7 +32,7 @@ from tunesmith.cli.verbs.job_options import (
 )
 from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.units import GIB
-from tunesmith.tuning.words import AutoOrMethod, Goal
+from tunesmith.tuning.words import AutoOrMethod, Goal, Validation
 
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
@@ -59,6 +60,7 @@ def plan(
     objective: ObjectiveOption = None,
     epochs: PlannedEpochsOption = None,
     seq_length: PlannedLengthOption = None,
+    validation: PlannedValidationOption = "auto",
     rank: PlannedRankOption = None,
     float8_base: Float8BaseOption = False,
     price: PriceOption = None,
@@ -73,7 +75,7 @@ def plan(
         return
     source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
     lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
-    options = _options(method=method, goal=goal, seq_length=seq_length, lora=lora)
+    options = _options(method=method, goal=goal, seq_length=seq_length, validation=validation, lora=lora)
     learning = Learning(objective=objective, epochs=epochs)
     if on is None and not table:
         if host_memory is not None:
@@ -148,8 +150,10 @@ def _source(training: str | None, data: Path | None, *, rows: int | None, tokens
     return source
 
 
-def _options(*, method: AutoOrMethod, goal: Goal, seq_length: int | None, lora: dict[str, Any]) -> dict[str, Any]:
-    wanted = {"max_seq_length": seq_length, "lora": lora}
+def _options(
+    *, method: AutoOrMethod, goal: Goal, seq_length: int | None, validation: Validation, lora: dict[str, Any]
+) -> dict[str, Any]:
+    wanted = {"max_seq_length": seq_length, "lora": lora, "validation": None if validation == "auto" else validation}
     return {"method": method, "goal": goal} | {key: value for key, value in wanted.items() if value}
 
 
@@ -253,19 +257,11 @@ def _print(
     from tunesmith.tuning.values.units import count
 
     output.note(
-        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens "
-        f"({count(dataset.supervised_tokens)} to learn), longest {dataset.longest_row_tokens:,}"
+        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens to "
+        f"train on ({count(dataset.supervised_tokens)} of them to learn), longest row {dataset.longest_row_tokens:,}"
     )
-    columns = [
-        "HARDWARE",
-        "METHOD",
-        "FITS",
-        "PEAK / FREE GIB",
-        "TIME",
-        "GPU HOURS",
-        *(["COST"] if price else []),
-        "WHY",
-    ]
+    money = ["COST"] if price else []
+    columns = ["HARDWARE", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "GPU HOURS", *money, "WHY"]
     output.table(columns, [_row(name, answer, price=price) for name, answer in answers.items()])
     for name, answer in answers.items():
         output.note()
@@ -276,16 +272,23 @@ def _print(
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
     from tunesmith.tuning.plan import Plan
+    from tunesmith.tuning.values.units import span
 
     money = [""] if price else []
     if not isinstance(answer, Plan):
         return [name, "", "no", _peak_of_refusal(answer), "", "", *money, answer.reasons[0].text]
     memory, time = answer.memory, answer.time
     if price:
-        money = [f"{_gpu_hours(answer) * price:,.2f}"]
-    span = f"{output.duration(time.seconds_low)} - {output.duration(time.seconds_high)}"
+        money = [_small(_gpu_hours(answer) * price)]
     peak = f"{memory.total_bytes / GIB:.1f} / {memory.budget_bytes / GIB:.1f}"
-    return [name, _method_text(answer), "yes", peak, span, f"{_gpu_hours(answer):.2f}", *money, answer.reasons[0].text]
+    hours = _small(_gpu_hours(answer)) if answer.device == "cuda" else ""
+    took = span(time.seconds_low, time.seconds_high)
+    return [name, _method_text(answer), "yes", peak, took, hours, *money, answer.reasons[0].text]
+
+
+def _small(number: float) -> str:
+    """Two decimals, or what is left of less than a hundredth."""
+    return f"{number:.1g}" if 0 < number < 0.005 else f"{number:,.2f}"
 
 
 def _rows(dataset: "DatasetFacts") -> str:
@@ -296,7 +299,7 @@ def _rows(dataset: "DatasetFacts") -> str:
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:
-    peaks = [alternative.peak_bytes for alternative in answer.alternatives]
+    peaks = [alternative.peak_bytes for alternative in answer.alternatives if not alternative.fits]
     return f"{min(peaks) / GIB:.1f}+" if peaks else ""
 
 
@@ -355,4 +358,4 @@ def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
 
 
 def _gib(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f"{size_bytes / GIB:.1f}"
+    return "" if size_bytes is None else f"{size_bytes / GIB:,.1f}"

@@ -45,18 +45,35 @@ def expected_evenness(lengths: tuple[float, ...], *, squared_share: float, rows_
     """
     if processes == 1 or not lengths:
         return 1.0
+    whole, steps = _drawn_steps(lengths, squared_share, rows_per_step)
+    longest = 0.0
+    for heaviest_first in steps:
+        longest += _longest_of_sorted(heaviest_first, processes=processes)
+    return whole / (processes * longest) if longest else 1.0
+
+
+@lru_cache(maxsize=64)
+def _drawn_steps(
+    lengths: tuple[float, ...], squared_share: float, rows_per_step: int
+) -> tuple[float, list[list[float]]]:
+    """All work, and that of each step's rows, the heaviest first: the same for every number of processes."""
     rows = max(1, SIMULATED_ROWS // rows_per_step) * rows_per_step
     work = [length + squared_share * length**2 for length in lengths]
     drawn = [work[index * len(work) // rows] for index in _random_order(rows)]
-    return evenness(
-        [drawn[start : start + rows_per_step] for start in range(0, rows, rows_per_step)], processes=processes
-    )
+    steps = [drawn[start : start + rows_per_step] for start in range(0, rows, rows_per_step)]
+    return sum(map(sum, steps)), [sorted(step, reverse=True) for step in steps]
 
 
 def _longest_share(work: Sequence[float], *, processes: int) -> float:
     """Of the shares that `share_out` makes, without making them."""
+    return _longest_of_sorted(sorted(work, reverse=True), processes=processes)
+
+
+def _longest_of_sorted(heaviest_first: Sequence[float], *, processes: int) -> float:
+    if len(heaviest_first) <= processes:
+        return heaviest_first[0] if heaviest_first else 0.0
     loads = [0.0] * processes
-    for load in sorted(work, reverse=True):
+    for load in heaviest_first:
         heapreplace(loads, loads[0] + load)
     return max(loads)
 

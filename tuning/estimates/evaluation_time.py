@@ -1,6 +1,5 @@
 """What evaluations take beside training: forward passes over validation rows, and sample answers of bounded time."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from tunesmith.tuning.estimates.memory import Setup
@@ -33,6 +32,11 @@ class Durations(NamedTuple):
     training: float
     evaluation: float
     samples: float
+
+    @property
+    def working(self) -> float:
+        """What settings are compared by: those that give no sample answers are no better for it."""
+        return self.training + self.evaluation
 
     @property
     def total(self) -> float:
@@ -98,7 +102,7 @@ class EvaluationCosts:
         Of preference pairs the reference's pass comes to both. Nothing is made again, and no gradient travels.
         """
         if setup.checkpointing != "none" or setup.zero_stage == 2:
-            setup = replace(setup, checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
+            setup = setup.but(checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
         whole = one_micro_step_seconds(self._shape, setup, tokens=tokens, workload=self._workload, hardware=hardware)
         return whole * _forward_share(setup)
 
@@ -108,15 +112,6 @@ def durations(training_seconds: float, cost: EvaluationCost, *, correction: floa
     answers = min(LONGEST_SECONDS, cost.answers_seconds / (correction or 1.0))
     evaluation = cost.passes_seconds / (correction or 1.0)
     return Durations(training_seconds, evaluation, _sample_seconds(answers, cost, training_seconds=training_seconds))
-
-
-def least_seconds(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> float:
-    """A bound from below for any run whose steps and answers take at least as long.
-
-    The answers between the ends are left out: slower ones may be fewer.
-    """
-    at_ends = cost._replace(evaluations=min(2, cost.evaluations))
-    return durations(training_seconds, at_ends, correction=correction).total
 
 
 def with_evaluations(time: TimeEstimate, cost: EvaluationCost, *, correction: float | None = None) -> TimeEstimate:

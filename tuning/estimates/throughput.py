@@ -1,7 +1,7 @@
 """How fast a setup trains: arithmetic, bytes moved and launches, at rates from data sheets and measured runs."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 from tunesmith.tuning.datasets.balance import expected_evenness
 from tunesmith.tuning.estimates.gpu_speed import (
@@ -17,7 +17,6 @@ from tunesmith.tuning.estimates.memory import Setup, trainable_parameters
 from tunesmith.tuning.estimates.utilization import flop_rates
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpus import rates_of
-from tunesmith.tuning.models.linears import closes
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
 from tunesmith.tuning.words import Method
@@ -43,7 +42,7 @@ UNCERTAINTY = 0.35  # of a prediction that no run on this hardware has corrected
 CALIBRATED_UNCERTAINTY = 0.12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workload:
     """What must be computed: the data as the steps will see it. `row_lengths`, shortest first, stand for all rows."""
 
@@ -61,10 +60,10 @@ class Workload:
         """Of all devices together."""
         return max(1.0, self.mean_row_tokens * self.rows_per_step)
 
-    @property
+    @cached_property
     def attended_tokens(self) -> float:
         """Earlier tokens that a token attends to, the mean over tokens: half of a row; long rows hold more of them."""
-        return _attended_tokens(self.row_lengths)
+        return sum(length * length for length in self.row_lengths) / (2 * sum(self.row_lengths))
 
 
 def operations_of(
@@ -110,8 +109,7 @@ def recomputed_weights(shape: ModelShape, setup: Setup) -> int:
     if setup.checkpointing == "full":
         return shape.active_linear_weights
     reruns_last = setup.fused_passes and setup.method is not Method.FULL and (setup.dropout > 0 or setup.use_dora)
-    inside = [linear for linear in shape.linears if linear.role in ("mlp", "expert", "router")]
-    return sum(linear.active_weights for linear in inside if reruns_last or not closes(linear))
+    return shape.mlp_weights if reruns_last else shape.wide_mlp_weights
 
 
 def predict(
@@ -145,14 +143,15 @@ def predict_seconds(
     hardware: HardwareProfile,
     correction: float | None = None,
     speeds: GpuSpeeds = GPU_SPEEDS,
-    evenly: bool = False,
+    evenness: float | None = None,
 ) -> float:
     """Duration of all steps alone, without evaluations.
 
-    `evenly`: as if rows could be shared out so that no device waits, which bounds the duration from below.
+    `evenness` as `predict_evenness` finds it, where that is known; 1, as if no device had to wait for another, bounds
+    the duration from below.
     """
     tokens_per_step = workload.tokens_per_step
-    evenness = 1.0 if evenly else predict_evenness(shape, setup, workload=workload)
+    evenness = predict_evenness(shape, setup, workload=workload) if evenness is None else evenness
     own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
     micro_steps = micro_steps_of(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
     tokens = own_tokens / micro_steps
@@ -203,11 +202,6 @@ def one_micro_step_seconds(
     gpu = rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
     sequences = 2 if setup.preference_pairs else 1
     return micro_step_seconds(shape, setup, gpu=gpu, operations=operations, tokens=sequences * tokens, speeds=speeds)
-
-
-@lru_cache(maxsize=256)
-def _attended_tokens(row_lengths: tuple[float, ...]) -> float:
-    return sum(length * length for length in row_lengths) / (2 * sum(row_lengths))
 
 
 def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.plan import PlanRule, Reason
-from tunesmith.tuning.values.units import GIB, count, gib
+from tunesmith.tuning.values.units import GIB, gib
 
 # Kernels compiled for rows of many lengths stay in memory: runs of a model under a million parameters peaked at 516 MiB
 # in bf16 and 380 in fp32, where a process that has multiplied two matrices holds 370.
@@ -55,7 +55,7 @@ def explain_constants(hardware: HardwareProfile, *, precision: str) -> Reason:
         numbers = f"{size} of GPU context and workspace, {used.slack:.0%} of allocator slack"
         is_measured = own is not None and own.cuda_context_bytes is not None
     else:
-        numbers = f"{gib(used.cpu_process_bytes)} for the process, {count(rate)} operations a second and core"
+        numbers = f"{gib(used.cpu_process_bytes)} for the process, {rate / 1e9:,.0f} GFLOP/s on each core"
         is_measured = own is not None
     if is_measured:
         return Reason(rule=PlanRule.CONSTANTS, text=f"Measured on this worker: {numbers}.")

@@ -18,6 +18,12 @@ EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0
 _MACHINE = re.compile(
     r"\s*(?:(\d{1,5})\s*x\s*)?([^\s:][^:]*?)\s*(?::\s*(\d{1,6}(?:\.\d{1,6})?)\s*Gi?B?)?\s*", re.IGNORECASE
 )
+# A GPU and the profile of its slices: `A100 3g.40gb`, `H100-80G MIG 1g.10gb`.
+_SLICE = re.compile(r"(.+?)[\s_-]+(?:MIG[\s_-]*)?(\d)g\.(\d{1,3})gb", re.IGNORECASE)
+_CUT = {(8, 0), (9, 0), (10, 0), (10, 3)}  # compute capabilities of GPUs that can be cut up
+# Of the memory of a GPU with seven slices, by how many of them compute; a single one may have two eighths.
+_EIGHTHS = {1: (1, 2), 2: (2,), 3: (4,), 4: (4,), 7: (8,)}
+_FOURTHS = {1: (2,), 2: (4,), 4: (8,)}  # of an A30's, in eighths too
 WHAT_IF_CPU = Cpu(model="CPU", cores=16, memory_total_bytes=256 * GIB, memory_free_bytes=240 * GIB, bf16=True)
 
 
@@ -83,20 +89,18 @@ def find_gpu(name: str) -> KnownGpu:
     key, keys = _key(name), _names()
     if key in keys:
         return keys[key]
-    near = get_close_matches(key, keys, n=4, cutoff=0.4)
-    names = list(dict.fromkeys(keys[match].name for match in near)) or [known.name for known in KNOWN_GPUS]
-    raise InvalidRequest(
-        f"No GPU is known by the name {name!r}.",
-        code=ErrorCode.UNKNOWN_GPU,
-        param="on",
-        hint=f"Near it: {', '.join(names)}.",
-    )
+    near = get_close_matches(key, keys, n=4, cutoff=0.65)
+    names = dict.fromkeys(keys[match].name for match in near)
+    hint = f"Near it: {', '.join(names)}." if names else "CPU and GPUs of NVIDIA are known: docs/hardware.md has them."
+    message = f"No GPU is known by the name {name!r}."
+    raise InvalidRequest(message, code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
 
 
 def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfile:
     """The machine described by `8xA100-80G` or `RTX4090`, idle and with everything installed.
 
-    `1xA100:30G` has so many GiB free on each GPU. `CPU` has no GPU; `8xCPU:32G` has 8 cores and so much host memory.
+    `1xA100:30G` has so many GiB free on each GPU, `2xA100 3g.40gb` are two slices of one. `CPU` has no GPU;
+    `8xCPU:32G` has 8 cores and so much host memory.
 
     Raises:
         InvalidRequest: the text cannot be read, names no known GPU, or has more free than there is.
@@ -112,9 +116,14 @@ def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfi
     if match[2].lower() == "cpu":
         memory = host_memory_bytes if free is None else free
         return HardwareProfile(cpu=_host(memory, cores=number), installed=EVERYTHING_INSTALLED)
-    known = find_gpu(match[2])
+    cut = _SLICE.fullmatch(match[2])
+    if cut is not None:
+        gpus = _idle_slices(cut, number=number or 1, free=free)
+    else:
+        known = find_gpu(match[2])
+        gpus = tuple(_idle(known, index, free=free) for index in range(number or 1))
     return HardwareProfile(
-        gpus=tuple(_idle(known, index, free=free) for index in range(number or 1)),
+        gpus=gpus,
         cpu=_host(host_memory_bytes),
         installed=EVERYTHING_INSTALLED,
     )
@@ -128,6 +137,32 @@ def _host(memory_bytes: int | None, *, cores: int = 0) -> Cpu:
     if memory_bytes <= 0:
         raise InvalidRequest("A host without memory runs nothing.", param="on", hint="Write it as CPU:32G.")
     return host.model_copy(update={"memory_total_bytes": memory_bytes, "memory_free_bytes": memory_bytes})
+
+
+def _idle_slices(cut: re.Match[str], *, number: int, free: int | None) -> tuple[Gpu, ...]:
+    """Slices of one profile, each with its share of the GPU's memory."""
+    whole, slices, box_gb = find_gpu(cut[1]), int(cut[2]), int(cut[3])
+    siblings = [known for known in KNOWN_GPUS if _model_words(known) == _model_words(whole)]
+    for known in sorted(siblings, key=lambda known: known is not whole):
+        eighths = _eighths_of(known, slices, box_gb)
+        if eighths:
+            profile = f"{slices}g.{box_gb}gb"
+            part = known._replace(name=f"{known.name} MIG {profile}", memory_gib=known.memory_gib * eighths / 8)
+            return tuple(
+                _idle(part, index, free=free).model_copy(update={"mig": True, "nvlink": False, "machine": 0})
+                for index in range(number)
+            )
+    message = f"A {whole.name} is not cut into slices of {slices}g.{box_gb}gb."
+    hint = "Profiles are named by slices and memory: A100 3g.40gb, H100 1g.10gb, A30 2g.12gb."
+    raise InvalidRequest(message, code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
+
+
+def _eighths_of(known: KnownGpu, slices: int, box_gb: int) -> int:
+    """Eighths of the GPU's memory that such a slice has, 0 where it has no such slices; names round the memory down."""
+    if known.compute_capability not in _CUT:
+        return 0
+    possible = (_FOURTHS if known.name == "A30" else _EIGHTHS).get(slices, ())
+    return next((eighths for eighths in possible if 0.9 < box_gb / (known.box_gb * eighths / 8) <= 1.05), 0)
 
 
 def _idle(known: KnownGpu, index: int, *, free: int | None) -> Gpu:

@@ -9,7 +9,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models import families
 from tunesmith.tuning.models.config_reader import LARGEST_DIMENSION, ConfigReader, as_json
-from tunesmith.tuning.models.linears import Linear, Targets, is_target
+from tunesmith.tuning.models.linears import Linear, Targets, closes, is_target
 from tunesmith.tuning.models.packing import OwnAttention, attention_alone, require_causal
 from tunesmith.tuning.models.vision import siglip_parameters
 from tunesmith.tuning.values.base import Value
@@ -161,8 +161,12 @@ class ModelShape(Value):
 
     def sleeping_adapter_parameters(self, *, rank: int, targets: Targets) -> int:
         """Of those, the ones that one token leaves out: on experts that it is not sent to."""
-        chosen = [linear for linear in self.targets(targets) if linear.active_copies is not None]
-        return sum(linear.adapter_parameters(rank) - linear.active_adapter_parameters(rank) for linear in chosen)
+        key = (rank, targets)
+        if key not in self.sleeping_counts:
+            chosen = [linear for linear in self.targets(targets) if linear.active_copies is not None]
+            sleeping = (linear.adapter_parameters(rank) - linear.active_adapter_parameters(rank) for linear in chosen)
+            self.sleeping_counts[key] = sum(sleeping)
+        return self.sleeping_counts[key]
 
     @cached_property
     def target_lists(self) -> dict[Targets, tuple[Linear, ...]]:
@@ -173,6 +177,25 @@ class ModelShape(Value):
     def adapter_counts(self) -> dict[tuple[int, Targets], int]:
         """Those of adapters that were asked for: a plan asks some hundred times."""
         return {}
+
+    @cached_property
+    def sleeping_counts(self) -> dict[tuple[int, Targets], int]:
+        """The same of what one token leaves out."""
+        return {}
+
+    @cached_property
+    def wide_mlp_weights(self) -> int:
+        """Entries of MLPs and experts that one token is multiplied with, without the last matrix of each."""
+        return sum(linear.active_weights for linear in self._inside_mlps if not closes(linear))
+
+    @cached_property
+    def mlp_weights(self) -> int:
+        """The same with the last."""
+        return sum(linear.active_weights for linear in self._inside_mlps)
+
+    @property
+    def _inside_mlps(self) -> list[Linear]:
+        return [linear for linear in self.linears if linear.role in ("mlp", "expert", "router")]
 
 
 def is_known(config: dict[str, Any]) -> bool:

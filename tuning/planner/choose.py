@@ -1,13 +1,14 @@
 """Choose how to train a job on given hardware and say why: `choose` ranks the plans that fit by ordered rules."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.margins import NO_RISK
 from tunesmith.tuning.estimates.sharded_base import explain_shortage
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import explain_constants
-from tunesmith.tuning.hardware_facts.devices import why_apart, with_gpus
+from tunesmith.tuning.hardware_facts.devices import equal_devices, why_apart, with_gpus
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, PlanRule, Reason, Refusal, TimeEstimate
@@ -15,12 +16,13 @@ from tunesmith.tuning.planner.checks import check_hardware, impossible
 from tunesmith.tuning.planner.evaluation import plan_evaluation
 from tunesmith.tuning.planner.launch_reasons import explain_launch
 from tunesmith.tuning.planner.outlook import changes_of, ways_of
-from tunesmith.tuning.planner.rules import decide
-from tunesmith.tuning.planner.suggestions import suggest_fit
+from tunesmith.tuning.planner.rules import Decision, decide, method_of
+from tunesmith.tuning.planner.suggestions import Asking, other_method, suggest_fit
 from tunesmith.tuning.recipe.evaluations import choose_early_stopping, evaluation_interval, keeps_best_weights
 from tunesmith.tuning.recipe.expert_adapters import say_experts_stay_whole
 from tunesmith.tuning.recipe.hyperparameters import (
     checkpoint_interval,
+    choose_batch,
     choose_learning_rate,
     warmup_steps,
 )
@@ -55,36 +57,95 @@ def choose(
         return refusal
     if spec.evaluation is not None:
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
-
-    def pricer(asked: JobSpec, method: Method) -> Pricer:
-        own = corrections if isinstance(corrections, Corrections) else corrections.get(method, NO_CORRECTIONS)
-        return Pricer(method, spec=asked, shape=shape, dataset=dataset, corrections=own)
-
-    def retry(asked: JobSpec, method: Method) -> Candidate:
-        return Search(pricer(asked, method), hardware).chosen()
-
-    def on_more_gpus(method: Method, number: int) -> Candidate | None:
-        larger = with_gpus(hardware, number)
-        return None if larger is None else Search(pricers[method], larger).chosen()
-
-    pricers = {method: pricer(spec, method) for method in Method}
-    here = _Choice(pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+    for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
+        asked = _Asked(spec, shape, dataset, hardware, corrections, fewest_rows=fewest_rows)
+        here = _Choice(asked.pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+        if any(here.searches[method].can_fit for method in _allowed(spec)):
+            break
     chosen, decision = here.chosen, here.decision
     if chosen is None:
-        way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, retry=retry, on_more_gpus=on_more_gpus)
+        way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, asking=asked.asking)
         filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
-        return Refusal(reasons=(*decision.reasons, *filled, way_out), alternatives=decision.alternatives)
-    plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
-
-    def choose_on(larger: HardwareProfile) -> Candidate | None:
-        allowed = pricers if spec.method == "auto" else {Method(spec.method): pricers[Method(spec.method)]}
-        return _Choice(allowed, larger, spec=spec, shape=shape, dataset=dataset).chosen
-
+        instead = other_method(here.candidates, spec=spec)
+        reasons = (*decision.reasons, *filled, *instead, way_out)
+        return Refusal(reasons=reasons, alternatives=decision.alternatives)
+    plan = _plan(chosen, here, decision=decision, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
-        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=choose_on),
+        "changes": changes_of(chosen, hardware, goal=spec.goal, choose=asked.choose_on),
     }
     return plan.model_copy(update=outlook)
+
+
+class _Asked:
+    """The question, and those that come up while it is answered: of this job elsewhere, and of another job here."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+        hardware: HardwareProfile,
+        corrections: Corrections | Mapping[Method, Corrections],
+        *,
+        fewest_rows: int,
+    ) -> None:
+        self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
+        self._corrections = corrections
+        self._fewest_rows = fewest_rows
+        self.pricers = {method: self._pricer(spec, method, fewest_rows=fewest_rows) for method in Method}
+
+    @property
+    def asking(self) -> Asking:
+        """What a refusal asks before it says what would fit."""
+        return Asking(
+            retry=lambda spec, method: self._search(spec, method).chosen(),
+            may_fit=lambda spec, method: self._search(spec, method).can_fit,
+            on_more_gpus=self._on_more_gpus,
+        )
+
+    def choose_on(self, larger: HardwareProfile) -> Candidate | None:
+        """What this job would be on another machine."""
+        allowed = {method: self.pricers[method] for method in _allowed(self._spec)}
+        return _Choice(allowed, larger, spec=self._spec, shape=self._shape, dataset=self._dataset).chosen
+
+    def _search(self, spec: JobSpec, method: Method) -> Search:
+        return Search(self._pricer(spec, method, fewest_rows=self._fewest_rows), self._hardware)
+
+    def _on_more_gpus(self, method: Method, number: int) -> Candidate | None:
+        larger, pricer = with_gpus(self._hardware, number), self.pricers[method]
+        if larger is None:
+            return None
+        if pricer.batch.rows_per_step < number:
+            pricer = self._pricer(self._spec, method, fewest_rows=min(number, self._dataset.rows))
+        search = Search(pricer, larger)
+        return search.chosen() if search.can_fit else None
+
+    def _pricer(self, spec: JobSpec, method: Method, *, fewest_rows: int) -> Pricer:
+        known = self._corrections
+        own = known if isinstance(known, Corrections) else known.get(method, NO_CORRECTIONS)
+        return Pricer(
+            method, spec=spec, shape=self._shape, dataset=self._dataset, corrections=own, fewest_rows=fewest_rows
+        )
+
+
+def _allowed(spec: JobSpec) -> tuple[Method, ...]:
+    return tuple(Method) if spec.method == "auto" else (Method(spec.method),)
+
+
+def _rows_per_step(spec: JobSpec, *, dataset: DatasetFacts, hardware: HardwareProfile) -> Iterator[int]:
+    """As few as the recipe takes; where nothing fits more, up to one for each GPU that could hold a share of the model.
+
+    A step has a row for each of its processes, so of little data a large model could not be shared out.
+    """
+    yield 1
+    most = max(len(kind.gpus) for kind in equal_devices(hardware))
+    if spec.hyperparameters.batch_size != "auto":
+        return
+    usual = min(choose_batch(spec, dataset, method=method).rows_per_step for method in Method)
+    while usual < min(most, dataset.rows):
+        usual = min(2 * usual, most, dataset.rows)
+        yield usual
 
 
 class _Choice:
@@ -100,13 +161,25 @@ class _Choice:
         dataset: DatasetFacts,
     ) -> None:
         self.searches = {method: Search(pricer, hardware) for method, pricer in pricers.items()}
-        self.candidates = {method: search.chosen() for method, search in self.searches.items()}
-        self.decision = decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+        self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
+
+    @cached_property
+    def candidates(self) -> dict[Method, Candidate]:
+        """Of each method the best."""
+        return {method: search.chosen() for method, search in self.searches.items()}
 
     @property
     def chosen(self) -> Candidate | None:
         """None when nothing fits."""
-        return None if self.decision.method is None else self.candidates[self.decision.method]
+        spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
+        method = method_of(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
+        return None if method is None else self.candidates[method]
+
+    @property
+    def decision(self) -> Decision:
+        """The same with its reasons."""
+        spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
+        return decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
 
 
 def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]:
@@ -127,6 +200,7 @@ def _plan(
     candidate: Candidate,
     choice: _Choice,
     *,
+    decision: Decision,
     spec: JobSpec,
     shape: ModelShape,
     dataset: DatasetFacts,
@@ -177,8 +251,11 @@ def _plan(
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
-        alternatives=choice.decision.alternatives,
+        reasons=(
+            *decision.reasons,
+            *_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
+        ),
+        alternatives=decision.alternatives,
     )
 
 
@@ -187,9 +264,8 @@ def _reasons(
 ) -> tuple[Reason, ...]:
     setup = candidate.setup
     return (
-        *choice.decision.reasons,
-        *explain_launch(candidate, choice.searches[setup.method]),
         *_say_which(candidate, of=hardware),
+        *explain_launch(candidate, choice.searches[setup.method]),
         *candidate.reasons,
         *recipe,
         explain_constants(candidate.place.hardware, precision=setup.precision),
@@ -199,12 +275,16 @@ def _reasons(
 
 def _summary(candidate: Candidate) -> Reason:
     memory, time, hardware = candidate.memory, candidate.time, candidate.place.hardware
-    where = f"this {hardware.gpus[0].name}" if hardware.gpus else hardware.cpu.model
-    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} free on {where}{_risk(candidate)}"
+    where = f"free on this {hardware.gpus[0].name}" if hardware.gpus else _on_a_host(hardware)
+    peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} {where}{_risk(candidate)}"
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
     learned = _correction_note(memory, time, basis=candidate.correction_basis)
     speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
     return Reason(rule=PlanRule.PREDICTION, text=f"{peak}; {speed}.{learned}")
+
+
+def _on_a_host(hardware: HardwareProfile) -> str:
+    return f"to be used on {hardware.cpu.model}, where a tenth of the free memory is left to others"
 
 
 def _beside_training(time: TimeEstimate) -> str:
@@ -212,10 +292,12 @@ def _beside_training(time: TimeEstimate) -> str:
     beside = time.evaluation_seconds + time.sample_seconds
     if beside < WORTH_A_WORD * time.seconds:
         return ""
-    return (
-        f", of which evaluations take {duration(time.evaluation_seconds)} and sample answers "
-        f"{duration(time.sample_seconds)}"
-    )
+    parts = {"evaluations": time.evaluation_seconds, "sample answers": time.sample_seconds}
+    texts = [(name, duration(seconds)) for name, seconds in parts.items() if seconds >= 1]
+    if not texts:
+        return ""
+    (first, spent), *others = texts
+    return f", of which {first} take {spent}" + "".join(f" and {name} {text}" for name, text in others)
 
 
 def _risk(candidate: Candidate) -> str:
@@ -224,10 +306,10 @@ def _risk(candidate: Candidate) -> str:
     if risk < NO_RISK:
         return ""
     if candidate.has_margin:
-        return f", a risk of {risk:.1%} of running out"
+        return f", a risk of {risk:.1%} of running out of memory"
     return (
-        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out, "
-        f"which the canary step tries before training"
+        f", without the margin of {candidate.margin:.0%} that predictions want: a risk of {risk:.0%} of running out of "
+        f"memory, which the canary step tries before training"
     )
 
 

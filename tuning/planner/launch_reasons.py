@@ -6,7 +6,7 @@ from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
-from tunesmith.tuning.values.units import gib, instead_of, plural
+from tunesmith.tuning.values.units import duration, gib, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 
 MODES = {
@@ -15,6 +15,7 @@ MODES = {
     "mlp": "MLPs are recomputed but for their last product",
     "full": "Every layer is recomputed",
 }
+NO_MARGIN = "no setting keeps its margin, and this one fills least of the memory"
 
 
 def explain_launch(candidate: Candidate, search: Search) -> Iterator[Reason]:
@@ -41,7 +42,8 @@ class _Here:
         there, used = len(self.candidate.place.hardware.gpus), self.setup.world_size
         if there == 1:
             return
-        every = "Both GPUs" if there == 2 else f"All {there} GPUs"
+        these = "of these GPUs" if there < len(self.search.hardware.gpus) else "GPUs"
+        every = f"Both {these}" if there == 2 else f"All {there} {these}"
         text = every if used == there else f"{used} of {there} GPUs, because {self._why_fewer(there)}"
         if used > 1:
             text += f"; {self._with_half(used // 2)}"
@@ -79,8 +81,8 @@ class _Here:
         exact = [layout for layout in self.search.layouts if layout.optimizer == "adamw"]
         best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
         if best:
-            soonest = min(found.seconds for found in best)
-            why = f"exact ones of 32 bits take {self._instead(soonest)}"
+            soonest = min(best, key=lambda found: found.working_seconds)
+            why = f"exact ones of 32 bits take {self._instead(soonest.seconds)}"
         else:
             why = "exact ones of 32 bits do not fit"
         return Reason(rule=PlanRule.OPTIMIZER, text=f"AdamW with moments of 8 bits, because {why}.")
@@ -94,7 +96,9 @@ class _Here:
         less = LEAST_RECOMPUTATION_FIRST[place - 1]
         tokens = self.setup.tokens_per_micro_step
         peak = self.search.pricer.peak_bytes(self.layout, less, tokens)
-        if peak > self.layout.budget_bytes * self.search.usable:
+        if not self.candidate.has_margin:
+            why = f": {NO_MARGIN}"
+        elif peak > self.layout.budget_bytes * self.search.usable:
             why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable()}"
         else:
             why = ", which measurements here found the quickest"
@@ -109,10 +113,13 @@ class _Here:
         place = sizes.index(tokens)
         if place == 0:
             filled = tokens % 256 == 0 and tokens in (16384, 2048) and tokens < self._share_of_step
-            why = "more would be hardly quicker" if filled else "an optimizer step gives one device no more"
+            step = "has" if self.setup.world_size == 1 else "gives one GPU"
+            why = "more would be hardly quicker" if filled else f"an optimizer step {step} no more"
             return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
         larger = self.search.pricer.peak_bytes(self.layout, self.setup.checkpointing, sizes[place - 1])
-        if larger > self.layout.budget_bytes * self.search.usable:
+        if not self.candidate.has_margin:
+            why = NO_MARGIN
+        elif larger > self.layout.budget_bytes * self.search.usable:
             why = f"{sizes[place - 1]:,} would need {gib(larger)}{self._of_usable()}"
         else:
             why = "more would not be quicker"
@@ -133,6 +140,8 @@ class _Here:
     def _with_half(self, number: int) -> str:
         subject = "one alone" if number == 1 else f"{number} of them"
         fewer = self._best_with(number)
+        if fewer is None and not self.candidate.has_margin:
+            return f"{subject} would fill no less of {'its' if number == 1 else 'their'} memory"
         if fewer is None:
             return f"the job does not fit on {subject} with a margin"
         return f"{subject} would take {self._instead(fewer.seconds)}"
@@ -153,7 +162,9 @@ class _Here:
 
     def _best_with(self, world_size: int) -> Priced | None:
         found = [self.search.quickest_of(layout) for layout in self._others(world_size)]
-        return min((priced for priced in found if priced is not None), key=lambda priced: priced.seconds, default=None)
+        return min(
+            (priced for priced in found if priced is not None), key=lambda priced: priced.working_seconds, default=None
+        )
 
     def _others(self, world_size: int) -> list[Layout]:
         return [
@@ -168,7 +179,10 @@ class _Here:
         name = "a whole copy on each GPU" if stage == 0 else f"stage {stage}"
         if found is None:
             return f"{name} would need {gib(self.search.least_peak(other))}{self._of_usable()}"
-        return f"{name} would take {self._instead(found.seconds)}"
+        text = f"{name} would take {self._instead(found.seconds)}"
+        if duration(found.seconds) != duration(self.candidate.time.seconds):
+            return text
+        return f"{text}, and need {gib(found.peak_bytes)} instead of {gib(self.candidate.memory.total_bytes)}"
 
 
 def _is_of(layout: Layout, candidate: Candidate) -> bool:

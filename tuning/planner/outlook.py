@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware import Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import most_free_memory
+from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidates import Candidate, Search
-from tunesmith.tuning.values.units import GIB, gib, instead_of
+from tunesmith.tuning.values.units import GIB, instead_of
 from tunesmith.tuning.words import Goal, Method
 
 MORE_MEMORY_BYTES = 10 * GIB
@@ -24,8 +25,8 @@ def ways_of(chosen: Candidate, searches: Mapping[Method, Search], *, spec: JobSp
     safe = [search.way(search.safest) for search in allowed if search.quickest is not None]
     return Ways(
         quickest=min((own, *quick), key=_time_peak_and_gpus) if chosen.has_margin else own,
-        cheapest=min((own, *cheap), key=lambda way: (way.device_seconds, way.peak_bytes)) if chosen.has_margin else own,
-        safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.seconds)),
+        cheapest=min((own, *cheap), key=_cost_and_peak) if chosen.has_margin else own,
+        safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.working_seconds)),
     )
 
 
@@ -45,6 +46,7 @@ def way_of(candidate: Candidate) -> Way:
         device_seconds=candidate.device_seconds,
         peak_bytes=candidate.memory.total_bytes,
         out_of_memory_probability=candidate.memory.out_of_memory_probability or 0.0,
+        sample_seconds=candidate.time.sample_seconds,
     )
 
 
@@ -57,19 +59,29 @@ def changes_of(
         kind = most_free_memory(chosen.place.hardware.gpus, 1)[0]
         index = max(gpu.index for gpu in hardware.gpus) + 1
         more = hardware.model_copy(update={"gpus": (*hardware.gpus, kind.model_copy(update={"index": index}))})
-        if not kind.mig and (one_more := choose(more)) is not None:
+        if _has_room_for(kind, hardware) and (one_more := choose(more)) is not None:
             start = f"One more {kind.name}"
             found.append(
                 Change(machine="one-more-gpu", way=way_of(one_more), text=_told(start, chosen, one_more, goal=goal))
             )
     if (roomier := choose(_with_more_memory(hardware))) is not None:
-        start = f"{gib(MORE_MEMORY_BYTES)} more {'on each GPU' if hardware.gpus else 'of memory'}"
+        start = f"{MORE_MEMORY_BYTES // GIB} GiB more {'on each GPU' if len(hardware.gpus) > 1 else 'memory'}"
         found.append(Change(machine="ten-gib-more", way=way_of(roomier), text=_told(start, chosen, roomier, goal=goal)))
     return tuple(found)
 
 
 def _time_peak_and_gpus(way: Way) -> tuple[float, int, int]:
-    return way.seconds, way.peak_bytes, way.world_size
+    return way.working_seconds, way.peak_bytes, way.world_size
+
+
+def _cost_and_peak(way: Way) -> tuple[float, int]:
+    return way.working_seconds * way.world_size, way.peak_bytes
+
+
+def _has_room_for(kind: Gpu, hardware: HardwareProfile) -> bool:
+    """Whether such a machine is sold with one more: laptops, slices and boards for eight are full."""
+    there = sum((gpu.name, gpu.machine) == (kind.name, kind.machine) for gpu in hardware.gpus)
+    return not kind.mig and there < rates_of(kind).most_in_a_machine
 
 
 def _with_more_memory(hardware: HardwareProfile) -> HardwareProfile:
@@ -91,17 +103,20 @@ def _told(start: str, before: Candidate, after: Candidate, *, goal: Goal) -> str
     """`One more A10G: QLoRA on 2 GPUs, 1.7 h instead of 3.2 h.` For goal cost it is that of all devices."""
     method = after.method is not before.method
     spent, spent_before = _spent(after, goal), _spent(before, goal)
-    quicker = spent < WORTH_SAYING * spent_before
-    slower = spent > spent_before / WORTH_SAYING
+    quicker = after.expense(goal) < WORTH_SAYING * before.expense(goal)
+    slower = after.expense(goal) > before.expense(goal) / WORTH_SAYING
     if not (method or quicker or slower):
         safer = before.memory.out_of_memory_probability or 0.0
         left = after.memory.out_of_memory_probability or 0.0
         if safer - left > 0.005:
-            return f"{start}: as quick, and it runs out of memory with {left:.1%} instead of {safer:.1%}."
+            return f"{start}: as quick, and the risk of running out of memory falls from {safer:.1%} to {left:.1%}."
         return f"{start} would change nothing worth it."
     place = f" on {after.setup.world_size} GPUs" if after.setup.world_size > 1 else ""
     name = NAMES[after.method] if method else "the same method"
     together = " of all devices together" if goal is Goal.COST else ""
+    if method and slower:
+        text = f"{name}{place} would be taken, though it needs {instead_of(spent, spent_before)}{together}"
+        return f"{start}: {text}."
     return f"{start}: {name}{place}, {instead_of(spent, spent_before)}{together}."
 
 

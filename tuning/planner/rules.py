@@ -13,7 +13,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidates import Candidate
-from tunesmith.tuning.values.units import count, duration, gib, plural
+from tunesmith.tuning.values.units import against, count, duration, gib, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
@@ -94,22 +94,39 @@ def decide(
     return Decision(method, tuple(verdict.reason for verdict in verdicts), alternatives)
 
 
+def method_of(
+    candidates: Mapping[Method, Candidate],
+    *,
+    spec: JobSpec,
+    dataset: DatasetFacts,
+    shape: ModelShape,
+    hardware: HardwareProfile,
+) -> Method | None:
+    """What `decide` decides, without a word about why; None when nothing fits."""
+    fitting = _fitting(candidates, spec=spec)
+    if not fitting or (spec.method != "auto" and spec.method not in fitting):
+        return None
+    return _verdicts(Situation(candidates, fitting, spec, dataset, shape, len(hardware.gpus)))[-1].method
+
+
 def sentence(text: str) -> str:
     """With its first letter raised."""
     return text[:1].upper() + text[1:]
 
 
-def shortage(candidate: Candidate) -> str:
-    """Why this does not fit, or not with its margin."""
+def shortage(candidate: Candidate, *, smallest: bool = False) -> str:
+    """Why this does not fit, or not with its margin; `smallest` says that no settings of the method need less."""
     if candidate.blocked:
         return candidate.blocked
-    memory = candidate.memory
-    text = f"{name_of(candidate)} needs {gib(memory.total_bytes)}"
-    if candidate.setup.offload_optimizer:
-        text += " even with its optimizer in host memory"
+    memory, setup = candidate.memory, candidate.setup
+    text = f"{name_of(candidate)} needs {gib(memory.total_bytes)}{_on_each(candidate)}"
+    even = ["with the smallest settings"] * smallest + ["with its optimizer in host memory"] * setup.offload_optimizer
+    if even:
+        text += f" even {' and '.join(even)}"
     if memory.total_bytes <= memory.budget_bytes:
-        text += f" and {gib(memory.margin_bytes)} in hand, because a prediction is not a measurement"
-    return f"{text}; {gib(memory.budget_bytes)} are free on this {candidate.place.name}"
+        text += f" and {gib(memory.margin_bytes)} more in hand, because a prediction is not a measurement"
+    are_free = "are free" if candidate.place.hardware.gpus else "may be used"
+    return f"{text}; {gib(memory.budget_bytes)} {are_free} on this {candidate.place.name}"
 
 
 def name_of(candidate: Candidate) -> str:
@@ -117,6 +134,13 @@ def name_of(candidate: Candidate) -> str:
     precision = f" {candidate.setup.precision}" if candidate.method is Method.LORA else ""
     shared = f" with its weights shared out over {candidate.setup.world_size} GPUs"
     return f"{NAMES[candidate.method]}{precision}{shared if candidate.setup.sharded_base else ''}"
+
+
+def _on_each(candidate: Candidate) -> str:
+    setup = candidate.setup
+    if setup.sharded_base:
+        return " on each"
+    return f" on each of {setup.world_size} GPUs" if setup.zero_stage and setup.world_size > 1 else ""
 
 
 def _fitting(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> dict[Method, Candidate]:
@@ -160,15 +184,11 @@ def _only_one(situation: Situation) -> Verdict:
 
 
 def _least_expense(situation: Situation) -> Verdict:
-    cost = situation.spec.goal is Goal.COST
-
-    def expense(method: Method) -> float:
-        candidate = situation.fitting[method]
-        return candidate.device_seconds if cost else candidate.time.seconds
-
-    method = min(situation.fitting, key=lambda method: (expense(method), method is Method.QLORA))
-    unit = f" of {_device_time(situation)}, the least" if cost else ", the soonest"
-    why = f"goal {situation.spec.goal}: {NAMES[method]} needs {duration(expense(method))}{unit} of all that fit"
+    goal = situation.spec.goal
+    found = min(situation.fitting.values(), key=lambda found: (found.expense(goal), found.method is Method.QLORA))
+    method, spent = found.method, duration(_expense_of(found, goal))
+    unit = f" of {_device_time(situation)}, the least" if goal is Goal.COST else ", the soonest"
+    why = f"goal {goal}: {NAMES[method]} needs {spent}{unit} of all that fit"
     return Verdict(method, PlanRule.GOAL, why)
 
 
@@ -186,9 +206,9 @@ def _choose_adapter(situation: Situation) -> Verdict:
         why = f"{shortage(situation.candidates[Method.LORA])}, so QLoRA"
         return Verdict(Method.QLORA, PlanRule.BF16_BEFORE_4_BIT, why)
     lora, qlora = fitting[Method.LORA], fitting[Method.QLORA]
-    times = f"{duration(lora.time.seconds)} against {duration(qlora.time.seconds)} for QLoRA"
+    times = f"{against(lora.time.seconds, qlora.time.seconds)} {_for_qlora(lora, qlora)}"
     weights = lora.setup.precision
-    if lora.setup.zero_stage == 3 and lora.time.seconds > MOST_FOR_SHARDED_LORA * qlora.time.seconds:
+    if lora.setup.zero_stage == 3 and lora.time.working_seconds > MOST_FOR_SHARDED_LORA * qlora.time.working_seconds:
         instead = "gathers fewer bytes" if qlora.setup.sharded_base else "keeps a whole copy on each"
         why = (
             f"LoRA would share its {weights} weights out over {lora.setup.world_size} GPUs and gather them for every "
@@ -196,9 +216,13 @@ def _choose_adapter(situation: Situation) -> Verdict:
         )
         return Verdict(Method.QLORA, PlanRule.SHARED_OUT_WEIGHTS, why)
     why = f"LoRA over {weights} weights comes before 4-bit ones, which are rounded: {times}"
-    if qlora.time.seconds < MUCH_QUICKER * lora.time.seconds:
+    if qlora.time.working_seconds < MUCH_QUICKER * lora.time.working_seconds:
         why += ", which goal speed would take"
     return Verdict(Method.LORA, PlanRule.BF16_BEFORE_4_BIT, why)
+
+
+def _for_qlora(lora: Candidate, qlora: Candidate) -> str:
+    return "as QLoRA" if duration(lora.time.seconds) == duration(qlora.time.seconds) else "for QLoRA"
 
 
 def _information(situation: Situation) -> tuple[bool, str] | None:
@@ -285,12 +309,18 @@ def _rejection(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], 
     """The rule that rejected this method, not the one that chose another."""
     was_asked_for = situation.spec.method != "auto"
     if not other.fits or (chosen.has_margin and not other.has_margin and not was_asked_for):
-        return sentence(f"{shortage(other)}.")
+        return sentence(f"{shortage(other)}{_what_4_bits_leave(other, situation)}.")
     if other.method not in situation.fitting and not was_asked_for:
-        spent = duration(other.time.seconds)
+        spent = instead_of(other.time.seconds, chosen.time.seconds)
         return sentence(f"{name_of(other)} fits only with its optimizer in host memory, which takes {spent}.")
     numbers = sentence(f"{name_of(other)} fits too ({_numbers(other, chosen, situation)})")
     return f"{numbers}, but {_rule_against(other, chosen, verdicts=verdicts, situation=situation)}."
+
+
+def _what_4_bits_leave(other: Candidate, situation: Situation) -> str:
+    """Why a method that is known for small memory needs as much as any: said of mixtures of experts."""
+    has_experts = any(linear.role == "expert" for linear in situation.shape.linears)
+    return ": 4 bits do not reach the experts" if other.method is Method.QLORA and has_experts else ""
 
 
 def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict], situation: Situation) -> str:
@@ -298,7 +328,9 @@ def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict
         return "was not asked for"
     if verdicts[0].rule == PlanRule.GOAL:
         goal = situation.spec.goal
-        return f"goal {goal} takes the {'least' if goal is Goal.COST else 'soonest'}"
+        spent, least = _expense_of(other, goal), _expense_of(chosen, goal)
+        hardly = ", if by little" if duration(spent) == duration(least) else ""
+        return f"goal {goal} takes the {'least' if goal is Goal.COST else 'soonest'}{hardly}"
     if Method.FULL in (other.method, chosen.method):
         return verdicts[0].why
     if chosen.method is Method.QLORA:
@@ -309,11 +341,17 @@ def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict
 
 
 def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:
-    if situation.spec.goal is Goal.COST:
-        spent = f"{duration(other.device_seconds)} of {_device_time(situation)} against"
-        return f"{gib(other.memory.total_bytes)}, {spent} {duration(chosen.device_seconds)}"
-    times = f"{duration(other.time.seconds)} against {duration(chosen.time.seconds)}"
-    return f"{gib(other.memory.total_bytes)}, {times}"
+    goal = situation.spec.goal
+    times = against(_expense_of(other, goal), _expense_of(chosen, goal))
+    unit = f" of {_device_time(situation)}" if goal is Goal.COST else ""
+    only_shown = _expense_of(other, goal) < _expense_of(chosen, goal) and other.expense(goal) > chosen.expense(goal)
+    without = " without sample answers" if only_shown else ""
+    return f"{gib(other.memory.total_bytes)}, {times}{unit}{without}"
+
+
+def _expense_of(candidate: Candidate, goal: Goal) -> float:
+    """As it is told, with sample answers."""
+    return candidate.device_seconds if goal is Goal.COST else candidate.time.seconds
 
 
 def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], rule: PlanRule) -> Decision:
@@ -343,5 +381,4 @@ def _nearest_first(candidates: Mapping[Method, Candidate]) -> list[Method]:
 
 
 def _refusal(candidate: Candidate) -> str:
-    smallest = "" if candidate.blocked else ", even with the smallest settings"
-    return sentence(f"{shortage(candidate)}{smallest}.")
+    return sentence(f"{shortage(candidate, smallest=True)}.")

@@ -1,32 +1,34 @@
 """What to change when nothing fits: the longest rows that would, as the next step for the user."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tunesmith.tuning.datasets.lengths import share_within
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
-from tunesmith.tuning.values.units import gib
+from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128
 
 
-def suggest_fit(
-    candidates: dict[Method, Candidate],
-    *,
-    spec: JobSpec,
-    dataset: DatasetFacts,
-    retry: Callable[[JobSpec, Method], Candidate],
-    on_more_gpus: Callable[[Method, int], Candidate | None],
-) -> Reason:
-    """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants.
+class Asking(NamedTuple):
+    """What can be asked beside the job itself."""
 
-    `retry` asks for another job on the machine, `on_more_gpus` for this job on so many GPUs like its own, where it can
-    have them.
-    """
+    retry: Callable[[JobSpec, Method], Candidate]
+    """For another job on the machine."""
+    may_fit: Callable[[JobSpec, Method], bool]
+    """Whether another job has room on the machine, which takes less to find out than how it would run."""
+    on_more_gpus: Callable[[Method, int], Candidate | None]
+    """For this job on so many GPUs like its own, where it can have them and has room there."""
+
+
+def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: DatasetFacts, asking: Asking) -> Reason:
+    """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants."""
+    retry = asking.retry
     methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
@@ -39,8 +41,11 @@ def suggest_fit(
         tried = (retry(spec.model_copy(update={"max_seq_length": shorter}), method) for method in methods)
         return next((candidate for candidate in tried if candidate.fits), None)
 
+    def has_room(shorter: int) -> bool:
+        return any(asking.may_fit(spec.model_copy(update={"max_seq_length": shorter}), method) for method in methods)
+
     lengths = _shorter_lengths(length)
-    longest = bisect_left(lengths, True, key=lambda shorter: fitting(shorter) is not None)
+    longest = bisect_left(lengths, True, key=has_room)
     if longest < len(lengths) and (found := fitting(lengths[longest])):
         text = f"{name_of(found)} fits: {gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
         kept = _kept(dataset, lengths[longest])
@@ -50,15 +55,29 @@ def suggest_fit(
         return Reason(
             rule=PlanRule.WHAT_WOULD_FIT, text="Install what is missing on a worker, or choose another method."
         )
-    if more := _more_gpus(methods, on_more_gpus):
+    if more := _more_gpus(methods, asking.on_more_gpus):
         return more
     least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
-    devices = "a device" if least.setup.world_size == 1 else f"{least.setup.world_size} devices each"
+    one = "a GPU" if least.setup.device == "cuda" else "a host"
+    devices = one if least.setup.world_size == 1 else f"{least.setup.world_size} GPUs, each"
     wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
     return Reason(
         rule=PlanRule.WHAT_WOULD_FIT,
         text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
     )
+
+
+def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tuple[Reason, ...]:
+    """Of a method that was asked for and does not fit: the first other one that does."""
+    if spec.method == "auto":
+        return ()
+    for method in (Method.LORA, Method.QLORA, Method.FULL):
+        found = candidates[method]
+        if found.has_margin and not found.setup.offload_optimizer:
+            needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
+            text = f"With method {method} instead it fits here: {needed}, {duration(found.time.seconds)}."
+            return (Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text),)
+    return ()
 
 
 def _with_a_base_shared_out(
@@ -98,7 +117,7 @@ def _kept(dataset: DatasetFacts, tokens: int) -> str:
     """How many rows that length leaves whole."""
     share = share_within(dataset.row_length_counts, tokens)
     estimated = "" if dataset.tokens_are_exact else ", as far as their length is known"
-    return "" if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
+    return " Longer rows are cut." if share is None else f" {share:.1%} of the rows are no longer than that{estimated}."
 
 
 def _shorter_lengths(length: int) -> list[int]:

@@ -27,7 +27,7 @@ def choose_early_stopping(spec: JobSpec, dataset: DatasetFacts, *, total_steps: 
     asked = spec.hyperparameters.early_stopping_patience
     if asked == "auto" and not trains_until_it_stops_improving(spec, dataset):
         return 0, ()
-    because = "as asked" if asked != "auto" else "because so few rows are learnt at very different speeds"
+    because = "as asked" if asked != "auto" else "because nothing foretells how soon so few rows are learnt"
     asked = PATIENCE_WITH_FEW_ROWS if asked == "auto" else asked
     if not dataset.validation_rows:
         text = f"Patience {asked} as asked has no effect: there are no validation rows."

@@ -37,6 +37,7 @@ DPO_RATE, ROWS_OF_DPO_RATE, LOWEST_DPO_RATE = 1e-5, 256, 5e-6
 ESTIMATE_MARGIN = 1.25
 USUAL_SHARE = 0.99  # of the rows, whose greatest length the plan names beside that of the longest
 ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
+FEW_HELD_OUT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,13 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     return lora, (rank_reason, alpha_reason, targets, *_about_experts(spec, shape))
 
 
-def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method) -> Batch:
-    """Epochs and rows per optimizer step, so that a run has at least about a hundred steps where the data allows it."""
+def choose_batch(spec: JobSpec, dataset: DatasetFacts, *, method: Method, at_least: int = 1) -> Batch:
+    """Epochs and rows per optimizer step, so that a run has at least about a hundred steps where the data allows it.
+
+    `at_least` so many rows, unless the job says how many, where only as many GPUs hold the model together.
+    """
     epochs, epochs_reason = _choose_epochs(spec, dataset)
-    rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs)
+    rows, rows_reason = _choose_rows_per_step(spec, dataset, method=method, epochs=epochs, at_least=at_least)
     total = math.ceil(dataset.rows / rows) * epochs
     reasons = (_tokens(dataset), *_held_out(spec, dataset), epochs_reason, rows_reason)
     return Batch(rows_per_step=rows, epochs=epochs, total_steps=total, reasons=reasons)
@@ -193,6 +197,8 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     per_row = dataset.supervised_tokens / max(1, dataset.rows)
     complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
     task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens a row to learn from)"
+    if spec.objective is Objective.DPO:
+        task = "preference pairs, a complex task"
     if dataset.rows < 1_000:
         return (8, 16, f"under 1K rows of {task}") if complex_task else (4, 8, f"under 1K rows of {task}")
     if dataset.rows < 10_000:
@@ -251,7 +257,7 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
 def _tokens(dataset: DatasetFacts) -> Reason:
     """How sure the counts are that rank, time and row length rest on."""
     if dataset.tokens_are_exact:
-        how = "as counted or assumed"
+        how = "as given, not estimated"
     elif dataset.measured_rows:
         rows = dataset.all_rows
         how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {plural(rows, 'row')}"
@@ -265,9 +271,10 @@ def _held_out(spec: JobSpec, dataset: DatasetFacts) -> tuple[Reason, ...]:
     """What the loss is measured on, where no file says it."""
     count, rows = dataset.held_out_rows, dataset.all_rows
     if count:
+        few = "; the loss on so few is a rough guide" if count < FEW_HELD_OUT else ""
         text = (
-            f"{count} of {rows:,} rows are held out, by their hash, to measure on: one in ten, at most 200; "
-            "validation 'none' trains on all of them."
+            f"{count} of {rows:,} rows {'is' if count == 1 else 'are'} held out, by hash, to measure on: one in ten, "
+            f"at most 200{few}; validation 'none' trains on all of them."
         )
     elif dataset.validation_rows:
         return ()
@@ -300,13 +307,19 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
     return (3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1), f"for {rows}"
 
 
-def _choose_rows_per_step(spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int) -> tuple[int, Reason]:
+def _choose_rows_per_step(
+    spec: JobSpec, dataset: DatasetFacts, *, method: Method, epochs: int, at_least: int
+) -> tuple[int, Reason]:
     asked = spec.hyperparameters.batch_size
     if asked != "auto":
         return asked, Reason(rule=PlanRule.BATCH, text=f"{plural(asked, 'row')} per step as asked.")
     most = LARGEST_AUTO_BATCH[method]
     ideal = dataset.rows * epochs / TARGET_STEPS
-    rows = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
+    usual = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
+    rows = max(usual, at_least)
     steps = math.ceil(dataset.rows / rows) * epochs
-    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, at most {most} rows for {NAMES[method]}."
+    why = f"at most {most} rows for {NAMES[method]}"
+    if rows > usual:
+        why = f"raised from {usual}, because fewer GPUs do not hold the model, and each wants a row"
+    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, {why}."
     return rows, Reason(rule=PlanRule.BATCH, text=text)

@@ -118,17 +118,18 @@ def obstacle(
 
 
 def _missing(attention: Attention, *, capability: Capability | None, installed: Collection[str]) -> str | None:
+    """The GPU before the package: nobody should install what the GPU cannot run."""
     if capability is None:
         return None
-    package = NEEDED_PACKAGES.get(attention)
-    if package is not None and package not in installed:
-        return f"needs the package {package}, which is not installed"
     if attention == "flash_attention_3" and capability[0] != 9:
         return f"needs compute capability 9.0, this GPU has {_dotted(capability)}"
     if attention == "flash_attention_4" and capability[0] not in (9, 10):
         return f"needs compute capability 9.0 or 10.0, this GPU has {_dotted(capability)}"
     if capability < (8, 0):
         return f"needs compute capability 8.0, this GPU has {_dotted(capability)}"
+    package = NEEDED_PACKAGES.get(attention)
+    if package is not None and package not in installed:
+        return f"needs the package {package}, which is not installed"
     return None
 
 

@@ -8,13 +8,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
 from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.estimates.sharded_base import explain
-from tunesmith.tuning.estimates.throughput import predict_evenness
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, PlanRule, Reason, TimeEstimate, Way
 from tunesmith.tuning.recipe.hyperparameters import Batch
@@ -71,6 +71,10 @@ class Candidate:
         """Of all devices together."""
         return self.time.seconds * self.setup.world_size
 
+    def expense(self, goal: Goal) -> float:
+        """What the goal compares: time from start to end, or that of all devices, both without sample answers."""
+        return self.time.working_seconds * (self.setup.world_size if goal is Goal.COST else 1)
+
 
 class Search:
     """All settings of one method on one machine."""
@@ -96,11 +100,18 @@ class Search:
             for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
         ]
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
+        self._sorted: dict[tuple[Expense, float], list[tuple[float, Layout]]] = {}
+        self._found: dict[tuple[int, float], Priced | None] = {}  # by the layout's identity and the share
 
     @property
     def may_fill(self) -> float:
         """The share of free memory that a plan may fill at most."""
         return 1.0 if self.forced else MOST_FILLED
+
+    @property
+    def can_fit(self) -> bool:
+        """Whether anything does, without asking which is best."""
+        return self.blocked is None and any(self._least_share(layout) <= self.may_fill for layout in self.layouts)
 
     def chosen(self) -> Candidate:
         """What serves the goal; without room for a margin what fills least; where nothing fits what misses least."""
@@ -115,18 +126,18 @@ class Search:
     @cached_property
     def quickest(self) -> Priced | None:
         """The soonest done that keeps its margin."""
-        return self._least(_seconds, share=self.usable, among=self.layouts)
+        return self._least(_seconds, share=self.usable)
 
     @cached_property
     def cheapest(self) -> Priced | None:
         """The least time of all devices together that keeps its margin."""
-        return self._least(_device_seconds, share=self.usable, among=self.layouts)
+        return self._least(_device_seconds, share=self.usable)
 
     @cached_property
     def safest(self) -> Priced:
         """The soonest done of those that run out of memory with less than `NO_RISK`, else the least filled."""
         share = min(self.usable, riskless_share(self.pricer.spread))
-        return self._least(_seconds, share=share, among=self.layouts) or self._least_filled(self.layouts)
+        return self._least(_seconds, share=share) or self._least_filled(self.layouts)
 
     def candidate(self, priced: Priced, *, blocked: str | None = None) -> Candidate:
         """Everything about these settings."""
@@ -179,6 +190,7 @@ class Search:
             device_seconds=priced.gpu_seconds,
             peak_bytes=priced.peak_bytes,
             out_of_memory_probability=self.risk(priced),
+            sample_seconds=priced.sample_seconds,
         )
 
     def risk(self, priced: Priced) -> float:
@@ -214,7 +226,7 @@ class Search:
         return next((priced for priced in smallest if priced.filled <= self.may_fill), None)
 
     def _expense_of_goal(self, priced: Priced) -> float:
-        return priced.gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.seconds
+        return priced.working_gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.working_seconds
 
     def _preferred(self, quickest: Priced) -> Priced:
         """By the goal; moments of 8 bits only where they save much time."""
@@ -223,34 +235,42 @@ class Search:
             return self.cheapest or quickest
         if goal is Goal.SPEED or quickest.setup.optimizer == "adamw":
             return quickest
-        exact_layouts = [layout for layout in self.layouts if layout.optimizer == "adamw"]
-        exact = self._least(_seconds, share=self.usable, among=exact_layouts)
-        if exact is not None and exact.seconds <= PRICE_OF_EXACT_MOMENTS * quickest.seconds:
+        exact = self._least(_seconds, share=self.usable, only_exact=True)
+        if exact is not None and exact.working_seconds <= PRICE_OF_EXACT_MOMENTS * quickest.working_seconds:
             return exact
         return quickest
 
     def _least_filled(self, among: list[Layout]) -> Priced:
         """What needs the smallest share of the free memory."""
-        layout = min(
-            among, key=lambda layout: (self.least_peak(layout) / max(1, layout.budget_bytes), self._bound(layout))
-        )
-        return self._smallest_of(layout)
+        return self._smallest_of(self._least_by(self._least_share, among))
 
     def _least_missing(self) -> Priced:
         """Where nothing fits: the smallest deficit on the strongest devices."""
         own = [layout for layout in self.layouts if layout.place is self.layouts[0].place]
         return self._smallest_of(
-            min(own, key=lambda layout: (self.least_peak(layout) - layout.budget_bytes, self._bound(layout)))
+            self._least_by(lambda layout: self.least_peak(layout) - layout.budget_bytes, own),
         )
+
+    def _least_by(self, size: Callable[[Layout], float], among: list[Layout]) -> Layout:
+        """Ties go to the sooner; bounds of durations cost far more than peaks, so no others are asked for theirs."""
+        sizes = [size(layout) for layout in among]
+        least = min(sizes)
+        ties = [layout for layout, own in zip(among, sizes, strict=True) if own == least]
+        return ties[0] if len(ties) == 1 else min(ties, key=self._bound)
+
+    def _least_share(self, layout: Layout) -> float:
+        return self.least_peak(layout) / max(1, layout.budget_bytes)
 
     def _smallest_of(self, layout: Layout) -> Priced:
         return self.pricer.price(layout, self._least_mode(layout), self.sizes(layout)[-1])
 
-    def _least(self, expense: Expense, *, share: float, among: list[Layout]) -> Priced | None:
+    def _least(self, expense: Expense, *, share: float, only_exact: bool = False) -> Priced | None:
         """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
         best: Priced | None = None
-        for bound, layout in self._by_bound(expense, among):
-            if best is not None and bound > expense(best.seconds, best.setup.world_size):
+        for bound, layout in self._by_bound(expense, share=share):
+            if only_exact and layout.optimizer != "adamw":
+                continue
+            if best is not None and bound > expense(best.working_seconds, best.setup.world_size):
                 break
             found = self._quickest_of(layout, share=share)
             if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
@@ -260,12 +280,17 @@ class Search:
     def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
         """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
         setup = priced.setup
-        spent = expense(priced.seconds, setup.world_size)
+        spent = expense(priced.working_seconds, setup.world_size)
         return spent, setup.optimizer != "adamw", priced.peak_bytes, setup.world_size
 
-    def _by_bound(self, expense: Expense, among: list[Layout]) -> list[tuple[float, Layout]]:
-        bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in among]
-        return sorted(bounds, key=lambda pair: pair[0])
+    def _by_bound(self, expense: Expense, *, share: float) -> list[tuple[float, Layout]]:
+        """Those that fit, sorted once for each question."""
+        key = expense, share
+        if key not in self._sorted:
+            fitting = [layout for layout in self.layouts if self.least_peak(layout) <= layout.budget_bytes * share]
+            bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in fitting]
+            self._sorted[key] = sorted(bounds, key=itemgetter(0))
+        return self._sorted[key]
 
     def _bound(self, layout: Layout) -> float:
         return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
@@ -285,6 +310,12 @@ class Search:
         return found
 
     def _quickest_of(self, layout: Layout, *, share: float) -> Priced | None:
+        key = (id(layout), share)
+        if key not in self._found:
+            self._found[key] = self._search(layout, share=share)
+        return self._found[key]
+
+    def _search(self, layout: Layout, *, share: float) -> Priced | None:
         """For each amount of recomputation the largest micro-step that fits; more of either is never quicker."""
         budget = layout.budget_bytes * share
         if self.least_peak(layout) > budget:
@@ -296,7 +327,7 @@ class Search:
             if first == len(sizes):
                 continue
             found = self.pricer.price(layout, checkpointing, sizes[first])
-            if best is None or (found.seconds, found.peak_bytes) < (best.seconds, best.peak_bytes):
+            if best is None or (found.working_seconds, found.peak_bytes) < (best.working_seconds, best.peak_bytes):
                 best = found
             if first == 0 and not self.pricer.kernels_differ:
                 break
@@ -306,7 +337,7 @@ class Search:
         """A smaller micro-step where it costs no time: as many of them fill a step."""
         setup = priced.setup
         for size in sizes[sizes.index(setup.tokens_per_micro_step) + 1 :]:
-            if self.pricer.seconds(priced.layout, setup.checkpointing, size) > priced.seconds:
+            if self.pricer.durations(priced.layout, setup.checkpointing, size).working > priced.working_seconds:
                 break
             priced = self.pricer.price(priced.layout, setup.checkpointing, size)
         return priced
@@ -324,7 +355,7 @@ class Search:
 
     def _balance(self, setup: Setup) -> Iterator[Reason]:
         """Said where devices wait for one another for more than a few per cent of a step."""
-        evenness = predict_evenness(self.pricer.shape, setup, workload=self.pricer.workload)
+        evenness = self.pricer.evenness(setup)
         if evenness > EVEN_ENOUGH:
             return
         text = (

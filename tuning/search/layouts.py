@@ -5,7 +5,7 @@ The sizes that are tried do not depend on how many GPUs there are, so one more G
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.tuning.estimates.activations import Checkpointing
@@ -76,8 +76,7 @@ class Layout:
 
     def setup(self, checkpointing: Checkpointing, tokens: int) -> Setup:
         """With these two, all launch numbers."""
-        return replace(
-            self.place.base,
+        return self.place.base.but(
             world_size=self.world_size,
             zero_stage=self.zero_stage,
             optimizer=self.optimizer,

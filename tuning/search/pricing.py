@@ -9,15 +9,15 @@ from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.datasets.lengths import typical_lengths
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.evaluation_time import (
+    Durations,
     EvaluationCost,
     EvaluationCosts,
     durations,
-    least_seconds,
     with_evaluations,
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
-from tunesmith.tuning.estimates.memory import Setup, total
-from tunesmith.tuning.estimates.throughput import Workload, predict, predict_seconds
+from tunesmith.tuning.estimates.memory import Setup, TokenBytes, bytes_of_a_token, resident_bytes, total
+from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness, predict_seconds
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
@@ -46,12 +46,23 @@ class Priced(NamedTuple):
     layout: Layout
     setup: Setup
     peak_bytes: int
-    seconds: float
+    working_seconds: float  # without sample answers
+    sample_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.working_seconds + self.sample_seconds
 
     @property
     def gpu_seconds(self) -> float:
         """Of all devices together."""
         return self.seconds * self.setup.world_size
+
+    @property
+    def working_gpu_seconds(self) -> float:
+        """The same without sample answers."""
+        return self.working_seconds * self.setup.world_size
 
     @property
     def filled(self) -> float:
@@ -63,11 +74,18 @@ class Pricer:
     """One method of one job: its recipe, and the price of any launch settings."""
 
     def __init__(
-        self, method: Method, *, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts, corrections: Corrections
+        self,
+        method: Method,
+        *,
+        spec: JobSpec,
+        shape: ModelShape,
+        dataset: DatasetFacts,
+        corrections: Corrections,
+        fewest_rows: int = 1,
     ) -> None:
         self.method, self.spec, self.shape, self.corrections = method, spec, shape, corrections
         self.lora, adapter_reasons = choose_lora(spec, dataset, shape)
-        self.batch = choose_batch(spec, dataset, method=method)
+        self.batch = choose_batch(spec, dataset, method=method, at_least=fewest_rows)
         self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
         if method is Method.FULL:
             adapter_reasons = ()
@@ -93,7 +111,10 @@ class Pricer:
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
         self._peaks: dict[_Key, int] = {}
-        self._seconds: dict[_Key, float] = {}
+        self._durations: dict[_Key, Durations] = {}
+        self._evenness: dict[int, float] = {}
+        self._resident: dict[LayoutKey, int] = {}
+        self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
         self._evaluation_costs = EvaluationCosts(shape, self.workload)
@@ -137,29 +158,40 @@ class Pricer:
         found = self._peaks.get(key)
         if found is None:
             setup = self._setup(layout, checkpointing, tokens)
-            found = int(total(self.shape, setup) * (self.ratios(layout, setup).memory or 1.0))
-            self._peaks[key] = found
+            peak = total(
+                self.shape,
+                setup,
+                resident=self._resident_bytes(layout, setup),
+                token_bytes=self._bytes_of_a_token(layout, setup),
+            )
+            found = self._peaks[key] = int(peak * (self.ratios(layout, setup).memory or 1.0))
         return found
 
-    def seconds(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> float:
-        """Predicted duration of all steps, with evaluations."""
+    def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
+        """Predicted for all steps, evaluations and sample answers."""
         key = (layout.key, checkpointing, tokens)
-        found = self._seconds.get(key)
+        found = self._durations.get(key)
         if found is None:
             setup = self._setup(layout, checkpointing, tokens)
             speed = self.ratios(layout, setup).speed
             training = predict_seconds(
-                self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed
+                self.shape,
+                setup,
+                workload=self.workload,
+                hardware=layout.place.hardware,
+                correction=speed,
+                evenness=self.evenness(setup),
             )
             cost = self._evaluation_cost(layout, setup)
-            found = self._seconds[key] = durations(training, cost, correction=speed).total
+            found = self._durations[key] = durations(training, cost, correction=speed)
         return found
 
     def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
         """Both."""
         setup = self._setup(layout, checkpointing, tokens)
         peak = self.peak_bytes(layout, checkpointing, tokens)
-        return Priced(layout, setup, peak, self.seconds(layout, checkpointing, tokens))
+        spent = self.durations(layout, checkpointing, tokens)
+        return Priced(layout, setup, peak, spent.working, spent.samples)
 
     def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
         """The same with its range."""
@@ -183,10 +215,31 @@ class Pricer:
                 workload=self.workload,
                 hardware=layout.place.hardware,
                 correction=self._highest_speed,
-                evenly=True,
+                evenness=1.0,
             )
             cost = self._evaluation_cost(layout, setup)
-            found = self._bounds[key] = least_seconds(training, cost, correction=self._highest_speed)
+            found = self._bounds[key] = durations(training, cost, correction=self._highest_speed).working
+        return found
+
+    def evenness(self, setup: Setup) -> float:
+        """The share of a step in which the devices work, for as many as this setup has."""
+        found = self._evenness.get(setup.world_size)
+        if found is None:
+            found = predict_evenness(self.shape, setup, workload=self.workload)
+            self._evenness[setup.world_size] = found
+        return found
+
+    def _resident_bytes(self, layout: Layout, setup: Setup) -> int:
+        found = self._resident.get(layout.memory_key)
+        if found is None:
+            found = self._resident[layout.memory_key] = resident_bytes(self.shape, setup)
+        return found
+
+    def _bytes_of_a_token(self, layout: Layout, setup: Setup) -> TokenBytes:
+        key = (layout.place.kind, setup.checkpointing, setup.zero_stage)
+        found = self._token_bytes.get(key)
+        if found is None:
+            found = self._token_bytes[key] = bytes_of_a_token(self.shape, setup)
         return found
 
     def _evaluations(self, dataset: DatasetFacts) -> int:

@@ -1,6 +1,15 @@
 """Numbers as people read them."""
 
 GIB = 1024**3
+# Below so many seconds: the unit in seconds, how many decimals it has, and what it is called.
+_DURATIONS = (
+    (90, 1, 0, "s"),
+    (10 * 60, 60, 1, "min"),
+    (90 * 60, 60, 0, "min"),
+    (48 * 3600, 3600, 1, "h"),
+    (10 * 86400, 86400, 1, "days"),
+    (365 * 86400, 86400, 0, "days"),
+)
 
 
 def gib(size_bytes: float) -> str:
@@ -36,16 +45,21 @@ def instead_of(seconds: float, before: float) -> str:
     return f"as long, {text}" if text == duration(before) else f"{text} instead of {duration(before)}"
 
 
+def against(seconds: float, other: float) -> str:
+    """`34 min against 29 min`, or `the same 34 min` where both read the same."""
+    text = duration(seconds)
+    return f"the same {text}" if text == duration(other) else f"{text} against {duration(other)}"
+
+
+def span(low: float, high: float) -> str:
+    """From one duration to another: `22 - 53 min`, `80 min - 3.2 h`."""
+    (first, unit), last = duration(low).split(" "), duration(high)
+    return f"{first} - {last}" if last.endswith(f" {unit}") else f"{first} {unit} - {last}"
+
+
 def duration(seconds: float) -> str:
-    """`41 s`, `2.1 min`, `17 min`, `5.2 h`, `3.1 days`, `12 years`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 10 * 60:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds < 365 * 86400:
-        return f"{seconds / 86400:.1f} days"
+    """`41 s`, `2.1 min`, `17 min`, `5.2 h`, `3.1 days`, `138 days`, `12.0 years`."""
+    for below, unit_seconds, digits, unit in _DURATIONS:
+        if seconds < below:
+            return f"{seconds / unit_seconds:.{digits}f} {unit}"
     return f"{seconds / (365 * 86400):,.1f} years"

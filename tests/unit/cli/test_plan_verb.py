@@ -221,3 +221,18 @@ def test_a_refusal_says_of_each_method_once_why_it_does_not_fit() -> None:
     assert "not lora" not in output
     assert output.count("LoRA bf16 needs") == 1
     assert "On 4 x RTX 4090 QLoRA" in output
+
+
+def test_a_plan_without_a_gpu_has_no_gpu_hours_and_short_runs_cost_more_than_nothing() -> None:
+    header, row = run("--model", "smollm2-135m", "--on", "CPU", "--rows", "24").stdout.splitlines()[:2]
+    assert row[header.index("GPU HOURS") :][:9].strip() in ("", "-")
+    header, row = run("--model", "smollm2-135m", "--on", "T4", "--rows", "10", "--price", "1").stdout.splitlines()[:2]
+    assert float(row[header.index("COST") :].split()[0]) > 0
+
+
+def test_a_plan_that_holds_nothing_out_trains_on_every_row_and_says_so() -> None:
+    asked = ("--model", "smollm2-135m", "--on", "T4", "--rows", "1000")
+    output = run(*asked, "--validation", "none", "--why").output
+    assert "1,000 rows, 500K tokens" in output
+    assert "No row is held out, as asked" in output
+    assert "1,000 rows (100 held out)" in run(*asked).output

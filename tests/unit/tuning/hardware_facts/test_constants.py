@@ -73,6 +73,6 @@ def test_a_gpu_in_no_table_is_as_fast_as_it_multiplied() -> None:
 def test_the_plan_says_which_numbers_were_measured_and_which_assumed() -> None:
     assert said(plan(TINY, cpu())).startswith("Assumed, because no worker has measured")
     assert said(plan(TINY, with_constants(cpu()))) == (
-        "Measured on this worker: 1.1 GiB for the process, 200B operations a second and core."
+        "Measured on this worker: 1.1 GiB for the process, 200 GFLOP/s on each core."
     )
     assert said(plan("llama-3.1-8b", with_constants(what_if("1xH100")))).startswith("Assumed")

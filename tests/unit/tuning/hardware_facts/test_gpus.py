@@ -184,3 +184,42 @@ def test_a_slice_computes_as_its_share_of_the_whole(name: str, memory_gib: float
 def test_more_gpus_than_one_machine_holds_are_several_machines() -> None:
     assert [gpu.machine for gpu in what_if("16xH100").gpus] == [0] * 8 + [1] * 8
     assert {gpu.machine for gpu in what_if("8xH100").gpus} == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "memory_gib"),
+    [
+        ("A100 3g.40gb", "A100 80GB MIG 3g.40gb", 39.6),
+        ("A100-40G 3g.20gb", "A100 40GB MIG 3g.20gb", 19.7),
+        ("A100-3g.20gb", "A100 40GB MIG 3g.20gb", 19.7),
+        ("2xA100-80G MIG 1g.10gb", "A100 80GB MIG 1g.10gb", 9.9),
+        ("H100 1g.20gb", "H100 MIG 1g.20gb", 19.8),
+        ("H200 3g.71gb", "H200 MIG 3g.71gb", 69.9),
+        ("A30 2g.12gb", "A30 MIG 2g.12gb", 11.75),
+    ],
+)
+def test_what_if_reads_slices_by_the_names_of_their_profiles(text: str, name: str, memory_gib: float) -> None:
+    gpus = what_if(text).gpus
+    assert len(gpus) == (2 if text.startswith("2x") else 1)
+    assert (gpus[0].name, gpus[0].mig) == (name, True)
+    assert gpus[0].memory_total_bytes / GIB == pytest.approx(memory_gib, abs=0.1)
+
+
+def test_a_slice_that_is_asked_about_computes_as_its_share() -> None:
+    whole, part = (rates_of(what_if(text).gpus[0]) for text in ("A100-80G", "A100 3g.40gb"))
+    assert part.matmul_tflops == pytest.approx(whole.matmul_tflops * 3 / 7)
+    assert part.bandwidth_gb_per_second == pytest.approx(whole.bandwidth_gb_per_second / 2)
+
+
+@pytest.mark.parametrize("text", ["A100 5g.40gb", "RTX4090 3g.12gb", "A100 3g.10gb"])
+def test_slices_that_no_gpu_is_cut_into_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        what_if(text)
+    assert "is not cut into slices" in caught.value.message
+    assert "A100 3g.40gb" in str(caught.value.hint)
+
+
+def test_a_card_of_another_maker_is_not_answered_with_names_that_only_share_digits() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        find_gpu("MI300X")
+    assert "GPUs of NVIDIA" in str(caught.value.hint)

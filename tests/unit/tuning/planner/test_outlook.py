@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.unit.tuning.cases import answer, data, plan
-from tunesmith.tuning.plan import Refusal
-from tunesmith.tuning.values.units import instead_of
+from tests.unit.tuning.cases import answer, cpu, data, plan, rules
+from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.values.units import against, duration, instead_of, span
+from tunesmith.tuning.words import Method
 
 
 def test_for_goal_cost_a_larger_machine_is_compared_by_the_time_of_all_devices() -> None:
@@ -41,3 +42,105 @@ def test_a_refused_mixture_of_experts_is_told_why_4_bits_save_little(machine: st
     said = {reason.rule: reason.text for reason in refusal.reasons}
     assert said["experts"].startswith("4 bits do not reach the experts, 97% of all parameters")
     assert ("GiB of experts, embeddings" in said.get("sharded-base", "")) is shared
+
+
+def said(chosen: Plan | Refusal, rule: str) -> str:
+    return next(reason.text for reason in chosen.reasons if reason.rule == rule)
+
+
+def rejected(chosen: Plan, method: Method) -> str:
+    return next(other.rejected_because for other in chosen.alternatives if other.method is method)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"), [(1320, 3160, "22 - 53 min"), (78 * 60, 11_160, "78 min - 3.1 h"), (12, 24, "12 - 24 s")]
+)
+def test_a_range_names_a_unit_once_where_both_ends_have_it(low: float, high: float, told: str) -> None:
+    assert span(low, high) == told
+
+
+def test_two_methods_that_read_as_quick_are_not_told_apart_by_equal_numbers() -> None:
+    chosen = plan("smollm2-135m", cpu())
+    time = duration(chosen.time.seconds)
+    assert f"the same {time} as QLoRA" in said(chosen, "bf16-before-4-bit")
+    assert f"the same {time}" in rejected(chosen, Method.QLORA)
+    assert against(10_800, 10_440) == "3.0 h against 2.9 h"
+
+
+def test_on_a_cpu_nothing_speaks_of_gpus_or_of_free_memory_that_is_left_to_others() -> None:
+    chosen = plan("smollm2-135m", cpu())
+    texts = " ".join(reason.text for reason in chosen.reasons)
+    assert "GPU" not in texts
+    assert "16.2 GiB to be used on a CPU, where a tenth of the free memory is left to others" in texts
+    assert "GFLOP/s on each core" in texts
+    assert chosen.changes[0].text.startswith("10 GiB more memory ")
+
+
+def test_an_optimizer_in_host_memory_is_told_with_both_durations() -> None:
+    chosen = plan("llama-3.1-8b", "1xH100", goal="quality", dataset=data(6_000))
+    assert "host memory, which takes" in rejected(chosen, Method.FULL)
+    assert f"instead of {duration(chosen.time.seconds)}." in rejected(chosen, Method.FULL)
+
+
+@pytest.mark.parametrize("machine", ["1xRTX4070Laptop", "8xH100", "1xGH200"])
+def test_a_machine_that_is_full_is_not_offered_one_more_gpu(machine: str) -> None:
+    assert [change.machine for change in plan("llama-3.2-3b", machine).changes] == ["ten-gib-more"]
+
+
+def test_more_memory_that_makes_a_plan_slower_says_that_another_method_would_be_taken() -> None:
+    changes = plan("qwen2.5-14b", "1xRTX3090", dataset=data(9_800, tokens_per_row=500, longest=2_000)).changes
+    assert "10 GiB more memory: LoRA would be taken, though it needs " in changes[-1].text
+
+
+def test_sample_answers_that_are_not_given_are_not_counted() -> None:
+    assert "sample answers" not in said(plan("llama-3.3-70b", "4xRTX4090", dataset=data(1_000)), "prediction")
+
+
+def test_one_held_out_row_is_singular_and_few_are_called_a_rough_guide() -> None:
+    few = data(9).model_copy(update={"held_out_rows": 1, "validation_rows": 1})
+    assert "1 of 10 rows is held out" in said(plan("llama-3.2-1b", "1xT4", dataset=few), "validation")
+    assert "the loss on so few is a rough guide" in said(plan("llama-3.2-1b", "1xT4", dataset=few), "validation")
+
+
+def test_preference_pairs_are_said_to_be_complex_whatever_their_length() -> None:
+    chosen = plan("llama-3.2-1b", "1xA100-80G", objective="dpo", dataset=data(24, tokens_per_row=50, longest=60))
+    assert "under 1K rows of preference pairs, a complex task" in said(chosen, "rank")
+
+
+def test_a_plan_without_a_margin_says_so_of_each_number_that_follows_from_it() -> None:
+    chosen = plan("llama-3.1-8b", "2xRTX4090", dataset=data(20_000, longest=2_000), method="full")
+    assert "no setting keeps its margin" in said(chosen, "recomputation")
+    assert "no setting keeps its margin" in said(chosen, "micro-step")
+    assert "with a margin" not in said(chosen, "gpus")
+
+
+def test_of_more_gpus_than_a_machine_holds_those_of_one_are_named_before_they_are_counted() -> None:
+    chosen = plan("llama-3.1-8b", "12xL4", dataset=data(100_000))
+    assert rules(chosen).index("devices") < rules(chosen).index("gpus")
+    assert said(chosen, "gpus").startswith("All 8 of these GPUs")
+
+
+def test_a_mixture_that_4_bits_hardly_shrink_says_why_qlora_needs_as_much() -> None:
+    chosen = plan("mixtral-8x7b", "2xA100-80G")
+    assert rejected(chosen, Method.QLORA).endswith("4 bits do not reach the experts.")
+
+
+def test_a_shortage_on_several_gpus_is_said_to_be_of_each() -> None:
+    refusal = answer("llama-3.1-70b", "8xH100", dataset=data(60_000), method="full")
+    assert "on each of 8 GPUs even with the smallest settings; 79.1 GiB are free" in refusal.reasons[0].text
+
+
+def test_a_refused_method_is_told_which_other_one_fits_here() -> None:
+    refusal = answer("llama-3.1-8b", "1xRTX4090", method="full")
+    assert isinstance(refusal, Refusal)
+    assert refusal.reasons[1].text.startswith("With method lora instead it fits here: ")
+    assert not any("instead it fits" in reason.text for reason in answer("llama-3.1-70b", "1xT4").reasons)
+
+
+def test_a_refusal_on_a_host_without_gpus_asks_for_a_host() -> None:
+    assert "would fit on a host with" in answer("llama-3.1-8b", cpu(), method="full").reasons[-1].text
+
+
+def test_shorter_rows_are_said_to_cut_longer_ones() -> None:
+    refusal = answer("llama-3.1-8b", "1xRTX4090", max_seq_length=131_072)
+    assert refusal.reasons[-1].text.endswith("Longer rows are cut.")
