@@ -36,14 +36,15 @@ class Reader:
 
 
 class Asker:
-    """Asks an engine that runs in a thread of its own."""
+    """Asks an engine that runs in a thread of its own, or is stepped by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_run: bool = True) -> None:
         model = BatchModel.load(folder)
         self.linears = model.base.linears
         self.engine = Engine(model, limits=Limits(prefix_bytes=0, adapter_bytes=4 * 1024**3))
         self._tokenizer = load_tokenizer(folder)
-        threading.Thread(target=self.engine.run, daemon=True).start()
+        if is_run:
+            threading.Thread(target=self.engine.run, daemon=True).start()
 
     def begin(self, prompt: list[int], *, adapter: str, tokens: int) -> tuple[Sequence, Reader]:
         reader = Reader()
@@ -73,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for adapters in sorted(map(int, sys.argv[1:])):
             for index in range(loaded, adapters):
-                _load(asker, Path(folder) / "adapter", index)
+                load_adapter(asker, Path(folder) / "adapter", index)
             loaded = adapters
             asker.ask(_asks(workload.WRITING, adapters=adapters, wave=0), tokens=2)  # pages are there
             for wave, load in enumerate(workload.LOADS, start=1):
@@ -117,7 +118,7 @@ def _first_token(asker: Asker) -> tuple[float, float]:
     return clock.seconds()
 
 
-def _load(asker: Asker, folder: Path, index: int) -> None:
+def load_adapter(asker: Asker, folder: Path, index: int) -> None:
     folder.mkdir(exist_ok=True)
     source = torch.Generator().manual_seed(index)
     tensors = {}

@@ -27,15 +27,9 @@ def main() -> None:
 
 
 def _peft(counts: list[int], memory: Memory) -> None:
-    config = LoraConfig(
-        r=workload.RANK, lora_alpha=workload.ALPHA, target_modules="all-linear", init_lora_weights=False
-    )
-    model = get_peft_model(_load(), config, adapter_name="a0").eval()
+    model = None
     for adapters in counts:
-        for index in range(len(model.peft_config), adapters):
-            model.add_adapter(f"a{index}", config)
-        model.eval()
-        names = [f"a{workload.adapter_of(index, adapters=adapters)}" for index in range(workload.REQUESTS)]
+        model, names = mixed_batch(adapters, model=model)
         _generate(model, workload.WRITING.prompts(), tokens=2, adapter_names=names)
         for load in workload.LOADS:
             clock = Clock.start()
@@ -43,6 +37,26 @@ def _peft(counts: list[int], memory: Memory) -> None:
             took = clock.seconds()
             idle = _idle(model, adapter_names=["a0"])
             _tell("peft", adapters, load, took=took, first=first, idle=idle, memory=memory)
+
+
+def mixed_batch(adapters: int, *, model: Any = None) -> tuple[Any, list[str]]:
+    """One base with so many adapters, and the adapter of each row."""
+    config = LoraConfig(
+        r=workload.RANK, lora_alpha=workload.ALPHA, target_modules="all-linear", init_lora_weights=False
+    )
+    model = model or get_peft_model(_load(), config, adapter_name="a0")
+    for index in range(len(model.peft_config), adapters):
+        model.add_adapter(f"a{index}", config)
+    names = [f"a{workload.adapter_of(index, adapters=adapters)}" for index in range(workload.REQUESTS)]
+    return model.eval(), names
+
+
+def filled_up(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their mask, the shorter ones filled up in front."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
 
 
 def _models(counts: list[int], memory: Memory) -> None:
@@ -120,9 +134,7 @@ class _First(StoppingCriteria):
 @torch.inference_mode()
 def _generate(model: Any, prompts: list[list[int]], *, tokens: int, **named: Any) -> float:
     """Seconds until every row had its first token."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = filled_up(prompts)
     first, began = _First(), time.perf_counter()
     model.generate(
         input_ids=ids,
