@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serving.steps [ROUNDS]`: one token of sixteen answers, by all sides in turn in one process.
+"""`python -m benchmarks.serving.steps [ROUNDS]`: a token of sixteen answers, ours and PEFT's in turn in one process.
 
 Seconds of the processor vary by half within a minute on a machine that is shared. Two steps one after the other meet
 nearly the same machine, so it is their ratio that is told: the median over the rounds, and its quarters.
@@ -27,35 +27,39 @@ Step = Callable[[], object]
 def main() -> None:
     warnings.simplefilter("ignore")
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    model, names = peers.mixed_batch(workload.REQUESTS)
     with tempfile.TemporaryDirectory() as folder:
         steps: dict[str, Step] = {
-            "ours, 16 adapters": our_steps(16, folder=Path(folder)),
-            "ours, 1 adapter": our_steps(1, folder=Path(folder)),
-            "peft, 16 adapters": peft_steps(16),
-            "peft, 1 adapter": peft_steps(1),
+            "ours, 16 adapters": our_steps(folder=Path(folder)),
+            "peft, 16 adapters": peft_steps(model, names),
+            "peft, 1 adapter": peft_steps(model, [names[0]] * len(names)),
         }
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             began = time.process_time()
             step()
             seconds[name].append(time.process_time() - began)
-    first = seconds["ours, 16 adapters"]
+    _tell(seconds)
+
+
+def _tell(seconds: dict[str, list[float]]) -> None:
+    ours_seconds = next(iter(seconds.values()))
     for name, took in seconds.items():
-        ratios = [mine / base for mine, base in zip(took, first, strict=True)]
+        ratios = [theirs / mine for theirs, mine in zip(took, ours_seconds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        told = {"side": name, "ratio": round(middle, 2), "quarters": [round(low, 2), round(high, 2)]}
+        told = {"side": name, "times_ours": round(middle, 2), "quarters": [round(low, 2), round(high, 2)]}
         print(json.dumps({**told, "least_cpu_ms": round(1000 * min(took))}), flush=True)
 
 
-def our_steps(adapters: int, *, folder: Path) -> Step:
-    """A step of our engine, sixteen answers under way."""
+def our_steps(*, folder: Path) -> Step:
+    """A step of our engine, sixteen answers under way, each of an adapter of its own."""
     asker = ours.Asker(workload.model_folder(), is_run=False)
-    for index in range(adapters):
+    for index in range(workload.REQUESTS):
         ours.load_adapter(asker, folder / "adapter", index)
     begun = []
     for index, prompt in enumerate(workload.WRITING.prompts()):
-        sequence, _ = asker.begin(prompt, adapter=f"a{workload.adapter_of(index, adapters=adapters)}", tokens=1000)
+        sequence, _ = asker.begin(prompt, adapter=f"a{index}", tokens=1000)
         begun.append(sequence)
     asker.engine.submit(begun)
     while min(sequence.written for sequence in begun) < FIRST_TOKENS:
@@ -63,11 +67,9 @@ def our_steps(adapters: int, *, folder: Path) -> Step:
     return asker.engine.step
 
 
-def peft_steps(adapters: int) -> Step:
+def peft_steps(model: Any, names: list[str]) -> Step:
     """What `generate` does for a token, without what it has around it: the model, and the likeliest token."""
-    model, names = peers.mixed_batch(adapters)
-    prompts = workload.WRITING.prompts()
-    ids, mask = peers.filled_up(prompts)
+    ids, mask = peers.filled_up(workload.WRITING.prompts())
     state: dict[str, Any] = {"ids": ids, "mask": mask, "cache": DynamicCache()}
 
     @torch.inference_mode()
