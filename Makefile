@@ -150,7 +150,7 @@ bench-latency: $(STAMP) ## submit to first step, and a job's wall time over its 
 	$(BIN)/python -m benchmarks.latency $(NIGHTLY)
 
 .PHONY: bench-serving
-bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed batch, a model for each adapter (about 15 minutes on 2 cores)
+bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed batch, a model for each adapter, transformers serve (on a busy machine in parts: --sides, --found)
 	$(BIN)/python -m benchmarks.serving
 
 .PHONY: bench-control-plane

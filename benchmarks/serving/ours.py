@@ -36,14 +36,15 @@ class Reader:
 
 
 class Asker:
-    """Asks an engine that runs in a thread of its own."""
+    """Asks an engine that runs in a thread of its own, or is stepped by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_run: bool = True) -> None:
         model = BatchModel.load(folder)
         self.linears = model.base.linears
         self.engine = Engine(model, limits=Limits(prefix_bytes=0, adapter_bytes=4 * 1024**3))
         self._tokenizer = load_tokenizer(folder)
-        threading.Thread(target=self.engine.run, daemon=True).start()
+        if is_run:
+            threading.Thread(target=self.engine.run, daemon=True).start()
 
     def begin(self, prompt: list[int], *, adapter: str, tokens: int) -> tuple[Sequence, Reader]:
         reader = Reader()
@@ -67,48 +68,57 @@ class Asker:
 
 
 def main() -> None:
+    memory = workload.Memory()
     asker = Asker(workload.model_folder())
     loaded = 0
     with tempfile.TemporaryDirectory() as folder:
         for adapters in sorted(map(int, sys.argv[1:])):
             for index in range(loaded, adapters):
-                _load(asker, Path(folder) / "adapter", index)
+                load_adapter(asker, Path(folder) / "adapter", index)
             loaded = adapters
-            _measure(asker, adapters)
+            asker.ask(_asks(workload.WRITING, adapters=adapters, wave=0), tokens=2)  # pages are there
+            for wave, load in enumerate(workload.LOADS, start=1):
+                _measure(asker, adapters, load=load, wave=wave, memory=memory)
 
 
-def _measure(asker: Asker, adapters: int) -> None:
-    asks = [
-        (prompt, f"a{workload.adapter_of(index, adapters=adapters)}") for index, prompt in enumerate(workload.prompts())
-    ]
-    asker.ask(asks, tokens=4)  # lanes are filled, pages are there
-    began, cpu_began = time.perf_counter(), time.process_time()
-    readers = asker.ask(asks, tokens=workload.NEW_TOKENS)
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+def _measure(asker: Asker, adapters: int, *, load: workload.Load, wave: int, memory: workload.Memory) -> None:
+    asks = _asks(load, adapters=adapters, wave=wave)
+    clock, began = workload.Clock.start(), time.perf_counter()
+    readers = asker.ask(asks, tokens=load.new_tokens)
+    seconds, cpu_seconds = clock.seconds()
     firsts = sorted(reader.times[0] - began for reader in readers)
-    cpu_began = time.process_time()
-    alone = [_first_token(asker) for _ in range(5)]
-    first_cpu_seconds = (time.process_time() - cpu_began) / len(alone)
+    alone = [_first_token(asker) for _ in range(3)]
     workload.tell(
         "ours",
         adapters,
-        tokens_per_second=len(readers) * workload.NEW_TOKENS / seconds,
-        tokens_per_cpu_second=len(readers) * workload.NEW_TOKENS / cpu_seconds,
+        load,
+        tokens_per_second=len(readers) * load.new_tokens / seconds,
+        tokens_per_cpu_second=len(readers) * load.new_tokens / cpu_seconds,
         first_token_seconds=firsts[len(firsts) // 2],
-        idle_first_token_seconds=min(alone),
-        idle_first_token_cpu_seconds=first_cpu_seconds,
-        lane_bytes=asker.engine.counts()["lane_bytes"],
+        idle_first_token_seconds=min(seconds for seconds, _ in alone),
+        idle_first_token_cpu_seconds=min(cpu_seconds for _, cpu_seconds in alone),
+        over_base_bytes=memory.over_base_bytes(workload.BASE_BYTES),
         adapter_bytes=asker.engine.counts()["adapter_bytes"],
+        lane_bytes=asker.engine.counts()["lane_bytes"],
     )
 
 
-def _first_token(asker: Asker) -> float:
-    began = time.perf_counter()
-    (reader,) = asker.ask([(workload.short_prompt(), "a0")], tokens=1)
-    return reader.times[0] - began
+def _asks(load: workload.Load, *, adapters: int, wave: int) -> list[tuple[list[int], str]]:
+    """Each wave asks for the next adapters, so that what the last one left is of use only where it would be."""
+    first = wave * workload.REQUESTS
+    return [
+        (prompt, f"a{workload.adapter_of(first + index, adapters=adapters)}")
+        for index, prompt in enumerate(load.prompts())
+    ]
 
 
-def _load(asker: Asker, folder: Path, index: int) -> None:
+def _first_token(asker: Asker) -> tuple[float, float]:
+    clock = workload.Clock.start()
+    asker.ask([(workload.short_prompt(), "a0")], tokens=1)
+    return clock.seconds()
+
+
+def load_adapter(asker: Asker, folder: Path, index: int) -> None:
     folder.mkdir(exist_ok=True)
     source = torch.Generator().manual_seed(index)
     tensors = {}

@@ -6,6 +6,8 @@ import random
 import resource
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.cli.cache import cache_dir
@@ -13,10 +15,28 @@ from tunesmith.local.demo import model as demo
 
 RANK, ALPHA = 16, 32
 REQUESTS = 16
-NEW_TOKENS = int(os.environ.get("SERVING_NEW_TOKENS", "32"))  # fewer for a machine that is busy
 SHORT_PROMPT_TOKENS = 20
-PROMPT_TOKENS = (12, 60)
 WORDS = (3, 49_000)
+BASE_BYTES = 4 * 134_515_008  # of SmolLM2-135M in fp32, its tied embedding counted once
+
+
+@dataclass(frozen=True)
+class Load:
+    """Sixteen requests at once: prompts of so many tokens at least and at most, and tokens to write behind each."""
+
+    name: str
+    prompt_tokens: tuple[int, int]
+    new_tokens: int
+
+    def prompts(self) -> list[list[int]]:
+        """One for each request, of different lengths."""
+        source = random.Random(0)
+        return [[source.randrange(*WORDS) for _ in range(source.randint(*self.prompt_tokens))] for _ in range(REQUESTS)]
+
+
+WRITING = Load("writing", (4, 12), int(os.environ.get("SERVING_WRITTEN", "64")))  # fewer for a machine that is busy
+READING = Load("reading", (12, 60), 4)
+LOADS = (WRITING, READING)
 
 
 def model_folder() -> Path:
@@ -29,12 +49,6 @@ def model_folder() -> Path:
     return folder
 
 
-def prompts() -> list[list[int]]:
-    """One for each request, of different lengths."""
-    source = random.Random(0)
-    return [[source.randrange(*WORDS) for _ in range(source.randint(*PROMPT_TOKENS))] for _ in range(REQUESTS)]
-
-
 def adapter_of(request: int, *, adapters: int) -> int:
     """Which adapter a request is for: as many different ones as there are."""
     return request % adapters
@@ -45,11 +59,37 @@ def short_prompt() -> list[int]:
     return [source.randrange(*WORDS) for _ in range(SHORT_PROMPT_TOKENS)]
 
 
-def peak_bytes() -> int:
-    """Resident memory of this process at its highest."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+@dataclass
+class Clock:
+    """Seconds of the wall and of this process's processors since it was made."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def start(cls) -> "Clock":
+        return cls(time.perf_counter(), time.process_time())
+
+    def seconds(self) -> tuple[float, float]:
+        return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-def tell(side: str, adapters: int, **figures: float) -> None:
+class Memory:
+    """What this process holds beside its libraries and one base in fp32. Made before the base is loaded."""
+
+    def __init__(self) -> None:
+        self._libraries = _resident_bytes()
+
+    def over_base_bytes(self, base_bytes: int) -> int:
+        return _resident_bytes() - self._libraries - base_bytes
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def tell(side: str, adapters: int, load: Load, **figures: float) -> None:
     """One line that the run reads."""
-    print(json.dumps({"side": side, "adapters": adapters, "peak_bytes": peak_bytes(), **figures}), flush=True)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    named = {"side": side, "adapters": adapters, "load": load.name, "peak_bytes": peak_bytes}
+    print(json.dumps({**named, **figures}), flush=True)

@@ -18,6 +18,7 @@ from tunesmith.worker.inference.engine.adapters.files import AdapterWeights, Bas
 from tunesmith.worker.inference.engine.compute import attention
 from tunesmith.worker.inference.engine.compute.attention import Span, Spans, WrittenRows
 from tunesmith.worker.inference.engine.compute.cache import BLOCK_TOKENS, CacheShape, KeyValueCache
+from tunesmith.worker.inference.engine.compute.embedding import halve_embedding
 from tunesmith.worker.inference.engine.compute.products import SteadyProducts, replace_linears
 from tunesmith.worker.inference.engine.compute.thin import Lane, Piece, ThinProducts
 from tunesmith.worker.train.failures import user_error
@@ -66,6 +67,7 @@ class BatchModel:
         linears = [name for name in linears if made[name] is not head]
         for name in linears:
             made[name].thin = self.thin
+        halve_embedding(model)
         self.base = Base(folder, {name: (made[name].out_features, made[name].in_features) for name in linears})
         attention.register()
         use_attention(model, attention.NAME)

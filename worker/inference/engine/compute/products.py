@@ -8,7 +8,7 @@ at that (docs/engine.md). Each shape is tried when a model is loaded; where it f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import linear, pad
 
 PIECE_ROWS = 16
+_SAME_STATES = {"attention": ("q_proj", "k_proj", "v_proj"), "gate": ("gate_proj", "up_proj")}
 _TRIED_ROWS = (1, 2, 3, 5, 7, 9, 11, 17, 31, 33, 48, 64)
 Product = Callable[[torch.Tensor], torch.Tensor]  # [rows, in] to [rows, out]
 
@@ -23,9 +24,10 @@ Product = Callable[[torch.Tensor], torch.Tensor]  # [rows, in] to [rows, out]
 class SteadyLinear(nn.Module):
     """In place of a linear module: the same product, and the adapters' beside it where `thin` is set."""
 
-    def __init__(self, product: Product, *, in_features: int, out_features: int, name: str) -> None:
+    def __init__(self, stack: Stack, index: int, *, name: str) -> None:
         super().__init__()
-        self._product, self.in_features, self.out_features, self.name = product, in_features, out_features, name
+        self._stack, self._index, self.name = stack, index, name
+        self.in_features, self.out_features = stack.in_features, stack.sizes[index]
         self.thin: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -33,10 +35,33 @@ class SteadyLinear(nn.Module):
         rows = states.reshape(-1, self.in_features)
         if not len(rows):
             return states.new_empty((*states.shape[:-1], self.out_features))
-        made = self._product(rows)
+        made = self._stack.part(self._index, states, rows)
         if self.thin is not None:
             made = self.thin(self.name, rows, made)
         return made.view(*states.shape[:-1], self.out_features)
+
+
+class Stack:
+    """Linear modules that are given the same states, their weights over each other: one product is all of theirs.
+
+    The first that is asked has it computed. What a neighbour is then asked for with the same tensor is there already;
+    with another tensor it is computed anew, so a family that feeds them apart is slower and as right.
+    """
+
+    def __init__(self, product: Product, *, in_features: int, sizes: Sequence[int]) -> None:
+        self._product, self.in_features, self.sizes = product, in_features, list(sizes)
+        self._states: torch.Tensor | None = None
+        self._parts: dict[int, torch.Tensor] = {}
+
+    def part(self, index: int, states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """[rows, out] of one module; `rows` are `states` as [rows, in]."""
+        if states is not self._states or index not in self._parts:
+            self._states = states
+            self._parts = dict(enumerate(self._product(rows).split(self.sizes, dim=1)))
+        part = self._parts.pop(index)
+        if not self._parts:
+            self._states = None  # nothing is kept beyond its layer
+        return part
 
 
 class SteadyProducts:
@@ -79,16 +104,40 @@ def weight_of(product: Product, *, columns: int) -> torch.Tensor:
 
 
 def replace_linears(model: nn.Module, linears: Iterable[str], *, products: SteadyProducts) -> dict[str, SteadyLinear]:
-    """Put a `SteadyLinear` in the place of each named module; their weights go, one by one."""
+    """Put a `SteadyLinear` in the place of each named module; their weights go, one stack after the other."""
     made = {}
+    for names in _stacks(model, list(linears)):
+        weights, biases = zip(*(_parameters(model.get_submodule(name)) for name in names), strict=True)
+        bias = None if biases[0] is None else torch.cat(biases)
+        product = products.of(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        stack = Stack(product, in_features=weights[0].shape[1], sizes=[len(weight) for weight in weights])
+        for index, name in enumerate(names):
+            parent, _, last = name.rpartition(".")
+            made[name] = SteadyLinear(stack, index, name=name)
+            setattr(model.get_submodule(parent), last, made[name])
+    return made
+
+
+def _stacks(model: nn.Module, linears: list[str]) -> list[list[str]]:
+    """The names in groups: those of one parent that families feed with the same states, and all others alone."""
+    groups: dict[str, list[str]] = {}
     for name in linears:
         parent, _, last = name.rpartition(".")
-        module: Any = model.get_submodule(name)
-        weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
-        product = products.of(weight.detach(), None if module.bias is None else module.bias.detach())
-        made[name] = SteadyLinear(product, in_features=weight.shape[1], out_features=weight.shape[0], name=name)
-        setattr(model.get_submodule(parent), last, made[name])
-    return made
+        kind = next((kind for kind, members in _SAME_STATES.items() if last in members), None)
+        groups.setdefault(name if kind is None else f"{parent}:{kind}", []).append(name)
+    return [part for group in groups.values() for part in _alike(model, group)]
+
+
+def _alike(model: nn.Module, names: list[str]) -> list[list[str]]:
+    """One group where columns and bias are alike, else each alone."""
+    kinds = {(weight.shape[1], bias is None) for weight, bias in (_parameters(model.get_submodule(n)) for n in names)}
+    return [names] if len(kinds) == 1 else [[name] for name in names]
+
+
+def _parameters(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight [out, in] and bias."""
+    weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
+    return weight.detach(), None if module.bias is None else module.bias.detach()
 
 
 def _has_onednn() -> bool:

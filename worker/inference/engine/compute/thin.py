@@ -1,8 +1,9 @@
 """The thin products of adapters beside the base's: each row with its own adapter, in two or three calls a module.
 
-A written token goes through a lane. A lane has a place in one tensor per module and holds a copy of the adapter that
-was last computed in it, so that all lanes are one batched product without gathering weights at every step; it is
-copied when a sequence with another adapter joins. A block of a prompt is one adapter's and goes through its own
+A written token goes through a lane. A lane has a place in one tensor per module and holds the adapter that was last
+computed in it, so that all lanes are one batched product without gathering weights at every step. An adapter moves
+into its first lane, what is in memory of it lies there; it is copied for a second sequence at the same time, and moves
+out when a sequence with another adapter takes the lane. A block of a prompt is one adapter's and goes through its own
 weights. Lanes are apart by rank, and every product has a shape that does not depend on the neighbours: a row has the
 same bits in any company. docs/engine.md has what this was measured against.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import ReferenceType, ref
 
 import torch
 from torch.nn.functional import pad
@@ -25,8 +27,9 @@ class Lane:
 
     lanes: Lanes
     index: int
-    adapter: int | None = None  # the serial of what is copied here
+    adapter: int | None = None  # the serial of what is here
     is_taken: bool = False
+    owner: ReferenceType[AdapterWeights] | None = None  # whose tensors lie here; None for a copy
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Lanes:
         if lane is None:
             lane = self._grow()
         if lane.adapter != weights.serial:
-            self._copy(weights, lane)
+            self._put(weights, lane)
         lane.is_taken = True
         return lane
 
@@ -64,9 +67,12 @@ class Lanes:
             for side in (self.down, self.up):
                 for module, table in side.items():
                     side[module] = torch.cat([table, table.new_zeros(more, *table.shape[1:])])
+            for place in self.places:
+                self._point_at(place)
         return lane
 
-    def _copy(self, weights: AdapterWeights, lane: Lane) -> None:
+    def _put(self, weights: AdapterWeights, lane: Lane) -> None:
+        self._move_out(lane)
         for tables, own in ((self.down, weights.down), (self.up, weights.up)):
             for module, tensor in own.items():
                 if module not in tables:
@@ -75,6 +81,32 @@ class Lanes:
             for module in tables.keys() - own.keys():
                 tables[module][lane.index] = 0
         lane.adapter = weights.serial
+        if all(_owner(place) is not weights for place in self.places):
+            lane.owner = ref(weights)
+            self._point_at(lane)
+
+    def _point_at(self, lane: Lane) -> None:
+        """Let the tensors of a lane's owner be those in the lane."""
+        if (weights := _owner(lane)) is not None:
+            for tables, own in ((self.down, weights.down), (self.up, weights.up)):
+                own.update({module: tables[module][lane.index] for module in own})
+
+    def _move_out(self, lane: Lane) -> None:
+        """Give a lane's owner, if it is still in memory, tensors of its own; another lane's copy becomes its place."""
+        if (weights := _owner(lane)) is not None:
+            lane.owner = None
+            copy = next((each for each in self.places if each is not lane and each.adapter == weights.serial), None)
+            if copy is not None:
+                copy.owner = ref(weights)
+                self._point_at(copy)
+            else:
+                for own in (weights.down, weights.up):
+                    own.update({module: tensor.clone() for module, tensor in own.items()})
+        lane.owner = None
+
+
+def _owner(lane: Lane) -> AdapterWeights | None:
+    return lane.owner() if lane.owner is not None else None
 
 
 @dataclass(frozen=True)
