@@ -21,7 +21,7 @@ from tunesmith.tuning.api.history import EventObject, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
-from tunesmith.tuning.api.models import ModelList, ModelObject
+from tunesmith.tuning.api.models import ModelFetch, ModelList, ModelObject
 from tunesmith.tuning.api.plans import PlanAnswer
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
@@ -237,6 +237,23 @@ class Client:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
         return self._ask(ModelObject, "POST", "/models", json=body, is_repeatable=True)
 
+    @contextmanager
+    def fetch_model(self, body: Json) -> Iterator[Iterator[ModelFetch | ModelObject]]:
+        """How far the service has fetched a model of the hub, at the end the model; leaving early ends the fetch.
+
+        Raises:
+            ServiceError: the service refuses, the hub does not give it, or the answer broke off.
+        """
+        url = self._url("/models/from_hub")
+        with (
+            _explained(self.connection),
+            self._http.stream("POST", url, headers=self._headers(), json=body) as answer,
+        ):
+            if answer.is_error:
+                answer.read()
+                raise _service_error(answer)
+            yield _fetch_lines(answer)
+
     def delete_model(self, name: str) -> Deleted:
         """Forget a model."""
         return self._ask(Deleted, "DELETE", f"/models/{quote(name, safe='')}")
@@ -373,6 +390,19 @@ def _chunks(answer: httpx.Response) -> Iterator[Json]:
                 raise ServiceError(str(error.get("message")), http_status=503, **details)
             yield chunk
     raise ServiceError("The answer broke off.", http_status=503, hint="ask again")
+
+
+def _fetch_lines(answer: httpx.Response) -> Iterator[ModelFetch | ModelObject]:
+    for text in answer.iter_lines():
+        line: Json = json.loads(text)
+        if error := line.get("error"):
+            details = {name: error.get(name) for name in ("code", "param", "hint")}
+            raise ServiceError(str(error.get("message")), http_status=503, **details)
+        if line.get("object") == "model":
+            yield recorded(ModelObject, line)
+            return
+        yield recorded(ModelFetch, line)
+    raise ServiceError("The answer broke off.", http_status=503, hint="ask again: what has come is kept for a day")
 
 
 def _may_pass(answer: httpx.Response) -> bool:
