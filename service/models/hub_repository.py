@@ -117,7 +117,8 @@ def _listing(identifier: str, text: bytes) -> Listing:
 
 def _file(entry: Json) -> HubFile:
     large: dict[str, Any] = entry.get("lfs") or {}
-    return HubFile(str(entry["rfilename"]), int(large.get("size", entry.get("size") or 0)), large.get("sha256"))
+    size_bytes: Any = large.get("size") or entry.get("size") or 0
+    return HubFile(str(entry["rfilename"]), int(size_bytes), large.get("sha256"))
 
 
 def _refused(answer: httpx.Response, identifier: str, revision: str) -> HubFailed:
