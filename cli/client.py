@@ -17,7 +17,7 @@ from tunesmith.tuning.api.accuracy import AccuracyList
 from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 from tunesmith.tuning.api.base import Answer, recorded
 from tunesmith.tuning.api.files import FileObject, FilePage
-from tunesmith.tuning.api.history import EventObject, EventPage
+from tunesmith.tuning.api.history import CheckpointObject, CheckpointPage, EventObject, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
@@ -205,6 +205,21 @@ class Client:
     def artifact_file(self, artifact_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes of one file of a result, in pieces."""
         return self._pieces(f"/artifacts/{quote(artifact_id, safe='')}/files/{quote(name)}")
+
+    def checkpoints(self, job_id: str) -> Iterator[CheckpointObject]:
+        """The job's checkpoints, the highest step first, page by page."""
+        after: str | None = None
+        while True:
+            path = f"{_job_path(job_id)}/checkpoints"
+            page = self._ask(CheckpointPage, "GET", path, params=present(limit=100, after=after))
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].id
+
+    def checkpoint_file(self, job_id: str, checkpoint_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes of one file of a checkpoint, in pieces."""
+        return self._pieces(f"{_job_path(job_id)}/checkpoints/{quote(checkpoint_id, safe='')}/files/{quote(name)}")
 
     def model_file(self, name: str, sha256: str) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes of one file of a model, in pieces."""

@@ -33,7 +33,13 @@ class WandbSink:
         import wandb
 
         quiet = wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
         )
         self._run: Any = wandb.init(
             project=run.project,
