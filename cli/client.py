@@ -17,11 +17,11 @@ from tunesmith.tuning.api.accuracy import AccuracyList
 from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 from tunesmith.tuning.api.base import Answer, recorded
 from tunesmith.tuning.api.files import FileObject, FilePage
-from tunesmith.tuning.api.history import EventObject, EventPage
+from tunesmith.tuning.api.history import CheckpointObject, CheckpointPage, EventObject, EventPage
 from tunesmith.tuning.api.jobs import JobObject, JobPage
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
-from tunesmith.tuning.api.models import ModelList, ModelObject
+from tunesmith.tuning.api.models import ModelFetch, ModelList, ModelObject
 from tunesmith.tuning.api.plans import PlanAnswer
 from tunesmith.tuning.api.workers import WorkerList, WorkerObject
 from tunesmith.tuning.codes import ErrorCode
@@ -208,6 +208,21 @@ class Client:
         """The bytes of one file of a result, in pieces."""
         return self._pieces(f"/artifacts/{quote(artifact_id, safe='')}/files/{quote(name)}")
 
+    def checkpoints(self, job_id: str) -> Iterator[CheckpointObject]:
+        """The job's checkpoints, the highest step first, page by page."""
+        after: str | None = None
+        while True:
+            path = f"{_job_path(job_id)}/checkpoints"
+            page = self._ask(CheckpointPage, "GET", path, params=present(limit=100, after=after))
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].id
+
+    def checkpoint_file(self, job_id: str, checkpoint_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes of one file of a checkpoint, in pieces."""
+        return self._pieces(f"{_job_path(job_id)}/checkpoints/{quote(checkpoint_id, safe='')}/files/{quote(name)}")
+
     def model_file(self, name: str, sha256: str) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes of one file of a model, in pieces."""
         return self._pieces(f"/blobs/{sha256}?model={quote(name, safe='')}")
@@ -241,6 +256,23 @@ class Client:
     def register_model(self, body: Json) -> ModelObject:
         """Name a set of files as a model. `tunesmith.missing` lists what the store still lacks."""
         return self._ask(ModelObject, "POST", "/models", json=body, is_repeatable=True)
+
+    @contextmanager
+    def fetch_model(self, body: Json) -> Iterator[Iterator[ModelFetch | ModelObject]]:
+        """How far the service has fetched a model of the hub, at the end the model; leaving early ends the fetch.
+
+        Raises:
+            ServiceError: the service refuses, the hub does not give it, or the answer broke off.
+        """
+        url = self._url("/models/from_hub")
+        with (
+            _explained(self.connection),
+            self._http.stream("POST", url, headers=self._headers(), json=body) as answer,
+        ):
+            if answer.is_error:
+                answer.read()
+                raise _service_error(answer)
+            yield _fetch_lines(answer)
 
     def delete_model(self, name: str) -> Deleted:
         """Forget a model."""
@@ -380,6 +412,19 @@ def _chunks(answer: httpx.Response) -> Iterator[Json]:
                 raise ServiceError(str(error.get("message")), http_status=503, **details)
             yield chunk
     raise ServiceError("The answer broke off.", http_status=503, hint="ask again")
+
+
+def _fetch_lines(answer: httpx.Response) -> Iterator[ModelFetch | ModelObject]:
+    for text in answer.iter_lines():
+        line: Json = json.loads(text)
+        if error := line.get("error"):
+            details = {name: error.get(name) for name in ("code", "param", "hint")}
+            raise ServiceError(str(error.get("message")), http_status=503, **details)
+        if line.get("object") == "model":
+            yield recorded(ModelObject, line)
+            return
+        yield recorded(ModelFetch, line)
+    raise ServiceError("The answer broke off.", http_status=503, hint="ask again: what has come is kept for a day")
 
 
 def _may_pass(answer: httpx.Response) -> bool:

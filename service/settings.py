@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     # Models by names that clients of other services use: `gpt-4o-mini=smollm2-135m-instruct`, separated by commas.
     model_names: Annotated[dict[str, str], NoDecode] = {}
 
+    # Models that members may have fetched from the hub, as patterns separated by commas: `HuggingFaceTB/*`.
+    hub_models: Annotated[tuple[str, ...], NoDecode] = ()
+    hub_url: Annotated[str, Field(pattern=r"^https?://[^/]")] = "https://huggingface.co"
+    hub_token: SecretStr | None = None  # for repositories that ask for one
+    max_hub_model_bytes: Annotated[int, Field(ge=1)] = 200 * 1024**3  # of all files of one
+    hub_silence_seconds: Seconds = 30  # that the hub may send nothing
+
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**3
     max_report_bytes: Annotated[int, Field(ge=1)] = 2 * 1024**2  # of reports, prompts, and a model's description
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 1024  # of every other request that is not a stream of weights
@@ -95,7 +102,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("webhook_networks", "dataset_urls", mode="before")
+    @field_validator("webhook_networks", "dataset_urls", "hub_models", mode="before")
     @classmethod
     def _split_parts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -274,12 +274,13 @@ class AttemptSide:
     def metrics(self, points: list[Json], *, start: int = 0, end: int | None = None) -> httpx.Response:
         return self.post("metrics", {"start_offset": start, "end_offset": end or start + 100, "points": points})
 
-    def checkpoint(self, step: int) -> httpx.Response:
+    def checkpoint(self, step: int, **files: bytes) -> httpx.Response:
         manifest = self.put(f"manifest {step}".encode(), name="manifest.json")
+        more = [self.put(data, name=name) for name, data in files.items()]
         body = {
             "step": step,
             "manifest_sha256": manifest.sha256,
-            "files": [manifest.model_dump()],
+            "files": [file.model_dump() for file in (manifest, *more)],
             "metrics": {"valid_loss": 1.5},
         }
         return self.post("checkpoints", body)

@@ -368,6 +368,8 @@ class ErrorCode(StrEnum):
     """The folder to write into holds something. Name a new one."""
     HUB_FAILED = "hub_failed"
     """The model hub did not give the model. Check its name, the network and the hub's token."""
+    HUB_MODEL_NOT_ALLOWED = "hub_model_not_allowed"
+    """The service may not fetch the model from the hub. Let its operator add it to TUNESMITH_HUB_MODELS."""
     UNSAFE_FILE_NAME = "unsafe_file_name"
     """A file's name would lead out of the download folder. Report it: the service should never send one."""
     DAMAGED_DOWNLOAD = "damaged_download"

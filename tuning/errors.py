@@ -144,6 +144,17 @@ class Unauthenticated(TunesmithError):
     http_status = 401
 
 
+class HubFailed(TunesmithError):
+    """The model hub could not be reached, does not have it, or may not give it."""
+
+    code = ErrorCode.HUB_FAILED
+    http_status = 503
+
+    def __init__(self, message: str, *, http_status: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = http_status
+
+
 class Forbidden(TunesmithError):
     """A valid key that may not do this."""
 

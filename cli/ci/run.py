@@ -13,6 +13,7 @@ from tunesmith.cli.ci.pipeline import LABEL
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.exit_codes import ExitCode, for_job
 from tunesmith.cli.follow import View, follow
+from tunesmith.cli.models.fetch import create_job
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.metrics import MetricPoint
@@ -79,7 +80,7 @@ class Run:
             return living
         number = uuid.uuid4().hex if self._terms.is_new else str(len(earlier))
         try:
-            return self._client.create_job(self._body(), idempotency_key=f"ci-{self._terms.key}-{number}")
+            return create_job(self._client, self._body(), idempotency_key=f"ci-{self._terms.key}-{number}")
         except ServiceError as error:
             # Another run of the same key was quicker, and had uploaded the same rows as another file.
             again = _living(self._earlier()) if error.code == ErrorCode.IDEMPOTENCY_KEY_REUSED else None

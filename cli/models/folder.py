@@ -8,32 +8,12 @@ from typing import Any
 from tunesmith.cli.models.tensors import read_header
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
-from tunesmith.tuning.models.files import largest_bytes
+from tunesmith.tuning.models.files import COMPANIONS, SINGLE_WEIGHTS, WEIGHTS_INDEX, largest_bytes
 from tunesmith.tuning.models.shape import ModelShape, is_known
 from tunesmith.tuning.models.weights import Shapes, check_weights
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-# What goes along with the weights. Nothing else leaves the folder: no code, no pickles, no caches.
-_COMPANIONS = frozenset(
-    {
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "config.json",
-        "generation_config.json",
-        "merges.txt",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-        "vocab.txt",
-    }
-)
 
 
 class BrokenModel(InvalidRequest):
@@ -66,14 +46,14 @@ def inspect(path: Path) -> ModelFolder:
     """
     if not path.is_dir():
         raise BrokenModel(f"{path} is not a folder.", param=str(path), hint="--path wants the folder with config.json")
-    _require_own_files(path, (*sorted(_COMPANIONS), INDEX, SINGLE))
+    _require_own_files(path, (*sorted(COMPANIONS), WEIGHTS_INDEX, SINGLE_WEIGHTS))
     config = _config(path)
     weights, tensors = _weights(path)
     if is_known(config):
         check_weights(config, tensors)
     _require_tokenizer(path)
     _check_vocabulary(path, config)
-    companions = sorted(name for name in _COMPANIONS if (path / name).is_file())
+    companions = sorted(name for name in COMPANIONS if (path / name).is_file())
     return ModelFolder(path=path, files=(*companions, *weights), config=config, warnings=tuple(_warnings(path, config)))
 
 
@@ -126,18 +106,18 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
 
 def _weights(path: Path) -> tuple[tuple[str, ...], Shapes]:
     """Names of files, and the shape of every tensor in them."""
-    if (path / INDEX).is_file():
+    if (path / WEIGHTS_INDEX).is_file():
         names, tensors = _sharded(path)
-        return (INDEX, *names), tensors
-    if (path / SINGLE).is_file():
-        return (SINGLE,), _read_tensors(path, SINGLE)
+        return (WEIGHTS_INDEX, *names), tensors
+    if (path / SINGLE_WEIGHTS).is_file():
+        return (SINGLE_WEIGHTS,), _read_tensors(path, SINGLE_WEIGHTS)
     raise _without_weights(path)
 
 
 def _sharded(path: Path) -> tuple[list[str], Shapes]:
-    weight_map = _json_object(path, INDEX).get("weight_map")
+    weight_map = _json_object(path, WEIGHTS_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BrokenModel(f"{INDEX} has no weight_map.", param=INDEX, hint="fetch the file again")
+        raise BrokenModel(f"{WEIGHTS_INDEX} has no weight_map.", param=WEIGHTS_INDEX, hint="fetch the file again")
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(str(shard), set()).add(tensor)
@@ -150,13 +130,13 @@ def _sharded(path: Path) -> tuple[list[str], Shapes]:
 def _read_shard(path: Path, shard: str, tensors: set[str]) -> dict[str, list[int]]:
     if Path(shard).name != shard or Path(shard).suffix != ".safetensors":
         raise BrokenModel(
-            f"{INDEX} names {shard!r}, which is not a safetensors file in this folder.",
-            param=INDEX,
+            f"{WEIGHTS_INDEX} names {shard!r}, which is not a safetensors file in this folder.",
+            param=WEIGHTS_INDEX,
             hint="shards lie beside the index",
         )
     if not (path / shard).is_file():
         raise BrokenModel(
-            f"{shard} is missing: {INDEX} puts {len(tensors)} tensors in it.",
+            f"{shard} is missing: {WEIGHTS_INDEX} puts {len(tensors)} tensors in it.",
             param=shard,
             hint="the download may have stopped early; fetch the folder again",
         )
@@ -165,7 +145,7 @@ def _read_shard(path: Path, shard: str, tensors: set[str]) -> dict[str, list[int
     absent = sorted(tensors - set(found))
     if absent:
         raise BrokenModel(
-            f"{shard} lacks {absent[0]!r} and {len(absent) - 1} more that {INDEX} promises.",
+            f"{shard} lacks {absent[0]!r} and {len(absent) - 1} more that {WEIGHTS_INDEX} promises.",
             param=shard,
             hint="index and shards are from different downloads; fetch the folder again",
         )
@@ -192,8 +172,8 @@ def _without_weights(path: Path) -> BrokenModel:
             hint="convert it once where you trust it: from_pretrained(...).save_pretrained(DIR) writes safetensors",
         )
     return BrokenModel(
-        f"There are no weights in {path}: neither {SINGLE} nor {INDEX}.",
-        param=SINGLE,
+        f"There are no weights in {path}: neither {SINGLE_WEIGHTS} nor {WEIGHTS_INDEX}.",
+        param=SINGLE_WEIGHTS,
         hint="for a GGUF file use --gguf FILE; for an adapter, give the base model instead",
     )
 

@@ -9,23 +9,12 @@ from tunesmith.cli.cache import cache_dir, made_aside
 from tunesmith.cli.models.hashing import sha256_of
 from tunesmith.cli.progress import transfer, waiting
 from tunesmith.cli.trainer import last_json, run_tool
-from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest, TunesmithError
+from tunesmith.tuning.errors import HubFailed, InvalidRequest
 from tunesmith.tuning.models.hub import HubCommit
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 _GGUF_MAGIC = b"GGUF"
-
-
-class HubFailed(TunesmithError):
-    """The hub could not be reached, or does not have it."""
-
-    code = ErrorCode.HUB_FAILED
-
-    def __init__(self, message: str, *, http_status: int, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.http_status = http_status
 
 
 def from_gguf(file: Path, *, cache: Path | None = None) -> Path:

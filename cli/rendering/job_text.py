@@ -1,7 +1,7 @@
 """One job in words: what was asked, what was decided and why, how it went, what to do next."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tunesmith.cli import output
 from tunesmith.tuning.api.base import recorded
@@ -13,8 +13,8 @@ from tunesmith.tuning.values.units import gib, plural
 _SHORT_CHARACTERS = 60  # of an answer
 
 
-def describe(job: JobObject) -> Iterator[str]:
-    """Everything about a job, line by line."""
+def describe(job: JobObject, *, tracked_at: Iterable[str] = ()) -> Iterator[str]:
+    """Everything about a job, line by line, and where trackers show its runs."""
     ours = job.tunesmith
     yield f"{job.id}  {output.state(job.status).rstrip()}  {ours.phase or ''}".rstrip()
     yield f"model       {job.model}"
@@ -26,6 +26,8 @@ def describe(job: JobObject) -> Iterator[str]:
         yield f"waiting     {ours.waiting_reason}"
     if job.fine_tuned_model:
         yield f"result      {job.fine_tuned_model}"
+    for url in tracked_at:
+        yield f"tracked     {url}"
     if plan := plan_of(job):
         yield ""
         yield from describe_plan(plan)

@@ -52,18 +52,27 @@ def pull(
         typer.Option("--merged", help="One complete model; merging here needs the trainer's libraries."),
     ] = False,
 ) -> None:
-    """Download a job's results, each file verified by its sha256. A model, or an alias for one, stands for its job."""
+    """Download a job's results, each file verified by its sha256. A model, or an alias for one, stands for its job.
+
+    A checkpoint is named as it is listed: `ft:...:ckpt-step-120`.
+    """
     from tunesmith.cli.client import Client
     from tunesmith.cli.job_names import find_job_id
+    from tunesmith.cli.results.checkpoints import job_of_checkpoint, pull_checkpoint
     from tunesmith.cli.results.merge import pull_merged
     from tunesmith.cli.results.pull import lacks_base, name_base, pull_artifacts, pull_base
     from tunesmith.tuning.codes import ArtifactKind
 
     _refuse_contradictions(kind=kind, with_base=with_base, base=base, merged=merged)
+    if job_of_checkpoint(job) and (merged or kind):
+        raise typer.BadParameter("a checkpoint has its weights alone: it goes with neither --merged nor --kind.")
     with Client() as client:
-        job_id = find_job_id(client, job)
+        of_checkpoint = job_of_checkpoint(job)
+        job_id = find_job_id(client, of_checkpoint or job)
         target = folder or Path(job_id)
-        if merged:
+        if of_checkpoint:
+            written = pull_checkpoint(client, job_id, job, folder=target)
+        elif merged:
             written = pull_merged(client, client.job(job_id), folder=target, base=base)
         else:
             written = pull_artifacts(client, job_id, folder=target, kind=kind)

@@ -49,10 +49,11 @@ def get(
 
     with Client() as client:
         found = client.job(find_job_id(client, job))
-    if form is ListFormat.JSON:
-        output.as_json(found)
-        return
-    for line in describe(found):
+        if form is ListFormat.JSON:
+            output.as_json(found)
+            return
+        tracked_at = _tracked_at(client, found.id)
+    for line in describe(found, tracked_at=tracked_at):
         output.data(line)
 
 
@@ -69,6 +70,12 @@ def pause(job: JobName) -> None:
 def resume(job: JobName) -> None:
     """Put a paused job back in the queue; it goes on from its last checkpoint."""
     _act(job, "resume")
+
+
+def _tracked_at(client: "Client", job_id: str) -> list[str]:
+    """Where trackers show the job's runs, each address once."""
+    told = (event.data or {} for event in client.events_since(job_id))
+    return list(dict.fromkeys(str(data["url"]) for data in told if data.get("tracker") and data.get("url")))
 
 
 def _newest(client: "Client", *, limit: int, state: JobState | None) -> "list[JobObject]":

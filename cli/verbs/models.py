@@ -68,6 +68,20 @@ def add(
     output.data(model.id)
 
 
+@app.command("fetch")
+def fetch_model(
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A repository of the model hub.")],
+) -> None:
+    """Have the service fetch a model from the hub, as far as its operator allows (TUNESMITH_HUB_MODELS)."""
+    from tunesmith.cli.client import Client
+    from tunesmith.cli.models.fetch import fetch
+
+    with Client() as client:
+        model = fetch(client, name)
+    output.note(f"commit {(model.tunesmith.hub or {}).get('commit')}")
+    output.data(model.id)
+
+
 @app.command()
 def push(
     model: Annotated[str, typer.Argument(help="A tuned model, an alias for one, or its job.")],

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     training: Annotated[str, typer.Argument(metavar="FILE", help="A JSONL file, or the id of an uploaded one.")],
-    model: Annotated[str, typer.Option(help="A base model's name, see `tunesmith models ls`.")],
+    model: Annotated[str, typer.Option(help="A base model, see `tunesmith models ls`, or OWNER/NAME of the hub.")],
     validation: ValidationOption = None,
     method: MethodOption = "auto",
     goal: GoalOption = Goal.BALANCED,
@@ -121,10 +121,12 @@ def _create(
 ) -> "JobObject":
     import uuid
 
+    from tunesmith.cli.models.fetch import create_job
+
     body = {**wanted, "training_file": file_id(client, training)}
     if validation is not None:
         body["validation_file"] = file_id(client, validation)
-    return client.create_job(body, idempotency_key=idempotency_key or uuid.uuid4().hex)
+    return create_job(client, body, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 
 def _announce(job: "JobObject", *, form: Format, is_waiting: bool) -> None:

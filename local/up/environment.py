@@ -16,6 +16,7 @@ _NAMES = {
     "https_proxy", "no_proxy",
 }  # fmt: skip
 _PREFIXES = ("LC_", "XDG_", "TUNESMITH_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TORCH", "TRITON_", "HF_")
+_TRACKERS = ("WANDB_", "MLFLOW_")  # of the worker alone, with their keys
 _OURS = {"TUNESMITH_API_KEY", "TUNESMITH_URL", "TUNESMITH_WORKER_KEY", "TUNESMITH_STORE", "TUNESMITH_WORK_DIR"}
 
 
@@ -34,6 +35,11 @@ def base(environment: Mapping[str, str], *, data_dir: Path) -> dict[str, str]:
     chosen["PYTHONUNBUFFERED"] = "1"
     chosen[MARK] = str(data_dir.resolve())
     return chosen
+
+
+def of_trackers(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the worker beside it needs to tell W&B or MLflow of its runs, keys among it; no other process gets it."""
+    return {name: value for name, value in environment.items() if name.startswith(_TRACKERS)}
 
 
 def has_engine(environment: Mapping[str, str]) -> bool:

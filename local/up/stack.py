@@ -20,7 +20,7 @@ from tunesmith.local.embedded.process import Command, spawn, stop, tail, wait_un
 from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.local.up import logs, strays
 from tunesmith.local.up.address import Ports, allowed_hosts, local_url, shared_url
-from tunesmith.local.up.environment import base, has_engine, program
+from tunesmith.local.up.environment import base, has_engine, of_trackers, program
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.supervisor import Service, Supervisor
 
@@ -55,6 +55,7 @@ class Stack:
         self._ports = ports
         self._api_processes = api_processes
         self._base = base(environment, data_dir=layout.root)
+        self._trackers = of_trackers(environment)
         self._engine_key = environment.get(_ENGINE_KEY)  # of an engine elsewhere: for its one reader alone
         self.valkey = ValkeyServer(layout.valkey, log=layout.log("valkey"), environment=self._base)
         self.postgres = PostgresServer(layout.postgres, log=layout.log("postgres"), environment=self._base)
@@ -114,7 +115,7 @@ class Stack:
             self._service(
                 "worker",
                 ("tunesmith-worker", "run"),
-                {**self._worker_environment(), "REDIS_URL": self.valkey.url},
+                {**self._worker_environment(), **self._trackers, "REDIS_URL": self.valkey.url},
                 grace_seconds=_DRAIN_SECONDS,
                 hurry_signal=signal.SIGQUIT,
             )

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from tunesmith.service.artifacts import store
+from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.tables import Artifact
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.web.auth import MemberKey
@@ -42,6 +43,27 @@ async def artifact_file(
         range_header=byte_range,
         filename=name.rsplit("/", maxsplit=1)[-1],
     )
+
+
+@router.get(
+    "/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint_id}/files/{name:path}",
+    response_class=Response,
+    responses=DOWNLOAD,
+)
+async def checkpoint_file(
+    job_id: JobId,
+    checkpoint_id: Annotated[str, Path(description="The checkpoint's id.")],
+    name: Annotated[str, Path(description="The file's name, as `tunesmith.files` lists it.")],
+    *,
+    caller: MemberKey,
+    session: DbSession,
+    blobs: BlobsDep,
+    byte_range: Range = None,
+) -> Response:
+    """The bytes of one file of a checkpoint's weights. Range works."""
+    job = await jobs.find(session, job_id, project=caller.project)
+    file = await checkpoints.find_weights(session, job.id, checkpoint_id, name)
+    return await send_blob(blobs, file.sha256, length_bytes=file.bytes, range_header=byte_range, filename=name)
 
 
 def _artifact_object(artifact: Artifact) -> ArtifactObject:

@@ -18,6 +18,7 @@ class Action(StrEnum):
     WORKER_JOINED = "worker.joined"
     WORKER_TRUSTED = "worker.trusted"
     MODEL_REGISTERED = "model.registered"
+    MODEL_FETCHED = "model.fetched"
     MODEL_DELETED = "model.deleted"
 
 

@@ -4,11 +4,12 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.checkpoints.weights import weights_of
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, FileRef
 
 _RESUME_CHOICES = 3  # a worker falls back to an older checkpoint when the newest does not verify
@@ -36,6 +37,21 @@ async def find_at(session: AsyncSession, job_id: str, *, step: int) -> Checkpoin
     """The job's checkpoint of this step."""
     query = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == step)
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def find_weights(session: AsyncSession, job_id: str, checkpoint_id: str, name: str) -> FileRef:
+    """One file of the weights of a checkpoint of this job.
+
+    Raises:
+        NotFound: no such checkpoint, or no such file in it, for it may have been let go.
+    """
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.id == checkpoint_id)
+    checkpoint = (await session.execute(query)).scalar_one_or_none()
+    for file in weights_of(checkpoint) if checkpoint else ():
+        if file.name == name:
+            return file
+    message = f"No file {name!r:.120} in checkpoint {checkpoint_id!r:.80}."
+    raise NotFound(message, code=ErrorCode.CHECKPOINT_NOT_FOUND, param="name")
 
 
 async def find_to_resume(session: AsyncSession, job_id: str) -> tuple[CheckpointRef, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.checkpoints import store as checkpoints
+from tunesmith.service.checkpoints.weights import WHOLE_WEIGHTS, weights_of
 from tunesmith.service.database.tables import Checkpoint, Job, Model
 from tunesmith.service.evaluations import store
 from tunesmith.service.jobs.views import model_name
@@ -20,9 +21,6 @@ from tunesmith.tuning.messages import BaseModelRef, FileRef
 BASE = "base"  # as a name of whom to compare with: what the model was made of
 
 _CHECKPOINT = re.compile(r"(?P<model>ft:.+):ckpt-step-(?P<step>\d{1,12})")
-# Of a checkpoint: an adapter with its settings, and what PiSSA's is measured from; or all weights of a model.
-_ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "initial.safetensors")
-_WHOLE = ("masters.safetensors",)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Evaluated:
 
     @property
     def _has_adapter(self) -> bool:
-        return self.ref.adapter_of is not None and not any(file.name in _WHOLE for file in self.ref.files)
+        return self.ref.adapter_of is not None and not any(file.name in WHOLE_WEIGHTS for file in self.ref.files)
 
 
 def is_checkpoint(name: str) -> bool:
@@ -141,11 +139,9 @@ async def _maker(session: AsyncSession, name: str, *, project: str, param: str) 
 
 def _weights(checkpoint: Checkpoint, name: str, param: str) -> tuple[FileRef, ...]:
     """The files that are the model, without what only training goes on from."""
-    files = {file["name"]: FileRef.model_validate(file) for file in checkpoint.files}
-    for wanted in (_WHOLE, _ADAPTER):
-        if wanted[0] in files:
-            return tuple(files[one] for one in wanted if one in files)
-    reason = "is shared out over the processes that made it" if files else "has let go of its files"
+    if found := weights_of(checkpoint):
+        return found
+    reason = "is shared out over the processes that made it" if checkpoint.files else "has let go of its files"
     raise InvalidRequest(
         f"The checkpoint {name!r} {reason}: no weights of it can be loaded.",
         code=ErrorCode.MODEL_HAS_NO_WEIGHTS,

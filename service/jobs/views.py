@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from tunesmith.service.checkpoints.weights import weights_of
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.service.jobs.store import JobRow
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
@@ -75,7 +76,11 @@ def attempt_object(attempt: Attempt) -> AttemptObject:
 
 def checkpoint_object(job: Job, checkpoint: Checkpoint) -> CheckpointObject:
     """The API's checkpoint."""
-    ours = TunesmithCheckpoint(attempt_id=checkpoint.attempt_id, manifest_sha256=checkpoint.manifest_sha256)
+    ours = TunesmithCheckpoint(
+        attempt_id=checkpoint.attempt_id,
+        manifest_sha256=checkpoint.manifest_sha256,
+        files=[file.model_dump() for file in weights_of(checkpoint)],
+    )
     return CheckpointObject(
         id=checkpoint.id,
         created_at=_seconds(checkpoint.created_at),

@@ -13,7 +13,10 @@ from tunesmith.service.blobs import intake
 from tunesmith.service.blobs import store as blob_rows
 from tunesmith.service.database.tables import Model
 from tunesmith.service.models import registry, store
-from tunesmith.service.models.schemas import RegisterModel
+from tunesmith.service.models.hub_fetch import HubModels
+from tunesmith.service.models.hub_progress import FETCHED, told_at_once, told_while_fetching
+from tunesmith.service.models.hub_repository import hub_of
+from tunesmith.service.models.schemas import FetchModel, RegisterModel
 from tunesmith.service.web.auth import AdminKey, MemberKey
 from tunesmith.service.web.bodies import MOST_LISTED_ELEMENTS, documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
@@ -58,6 +61,24 @@ async def register_model(
     if not missing:
         audit.record(session, caller.actor, Action.MODEL_REGISTERED, model.name, digest=model.digest)
     return _model_object(model, missing=missing)
+
+
+@router.post("/models/from_hub", response_model=None, responses=FETCHED, openapi_extra=documented(FetchModel))
+async def fetch_model(
+    caller: MemberKey,
+    asked: Annotated[FetchModel, json_body(FetchModel)],
+    *,
+    database: DatabaseDep,
+    blobs: BlobsDep,
+    settings: SettingsDep,
+) -> Response:
+    """Have the service fetch a model from the hub and register it, as far as the operator's list allows."""
+    async with hub_of(settings) as hub:
+        models = HubModels(settings, database, blobs, hub)
+        if (model := await models.find(asked, caller=caller)) is not None:
+            return told_at_once(_model_object(model))
+        listing = await models.look(asked)
+    return told_while_fetching(settings, database, blobs, listing, caller=caller, show=_model_object)
 
 
 @router.delete("/models/{name:path}")

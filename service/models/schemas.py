@@ -9,6 +9,19 @@ from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.values.base import Value
 
 
+class FetchModel(Value):
+    """A repository of the model hub that is to become a base model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "main"}]}
+    )
+
+    id: Annotated[str, Field(max_length=300)]
+    """`owner/name`; what jobs will call it too."""
+    revision: Annotated[str, Field(max_length=300)] | None = None
+    """A branch, tag or commit; the commit that it stands for now is recorded. Absent: `main`, or what is there."""
+
+
 class RegisterModel(Value):
     """A set of files that are one model, or its shape alone."""
 

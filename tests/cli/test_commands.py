@@ -1,6 +1,7 @@
 """The command against the real service: what it prints, what it writes, and what it exits with."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -162,8 +163,18 @@ model = (AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM).from_
 tokens = AutoTokenizer.from_pretrained(folder)("What is this?", return_tensors="pt")
 logits = model(**tokens).logits[0, -1].log_softmax(-1)
 print([round(value, 4) for value in logits[:40].tolist()])
-assert not any(name.startswith("tunesmith") for name in sys.modules)
+import importlib.util
+assert importlib.util.find_spec("tunesmith") is None
 """
+
+
+def environment_without_us(folder: Path) -> Path:
+    """The Python of a fresh environment that has the same libraries on its path, and not this project."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    found = importlib.util.find_spec("torch")
+    (site / "libraries.pth").write_text(f"{Path(str(found.origin)).parents[1]}\n")  # whose own .pth files do not count
+    return folder / "bin" / "python"
 
 
 @pytest.mark.slow
@@ -181,9 +192,10 @@ def test_a_pulled_adapter_opens_in_plain_peft_without_a_hub_and_says_what_the_me
     assert merged.returncode == 0, merged.stderr
     card = (tmp_path / "both" / "adapter" / "README.md").read_text()
     assert f'from_pretrained("{tmp_path / "both" / "base"}")' in card
+    plain = environment_without_us(tmp_path / "plain")
     said = [
         subprocess.run(
-            [sys.executable, "-I", "-c", PLAIN, folder, folder.name],
+            [plain, "-I", "-c", PLAIN, folder, folder.name],
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,

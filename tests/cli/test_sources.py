@@ -11,9 +11,9 @@ import pytest
 
 from tunesmith.cli.cache import made_aside
 from tunesmith.cli.models.hashing import sha256_of
-from tunesmith.cli.models.sources import HubFailed, from_gguf, from_hub, to_hub
+from tunesmith.cli.models.sources import from_gguf, from_hub, to_hub
 from tunesmith.cli.trainer import ToolFailed
-from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.errors import HubFailed, InvalidRequest
 
 
 def test_a_converted_file_is_found_by_its_hash_whatever_its_name(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from tunesmith.tuning.api.base import Answer, Recorded
 from tunesmith.tuning.api.lists import Listing, Named, Page
 from tunesmith.tuning.errors import Failure
-from tunesmith.tuning.messages import CanaryReport
+from tunesmith.tuning.messages import CanaryReport, FileRef
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.json_objects import Json
 
@@ -77,6 +77,8 @@ class TunesmithCheckpoint(Answer):
     """The attempt that made it."""
     manifest_sha256: str
     """SHA-256 of its manifest, which names its files with theirs."""
+    files: list[Annotated[Json, Recorded(FileRef)]] = []
+    """Its weights, to be downloaded: an adapter with its settings, or all of a model's; empty once they are let go."""
 
 
 class CheckpointObject(Named):

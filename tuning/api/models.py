@@ -45,5 +45,20 @@ class ModelObject(Answer):
     """Everything that is ours."""
 
 
+class ModelFetch(Answer):
+    """How far a model of the hub has been fetched."""
+
+    object: Literal["model.fetch"] = "model.fetch"
+    """Always `model.fetch`."""
+    id: str
+    """The repository."""
+    commit: str
+    """The commit that its revision stood for when the fetch began."""
+    fetched_bytes: int
+    """How much is in the store by now, with what was there before."""
+    total_bytes: int
+    """The size of all of its files."""
+
+
 class ModelList(Listing[ModelObject]):
     """Models that can be started from or planned with, newest first."""

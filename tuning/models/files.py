@@ -8,6 +8,26 @@ from tunesmith.tuning.errors import InvalidRequest
 _MIB = 1024**2
 _SAFE = re.compile(r".+\.(?:json|safetensors|jinja|model|txt|md)|license|notice", re.IGNORECASE)
 CONFIG = "config.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+SINGLE_WEIGHTS = "model.safetensors"
+# What goes along with the weights. Nothing else leaves a folder or a hub: no code, no pickles, no caches.
+COMPANIONS = frozenset(
+    {
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
 # Published ones are far below: 0.2 MB, 34 MB (Gemma 3), 9 MB (DeepSeek V3), 0.1 MB.
 LARGEST_CONFIG_BYTES = 4 * _MIB
 LARGEST_TOKENIZER_BYTES = 128 * _MIB

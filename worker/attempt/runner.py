@@ -38,6 +38,7 @@ from tunesmith.worker.run_directory import RunDirectory, TrainResult
 from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.settings import WorkerSettings
+from tunesmith.worker.trackers.tracking import tracking
 from tunesmith.worker.trainer_process.launcher import POLL_SECONDS, Trainer, launch
 from tunesmith.worker.trainer_process.log_file import log_tail
 from tunesmith.worker.trainer_process.view import sandbox_of
@@ -165,20 +166,27 @@ class AttemptRunner:
             log=self._log,
             recorded=lambda: follower.recorded_step,
         )
-        follower.start()
-        uploader.start()
-        try:
+        with tracking(self._claim, run, tell=self._handing_over.event, log=self._log) as trackers:
+            follower.start()
+            uploader.start()
+            try:
+                ending = self._train_to_end(prepared)
+            finally:
+                follower.stop()
+                uploader.stop()
+            self._directives.check_while_handing_over()
+            report = self._hand_over(run, ending, follower=follower, uploader=uploader)
+            trackers.outcome = report.outcome
+        return report
+
+    def _train_to_end(self, prepared: PreparedRun) -> TrainerExit:
+        ending = self._train_once(prepared)
+        if _failed_with(ending, ErrorCode.ROWS_LONGER_THAN_PLANNED):
+            prepared = self._with_longer_rows(prepared)
             ending = self._train_once(prepared)
-            if _failed_with(ending, ErrorCode.ROWS_LONGER_THAN_PLANNED):
-                prepared = self._with_longer_rows(prepared)
-                ending = self._train_once(prepared)
-            if _wants_fresh_start(ending, prepared):
-                ending = self._train_once(self._without_checkpoint(prepared))
-        finally:
-            follower.stop()
-            uploader.stop()
-        self._directives.check_while_handing_over()
-        return self._hand_over(run, ending, follower=follower, uploader=uploader)
+        if _wants_fresh_start(ending, prepared):
+            ending = self._train_once(self._without_checkpoint(prepared))
+        return ending
 
     def _train_once(self, prepared: PreparedRun) -> TrainerExit:
         kills_before = out_of_memory_kills()

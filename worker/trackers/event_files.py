@@ -6,7 +6,7 @@ A process of its own: the library would load torch into the worker, and lines of
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,21 @@ def write_event_files(metrics: Path, folder: Path) -> None:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # seconds of loading, and not needed
     from tensorboardX import SummaryWriter  # noqa: PLC0415 - after the line above
 
-    with SummaryWriter(logdir=str(folder)) as writer:
-        for point in _points(metrics):
-            for name, value in point.items():
-                if name not in _NO_CURVES and _is_finite(value):
-                    writer.add_scalar(name, value, int(point["step"]), walltime=point.get("time"))
+    with SummaryWriter(logdir=str(folder)) as writer, metrics.open("rb") as lines:
+        for point, curves in curves_of(lines):
+            for name, value in curves.items():
+                writer.add_scalar(name, value, int(point["step"]), walltime=point.get("time"))
 
 
-def _points(metrics: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines that say their step; a dying trainer leaves a half one."""
-    with metrics.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                point = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(point, dict) and _is_finite(point.get("step")):
-                yield point
+def curves_of(lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """Points with what of them is a curve: finite numbers, of whole lines that say their step."""
+    for line in lines:
+        try:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(point, dict) and _is_finite(point.get("step")):
+            yield point, {key: value for key, value in point.items() if key not in _NO_CURVES and _is_finite(value)}
 
 
 def _is_finite(value: object) -> bool:
