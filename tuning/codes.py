@@ -96,6 +96,8 @@ class ErrorCode(StrEnum):
     """What answers at the address is no Tunesmith service. Correct the address; workers often have their own port."""
     INVALID_LEASE_TOKEN = "invalid_lease_token"  # noqa: S105 - the name of an error
     """The token is not that of the attempt. Only the worker that claimed the attempt has it."""
+    WORKER_OF_ANOTHER_KEY = "worker_of_another_key"
+    """Another key registered this worker. Use that key; if it is lost, revoke it and start the worker again."""
     LEASE_LOST = "lease_lost"
     """Another attempt owns the job, or it has ended. Nothing: the worker stops and writes nothing more."""
 
