@@ -316,6 +316,8 @@ class ErrorCode(StrEnum):
     """The trainer ended without a word. Read the end of its log; the job is tried again."""
     PROCESS_LOST = "process_lost"
     """One process of a run went away. Read the log for the first that failed; the job is tried again."""
+    RUN_WRITES_TOO_MUCH = "run_writes_too_much"
+    """The run wrote far more to the worker's disk than its plan predicts. See its log for what it wrote."""
     TRAINER_STALLED = "trainer_stalled"
     """The trainer showed no sign of work for too long. See the end of its log; the job is tried again."""
     POISON = "poison"

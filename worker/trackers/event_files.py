@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.worker.run_directory import without_links
+
 _NO_CURVES = ("step", "total_steps", "time")
 
 
@@ -34,7 +36,7 @@ def write_event_files(metrics: Path, folder: Path) -> None:
 
 def _points(metrics: Path) -> Iterator[dict[str, Any]]:
     """Whole lines that say their step; a dying trainer leaves a half one."""
-    with metrics.open(encoding="utf-8", errors="replace") as file:
+    with open(metrics, encoding="utf-8", errors="replace", opener=without_links) as file:
         for line in file:
             try:
                 point = json.loads(line)
