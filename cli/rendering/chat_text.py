@@ -27,7 +27,7 @@ def write(pieces: Iterable[Piece]) -> None:
     for piece in pieces:
         has_probabilities = piece.probability is not None
         text = piece.text if piece.probability is None else f"{piece.probability:.3f}  {piece.text!r}\n"
-        sys.stdout.write(text)
+        sys.stdout.write(output.without_controls(text))
         sys.stdout.flush()
     if not has_probabilities:
         output.data("")
@@ -48,7 +48,9 @@ def _write_coloured(pieces: Iterable[Piece]) -> None:
 
     console = Console(highlight=False)
     for piece in pieces:
-        console.print(piece.text, style=_style(piece.probability), end="", markup=False, soft_wrap=True)
+        console.print(
+            output.without_controls(piece.text), style=_style(piece.probability), end="", markup=False, soft_wrap=True
+        )
     console.print()
 
 
