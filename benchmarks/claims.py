@@ -91,7 +91,7 @@ async def _claim(database: Database) -> float:
     request = ClaimRequest(worker_id="w", incarnation="i", hardware=_WORKER)
     started = time.perf_counter()
     async with database.transaction() as session:
-        await claim(session, request, terms=LeaseTerms(60, 10, timedelta(seconds=35)), allowed=_UNLIMITED)
+        await claim(session, request, lineage="k", terms=LeaseTerms(60, 10, timedelta(seconds=35)), allowed=_UNLIMITED)
         await session.rollback()
     return (time.perf_counter() - started) * 1000
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 from tunesmith.tuning.state import JobState
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
+_CONTROLS = re.compile(r"(\033\[[\d;]*m)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # names, logs and models' words have any
 _STATE_COLORS: dict[str, str] = {
     JobState.SUCCEEDED: _GREEN,
     JobState.FAILED: _RED,
@@ -36,12 +38,17 @@ def has_color(stream: TextIO, *, environment: Mapping[str, str] = os.environ) ->
 
 def data(text: str) -> None:
     """One line of data, for the next program in the pipe."""
-    print(text, flush=True)
+    print(without_controls(text), flush=True)
 
 
 def note(text: str = "") -> None:
     """One line for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
+    print(without_controls(text), file=sys.stderr, flush=True)
+
+
+def without_controls(text: str) -> str:
+    """What cannot move the cursor, rename the window or answer for the keyboard: colours, tabs and lines stay."""
+    return _CONTROLS.sub(lambda found: found[0] if found[1] else "\N{REPLACEMENT CHARACTER}", text)
 
 
 def as_json(value: Any) -> None:

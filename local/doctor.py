@@ -151,7 +151,7 @@ def _sandbox(environment: Mapping[str, str]) -> Finding:
     if found["kind"] is None:
         step = "allow user namespaces, or use a kernel with Landlock (5.13); until then train only what you trust"
         return Finding(Level.WARN, "sandbox", f"trainers are not sandboxed ({missed})", step)
-    return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found['kind']}{f' ({missed})' if missed else ''}")
+    return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found['text']}{f' ({missed})' if missed else ''}")
 
 
 def _data_directory(data_dir: Path) -> Finding:

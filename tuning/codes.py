@@ -96,6 +96,8 @@ class ErrorCode(StrEnum):
     """What answers at the address is no Tunesmith service. Correct the address; workers often have their own port."""
     INVALID_LEASE_TOKEN = "invalid_lease_token"  # noqa: S105 - the name of an error
     """The token is not that of the attempt. Only the worker that claimed the attempt has it."""
+    WORKER_OF_ANOTHER_KEY = "worker_of_another_key"
+    """Another key registered this worker. Use that key; if it is lost, revoke it and start the worker again."""
     LEASE_LOST = "lease_lost"
     """Another attempt owns the job, or it has ended. Nothing: the worker stops and writes nothing more."""
 
@@ -314,6 +316,8 @@ class ErrorCode(StrEnum):
     """The trainer ended without a word. Read the end of its log; the job is tried again."""
     PROCESS_LOST = "process_lost"
     """One process of a run went away. Read the log for the first that failed; the job is tried again."""
+    RUN_WRITES_TOO_MUCH = "run_writes_too_much"
+    """The run wrote far more to the worker's disk than its plan predicts. See its log for what it wrote."""
     TRAINER_STALLED = "trainer_stalled"
     """The trainer showed no sign of work for too long. See the end of its log; the job is tried again."""
     POISON = "poison"

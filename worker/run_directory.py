@@ -41,6 +41,7 @@ from tunesmith.worker.manifests import MANIFEST
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, the last checkpoint is complete
 EXIT_FAILED = 1  # result.json holds the Failure
+_MOST_BYTES = 64 * 1024**2  # of what a trainer says in one file: a dataset has a number for each of its rows
 TOKENS_SUFFIX, USED_SUFFIX = ".safetensors", ".used"  # of files in tokens/: an entry, and the mark of one in the cache
 
 
@@ -102,6 +103,10 @@ class TrainResult(Value):
     tokens_per_micro_step: int | None = None
     activation_checkpointing: str | None = None
     packs: bool = False  # rows went through the model together
+
+
+class NotPlain(OSError):
+    """A trainer has left a link, a pipe or a folder where a file belongs."""
 
 
 class RunDirectory:
@@ -172,11 +177,11 @@ class RunDirectory:
         Raises:
             FileNotFoundError: it has written none.
         """
-        return DatasetFacts.model_validate_json(self.dataset.read_bytes())
+        return DatasetFacts.model_validate_json(plain_bytes(self.dataset))
 
     def read_canary(self) -> CanaryReport | None:
         """None where the trainer made none."""
-        return CanaryReport.model_validate_json(self.canary.read_bytes()) if self.canary.exists() else None
+        return CanaryReport.model_validate_json(plain_bytes(self.canary)) if self.canary.exists() else None
 
     def ask_to_stop(self) -> None:
         """Make the stop file; not where a link of that name leads."""
@@ -187,7 +192,7 @@ class RunDirectory:
         """None while there is no result, which after the exit of the trainer means that it was killed."""
         if not self.result.exists():
             return None
-        return TrainResult.model_validate_json(self.result.read_bytes())
+        return TrainResult.model_validate_json(plain_bytes(self.result))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -210,13 +215,29 @@ def without_links(path: str, flags: int) -> int:
     """For `open(..., opener=without_links)`: a file of a run is a file, and no link or pipe that a trainer has left.
 
     Raises:
-        OSError: it is something else.
+        NotPlain: it is something else.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise NotPlain(errno.EINVAL, "is no plain file", path) from error
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no plain file", path)
+        raise NotPlain(errno.EINVAL, "is no plain file", path)
     return descriptor
+
+
+def plain_bytes(path: Path, *, most_bytes: int = _MOST_BYTES) -> bytes:
+    """What a trainer has written, as far as a reasonable length.
+
+    Raises:
+        FileNotFoundError: there is none.
+        NotPlain: it is something else.
+    """
+    with open(path, "rb", opener=without_links) as file:
+        return file.read(most_bytes)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ class WorkerSettings(BaseSettings):
     warm_trainer: bool | None = None
     stall_seconds: float = Field(default=900, gt=0)  # a trainer may show nothing for so long, or for longer by its plan
     sandbox: SandboxSetting = "auto"  # the best one around trainers that works here, or none; `require` refuses none
+    disk_times_planned: float = Field(default=3, ge=1)  # a run that writes more than so many times its plan is stopped
     log_cap_bytes: int = Field(default=32 * 1024**2, ge=64 * 1024)
     kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
     token_cache_bytes: int = Field(default=8 * GIB, ge=0)  # tokenised rows that later jobs find again; 0 keeps none

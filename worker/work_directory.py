@@ -115,6 +115,10 @@ class WorkDirectory:
             write_atomically(path, f"worker-{uuid.uuid4().hex[:20]}")
         return path.read_text(encoding="utf-8").strip()
 
+    def forget_worker_id(self) -> None:
+        """The next start is a new worker's: with another key, which may not speak for the old one."""
+        (self.root / "worker-id").unlink(missing_ok=True)
+
     def start_session(self, session: WorkerSession) -> None:
         """Say who this start is; ends what an earlier start said about draining."""
         self._draining.unlink(missing_ok=True)

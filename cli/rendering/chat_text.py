@@ -29,7 +29,7 @@ def write(pieces: Iterable[Piece | Wait]) -> None:
     for piece in _spoken(pieces):
         has_probabilities = piece.probability is not None
         text = piece.text if piece.probability is None else f"{piece.probability:.3f}  {piece.text!r}\n"
-        sys.stdout.write(text)
+        sys.stdout.write(output.without_controls(text))
         sys.stdout.flush()
     if not has_probabilities:
         output.data("")
@@ -61,7 +61,9 @@ def _write_coloured(pieces: Iterable[Piece]) -> None:
 
     console = Console(highlight=False)
     for piece in pieces:
-        console.print(piece.text, style=_style(piece.probability), end="", markup=False, soft_wrap=True)
+        console.print(
+            output.without_controls(piece.text), style=_style(piece.probability), end="", markup=False, soft_wrap=True
+        )
     console.print()
 
 

@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from tunesmith.service.database import online
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -9,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_index(
+    online.create_index(
         "ix_jobs_labels", "jobs", ["labels"], postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}
     )
 

@@ -38,6 +38,7 @@ async def claim(
     session: AsyncSession,
     request: ClaimRequest,
     *,
+    lineage: str,
     terms: LeaseTerms,
     allowed: Allowances,
     clock: Callable[[], float] = time.monotonic,
@@ -46,8 +47,9 @@ async def claim(
 
     Raises:
         NotFound: the worker is not registered.
+        Forbidden: another key registered it.
     """
-    worker = await registry.require(session, request.worker_id, incarnation=request.incarnation)
+    worker = await registry.require(session, request.worker_id, incarnation=request.incarnation, lineage=lineage)
     at = await now(session)
     worker.last_seen_at = at
     if (earlier := await _find_earlier(session, request)) is not None:

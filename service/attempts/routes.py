@@ -44,13 +44,13 @@ def _body(model: type[Any]) -> Any:
 
 @router.post("/workers")
 async def register_worker(
-    _caller: WorkerKey,
+    caller: WorkerKey,
     request: Annotated[RegisterWorker, json_body(RegisterWorker, strict=False)],
     session: DbSession,
     settings: SettingsDep,
 ) -> WorkerRegistered:
     """A worker process has started."""
-    worker = await register(session, request, policy=Policy.of(settings))
+    worker = await register(session, request, lineage=caller.lineage, policy=Policy.of(settings))
     return WorkerRegistered(
         worker_class=worker.worker_class,
         heartbeat_interval_seconds=settings.heartbeat_seconds,
@@ -60,12 +60,13 @@ async def register_worker(
 
 @router.post("/claims", response_model=None)
 async def claim_job(
-    _caller: WorkerKey, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: DbSession, settings: SettingsDep
+    caller: WorkerKey, request: Annotated[ClaimRequest, _body(ClaimRequest)], session: DbSession, settings: SettingsDep
 ) -> Claim | Response:
     """Take the best waiting job for this hardware; 204 when there is none."""
     terms = LeaseTerms(settings.lease_seconds, settings.heartbeat_seconds, settings.worker_silence)
     allowed = await allowances(session, settings)
-    return await claim(session, request, terms=terms, allowed=allowed) or Response(status_code=204)
+    claimed = await claim(session, request, lineage=caller.lineage, terms=terms, allowed=allowed)
+    return claimed or Response(status_code=204)
 
 
 @router.post("/attempts/{attempt_id}/heartbeat")

@@ -12,14 +12,15 @@ from tunesmith.tuning.messages import RegisterWorker
 from tunesmith.tuning.planner.checks import check_hardware
 
 
-async def register(session: AsyncSession, request: RegisterWorker, *, policy: Policy) -> WorkerNode:
+async def register(session: AsyncSession, request: RegisterWorker, *, lineage: str, policy: Policy) -> WorkerNode:
     """Record the start, and close the attempts of earlier ones.
 
     Raises:
         InvalidRequest: the hardware cannot be what it claims.
+        Forbidden: another key, which is valid, registered this id.
     """
     check_hardware(request.hardware)
-    worker = await registry.record_start(session, request)
+    worker = await registry.record_start(session, request, lineage=lineage)
     moment = await now(session)
     for attempt in await workers.open_attempts(session, [worker.id]):
         if attempt.incarnation != request.incarnation:

@@ -29,6 +29,7 @@ class InferenceWorker(Row):
     requests: Mapped[int] = mapped_column(server_default=text("0"))
     registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    key_lineage: Mapped[str | None]  # of the key that registered it; null until a call after an upgrade
 
 
 class InferenceUsage(Row):

@@ -1,5 +1,6 @@
 """Bring a database to the newest schema; safe to run twice at once."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from tunesmith.service.database.transactions import driver_url
 
 _LOCK_KEY = 0x74756E65  # any number that every copy of this program agrees on
+_PAUSE_SECONDS = 0.25
+_TRIES = 200  # of a migration that finds a table in use, each after a pause
+_LOCK_MILLISECONDS = 2000  # behind a statement that waits for a lock on a table, all others on that table wait
 
 
 def upgrade(database_url: str) -> None:
@@ -52,16 +58,38 @@ def configuration() -> Config:
 
 def _run(database_url: str, operation: Callable[[Config], None]) -> None:
     with _engine(database_url).connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
-        connection.commit()
+        _lock(connection)
         try:
             config = configuration()
             config.attributes["connection"] = connection
-            operation(config)
+            _patiently(connection, lambda: operation(config))
         finally:
             connection.rollback()
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
             connection.commit()
+
+
+def _lock(connection: Connection) -> None:
+    """Asked for again and again: whoever waited in one statement would hold up an index that is made concurrently."""
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}).scalar_one():
+        connection.rollback()
+        time.sleep(_PAUSE_SECONDS)
+    connection.execute(text(f"SET lock_timeout = {_LOCK_MILLISECONDS}"))
+    connection.commit()
+
+
+def _patiently(connection: Connection, operation: Callable[[], None]) -> None:
+    """Each migration is a transaction, so that another try goes on where one ended."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            operation()
+        except OperationalError as error:
+            connection.rollback()
+            if not isinstance(error.orig, LockNotAvailable) or not tries_left:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _engine(database_url: str) -> Engine:

@@ -54,6 +54,7 @@ class ApiKey(Row):
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    lineage: Mapped[str | None]  # the first key of those that rotations replaced by one another; null: this one
 
 
 class Blob(Row):
@@ -397,6 +398,7 @@ class WorkerNode(Row):
     quarantined_until: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None]
     trusted_since: Mapped[datetime | None]  # an administrator ended a quarantine: what was lost before does not count
+    key_lineage: Mapped[str | None]  # of the key that registered it; null until a call after an upgrade
 
 
 class ApiBeat(Row):

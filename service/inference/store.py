@@ -11,11 +11,12 @@ from tunesmith.service.database.inference_tables import InferenceUsage, Inferenc
 from tunesmith.service.database.tables import Blob, Checkpoint, Model
 from tunesmith.service.inference.served import CHECKPOINT_FILES
 from tunesmith.service.inference.used import Used
+from tunesmith.service.keys.store import may_register
 from tunesmith.tuning.inference_messages import RegisterInferenceWorker
 
 
-async def upsert(session: AsyncSession, request: RegisterInferenceWorker) -> None:
-    """Store the worker as it describes itself at its start."""
+async def upsert(session: AsyncSession, request: RegisterInferenceWorker, *, lineage: str) -> bool:
+    """Store the worker as it describes itself at its start; False when its id is that of another key's worker."""
     facts = {
         **request.model_dump(exclude={"worker_id"}),
         "doing": "ready",
@@ -24,9 +25,12 @@ async def upsert(session: AsyncSession, request: RegisterInferenceWorker) -> Non
         "requests": 0,
         "registered_at": func.now(),
         "last_seen_at": func.now(),
+        "key_lineage": lineage,
     }
     row = insert(InferenceWorker).values(id=request.worker_id, **facts)
-    await session.execute(row.on_conflict_do_update(index_elements=[InferenceWorker.id], set_=facts))
+    allowed = may_register(InferenceWorker.key_lineage, lineage)
+    stored = row.on_conflict_do_update(index_elements=[InferenceWorker.id], set_=facts, where=allowed)
+    return (await session.execute(stored.returning(InferenceWorker.id))).scalar_one_or_none() is not None
 
 
 async def lock(session: AsyncSession, worker_id: str) -> InferenceWorker | None:

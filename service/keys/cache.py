@@ -24,6 +24,7 @@ class KnownKey:
     name: str
     project: str
     role: str
+    lineage: str
 
 
 class KeyCache:
@@ -52,7 +53,10 @@ class KeyCache:
             rows = await store.find(connection, hashes)
             if unused := [row.id for row in rows if not row.is_used_lately]:
                 await store.touch(connection, unused)
-        found = {row.key_sha256: KnownKey(id=row.id, name=row.name, project=row.project, role=row.role) for row in rows}
+        found = {
+            row.key_sha256: KnownKey(id=row.id, name=row.name, project=row.project, role=row.role, lineage=row.lineage)
+            for row in rows
+        }
         if changes == self._changes:
             for key_sha256, key in found.items():
                 self._keep(key_sha256, key, at=looked_up_at)

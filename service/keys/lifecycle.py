@@ -86,6 +86,7 @@ async def rotate(session: AsyncSession, key_id: str, *, overlap: timedelta, acto
         session, name=old.name, role=old.role, project=old.project, key_sha256=sha256_of_text(key), hint=key[-4:]
     )
     row.expires_at = old.expires_at
+    row.lineage = old.lineage or old.id
     until = await now(session) + overlap
     old.expires_at = min(old.expires_at, until) if old.expires_at else until
     audit.record(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ARRAY, Row, Text, bindparam, exists, func, select, text, update
+from sqlalchemy import ARRAY, ColumnElement, Row, Text, bindparam, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tunesmith.service.database.tables import ApiKey
@@ -10,8 +10,15 @@ from tunesmith.tuning.words import KeyRole
 
 _VALID = ApiKey.revoked_at.is_(None) & (func.coalesce(ApiKey.expires_at, text("'infinity'")) > func.now())
 _USED_LATELY = func.coalesce(ApiKey.last_used_at, text("'-infinity'")) > func.now() - text("interval '1 minute'")
+_LINEAGE = func.coalesce(ApiKey.lineage, ApiKey.id)
 _FIND = select(
-    ApiKey.key_sha256, ApiKey.id, ApiKey.name, ApiKey.project, ApiKey.role, _USED_LATELY.label("is_used_lately")
+    ApiKey.key_sha256,
+    ApiKey.id,
+    ApiKey.name,
+    ApiKey.project,
+    ApiKey.role,
+    _LINEAGE.label("lineage"),
+    _USED_LATELY.label("is_used_lately"),
 ).where(ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), _VALID)
 _TOUCH = (
     update(ApiKey)
@@ -27,8 +34,8 @@ _TOUCH = (
 _ADMIN_LOCK = 0x61646D696E  # whoever takes an admin's key away waits for others who do: one must be left
 
 
-async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, str, bool]]:
-    """`key_sha256`, `id`, `name`, `project`, `role` and `is_used_lately` of those keys that are valid."""
+async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, str, str, bool]]:
+    """`key_sha256`, `id`, `name`, `project`, `role`, `lineage` and `is_used_lately` of those keys that are valid."""
     return (await connection.execute(_FIND, {"hashes": list(hashes)})).all()
 
 
@@ -66,3 +73,9 @@ async def is_known(session: AsyncSession, key_sha256: str) -> bool:
 async def has_valid(session: AsyncSession, *, role: str) -> bool:
     """Whether any key of this role opens doors."""
     return bool((await session.execute(select(exists().where(ApiKey.role == role, _VALID)))).scalar_one())
+
+
+def may_register(owner: ColumnElement[str | None], lineage: str) -> ColumnElement[bool]:
+    """Whether keys of `lineage` may register an id: it is theirs or nobody's, or no key of its owner opens doors."""
+    owners = select(ApiKey.id).where(owner == _LINEAGE, _VALID).correlate_except(ApiKey)
+    return owner.is_(None) | (owner == lineage) | ~exists(owners)

@@ -24,12 +24,13 @@ _SCHEME = HTTPBearer(
 
 @dataclass(frozen=True)
 class Caller:
-    """A valid key. Objects of other projects do not exist for it."""
+    """A valid key. Objects of other projects do not exist for it. Keys of one `lineage` replaced one another."""
 
     key_id: str
     project: str
     role: str
     name: str
+    lineage: str
 
     @property
     def actor(self) -> Actor:
@@ -64,7 +65,7 @@ async def authenticate(
     if found is None:
         raise Unauthenticated("Incorrect API key provided.")
     structlog.contextvars.bind_contextvars(project=found.project)
-    return Caller(key_id=found.id, project=found.project, role=found.role, name=found.name)
+    return Caller(key_id=found.id, project=found.project, role=found.role, name=found.name, lineage=found.lineage)
 
 
 async def while_valid(request: Request, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

@@ -38,12 +38,12 @@ async def wait_for_wakes(
 @internal_router.post("/workers/{worker_id}/heartbeat", status_code=204)
 async def worker_heartbeat(
     worker_id: str,
-    _caller: WorkerKey,
+    caller: WorkerKey,
     report: Annotated[WorkerHeartbeat, json_body(WorkerHeartbeat, strict=False)],
     session: DbSession,
 ) -> Response:
     """A worker process lives."""
-    await registry.beat(session, worker_id, report)
+    await registry.beat(session, worker_id, report, lineage=caller.lineage)
     return Response(status_code=204)
 
 

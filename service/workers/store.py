@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, WorkerNode
+from tunesmith.service.keys.store import may_register
 from tunesmith.tuning.messages import RegisterWorker
 from tunesmith.tuning.state import Outcome
 
@@ -33,8 +34,8 @@ async def find_known(session: AsyncSession, *, within: timedelta) -> list[Worker
     return list((await session.execute(query)).scalars())
 
 
-async def upsert(session: AsyncSession, request: RegisterWorker) -> None:
-    """Store the worker as it describes itself at its start."""
+async def upsert(session: AsyncSession, request: RegisterWorker, *, lineage: str) -> bool:
+    """Store the worker as it describes itself at its start; False when its id is that of another key's worker."""
     hardware = request.hardware.model_dump(mode="json")
     facts = {
         "incarnation": request.incarnation,
@@ -49,9 +50,12 @@ async def upsert(session: AsyncSession, request: RegisterWorker) -> None:
         "registered_at": func.now(),
         "last_seen_at": func.now(),
         "woken_at": None,
+        "key_lineage": lineage,
     }
     row = insert(WorkerNode).values(id=request.worker_id, **facts)
-    await session.execute(row.on_conflict_do_update(index_elements=[WorkerNode.id], set_=facts))
+    allowed = may_register(WorkerNode.key_lineage, lineage)
+    stored = row.on_conflict_do_update(index_elements=[WorkerNode.id], set_=facts, where=allowed)
+    return (await session.execute(stored.returning(WorkerNode.id))).scalar_one_or_none() is not None
 
 
 async def lock_woken_before(session: AsyncSession, worker_classes: set[str], *, moment: datetime) -> list[WorkerNode]:

@@ -23,6 +23,7 @@ def test_the_doctor_says_which_sandbox_is_on() -> None:
     finding = _sandbox({})
     assert (finding.level is Level.OK) == (found.kind is not None)
     assert (found.kind or "not sandboxed") in finding.text
+    assert ("with a filter of system calls" in finding.text) == found.filters_calls
     assert _sandbox({"TUNESMITH_SANDBOX": "off"}).level is Level.WARN
 
 

@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog import get_logger
 
 from tests.worker.conftest import control, run, service
 from tests.worker.scripted_service import ScriptedService
 from tunesmith.tuning.codes import ArtifactKind
+from tunesmith.worker.attempt.follower import Follower
+from tunesmith.worker.attempt.progress import Progress
+from tunesmith.worker.attempt.stop_requests import StopRequests
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_log, upload_output
 from tunesmith.worker.manifests import CheckpointManifest, CorruptCheckpoint, verify_checkpoint
-from tunesmith.worker.run_directory import RunDirectory, TrainResult, write_atomically
+from tunesmith.worker.run_directory import NotPlain, RunDirectory, TrainResult, append_line, write_atomically
 from tunesmith.worker.trainer_process.log_file import TrainerLog, log_tail
 from tunesmith.worker.transport.control import HttpAttemptControl
 
@@ -60,11 +64,11 @@ def test_a_log_that_is_a_link_or_a_pipe_is_neither_sent_nor_shown(
     run: RunDirectory, elsewhere: Path, control: HttpAttemptControl, service: ScriptedService
 ) -> None:
     run.log.symlink_to(elsewhere / "admin.key")
-    upload_log(run, control, secrets=())
+    upload_log(run, control, secrets=(), cap_bytes=1024**2)
     assert (log_tail(run.log), service.requests) == ("", [])
     run.log.unlink()
     os.mkfifo(run.log)
-    upload_log(run, control, secrets=())
+    upload_log(run, control, secrets=(), cap_bytes=1024**2)
     assert (log_tail(run.log), service.requests) == ("", [])
 
 
@@ -116,9 +120,32 @@ def test_a_stored_log_has_no_secret_of_the_worker_in_it(
     run: RunDirectory, control: HttpAttemptControl, service: ScriptedService
 ) -> None:
     run.log.write_text("step 1\nkey is sesame-open\nAuthorization: Bearer abc.def-123456789\nstep 2\n")
-    upload_log(run, control, secrets=("sesame-open",))
+    upload_log(run, control, secrets=("sesame-open",), cap_bytes=1024**2)
     (sent,) = [request.body.decode() for request in service.requests if request.method == "PUT"]
     assert "sesame" not in sent
     assert "abc.def" not in sent
     assert sent.startswith("step 1\n")
     assert json.loads(service.to("/artifacts")[0].body)["kind"] == "log"
+
+
+@pytest.mark.parametrize("left", ["link", "pipe"])
+def test_links_and_pipes_in_place_of_lines_and_results_are_not_read(
+    run: RunDirectory, tmp_path: Path, control: HttpAttemptControl, service: ScriptedService, left: str
+) -> None:
+    """Of another run they would be somebody else's history; a pipe would be waited at for ever."""
+    other = RunDirectory(tmp_path / "other")
+    other.root.mkdir()
+    append_line(other.events, {"message": SECRET.decode()})
+    append_line(other.metrics, {"step": 1, "train_loss": 1.0})
+    other.phase.write_text("training")
+    other.result.write_text(TrainResult().model_dump_json())
+    other.canary.write_text("{}")
+    for name in ("events", "metrics", "phase", "result", "canary"):
+        place, target = getattr(run, name), getattr(other, name)
+        place.symlink_to(target) if left == "link" else os.mkfifo(place)
+    directives = StopRequests(drain_deadline=lambda: None)
+    follower = Follower(run, control, progress=Progress(total_steps=1), directives=directives, log=get_logger())
+    follower.ship()
+    assert service.requests == []
+    with pytest.raises(NotPlain):
+        run.read_result()

@@ -37,8 +37,12 @@ def needed_bytes(claim: Claim, *, missing_model_bytes: int) -> int:
 
 def moved_bytes(claim: Claim) -> int:
     """What a run on a host that has none of it reads and writes in all."""
-    files = [file for model in _models(claim) for file in (*model.files, *model.base_files)]
-    return needed_bytes(claim, missing_model_bytes=sum(file.bytes for file in files))
+    return needed_bytes(claim, missing_model_bytes=weights_bytes(claim))
+
+
+def weights_bytes(claim: Claim) -> int:
+    """Of all files of the models that the run reads."""
+    return sum(file.bytes for model in _models(claim) for file in (*model.files, *model.base_files))
 
 
 def _models(claim: Claim) -> list[BaseModelRef]:

@@ -27,6 +27,7 @@ class TrainerExit:
     log_tail: str
     told: StopRequest | None = None  # why the worker stopped it, if it did
     stalled_seconds: float | None = None  # for how long it had shown nothing when the worker stopped it for that
+    overfull: Failure | None = None  # why the worker stopped it, when it had written too much
     out_of_memory_kills: int = 0  # how many the kernel made in this cgroup while the trainer ran
 
 
@@ -37,8 +38,8 @@ def classify_exit(ending: TrainerExit) -> tuple[Outcome, Failure | None]:
         return Outcome.CANCELLED if ending.told is StopRequest.CANCEL else Outcome.SUCCEEDED, None
     if ending.told is not None and ending.told in OUTCOMES:
         return OUTCOMES[ending.told], None
-    if ending.stalled_seconds is not None:
-        return Outcome.FAILED, _with_tail(_stalled(ending.stalled_seconds), ending.log_tail)
+    if (because := _stopped_for(ending)) is not None:
+        return Outcome.FAILED, _with_tail(because, ending.log_tail)
     if ending.exit_code == EXIT_STOPPED:
         return Outcome.PREEMPTED, None
     if result is not None and result.failure is not None:
@@ -58,6 +59,13 @@ def _failure(ending: TrainerExit) -> Failure:
     if _NO_MEMORY.search(ending.log_tail):
         return _out_of_memory("The trainer ran out of memory.")
     return crashed(ending.exit_code)
+
+
+def _stopped_for(ending: TrainerExit) -> Failure | None:
+    """What it did that the worker stopped it for, by itself."""
+    if ending.stalled_seconds is not None:
+        return _stalled(ending.stalled_seconds)
+    return ending.overfull
 
 
 def _stalled(seconds: float) -> Failure:

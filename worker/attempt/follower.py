@@ -22,7 +22,7 @@ from tunesmith.tuning.state import Phase
 from tunesmith.tuning.values.base import Value
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
-from tunesmith.worker.run_directory import RunDirectory, write_atomically
+from tunesmith.worker.run_directory import NotPlain, RunDirectory, plain_bytes, without_links, write_atomically
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable
 
@@ -122,10 +122,10 @@ class Follower:
         if self._offsets.canary or not self._run.canary.exists():
             return
         try:
-            report = CanaryReport.model_validate_json(self._run.canary.read_bytes())
+            report = CanaryReport.model_validate_json(plain_bytes(self._run.canary))
             self._send(partial(self._control.canary, report))
             self._progress.expected(report.expected_seconds)
-        except (ValidationError, NotFound) as error:  # not what the trainer writes, or an older service
+        except (ValidationError, NotPlain, NotFound) as error:  # not what the trainer writes, or an older service
             self._log.warning("canary.not_reported", reason=type(error).__name__)
         self._advance(canary=True)
 
@@ -172,12 +172,12 @@ def read_lines(path: Path, start: int) -> tuple[list[bytes], int]:
     A half-written last line stays for the next call. A line longer than any we write is skipped as damage.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=without_links) as file:
             file.seek(start)
             data = file.read(BATCH_BYTES)
             if b"\n" not in data and len(data) == BATCH_BYTES:
                 data += file.read(LONGEST_LINE_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotPlain):
         return [], start
     end = data.rfind(b"\n") + 1
     if end == 0:
@@ -191,8 +191,8 @@ def _load(path: Path) -> Shipped:
 
 def _read_phase(path: Path) -> Phase | None:
     try:
-        return Phase(path.read_text(encoding="utf-8").strip())
-    except (FileNotFoundError, ValueError):
+        return Phase(plain_bytes(path, most_bytes=100).decode().strip())
+    except (FileNotFoundError, NotPlain, ValueError):
         return None
 
 

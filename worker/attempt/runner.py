@@ -21,6 +21,7 @@ from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
 from tunesmith.worker.attempt.disk import moved_bytes
+from tunesmith.worker.attempt.disk_use import DiskWatch, disk_limits
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
@@ -34,7 +35,7 @@ from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_curves, upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
-from tunesmith.worker.run_directory import RunDirectory, TrainResult
+from tunesmith.worker.run_directory import NotPlain, RunDirectory, TrainResult
 from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.settings import WorkerSettings
@@ -86,6 +87,15 @@ class AttemptContext:
         """What must never leave this host in a text."""
         found = (self.settings.worker_key, self.settings.redis_url)
         return tuple(secret.get_secret_value() for secret in found if secret is not None)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of a trainer before its end: what it was told, and why the worker stopped it otherwise."""
+
+    told: StopRequest | None = None
+    stalled_seconds: float | None = None  # for how long it had shown nothing, if that was too long
+    overfull: Failure | None = None
 
 
 class AttemptRunner:
@@ -205,17 +215,18 @@ class AttemptRunner:
         self._log.info("trainer.started", pid=trainer.process.pid, start=trainer.start)
         try:
             fault_point(Point.AFTER_SPAWN)
-            told, stalled = self._watch(trainer, self._stall_watch(prepared))
+            seen = self._watch(trainer, self._stall_watch(prepared), self._disk_watch(prepared))
         finally:
             exit_code = trainer.end()
         self._keep_tokens(prepared.run)
-        self._log.info("trainer.exited", exit_code=exit_code, told=told.value if told else None)
+        self._log.info("trainer.exited", exit_code=exit_code, told=seen.told.value if seen.told else None)
         return TrainerExit(
             exit_code=exit_code,
             result=_read_result(prepared.run),
             log_tail=log_tail(prepared.run.log, secrets=self._around.secrets),
-            told=told,
-            stalled_seconds=stalled,
+            told=seen.told,
+            stalled_seconds=seen.stalled_seconds,
+            overfull=seen.overfull,
             out_of_memory_kills=out_of_memory_kills() - kills_before,
         )
 
@@ -232,22 +243,28 @@ class AttemptRunner:
         limits = silence_limits(request.plan, request.dataset, moved_bytes=moved, at_least_seconds=at_least_seconds)
         return StallWatch(prepared.run, limits)
 
-    def _watch(self, trainer: Trainer, stall: StallWatch) -> tuple[StopRequest | None, float | None]:
-        """Wait for the trainer's end; stop it when told to, or when it hangs.
+    def _disk_watch(self, prepared: PreparedRun) -> DiskWatch:
+        limits = disk_limits(self._claim, times_planned=self._around.settings.disk_times_planned)
+        return DiskWatch(prepared.run.root, limits, home=self._around.work.home(self._claim.project))
 
-        Returns what it was told before it ended, and for how many seconds it had shown nothing if that was too long.
-        """
+    def _watch(self, trainer: Trainer, stall: StallWatch, disk: DiskWatch) -> _Seen:
+        """Wait for the trainer's end; stop it when told to, when it hangs, or when it fills the disk."""
         while trainer.exit_code is None:
             directive = self._directives.current()
             if directive is not None:
                 self._stop(trainer, directive)
-                return directive, None
+                return _Seen(told=directive)
             stalled = stall.stalled_seconds()
             if stalled is not None:
                 self._stop_stalled(trainer, stalled)
-                return self._directives.current(), stalled
+                return _Seen(told=self._directives.current(), stalled_seconds=stalled)
+            overfull = disk.overfull(trainer.process.pid)
+            if overfull is not None:
+                self._log.warning("trainer.overfull", reason=overfull.message)
+                trainer.end()  # at once: whatever it is given time for, it would write
+                return _Seen(told=self._directives.current(), overfull=overfull)
             time.sleep(POLL_SECONDS)
-        return None, None
+        return _Seen()
 
     def _stop_stalled(self, trainer: Trainer, seconds: float) -> None:
         """Down the ladder: one that is only slow may still save a checkpoint."""
@@ -293,7 +310,7 @@ class AttemptRunner:
             uploader.flush(self._handing_over)
             if ending.result is not None and ending.result.output_kind is not None:  # only what came after it failed
                 upload_output(run, ending.result, self._handing_over)
-        upload_log(run, self._handing_over, secrets=self._around.secrets)
+        upload_log(run, self._handing_over, secrets=self._around.secrets, cap_bytes=self._around.settings.log_cap_bytes)
         if reason := upload_curves(run, self._handing_over):
             self._log.warning("curves.not_written", reason=reason)
         started = startup_seconds(run.timeline, since=self._began_at)
@@ -348,7 +365,7 @@ def _read_result(run: RunDirectory) -> TrainResult | None:
     """A result that cannot be read is no result: the trainer was not the one who wrote it."""
     try:
         return run.read_result()
-    except ValueError:
+    except (NotPlain, ValueError):
         return None
 
 

@@ -27,12 +27,12 @@ def upload_output(run: RunDirectory, result: TrainResult, control: AttemptContro
     upload_folder(run.output, kind=result.output_kind, metadata=metadata, control=control)
 
 
-def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str, ...]) -> None:
-    """Send the trainer's output, without secrets, as an artifact of kind `log`. A run without output has none."""
+def upload_log(run: RunDirectory, control: AttemptControl, *, secrets: tuple[str, ...], cap_bytes: int) -> None:
+    """Send the end of the trainer's output, without secrets, as an artifact of kind `log`. Without output: none."""
     try:
         with tempfile.TemporaryDirectory(prefix="tunesmith-log-") as folder:  # out of the trainer's reach
             copy = Path(folder) / "log.txt"
-            scrubbed_copy(run.log, copy, secrets=secrets)
+            scrubbed_copy(run.log, copy, secrets=secrets, cap_bytes=cap_bytes)
             if copy.stat().st_size:
                 upload_folder(Path(folder), kind=ArtifactKind.LOG, metadata={}, control=control)
     except OSError:  # no log, a link that a trainer has put in its place, or a full disk: the result outranks it

@@ -137,7 +137,7 @@ class WorkerDaemon:
             return
         found = best()
         if found.kind is not None:
-            log.info("worker.trainers_sandboxed", kind=found.kind, **found.missed)
+            log.info("worker.trainers_sandboxed", kind=found.kind, filters_calls=found.filters_calls, **found.missed)
             return
         if wanted == "require":
             why = "; ".join(f"{kind}: {reason}" for kind, reason in found.missed.items())

@@ -166,7 +166,7 @@ def _disk(work_dir: Path) -> Finding:
 def _sandbox() -> Finding:
     found = best()
     if found.kind is not None:
-        return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found.kind}")
+        return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found.text}")
     why = "; ".join(f"no {kind}: {reason}" for kind, reason in found.missed.items())
     step = "allow user namespaces, or use a kernel with Landlock (5.13); until then train only what you trust"
     return Finding(Level.WARN, "sandbox", f"trainers are not sandboxed ({why})", step)

@@ -16,6 +16,7 @@ from tunesmith.worker.joining.membership import Membership, remember
 from tunesmith.worker.transport import greeting
 from tunesmith.worker.transport.retry import Patience, Unavailable
 from tunesmith.worker.transport.wire import service_client
+from tunesmith.worker.work_directory import WorkDirectory
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _PATIENCE_SECONDS = 5.0  # a person waits: a service that is away for longer is told about
@@ -55,6 +56,7 @@ def join(url: str, *, token: str, name: str | None, work_dir: Path) -> Membershi
             ) from error
     membership = Membership(url=address, key=key, name=answer.name)
     remember(work_dir, membership)
+    WorkDirectory(work_dir).forget_worker_id()
     return membership
 
 

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         from tunesmith.worker.sandbox.choice import best  # noqa: PLC0415 - not on a trainer's way
 
-        print(json.dumps(asdict(best())))
+        print(json.dumps(asdict(best()) | {"text": best().text}))
         return 0
     try:
         enter(Sandbox.loaded(arguments[0]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.worker.sandbox import seccomp
 from tunesmith.worker.sandbox.definition import KINDS, Kind, Sandbox
 
 SandboxSetting = Literal["auto", "require", "off"]
@@ -20,10 +21,19 @@ _MIB = 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """`kind` is None where nothing works; `missed` says why the better kinds do not, by kind."""
+    """`kind` is None where nothing works; `missed` says why the better kinds do not, by kind.
+
+    `filters_calls`: system calls that no training needs are refused too.
+    """
 
     kind: Kind | None
     missed: dict[str, str]
+    filters_calls: bool = False
+
+    @property
+    def text(self) -> str:
+        """The kind in words."""
+        return f"{self.kind}, {'with' if self.filters_calls else 'without'} a filter of system calls"
 
 
 @functools.cache
@@ -33,7 +43,7 @@ def best() -> Found:
     for kind in KINDS:
         reason = _trial(kind)
         if reason is None:
-            return Found(kind=kind, missed=missed)
+            return Found(kind=kind, missed=missed, filters_calls=seccomp.is_possible())
         missed[kind] = reason
     return Found(kind=None, missed=missed)
 

@@ -15,7 +15,7 @@ import signal
 from pathlib import Path
 from typing import NoReturn
 
-from tunesmith.worker.sandbox import kernel, landlock, namespaces
+from tunesmith.worker.sandbox import kernel, landlock, namespaces, seccomp
 from tunesmith.worker.sandbox.definition import Sandbox
 
 EXIT_CANNOT_SANDBOX = 71  # EX_OSERR
@@ -85,6 +85,8 @@ def _be_the_trainer(sandbox: Sandbox) -> None:
     if sandbox.kind == "landlock":
         kernel.die_with_parent(signal.SIGKILL)
         landlock.shut(sandbox)
+    if seccomp.is_possible():
+        seccomp.refuse_calls(datagrams=sandbox.talks or sandbox.kind == "namespaces")
     os.environ.update(
         HOME=sandbox.home, XDG_CACHE_HOME=f"{sandbox.home}/.cache", TRITON_CACHE_DIR=f"{sandbox.home}/.triton"
     )

@@ -65,9 +65,9 @@ def give_up_privileges() -> None:
     _check(_libc.capset(header, none), "give up capabilities")
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, third: bytes | None = None) -> None:
     """`prctl(2)`."""
-    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
+    _check(_libc.prctl(option, value, third, None, None), f"prctl {option}")
 
 
 def system_call(number: int, *arguments: object) -> int:

@@ -1,7 +1,7 @@
 """A sandbox of Landlock rules, for containers that allow no namespaces: the kernel refuses what is not shown.
 
-It is lower than one of namespaces: names of hidden files can still be tried, sockets in the file system and datagrams
-are open, and processes stay visible, though not their environment. https://docs.kernel.org/userspace-api/landlock.html
+It is lower than one of namespaces: names of hidden files can still be tried, sockets in the file system are open (and
+datagrams, where `seccomp` cannot refuse them), and processes stay visible, though not their environment. https://docs.kernel.org/userspace-api/landlock.html
 """
 
 import ctypes

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.worker.run_directory import without_links
+
 _NO_CURVES = ("step", "total_steps", "time")
 
 
@@ -25,7 +27,7 @@ def write_event_files(metrics: Path, folder: Path) -> None:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # seconds of loading, and not needed
     from tensorboardX import SummaryWriter  # noqa: PLC0415 - after the line above
 
-    with SummaryWriter(logdir=str(folder)) as writer, metrics.open("rb") as lines:
+    with SummaryWriter(logdir=str(folder)) as writer, open(metrics, "rb", opener=without_links) as lines:
         for point, curves in curves_of(lines):
             for name, value in curves.items():
                 writer.add_scalar(name, value, int(point["step"]), walltime=point.get("time"))

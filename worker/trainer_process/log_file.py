@@ -11,6 +11,7 @@ from tunesmith.worker.run_directory import without_links
 
 TAIL_LINES = 60
 _CHUNK_BYTES = 64 * 1024
+_LONGEST_LINE_BYTES = 1024**2
 
 
 class TrainerLog:
@@ -71,15 +72,15 @@ def log_tail(path: Path, *, secrets: tuple[str, ...] = (), lines: int = TAIL_LIN
     return scrub("\n".join(text.replace("\0", "").splitlines()[-lines:]), secrets)
 
 
-def scrubbed_copy(path: Path, target: Path, *, secrets: tuple[str, ...] = ()) -> None:
-    """Write the log without secrets to `target`, line by line.
+def scrubbed_copy(path: Path, target: Path, *, secrets: tuple[str, ...] = (), cap_bytes: int) -> None:
+    """Write the log without secrets to `target`, line by line: its end, where a trainer has made it longer itself.
 
     Raises:
         OSError: it is no plain file.
     """
-    with (
-        open(path, encoding="utf-8", errors="replace", opener=without_links) as log,
-        target.open("w", encoding="utf-8") as copy,
-    ):
-        for line in log:
-            copy.write(scrub(line, secrets))
+    with open(path, "rb", opener=without_links) as log, target.open("w", encoding="utf-8") as copy:
+        dropped = log.seek(max(0, log.seek(0, os.SEEK_END) - cap_bytes))
+        if dropped:
+            copy.write(f"[{dropped:,} bytes of earlier output dropped]\n")
+        while line := log.readline(_LONGEST_LINE_BYTES):
+            copy.write(scrub(line.decode("utf-8", errors="replace"), secrets))

@@ -35,6 +35,14 @@ def test_data_goes_to_stdout_and_notes_go_to_stderr(capsys: pytest.CaptureFixtur
     assert (printed.out, printed.err) == ("ftjob-1\n", "progress\n")
 
 
+def test_what_others_wrote_cannot_move_the_cursor_or_rename_the_window(capsys: pytest.CaptureFixture[str]) -> None:
+    output.data("\033]0;title\a\033[2J\033[1A\rsucceeded\x9b5n")
+    output.note(f"\ttab {output._RED}red{output._RESET}\n")
+    printed = capsys.readouterr()
+    assert not {"\033", "\a", "\r", "\x9b"} & set(printed.out)
+    assert printed.err == f"\ttab {output._RED}red{output._RESET}\n\n"
+
+
 def test_json_is_json_with_its_own_letters(capsys: pytest.CaptureFixture[str]) -> None:
     output.as_json({"name": "Übung"})
     printed = capsys.readouterr().out

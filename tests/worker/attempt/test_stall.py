@@ -9,7 +9,9 @@ from structlog.typing import FilteringBoundLogger
 
 from tests.worker.attempt.test_preparation import DATASET, claim, host
 from tunesmith.tuning.plan import Plan
+from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.attempt.disk import moved_bytes
+from tunesmith.worker.attempt.disk_use import DiskLimits, DiskWatch
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.attempt.stall import SilenceLimits, StallWatch, silence_limits
@@ -54,16 +56,20 @@ def limits(seconds: float) -> SilenceLimits:
     return SilenceLimits(before_first_step=seconds, later=seconds)
 
 
+def roomy(run: RunDirectory) -> DiskWatch:
+    return DiskWatch(run.root, DiskLimits(bytes=GIB))
+
+
 def test_a_trainer_that_hangs_and_is_deaf_is_killed_and_said_to_be_stalled(
     attempt: AttemptRunner, run: RunDirectory, begin: Callable[[str], Trainer]
 ) -> None:
     trainer = begin(DEAF)
     while not (run.root / "ready").exists():
         time.sleep(0.01)
-    told, stalled = attempt._watch(trainer, StallWatch(run, limits(0.3)))
-    assert told is None
-    assert stalled is not None
-    assert stalled > 0.3
+    seen = attempt._watch(trainer, StallWatch(run, limits(0.3)), roomy(run))
+    assert seen.told is None
+    assert seen.stalled_seconds is not None
+    assert seen.stalled_seconds > 0.3
     assert trainer.exit_code == -9
     assert tree(trainer.process.pid, run_dir=run.root) == []
 
@@ -72,7 +78,8 @@ def test_a_trainer_that_steps_is_left_alone_for_longer_than_it_may_be_silent(
     attempt: AttemptRunner, run: RunDirectory, begin: Callable[[str], Trainer]
 ) -> None:
     trainer = begin(WORKING)
-    assert attempt._watch(trainer, StallWatch(run, limits(0.6))) == (None, None)
+    seen = attempt._watch(trainer, StallWatch(run, limits(0.6)), roomy(run))
+    assert (seen.told, seen.stalled_seconds, seen.overfull) == (None, None, None)
     assert trainer.exit_code == 0
 
 
@@ -82,8 +89,7 @@ def test_a_cancel_while_it_is_stopped_for_its_silence_counts_as_a_cancel(
     watch = StallWatch(run, limits(0.0), clock=time.monotonic)
     trainer = begin(DEAF)
     attempt._stop_stalled = lambda *_: attempt._directives.tell(StopRequest.CANCEL)  # type: ignore[method-assign]
-    told, _ = attempt._watch(trainer, watch)
-    assert told is StopRequest.CANCEL
+    assert attempt._watch(trainer, watch, roomy(run)).told is StopRequest.CANCEL
 
 
 class TestSigns:

@@ -32,11 +32,15 @@ def refused(service_code: str) -> Reply:
 
 def test_a_machine_that_joined_runs_with_nothing_but_its_file(service: ScriptedService, tmp_path: Path) -> None:
     service.script("/join", Reply(200, b'{"name": "gpu-1", "key_id": "key-1", "version": "0"}', OURS))
+    work = tmp_path / ".local/share/tunesmith-worker"
+    work.mkdir(parents=True)
+    (work / "worker-id").write_text("worker-of-an-older-key")
     ended = command("join", service.url, "--token", "join-x", "--no-run", HOME=str(tmp_path))
     assert ended.returncode == 0, ended.stderr
+    assert not (work / "worker-id").exists()
     (asked,) = service.to("/join")
     assert asked.headers["authorization"] == "Bearer join-x"
-    file = tmp_path / ".local/share/tunesmith-worker/membership.json"
+    file = work / "membership.json"
     joined = Membership.model_validate_json(file.read_bytes())
     assert asked.json["key_sha256"] == sha256_of_text(joined.key)
     assert joined.key not in ended.stdout + ended.stderr
