@@ -58,8 +58,13 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
-chaos: $(STAMP) ## kill everything, in turn and at random, and play 200 simulated histories
-	$(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
+chaos: $(STAMP) ## kill, freeze and cut everything, in turn and at random, and play 200 simulated histories
+	CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
+
+HOURS ?= 8
+.PHONY: soak
+soak: $(STAMP) ## disturb a cluster for HOURS=8 and audit it; CHAOS_SEED=7 plays the disturbances of a run again
+	CHAOS_SECONDS=$$(($(HOURS) * 3600)) CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -s tests/chaos/test_cluster.py
 
 .PHONY: mutants
 mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md

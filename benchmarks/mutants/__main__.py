@@ -1,6 +1,6 @@
 """Break every promise on purpose, one at a time, and see that a test notices.
 
-    make mutants      or   python -m benchmarks.mutants [--only G4] [--page docs/mutants.md] [--untried]
+    make mutants      or   python -m benchmarks.mutants [--only G4] [--page docs/mutants.md] [--untried] [--patience 5]
 
 Each breakage is made in a copy of the repository, and the tests that are named beside it run there. The command fails
 when one survives, or when its tests fail without it. A run that was interrupted goes on with `--untried`.
@@ -26,7 +26,7 @@ from benchmarks.mutants.forked_tests import NEVER_ENDED, run_tests
 from benchmarks.mutants.page import CAUGHT, Verdict, is_untried, page
 
 ROOT = Path(__file__).parents[2]
-_LONGEST_SECONDS = 240  # of the tests of one breakage
+_LONGEST_SECONDS = 240  # of the tests of one breakage, on a machine with nothing else to do
 _LONGEST_SOUND_SECONDS = 600  # of the tests of one batch together, without a breakage
 _BATCH = 10  # breakages whose tests are first run without one: what an interruption costs
 _PASSED, _FAILED = 0, 1  # exit codes of pytest
@@ -42,11 +42,13 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="write the table there; rows of others stay as they were")
     parser.add_argument("--untried", action="store_true", help="only breakages that the page has no verdict on")
     parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--patience", type=float, default=1.0, help="tests may take so many times as long")
     arguments = parser.parse_args()
     chosen = _chosen(arguments.only, untried_by=_read(arguments.page) if arguments.untried else None)
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
-        for verdict in _try_all(chosen, copies=_copies(Path(folder), arguments.at_once)):
+        copies = _copies(Path(folder), arguments.at_once)
+        for verdict in _try_all(chosen, copies=copies, patience=arguments.patience):
             print(f"{verdict.outcome:9} {verdict.breakage.promise:4} {verdict.breakage.name} ({verdict.seconds:.0f} s)")
             sys.stdout.flush()
             verdicts.append(verdict)
@@ -85,20 +87,21 @@ def _copies(folder: Path, count: int) -> Copies:
     return copies
 
 
-def _try_all(chosen: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]:
+def _try_all(chosen: Sequence[Breakage], *, copies: Copies, patience: float) -> Iterator[Verdict]:
     for first in range(0, len(chosen), _BATCH):
-        yield from _try_batch(chosen[first : first + _BATCH], copies=copies)
+        yield from _try_batch(chosen[first : first + _BATCH], copies=copies, patience=patience)
 
 
-def _try_batch(batch: Sequence[Breakage], *, copies: Copies) -> Iterator[Verdict]:
+def _try_batch(batch: Sequence[Breakage], *, copies: Copies, patience: float) -> Iterator[Verdict]:
     with _one_of(copies) as copy:
-        unsound = _failing(sorted({test for breakage in batch for test in shlex.split(breakage.tests)}), copy)
+        tests = sorted({test for breakage in batch for test in shlex.split(breakage.tests)})
+        unsound = _failing(tests, copy, longest_seconds=_LONGEST_SOUND_SECONDS * patience)
 
     def judge(breakage: Breakage) -> Verdict:
         if unsound & set(shlex.split(breakage.tests)):
             return Verdict(breakage, "its tests fail without it")
         with _one_of(copies) as copy:
-            return _try(breakage, copy)
+            return _try(breakage, copy, longest_seconds=_LONGEST_SECONDS * patience)
 
     with ThreadPoolExecutor(copies.qsize()) as pool:
         yield from pool.map(judge, batch)
@@ -113,21 +116,22 @@ def _one_of(copies: Copies) -> Iterator[Path]:
         copies.put(copy)
 
 
-def _failing(tests: Collection[str], copy: Path) -> set[str]:
+def _failing(tests: Collection[str], copy: Path, *, longest_seconds: float) -> set[str]:
     """Those that fail while nothing is broken: their failing says nothing."""
-    code, output = run_tests(["-q", *tests], copy, longest_seconds=_LONGEST_SOUND_SECONDS)
+    code, output = run_tests(["-q", *tests], copy, longest_seconds=longest_seconds)
     if code == _PASSED:
         return set()
     print(output[-3000:], file=sys.stderr)
     return set(_FAILED_TEST.findall(output)) if code == _FAILED else set(tests)
 
 
-def _try(breakage: Breakage, copy: Path) -> Verdict:
+def _try(breakage: Breakage, copy: Path, *, longest_seconds: float) -> Verdict:
     began, file = time.monotonic(), copy / breakage.file
     whole = file.read_text(encoding="utf-8")
     file.write_text(breakage.apply(whole), encoding="utf-8")
     try:
-        code, output = run_tests(["-x", "-q", *shlex.split(breakage.tests)], copy, longest_seconds=_LONGEST_SECONDS)
+        tests = ["-x", "-q", *shlex.split(breakage.tests)]
+        code, output = run_tests(tests, copy, longest_seconds=longest_seconds)
     finally:
         file.write_text(whole, encoding="utf-8")
     return Verdict(breakage, _outcome(code, output), time.monotonic() - began)

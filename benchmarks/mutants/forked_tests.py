@@ -25,7 +25,9 @@ _forks.set_forkserver_preload(list(_LIBRARIES))
 def run_tests(arguments: Sequence[str], copy: Path, *, longest_seconds: float) -> tuple[int, str]:
     """Exit code and output of pytest in a copy of the repository. Nothing that it started is left."""
     output = copy.with_suffix(".out")
-    process = _forks.Process(target=_be_pytest, args=((*_OPTIONS, *arguments), str(copy), str(output)))
+    # Of its own: pytest's usual folder is cleaned up by every run on the machine, and two at once fail each other.
+    folder = ("--basetemp", str(copy.with_suffix(".tmp")))
+    process = _forks.Process(target=_be_pytest, args=((*_OPTIONS, *folder, *arguments), str(copy), str(output)))
     process.start()
     process.join(longest_seconds)
     code = process.exitcode

@@ -79,7 +79,11 @@ class Proxy:
         if self.faults.refuse:
             to_client.close()
             return
-        server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:  # nobody listens there at the moment
+            to_client.close()
+            return
         both = {to_client, to_server}
         self._open |= both
         with contextlib.suppress(OSError):

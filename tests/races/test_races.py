@@ -1,11 +1,9 @@
 """Things that happen at the same moment: real commits on several connections, and one outcome."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -82,31 +80,6 @@ def test_cancel_and_finish_at_once_agree_on_one_end(control_plane: ControlPlane,
     assert finished.status_code == 204
     status = control_plane.job(attempt.job_id)["status"]
     assert (cancelled.status_code, status) in {(200, "cancelled"), (400, "succeeded")}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_thousand_races_of_cancel_and_finish_end_in_exactly_one_of_the_two(control_plane: ControlPlane) -> None:
-    worker, file = control_plane.worker(), control_plane.upload()
-    ends: Counter[tuple[int, str]] = Counter()
-    with ThreadPoolExecutor(2) as pool:
-        for race in range(1000):
-            job_id = control_plane.create_job(training_file=file)["id"]
-            attempt = worker.claim()
-            assert attempt is not None
-            attempt.artifact()
-            head_start = race % 50 * 0.001  # of the cancel or of the finish: every order of their statements comes up
-            path = f"/v1/fine_tuning/jobs/{job_id}/cancel"
-            finished = pool.submit(_after, head_start if race % 2 else 0, partial(attempt.finish, Outcome.SUCCEEDED))
-            cancelled = pool.submit(_after, 0 if race % 2 else head_start, partial(control_plane.request, "POST", path))
-            assert finished.result().status_code == 204
-            ends[cancelled.result().status_code, control_plane.job(job_id)["status"]] += 1
-    assert set(ends) == {(200, "cancelled"), (400, "succeeded")}, ends
-
-
-def _after(seconds: float, call: Callable[[], T]) -> T:
-    time.sleep(seconds)
-    return call()
 
 
 def test_a_takeover_and_the_old_owners_finish_at_once_leave_one_owner(control_plane: ControlPlane) -> None:

@@ -50,7 +50,7 @@ class Auditor:
     """`look` compares with the look before; `audit` is for when everything has come to rest."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._jobs: dict[str, tuple[Any, ...]] = {}
         self._ended: dict[str, tuple[Any, ...]] = {}
         self._checkpoints: set[tuple[Any, ...]] = set()
@@ -60,11 +60,11 @@ class Auditor:
         self._look_at_attempts()
 
     def audit(self, promises: Promises) -> None:
-        ends = {row[0]: row[1:] for row in self._rows(_ENDS)}
+        ends = {row[0]: row[1:] for row in self.ask(_ENDS)}
         assert promises.accepted <= set(ends), "a job that was accepted is gone"
         assert all(len(jobs) == 1 for jobs in promises.by_key.values()), "two jobs for one key"
-        assert self._rows(_EVENT_GAPS) == [], "the history has a gap"
-        assert self._rows(_NOT_TOLD_ONCE) == [], "an ending is not among the webhook events, or twice"
+        assert self.ask(_EVENT_GAPS) == [], "the history has a gap"
+        assert self.ask(_NOT_TOLD_ONCE) == [], "an ending is not among the webhook events, or twice"
         for job_id, (state, reason, *_) in ends.items():
             assert state in _FINAL or reason, f"{job_id} is {state} and nobody says why"
         for job_id in promises.cancelled:
@@ -75,16 +75,16 @@ class Auditor:
                 self._audit_success(job_id, model=model, total_steps=plan["total_steps"])
 
     def waiting(self) -> list[str]:
-        return [job_id for job_id, state, *_ in self._rows(_JOBS) if state not in _FINAL]
+        return [job_id for job_id, state, *_ in self.ask(_JOBS) if state not in _FINAL]
 
     def count(self) -> "Counter[str]":
         """What the histories were made of, so that nobody tests nothing."""
-        counts = Counter(f"job {state}" for _, state, *_ in self._rows(_JOBS))
-        return counts + Counter(f"attempt {outcome}" for *_, outcome, _ in self._rows(_ATTEMPTS))
+        counts = Counter(f"job {state}" for _, state, *_ in self.ask(_JOBS))
+        return counts + Counter(f"attempt {outcome}" for *_, outcome, _ in self.ask(_ATTEMPTS))
 
     def _look_at_jobs(self) -> None:
-        assert self._rows(_OWNERS) == [], "a running job without its one owner, or an owner without a running job"
-        for job_id, *now in self._rows(_JOBS):
+        assert self.ask(_OWNERS) == [], "a running job without its one owner, or an owner without a running job"
+        for job_id, *now in self.ask(_JOBS):
             before = self._jobs.get(job_id)
             self._jobs[job_id] = tuple(now)
             if before is None:
@@ -97,19 +97,19 @@ class Auditor:
     def _look_at_attempts(self) -> None:
         """Whoever has lost a job, or ended it, has written his last."""
         had_ended = set(self._ended)
-        for attempt_id, *now in self._rows(_ENDED):
+        for attempt_id, *now in self.ask(_ENDED):
             before = self._ended.setdefault(attempt_id, tuple(now))
             assert before == tuple(now), f"{attempt_id} wrote after its end: {before}, {now}"
-        checkpoints = set(self._rows(_CHECKPOINTS))
+        checkpoints = set(self.ask(_CHECKPOINTS))
         late = {owner for _, owner in checkpoints - self._checkpoints} & had_ended
         assert not late, f"{late} registered a checkpoint after its end"
         self._checkpoints = checkpoints
 
     def _audit_attempts(self) -> None:
         attempts: dict[str, Rows] = {}
-        for job_id, *attempt in self._rows(_ATTEMPTS):
+        for job_id, *attempt in self.ask(_ATTEMPTS):
             attempts.setdefault(job_id, []).append(tuple(attempt))
-        for job_id, state, epoch, used, most, lost, preempted in self._rows(_BUDGETS):
+        for job_id, state, epoch, used, most, lost, preempted in self.ask(_BUDGETS):
             tried = attempts.get(job_id, [])
             outcomes = Counter(outcome for _, _, outcome, _ in tried)
             assert [number for number, *_ in tried] == list(range(1, epoch + 1)), f"{job_id}: {tried}"
@@ -121,17 +121,17 @@ class Auditor:
 
     def _audit_success(self, job_id: str, *, model: str, total_steps: int) -> None:
         """One winner, whose bytes are the model's, and each step of the training once."""
-        winners = self._rows("SELECT id FROM attempts WHERE job_id = %s AND outcome = 'succeeded'", job_id)
+        winners = self.ask("SELECT id FROM attempts WHERE job_id = %s AND outcome = 'succeeded'", job_id)
         assert len(winners) == 1, f"{job_id} was won by {winners}"
-        assert self._rows(_MADE, winners[0][0], job_id) == [(model, True)], f"{job_id} has another's model"
-        shipped = [(epoch, point) for epoch, chunk in self._rows(_POINTS, job_id) for point in chunk]
+        assert self.ask(_MADE, winners[0][0], job_id) == [(model, True)], f"{job_id} has another's model"
+        shipped = [(epoch, point) for epoch, chunk in self.ask(_POINTS, job_id) for point in chunk]
         of_attempts = Counter((epoch, point["step"]) for epoch, point in shipped)
         assert set(of_attempts.values()) == {1}, f"{job_id}: an attempt has a step twice: {of_attempts}"
         points = merge(shipped)
         assert [point["step"] for point in points] == list(range(1, total_steps + 1)), f"{job_id}: {points}"
-        told = Counter(step for (step,) in self._rows(_STEPS_TOLD, job_id))
+        told = Counter(step for (step,) in self.ask(_STEPS_TOLD, job_id))
         assert told.keys() == {str(step) for step in range(1, total_steps + 1)}, f"{job_id}: {told}"
         assert set(told.values()) == {1}, f"{job_id} told a step twice: {told}"
 
-    def _rows(self, query: str, *values: object) -> Rows:
-        return self._connection.execute(query, values or None).fetchall()
+    def ask(self, query: str, *values: object) -> Rows:
+        return self.connection.execute(query, values or None).fetchall()

@@ -28,7 +28,7 @@ class Services(Installation):
     def __init__(self, root: Path, *, database_url: str, redis_url: str) -> None:
         self.root = root
         self.database_url = database_url
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._workers: list[Worker] = []
         self._environment = {
@@ -139,7 +139,7 @@ class Services(Installation):
         return process
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import httpx
 import pytest
@@ -50,14 +51,13 @@ def stored(plane: ControlPlane, job_id: str) -> list[tuple[int, str]]:
     return plane.sql("SELECT seq, message FROM events WHERE job_id = %s ORDER BY seq", job_id)
 
 
-@pytest.mark.timeout(60)  # one that tells the same again has no end
 def test_a_stream_tells_the_history_as_the_list_does_and_ends_with_the_job(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed()
     cancelled(control_plane, attempt)
     url = path(attempt.job_id)
     with control_plane.http() as client, client.stream("GET", url, headers={"accept": "text/event-stream"}) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
-        *events, end = told(reply.iter_lines())
+        *events, end = islice(told(reply.iter_lines()), 100)  # one that tells the same again has no end
     listed = control_plane.request("GET", f"{url}?order=asc&limit=1000").json()["data"]
     assert [json.loads(data) for _name, _id, data in events] == listed
     assert [event_id for _name, event_id, _data in events] == [event["id"] for event in listed]
