@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from enum import StrEnum
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -40,6 +39,7 @@ from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
+from tunesmith.service.routes import Routes
 from tunesmith.service.schedules.follow import FiringWatch
 from tunesmith.service.schedules.reports.routes import router as schedule_reports
 from tunesmith.service.schedules.routes import router as schedules
@@ -57,14 +57,6 @@ from tunesmith.service.workers.routes import internal_router as worker_heartbeat
 from tunesmith.service.workers.routes import router as workers
 
 _LAST_BEAT_SECONDS = 2.0  # that a shutdown waits for one that is under way
-
-
-class Routes(StrEnum):
-    """Whom a process answers."""
-
-    ALL = "all"
-    PUBLIC = "public"  # people and programs: everything under /v1
-    WORKERS = "workers"  # what is under /internal, so that nobody else's requests can hold up a heartbeat
 
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, schedule_reports, plans, metrics, artifacts)

@@ -11,8 +11,9 @@ from typing import NoReturn
 
 import uvicorn
 
-from tunesmith.service.app import Routes, create_app, let_go
+from tunesmith.service.app import create_app, let_go
 from tunesmith.service.files.spool import spooling_in
+from tunesmith.service.routes import Routes
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.connections import ImpatientConnection
 from tunesmith.service.web.server import Server

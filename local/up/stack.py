@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from tunesmith.cli.connection import Connection, read_connection, write_connection, write_secret
+from tunesmith.cli.connection import Connection, read_connection, write_connection
 from tunesmith.local.embedded.diagnosis import postgres_failure, valkey_failure
 from tunesmith.local.embedded.errors import EmbeddedError, PortTaken, ServerFailed
 from tunesmith.local.embedded.locks import DirectoryLock, read_holder
@@ -78,15 +78,12 @@ class Stack:
 
     def mint_keys(self) -> None:
         """One admin key and one worker key, made once and kept."""
+        admin, worker = (self._layout.key(role) for role in ("admin", "worker"))
+        if admin.exists() and worker.exists():
+            return
         log = self._layout.log("keys")
-        minting = {
-            role: self._mint(role, log=log) for role in ("admin", "worker") if not self._layout.key(role).exists()
-        }
-        for role, process in minting.items():
-            words = self._finish(process, what=f"Making the {role} key", log=log).split()
-            if not words:
-                raise ServerFailed(f"Making the {role} key printed nothing.", hint=f"the whole story is in {log}")
-            write_secret(self._layout.key(role), words[-1] + "\n")
+        files = ("--admin-file", str(admin), "--worker-file", str(worker))
+        self._finish(self._one_shot("tunesmith-service", "keys", "first", *files, log=log), what="Making keys", log=log)
 
     def start_api(self) -> None:
         """The API: processes for people that share a port, and one for workers, whom nobody else's requests hold up.
@@ -219,9 +216,6 @@ class Stack:
     def _pool_size(self) -> int:
         """Of each process, which may open twice as many: together no more than PostgreSQL takes."""
         return max(2, min(10, _CONNECTIONS // 2 // (self._api_processes + 1)))
-
-    def _mint(self, role: str, *, log: Path) -> subprocess.Popen[bytes]:
-        return self._one_shot("tunesmith-service", "keys", "create", "--name", f"up-{role}", "--role", role, log=log)
 
     def _one_shot(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
         environment = {**self._base, **self._service_environment()}

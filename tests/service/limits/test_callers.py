@@ -10,7 +10,8 @@ import pytest
 
 from tests.control_plane import ControlPlane
 from tests.service.limits.application import ask, connected, serving
-from tunesmith.service.app import Routes, create_app
+from tunesmith.service.app import create_app
+from tunesmith.service.routes import Routes
 from tunesmith.service.serve import shared_socket
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.limiter import Limiter, TooMany
