@@ -137,8 +137,7 @@ def _plan(spec: JobSpec, *, model: Path, facts: DatasetFacts, folder: Path) -> P
     plan = choose(spec=spec, shape=shape, dataset=facts, hardware=probe(disk=folder))
     if isinstance(plan, Refusal):
         raise SystemExit(plan.text)
-    ends = {"checkpoint_interval_steps": plan.total_steps, "evaluation_interval_steps": plan.total_steps}
-    return plan.model_copy(update=ends)
+    return plan.model_copy(update={"checkpoint_interval_steps": plan.total_steps})
 
 
 def _demo_model() -> Path:

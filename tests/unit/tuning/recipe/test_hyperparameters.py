@@ -1,5 +1,6 @@
 """The recipe rules: each number and the reason for it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -111,7 +112,14 @@ def test_preference_pairs_are_learnt_as_careful_sources_do(rows: int, wanted: fl
 def test_small_batches_move_the_weights_as_far_as_those_of_others(model: str, rows: int) -> None:
     chosen, told = rate(model, method=Method.LORA, rows=rows)
     assert 3e-3 < 32 * chosen < 6e-3
-    assert ("as with 16 rows" in told) is (rows < 16)
+    assert ("raised to the" in told) is (rows < 16)
+
+
+def test_few_rows_lower_the_rate_of_a_small_model_as_the_law_says() -> None:
+    by_rows = {rows: rate("smollm2-135m", method=Method.LORA, rows=rows)[0] for rows in (1, 2, 4, 16)}
+    assert by_rows[2] == pytest.approx(by_rows[16] / math.sqrt(8))
+    assert by_rows[4] == pytest.approx(by_rows[16] / 2)
+    assert by_rows[1] == pytest.approx(1.5e-4)  # and no lower than what small batches are trained by
 
 
 @pytest.mark.parametrize(("model", "is_said"), [("gemma-3-1b", True), ("mistral-7b", True), ("qwen3-8b", False)])
