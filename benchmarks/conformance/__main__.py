@@ -27,7 +27,9 @@ from tunesmith.local.up.stack import running_stack
 
 MODEL = "tiny-llama"
 _JOB_SECONDS = 300.0
-_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 40
+# As many steps as it takes for a checkpoint to be sent while the job trains.
+_EPOCHS = 4
+_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 400
 _HEAD = """# Clients of OpenAI's API
 
 Each column is one client, unmodified and in an environment of its own, that drives the service with its servers and a
@@ -78,7 +80,7 @@ def _succeeded(connection: Connection) -> str:
     client = openai.OpenAI(base_url=connection.base_url, api_key=connection.api_key)
     file = client.files.create(file=("rows.jsonl", _ROWS), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
-        model=MODEL, training_file=file.id, hyperparameters={"n_epochs": 1, "batch_size": 4}, seed=1
+        model=MODEL, training_file=file.id, hyperparameters={"n_epochs": _EPOCHS, "batch_size": 4}, seed=1
     )
     deadline = time.monotonic() + _JOB_SECONDS
     while job.status not in {"succeeded", "failed", "cancelled"} and time.monotonic() < deadline:

@@ -37,14 +37,6 @@ async def find_many(session: AsyncSession, *, project: str, after: str | None, l
     return list((await session.execute(query.order_by(Job.id.desc()).limit(limit))).scalars())
 
 
-async def find_jobs_ending_in(session: AsyncSession, ending: str, *, project: str) -> list[Job]:
-    """Training jobs of the project whose id ends so."""
-    query = select(Job).where(
-        Job.project == project, Job.kind == JobKind.TRAINING, Job.id.endswith(ending, autoescape=True)
-    )
-    return list((await session.execute(query.limit(10))).scalars())
-
-
 async def add_rows(session: AsyncSession, job: Job, rows: Iterable[Mapping[str, Any]]) -> None:
     """Store `line`, `place` and `data` of each row."""
     values = [{"job_id": job.id, **row} for row in rows]
