@@ -44,6 +44,12 @@ def note(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def confirms(question: str) -> bool:
+    """Whether the person at the terminal says yes; the question is not data."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def as_json(value: Any) -> None:
     """The value, in which answers of the service may be, as indented JSON on stdout.
 
@@ -52,19 +58,19 @@ def as_json(value: Any) -> None:
     data(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_as_plain))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns on stdout, never cut: `awk` and people read the same thing."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, stream: TextIO | None = None) -> None:
+    """Aligned columns on stdout unless told otherwise, never cut: `awk` and people read the same thing."""
+    stream = stream or sys.stdout
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
-    color = has_color(sys.stdout)
-    data(
-        _style("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), _BOLD, color)
-    )
+    color = has_color(stream)
+    head = "  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip()
+    print(_style(head, _BOLD, color), file=stream, flush=True)
     for row in cells:
         padded = [
             _style(text.ljust(width), _STATE_COLORS.get(text), color) for text, width in zip(row, widths, strict=True)
         ]
-        data("  ".join(padded).rstrip())
+        print("  ".join(padded).rstrip(), file=stream, flush=True)
 
 
 def state(text: str, *, stream: TextIO | None = None) -> str:
