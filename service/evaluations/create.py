@@ -1,7 +1,7 @@
 """Creating an evaluation: models, rows and score are checked, then a job of its own kind joins the line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -45,6 +45,7 @@ class EvaluationRequest:
     max_attempts: int
     worker_silence: timedelta
     limits: ProjectLimits
+    meant_by: Callable[[str], str]  # the model that the operator lets a name mean
 
     @property
     def sha256(self) -> str:
@@ -67,7 +68,7 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
             return await store.find(session, earlier, project=project)
     _check(request.asked)
     await check_stored(session, project, limits=request.limits)
-    sides = await _sides(session, request.asked, project=project)
+    sides = await _sides(session, request)
     planned = max((side.base for side in sides), key=lambda base: ModelShape.from_config(base.config).parameters)
     spec = _spec(request.asked, sides, model=planned.name)
     file = await usable_file(session, request.asked.file, "file", project=project)
@@ -101,12 +102,14 @@ def _check(asked: EvaluationCreate) -> None:
         )
 
 
-async def _sides(session: AsyncSession, asked: EvaluationCreate, *, project: str) -> list[Evaluated]:
-    found = [await models.find(session, asked.model, project=project)]
-    if asked.against == models.BASE:
-        found.append(await models.find_base_of(session, asked.model, project=project))
-    elif asked.against is not None:
-        found.append(await models.find(session, asked.against, project=project, param="against"))
+async def _sides(session: AsyncSession, request: EvaluationRequest) -> list[Evaluated]:
+    project, against = request.caller.project, request.asked.against
+    model = request.meant_by(request.asked.model)
+    found = [await models.find(session, model, project=project)]
+    if against == models.BASE:
+        found.append(await models.find_base_of(session, model, project=project))
+    elif against is not None:
+        found.append(await models.find(session, request.meant_by(against), project=project, param="against"))
     return found
 
 

@@ -62,6 +62,7 @@ async def create_evaluation(
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
         limits=settings.limits_of(caller.project),
+        meant_by=settings.model_meant_by,
     )
     job = await create(session, wanted)
     background.add_task(deliveries.soon)
