@@ -167,6 +167,10 @@ conformance: $(STAMP) ## four openai clients, Node's and LiteLLM against a whole
 conformance-fuzz: $(STAMP) ## generated requests to every route of /openapi.json: no answer may be a fault of the service
 	$(BIN)/python -m benchmarks.conformance --fuzz
 
+.PHONY: captures
+captures: $(STAMP) ## write docs/captures.md: what each verb prints at 80 and 120 columns, from a real installation
+	$(BIN)/python -m benchmarks.captures --page docs/captures.md
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) $(TRITON) .conformance build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -14,6 +14,7 @@ from tunesmith.tuning.api.history import EventObject
 from tunesmith.tuning.api.jobs import JobObject, TunesmithJob
 from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.units import plural
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150
@@ -204,7 +205,7 @@ def _plan_text(ours: TunesmithJob) -> str:
     if rank := (plan.get("lora") or {}).get("rank"):
         parts.append(f"rank {rank}")
     if steps := plan.get("total_steps"):
-        parts.append(f"{steps:,} steps")
+        parts.append(plural(steps, "step"))
     if seconds := (plan.get("time") or {}).get("seconds"):
         parts.append(f"about {output.duration(seconds)} of training")
     return ", ".join(parts)
