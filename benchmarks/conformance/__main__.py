@@ -28,8 +28,8 @@ from tunesmith.local.up.stack import running_stack
 MODEL = "tiny-llama"
 _START_SECONDS, _JOB_SECONDS = 600.0, 600.0  # on a machine that does much else
 # As many steps as it takes for a checkpoint to be sent while the job trains.
-_EPOCHS = 4
-_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 400
+_EPOCHS = 3
+_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 120
 _HEAD = """# Clients of OpenAI's API
 
 Each column is one client, unmodified and in an environment of its own, that drives the service with its servers and a
