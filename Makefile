@@ -11,11 +11,13 @@ help: ## list every target
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[service,worker,embedded,data,dev]'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation deepspeed  # imports torch to build
+	$(PYTHON) deploy/set_up.py $(VENV)
 	@touch $(STAMP)
+
+FOR_TESTS := $(VENV)/.installed-for-tests
+$(FOR_TESTS): $(STAMP)
+	$(PYTHON) deploy/set_up.py $(VENV) --deepspeed
+	@touch $(FOR_TESTS)
 
 .PHONY: setup
 setup: $(STAMP) ## build .venv with the tunesmith command in it
@@ -29,11 +31,11 @@ up: $(STAMP) ## run the whole service on this machine until Ctrl-C
 	$(BIN)/tunesmith up
 
 .PHONY: test
-test: $(STAMP) ## all tests that belong in every run
+test: $(FOR_TESTS) ## all tests that belong in every run
 	$(BIN)/python -m pytest -m "not chaos and not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## the grids of real runs whose slices are in `make test`
+test-slow: $(FOR_TESTS) ## the grids of real runs whose slices are in `make test`
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --durations=10
 
 .PHONY: test-fast
@@ -41,7 +43,7 @@ test-fast: $(STAMP) ## tests without servers and without torch, in seconds
 	$(BIN)/python -m pytest @tests/fast.txt --numprocesses 2 --dist worksteal
 
 .PHONY: t
-t: $(STAMP) ## some tests in this process: make t F=tests/service/files/test_files.py
+t: $(FOR_TESTS) ## some tests in this process: make t F=tests/service/files/test_files.py
 	$(BIN)/python -m pytest $(F)
 
 .PHONY: coverage
@@ -58,16 +60,16 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
-chaos: $(STAMP) ## kill, freeze and cut everything, in turn and at random, and play 200 simulated histories
+chaos: $(FOR_TESTS) ## kill, freeze and cut everything, in turn and at random, and play 200 simulated histories
 	CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
 
 HOURS ?= 8
 .PHONY: soak
-soak: $(STAMP) ## disturb a cluster for HOURS=8 and audit it; CHAOS_SEED=7 plays the disturbances of a run again
+soak: $(FOR_TESTS) ## disturb a cluster for HOURS=8 and audit it; CHAOS_SEED=7 plays the disturbances of a run again
 	CHAOS_SECONDS=$$(($(HOURS) * 3600)) CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -s tests/chaos/test_cluster.py
 
 .PHONY: mutants
-mutants: $(STAMP) ## break every promise on purpose and see that a test notices; writes docs/mutants.md
+mutants: $(FOR_TESTS) ## break every promise on purpose and see that a test notices; writes docs/mutants.md
 	$(BIN)/python -m benchmarks.mutants --page docs/mutants.md
 
 .PHONY: lint
@@ -169,6 +171,10 @@ conformance: $(STAMP) ## four openai clients, Node's and LiteLLM against a whole
 .PHONY: conformance-fuzz
 conformance-fuzz: $(STAMP) ## generated requests to every route of /openapi.json: no answer may be a fault of the service
 	$(BIN)/python -m benchmarks.conformance --fuzz
+
+.PHONY: captures
+captures: $(STAMP) ## write docs/captures.md: what each verb prints at 80 and 120 columns, from a real installation
+	$(BIN)/python -m benchmarks.captures --page docs/captures.md
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything built

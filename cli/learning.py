@@ -12,10 +12,10 @@ _FILE_ID = re.compile(r"file-[A-Za-z0-9_-]+")
 
 
 class Learning(NamedTuple):
-    """What is learned and how often, as far as it was asked for."""
+    """What is learned, and the API's hyperparameters, as far as they were asked for."""
 
     objective: Objective | None
-    epochs: int | None
+    hyperparameters: dict[str, Any]
 
     def of_rows(self, kind: str) -> "Learning":
         """The same for a file whose rows are for `kind`.
@@ -29,21 +29,12 @@ class Learning(NamedTuple):
         return self._replace(objective=found)
 
     @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The API's, without those that were left out."""
-        return {} if self.epochs is None else {"n_epochs": self.epochs}
-
-    @property
     def fields(self) -> dict[str, Any]:
         """A request's `method` and hyperparameters. Without an objective the service looks at the rows."""
-        return learned(self.objective, self.hyperparameters)
-
-
-def learned(objective: Objective | None, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """What is learned and how, as a request has it; nothing where nothing was asked for."""
-    if objective is not None:
-        return {"method": {"type": objective.value, objective.value: {"hyperparameters": hyperparameters}}}
-    return {"hyperparameters": hyperparameters} if hyperparameters else {}
+        if self.objective is not None:
+            name = self.objective.value
+            return {"method": {"type": name, name: {"hyperparameters": self.hyperparameters}}}
+        return {"hyperparameters": self.hyperparameters} if self.hyperparameters else {}
 
 
 def is_file_id(source: str) -> bool:

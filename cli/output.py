@@ -1,11 +1,14 @@
 """What the command prints: data on stdout, everything else on stderr, and no colour where nobody sees it."""
 
+import itertools
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ from tunesmith.tuning.state import JobState
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 _CONTROLS = re.compile(r"(\033\[[\d;]*m)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # names, logs and models' words have any
+_NARROWEST_COLUMN = 16
 _STATE_COLORS: dict[str, str] = {
     JobState.SUCCEEDED: _GREEN,
     JobState.FAILED: _RED,
@@ -51,6 +55,12 @@ def without_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0] if found[1] else "\N{REPLACEMENT CHARACTER}", text)
 
 
+def confirms(question: str) -> bool:
+    """Whether the person at the terminal says yes; the question is not data."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def as_json(value: Any) -> None:
     """The value, in which answers of the service may be, as indented JSON on stdout.
 
@@ -59,19 +69,22 @@ def as_json(value: Any) -> None:
     data(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_as_plain))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns on stdout, never cut: `awk` and people read the same thing."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, stream: TextIO | None = None) -> None:
+    """Aligned columns on stdout unless told otherwise: one line for each row in a pipe, as `awk` wants it.
+
+    On a terminal that is too narrow the widest columns go on below themselves, so that nothing is cut.
+    """
+    stream = stream or sys.stdout
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
-    color = has_color(sys.stdout)
-    data(
-        _style("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), _BOLD, color)
-    )
+    if is_interactive(stream):
+        widths = _fitted(widths, columns=shutil.get_terminal_size().columns)
+    color = has_color(stream)
+    for line in _lines(columns, widths):
+        print(_style(line, _BOLD, color), file=stream, flush=True)
     for row in cells:
-        padded = [
-            _style(text.ljust(width), _STATE_COLORS.get(text), color) for text, width in zip(row, widths, strict=True)
-        ]
-        data("  ".join(padded).rstrip())
+        for line in _lines(row, widths, styles=[_STATE_COLORS.get(text) if color else None for text in row]):
+            print(line, file=stream, flush=True)
 
 
 def state(text: str, *, stream: TextIO | None = None) -> str:
@@ -119,6 +132,29 @@ def moment(unix_seconds: float | None) -> str:
     if unix_seconds is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
+def _fitted(widths: Sequence[int], *, columns: int) -> list[int]:
+    """The widest columns made narrower, as far as they read well, until the table is no wider than the terminal."""
+    fitted = list(widths)
+    while sum(fitted) + 2 * (len(fitted) - 1) > columns and max(fitted) > _NARROWEST_COLUMN:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], *, styles: Sequence[str | None] | None = None) -> Iterator[str]:
+    """One row, each cell wrapped in its column."""
+    wrapped = [_wrapped(text, width) for text, width in zip(row, widths, strict=True)]
+    for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+        padded = [part.ljust(width) for part, width in zip(parts, widths, strict=True)]
+        styled = [
+            _style(part, style, bool(style)) for part, style in zip(padded, styles or [None] * len(padded), strict=True)
+        ]
+        yield "  ".join(styled).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) if len(text) > width else [text]
 
 
 def _as_plain(answer: "Answer") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Progress of transfers and of steps whose length is unknown: a bar where a person watches, plain lines elsewhere."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import IO, cast
 from tunesmith.cli import output
 
 PLAIN_INTERVAL_SECONDS = 30.0
+SILENCE_SECONDS = 8.0  # the longest of a step without a measure, where nobody sees a spinner
 
 
 @contextmanager
@@ -29,8 +31,10 @@ def transfer(
 
 
 @contextmanager
-def waiting(label: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """A step without a measure: a spinner with a terminal, else its name, and its length when it is done."""
+def waiting(
+    label: str, *, clock: Callable[[], float] = time.monotonic, silence_seconds: float = SILENCE_SECONDS
+) -> Iterator[None]:
+    """A step without a measure: a spinner with a terminal, else its name and how long it takes, again and again."""
     started = clock()
     if output.is_interactive():
         from rich.console import Console
@@ -39,13 +43,32 @@ def waiting(label: str, *, clock: Callable[[], float] = time.monotonic) -> Itera
             yield
     else:
         output.note(f"{label} ...")
-        yield
+        with _told_again(label, started=started, clock=clock, silence_seconds=silence_seconds):
+            yield
     output.note(f"{label}  {output.dim(output.duration(clock() - started))}")
 
 
 def watched(file: IO[bytes], advance: Callable[[int], None]) -> IO[bytes]:
     """The same file, telling `advance` how many bytes each read took."""
     return cast("IO[bytes]", _WatchedFile(file, advance))
+
+
+@contextmanager
+def _told_again(label: str, *, started: float, clock: Callable[[], float], silence_seconds: float) -> Iterator[None]:
+    """Say every so often that it goes on, from a thread of its own."""
+    is_over = threading.Event()
+
+    def tell() -> None:
+        while not is_over.wait(silence_seconds):
+            output.note(f"{label} ... {output.duration(clock() - started)}")
+
+    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 class _WatchedFile:

@@ -37,6 +37,7 @@ from tunesmith.service.metrics.routes import router as metrics
 from tunesmith.service.models.routes import router as models
 from tunesmith.service.monitoring.routes import router as monitoring
 from tunesmith.service.outbox.delivery import Deliveries
+from tunesmith.service.permissions.routes import router as permissions
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.routes import Routes
@@ -60,7 +61,7 @@ _LAST_BEAT_SECONDS = 2.0  # that a shutdown waits for one that is under way
 
 
 _JOBS = (jobs, queue, reproductions, evaluations, schedules, schedule_reports, plans, metrics, artifacts)
-_ACCESS = (client, invitations, workers, keys, projects, audit, webhooks)
+_ACCESS = (client, invitations, workers, keys, projects, permissions, audit, webhooks)
 _PUBLIC = (front.router, reference.router, monitoring, files, uploads, *_JOBS, models, aliases, inference, *_ACCESS)
 _FOR_WORKERS = (joining, worker_heartbeats, attempts, inference_workers)
 _ROUTERS = {Routes.ALL: _PUBLIC + _FOR_WORKERS, Routes.PUBLIC: _PUBLIC, Routes.WORKERS: _FOR_WORKERS}

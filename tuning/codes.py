@@ -118,6 +118,8 @@ class ErrorCode(StrEnum):
     """`after` names no event of this job. Give the id of an event that the list returned."""
     CHECKPOINT_NOT_FOUND = "checkpoint_not_found"
     """`after` names no checkpoint of this job. Give the id of a checkpoint that the list returned."""
+    PERMISSION_NOT_FOUND = "permission_not_found"
+    """The checkpoint has no permission of that id. List the permissions of the checkpoint."""
     ARTIFACT_NOT_FOUND = "artifact_not_found"
     """The artifact, or this file of it, does not exist. List the artifacts of the job."""
     BLOB_NOT_FOUND = "blob_not_found"

@@ -26,8 +26,10 @@ from tunesmith.cli.models.register import register
 from tunesmith.local.up.stack import running_stack
 
 MODEL = "tiny-llama"
-_JOB_SECONDS = 300.0
-_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 40
+_START_SECONDS, _JOB_SECONDS = 600.0, 600.0  # on a machine that does much else
+# As many steps as it takes for a checkpoint to be sent while the job trains.
+_EPOCHS = 3
+_ROWS = b'{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}\n' * 120
 _HEAD = """# Clients of OpenAI's API
 
 Each column is one client, unmodified and in an environment of its own, that drives the service with its servers and a
@@ -49,7 +51,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         root = Path(folder)
-        with running_stack(root / "data") as connection:
+        with running_stack(root / "data", timeout_seconds=_START_SECONDS) as connection:
             with Client(find=lambda: connection) as client:
                 register(client, MODEL, inspect(build_tiny_model(root / "model")))
             if options.fuzz:
@@ -78,7 +80,7 @@ def _succeeded(connection: Connection) -> str:
     client = openai.OpenAI(base_url=connection.base_url, api_key=connection.api_key)
     file = client.files.create(file=("rows.jsonl", _ROWS), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
-        model=MODEL, training_file=file.id, hyperparameters={"n_epochs": 1, "batch_size": 4}, seed=1
+        model=MODEL, training_file=file.id, hyperparameters={"n_epochs": _EPOCHS, "batch_size": 4}, seed=1
     )
     deadline = time.monotonic() + _JOB_SECONDS
     while job.status not in {"succeeded", "failed", "cancelled"} and time.monotonic() < deadline:

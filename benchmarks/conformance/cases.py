@@ -257,6 +257,20 @@ def _job_checkpoints(service: Service) -> None:
     _expect(":ckpt-step-" in page.data[0].fine_tuned_model_checkpoint, "no name")
 
 
+def _checkpoint_permissions(service: Service) -> None:
+    service.client.post("/projects/research", cast_to=object, body={})  # ours: OpenAI has projects elsewhere
+    permissions = service.client.fine_tuning.checkpoints.permissions
+    page = service.client.fine_tuning.jobs.checkpoints.list(service.job)
+    name = page.data[0].fine_tuned_model_checkpoint
+    made = strictly(permissions.with_raw_response.create(name, project_ids=["research"])).data[0]
+    _expect((made.object, made.project_id) == ("checkpoint.permission", "research"), "another permission")
+    listing = permissions.with_raw_response
+    listed = strictly(listing.list(name) if hasattr(listing, "list") else listing.retrieve(name))
+    _expect([one.id for one in listed.data] == [made.id], "not listed")
+    deleted = permissions.with_raw_response.delete(made.id, fine_tuned_model_checkpoint=name)
+    _expect(strictly(deleted).deleted, "not deleted")
+
+
 def _models(service: Service) -> None:
     models = service.client.models
     strictly(models.with_raw_response.list())
@@ -329,6 +343,7 @@ CASES: dict[str, Callable[[Service], None]] = {
     "jobs: cancel too late is 400": _job_cancel_too_late,
     "jobs: events in pages": _job_events,
     "jobs: checkpoints": _job_checkpoints,
+    "checkpoints: permissions": _checkpoint_permissions,
     "models: list, retrieve": _models,
     "errors: 400 with code and field": _errors_400,
     "errors: unknown key of a query": _errors_unknown_key,

@@ -11,6 +11,7 @@ from tunesmith.cli import output
 from tunesmith.cli.data.columns import Mapped, mapped
 from tunesmith.cli.data.records import Placed, is_convertible, records, refused
 from tunesmith.tuning.datasets.row_errors import BadRow
+from tunesmith.tuning.values.units import plural
 
 _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 100
@@ -51,7 +52,7 @@ def convert(source: Path, target: Path) -> int:
         for line in chain(shown, lines):
             file.write(line + "\n")
             count += 1
-    output.note(f"{source.name}: {count:,} rows")
+    output.note(f"{source.name}: {plural(count, 'row')}")
     return count
 
 

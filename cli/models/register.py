@@ -9,6 +9,7 @@ from tunesmith.tuning.api.models import ModelObject
 from tunesmith.tuning.models.config_reader import as_json
 from tunesmith.tuning.models.hub import HubCommit
 from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.values.units import plural
 
 _ROUNDS = 3  # more than two only when the store loses blobs between the rounds
 
@@ -38,7 +39,7 @@ def register(client: Client, name: str, folder: ModelFolder, *, hub: HubCommit |
 
 
 def _hashed(folder: ModelFolder) -> list[Json]:
-    with transfer(f"hash {len(folder.files)} files", total_bytes=folder.total_bytes) as advance:
+    with transfer(f"hash {plural(len(folder.files), 'file')}", total_bytes=folder.total_bytes) as advance:
         return [
             {
                 "name": name,
@@ -52,6 +53,6 @@ def _hashed(folder: ModelFolder) -> list[Json]:
 def _send(client: Client, folder: ModelFolder, files: list[Json], *, missing: set[str]) -> None:
     wanted = {file["sha256"]: file for file in files if file["sha256"] in missing}
     total_bytes = sum(file["bytes"] for file in wanted.values())
-    with transfer(f"send {len(wanted)} files", total_bytes=total_bytes) as advance:
+    with transfer(f"send {plural(len(wanted), 'file')}", total_bytes=total_bytes) as advance:
         for sha256, file in wanted.items():
             client.put_blob(sha256, folder.path / file["name"], wrap=lambda stream: watched(stream, advance))

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tunesmith.cli import output
 from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.rendering.plan_text import explain
 from tunesmith.tuning.values.json_objects import Json
-from tunesmith.tuning.values.units import GIB, span
+from tunesmith.tuning.values.units import GIB, plural, span
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.plans import PlanAnswer, PlanEntry
@@ -36,7 +36,7 @@ def check_rows(path: Path) -> "RowReport":
     return report
 
 
-def request_for(source: str | None, *, model: str, numbers: Json, options: Json, learning: Learning) -> Json:
+def request_for(source: str | None, *, model: str, numbers: Json, ours: Json, learning: Learning) -> Json:
     """The body of the request. A local file is counted here, and only the counts are sent.
 
     Raises:
@@ -44,13 +44,13 @@ def request_for(source: str | None, *, model: str, numbers: Json, options: Json,
     """
     if source is None:
         given = {name: value for name, value in numbers.items() if value is not None}
-        return {"model": model, **learning.fields, "tunesmith": {**options, **given}}
+        return {"model": model, **learning.fields, "tunesmith": {**ours, **given}}
     if is_file_id(source):
-        return {"model": model, "training_file": source, **learning.fields, "tunesmith": options}
+        return {"model": model, "training_file": source, **learning.fields, "tunesmith": ours}
     report = check_rows(Path(source))
     output.note(describe_rows(Path(source).name, report))
     counts = report.facts().model_dump(exclude={"tokens_are_exact"})
-    return {"model": model, **learning.of_rows(report.kind).fields, "tunesmith": {**options, "dataset": counts}}
+    return {"model": model, **learning.of_rows(report.kind).fields, "tunesmith": {**ours, "dataset": counts}}
 
 
 def describe_rows(name: str, report: "RowReport") -> str:
@@ -58,21 +58,21 @@ def describe_rows(name: str, report: "RowReport") -> str:
     from tunesmith.tuning.values.units import count
 
     return (
-        f"{name}  {report.rows:,} rows, {report.format}, {count(report.tokens)} tokens "
+        f"{name}  {plural(report.rows, 'row')}, {report.format}, {count(report.tokens)} tokens "
         f"({count(report.supervised_tokens)} to learn), longest {report.longest_row_tokens:,}, "
         f"{report.problem_count} bad"
     )
 
 
-def show(answer: "PlanAnswer", *, price: float | None, why: bool) -> None:
-    """The table of the fleet on stdout; the recipe and the reasons beside it."""
+def show(answer: "PlanAnswer", *, price: float | None, why: bool, stream: TextIO | None = None) -> None:
+    """The table of the fleet on stdout unless told otherwise; the recipe and the reasons beside it."""
     if not answer.data:
         output.note("No worker is connected; start one, or name hardware with --on.")
         return
     shows_cost = price is not None or any(entry.cost is not None for entry in answer.data)
     money = ("COST",) if shows_cost else ()
     columns = ("FLEET", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "STARTS", *money, "WHY")
-    output.table(columns, [_row(entry, price=price, shows_cost=shows_cost) for entry in answer.data])
+    output.table(columns, [_row(entry, price=price, shows_cost=shows_cost) for entry in answer.data], stream=stream)
     recommended = next((entry.plan for entry in answer.data if entry.worker_class == answer.chosen), None)
     if recommended is None:
         for entry in answer.data:
@@ -89,8 +89,8 @@ def recipe(plan: "Plan") -> str:
         (
             *_adapter_words(plan.lora),
             f"lr {plan.learning_rate:.2g}",
-            f"{plan.epochs} epoch{'' if plan.epochs == 1 else 's'}",
-            f"{plan.rows_per_step} rows per step",
+            plural(plan.epochs, "epoch"),
+            f"{plural(plan.rows_per_step, 'row')} per step",
             f"{plan.tokens_per_micro_step:,} tokens per micro-step",
         )
     )

@@ -112,14 +112,14 @@ def _decisions(plan: Plan) -> Iterator[str]:
             f"{lora.trainable_parameters:,} parameters to train"
         )
     yield (
-        f"  recipe    {plan.total_steps} steps of {plan.rows_per_step} rows, {plural(plan.epochs, 'epoch')}, "
-        f"learning rate {plan.learning_rate:.3g} ({plan.schedule}), "
+        f"  recipe    {plural(plan.total_steps, 'step')} of {plural(plan.rows_per_step, 'row')}, "
+        f"{plural(plan.epochs, 'epoch')}, learning rate {plan.learning_rate:.3g} ({plan.schedule}), "
         f"up to {plan.tokens_per_micro_step:,} tokens at once"
     )
     if patience := plan.early_stopping_patience:
         yield (
             f"  stops     when {plural(patience, 'evaluation')} in a row {'is' if patience == 1 else 'are'} no better; "
-            f"evaluated every {plan.evaluation_interval_steps} steps"
+            f"evaluated every {plural(plan.evaluation_interval_steps, 'step')}"
         )
     time = plan.time
     yield f"  memory    {gib(plan.memory.total_bytes)} predicted, {gib(plan.memory.budget_bytes)} may be used"

@@ -14,6 +14,7 @@ from tunesmith.tuning.api.history import EventObject
 from tunesmith.tuning.api.jobs import JobObject, TunesmithJob
 from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.units import plural
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150
@@ -21,10 +22,10 @@ _SHORTEST_INTERVAL_SECONDS, _LONGEST_INTERVAL_SECONDS = 10.0, 60.0  # between li
 
 
 @contextmanager
-def view_for_this_terminal() -> Iterator[View]:
-    """The live view on a terminal, plain lines elsewhere."""
+def view_for_this_terminal(*, silence_seconds: float | None = None) -> Iterator[View]:
+    """The live view on a terminal, plain lines elsewhere, which are never silent for longer if that is given."""
     if not output.is_interactive():
-        yield PlainView()
+        yield PlainView(silence_seconds=silence_seconds)
         return
     from rich.console import Console
     from rich.live import Live
@@ -95,23 +96,39 @@ class _Story:
 
 
 class PlainView(_Story):
-    """One line per change, and progress every 10 s at first, then more rarely the longer it takes."""
+    """One line per change, and progress every 10 s at first, then more rarely the longer it takes.
+
+    With `silence_seconds` something is told as often, if only for how long it has taken.
+    """
 
     def __init__(
-        self, *, tell: Callable[[str], None] = output.note, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        tell: Callable[[str], None] = output.note,
+        clock: Callable[[], float] = time.monotonic,
+        silence_seconds: float | None = None,
     ) -> None:
-        super().__init__(tell)
-        self._clock = clock
-        self._began_at = self._told_at = clock()
+        super().__init__(self._told_to(tell))
+        self._clock, self._silence_seconds = clock, silence_seconds
+        self._began_at = self._told_at = self._spoke_at = clock()
         self._told = ""
 
     def job(self, job: JobObject) -> None:
         """Tell a change of state, and progress when it is time."""
         super().job(job)
-        line = self.progress
-        if line and line != self._told and self._clock() - self._told_at >= self._interval_seconds:
-            self._told_at, self._told = self._clock(), line
+        line, now = self.progress, self._clock()
+        if line and line != self._told and now - self._told_at >= self._interval_seconds:
+            self._told_at, self._told = now, line
             self._tell(f"{' ' * 12}{line}")
+        elif self._silence_seconds is not None and now - self._spoke_at >= self._silence_seconds:
+            self._tell(f"{' ' * 12}{line or job.status}  after {output.duration(now - self._began_at)}")
+
+    def _told_to(self, tell: Callable[[str], None]) -> Callable[[str], None]:
+        def tell_and_remember(line: str) -> None:
+            self._spoke_at = self._clock()
+            tell(line)
+
+        return tell_and_remember
 
     @property
     def _interval_seconds(self) -> float:
@@ -188,7 +205,7 @@ def _plan_text(ours: TunesmithJob) -> str:
     if rank := (plan.get("lora") or {}).get("rank"):
         parts.append(f"rank {rank}")
     if steps := plan.get("total_steps"):
-        parts.append(f"{steps:,} steps")
+        parts.append(plural(steps, "step"))
     if seconds := (plan.get("time") or {}).get("seconds"):
         parts.append(f"about {output.duration(seconds)} of training")
     return ", ".join(parts)

@@ -13,6 +13,7 @@ from tunesmith.cli.progress import transfer
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
+from tunesmith.tuning.values.units import plural
 
 
 class UnsafeName(InvalidRequest):
@@ -45,7 +46,7 @@ def fetch(downloads: Sequence[Download]) -> list[Path]:
     if not downloads:
         return []
     total_bytes = sum(wanted.file.bytes for wanted in downloads)
-    with transfer(f"pull {len(downloads)} files", total_bytes=total_bytes) as advance:
+    with transfer(f"pull {plural(len(downloads), 'file')}", total_bytes=total_bytes) as advance:
         for wanted in downloads:
             _fetch(wanted, advance=advance)
     return [wanted.target for wanted in downloads]

@@ -7,22 +7,16 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.exit_codes import ExitCode
-from tunesmith.cli.learning import Learning, is_file_id
-from tunesmith.cli.verbs.job_options import (
+from tunesmith.cli.job_options.groups import with_groups
+from tunesmith.cli.job_options.learning import LearningOptions
+from tunesmith.cli.job_options.planned import (
     AccuracyOption,
     ConfigOption,
     DataOption,
-    Float8BaseOption,
-    GoalOption,
     HardwareOption,
     HostMemoryOption,
-    MethodOption,
-    ObjectiveOption,
-    PlannedEpochsOption,
     PlannedFile,
-    PlannedLengthOption,
     PlannedModelOption,
-    PlannedRankOption,
     PlannedValidationOption,
     PriceOption,
     RowsOption,
@@ -30,9 +24,10 @@ from tunesmith.cli.verbs.job_options import (
     TokensPerRowOption,
     WhyOption,
 )
+from tunesmith.cli.learning import Learning, is_file_id
 from tunesmith.cli.verbs.options import Listed, ListFormat
+from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.values.units import GIB
-from tunesmith.tuning.words import AutoOrMethod, Goal, Validation
 
 if TYPE_CHECKING:
     from tunesmith.tuning.hardware import HardwareProfile
@@ -46,23 +41,19 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Jobs")(plan)
 
 
+@with_groups(asked=LearningOptions)
 def plan(
+    *,
     training: PlannedFile = None,
     model: PlannedModelOption = None,
     config: ConfigOption = None,
     on: HardwareOption = None,
     host_memory: HostMemoryOption = None,
-    method: MethodOption = "auto",
-    goal: GoalOption = Goal.BALANCED,
     data: DataOption = None,
     rows: RowsOption = None,
     tokens_per_row: TokensPerRowOption = None,
-    objective: ObjectiveOption = None,
-    epochs: PlannedEpochsOption = None,
-    seq_length: PlannedLengthOption = None,
     validation: PlannedValidationOption = "auto",
-    rank: PlannedRankOption = None,
-    float8_base: Float8BaseOption = False,
+    asked: LearningOptions,
     price: PriceOption = None,
     table: TableOption = False,
     accuracy: AccuracyOption = False,
@@ -74,23 +65,21 @@ def plan(
         _accuracy(form=form)
         return
     source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
-    lora = ({} if rank is None else {"rank": rank}) | ({"float8_base": True} if float8_base else {})
-    options = _options(method=method, goal=goal, seq_length=seq_length, validation=validation, lora=lora)
-    learning = Learning(objective=objective, epochs=epochs)
+    ours = asked.ours | ({} if validation == "auto" else {"validation": validation})
     if on is None and not table:
         if host_memory is not None:
             raise typer.BadParameter("It belongs to --on: live workers report theirs.", param_hint="--host-memory")
         numbers = {"rows": rows, "tokens_per_row": tokens_per_row}
-        _on_the_fleet(
-            model, source, numbers=numbers, options=options, learning=learning, price=price, why=why, form=form
-        )
+        learning = asked.learning
+        _on_the_fleet(model, source, numbers=numbers, ours=ours, learning=learning, price=price, why=why, form=form)
         return
     shape, name = _shape(model, config), model or str(config)
     if on is None:
         _memory_tables(name, shape, form=form)
         return
-    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=seq_length, shape=shape)
-    spec = _spec(name, options, learning.of_rows(kind) if kind else learning)
+    longest = asked.max_seq_length
+    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=longest, shape=shape)
+    spec = _spec(name, ours, asked.learning.of_rows(kind) if kind else asked.learning)
     machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
     _on_machines(machines, spec=spec, shape=shape, dataset=dataset, price=price, why=why, form=form)
 
@@ -150,19 +139,12 @@ def _source(training: str | None, data: Path | None, *, rows: int | None, tokens
     return source
 
 
-def _options(
-    *, method: AutoOrMethod, goal: Goal, seq_length: int | None, validation: Validation, lora: dict[str, Any]
-) -> dict[str, Any]:
-    wanted = {"max_seq_length": seq_length, "lora": lora, "validation": None if validation == "auto" else validation}
-    return {"method": method, "goal": goal} | {key: value for key, value in wanted.items() if value}
-
-
 def _on_the_fleet(
     model: str | None,
     source: str | None,
     *,
     numbers: dict[str, int | None],
-    options: dict[str, Any],
+    ours: Json,
     learning: Learning,
     price: float | None,
     why: bool,
@@ -177,7 +159,7 @@ def _on_the_fleet(
     from tunesmith.cli.client import Client
     from tunesmith.cli.rendering.fleet_plan import request_for, show
 
-    body = request_for(source, model=model, numbers=numbers, options=options, learning=learning)
+    body = request_for(source, model=model, numbers=numbers, ours=ours, learning=learning)
     with Client() as client:
         answer = client.plan(body)
     if form is ListFormat.JSON:
@@ -216,12 +198,35 @@ def _dataset(
     return report.facts(), report.kind
 
 
-def _spec(name: str, options: dict[str, Any], learning: Learning) -> "JobSpec":
+def _spec(name: str, ours: Json, learning: Learning) -> "JobSpec":
+    """The job, held to the same bounds as by the service.
+
+    Raises:
+        InvalidRequest: a number is out of bounds.
+    """
+    from pydantic import ValidationError
+
+    from tunesmith.tuning.errors import InvalidRequest
     from tunesmith.tuning.job import JobSpec
 
     objective = {} if learning.objective is None else {"objective": learning.objective.value}
-    fixed = {"model": name, "hyperparameters": learning.hyperparameters, "seed": 0}
-    return JobSpec.model_validate(options | objective | fixed)
+    asked = {**ours, **objective, "model": name, "hyperparameters": learning.hyperparameters, "seed": 0}
+    try:
+        return JobSpec.model_validate(asked)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[-1]
+        raise InvalidRequest(f"{problem['msg']}.", param=_path_in(asked, problem["loc"])) from None
+
+
+def _path_in(asked: Json, loc: tuple[str | int, ...]) -> str:
+    """The part of pydantic's location that is a field: the rest names members of unions."""
+    names: list[str] = []
+    value: Any = asked
+    for part in loc:
+        if not isinstance(value, dict) or part not in value:
+            break
+        names, value = [*names, str(part)], value[part]
+    return ".".join(names)
 
 
 def _names(on: str) -> list[str]:

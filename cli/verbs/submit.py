@@ -1,32 +1,37 @@
-"""The verb `submit`: upload what is not there yet, create one job, and wait for it when asked to."""
+"""The verb `submit`: show the plan first when asked to, upload what is not there yet, create one job, wait for it."""
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.learning import learned
+from tunesmith.cli.job_options.groups import with_groups
+from tunesmith.cli.job_options.job import JobOptions
+from tunesmith.cli.job_options.learning import LearningOptions
+from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.row_files import file_id, require_source
-from tunesmith.cli.verbs.job_options import (
-    BatchSizeOption,
-    EpochsOption,
-    Float8BaseOption,
-    GoalOption,
-    IdempotencyKeyOption,
-    MethodOption,
-    ObjectiveOption,
-    OnDroppedContentOption,
-    OnLongRowOption,
-    PatienceOption,
-    ValidationOption,
-)
-from tunesmith.cli.verbs.options import Format, Timeout, labels_of
-from tunesmith.tuning.values.json_objects import Json, present
-from tunesmith.tuning.words import Goal, Objective
+from tunesmith.cli.verbs.options import Format, Timeout
+from tunesmith.tuning.values.json_objects import Json
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
     from tunesmith.tuning.api.jobs import JobObject
+
+
+class _Wanted(NamedTuple):
+    """A job to create: the request without its files, and the files by their paths or ids."""
+
+    model: str
+    asked: LearningOptions
+    job: JobOptions
+    training: str
+
+    @property
+    def body(self) -> Json:
+        ours = self.asked.ours | self.job.ours
+        return {"model": self.model, **self.job.fields, **self.asked.learning.fields, "tunesmith": ours}
 
 
 def register(app: typer.Typer) -> None:
@@ -34,99 +39,97 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Jobs")(submit)
 
 
+@with_groups(asked=LearningOptions, job=JobOptions)
 def submit(
+    *,
     training: Annotated[str, typer.Argument(metavar="FILE", help="A JSONL file, or the id of an uploaded one.")],
     model: Annotated[str, typer.Option(help="A base model, see `tunesmith models ls`, or OWNER/NAME of the hub.")],
-    validation: ValidationOption = None,
-    method: MethodOption = "auto",
-    goal: GoalOption = Goal.BALANCED,
-    objective: ObjectiveOption = None,
-    beta: Annotated[float | None, typer.Option(help="DPO: how strongly the model is held to where it was.")] = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    learning_rate_multiplier: Annotated[float | None, typer.Option(help="Scales the rate the recipe chooses.")] = None,
-    early_stopping_patience: PatienceOption = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
-    float8_base: Float8BaseOption = False,
-    max_seq_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are cut.")] = None,
-    on_long_row: OnLongRowOption = "truncate",
-    on_dropped_content: OnDroppedContentOption = "warn",
-    suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None,
-    name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given many times.")] = None,
+    asked: LearningOptions,
+    job: JobOptions,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and ask before anything is sent.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask after --plan.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, one line per change.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for the end with a live view.")] = False,
     timeout: Timeout = None,
-    idempotency_key: IdempotencyKeyOption = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="With the same key again, this attaches to the job made the first time.")
+    ] = None,
     form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
 ) -> None:
     """Create a fine-tuning job from a JSONL file."""
-    trains_on_all = validation == "none"
-    if trains_on_all and early_stopping_patience is not None:
-        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
-    if beta is not None and objective is not Objective.DPO:
-        raise typer.BadParameter("It belongs to --objective dpo.", param_hint="--beta")
-    hyperparameters = present(
-        beta=beta,
-        n_epochs=epochs,
-        batch_size=batch_size,
-        learning_rate_multiplier=learning_rate_multiplier,
-        early_stopping_patience=early_stopping_patience,
-    )
-    ours = present(
-        method=method,
-        goal=goal,
-        lora=present(rank=rank, float8_base=float8_base or None) or None,
-        max_seq_length=max_seq_length,
-        on_long_row=on_long_row,
-        on_dropped_content=on_dropped_content,
-        validation="none" if trains_on_all else None,
-    )
-    labels = labels_of(metadata, name=name)
-    wanted = present(model=model, suffix=suffix, seed=seed, metadata=labels or None) | {"tunesmith": ours}
-    wanted |= learned(objective, hyperparameters)
-    files = _sources(training, None if trains_on_all else validation)
-    raise typer.Exit(_submit(wanted, files, key=idempotency_key, wait=wait, follow=follow, timeout=timeout, form=form))
-
-
-def _sources(training: str, validation: str | None) -> tuple[str, str | None]:
-    require_source(training, "FILE")
-    if validation is not None:
-        require_source(validation, "--validation")
-    return training, validation
-
-
-def _submit(
-    wanted: Json,
-    files: tuple[str, str | None],
-    *,
-    key: str | None,
-    wait: bool,
-    follow: bool,
-    timeout: float | None,
-    form: Format,
-) -> int:
     from tunesmith.cli.client import Client
 
-    training, validation = files
+    wanted = _Wanted(model, asked, job, training)
+    _check(wanted, asks=plan and not yes)
+    body = wanted.body
     with Client() as client:
-        job = _create(client, wanted, training=training, validation=validation, idempotency_key=key)
-        _announce(job, form=form, is_waiting=wait or follow)
-        return _wait(client, job, timeout=timeout, is_live=follow, form=form) if wait or follow else 0
+        if plan:
+            _show_plan(client, wanted)
+            _ask(asks=not yes)
+        made = _create(client, body, wanted, idempotency_key=idempotency_key)
+        _announce(made, form=form, is_waiting=wait or follow)
+        code = _wait(client, made, timeout=timeout, is_live=follow, form=form) if wait or follow else 0
+    raise typer.Exit(code)
 
 
-def _create(
-    client: "Client", wanted: Json, *, training: str, validation: str | None, idempotency_key: str | None
-) -> "JobObject":
+def _check(wanted: _Wanted, *, asks: bool) -> None:
+    """Refuse what can be told here, before anything is counted or sent."""
+    require_source(wanted.training, "FILE")
+    if wanted.job.validation_source is not None:
+        require_source(wanted.job.validation_source, "--validation")
+    if wanted.job.trains_on_all and wanted.asked.early_stopping_patience is not None:
+        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    if asks and not sys.stdin.isatty():
+        message = "There is no terminal to ask on. Add --yes to submit without asking, or use `tunesmith plan` to look."
+        raise typer.BadParameter(message, param_hint="--plan")
+
+
+def _show_plan(client: "Client", wanted: _Wanted) -> None:
+    """The plan on stderr: stdout is for the job's id.
+
+    Raises:
+        typer.Exit: no live worker fits.
+    """
+    from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.rendering.fleet_plan import request_for, show
+
+    ours = wanted.asked.ours | wanted.job.ours
+    body = request_for(wanted.training, model=wanted.model, numbers={}, ours=ours, learning=wanted.asked.learning)
+    answer = client.plan(body | _measured_on(wanted, body))
+    show(answer, price=None, why=False, stream=sys.stderr)
+    if not any(entry.fits for entry in answer.data):
+        output.note("Nothing was submitted: no live worker fits the job.")
+        raise typer.Exit(int(ExitCode.REJECTED))
+
+
+def _measured_on(wanted: _Wanted, body: Json) -> Json:
+    """What the plan must know of the rows that are only measured on: a file's id, or how many rows a file here has."""
+    from tunesmith.cli.rendering.fleet_plan import check_rows
+
+    source, counts = wanted.job.validation_source, body["tunesmith"].get("dataset")
+    if source is None:
+        return {}
+    if counts is None:
+        return {"validation_file": source} if is_file_id(source) else {}
+    rows = 0 if is_file_id(source) else check_rows(Path(source)).rows
+    return {"tunesmith": {**body["tunesmith"], "dataset": {**counts, "validation_rows": rows}}}
+
+
+def _ask(*, asks: bool) -> None:
+    if asks and not output.confirms("\nSubmit this job?"):
+        output.note("Nothing was submitted.")
+        raise typer.Exit
+
+
+def _create(client: "Client", body: Json, wanted: _Wanted, *, idempotency_key: str | None) -> "JobObject":
     import uuid
 
     from tunesmith.cli.models.fetch import create_job
 
-    body = {**wanted, "training_file": file_id(client, training)}
-    if validation is not None:
-        body["validation_file"] = file_id(client, validation)
-    return create_job(client, body, idempotency_key=idempotency_key or uuid.uuid4().hex)
+    files = {"training_file": file_id(client, wanted.training)}
+    if wanted.job.validation_source is not None:
+        files["validation_file"] = file_id(client, wanted.job.validation_source)
+    return create_job(client, {**body, **files}, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 
 def _announce(job: "JobObject", *, form: Format, is_waiting: bool) -> None:

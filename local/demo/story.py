@@ -1,7 +1,9 @@
 """The demo from beginning to end: servers, model, data, job, result, comparison, and a clean stop."""
 
 import contextlib
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from tunesmith.cli.exit_codes import ExitCode, for_job
 from tunesmith.cli.models.folder import inspect
 from tunesmith.cli.models.register import register
 from tunesmith.cli.models.sources import from_gguf
-from tunesmith.cli.progress import waiting
+from tunesmith.cli.progress import SILENCE_SECONDS, waiting
 from tunesmith.cli.rendering.job_text import describe_failure
 from tunesmith.cli.rendering.live_view import view_for_this_terminal
 from tunesmith.cli.results.pull import name_base, pull_artifacts
@@ -149,7 +151,7 @@ class _Demo:
         return job_id
 
     def _follow(self, job_id: str) -> tuple[JobObject, list[MetricPoint]]:
-        with view_for_this_terminal() as view:
+        with view_for_this_terminal(silence_seconds=SILENCE_SECONDS) as view:
             followed = training.follow_job(self._client, job_id, view=view)
         return followed.job, self._client.metrics(job_id)
 
@@ -181,6 +183,8 @@ class _Demo:
     def _tell_what_next(self, tuned: str) -> None:
         base = self._script.model_name
         output.note("what to try next")
+        if shutil.which("tunesmith") is None:
+            output.note(f'  export PATH="{Path(sys.executable).parent}:$PATH"     # so that a shell finds `tunesmith`')
         output.note(f"  tunesmith up --data-dir {self._data_dir}     # the same service again, with this job in it")
         output.note(f'  eval "$(tunesmith env --data-dir {self._data_dir})"     # then any openai client talks to it')
         output.note(f"  tunesmith chat {tuned} --compare {base}")

@@ -18,6 +18,7 @@ from tunesmith.service.settings import Settings
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import JobTransition, Outcome
+from tunesmith.tuning.values.units import plural
 
 _LONGEST_PAUSE_SECONDS = 300.0
 _POISON_KILLS = 3
@@ -131,7 +132,7 @@ def _retry_lost(session: AsyncSession, job: Job, failure: Failure, *, at: dateti
     """The machine was at fault, and another may do it: at once the first time, within a budget of its own."""
     lost, most = job.attempts_lost, policy.max_lost_attempts
     if lost >= most:
-        message = f"Lost {lost} workers, the most that a job may lose. Last: {failure.message}"
+        message = f"Lost {plural(lost, 'worker')}, the most that a job may lose. Last: {failure.message}"
         hint = "Look at the logs of the workers, then create it again."
         fail(session, job, failure.model_copy(update={"message": message, "hint": hint}), at=at)
         return

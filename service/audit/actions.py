@@ -17,6 +17,8 @@ class Action(StrEnum):
     INVITATION_WITHDRAWN = "invitation.withdrawn"
     WORKER_JOINED = "worker.joined"
     WORKER_TRUSTED = "worker.trusted"
+    CHECKPOINT_SHARED = "checkpoint.shared"
+    CHECKPOINT_UNSHARED = "checkpoint.unshared"
     MODEL_REGISTERED = "model.registered"
     MODEL_FETCHED = "model.fetched"
     MODEL_DELETED = "model.deleted"

@@ -5,6 +5,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.checkpoints.weights import weights_of
+from tunesmith.service.database.access_tables import CheckpointPermission
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
@@ -101,14 +102,15 @@ async def let_go(session: AsyncSession) -> None:
     """Checkpoints that no attempt will start from keep their numbers and refer to their files no longer.
 
     A job that has not ended keeps as many as a claim offers, by step and again by age: an attempt that could use none
-    of the old ones begins at low steps. Of a job that ended a day ago none is kept.
+    of the old ones begins at low steps. Of a job that ended a day ago none is kept. One that other projects may ask
+    keeps its files for as long as they may.
     """
     by_step = func.row_number().over(partition_by=Checkpoint.job_id, order_by=Checkpoint.step.desc())
     by_age = func.row_number().over(partition_by=Checkpoint.job_id, order_by=Checkpoint.created_at.desc())
     ranked = (
         select(Checkpoint.id, Checkpoint.created_at, by_step.label("by_step"), by_age.label("by_age"), Job.finished_at)
         .join(Job, Job.id == Checkpoint.job_id)
-        .where(_has_files())
+        .where(_has_files(), ~_is_shared())
         .subquery()
     )
     old = and_(ranked.c.by_step > _RESUME_CHOICES, ranked.c.by_age > _RESUME_CHOICES)
@@ -117,6 +119,10 @@ async def let_go(session: AsyncSession) -> None:
     same = and_(Checkpoint.id == ranked.c.id, Checkpoint.created_at == ranked.c.created_at)
     change = update(Checkpoint).where(same, or_(old, ended)).values(files=[])
     await session.execute(change.execution_options(synchronize_session=False))
+
+
+def _is_shared() -> ColumnElement[bool]:
+    return select(CheckpointPermission.id).where(CheckpointPermission.checkpoint_id == Checkpoint.id).exists()
 
 
 def _has_files() -> ColumnElement[bool]:

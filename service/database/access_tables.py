@@ -1,8 +1,8 @@
-"""The rows of whoever runs the service: projects with limits, invitations of workers, what was done, wake-ups."""
+"""The rows of whoever runs the service: projects with limits, invitations, permissions, what was done, wake-ups."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tunesmith.service.database.row import Row
@@ -41,6 +41,18 @@ class Invitation(Row):
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+
+
+class CheckpointPermission(Row):
+    """That a project may ask a checkpoint of another one. Its files stay in the store for as long."""
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (UniqueConstraint("checkpoint_id", "project"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"))
+    project: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class AuditEntry(Row):

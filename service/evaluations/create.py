@@ -1,7 +1,7 @@
 """Creating an evaluation: models, rows and score are checked, then a job of its own kind joins the line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -45,6 +45,7 @@ class EvaluationRequest:
     max_attempts: int
     worker_silence: timedelta
     limits: ProjectLimits
+    meant_by: Callable[[str], str]  # the model that the operator lets a name mean
     seen: tuple[SeenRows, ...] = ()
 
     @property
@@ -69,7 +70,7 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
     _check(request.asked)
     await check_stored(session, project, limits=request.limits)
     asked = request.asked
-    sides = await models.find_sides(session, asked.model, asked.against, project=project)
+    sides = await models.find_sides(session, asked.model, asked.against, project=project, meant_by=request.meant_by)
     planned = max((side.base for side in sides), key=lambda base: ModelShape.from_config(base.config).parameters)
     spec = _spec(request.asked, sides, model=planned.name)
     file = await usable_file(session, request.asked.file, "file", project=project)

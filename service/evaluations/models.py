@@ -1,26 +1,22 @@
 """The models that an evaluation names: registered ones and checkpoints, of all projects or of its own."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.checkpoints.weights import WHOLE_WEIGHTS, weights_of
 from tunesmith.service.database.tables import Checkpoint, Job, Model
-from tunesmith.service.evaluations import store
-from tunesmith.service.jobs.views import model_name
 from tunesmith.service.models import store as models
 from tunesmith.service.models.references import base_model_ref, base_of, laid_on
+from tunesmith.service.permissions import named as checkpoints
+from tunesmith.service.permissions.named import NamedCheckpoint
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.messages import BaseModelRef, FileRef
 
 BASE = "base"  # as a name of whom to compare with: what the model was made of
-
-_CHECKPOINT = re.compile(r"(?P<model>ft:.+):ckpt-step-(?P<step>\d{1,12})")
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,6 @@ class Evaluated:
         return self.ref.adapter_of is not None and not any(file.name in WHOLE_WEIGHTS for file in self.ref.files)
 
 
-def is_checkpoint(name: str) -> bool:
-    """Whether a checkpoint is listed under names like this."""
-    return _CHECKPOINT.fullmatch(name) is not None
-
-
 async def find(session: AsyncSession, name: str, *, project: str, param: str = "model") -> Evaluated:
     """A model or checkpoint that the project can see. Registered models are locked against deletion until the end.
 
@@ -55,8 +46,9 @@ async def find(session: AsyncSession, name: str, *, project: str, param: str = "
         NotFound: there is none of that name, whoever else may have it.
         InvalidRequest: it has no weights that could be loaded.
     """
-    if (named := _CHECKPOINT.fullmatch(name)) is not None:
-        return await _checkpoint(session, named["model"], step=int(named["step"]), project=project, param=param)
+    if checkpoints.is_checkpoint(name):
+        named = await checkpoints.find(session, name, project=project, param=param)
+        return await _of_checkpoint(session, named, param=param)
     try:
         await models.find(session, name, project=project)
     except NotFound:
@@ -73,8 +65,8 @@ async def find_base_of(session: AsyncSession, name: str, *, project: str) -> Eva
         NotFound: there is no such model.
         InvalidRequest: it is a base itself.
     """
-    if (named := _CHECKPOINT.fullmatch(name)) is not None:
-        job = await _maker(session, named["model"], project=project, param="model")
+    if checkpoints.is_checkpoint(name):
+        job = (await checkpoints.find(session, name, project=project)).job
         return await find(session, str(job.spec["model"]), project=project, param="against")
     model = await models.find(session, name, project=project)
     if model.base_model is None:
@@ -86,17 +78,26 @@ async def find_base_of(session: AsyncSession, name: str, *, project: str) -> Eva
     return await find(session, model.base_model, project=project, param="against")
 
 
-async def find_sides(session: AsyncSession, model: str, against: str | None, *, project: str) -> list[Evaluated]:
+async def find_sides(
+    session: AsyncSession,
+    model: str,
+    against: str | None,
+    *,
+    project: str,
+    meant_by: Callable[[str], str] = lambda name: name,
+) -> list[Evaluated]:
     """The model, and the other one if there is one, which may be named `base`.
+
+    `meant_by` is the model that the operator lets a name mean.
 
     Raises:
         NotFound, InvalidRequest: one of them does not exist here, or has no files any more.
     """
-    found = [await find(session, model, project=project)]
+    found = [await find(session, meant_by(model), project=project)]
     if against == BASE:
-        found.append(await find_base_of(session, model, project=project))
+        found.append(await find_base_of(session, meant_by(model), project=project))
     elif against is not None:
-        found.append(await find(session, against, project=project, param="against"))
+        found.append(await find(session, meant_by(against), project=project, param="against"))
     return found
 
 
@@ -117,24 +118,13 @@ def files_of(evaluated: Iterable[Evaluated]) -> Iterable[FileRef]:
         yield from one.ref.base_files
 
 
-async def _checkpoint(session: AsyncSession, name: str, *, step: int, project: str, param: str) -> Evaluated:
-    job = await _maker(session, name, project=project, param=param)
-    found = await checkpoints.find_at(session, job.id, step=step)
-    full_name = f"{name}:ckpt-step-{step}"
-    if found is None:
-        raise _no_such_model(full_name, param)
-    start = await models.find_ready(session, str(job.spec["model"]), project=project)
+async def _of_checkpoint(session: AsyncSession, named: NamedCheckpoint, *, param: str) -> Evaluated:
+    """The weights, on the base that its job loads: whoever may ask the checkpoint need not see what it started from."""
+    job = named.job
+    start = await models.find_ready(session, str(job.spec["model"]), project=job.project)
     base = await base_of(session, start)
-    ref = laid_on(base, name=full_name, files=_weights(found, full_name, param))
-    return Evaluated(full_name, base, ref, tuple({start.name, base.name}), job.id)
-
-
-async def _maker(session: AsyncSession, name: str, *, project: str, param: str) -> Job:
-    """The job whose result has, or will have, this name."""
-    for job in await store.find_jobs_ending_in(session, name.rsplit(":", 1)[-1], project=project):
-        if model_name(job) == name:
-            return job
-    raise _no_such_model(name, param)
+    ref = laid_on(base, name=named.name, files=_weights(named.checkpoint, named.name, param))
+    return Evaluated(named.name, base, ref, tuple({start.name, base.name}), job.id)
 
 
 def _weights(checkpoint: Checkpoint, name: str, param: str) -> tuple[FileRef, ...]:

@@ -68,7 +68,10 @@ async def create_evaluation(
         max_attempts=settings.max_attempts,
         worker_silence=settings.worker_silence,
         limits=settings.limits_of(caller.project),
-        seen=await look_for_seen_rows(database, blobs, request, project=caller.project),
+        seen=await look_for_seen_rows(
+            database, blobs, request, project=caller.project, meant_by=settings.model_meant_by
+        ),
+        meant_by=settings.model_meant_by,
     )
     job = await create(session, wanted)
     background.add_task(deliveries.soon)

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class _Use:
 
 
 async def look_for_seen_rows(
-    database: Database, blobs: BlobStore, asked: EvaluationCreate, *, project: str
+    database: Database, blobs: BlobStore, asked: EvaluationCreate, *, project: str, meant_by: Callable[[str], str]
 ) -> tuple[SeenRows, ...]:
     """What each file of the models' jobs has in common with the evaluation's; nothing where they share no row.
 
@@ -57,7 +57,7 @@ async def look_for_seen_rows(
     try:
         async with database.transaction() as session:
             file = await files.find(session, asked.file, project=project)
-            uses = await _uses(session, asked, project=project)
+            uses = await _uses(session, asked, project=project, meant_by=meant_by)
             own, rows = _Content(file.id, file.blob_sha256, file.bytes), report_of(file).facts().rows
     except TunesmithError:
         return ()
@@ -68,9 +68,12 @@ async def look_for_seen_rows(
     return tuple(seen for seen in found if seen.rows != 0)
 
 
-async def _uses(session: AsyncSession, asked: EvaluationCreate, *, project: str) -> list[_Use]:
+async def _uses(
+    session: AsyncSession, asked: EvaluationCreate, *, project: str, meant_by: Callable[[str], str]
+) -> list[_Use]:
     found: dict[tuple[str, str], _Use] = {}
-    for side in await models.find_sides(session, asked.model, asked.against, project=project):
+    sides = await models.find_sides(session, asked.model, asked.against, project=project, meant_by=meant_by)
+    for side in sides:
         for used_for, file in await store.find_seen_files(session, side.job_id):
             use = _Use(side.name, used_for, _Content(file.id, file.blob_sha256, file.bytes))
             found.setdefault((side.name, file.id), use)

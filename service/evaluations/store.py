@@ -40,14 +40,6 @@ async def find_many(session: AsyncSession, *, project: str, after: str | None, l
     return list((await session.execute(query.order_by(Job.id.desc()).limit(limit))).scalars())
 
 
-async def find_jobs_ending_in(session: AsyncSession, ending: str, *, project: str) -> list[Job]:
-    """Training jobs of the project whose id ends so."""
-    query = select(Job).where(
-        Job.project == project, Job.kind == JobKind.TRAINING, Job.id.endswith(ending, autoescape=True)
-    )
-    return list((await session.execute(query.limit(10))).scalars())
-
-
 async def find_seen_files(session: AsyncSession, job_id: str | None) -> list[tuple[UsedFor, File]]:
     """What the job that made a model, and those that made what it began with, were given; the newest first."""
     found: list[tuple[UsedFor, File]] = []

@@ -4,6 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.evaluations import models as evaluated
 from tunesmith.service.models.resolve import resolve
+from tunesmith.service.permissions.named import is_checkpoint
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.inference_messages import ModelFiles, ServedModel
@@ -18,7 +19,7 @@ async def served(session: AsyncSession, name: str, *, project: str) -> ServedMod
         NotFound: there is no such model or checkpoint, or it is another project's; nothing tells which.
         InvalidRequest: it has no weights that an engine can load.
     """
-    if not evaluated.is_checkpoint(name):
+    if not is_checkpoint(name):
         return await resolve(session, name, project=project)
     ref = (await evaluated.find(session, name, project=project)).ref
     if {file.name for file in ref.files} != set(CHECKPOINT_FILES):

@@ -28,7 +28,7 @@ def schedule_chores(settings: Settings) -> tuple[Chore, ...]:
 def fetching_chores(settings: Settings) -> tuple[Chore, ...]:
     """Data that schedules take from an address."""
     downloads = Downloads(
-        AllowedAddresses(settings.dataset_urls, settings.private_dataset_hosts),
+        AllowedAddresses.of(settings),
         limit_bytes=settings.max_upload_bytes,
         limit_seconds=settings.dataset_seconds,
     )

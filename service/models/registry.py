@@ -19,6 +19,7 @@ from tunesmith.tuning.messages import FileRef, set_digest
 from tunesmith.tuning.models.config_reader import as_json
 from tunesmith.tuning.models.files import CONFIG, LARGEST_CONFIG_BYTES, check_model_file
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.values.units import plural
 
 
 async def register(session: AsyncSession, request: RegisterModel, *, blobs: BlobStore) -> tuple[Model, list[str]]:
@@ -69,15 +70,15 @@ async def delete(session: AsyncSession, name: str, *, caller: Caller) -> None:
     if model.kind == "base" and caller.role != "admin":
         raise Forbidden("Base models are shared: only an admin deletes them.")
     if jobs := await store.count_open_jobs(session, name):
-        raise InvalidRequest(f"{jobs} unfinished jobs need {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model")
+        message = f"{plural(jobs, 'unfinished job')} {'needs' if jobs == 1 else 'need'} {name!r}."
+        raise InvalidRequest(message, code=ErrorCode.MODEL_IN_USE, param="model")
     if names := await aliases.find_pointing_at(session, name):
         message = f"The alias {names[0]} stands for {name!r}."
         hint = "Let it stand for another model first, or delete it: tunesmith aliases."
         raise InvalidRequest(message, code=ErrorCode.MODEL_IN_USE, param="model", hint=hint)
     if models := await store.count_descendants(session, name):
-        raise InvalidRequest(
-            f"{models} fine-tuned models stand on {name!r}.", code=ErrorCode.MODEL_IN_USE, param="model"
-        )
+        message = f"{plural(models, 'fine-tuned model')} {'stands' if models == 1 else 'stand'} on {name!r}."
+        raise InvalidRequest(message, code=ErrorCode.MODEL_IN_USE, param="model")
     await session.delete(model)
 
 

@@ -36,14 +36,20 @@ _ANY_BYTES = {
 
 
 @router.get("/models")
-async def list_models(caller: MemberKey, session: DbSession) -> ModelList:
-    """Base models and the project's fine-tuned ones."""
-    return ModelList(data=[_model_object(model) for model in await store.find_many(session, project=caller.project)])
+async def list_models(caller: MemberKey, session: DbSession, settings: SettingsDep) -> ModelList:
+    """Base models, the project's fine-tuned ones, and names of other services that the operator lets mean one."""
+    models = {model.name: model for model in await store.find_many(session, project=caller.project)}
+    meant = {name: models[model] for name, model in settings.model_names.items() if model in models}
+    own = [_model_object(model) for name, model in models.items() if name not in meant]
+    return ModelList(data=[*own, *(_model_object(model, under=name) for name, model in meant.items())])
 
 
 @router.get("/models/{name:path}")
-async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession) -> ModelObject:
-    """One model, by its name or by an alias that stands for it."""
+async def retrieve_model(name: ModelName, caller: MemberKey, session: DbSession, settings: SettingsDep) -> ModelObject:
+    """One model, by its name, by an alias that stands for it, or by a name that the operator lets mean it."""
+    if name in settings.model_names:
+        model = await store.find(session, settings.model_meant_by(name), project=caller.project)
+        return _model_object(model, under=name)
     if is_alias(name):
         name = str((await aliases.find(session, name, project=caller.project)).model)
     return _model_object(await store.find(session, name, project=caller.project))
@@ -124,7 +130,8 @@ async def put_blob(
     return Response(status_code=204)
 
 
-def _model_object(model: Model, *, missing: Sequence[str] = ()) -> ModelObject:
+def _model_object(model: Model, *, missing: Sequence[str] = (), under: str | None = None) -> ModelObject:
+    """The model, under its own name or under one that means it here."""
     ours = TunesmithModel(
         kind=model.kind,
         status="shape_only" if store.has_only_a_shape(model) else model.status,
@@ -133,7 +140,8 @@ def _model_object(model: Model, *, missing: Sequence[str] = ()) -> ModelObject:
         job_id=model.job_id,
         hub=model.hub,
         files=model.files,
+        stands_for=None if under is None else model.name,
         missing=list(missing),
     )
     created = int(model.created_at.timestamp())
-    return ModelObject(id=model.name, created=created, owned_by=model.project or "tunesmith", tunesmith=ours)
+    return ModelObject(id=under or model.name, created=created, owned_by=model.project or "tunesmith", tunesmith=ours)

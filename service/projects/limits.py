@@ -11,6 +11,7 @@ from tunesmith.service.settings import ProjectLimits, Settings
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Forbidden, LimitReached
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.units import plural
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLi
     await store.lock(session, project, what="queued")
     queued = await store.count_jobs(session, project, state=JobState.QUEUED)
     if queued > limits.queued_jobs:
-        message = f"The project {project!r} has {queued - 1} jobs in line, and its limit is {limits.queued_jobs}."
+        message = (
+            f"The project {project!r} has {plural(queued - 1, 'job')} in line, and its limit is {limits.queued_jobs}."
+        )
         raise LimitReached(
             message,
             code=ErrorCode.TOO_MANY_QUEUED_JOBS,
@@ -108,7 +111,7 @@ async def why_none_starts(session: AsyncSession, project: str, running: int, *, 
     """Which limit keeps the project's jobs in line; None where none does."""
     limits = await _with_own(session, project, limits)
     if limits.is_full(running):
-        return f"The project {project!r} runs {running} jobs, the most that it may at a time."
+        return f"The project {project!r} runs {plural(running, 'job')}, the most that it may at a time."
     if limits.gpu_hours_per_month is None:
         return None
     used = (await store.gpu_hours_this_month(session)).get(project, 0.0)

@@ -59,7 +59,8 @@ class Decision:
             schedule = await session.get_one(Schedule, firing.schedule_id)
             settings = ScheduleSettings.model_validate(schedule.settings)
             file = await find_file(session, settings, firing, project=schedule.project)
-            model = await find_model_name(session, settings, project=schedule.project)
+            meant_by = context.settings.model_meant_by
+            model = await find_model_name(session, settings, project=schedule.project, meant_by=meant_by)
         return await measure(
             context.database, context.blobs, training_file=file.id, model=model, project=schedule.project
         )
@@ -69,7 +70,8 @@ class Decision:
     ) -> None:
         at = await self.context.clock(session)
         settings = ScheduleSettings.model_validate(schedule.settings)
-        found = await find_ingredients(session, settings, firing, project=schedule.project)
+        meant_by = self.context.settings.model_meant_by
+        found = await find_ingredients(session, settings, firing, project=schedule.project, meant_by=meant_by)
         found.record(firing)
         if firing.code is not None or firing.state == FiringState.WAITING:
             firing.code = firing.reason = None  # why it was put off; that is over

@@ -1,6 +1,7 @@
 """What the job of a firing is made of: rows, a model to start from, settings. Looked up anew for each firing."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -42,7 +43,7 @@ class Ingredients:
 
 
 async def find_ingredients(
-    session: AsyncSession, settings: ScheduleSettings, firing: Firing, *, project: str
+    session: AsyncSession, settings: ScheduleSettings, firing: Firing, *, project: str, meant_by: Callable[[str], str]
 ) -> Ingredients:
     """Look everything up. The model is kept from being deleted until the transaction ends.
 
@@ -50,7 +51,7 @@ async def find_ingredients(
         InvalidRequest: something that the schedule names is not there.
     """
     file = await find_file(session, settings, firing, project=project)
-    name = await find_model_name(session, settings, project=project)
+    name = await find_model_name(session, settings, project=project, meant_by=meant_by)
     model = await models.find_ready(session, name, project=project)
     champion = await aliases.model_of(session, settings.alias, project=project) if settings.alias else None
     return Ingredients(file, model, champion, settings_sha256=_sha256_of(settings))
@@ -78,8 +79,12 @@ async def find_file(session: AsyncSession, settings: ScheduleSettings, firing: F
     return newest
 
 
-async def find_model_name(session: AsyncSession, settings: ScheduleSettings, *, project: str) -> str:
+async def find_model_name(
+    session: AsyncSession, settings: ScheduleSettings, *, project: str, meant_by: Callable[[str], str]
+) -> str:
     """What the job starts from: the champion where it is asked for and there has ever been one.
+
+    `meant_by` tells which model the operator lets a name mean.
 
     Raises:
         InvalidRequest: the alias was deleted, or stands for nothing.
@@ -88,7 +93,7 @@ async def find_model_name(session: AsyncSession, settings: ScheduleSettings, *, 
         alias = await session.get(Alias, (project, settings.alias))
         if alias is not None:
             return await resolve(session, settings.alias, project=project, param="alias")
-    return await resolve(session, settings.job.model, project=project, param="job.model")
+    return await resolve(session, meant_by(settings.job.model), project=project, param="job.model")
 
 
 def _wanted(data: DataSource) -> str:

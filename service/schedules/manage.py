@@ -17,14 +17,13 @@ from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
 from tunesmith.service.schedules.next_due import recurrence_of, start_over
 from tunesmith.service.schedules.record_due import record
 from tunesmith.service.schedules.schemas import CreateSchedule, RunNow, ScheduleSettings
+from tunesmith.service.settings import Settings
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
 
-async def create(
-    session: AsyncSession, request: CreateSchedule, *, caller: Caller, allowed: AllowedAddresses
-) -> Schedule:
+async def create(session: AsyncSession, request: CreateSchedule, *, caller: Caller, service: Settings) -> Schedule:
     """Store a new schedule. The same again finds the one that is there.
 
     Raises:
@@ -32,7 +31,7 @@ async def create(
         Forbidden: the priority takes an admin.
     """
     settings = request.settings()
-    await _check(session, settings, caller=caller, allowed=allowed)
+    await _check(session, settings, caller=caller, service=service)
     schedule = Schedule(
         id=new_id("sched"),
         project=caller.project,
@@ -54,7 +53,7 @@ async def create(
 
 
 async def replace(
-    session: AsyncSession, name_or_id: str, settings: ScheduleSettings, *, caller: Caller, allowed: AllowedAddresses
+    session: AsyncSession, name_or_id: str, settings: ScheduleSettings, *, caller: Caller, service: Settings
 ) -> Schedule:
     """Give a schedule other settings, from its next due time on. From now on its jobs are made in the caller's name.
 
@@ -63,7 +62,7 @@ async def replace(
         InvalidRequest: with the field that must change.
         Forbidden: the priority takes an admin.
     """
-    await _check(session, settings, caller=caller, allowed=allowed)
+    await _check(session, settings, caller=caller, service=service)
     schedule = await store.find(session, name_or_id, project=caller.project, lock=True)
     at = await now(session)
     await _record_what_came(session, schedule, at=at)
@@ -147,15 +146,13 @@ async def _record_what_came(session: AsyncSession, schedule: Schedule, *, at: da
         await session.refresh(schedule)
 
 
-async def _check(
-    session: AsyncSession, settings: ScheduleSettings, *, caller: Caller, allowed: AllowedAddresses
-) -> None:
+async def _check(session: AsyncSession, settings: ScheduleSettings, *, caller: Caller, service: Settings) -> None:
     settings.check()
     recurrence_of(settings)
     check_priority(settings.job.tunesmith.priority, role=caller.role, param="job.tunesmith.priority")
     if settings.data.url is not None:
-        allowed.check(settings.data.url, param="data.url")
-    await _check_model(session, settings.job.model, project=caller.project)
+        AllowedAddresses.of(service).check(settings.data.url, param="data.url")
+    await _check_model(session, service.model_meant_by(settings.job.model), project=caller.project)
 
 
 async def _check_model(session: AsyncSession, name: str, *, project: str) -> None:

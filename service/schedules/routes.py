@@ -7,12 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Schedule
 from tunesmith.service.schedules import manage, store
-from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
 from tunesmith.service.schedules.follow import FiringWatch
 from tunesmith.service.schedules.judging.settle import take_verdict
 from tunesmith.service.schedules.schemas import CreateSchedule, PostVerdict, RunNow, ScheduleSettings
 from tunesmith.service.schedules.views import firing_object, schedule_object
-from tunesmith.service.settings import Settings
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DatabaseDep, DbSession, SettingsDep
@@ -44,7 +42,7 @@ async def create_schedule(
     settings: SettingsDep,
 ) -> ScheduleObject:
     """Create a schedule. The same again answers with the one that is there."""
-    schedule = await manage.create(session, request, caller=caller, allowed=allowed_addresses(settings))
+    schedule = await manage.create(session, request, caller=caller, service=settings)
     return await _shown(session, schedule)
 
 
@@ -76,8 +74,7 @@ async def replace_schedule(
     settings: SettingsDep,
 ) -> ScheduleObject:
     """Give a schedule other settings, from its next due time on. Its jobs are made in the name of this key then."""
-    allowed = allowed_addresses(settings)
-    return await _shown(session, await manage.replace(session, schedule, request, caller=caller, allowed=allowed))
+    return await _shown(session, await manage.replace(session, schedule, request, caller=caller, service=settings))
 
 
 @router.delete("/{schedule}")
@@ -167,11 +164,6 @@ async def post_verdict(
 ) -> FiringObject:
     """Say whether the result is better than the champion. `better` promotes it, unless the champion has changed."""
     return firing_object(await take_verdict(session, schedule, firing, request, caller=caller))
-
-
-def allowed_addresses(settings: Settings) -> AllowedAddresses:
-    """From where data may be fetched here."""
-    return AllowedAddresses(settings.dataset_urls, settings.private_dataset_hosts)
 
 
 async def _shown(session: AsyncSession, schedule: Schedule) -> ScheduleObject:

@@ -229,7 +229,7 @@ def test_a_fine_tuned_model_can_be_trained_further_and_deleted(control_plane: Co
     assert second.claim.base_model.adapter_of == "tiny-llama"
     assert second.claim.base_model.base_files
     with control_plane.openai() as client:
-        with pytest.raises(openai.BadRequestError, match="unfinished jobs"):
+        with pytest.raises(openai.BadRequestError, match="1 unfinished job needs"):
             client.models.delete(name)
         second.succeed()
         final = control_plane.job(second.job_id)["fine_tuned_model"]

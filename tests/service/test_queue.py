@@ -204,7 +204,7 @@ class TestLimits:
         other = control_plane.worker("w2")
         assert other.claim() is None
         assert waiting(control_plane, job_id)["reason"] == (
-            "The project 'acme' runs 1 jobs, the most that it may at a time."
+            "The project 'acme' runs 1 job, the most that it may at a time."
         )
         attempt.succeed()
         assert other.claim() is not None

@@ -57,7 +57,7 @@ class Deleted(Answer):
 
     id: str
     """What was deleted."""
-    object: Literal["file", "model", "alias", "schedule"]
+    object: Literal["file", "model", "alias", "schedule", "checkpoint.permission"]
     """What kind of thing it was."""
     deleted: Literal[True] = True
     """Always true: what cannot be deleted is an error."""

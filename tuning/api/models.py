@@ -26,6 +26,8 @@ class TunesmithModel(Answer):
     """The repository and commit of the model hub that a base comes from; null where nobody said."""
     files: list[Annotated[Json, Recorded(FileRef)]]
     """Its files."""
+    stands_for: str | None = None
+    """The model that answers under this name, where the operator lets a name of another service mean one; else null."""
     missing: list[str]
     """SHA-256 of files that the store still lacks, in the answer to a registration; else empty."""
 

@@ -3,8 +3,10 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from tunesmith.service.settings import Settings
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 
@@ -19,6 +21,11 @@ class AllowedAddresses:
 
     prefixes: Sequence[str]
     private_hosts: Sequence[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As the service was told."""
+        return cls(settings.dataset_urls, settings.private_dataset_hosts)
 
     def check(self, url: str, *, param: str | None = None) -> str:
         """Return the address as it is asked for.

@@ -112,6 +112,7 @@ async def _measure(
         max_attempts=service.max_attempts,
         worker_silence=service.worker_silence,
         limits=service.limits_of(schedule.project),
+        meant_by=service.model_meant_by,
     )
     return await create(session, request)
 

@@ -71,7 +71,7 @@ def test_a_limit_of_running_jobs_keeps_the_next_in_line(control_plane: ControlPl
     assert control_plane.worker("worker-1").claim() is not None
     assert control_plane.worker("worker-2").claim() is None
     waiting = control_plane.request("GET", f"/v1/fine_tuning/jobs/{job_ids[1]}/waiting").json()
-    assert "runs 1 jobs" in waiting["reason"]
+    assert "runs 1 job" in waiting["reason"]
 
 
 def ran(plane: ControlPlane, *, hours: float, until_hours_ago: float = 0, gpus: int = 1) -> None:

@@ -145,3 +145,14 @@ def test_a_narrow_terminal_keeps_step_loss_and_remaining_time() -> None:
 
 def test_a_bar_is_empty_at_first_and_full_at_the_end() -> None:
     assert (bar(0.0), bar(0.5), bar(1.0)) == ("░" * 24, "█" * 12 + "░" * 12, "█" * 24)
+
+
+def test_a_view_that_must_not_be_silent_says_how_long_it_has_taken() -> None:
+    told: list[str] = []
+    clock = Clock()
+    view = PlainView(tell=told.append, clock=clock, silence_seconds=8)
+    queued = answers.job(status="queued")
+    for _ in range(4):
+        view.job(queued)
+        clock.now += 5
+    assert [line.split() for line in told[1:]] == [["queued", "after", "10", "s"]]

@@ -50,6 +50,19 @@ def test_json_is_json_with_its_own_letters(capsys: pytest.CaptureFixture[str]) -
     assert "Übung" in printed
 
 
+def test_a_table_fits_the_terminal_and_nothing_of_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal, why = Terminal(), "4 bits do not fit into what is free on this card"
+    output.table(("ID", "STATE", "WHY"), [("ftjob-1", "failed", why), ("ftjob-2", "queued", "-")], stream=terminal)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(line[17:].strip() for line in lines[1:4]) == why
+    assert lines[4].split() == ["ftjob-2", "queued", "-"]
+
+
 def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("ID", "NAME"), [("a", "x" * 300), ("longer", None)])
     lines = capsys.readouterr().out.splitlines()

@@ -1,0 +1,74 @@
+"""What `submit` takes beside what is learned: rows to measure on, names, labels, and who else is told."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.verbs.options import labels_of
+from tunesmith.tuning.values.json_objects import Json, present
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """The part of a job that no plan depends on but for its validation rows."""
+
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
+        ),
+    ] = None
+    suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None
+    seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None
+    priority: Annotated[
+        int | None, typer.Option(help="Jobs with more go first; -10 to 10, with an admin's key -100 to 100.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given many times.")] = None
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Send the curves to this project of Weights & Biases.")
+    ] = None
+    wandb_name: Annotated[str | None, typer.Option(help="What the run is called there.")] = None
+    wandb_entity: Annotated[str | None, typer.Option(help="The team or user there.")] = None
+    wandb_tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; may be given many times.")] = None
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether no row is held out."""
+        return self.validation == "none"
+
+    @property
+    def validation_source(self) -> str | None:
+        """The file, here or in the service, that is only measured on."""
+        return None if self.trains_on_all else self.validation
+
+    @property
+    def fields(self) -> Json:
+        """A request's own fields.
+
+        Raises:
+            typer.BadParameter: an option lacks the one that it belongs to, or a label is not written as one.
+        """
+        return present(
+            suffix=self.suffix,
+            seed=self.seed,
+            metadata=labels_of(self.metadata, name=self.name) or None,
+            integrations=self._integrations,
+        )
+
+    @property
+    def ours(self) -> Json:
+        """A request's `tunesmith`."""
+        return present(validation="none" if self.trains_on_all else None, priority=self.priority)
+
+    @property
+    def _integrations(self) -> list[Json] | None:
+        details = present(name=self.wandb_name, entity=self.wandb_entity, tags=self.wandb_tag or None)
+        if self.wandb is not None:
+            return [{"type": "wandb", "wandb": {"project": self.wandb, **details}}]
+        if details:
+            option = {"name": "--wandb-name", "entity": "--wandb-entity", "tags": "--wandb-tag"}[next(iter(details))]
+            raise typer.BadParameter("It belongs to --wandb PROJECT.", param_hint=option)
+        return None
