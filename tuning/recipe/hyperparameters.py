@@ -135,7 +135,7 @@ def _lora_rate(shape: ModelShape, rows_per_step: int) -> tuple[float, str]:
     power = 0.0775 if shape.family.startswith("qwen") else 0.781
 
     def law(rows: int) -> float:
-        return 5e-5 * 10 * (2000 / shape.hidden_size) ** power * math.sqrt(rows / ROWS_OF_FORMULA)
+        return float(5e-5 * 10 * (2000 / shape.hidden_size) ** power * math.sqrt(rows / ROWS_OF_FORMULA))
 
     text = f"5e-5 x 10 x (2000/{shape.hidden_size})^{power:g} x sqrt({rows_per_step}/{ROWS_OF_FORMULA})"
     small_batch = min(law(ROWS_OF_SMALL_BATCHES), RATE_OF_SMALL_BATCHES)
