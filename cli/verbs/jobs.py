@@ -1,5 +1,6 @@
 """Verbs about jobs that exist: ls, get, cancel, pause, resume."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,10 +50,11 @@ def get(
 
     with Client() as client:
         found = client.job(find_job_id(client, job))
+        waiting = client.waiting(found.id) if found.status == JobState.QUEUED and form is ListFormat.TABLE else None
     if form is ListFormat.JSON:
         output.as_json(found)
         return
-    for line in describe(found):
+    for line in describe(found, waiting=waiting, now=time.time()):
         output.data(line)
 
 
