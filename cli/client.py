@@ -18,7 +18,7 @@ from tunesmith.tuning.api.artifacts import ArtifactList, ArtifactObject
 from tunesmith.tuning.api.base import Answer, recorded
 from tunesmith.tuning.api.files import FileObject, FilePage
 from tunesmith.tuning.api.history import CheckpointObject, CheckpointPage, EventObject, EventPage
-from tunesmith.tuning.api.jobs import JobObject, JobPage
+from tunesmith.tuning.api.jobs import JobObject, JobPage, JobWaiting
 from tunesmith.tuning.api.lists import Deleted
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
 from tunesmith.tuning.api.models import ModelFetch, ModelList, ModelObject
@@ -136,6 +136,10 @@ class Client:
     def job(self, job_id: str) -> JobObject:
         """The job as it is now."""
         return self._ask(JobObject, "GET", _job_path(job_id))
+
+    def waiting(self, job_id: str) -> JobWaiting:
+        """Why a job has not started, who comes first, and when it is expected to start."""
+        return self._ask(JobWaiting, "GET", f"{_job_path(job_id)}/waiting")
 
     def act_on_job(self, job_id: str, action: str) -> JobObject:
         """`cancel`, `pause` or `resume`; returns the job."""

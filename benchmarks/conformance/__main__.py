@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import openai
@@ -56,16 +57,20 @@ def main() -> int:
                 register(client, MODEL, inspect(build_tiny_model(root / "model")))
             if options.fuzz:
                 return _fuzz(connection, examples=options.examples)
-            found = _played(connection)
-    if options.page:
-        options.page.write_text(_page(found), encoding="utf-8")
+            found = _played(connection, page=options.page)
     return 1 if any(_is_wrong(outcome) for outcomes in found.values() for outcome in outcomes.values()) else 0
 
 
-def _played(connection: Connection) -> dict[str, dict[str, str]]:
-    job = _succeeded(connection)
-    found = {}
-    for client in clients():
+def _played(connection: Connection, *, page: Path | None) -> dict[str, dict[str, str]]:
+    """What came of it by client and case; the page is written after each, so that a long run can be looked at."""
+    return played(connection, job=_succeeded(connection), page=page)
+
+
+def played(connection: Connection, *, job: str, page: Path | None) -> dict[str, dict[str, str]]:
+    """The same with a job that has succeeded."""
+    found: dict[str, dict[str, str]] = {}
+    absent: list[str] = []
+    for client in clients(absent):
         started = time.monotonic()
         outcomes = found[client.name] = client.play(connection.base_url, connection.api_key, MODEL, job)
         good = sum(outcome == AS_OPENAI for outcome in outcomes.values())
@@ -73,7 +78,14 @@ def _played(connection: Connection) -> dict[str, dict[str, str]]:
         for case, outcome in outcomes.items():
             if outcome != AS_OPENAI:
                 print(f"  {case}: {outcome}", flush=True)
+        _write(page, found, absent)
+    _write(page, found, absent)
     return found
+
+
+def _write(page: Path | None, found: dict[str, dict[str, str]], absent: Sequence[str]) -> None:
+    if page is not None and found:
+        page.write_text(_page(found, absent), encoding="utf-8")
 
 
 def _succeeded(connection: Connection) -> str:
@@ -106,7 +118,7 @@ def _is_wrong(outcome: str) -> bool:
     return outcome != AS_OPENAI and not outcome.startswith(NOT_THERE)
 
 
-def _page(found: dict[str, dict[str, str]]) -> str:
+def _page(found: dict[str, dict[str, str]], absent: Sequence[str]) -> str:
     reasons = Reasons()
     head, *rest = _HEAD.split("\n\n", maxsplit=1)
     lines = [head, "", *(paragraph(text) for text in rest), ""]
@@ -115,6 +127,8 @@ def _page(found: dict[str, dict[str, str]]) -> str:
         cells = [_cell(outcomes.get(case, NOT_THERE), reasons) for outcomes in found.values()]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     lines += ["", *([reasons.listed(), ""] if reasons.listed() else [])]
+    if absent:
+        lines += [f"Could not be installed where this page was written: {', '.join(absent)}.", ""]
     lines += ["`make conformance` writes this page. `make test` plays the same list with the installed client.", ""]
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +44,32 @@ class Client:
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def clients() -> Iterator[Client]:
-    """One after another, installed where it was not yet."""
-    for version in OPENAI_VERSIONS:
-        yield Client(f"openai {version}", (str(environment("openai", version)), str(_HERE / "cases.py")))
-    if shutil.which("npm"):
-        yield Client(f"node openai {NODE}", ("node", str(_node() / "cases.mjs")))
-    offline = (("LITELLM_LOCAL_MODEL_COST_MAP", "True"),)
-    yield Client(f"litellm {LITELLM}", (str(environment("litellm", LITELLM)), str(_HERE / "litellm_cases.py")), offline)
+def clients(absent: list[str]) -> Iterator[Client]:
+    """One after another, installed where it was not yet; `absent` gets the names of those that could not be."""
+    for name, make in _MAKERS.items():
+        try:
+            yield make(name)
+        except (subprocess.CalledProcessError, FileNotFoundError) as problem:
+            print(f"{name} cannot be installed here: {problem}", flush=True)
+            absent.append(name)
+
+
+def _python(name: str) -> Client:
+    package, version = name.split()
+    cases = "litellm_cases.py" if package == "litellm" else "cases.py"
+    offline = (("LITELLM_LOCAL_MODEL_COST_MAP", "True"),) if package == "litellm" else ()
+    return Client(name, (str(environment(package, version)), str(_HERE / cases)), offline)
+
+
+def _of_node(name: str) -> Client:
+    return Client(name, ("node", str(_node() / "cases.mjs")))
+
+
+_MAKERS: dict[str, Callable[[str], Client]] = {
+    **{f"openai {version}": _python for version in OPENAI_VERSIONS},
+    f"node openai {NODE}": _of_node,
+    f"litellm {LITELLM}": _python,
+}
 
 
 def environment(package: str, version: str) -> Path:

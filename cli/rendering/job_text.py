@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from tunesmith.cli import output
 from tunesmith.tuning.api.base import recorded
-from tunesmith.tuning.api.jobs import JobMeasurements, JobObject
+from tunesmith.tuning.api.jobs import JobMeasurements, JobObject, JobWaiting
 from tunesmith.tuning.api.metrics import SampleObject
 from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.values.units import gib, plural
@@ -13,8 +13,13 @@ from tunesmith.tuning.values.units import gib, plural
 _SHORT_CHARACTERS = 60  # of an answer
 
 
-def describe(job: JobObject, *, tracked_at: Iterable[str] = ()) -> Iterator[str]:
-    """Everything about a job, line by line, and where trackers show its runs."""
+def describe(
+    job: JobObject, *, waiting: JobWaiting | None, now: float, tracked_at: Iterable[str] = ()
+) -> Iterator[str]:
+    """Everything about a job, line by line.
+
+    `waiting` is about one in line, `now` in Unix seconds, `tracked_at` where trackers show its runs.
+    """
     ours = job.tunesmith
     yield f"{job.id}  {output.state(job.status).rstrip()}  {ours.phase or ''}".rstrip()
     yield f"model       {job.model}"
@@ -22,7 +27,9 @@ def describe(job: JobObject, *, tracked_at: Iterable[str] = ()) -> Iterator[str]
     yield f"created     {output.moment(job.created_at)}"
     if job.finished_at:
         yield f"finished    {output.moment(job.finished_at)}"
-    if ours.waiting_reason:
+    if waiting is not None:
+        yield from _line(waiting, now=now)
+    elif ours.waiting_reason:
         yield f"waiting     {ours.waiting_reason}"
     if job.fine_tuned_model:
         yield f"result      {job.fine_tuned_model}"
@@ -88,6 +95,19 @@ def answer_that_changed(samples: list[SampleObject]) -> str | None:
             before, after = (_short(sample.answers[place].answer) for place in (0, -1))
             return f"held-out line {sample.line}: {before} -> {after}"
     return None
+
+
+def _line(waiting: JobWaiting, *, now: float) -> Iterator[str]:
+    """The place in line, who is ahead, when it starts, and why it waits."""
+    parts = [f"number {waiting.queue_position} in line"] if waiting.queue_position else []
+    if waiting.ahead is not None and (jobs := waiting.ahead.own_project + waiting.ahead.other_projects):
+        parts.append(f"{plural(jobs, 'job')} ahead, {waiting.ahead.other_projects} of other projects")
+    if waiting.expected_start is not None:
+        seconds = waiting.expected_start - now
+        parts.append(f"starts in about {output.duration(seconds)}" if seconds > 1 else "starts now")
+    yield f"waiting     {', '.join(parts) or waiting.reason}"
+    if parts:
+        yield f"            {waiting.reason}"
 
 
 def _short(answer: str) -> str:

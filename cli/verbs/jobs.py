@@ -1,5 +1,6 @@
 """Verbs about jobs that exist: ls, get, cancel, pause, resume."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,8 +53,9 @@ def get(
         if form is ListFormat.JSON:
             output.as_json(found)
             return
+        waiting = client.waiting(found.id) if found.status == JobState.QUEUED else None
         tracked_at = _tracked_at(client, found.id)
-    for line in describe(found, tracked_at=tracked_at):
+    for line in describe(found, waiting=waiting, now=time.time(), tracked_at=tracked_at):
         output.data(line)
 
 

@@ -99,3 +99,15 @@ def test_the_plan_knows_of_the_rows_that_are_only_measured_on(
     assert told.returncode == 0, told.stderr
     dataset = control_plane.job(told.stdout.strip())["tunesmith"]["dataset"]
     assert (dataset["rows"], dataset["validation_rows"]) == (40, 7)
+
+
+def test_a_job_in_line_says_who_is_ahead_and_when_it_starts(control_plane: ControlPlane, run: Run) -> None:
+    control_plane.worker()
+    control_plane.claimed()
+    control_plane.create_job(key="stranger", training_file=control_plane.upload(key="stranger"))
+    first, second = (control_plane.create_job()["id"] for _ in range(2))
+    told = {job: run("get", job).stdout for job in (first, second)}
+    assert "in line" in told[second]
+    assert "ahead, 1 of other projects" in told[second]
+    assert "starts in about" in told[second]
+    assert told[first] != told[second]

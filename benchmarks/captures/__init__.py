@@ -1,0 +1,1 @@
+"""What each verb of the command prints, captured from a real installation."""
