@@ -156,6 +156,10 @@ gpu-day: $(STAMP) ## everything to measure on a GPU first, in pieces under 8 min
 bench-latency: $(STAMP) ## submit to first step, and a job's wall time over its training time (about 10 minutes; NIGHTLY=--nightly: an hour)
 	$(BIN)/python -m benchmarks.latency $(NIGHTLY)
 
+.PHONY: bench-nightly
+bench-nightly: $(STAMP) ## twenty tiny retrains due at one moment on one host, with and without what jobs share (about 6 minutes)
+	$(BIN)/python -m benchmarks.nightly
+
 .PHONY: bench-serving
 bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed batch, a model for each adapter, transformers serve (on a busy machine in parts: --sides, --found)
 	$(BIN)/python -m benchmarks.serving

@@ -59,11 +59,12 @@ async def claim(
     chooser = Chooser(session, request.hardware)
     full: set[str] = set()
     deadline = clock() + _LONGEST_WALK_SECONDS
+    last_base = request.last_base
     line = in_turn(session, is_full=allowed.is_full, passed=chooser.refused)
     async for waiting in line:
         choice = None if waiting.project in full else await chooser.choose(waiting)
         if choice is not None:
-            async for offer in offers(session, waiting, choice, last_base=request.last_base, chooser=chooser):
+            async for offer in offers(session, waiting, choice, last_base=last_base, chooser=chooser):
                 job = await _lock(session, offer, at=at)
                 if job is None:
                     continue
@@ -71,6 +72,7 @@ async def claim(
                     return await _start(session, job, offer, request=request, terms=terms, at=at)
                 full.add(job.project)
                 break
+            last_base = None  # one look ahead: what it found is being taken by others
         if clock() > deadline:
             log.warning("claim.walk_ended", worker_class=request.hardware.worker_class, asked=chooser.asked)
             return None

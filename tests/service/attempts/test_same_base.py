@@ -1,5 +1,7 @@
 """Claims change bases least: within a project and a priority, near the front of the line, and not for long."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane, WorkerSide
@@ -84,3 +86,22 @@ def test_nobody_looks_further_ahead_than_a_few_jobs(two_bases: ControlPlane) -> 
     take(worker)
     first, *_ = queued(two_bases, *["other-llama"] * LOOK_AHEAD, "tiny-llama")
     assert order(worker, 1) == [first]
+
+
+def test_workers_that_all_want_the_same_base_at_once_get_a_job_each(two_bases: ControlPlane) -> None:
+    first = two_bases.worker("first")
+    queued(two_bases, "tiny-llama")
+    take(first)
+    jobs = queued(two_bases, *["other-llama", "tiny-llama"] * 4)
+    workers = [two_bases.worker(f"w{number}") for number in jobs]
+    for worker in workers:
+        worker.last_base = first.last_base
+    won: list[str] = []
+    for _ in range(3):  # as in tests/races: a claim may pass over a job that another is just taking
+        with ThreadPoolExecutor(len(workers)) as threads:
+            claimed = list(threads.map(lambda worker: worker.claim(), workers))
+        won += [attempt.job_id for attempt in claimed if attempt]
+        workers = [worker for worker, attempt in zip(workers, claimed, strict=True) if attempt is None]
+        if not workers:
+            break
+    assert sorted(won) == sorted(jobs)
