@@ -1,6 +1,6 @@
 """What the check of a file found, as lines for people: never a word of a row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tunesmith.tuning.datasets.doctor.suspicions import Suspicion
 from tunesmith.tuning.datasets.length_limits import LengthHistogram
@@ -39,20 +39,31 @@ def report_lines(report: RowReport, *, is_shared_told: bool = True) -> Iterator[
         yield f"{plural(where.count, 'row')} with what looks like {_WORDS[kind]}: {_lines(where)}"
 
 
+def length_lines(report: RowReport) -> Iterator[str]:
+    """A bar for each length that rows have, as the check estimated it from bytes."""
+    if any(report.row_length_counts):
+        yield f"tokens of a row by bytes, longest about {report.longest_row_tokens:,}"
+        yield from _bars(report.row_length_counts)
+
+
 def histogram_lines(histogram: LengthHistogram, *, tokenizer: str, all_rows: int) -> Iterator[str]:
     """A bar for each length that rows have, then what limits would cut."""
     part = "" if histogram.rows == all_rows else f" of the first {histogram.rows:,} rows"
     yield f"{histogram.tokens:,} tokens{part} by the tokenizer of {tokenizer}, longest row {histogram.longest:,}"
-    most = max(histogram.counts, default=0)
-    for index, count in enumerate(histogram.counts):
-        if count:
-            edge = f"<= {EDGES[index]:,}" if index < len(EDGES) else f"> {EDGES[-1]:,}"
-            yield f"  {edge:>9}  {count:>9,}  {'█' * max(1, round(_BAR_CHARACTERS * count / most))}"
+    yield from _bars(histogram.counts)
     for cut in histogram.cuts:
         share = 100 * cut.tokens / max(1, histogram.tokens)
         yield f"  a limit of {cut.limit:,} cuts {plural(cut.rows, 'row')} and {cut.tokens:,} tokens ({share:.1f} %)"
     if not histogram.cuts:
         yield "  no usual limit cuts anything"
+
+
+def _bars(counts: Sequence[int]) -> Iterator[str]:
+    most = max(counts, default=0)
+    for index, count in enumerate(counts):
+        if count:
+            edge = f"<= {EDGES[index]:,}" if index < len(EDGES) else f"> {EDGES[-1]:,}"
+            yield f"  {edge:>9}  {count:>9,}  {'█' * max(1, round(_BAR_CHARACTERS * count / most))}"
 
 
 def _lines(where: RowLines) -> str:

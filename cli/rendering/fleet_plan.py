@@ -66,6 +66,8 @@ def describe_rows(name: str, report: "RowReport") -> str:
 
 def show(answer: "PlanAnswer", *, price: float | None, why: bool, stream: TextIO | None = None) -> None:
     """The table of the fleet on stdout unless told otherwise; the recipe and the reasons beside it."""
+    for warning in answer.warnings:
+        output.note(f"warning: {warning}")
     if not answer.data:
         output.note("No worker is connected; start one, or name hardware with --on.")
         return

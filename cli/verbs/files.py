@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import Format, Listed, ListFormat, labels_of
+from tunesmith.cli.options import Format, Listed, ListFormat, labels_of
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Show what the check of an uploaded file found: rows, tokens, repeats, suspected secrets, bad lines."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.data.report_text import report_lines
+    from tunesmith.cli.data.report_text import length_lines, report_lines
     from tunesmith.tuning.api.base import recorded
     from tunesmith.tuning.datasets.rows import RowReport
 
@@ -87,7 +87,8 @@ def show(
     output.data(f"{file.id}  {file.status}  {output.size(file.bytes)}  {file.filename}")
     if file.tunesmith.report is not None:
         known = {key: value for key, value in file.tunesmith.report.items() if key != "kind"}
-        for line in report_lines(recorded(RowReport, known)):
+        report = recorded(RowReport, known)
+        for line in (*report_lines(report), *length_lines(report)):
             output.data(line)
 
 

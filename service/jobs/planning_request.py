@@ -1,6 +1,6 @@
 """Reading what a job asks for: its model and files must exist and suit each other, whoever wants to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,6 +13,7 @@ from tunesmith.service.planning import corrections
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.tuning.api.requests.jobs import JobRequest
 from tunesmith.tuning.codes import ArtifactKind, ErrorCode
+from tunesmith.tuning.datasets.doctor.row_sample import overlap
 from tunesmith.tuning.datasets.held_out import with_held_out_rows
 from tunesmith.tuning.datasets.rows import RowReport
 from tunesmith.tuning.datasets.token_scale import TokenScale
@@ -22,7 +23,10 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Lora, PlanRule
 from tunesmith.tuning.planner.checks import check_targets, impossible
 from tunesmith.tuning.recipe.continue_from_adapter import continued
+from tunesmith.tuning.values.units import plural
 from tunesmith.tuning.words import Objective
+
+_SAYS_NOTHING = "What is measured on them says nothing about rows that the model has not seen."
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class PlannableJob:
 
     model: Model
     wanted: PlanningQuery
+    warnings: tuple[str, ...] = ()  # what one should know of the data, and that refuses nothing
 
 
 async def read(
@@ -65,7 +70,8 @@ async def read(
         validation = await usable_file(session, request.validation_file, "validation_file", project=project)
         check_rows(validation, "validation_file", objective=spec.objective)
     facts = _facts(training, validation)
-    return await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
+    found = await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
+    return replace(found, warnings=shared_rows(training, validation) if validation else ())
 
 
 async def spec_of(
@@ -151,6 +157,22 @@ def check_rows(file: File, param: str, *, objective: Objective) -> None:
 
 def _facts(training: File, validation: File | None) -> DatasetFacts:
     return report_of(training).facts(validation_rows=report_of(validation).rows if validation else 0)
+
+
+def shared_rows(training: File, validation: File) -> tuple[str, ...]:
+    """A warning where rows that are to be held out are trained on too."""
+    if training.blob_sha256 == validation.blob_sha256:
+        return (f"The validation file has the same bytes as the training file. {_SAYS_NOTHING}",)
+    found = overlap(report_of(validation).sample, other=report_of(training).sample)
+    if not found.shared:
+        return ()
+    if found.is_exact:
+        how_many = f"{found.shared:,} of {plural(found.compared, 'different validation row')}"
+    else:
+        how_many = (
+            f"About {found.shared / found.compared:.0%} of the validation rows ({found.compared:,} were compared)"
+        )
+    return (f"{how_many} are also in the training file. {_SAYS_NOTHING}",)
 
 
 def report_of(file: File) -> RowReport:

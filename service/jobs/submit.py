@@ -14,7 +14,7 @@ from tunesmith.service.database.tables import Event, Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
-from tunesmith.service.jobs.planning_request import read
+from tunesmith.service.jobs.planning_request import PlannableJob, read
 from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import told
@@ -85,7 +85,9 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     at = await now(session)
     spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
     job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
-    await record_start(session, job, model=asked.model, fit=fit, at=at, before=_resolved(submission, job))
+    await record_start(
+        session, job, model=asked.model, fit=fit, at=at, before=[*_resolved(submission, job), *_warned(asked, job)]
+    )
     await check_queued(session, job.project, limits=submission.limits)
     return job
 
@@ -175,6 +177,10 @@ def _resolved(submission: Submission, job: Job) -> list[Event]:
     if alias == model:
         return []
     return [events.new(job, f"{alias} stands for {model}", data={"alias": alias, "model": model})]
+
+
+def _warned(asked: PlannableJob, job: Job) -> list[Event]:
+    return [events.new(job, warning, level="warn") for warning in asked.warnings]
 
 
 def _labels(request: JobCreate) -> dict[str, Any] | None:

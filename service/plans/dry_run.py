@@ -33,6 +33,7 @@ class Forecast:
     dataset: DatasetFacts
     answers: list[fleet.Answer]
     chosen: str | None
+    warnings: tuple[str, ...]
 
 
 async def forecast(
@@ -54,7 +55,7 @@ async def forecast(
     found += await run_in_threadpool(
         lambda: [fleet.what_if(name, asked.wanted, machine=machines.__getitem__) for name in machines]
     )
-    return Forecast(asked.wanted.dataset, found, fleet.chosen(found))
+    return Forecast(asked.wanted.dataset, found, fleet.chosen(found), asked.warnings)
 
 
 async def _ask(session: AsyncSession, request: PlanRequest, *, project: str, scale: TokenScale | None) -> PlannableJob:

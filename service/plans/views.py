@@ -17,7 +17,8 @@ from tunesmith.tuning.search.layouts import CPU_USABLE_SHARE
 def plan_object(forecast: Forecast, *, prices: Prices) -> PlanAnswer:
     """One entry for every class of live worker, then one for every imagined machine."""
     entries = [_entry(answer, prices=prices) for answer in forecast.answers]
-    return PlanAnswer(dataset=forecast.dataset, data=entries, chosen=forecast.chosen)
+    warnings = list(forecast.warnings)
+    return PlanAnswer(dataset=forecast.dataset, data=entries, chosen=forecast.chosen, warnings=warnings)
 
 
 def accuracy_object(

@@ -163,8 +163,11 @@ model = (AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM).from_
 tokens = AutoTokenizer.from_pretrained(folder)("What is this?", return_tensors="pt")
 logits = model(**tokens).logits[0, -1].log_softmax(-1)
 print([round(value, 4) for value in logits[:40].tolist()])
-import importlib.util
-assert importlib.util.find_spec("tunesmith") is None
+try:
+    import tunesmith.tuning
+except ModuleNotFoundError:
+    sys.exit()
+sys.exit("this project is on the path")
 """
 
 

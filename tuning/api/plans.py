@@ -53,6 +53,8 @@ class PlanAnswer(Answer):
     """Always `fine_tuning.plan`."""
     dataset: DatasetFacts
     """The data that was planned for."""
+    warnings: list[str] = []
+    """What one should know of the data, and that refuses nothing."""
     data: list[PlanEntry]
     """The entries."""
     chosen: str | None

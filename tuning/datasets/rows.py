@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import computed_field
 
-from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes, row_hash
+from tunesmith.tuning.datasets.doctor.row_sample import RowSample
 from tunesmith.tuning.datasets.doctor.suspicions import Suspicion, suspicions
 from tunesmith.tuning.datasets.lengths import BUCKETS, bucket_of
 from tunesmith.tuning.datasets.row_errors import BadRow
@@ -76,6 +77,8 @@ class RowReport(Value):
     """Rows that are also in the file that it was compared with, as a validation file's with the training file's."""
     suspected: dict[Suspicion, RowLines] = {}
     """By kind, rows that look as if they held a secret or data about a person."""
+    sample: tuple[str, ...] = ()
+    """Hashes of some rows, by which the service compares the file with another one; it does not show them."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -130,6 +133,7 @@ class RowChecker:
         self._reader = RowReader(max_row_bytes=max_row_bytes)
         self._hashes = RowHashes() if hashes is None else hashes
         self._other = other
+        self._sample = RowSample()
         self._seen = seen
         self._counts = _Counts()
 
@@ -148,7 +152,8 @@ class RowChecker:
             self._end_line()
         if not self._counts.rows and not self._counts.problem_count:
             self._counts.reject(0, "The file has no rows.")
-        return self._counts.report(self._reader.format, rows_not_compared=self._hashes.dropped)
+        not_compared = self._hashes.dropped
+        return self._counts.report(self._reader.format, rows_not_compared=not_compared, sample=self._sample.hashes)
 
     def _extend(self, piece: bytes) -> None:
         if self._skipping:
@@ -176,9 +181,11 @@ class RowChecker:
 
     def _accept(self, row: Row, line: bytes) -> None:
         self._counts.accept(size_of(row))
-        if self._hashes.add(row):
+        value = row_hash(row)
+        self._sample.add(value)
+        if self._hashes.add(value):
             self._counts.repeated = self._counts.repeated.and_line(self._line)
-        if self._other is not None and row in self._other:
+        if self._other is not None and value in self._other:
             self._counts.shared = self._counts.shared.and_line(self._line)
         for kind in suspicions(line):
             before = self._counts.suspected.get(kind, RowLines())
@@ -213,7 +220,7 @@ class _Counts:
         if len(self._problems) < SHOWN_PROBLEMS:
             self._problems.append(RowProblem(line=line, reason=reason, fix=fix))
 
-    def report(self, format_: RowFormat | None, *, rows_not_compared: int) -> RowReport:
+    def report(self, format_: RowFormat | None, *, rows_not_compared: int, sample: tuple[str, ...]) -> RowReport:
         return RowReport(
             format=format_,
             rows=self.rows,
@@ -230,4 +237,5 @@ class _Counts:
             rows_not_compared=rows_not_compared,
             shared=self.shared,
             suspected=self.suspected,
+            sample=sample,
         )

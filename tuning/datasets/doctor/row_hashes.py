@@ -23,12 +23,11 @@ class RowHashes:
         self.dropped = 0
         """Rows that were not kept."""
 
-    def __contains__(self, row: Row) -> bool:
-        return self._table[self._place(_hash(row))] != 0
+    def __contains__(self, value: int) -> bool:
+        return self._table[self._place(value)] != 0
 
-    def add(self, row: Row) -> bool:
-        """Keep a row; whether an equal one was there before."""
-        value = _hash(row)
+    def add(self, value: int) -> bool:
+        """Keep a row's hash; whether an equal one was there before."""
         if self._count >= _FULL * len(self._table):
             self._grow()
         place = self._place(value)
@@ -58,6 +57,7 @@ class RowHashes:
                 self._table[self._place(value)] = value
 
 
-def _hash(row: Row) -> int:
+def row_hash(row: Row) -> int:
+    """Of eight bytes, the same for rows that say the same."""
     digest = blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1  # 0 is an empty place

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes, row_hash
 from tunesmith.tuning.datasets.doctor.suspicions import Suspicion, suspicions
 from tunesmith.tuning.datasets.row_formats import Text
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
@@ -78,11 +78,11 @@ def test_rows_of_the_other_file_are_told() -> None:
 
 def test_a_table_that_may_not_grow_says_what_it_did_not_keep() -> None:
     hashes = RowHashes(most_bytes=8 * 1024)
-    again = [hashes.add(Text(str(number))) for number in range(1000)]
+    again = [hashes.add(row_hash(Text(str(number)))) for number in range(1000)]
     assert not any(again)
     assert hashes.dropped == 1000 - 768
-    assert Text("3") in hashes
-    assert Text("999") not in hashes
+    assert row_hash(Text("3")) in hashes
+    assert row_hash(Text("999")) not in hashes
 
 
 def test_a_problem_says_what_to_do() -> None:
