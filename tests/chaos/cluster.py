@@ -103,10 +103,10 @@ class Cluster(Services):
             self.workers[number] = self.start_worker(work_dir=folder, TUNESMITH_URL=self.urls[number])
 
     def kill_postgres(self) -> None:
-        _kill(self.postgres.pid)
+        _kill(self.postgres)
 
     def kill_valkey(self) -> None:
-        _kill(self.valkey.pid)
+        _kill(self.valkey)
 
     def pool_of(self, number: int) -> psutil.Process | None:
         """The process of a worker that runs attempts."""
@@ -140,10 +140,10 @@ class Cluster(Services):
         return False
 
 
-def _kill(pid: int) -> None:
-    """SIGKILL, and bury the process: PostgreSQL takes a dead one that nobody waited for to be still at work."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def _kill(server: PostgresServer | ValkeyServer) -> None:
+    """SIGKILL, and bury it: PostgreSQL takes a dead process that nobody waited for to be still at work."""
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
 
 
 @contextlib.contextmanager

@@ -43,7 +43,10 @@ _BUDGETS = "SELECT id, state, epoch, attempts_used, max_attempts, attempts_lost,
 _ATTEMPTS = "SELECT job_id, epoch, id, outcome, failure ->> 'code' FROM attempts ORDER BY job_id, epoch"
 _POINTS = "SELECT epoch, points FROM metric_chunks WHERE job_id = %s ORDER BY epoch, start_offset"
 _STEPS_TOLD = "SELECT data ->> 'step' FROM events WHERE job_id = %s AND type = 'metrics'"
-_MADE = "SELECT m.name, m.files = a.files FROM models m LEFT JOIN artifacts a ON a.attempt_id = %s WHERE m.job_id = %s"
+_MADE = """
+    SELECT m.name, m.files = a.files FROM models m LEFT JOIN artifacts a ON a.attempt_id = %s AND a.kind = m.kind
+    WHERE m.job_id = %s
+"""
 
 
 class Auditor:
