@@ -16,6 +16,8 @@ from tunesmith.service.wakes import store as wakes
 
 log = structlog.get_logger(__name__)
 
+_PAUSE_SECONDS = 0.05  # between two deliveries: in a burst of jobs one wakes for many
+
 
 async def deliver(database: Database, announcer: Announcer) -> int:
     """Deliver what is due and return how much went out. No transaction is open while anything is sent.
@@ -37,11 +39,12 @@ async def deliver(database: Database, announcer: Announcer) -> int:
 
 
 class Deliveries:
-    """One of a process: whatever is due when one delivery ends is the next one's, however many have asked meanwhile."""
+    """One of a process: what comes during one delivery, and in the pause after it, is the next one's, all together."""
 
-    def __init__(self, database: Database, announcer: Announcer) -> None:
+    def __init__(self, database: Database, announcer: Announcer, *, pause_seconds: float = _PAUSE_SECONDS) -> None:
         self._database = database
         self._announcer = announcer
+        self._pause_seconds = pause_seconds
         self._is_wanted = False
         self._task: asyncio.Task[None] | None = None
 
@@ -56,6 +59,7 @@ class Deliveries:
             while self._is_wanted:
                 self._is_wanted = False
                 await deliver(self._database, self._announcer)
+                await asyncio.sleep(self._pause_seconds)
         except SQLAlchemyError as error:
             log.warning("outbox.delivery_postponed", error=type(error).__name__)
         finally:

@@ -14,7 +14,8 @@ from tests.machines import CPU, ONE_GPU
 from tests.waiting import eventually
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
-from tunesmith.service.outbox.delivery import deliver
+from tunesmith.service.outbox.delivery import Deliveries, deliver
+from tunesmith.service.outbox.store import wake_later
 from tunesmith.service.wakes import store
 from tunesmith.service.wakes.watcher import WakeWatcher, Woken
 
@@ -96,6 +97,31 @@ def test_a_broker_that_is_away_keeps_nobody_from_hearing(control_plane: ControlP
     control_plane.sql("INSERT INTO outbox (topic, payload) VALUES ('wake', %s)", f'{{"worker_class": "{CLASS}"}}')
     assert control_plane.run(lambda database: deliver(database, Away())) == 0
     assert ask(control_plane, seen=0) == {"seen": 1, "wakes": 1}
+
+
+def test_what_comes_in_a_burst_is_told_of_together(control_plane: ControlPlane) -> None:
+    told: list[str] = []
+
+    class Listener:
+        def wake(self, worker_class: str) -> bool:
+            told.append(worker_class)
+            return True
+
+        def reachable(self) -> bool:
+            return True
+
+    async def burst(database: Database) -> None:
+        deliveries = Deliveries(database, Listener(), pause_seconds=2)
+        for _ in range(10):
+            async with database.transaction() as session:
+                wake_later(session, [CLASS])
+            await deliveries.soon()
+            await asyncio.sleep(0.05)
+        while control_plane.sql("SELECT 1 FROM outbox WHERE delivered_at IS NULL"):  # noqa: ASYNC110 - the database tells
+            await asyncio.sleep(0.1)
+
+    control_plane.run(burst)
+    assert 2 <= len(told) <= 4
 
 
 def test_one_wake_up_wakes_one_of_many(plane: ControlPlane) -> None:
