@@ -67,7 +67,7 @@ def choose(
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, asking=asked.asking)
         filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
         instead = other_method(here.candidates, spec=spec)
-        reasons = (*decision.reasons, *filled, *instead, way_out)
+        reasons = (*decision.reasons, *_say_machines(hardware), *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
     plan = _plan(chosen, here, decision=decision, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     outlook = {
@@ -187,6 +187,12 @@ def _say_which(candidate: Candidate, *, of: HardwareProfile) -> Iterator[Reason]
     own = candidate.place.hardware.gpus
     if len(own) < len(of.gpus):
         yield Reason(rule=PlanRule.DEVICES, text=why_apart(own, of=of.gpus))
+
+
+def _say_machines(hardware: HardwareProfile) -> Iterator[Reason]:
+    """In a refusal: that the GPUs of several machines cannot hold a model together."""
+    if len({gpu.machine for gpu in hardware.gpus}) > 1:
+        yield Reason(rule=PlanRule.DEVICES, text=why_apart(equal_devices(hardware)[0].gpus, of=hardware.gpus))
 
 
 def _say_what_fills(qlora: Candidate, *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:

@@ -99,7 +99,7 @@ class _Here:
         if not self.candidate.has_margin:
             why = f": {NO_MARGIN}"
         elif peak > self.layout.budget_bytes * self.search.usable:
-            why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable()}"
+            why = f": to recompute less beside such micro-steps would need {gib(peak)}{self._of_usable(peak)}"
         else:
             why = ", which measurements here found the quickest"
         return Reason(rule=PlanRule.RECOMPUTATION, text=f"{MODES[mode]} in the backward pass{why}.")
@@ -120,7 +120,7 @@ class _Here:
         if not self.candidate.has_margin:
             why = NO_MARGIN
         elif larger > self.layout.budget_bytes * self.search.usable:
-            why = f"{sizes[place - 1]:,} would need {gib(larger)}{self._of_usable()}"
+            why = f"{sizes[place - 1]:,} would need {gib(larger)}{self._of_usable(larger)}"
         else:
             why = "more would not be quicker"
         return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
@@ -133,9 +133,10 @@ class _Here:
         workload = self.search.pricer.workload
         return workload.mean_row_tokens * workload.rows_per_step / self.setup.world_size
 
-    def _of_usable(self) -> str:
+    def _of_usable(self, peak_bytes: int) -> str:
         free, usable = self.layout.budget_bytes, int(self.layout.budget_bytes * self.search.usable)
-        return f", more than the {gib(usable)} that a margin leaves of {gib(free)}"
+        hardly = "a little " if gib(peak_bytes) == gib(usable) else ""
+        return f", {hardly}more than the {gib(usable)} that a margin leaves of {gib(free)}"
 
     def _with_half(self, number: int) -> str:
         subject = "one alone" if number == 1 else f"{number} of them"
@@ -178,7 +179,8 @@ class _Here:
         stage = other.zero_stage
         name = "a whole copy on each GPU" if stage == 0 else f"stage {stage}"
         if found is None:
-            return f"{name} would need {gib(self.search.least_peak(other))}{self._of_usable()}"
+            peak = self.search.least_peak(other)
+            return f"{name} would need {gib(peak)}{self._of_usable(peak)}"
         text = f"{name} would take {self._instead(found.seconds)}"
         if duration(found.seconds) != duration(self.candidate.time.seconds):
             return text

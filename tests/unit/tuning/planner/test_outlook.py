@@ -144,3 +144,13 @@ def test_a_refusal_on_a_host_without_gpus_asks_for_a_host() -> None:
 def test_shorter_rows_are_said_to_cut_longer_ones() -> None:
     refusal = answer("llama-3.1-8b", "1xRTX4090", max_seq_length=131_072)
     assert refusal.reasons[-1].text.endswith("Longer rows are cut.")
+
+
+def test_a_refusal_on_several_machines_says_that_a_run_stays_within_one() -> None:
+    refusal = answer("llama-3.1-70b", "16xH100", dataset=data(60_000), method="full")
+    assert said(refusal, "devices") == "16 GPUs are 2 machines, and a run stays within one: 8 x H100."
+
+
+def test_a_peak_that_reads_as_what_a_margin_leaves_is_called_a_little_more() -> None:
+    chosen = plan("llama-3.1-8b", "H100 1g.10gb", dataset=data(1_800, tokens_per_row=500, longest=2_000))
+    assert "4,096 would need 9.0 GiB, a little more than the 9.0 GiB" in said(chosen, "micro-step")
