@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes
+from tunesmith.tuning.datasets.doctor.row_hashes import RowHashes, row_hash
 from tunesmith.tuning.datasets.row_errors import BadRow
 from tunesmith.tuning.datasets.row_formats import Row
 from tunesmith.tuning.datasets.row_parser import parse_row
@@ -30,8 +30,8 @@ def shared(evaluated: Path, other: Path) -> int:
     """How many rows of the first file are in the other; eight bytes a row are kept of that."""
     seen = RowHashes()
     for row in _rows(other):
-        seen.add(row)
-    return sum(row in seen for row in _rows(evaluated))
+        seen.add(row_hash(row))
+    return sum(row_hash(row) in seen for row in _rows(evaluated))
 
 
 def _rows(path: Path) -> Iterator[Row]:
