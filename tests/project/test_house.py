@@ -17,7 +17,8 @@ def house() -> Tree:
 
 
 def test_no_folder_has_more_files_than_a_reader_can_survey() -> None:
-    sizes = folder_sizes([ROOT / name for name in (*SOURCE, "tests", "benchmarks", "migrations")])
+    # Migrations are read one by one, and their number only grows.
+    sizes = folder_sizes([ROOT / name for name in (*SOURCE, "tests", "benchmarks")])
     assert {folder: number for folder, number in sizes.items() if number > FULL_FOLDER_FILES} == {}
 
 
