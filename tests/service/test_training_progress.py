@@ -128,5 +128,5 @@ def test_a_dry_run_knows_counted_validation_rows(control_plane: ControlPlane) ->
     (entry,) = ask().json()["data"]
     assert "10 of 100 rows are held out" in str(entry["reasons"])
     (entry,) = ask(validation_rows=10).json()["data"]
-    assert "held out, by their hash" not in str(entry["reasons"])
+    assert "held out, by hash" not in str(entry["reasons"])
     assert entry["plan"]["early_stopping_patience"] == 3

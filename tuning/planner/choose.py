@@ -69,7 +69,7 @@ def choose(
         instead = other_method(here.candidates, spec=spec)
         reasons = (*decision.reasons, *_say_machines(hardware), *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
-    plan = _plan(chosen, here, decision=decision, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
+    plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
         "changes": changes_of(chosen, hardware, goal=spec.goal, choose=asked.choose_on),
@@ -175,7 +175,7 @@ class _Choice:
         method = method_of(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
         return None if method is None else self.candidates[method]
 
-    @property
+    @cached_property
     def decision(self) -> Decision:
         """The same with its reasons."""
         spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
@@ -206,7 +206,6 @@ def _plan(
     candidate: Candidate,
     choice: _Choice,
     *,
-    decision: Decision,
     spec: JobSpec,
     shape: ModelShape,
     dataset: DatasetFacts,
@@ -257,11 +256,8 @@ def _plan(
         seed=spec.seed,
         memory=candidate.memory,
         time=candidate.time,
-        reasons=(
-            *decision.reasons,
-            *_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
-        ),
-        alternatives=decision.alternatives,
+        reasons=_reasons(candidate, choice, recipe=(rate_reason, *patience_reasons, *best_reasons), hardware=hardware),
+        alternatives=choice.decision.alternatives,
     )
 
 
@@ -270,6 +266,7 @@ def _reasons(
 ) -> tuple[Reason, ...]:
     setup = candidate.setup
     return (
+        *choice.decision.reasons,
         *_say_which(candidate, of=hardware),
         *explain_launch(candidate, choice.searches[setup.method]),
         *candidate.reasons,

@@ -111,9 +111,12 @@ def test_eight_large_gpus_do_not_recompute_what_stage_two_makes_room_for() -> No
 
 def test_settings_that_give_no_sample_answers_are_not_preferred_for_it() -> None:
     """Whole weights fit on each GPU; sharing them out saves the seconds of answers and nothing else."""
-    chosen = plan("llama-3.1-8b", "5xA100-80G", dataset=data(1_800, tokens_per_row=500, longest=2_000), **ONE_EPOCH)
+    held_out = {"validation_rows": 200, "held_out_rows": 200}
+    rows = data(1_800, tokens_per_row=500, longest=2_000).model_copy(update=held_out)
+    chosen = plan("llama-3.1-8b", "5xA100-80G", dataset=rows, **ONE_EPOCH)
     assert (chosen.method, chosen.zero_stage, chosen.world_size) == (Method.LORA, 0, 5)
-    everything = plan("llama-3.1-8b", "8xA100-80G", dataset=data(60_000, tokens_per_row=500, longest=2_000))
+    many = data(60_000, tokens_per_row=500, longest=2_000).model_copy(update=held_out)
+    everything = plan("llama-3.1-8b", "8xA100-80G", dataset=many)
     assert (everything.method, everything.zero_stage) == (Method.FULL, 2)
 
 
