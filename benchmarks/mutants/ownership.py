@@ -46,8 +46,8 @@ BREAKAGES = (
         "G4",
         "a claim takes a job without locking it",
         "service/attempts/claim.py",
-        "job = await jobs.lock_waiting(session, waiting.job_id)",
-        "job = await session.get(Job, waiting.job_id)",
+        "job = await jobs.lock_waiting(session, offer.job_id)",
+        "job = await session.get(Job, offer.job_id)",
         f"{_RACES}::test_many_claims_at_once_have_one_winner",
     ),
     Breakage(
