@@ -26,6 +26,7 @@ TAGS = [
     {"name": "artifacts", "description": "What jobs leave: adapters, models, tokenizers."},
     {"name": "inference", "description": "Asking models, base or tuned, as OpenAI's clients ask."},
     {"name": "models", "description": "Models to start from, and those that jobs made."},
+    {"name": "client", "description": "The command of the version that answers, for pipelines."},
     {"name": "webhooks", "description": "Addresses that are told what happened, and what they answered."},
     {"name": "aliases", "description": "Names that stand for models: set, rolled back, with who and why."},
     {"name": "schedules", "description": "Jobs that are made every night, and what became of each."},
