@@ -17,6 +17,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch.nn.functional import pad
 
+from tunesmith.worker.inference.engine import memory
 from tunesmith.worker.inference.engine.adapters.files import AdapterWeights
 from tunesmith.worker.inference.engine.compute.cache import BLOCK_TOKENS
 
@@ -72,6 +73,7 @@ class Lanes:
         return lane
 
     def _put(self, weights: AdapterWeights, lane: Lane) -> None:
+        is_new = lane.adapter is None
         self._move_out(lane)
         for tables, own in ((self.down, weights.down), (self.up, weights.up)):
             for module, tensor in own.items():
@@ -84,6 +86,8 @@ class Lanes:
         if all(_owner(place) is not weights for place in self.places):
             lane.owner = ref(weights)
             self._point_at(lane)
+        if is_new:
+            memory.give_back()  # smaller tables, and what the adapter lay in; later holes are filled by who moves out
 
     def _point_at(self, lane: Lane) -> None:
         """Let the tensors of a lane's owner be those in the lane."""
