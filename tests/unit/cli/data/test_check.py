@@ -1,12 +1,19 @@
 """`tunesmith data check`: what is told of a file, without a service."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.command import Run, in_process
 from tests.tiny_model import build_tokenizer
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
@@ -65,3 +72,21 @@ def test_a_preview_without_a_model_says_what_it_needs(run: Run, tmp_path: Path) 
     ended = run("data", "check", rows(tmp_path / "a.jsonl", "a"), "--preview", 1)
     assert ended.returncode == 2
     assert "--model" in ended.stderr
+
+
+def test_an_interrupt_halfway_leaves_nothing_behind(tmp_path: Path) -> None:
+    pipe, aside = tmp_path / "rows.csv", tmp_path / "aside"
+    aside.mkdir()
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)  # kept open: the table has no end
+    os.write(writer, b"prompt,completion\n" + b"a,b\n" * 1000)
+    around = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(aside), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "tunesmith.local.main", "data", "check", str(pipe)]
+    with subprocess.Popen(command, env=around, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as checking:
+        eventually(lambda: list(aside.glob("*/rows.jsonl")))
+        checking.send_signal(signal.SIGINT)
+        _, said = checking.communicate()
+    os.close(writer)
+    assert checking.returncode not in (0, 1)
+    assert b"Traceback" not in said
+    assert list(aside.iterdir()) == []
