@@ -23,4 +23,4 @@ async def owner_of(session: AsyncSession, schedule: Schedule) -> Caller:
             code=ErrorCode.OWNER_KEY_REVOKED,
             hint="Replace the schedule with another key: PUT /v1/schedules/{schedule}.",
         )
-    return Caller(key_id=key.id, project=schedule.project, role=key.role, name=key.name)
+    return Caller(key_id=key.id, project=schedule.project, role=key.role, name=key.name, lineage=key.lineage or key.id)
