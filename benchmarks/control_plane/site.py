@@ -141,22 +141,20 @@ def running_site(source: Path) -> Iterator[Site]:
             PostgresServer(root / "pg", log=root / "postgres.log") as postgres,
             ValkeyServer(root / "vk", log=root / "valkey.log") as valkey,
         ):
-            with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-                connection.execute("CREATE DATABASE load")
             environment = {
                 **os.environ,
-                "DATABASE_URL": postgres.url("load"),
+                "DATABASE_URL": postgres.url(),
                 "REDIS_URL": valkey.url,
                 "TUNESMITH_STORE": f"file://{root / 'store'}",
                 "TUNESMITH_LEASE_SECONDS": "600",
                 "TUNESMITH_LOG_LEVEL": "warning",
             }
             subprocess.run([*_COMMAND, "migrate"], env=environment, cwd=source, check=True)
-            keys = _keys(postgres.url("load"))
+            keys = _keys(postgres.url())
             port = free_port()
             with _api(source, environment, port=port, log=root / "api.log") as api:
                 processes = {"api": api, "postgres": postgres.pid}
-                site = Site(port=port, database_url=postgres.url("load"), keys=keys, processes=processes)
+                site = Site(port=port, database_url=postgres.url(), keys=keys, processes=processes)
                 site.prepare()
                 yield site
 

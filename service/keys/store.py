@@ -2,9 +2,20 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ARRAY, ColumnElement, Row, Text, bindparam, exists, func, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Row,
+    SQLColumnExpression,
+    Text,
+    bindparam,
+    exists,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import QueryableAttribute
 
 from tunesmith.service.database.tables import ApiKey
 from tunesmith.tuning.words import KeyRole
@@ -76,7 +87,7 @@ async def has_valid(session: AsyncSession, *, role: str) -> bool:
     return bool((await session.execute(select(exists().where(ApiKey.role == role, _VALID)))).scalar_one())
 
 
-def may_register(owner: QueryableAttribute[str | None], lineage: str) -> ColumnElement[bool]:
+def may_register(owner: SQLColumnExpression[str | None], lineage: str) -> ColumnElement[bool]:
     """Whether keys of `lineage` may register an id: it is theirs or nobody's, or no key of its owner opens doors."""
     owners = select(ApiKey.id).where(owner == _LINEAGE, _VALID).correlate_except(ApiKey)
     return owner.is_(None) | (owner == lineage) | ~exists(owners)
