@@ -78,7 +78,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, stream: T
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
     if is_interactive(stream):
-        widths = _fitted(widths, columns=shutil.get_terminal_size().columns)
+        words = [
+            max(len(word) for row in [list(columns), *cells] for word in row[place].split())
+            for place in range(len(columns))
+        ]
+        widths = _fitted(widths, words, columns=shutil.get_terminal_size().columns)
     color = has_color(stream)
     for line in _lines(columns, widths):
         print(_style(line, _BOLD, color), file=stream, flush=True)
@@ -134,11 +138,18 @@ def moment(unix_seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
 
 
-def _fitted(widths: Sequence[int], *, columns: int) -> list[int]:
-    """The widest columns made narrower, as far as they read well, until the table is no wider than the terminal."""
+def _fitted(widths: Sequence[int], words: Sequence[int], *, columns: int) -> list[int]:
+    """Columns made narrower until the table fits: first between words; ids are broken where that is too little.
+
+    `words` has the longest word of each column.
+    """
     fitted = list(widths)
-    while sum(fitted) + 2 * (len(fitted) - 1) > columns and max(fitted) > _NARROWEST_COLUMN:
-        fitted[fitted.index(max(fitted))] -= 1
+    for narrowest in (words, [min(word, _NARROWEST_COLUMN) for word in words]):
+        while sum(fitted) + 2 * (len(fitted) - 1) > columns:
+            room = [width - least for width, least in zip(fitted, narrowest, strict=True)]
+            if max(room) <= 0:
+                break
+            fitted[max(range(len(fitted)), key=lambda index: (room[index] > 0, fitted[index]))] -= 1
     return fitted
 
 

@@ -17,6 +17,8 @@ from unittest import mock
 
 from benchmarks.pages import page, paragraph
 from tests.tiny_model import build_tiny_model
+from tests.waiting import eventually
+from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
 from tunesmith.local.main import main as tunesmith
 from tunesmith.local.up.stack import running_stack
@@ -125,12 +127,19 @@ def main() -> None:
         data = {"TUNESMITH_DATA_DIR": str(folder / "data"), "TUNESMITH_CACHE_DIR": str(folder / "cache")}
         environment = {"PATH": os.environ["PATH"], "HOME": name, **data}
         with running_stack(folder / "data", timeout_seconds=_START_SECONDS) as connection:
+            _wait_for_worker(connection)
             blocks = [text.replace(name, "~") for text in _captured(_Shell(folder, environment, connection))]
     text = page("What the command prints", paragraph(_HEAD), *blocks)
     if options.page:
         options.page.write_text(text, encoding="utf-8")
     else:
         print(text)
+
+
+def _wait_for_worker(connection: Connection) -> None:
+    """A worker measures its machine before it registers, and without one nothing can be planned."""
+    with Client(find=lambda: connection) as client:
+        eventually(lambda: bool(client.workers()), seconds=_START_SECONDS)
 
 
 def _captured(shell: _Shell) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 
 def register(app: typer.Typer) -> None:

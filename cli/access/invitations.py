@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat, seconds_of
+from tunesmith.cli.verbs.options import Listed, ListFormat, seconds_of
 from tunesmith.tuning.values.units import GIB
 
 if TYPE_CHECKING:

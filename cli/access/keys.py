@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat, seconds_of
+from tunesmith.cli.verbs.options import Listed, ListFormat, seconds_of
 from tunesmith.tuning.words import KeyRole
 
 if TYPE_CHECKING:

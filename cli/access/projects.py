@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.access.projects import ProjectObject

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import seconds_of
+from tunesmith.cli.verbs.options import seconds_of
 
 if TYPE_CHECKING:
     from tunesmith.cli.ci.data_check import CheckedFile

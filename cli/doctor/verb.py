@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Format
+from tunesmith.cli.verbs.options import Format
 
 if TYPE_CHECKING:
     from tunesmith.cli.doctor.check import CheckedData

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.options import labels_of
+from tunesmith.cli.job_options.values import labels_of
 from tunesmith.tuning.values.json_objects import Json, present
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tunesmith.cli.job_options.values import finite
 from tunesmith.cli.learning import Learning
-from tunesmith.cli.options import finite
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.values.limits import MOST_EPOCHS, MOST_PATIENCE, MOST_RANK, MOST_ROWS_PER_STEP
 from tunesmith.tuning.words import AutoOrMethod, Goal, Objective, OnDroppedContent, OnLongRow

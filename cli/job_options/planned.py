@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.options import finite
+from tunesmith.cli.job_options.values import finite
 from tunesmith.tuning.values.limits import MOST_ROW_TOKENS
 from tunesmith.tuning.words import Validation
 

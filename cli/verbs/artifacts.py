@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import JobName, Listed, ListFormat
 from tunesmith.cli.results.forms import ExportForm, GgufType
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import finite
+from tunesmith.cli.job_options.values import finite
 
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client

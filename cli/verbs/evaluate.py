@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat, Timeout
 from tunesmith.cli.row_files import file_id, require_source
+from tunesmith.cli.verbs.options import Listed, ListFormat, Timeout
 from tunesmith.tuning.values.json_objects import Json, present
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Format, Listed, ListFormat, labels_of
+from tunesmith.cli.job_options.values import labels_of
+from tunesmith.cli.verbs.options import Format, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 

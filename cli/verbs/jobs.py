@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import JobName, Listed, ListFormat
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 from tunesmith.tuning.state import JobState
 
 if TYPE_CHECKING:

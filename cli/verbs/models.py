@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.models import ModelObject

@@ -25,7 +25,7 @@ from tunesmith.cli.job_options.planned import (
     WhyOption,
 )
 from tunesmith.cli.learning import Learning, is_file_id
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.values.units import GIB
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import JobName, Listed, ListFormat, Timeout
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat, Timeout
 
 if TYPE_CHECKING:
     from tunesmith.tuning.api.comparisons.reproductions import ReproductionObject

@@ -11,8 +11,8 @@ from tunesmith.cli.job_options.groups import with_groups
 from tunesmith.cli.job_options.job import JobOptions
 from tunesmith.cli.job_options.learning import LearningOptions
 from tunesmith.cli.learning import is_file_id
-from tunesmith.cli.options import Format, Timeout
 from tunesmith.cli.row_files import file_id, require_source
+from tunesmith.cli.verbs.options import Format, Timeout
 from tunesmith.tuning.values.json_objects import Json
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import JobName, Listed, ListFormat, Timeout
+from tunesmith.cli.verbs.options import JobName, Listed, ListFormat, Timeout
 from tunesmith.tuning.codes import RESULT_KINDS
 
 if TYPE_CHECKING:

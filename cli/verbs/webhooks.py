@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.words import WebhookEventType
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.json_objects import present
 
 if TYPE_CHECKING:

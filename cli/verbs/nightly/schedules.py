@@ -9,7 +9,8 @@ from urllib.parse import quote
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.options import Listed, ListFormat, labels_of
+from tunesmith.cli.job_options.values import labels_of
+from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.values.units import plural
 from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
