@@ -30,6 +30,7 @@ _ONE_SHOT_SECONDS = 120.0
 _DRAIN_SECONDS = 130.0  # a little more than a worker gives its run to checkpoint before it kills it
 _CONNECTIONS = 80  # of the hundred that PostgreSQL takes; the rest is for the keeper and for whoever looks
 _ENGINE_KEY = "TUNESMITH_INFERENCE_ENGINE_KEY"
+_HUB_TOKEN = "TUNESMITH_HUB_TOKEN"
 _STRAY_GRACE_SECONDS = 10.0
 
 
@@ -57,6 +58,7 @@ class Stack:
         self._base = base(environment, data_dir=layout.root)
         self._trackers = of_trackers(environment)
         self._engine_key = environment.get(_ENGINE_KEY)  # of an engine elsewhere: for its one reader alone
+        self._hub_token = environment.get(_HUB_TOKEN)  # as well: for the API that fetches models
         self.valkey = ValkeyServer(layout.valkey, log=layout.log("valkey"), environment=self._base)
         self.postgres = PostgresServer(layout.postgres, log=layout.log("postgres"), environment=self._base)
 
@@ -139,10 +141,11 @@ class Stack:
 
     def _api_service(self, name: str, routes: str, *, port: int, url: str) -> Service:
         words = ("tunesmith-service", "serve", "--host", self._host, "--port", str(port), "--routes", routes)
+        token = {_HUB_TOKEN: self._hub_token} if self._hub_token and routes == "public" else {}
         return self._service(
             name,
             (*words, *(("--share-port",) if self._api_processes > 1 and routes == "public" else ())),
-            self._service_environment(),
+            {**self._service_environment(), **token},
             ready=lambda _: _answers(url, "/readyz"),
             explain=lambda log: self._explain_api(name, log, port=port),
         )

@@ -23,7 +23,7 @@ from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.planner.pinned import is_same_training, replay
 from tunesmith.tuning.state import Phase
 from tunesmith.worker.attempt.checkpoints import find_resumable
-from tunesmith.worker.attempt.disk import require_space
+from tunesmith.worker.attempt.disk.room import require_space
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.run_directory import OtherModel, RunDirectory, TrainRequest

@@ -20,8 +20,8 @@ from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
-from tunesmith.worker.attempt.disk import moved_bytes
-from tunesmith.worker.attempt.disk_use import DiskWatch, disk_limits
+from tunesmith.worker.attempt.disk.room import moved_bytes
+from tunesmith.worker.attempt.disk.use import DiskWatch, disk_limits
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat

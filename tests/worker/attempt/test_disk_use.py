@@ -9,8 +9,8 @@ import pytest
 from tests.worker.attempt.test_preparation import claim
 from tests.worker.attempt.test_stall import attempt, limits
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.attempt.disk import needed_bytes
-from tunesmith.worker.attempt.disk_use import DiskLimits, DiskWatch, disk_limits
+from tunesmith.worker.attempt.disk.room import needed_bytes
+from tunesmith.worker.attempt.disk.use import DiskLimits, DiskWatch, disk_limits
 from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit
 from tunesmith.worker.attempt.runner import AttemptRunner
 from tunesmith.worker.attempt.stall import StallWatch

@@ -22,7 +22,7 @@ from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Method
-from tunesmith.worker.attempt.disk import moved_bytes, needed_bytes
+from tunesmith.worker.attempt.disk.room import moved_bytes, needed_bytes
 from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.token_cache import TokenStore

@@ -10,8 +10,8 @@ from structlog.typing import FilteringBoundLogger
 from tests.worker.attempt.test_preparation import DATASET, claim, host
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.values.units import GIB
-from tunesmith.worker.attempt.disk import moved_bytes
-from tunesmith.worker.attempt.disk_use import DiskLimits, DiskWatch
+from tunesmith.worker.attempt.disk.room import moved_bytes
+from tunesmith.worker.attempt.disk.use import DiskLimits, DiskWatch
 from tunesmith.worker.attempt.rehearsals import Rehearsals
 from tunesmith.worker.attempt.runner import AttemptContext, AttemptRunner
 from tunesmith.worker.attempt.stall import SilenceLimits, StallWatch, silence_limits

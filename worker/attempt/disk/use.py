@@ -12,7 +12,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.messages import Claim
 from tunesmith.tuning.values.units import GIB, gib
-from tunesmith.worker.attempt.disk import needed_bytes, weights_bytes
+from tunesmith.worker.attempt.disk.room import needed_bytes, weights_bytes
 from tunesmith.worker.trainer_process.processes import tree
 
 _ALWAYS_BYTES = 2 * GIB  # logs, samples, compiled kernels: small things that no plan counts
