@@ -30,7 +30,7 @@ _ONE_SHOT_SECONDS = 120.0
 _DRAIN_SECONDS = 130.0  # a little more than a worker gives its run to checkpoint before it kills it
 _CONNECTIONS = 80  # of the hundred that PostgreSQL takes; the rest is for the keeper and for whoever looks
 _ENGINE_KEY = "TUNESMITH_INFERENCE_ENGINE_KEY"
-_HUB_TOKEN = "TUNESMITH_HUB_TOKEN"
+_HUB_TOKEN = "TUNESMITH_HUB_TOKEN"  # noqa: S105 - the name of a variable
 _STRAY_GRACE_SECONDS = 10.0
 
 
