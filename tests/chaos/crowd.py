@@ -16,7 +16,7 @@ from tunesmith.tuning.values.json_objects import Json
 
 _JOBS = "/v1/fine_tuning/jobs"
 _PAUSE_SECONDS = 0.1
-_CANCELS = 0.03  # of the looks at a job
+_CANCELS = 0.1  # of the jobs
 _TIMEOUT_SECONDS = 5.0
 _LATER = {429, 500, 503}  # asked again
 
@@ -33,6 +33,7 @@ class Crowd:
         self._random = random.Random(seed)
         self._open_jobs = open_jobs
         self._open: set[str] = set()
+        self._regretted: set[str] = set()  # to be cancelled at one of the next looks
         self._wanted = 0
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
@@ -82,11 +83,14 @@ class Crowd:
         self.promises.accepted.add(job_id)
         self.promises.by_key.setdefault(key, set()).add(job_id)
         self._open.add(job_id)
+        if self._random.random() < _CANCELS:
+            self._regretted.add(job_id)
         if self._random.random() < 0.9:
             self.unanswered.remove(key)
 
     def _look(self, job_id: str) -> None:
-        if self._random.random() < _CANCELS and self._cancel(job_id):
+        if job_id in self._regretted and self._random.random() < 0.1 and self._cancel(job_id):
+            self._regretted.discard(job_id)
             self.promises.cancelled.add(job_id)
         job = self._ask("GET", f"{_JOBS}/{job_id}")
         if job is not None and job["status"] in FINAL:
