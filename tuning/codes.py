@@ -294,6 +294,8 @@ class ErrorCode(StrEnum):
     """Memory ran out, even with less in it at once. Lower `max_seq_length` or the rank, or use a larger worker."""
     DOES_NOT_FIT_NOW = "does_not_fit_now"
     """The plan does not fit the memory that is free on the worker now. Free memory there; the job is tried again."""
+    DEADLINE_PASSED = "deadline_passed"
+    """The job had not ended by its `tunesmith.deadline`. Give it a later one, a higher priority or a quicker worker."""
     DISK_FULL = "disk_full"
     """A disk filled up. Free space below the work or data directory, or give it a larger disk."""
     LOSS_IS_NOT_FINITE = "loss_is_not_finite"

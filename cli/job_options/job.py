@@ -1,11 +1,14 @@
 """What `submit` takes beside what is learned: rows to measure on, names, labels, and who else is told."""
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from tunesmith.cli.job_options.values import labels_of
+from tunesmith.tuning.values.deadline import SPAN
 from tunesmith.tuning.values.json_objects import Json, present
 
 
@@ -25,6 +28,15 @@ class JobOptions:
     priority: Annotated[
         int | None, typer.Option(help="Jobs with more go first; -10 to 10, with an admin's key -100 to 100.")
     ] = None
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="By when it must have ended, from now on (90m, 6h, 2d) or as a moment (2026-12-01T06:00+01:00); "
+            "else it fails.",
+        ),
+    ] = None
+    max_attempts: Annotated[int | None, typer.Option(help="How many attempts may fail; 1 tries nothing again.")] = None
     name: Annotated[str | None, typer.Option(help="Short for --metadata name=...")] = None
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given many times.")] = None
     wandb: Annotated[
@@ -60,8 +72,17 @@ class JobOptions:
 
     @property
     def ours(self) -> Json:
-        """A request's `tunesmith`."""
-        return present(validation="none" if self.trains_on_all else None, priority=self.priority)
+        """A request's `tunesmith`.
+
+        Raises:
+            typer.BadParameter: the deadline is neither a span nor a moment.
+        """
+        return present(
+            validation="none" if self.trains_on_all else None,
+            priority=self.priority,
+            deadline=None if self.deadline is None else _deadline(self.deadline),
+            retry=None if self.max_attempts is None else {"max_attempts": self.max_attempts},
+        )
 
     @property
     def _integrations(self) -> list[Json] | None:
@@ -72,3 +93,14 @@ class JobOptions:
             option = {"name": "--wandb-name", "entity": "--wandb-entity", "tags": "--wandb-tag"}[next(iter(details))]
             raise typer.BadParameter("It belongs to --wandb PROJECT.", param_hint=option)
         return None
+
+
+def _deadline(text: str) -> int | str:
+    """As the API takes it: spans as they are, moments in Unix seconds. Without a zone a moment is of this machine's."""
+    if re.fullmatch(SPAN, text):
+        return text
+    try:
+        return int(text) if text.isdecimal() else int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        example = "a span such as 90m, 6h or 2d, or a moment such as 2026-12-01T06:00+01:00"
+        raise typer.BadParameter(f"{text!r:.60} is neither: write {example}.", param_hint="--deadline") from None

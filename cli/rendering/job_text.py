@@ -25,6 +25,8 @@ def describe(
     yield f"model       {job.model}"
     yield f"files       {job.training_file}" + (f", validation {job.validation_file}" if job.validation_file else "")
     yield f"created     {output.moment(job.created_at)}"
+    if ours.deadline:
+        yield f"deadline    {output.moment(ours.deadline)}"
     if job.finished_at:
         yield f"finished    {output.moment(job.finished_at)}"
     if waiting is not None:

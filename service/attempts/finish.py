@@ -103,7 +103,7 @@ async def _write_result_file(database: Database, blobs: BlobStore, attempt: Atte
 
 
 async def _end(session: AsyncSession, held: Held, report: FinishReport, *, left: _Left | None, policy: Policy) -> None:
-    """End the attempt and decide what follows for the job. A job that the user cancelled never succeeds."""
+    """End the attempt and decide what follows for the job. A job that was told to stop never succeeds."""
     job, attempt = held.job, held.attempt
     if report.outcome is Outcome.LOST:
         raise InvalidRequest("A worker that can say so is not lost.", param="outcome")

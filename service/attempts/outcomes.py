@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import events
 from tunesmith.service.database.jsonb_safe import storable
 from tunesmith.service.database.tables import Attempt, Job
+from tunesmith.service.jobs import deadlines
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.codes import ErrorCode
@@ -78,7 +79,9 @@ def decide_next(
     """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, with this one."""
     _count(job, outcome)
     job.phase = None
-    if job.cancel_requested_at is not None:
+    if deadlines.was_stopped_by_deadline(job):
+        fail(session, job, deadlines.missed(job), at=at)
+    elif job.cancel_requested_at is not None:
         events.append(session, job, f"{events.noun(job)} cancelled")
         apply_transition(job, JobTransition.CANCEL, at=at)
     elif job.pause_requested_at is not None and _may_pause(job, outcome, policy=policy):

@@ -189,6 +189,7 @@ class Job(Row):
         Index("ix_jobs_project_id", "project", "id"),
         Index("ix_jobs_line", "project", "line_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
+        Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("ix_jobs_retry", "api_key_id", "request_sha256", "created_at"),
         Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
@@ -220,6 +221,7 @@ class Job(Row):
     attempts_preempted: Mapped[int] = mapped_column(server_default=text("0"))
     not_before: Mapped[datetime] = mapped_column(server_default=func.now())
     waiting_reason: Mapped[str | None]
+    deadline_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     pause_requested_at: Mapped[datetime | None]
 

@@ -103,6 +103,18 @@ async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def find_overdue(session: AsyncSession, *, limit: int) -> list[str]:
+    """Ids of jobs that wait or run beyond their deadline and were not told to stop, the longest overdue first."""
+    query = (
+        select(Job.id)
+        .where(Job.deadline_at <= func.now(), Job.finished_at.is_(None), Job.cancel_requested_at.is_(None))
+        .where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        .order_by(Job.deadline_at)
+        .limit(limit)
+    )
+    return list((await session.execute(query)).scalars())
+
+
 async def wait_for_copies(session: AsyncSession, *, api_key_id: str, request_sha256: str) -> None:
     """Copies of one request meet here, so that a retry waits for a first try that is still on its way."""
     name = f"{api_key_id} {request_sha256}"

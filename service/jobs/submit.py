@@ -14,6 +14,7 @@ from tunesmith.service.database.tables import Event, Job, Model
 from tunesmith.service.database.transactions import now
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
+from tunesmith.service.jobs.deadlines import deadline_at
 from tunesmith.service.jobs.planning_request import PlannableJob, read
 from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.jobs.transitions import apply_transition
@@ -85,6 +86,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     at = await now(session)
     spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
     job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
+    job.deadline_at = deadline_at(submission.request.tunesmith.deadline, at=at)
     await record_start(
         session, job, model=asked.model, fit=fit, at=at, before=[*_resolved(submission, job), *_warned(asked, job)]
     )
@@ -167,7 +169,7 @@ def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: Dataset
         suffix=request.suffix,
         labels=_labels(request),
         priority=request.tunesmith.priority,
-        max_attempts=submission.max_attempts,
+        max_attempts=request.tunesmith.retry.max_attempts or submission.max_attempts,
     )
 
 

@@ -117,6 +117,7 @@ def _ours(job: JobRow, *, queue_position: int | None) -> TunesmithJob:
         progress=JobProgress(step=job.step, total_steps=job.total_steps, eta_seconds=job.eta_seconds),
         cancel_requested=job.cancel_requested_at is not None,
         pause_requested=job.pause_requested_at is not None,
+        deadline=_seconds_or_none(job.deadline_at),
         priority=job.priority,
         reproduces=job.reproduces,
         version=job.version,

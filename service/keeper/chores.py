@@ -5,6 +5,7 @@ from datetime import timedelta
 from tunesmith.service.idempotency import store as idempotency
 from tunesmith.service.keeper.chore import Chore, KeeperContext
 from tunesmith.service.keeper.expired_leases import HoldNotice, end_expired_leases
+from tunesmith.service.keeper.overdue_jobs import end_overdue_jobs
 from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.service.leases import store as leases
@@ -23,6 +24,7 @@ def every_chore(settings: Settings) -> tuple[Chore, ...]:
     return (
         Chore("end expired leases", end_expired_leases, every_seconds=each_sweep),
         Chore("tell when leases are held", HoldNotice().look, every_seconds=each_sweep),
+        Chore("end jobs at their deadline", end_overdue_jobs, every_seconds=each_sweep),
         Chore("deliver the outbox", deliver_outbox, every_seconds=each_sweep),
         Chore("wake workers for waiting jobs", wake_for_waiting_jobs, every_seconds=each_sweep),
         Chore("forget what is over", prune, every_seconds=600),

@@ -176,6 +176,8 @@ class TunesmithJob(Answer):
     """Whether it is running and its worker has been asked to stop."""
     pause_requested: bool
     """Whether it is running and its worker has been asked to save a checkpoint and stop."""
+    deadline: int | None = None
+    """By when it must have ended, in Unix seconds; null where it has all the time it takes."""
     priority: int
     """Jobs with more go first."""
     reproduces: str | None

@@ -27,7 +27,8 @@ LEARNING = LearningOptions(
     target_modules="q_proj,v_proj", use_rslora=True, use_dora=True, init="pissa", float8_base=True, merge=True,
 )  # fmt: skip
 JOB = JobOptions(
-    validation="none", suffix="s", seed=1, priority=2, metadata=["a=b"], wandb="p", wandb_name="n", wandb_entity="e",
+    validation="none", suffix="s", seed=1, priority=2, deadline="6h", max_attempts=2, metadata=["a=b"], wandb="p",
+    wandb_name="n", wandb_entity="e",
     wandb_tag=["t"],
 )  # fmt: skip
 

@@ -21,10 +21,13 @@ from tunesmith.tuning.job import (
     Seed,
 )
 from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.deadline import LATEST, SPAN
 from tunesmith.tuning.words import Auto, Goal, Method, Objective, OnDroppedContent, OnLongRow, Validation
 
 MOST_INTEGRATIONS = 5  # as in OpenAI's API
+MOST_ATTEMPTS = 100
 Priority = Annotated[int, Field(ge=-100, le=100)]
+Deadline = Annotated[int, Field(ge=0, le=LATEST)] | Annotated[str, Field(pattern=f"^{SPAN}$")]
 
 
 class SupervisedHyperparameters(Value):
@@ -76,6 +79,13 @@ class MethodChoice(Value):
     """Refused."""
 
 
+class RetryOptions(Value):
+    """How a job that fails is tried again."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] | None = None
+    """How many attempts may fail before the job has; 1 tries nothing again. The service's own number when absent."""
+
+
 class TunesmithOptions(Value):
     """Everything that is ours, with the names and limits of `tuning.job.JobSpec`."""
 
@@ -101,6 +111,10 @@ class TunesmithOptions(Value):
     """Also leave a model with the adapter merged in."""
     priority: Priority = 0
     """Jobs with more go first; half an hour of waiting outweighs one step. -10 to 10, by admins -100 to 100."""
+    deadline: Deadline | None = None
+    """By when the job must have ended, in Unix seconds or from its creation on (`90m`, `6h`, `2d`); else it fails."""
+    retry: RetryOptions = RetryOptions()
+    """How it is tried again when it fails."""
 
 
 class JobRequest(Value):
