@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.checkpoints.weights import WHOLE_WEIGHTS, weights_of
 from tunesmith.service.database.tables import Checkpoint, Job, Model
 from tunesmith.service.models import store as models
@@ -88,16 +89,18 @@ async def find_sides(
 ) -> list[Evaluated]:
     """The model, and the other one if there is one, which may be named `base`.
 
-    `meant_by` is the model that the operator lets a name mean.
+    An alias is the model that it stands for now; `meant_by` is the one that the operator lets a name mean.
 
     Raises:
         NotFound, InvalidRequest: one of them does not exist here, or has no files any more.
     """
-    found = [await find(session, meant_by(model), project=project)]
+    name = await resolve(session, meant_by(model), project=project)
+    found = [await find(session, name, project=project)]
     if against == BASE:
-        found.append(await find_base_of(session, meant_by(model), project=project))
+        found.append(await find_base_of(session, name, project=project))
     elif against is not None:
-        found.append(await find(session, meant_by(against), project=project, param="against"))
+        other = await resolve(session, meant_by(against), project=project, param="against")
+        found.append(await find(session, other, project=project, param="against"))
     return found
 
 

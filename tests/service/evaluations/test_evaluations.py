@@ -95,6 +95,17 @@ def test_a_tuned_model_is_measured_beside_its_base_and_the_verdict_is_kept(contr
     assert plane.job(evaluation["id"])["fine_tuned_model"] is None
 
 
+def test_an_alias_is_the_model_that_it_stands_for_at_that_moment(control_plane: ControlPlane) -> None:
+    first, second = tuned(control_plane), tuned(control_plane)
+    for model in (first, second):
+        control_plane.request("PUT", "/v1/aliases/ft:support@prod", json={"model": model}).raise_for_status()
+        evaluation = created(control_plane, model="ft:support@prod", against="base", rows=15)
+        assert (evaluation["model"], evaluation["against"]) == (model, "tiny-llama")
+    assert created(control_plane, model=first, against="ft:support@prod")["against"] == second
+    refused = post(control_plane, model=first, against="ft:support@staging")
+    assert (refused["status_code"], refused["error"]["param"]) == (400, "against")
+
+
 def test_rows_come_in_pages_in_the_order_of_the_file_or_the_worst_first(control_plane: ControlPlane) -> None:
     evaluation = created(control_plane, model=tuned(control_plane), against="base")
     hand_over(claimed(control_plane, evaluation), rows([0.1, -0.5, 0.3, 0.2]))
