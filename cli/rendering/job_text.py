@@ -1,12 +1,12 @@
 """One job in words: what was asked, what was decided and why, how it went, what to do next."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from tunesmith.cli import output
 from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.api.jobs import JobMeasurements, JobObject, JobWaiting
-from tunesmith.tuning.api.metrics import SampleObject
+from tunesmith.tuning.api.metrics import MetricPoint, SampleObject
 from tunesmith.tuning.plan import Plan, TimeEstimate
 from tunesmith.tuning.values.units import gib, plural
 
@@ -90,6 +90,24 @@ def describe_samples(samples: list[SampleObject]) -> Iterator[str]:
             yield from _quoted(f"step {answer.step}", (answer.answer or "(nothing)") + going_on)
 
 
+def what_got_better(job: JobObject, points: Iterable[MetricPoint]) -> list[str]:
+    """Loss and right tokens of held-out rows, before training and of the weights that are the result; one line each.
+
+    Empty where nothing was measured twice.
+    """
+    measured = {point.step: point for point in points if point.valid_loss is not None}
+    if len(measured) < 2:
+        return []
+    first, result = measured[min(measured)], measured[_result_step(job, measured)]
+    lines = [f"validation loss {first.valid_loss:.3f} -> {result.valid_loss:.3f}"]
+    before, after = first.valid_mean_token_accuracy, result.valid_mean_token_accuracy
+    if before is not None and after is not None:
+        rows = int(job.tunesmith.dataset.get("validation_rows") or 0)
+        where = f"{rows} held-out {'row' if rows == 1 else 'rows'}" if rows else "held-out rows"
+        lines.append(f"right tokens {before:.0%} -> {after:.0%}, on {where}")
+    return lines
+
+
 def answer_that_changed(samples: list[SampleObject]) -> str | None:
     """One held-out row's answer before and after training, in a line; None where none was taken twice."""
     for sample in samples:
@@ -97,6 +115,12 @@ def answer_that_changed(samples: list[SampleObject]) -> str | None:
             before, after = (_short(sample.answers[place].answer) for place in (0, -1))
             return f"held-out line {sample.line}: {before} -> {after}"
     return None
+
+
+def _result_step(job: JobObject, measured: Collection[int]) -> int:
+    """The step whose weights the result holds: the best where those were kept, else the last."""
+    best: int | None = (job.tunesmith.result or {}).get("best_step")
+    return max(measured) if best is None or best not in measured else best
 
 
 def _line(waiting: JobWaiting, *, now: float) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Verbs that show a job as it goes: watch, logs, events, samples. They exit with what became of the job."""
 
 import time
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -165,14 +164,13 @@ def _tell_the_end(client: "Client", job: "JobObject") -> int:
 
 
 def _result_lines(client: "Client", job: "JobObject") -> list[str]:
-    from tunesmith.cli.rendering.job_text import answer_that_changed
+    from tunesmith.cli.rendering.job_text import answer_that_changed, what_got_better
 
     took = output.duration((job.finished_at or time.time()) - job.created_at)
-    losses = {point.step: point.valid_loss for point in client.metrics(job.id) if point.valid_loss is not None}
-    first, last = (losses[step] for step in (min(losses), _result_step(job, losses))) if losses else (0.0, 0.0)
-    valid = f"validation loss {first:.3f} -> {last:.3f}   " if len(losses) > 1 else ""
-    lines = [f"{'':12}{valid}{took} from submit to result"]
-    if len(losses) > 1 and (changed := answer_that_changed(client.samples(job.id))):
+    better = what_got_better(job, client.metrics(job.id))
+    lines = [f"{'':12}{'   '.join((*better[:1], f'{took} from submit to result'))}"]
+    lines += [f"{'':12}{line}" for line in better[1:]]
+    if better and (changed := answer_that_changed(client.samples(job.id))):
         lines.append(f"{'':12}{changed}")
     for artifact in client.artifacts(job.id):
         if artifact.kind in RESULT_KINDS:
@@ -180,12 +178,6 @@ def _result_lines(client: "Client", job: "JobObject") -> list[str]:
             pull = f"tunesmith artifacts pull {job.id}"
             lines.append(f"{'':12}{artifact.kind} {output.size(total_bytes)}: {pull}")
     return lines
-
-
-def _result_step(job: "JobObject", measured: Collection[int]) -> int:
-    """The step whose weights the result holds: the best where those were kept, else the last."""
-    best: int | None = (job.tunesmith.result or {}).get("best_step")
-    return max(measured) if best is None or best not in measured else best
 
 
 def _detached(job_id: str) -> int:
