@@ -78,19 +78,19 @@ def run(label: str, command: Sequence[str], *, watched: Path, silence_seconds: f
     """Run a program and tell what it is at; returns its exit code, and shows its last words when that is not 0."""
     started, said = time.monotonic(), []
     print(f"{label} ...", flush=True)
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    for line in _lines(program, silence_seconds=silence_seconds):
-        passed = f"{time.monotonic() - started:4.0f} s"
-        if line is None:
-            print(f"  {passed}  {megabytes(watched):,} MB in {watched.name}", flush=True)
-            continue
-        said.append(line)
-        if line.strip().startswith(_TELLING):
-            print(f"  {passed}  {line.strip()[:_LONGEST_LINE]}", flush=True)
-    code = program.wait()
-    if code:
-        print("\n".join(said[-_LAST_LINES:]), f"\n{label} failed: {' '.join(command)}", file=sys.stderr, flush=True)
-    return code
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, **piped) as program:
+        for line in _lines(program, silence_seconds=silence_seconds):
+            passed = f"{time.monotonic() - started:4.0f} s"
+            if line is None:
+                print(f"  {passed}  {megabytes(watched):,} MB in {watched.name}", flush=True)
+                continue
+            said.append(line)
+            if line.strip().startswith(_TELLING):
+                print(f"  {passed}  {line.strip()[:_LONGEST_LINE]}", flush=True)
+    if program.returncode:
+        print(*said[-_LAST_LINES:], f"{label} failed: {' '.join(command)}", sep="\n", file=sys.stderr, flush=True)
+    return program.returncode
 
 
 def _lines(program: "subprocess.Popen[str]", *, silence_seconds: float) -> Iterator[str | None]:

@@ -19,10 +19,9 @@ def worker() -> None:
 
 def _run(module: str, *, extra: str) -> None:
     try:
-        program = import_module(module)
+        import_module(module).main()  # which imports what its command needs
     except ModuleNotFoundError as error:
         if (error.name or "tunesmith").partition(".")[0] == "tunesmith":
             raise
         print(f"error: {error.name} is not installed.\n  hint: pip install 'tunesmith[{extra}]'", file=sys.stderr)
         sys.exit(1)
-    program.main()

@@ -15,7 +15,7 @@ from tunesmith.service.database.transactions import now
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.deadlines import deadline_at
-from tunesmith.service.jobs.planning_request import PlannableJob, read
+from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import told
@@ -88,7 +88,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
     job.deadline_at = deadline_at(submission.request.tunesmith.deadline, at=at)
     await record_start(
-        session, job, model=asked.model, fit=fit, at=at, before=[*_resolved(submission, job), *_warned(asked, job)]
+        session, job, model=asked.model, fit=fit, at=at, before=_resolved(submission, job), warnings=asked.warnings
     )
     await check_queued(session, job.project, limits=submission.limits)
     return job
@@ -122,13 +122,18 @@ async def record_start(
     fit: machines.MachineFit,
     at: datetime,
     before: Sequence[Event] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Store a new job, already in the line, with its first events and its wake-up. It has told `before` of itself."""
+    """Store a new job, already in the line, with its first events and its wake-up.
+
+    It has told `before` of itself; `warnings` are about its files.
+    """
     history = [
         *before,
         events.new(job, f"Created {events.noun(job).lower()}: {job.id}", data={"model": model.name}),
         events.new(job, f"Validating training file: {job.training_file}"),
         events.new(job, "Files validated, moving job to queued state"),
+        *(events.new(job, warning, level="warn") for warning in warnings),
     ]
     job.waiting_reason = fit.reason
     history += told(job)
@@ -179,10 +184,6 @@ def _resolved(submission: Submission, job: Job) -> list[Event]:
     if alias == model:
         return []
     return [events.new(job, f"{alias} stands for {model}", data={"alias": alias, "model": model})]
-
-
-def _warned(asked: PlannableJob, job: Job) -> list[Event]:
-    return [events.new(job, warning, level="warn") for warning in asked.warnings]
 
 
 def _labels(request: JobCreate) -> dict[str, Any] | None:
