@@ -43,7 +43,7 @@ def score_of(text: str) -> Json:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A base model, a fine-tuned one, or a checkpoint.")],
+    model: Annotated[str, typer.Argument(help="A base model, a fine-tuned one, a checkpoint, or an alias.")],
     data: Annotated[str, typer.Option(help="A JSONL file of rows, or the id of an uploaded one.")],
     against: Annotated[str | None, typer.Option(help="Compare with this model, or with its own `base`.")] = None,
     score: Annotated[Json | None, typer.Option(parser=score_of, metavar="SCORE", help=f"{_SCORES}.")] = None,
