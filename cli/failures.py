@@ -49,7 +49,7 @@ def _tell(error: TunesmithError) -> None:
     output.note(f"error: {error.message}")
     if error.param:
         output.note(f"  field: {error.param}")
-    if error.hint:
+    if error.hint and error.hint not in error.message:  # for clients that show a message alone it has both
         output.note(f"  hint: {error.hint}")
     request_id = getattr(error, "request_id", None)
     if request_id and error.http_status >= 500:

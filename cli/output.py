@@ -141,10 +141,12 @@ def moment(unix_seconds: float | None) -> str:
 def _fitted(widths: Sequence[int], words: Sequence[int], *, columns: int) -> list[int]:
     """Columns made narrower until the table fits: first between words; ids are broken where that is too little.
 
-    `words` has the longest word of each column.
+    `words` has the longest word of each column. Short columns, such as sizes, stay whole while others can give way.
     """
     fitted = list(widths)
-    for narrowest in (words, [min(word, _NARROWEST_COLUMN) for word in words]):
+    between_words = [width if width <= _NARROWEST_COLUMN else word for width, word in zip(widths, words, strict=True)]
+    broken = [min(width, _NARROWEST_COLUMN) for width in between_words]
+    for narrowest in (between_words, broken, [min(word, _NARROWEST_COLUMN) for word in words]):
         while sum(fitted) + 2 * (len(fitted) - 1) > columns:
             room = [width - least for width, least in zip(fitted, narrowest, strict=True)]
             if max(room) <= 0:

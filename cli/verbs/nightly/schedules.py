@@ -273,4 +273,12 @@ def _described(schedule: "ScheduleObject") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return json.dumps(_given(value), ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _given(value: Any) -> Any:
+    """Without what was left open."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _given(part) for key, part in value.items()}
+    return {key: part for key, part in inner.items() if part is not None and part != {}}

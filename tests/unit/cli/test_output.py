@@ -63,6 +63,17 @@ def test_a_table_fits_the_terminal_and_nothing_of_it_is_lost(monkeypatch: pytest
     assert lines[4].split() == ["ftjob-2", "queued", "-"]
 
 
+def test_sizes_stay_whole_where_hashes_can_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    output.table(("NAME", "SIZE", "SHA256"), [("adapter_model.safetensors", "69.0 kB", "a" * 64)], stream=terminal)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "69.0 kB" in lines[1]
+
+
 def test_a_table_is_aligned_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("ID", "NAME"), [("a", "x" * 300), ("longer", None)])
     lines = capsys.readouterr().out.splitlines()
