@@ -7,11 +7,13 @@ otherwise than with OpenAI.
 """
 
 import argparse
+import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import openai
@@ -129,7 +131,8 @@ def _page(found: dict[str, dict[str, str]], absent: Sequence[str]) -> str:
     lines += ["", *([reasons.listed(), ""] if reasons.listed() else [])]
     if absent:
         lines += [f"Could not be installed where this page was written: {', '.join(absent)}.", ""]
-    lines += ["`make conformance` writes this page. `make test` plays the same list with the installed client.", ""]
+    written = f"Written {datetime.now(UTC):%Y-%m-%d} by `make conformance` with Python {platform.python_version()}."
+    lines += [paragraph(f"{written} `make test` plays the same list with the installed client."), ""]
     return "\n".join(lines)
 
 

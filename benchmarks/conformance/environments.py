@@ -41,7 +41,11 @@ class Client:
         )
         if done.returncode:
             raise RuntimeError(f"{self.name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        # LiteLLM says a word of its own at its end.
+        outcomes = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), None)
+        if outcomes is None:
+            raise RuntimeError(f"{self.name} told no outcomes:\n{done.stdout[-2000:]}")
+        return dict(json.loads(outcomes))
 
 
 def clients(absent: list[str]) -> Iterator[Client]:
