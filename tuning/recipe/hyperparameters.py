@@ -28,7 +28,7 @@ CALIBRATED_FAMILIES = ("llama", "qwen")
 LORA_RATES = 5e-5, 1e-3
 # The law halves the rate for a quarter of the rows. What 7B to 8B are trained by at few rows is higher: QLoRA, Axolotl
 # and Qwen have alpha x rate = 3.2e-3 to 4.8e-3, so a small batch has the rate of 16 rows, but for the law no more than
-# that. For SmolLM2-135M, where 16 rows have 4.7e-4, two rows a step lost 10 % of held-out loss to half of that rate.
+# that. SmolLM2-135M has 4.7e-4 at 16 rows; two rows a step lost 2 % of held-out loss by it (docs/planner.md).
 ROWS_OF_SMALL_BATCHES, RATE_OF_SMALL_BATCHES = 16, 1.5e-4
 # Full fine-tuning from 7B on: Qwen 1e-5 at 16 rows, LLaMA-Factory 1e-5, Axolotl 2e-5, Tulu 3 5e-6; all forget less.
 HIDDEN_SIZE_OF_7B, LARGEST_FULL_RATE_FROM_7B = 3584, 2e-5
