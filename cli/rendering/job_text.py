@@ -192,7 +192,7 @@ def _measured(run: JobMeasurements, time: TimeEstimate) -> Iterator[str]:
         low, high = output.duration(time.seconds_low), output.duration(time.seconds_high)
         whole = output.duration(run.training_seconds + (run.evaluation_seconds or 0.0))
         yield f"            training and evaluations: predicted {low} to {high}, measured {whole}"
-    if run.mfu is not None:
+    if run.mfu is not None and run.mfu <= 1:
         yield f"            MFU: {run.mfu:.1%} of what the device multiplies"
     if (stall := run.checkpoint_stall_seconds) is not None and run.training_seconds:
         share = stall / run.training_seconds

@@ -176,7 +176,7 @@ def progress_line(point: MetricPoint, *, best_valid_loss: float | None = None) -
         parts.append(f"valid {point.valid_loss:.3f}" + (" (best)" if point.valid_loss == best_valid_loss else ""))
     if point.tokens_per_second:
         parts.append(f"{_thousands(point.tokens_per_second)} tok/s")
-    if point.mfu is not None:
+    if point.mfu is not None and point.mfu <= 1:  # more: its measure was taken while the machine did other work
         parts.append(f"MFU {point.mfu:.0%}")
     return "  ".join(parts)
 
