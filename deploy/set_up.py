@@ -1,7 +1,7 @@
 """`python3 deploy/set_up.py VENV [--deepspeed]`: a virtual environment with the project in it, telling what it does.
 
-Uses `uv` where it is on the path, else `venv` and `pip`. Whatever takes long says a line for each package, and at
-least one every eight seconds. Runs before anything is installed, so with the standard library alone.
+Uses `uv` where it is on the path, else `venv` and `pip`. Whatever takes long says a line for each package, or how far
+it is at least every ten seconds. Runs before anything is installed, so with the standard library alone.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "service,worker,embedded,data,dev"
-SILENCE_SECONDS = 8.0
+SILENCE_SECONDS = 6.0  # and up to five to add up a folder on a busy machine
 _TELLING = (
     "Collecting ",
     "Downloading ",
