@@ -86,8 +86,8 @@ BREAKAGES = (
         "G9",
         "a cancelled job is queued again when its worker is lost",
         "service/attempts/outcomes.py",
-        "    if job.cancel_requested_at is not None:",
-        "    if False:",
+        "    elif job.cancel_requested_at is not None:",
+        "    elif False:",
         "tests/service/test_keeper.py::TestLostWorkers::test_a_cancelled_job_whose_worker_is_lost_is_cancelled",
     ),
     Breakage(
