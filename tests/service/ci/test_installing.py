@@ -83,3 +83,31 @@ def test_the_action_installs_the_client_of_the_service_in_a_plain_shell_and_runs
     )
     assert Path(found.strip()).is_relative_to(tmp_path / "python"), "what runs came from the service"
     assert os.access(ACTION / "run.sh", os.X_OK)
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_gitlab_snippet_run_in_a_plain_shell(control_plane: ControlPlane, tmp_path: Path) -> None:
+    page = (ACTION.parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
+    snippet = yaml.safe_load(page.partition("## GitLab\n\n```yaml\n")[2].partition("```")[0])["retrain"]
+    tools = bare_python(tmp_path / "python")
+    pip = tools / "pip"  # which the snippet's image has
+    pip.write_text('#!/bin/sh\nexec python3 -m pip "$@"\n')
+    pip.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    (checkout / "training").mkdir(parents=True)
+    (checkout / "training" / "rows.jsonl").write_bytes(chat_rows())
+    (checkout / "training" / "job.yaml").write_text("model: tiny-llama\ntraining_file: rows.jsonl\n")
+    environment = shell(control_plane, {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)})
+    environment |= {"PIP_NO_INDEX": "1", "TUNESMITH_URL": control_plane.url}
+    with training(control_plane):
+        done = subprocess.run(
+            ["bash", "-ec", "\n".join(snippet["script"])],
+            env=environment,
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "<testsuite" in (checkout / snippet["artifacts"]["reports"]["junit"]).read_text()
+    assert "succeeded" in (checkout / "summary.md").read_text().lower()
