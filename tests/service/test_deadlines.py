@@ -7,6 +7,7 @@ import pytest
 
 from tests.control_plane import ControlPlane
 from tests.service.test_attempts import TRANSIENT
+from tunesmith.service.keeper.expired_leases import end_expired_leases
 from tunesmith.service.keeper.overdue_jobs import end_overdue_jobs
 from tunesmith.tuning.state import Outcome
 
@@ -65,11 +66,22 @@ def test_a_running_job_is_stopped_at_its_deadline_and_fails(control_plane: Contr
     assert ending(control_plane, attempt.job_id) == ("failed", "deadline_passed")
 
 
+def test_a_paused_job_fails_when_it_is_resumed(control_plane: ControlPlane) -> None:
+    job_id = submitted(control_plane, deadline="1h")["id"]
+    control_plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/pause")
+    let_it_pass(control_plane, job_id)
+    assert control_plane.keep(end_overdue_jobs) == 0
+    control_plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/resume")
+    assert control_plane.keep(end_overdue_jobs) == 1
+    assert ending(control_plane, job_id) == ("failed", "deadline_passed")
+
+
 def test_a_worker_that_is_lost_meanwhile_changes_nothing_about_it(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed(tunesmith={"deadline": "1h"})
     let_it_pass(control_plane, attempt.job_id)
     control_plane.keep(end_overdue_jobs)
-    attempt.finish(Outcome.PREEMPTED)
+    control_plane.expire_leases()
+    assert control_plane.keep(end_expired_leases) == 1
     assert ending(control_plane, attempt.job_id) == ("failed", "deadline_passed")
 
 

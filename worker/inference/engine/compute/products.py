@@ -98,11 +98,6 @@ def is_steady(product: Product, *, columns: int, dtype: torch.dtype = torch.floa
     )
 
 
-def weight_of(product: Product, *, columns: int) -> torch.Tensor:
-    """The weight [out, in] of a product without bias, read back to the last bit."""
-    return product(torch.eye(columns)).T.contiguous()
-
-
 def replace_linears(model: nn.Module, linears: Iterable[str], *, products: SteadyProducts) -> dict[str, SteadyLinear]:
     """Put a `SteadyLinear` in the place of each named module; their weights go, one stack after the other."""
     made = {}
