@@ -304,3 +304,7 @@ class TestForksOfTheWarmProcess:
         wait_until(daemons)
         assert trainer.end() == -9
         wait_until(lambda: not daemons())
+
+
+def test_a_sandboxed_trainer_is_the_first_that_the_kernel_ends_when_memory_runs_out(site: Site) -> None:
+    assert site.run("print(open('/proc/self/oom_score_adj').read())").split() == ["1000"]

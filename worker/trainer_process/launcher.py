@@ -21,6 +21,7 @@ from tunesmith.worker.sandbox.choice import sandboxed
 from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.trainer_process.log_file import TrainerLog
 from tunesmith.worker.trainer_process.processes import kill_tree, record_trainer, terminate_group
+from tunesmith.worker.trainer_process.victim import be_killed_first
 from tunesmith.worker.trainer_process.warm import Ends, NotWarm, WarmTrainer
 
 log = structlog.get_logger(__name__)
@@ -175,6 +176,7 @@ def start(
     finally:
         os.close(lifeline_read)
         os.close(output_write)
+    be_killed_first(process.pid)
     record = record_trainer(records, name=run.root.name, pid=process.pid, run_dir=run.root)
     trainer_log = TrainerLog(run.log, cap_bytes=log_cap_bytes)
     trainer_log.follow(output_read)

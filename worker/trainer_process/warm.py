@@ -19,6 +19,7 @@ from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.worker.fork_protocol import GO, ROOM, ROOM_BYTES, ForkRequest, Word, ask, differing, hear
 from tunesmith.worker.sandbox.definition import Sandbox
 from tunesmith.worker.trainer_process.processes import AdoptedProcess, adopt_orphans, mark_of
+from tunesmith.worker.trainer_process.victim import be_killed_first
 
 log = structlog.get_logger(__name__)
 
@@ -135,6 +136,7 @@ class WarmTrainer:
                 here.close()
                 self._fail(f"the warm process cannot be started: {error.strerror}")
                 return
+        be_killed_first(self._process.pid)
         self._control, self._is_ready = here, False
 
     def _ready_control(self, hurry: Callable[[], bool]) -> socket.socket:

@@ -93,11 +93,38 @@ def test_version_one_limits_are_read_too(tmp_path: Path, proc: Path) -> None:
         mount,
         memory__memory_dot_limit_in_bytes=str(2 * GIB),
         memory__memory_dot_usage_in_bytes=str(GIB),
+        memory__memory_dot_oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
         cpu__cpu_dot_cfs_quota_us="200000",
         cpu__cpu_dot_cfs_period_us="100000",
     )
     limits = read_limits(mount=mount, proc=proc)
     assert limits == CgroupLimits(cores=2.0, memory_bytes=2 * GIB, memory_used_bytes=GIB)
+    assert out_of_memory_kills(mount=mount, proc=proc) == 3
+
+
+def test_a_group_of_version_one_is_found_by_its_controller(tmp_path: Path, proc: Path) -> None:
+    """As on a host whose service manager puts the worker into a group, with version 2 beside it."""
+    (proc / "self" / "cgroup").write_text("4:memory:/system/worker\n3:cpu,cpuacct:/system\n0::/system/worker\n")
+    mount = tmp_path / "cgroup"
+    cgroup(
+        mount,
+        memory__memory_dot_limit_in_bytes=str(1 << 62),
+        memory__system__memory_dot_limit_in_bytes=str(4 * GIB),
+        memory__system__worker__memory_dot_limit_in_bytes=str(2 * GIB),
+        memory__system__worker__memory_dot_usage_in_bytes=str(GIB),
+        memory__system__worker__memory_dot_oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+        memory__memory_dot_oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 7\n",
+        cpu__system__cpu_dot_cfs_quota_us="150000",
+        cpu__system__cpu_dot_cfs_period_us="100000",
+    )
+    limits = read_limits(mount=mount, proc=proc)
+    assert limits == CgroupLimits(cores=1.5, memory_bytes=2 * GIB, memory_used_bytes=GIB)
+    assert out_of_memory_kills(mount=mount, proc=proc) == 1
+
+
+def test_where_no_group_counts_kills_the_host_does(tmp_path: Path, proc: Path) -> None:
+    (proc / "vmstat").write_text("pgfault 12\noom_kill 5\n")
+    assert out_of_memory_kills(mount=tmp_path / "nothing", proc=proc) == 5
 
 
 def test_a_host_without_control_groups_has_no_limits(tmp_path: Path, proc: Path) -> None:

@@ -56,6 +56,11 @@ def test_a_trainer_that_ignores_everything_is_killed_with_its_whole_tree(begin: 
     assert not trainer.record.exists()
 
 
+def test_a_trainer_is_the_first_that_the_kernel_ends_when_memory_runs_out(begin: Start) -> None:
+    trainer = begin("import time; time.sleep(600)")
+    assert Path(f"/proc/{trainer.process.pid}/oom_score_adj").read_text() == "1000\n"
+
+
 def test_a_slot_stays_taken_until_its_trainer_is_dead(run: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "trainers").mkdir()
     slots = Slots(tmp_path, (("cpu-0",),))
