@@ -36,12 +36,12 @@ def _merged(known: Point, point: Point) -> Point:
 
 
 def worth_an_event(point: Point, *, total_steps: int | None, after_step: int) -> bool:
-    """About fifty per job, plus every point with a validation loss; a step that is behind us was told already."""
+    """About fifty per job, plus every point with a validation loss; a step up to `after_step` was told already."""
     step = int(point["step"])
-    if point.get("valid_loss") is not None and step >= after_step:
-        return True
+    if step <= after_step:
+        return False
     interval = max(1, (total_steps or _EVENTS_PER_JOB) // _EVENTS_PER_JOB)
-    return step > after_step and (step == 1 or step % interval == 0 or step == total_steps)
+    return point.get("valid_loss") is not None or step == 1 or step % interval == 0 or step == total_steps
 
 
 def event_message(point: Point, *, total_steps: int | None) -> str:

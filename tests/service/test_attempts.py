@@ -71,6 +71,15 @@ class TestReports:
         told = [message for message in control_plane.messages(attempt.job_id) if message.startswith("Step ")]
         assert len(told) == 2
 
+    def test_a_step_that_an_attempt_told_before_it_was_lost_is_told_once(self, control_plane: ControlPlane) -> None:
+        first = control_plane.claimed()
+        points = [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.5, "valid_loss": 2.5}]
+        first.metrics([{"step": 0, "valid_loss": 3.0}, *points])
+        first.finish(Outcome.FAILED, failure=TRANSIENT)
+        next_attempt(control_plane).metrics(points)
+        told = [message for message in control_plane.messages(first.job_id) if message.startswith("Step ")]
+        assert len(told) == 3
+
     def test_the_newest_attempt_wins_a_step_and_parts_of_a_step_become_one_point(
         self, control_plane: ControlPlane
     ) -> None:
