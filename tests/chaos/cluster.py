@@ -26,6 +26,7 @@ from tunesmith.service.cli import app as command_line
 from tunesmith.service.database.migrate import upgrade
 
 BOTH = (0, 1)
+DRAIN_SECONDS = 60.0
 SETTINGS = SHORT_INTERVALS | {
     "TUNESMITH_SLOTS": "1",
     "TUNESMITH_KEEPER_SECONDS": "2",  # two of them sweep
@@ -119,10 +120,18 @@ class Cluster(Services):
         eventually(lambda: not trainers_below(self.root), seconds=seconds, what=lambda: f"no trainer\n{self.logs()}")
 
     def drain(self) -> list[int]:
-        """End the workers in order; returns their exit codes."""
-        for worker in self.workers.values():
+        """End the workers in order, by one signal each; returns their exit codes.
+
+        One that has only just begun again has no handler yet, and would end by the signal.
+        """
+        workers = list(self.workers.values())
+        eventually(
+            lambda: all(worker.said("warm_trainer.decided") for worker in workers),
+            what=lambda: f"two workers that have begun\n{self.logs()}",
+        )
+        for worker in workers:
             worker.process.terminate()
-        return [worker.terminate() for worker in self.workers.values()]
+        return [worker.process.wait(timeout=DRAIN_SECONDS) for worker in workers]
 
     def _key(self, role: str) -> str:
         """By the service's command in this process, which saves a start of Python for each."""
