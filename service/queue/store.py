@@ -8,14 +8,17 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     CTE,
+    BigInteger,
     ColumnElement,
     Float,
     Row,
+    Select,
     SQLColumnExpression,
     Subquery,
     Text,
     all_,
     and_,
+    bindparam,
     cast,
     extract,
     func,
@@ -81,18 +84,8 @@ class Lane:
 
 async def find_lanes(session: AsyncSession, *, each: int) -> list[Lane]:
     """The first `each` jobs of every project that has any. The cost does not grow with the length of a line."""
-    projects = _waiting_projects()
-    first = aliased(Job)
-    line = lateral(
-        select(*_columns(first))
-        .where(first.project == projects.c.project, *_may_start(first))
-        .order_by(first.line_at, first.id)
-        .limit(each)
-    )
-    running = _running_of(projects.c.project).label("running")
-    query = select(running, line).select_from(projects).join(line, true()).order_by(line.c.line_at, line.c.id)
     lanes: dict[str, Lane] = {}
-    for row in await session.execute(query):
+    for row in await session.execute(_LANES, {"each": each}):
         lane = lanes.setdefault(row.project, Lane(row.project, row.running, []))
         lane.waiting.append(_waiting(row))
     return list(lanes.values())
@@ -238,6 +231,20 @@ def _waiting_projects() -> CTE:
     return found.union_all(select(following).where(found.c.project.is_not(None)))
 
 
+def _lanes() -> Select[Any]:
+    """The first `each` waiting jobs of every project."""
+    projects = _waiting_projects()
+    first = aliased(Job)
+    line = lateral(
+        select(*_columns(first))
+        .where(first.project == projects.c.project, *_may_start(first))
+        .order_by(first.line_at, first.id)
+        .limit(bindparam("each", type_=BigInteger))
+    )
+    running = _running_of(projects.c.project).label("running")
+    return select(running, line).select_from(projects).join(line, true()).order_by(line.c.line_at, line.c.id)
+
+
 def _running_of(project: SQLColumnExpression[str] | str) -> ColumnElement[int]:
     running = aliased(Job)
     return select(func.count()).where(running.project == project, running.state == JobState.RUNNING).scalar_subquery()
@@ -274,3 +281,7 @@ def _ready_for(job: type[Job]) -> ColumnElement[Any]:
 
 def _may_start(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
     return job.state == JobState.QUEUED, job.not_before <= func.now()
+
+
+# Built once: building it takes 15 milliseconds, and every claim asks it.
+_LANES = _lanes()
