@@ -60,6 +60,7 @@ def setup_of(run: Run, stack: Stack) -> Setup:
         zero_stage=run.zero_stage,
         world_size=len(run.hardware.gpus),
         fused_passes=stack.fused,
+        repeats_heads=stack.repeats_heads,
         longest_row_tokens=run.row_tokens,
     )
 
@@ -88,11 +89,15 @@ def prediction(book: Book, run: Run, *, speeds: GpuSpeeds = GPU_SPEEDS) -> Predi
 
 
 def _memory_bytes(shape: ModelShape, setup: Setup, *, run: Run, stack: Stack) -> float:
+    if stack.activation_tensors is not None:
+        shape = shape.model_copy(update={"activation_tensors": stack.activation_tensors})
     items = dict(estimate(shape, setup, budget_bytes=0).items)
     context, slack = items.pop("context"), items.pop("slack")
     tokens = setup.tokens_per_micro_step
+    at_the_update = 0.0
     if stack.parameter is not None:
-        _replace_states(items, shape, setup, parameter_bytes=stack.parameter)
+        _keep_16_bit_gradients(items, shape, setup)
+        at_the_update = _replace_states(items, shape, setup, stack=stack)
     if stack.logits:
         whole = stack.logits * tokens * shape.vocab_size
         items["logits"] = max(whole, *(items.pop(name, 0) for name in TRANSIENTS))
@@ -102,18 +107,33 @@ def _memory_bytes(shape: ModelShape, setup: Setup, *, run: Run, stack: Stack) ->
         items["inputs"] = _inputs_of_frozen_linears(shape, setup)
     if stack.share_out_base:
         items = {name: size / setup.world_size for name, size in items.items()}
-    total = sum(items.values())
+    total = max(at_the_update, sum(items.values()))
     return total + (slack if stack.reserved else 0) + (context + slack if stack.counts_context else 0)
 
 
-def _replace_states(items: dict[str, float], shape: ModelShape, setup: Setup, *, parameter_bytes: float) -> None:
-    """`parameter_bytes` holds weights, gradients and optimizer where everything learns; of adapters likewise."""
+def _replace_states(items: dict[str, float], shape: ModelShape, setup: Setup, *, stack: Stack) -> float:
+    """Put the peer's states in the place of ours, of adapters likewise; those that are there before the backward pass.
+
+    Gradients come as activations go, so the peak is at one of the two ends: what there is at the other, the update,
+    is returned.
+    """
     shards = setup.world_size if setup.zero_stage == 3 else 1
     for name in STATES:
         items.pop(name, None)
     if setup.method is Method.FULL:
         items["weights"] = 0
-    items["optimizer"] = trainable_parameters(shape, setup) * parameter_bytes / shards
+    a_parameter = trainable_parameters(shape, setup) / shards
+    items["optimizer"] = a_parameter * ((stack.parameter or 0) - stack.gradient)
+    return items["weights"] + a_parameter * (stack.parameter or 0)
+
+
+def _keep_16_bit_gradients(items: dict[str, float], shape: ModelShape, setup: Setup) -> None:
+    """Ours are added up in fp32, which widens those of a layer's matrix and of the head as they come."""
+    if setup.method is not Method.FULL:
+        return
+    widened = {"layer_backward": shape.largest_linear, "logits": shape.vocab_size * shape.hidden_size}
+    for name in items.keys() & widened.keys():
+        items[name] -= 4 * widened[name]
 
 
 def _inputs_of_frozen_linears(shape: ModelShape, setup: Setup) -> float:

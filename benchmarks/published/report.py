@@ -58,6 +58,14 @@ def published_page(book: Book, predictions: Sequence[Prediction], *, speeds: Gpu
             of memory have no fitted constant. The stated range is -35 % to +56 % of the time. "Rounded" sources give
             minima or estimates and are left out of the statistics."""
         ),
+        paragraph(
+            """What a peer's code keeps that ours does not is read in its sources and counted: whole logits, keys and
+            values repeated for each head of a group (LitGPT, torchtune, torchtitan, PEFT's suite with its padding
+            mask), gradients that come only with the backward pass where none are added up over micro-steps, and the
+            fp32 sums of gradients that pure 16-bit training has not. Two things are unexplained: LitGPT's 4-bit runs
+            of its configuration hub, with the same stack as those of its tables, and Qwen 1.8B and 72B at short rows,
+            whose figures are of whole processes."""
+        ),
         "## By source",
         _by_source(book, predictions),
         "## Constants of speed",

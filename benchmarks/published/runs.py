@@ -27,7 +27,10 @@ class Stack(Value):
 
     logits: float = 0  # bytes for each token and word of the vocabulary while the loss is computed; 0: in chunks
     parameter: float | None = None  # bytes for each trainable parameter with gradient and optimizer; None: as ours
+    gradient: float = 0  # bytes of `parameter` that come with the backward pass: no gradients are added up before it
+    activation_tensors: int | None = None  # that an activation function without a gate keeps; None: as in transformers
     fused: bool = False  # compiled or with kernels of its own, so that it saves about what our own passes save
+    repeats_heads: bool = False  # keys and values are repeated for each head of a group before attention
     four_bit_inputs: bool = False  # frozen 4-bit linears keep their inputs
     share_out_base: bool = False
     prefetches: bool = False  # FSDP, which gathers a whole layer while the one before it computes

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.published.__main__ import predicted
 from benchmarks.published.fit import BOUNDS, misfit
-from benchmarks.published.predict import Prediction
+from benchmarks.published.predict import Prediction, prediction
 from benchmarks.published.report import (
     mean_speed_ratio,
     median_memory_error,
@@ -15,11 +15,12 @@ from benchmarks.published.report import (
     share_within_range,
     speed_ratios,
 )
-from benchmarks.published.runs import book
+from benchmarks.published.runs import Run, Stack, book
 from tunesmith.tuning.estimates.gpu_speed import GPU_SPEEDS, GpuSpeeds
 
 PREDICTIONS = predicted(book())
 HELD_OUT = [each for each in PREDICTIONS if each.run.is_held_out]
+FITTED = [each for each in PREDICTIONS if not each.run.is_held_out]
 PAGE = Path(__file__).parents[2] / "docs" / "published.md"
 
 
@@ -36,10 +37,28 @@ def test_a_fifth_to_a_half_of_the_runs_is_held_out() -> None:
         assert 0.2 < len(found(HELD_OUT)) / len(found(PREDICTIONS)) < 0.5
 
 
-@pytest.mark.parametrize("part", [PREDICTIONS, HELD_OUT], ids=["all", "held out"])
-def test_memory_is_within_six_per_cent_in_the_median(part: list[Prediction]) -> None:
+@pytest.mark.parametrize("part", [PREDICTIONS, FITTED, HELD_OUT], ids=["all", "fitted", "held out"])
+def test_memory_is_within_four_per_cent_in_the_median(part: list[Prediction]) -> None:
     assert len(memory_errors(part)) >= 20
-    assert median_memory_error(part) < 0.06
+    assert median_memory_error(part) < 0.04
+
+
+def test_gradients_that_come_with_the_backward_pass_count_at_the_update_alone() -> None:
+    """3.2B parameters in pure bf16 without recomputation: at the end of the forward pass there are none of them."""
+    run = next(
+        each.run for each in PREDICTIONS if each.run.name.startswith("torchtune/torchtune: llama-3.2-3b full 2x")
+    )
+    parameters = book().shape(run).parameters
+    stack = book().stack(run)
+    early = stack.model_copy(update={"gradient": 0})
+    few_rows = run.model_copy(update={"rows": 1, "row_tokens": 64})
+    assert _peak_gb(run, early) - _peak_gb(run, stack) == pytest.approx(2e-9 * parameters)
+    assert _peak_gb(few_rows, stack) == pytest.approx(8e-9 * parameters)
+
+
+def _peak_gb(run: Run, stack: Stack) -> float:
+    changed = book().model_copy(update={"stacks": {**book().stacks, run.stack: stack}})
+    return prediction(changed, run).memory_gb or 0.0
 
 
 @pytest.mark.parametrize("part", [PREDICTIONS, HELD_OUT], ids=["all", "held out"])
