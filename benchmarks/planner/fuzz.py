@@ -21,7 +21,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.planner.choose import choose
-from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS
+from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, PRICE_OF_EXACT_MOMENTS, PRICE_OF_WHOLE_COPIES
 from tunesmith.tuning.values.units import GIB
 
 ROUNDING = 1 + 1e-9
@@ -193,9 +193,14 @@ def _broken_on_larger(plan: Plan, larger: Plan | Refusal, name: str, *, goal: st
     if larger.method is not plan.method or not _has_margin(plan) or raised_its_batch:
         return
     exact_again = (plan.optimizer, larger.optimizer) == ("adamw_8bit", "adamw")
-    allowed = PRICE_OF_EXACT_MOMENTS if exact_again else 1.0
+    whole_again = plan.lora is not None and _gathers_weights(plan) and not _gathers_weights(larger)
+    allowed = PRICE_OF_EXACT_MOMENTS if exact_again else PRICE_OF_WHOLE_COPIES if whole_again else 1.0
     if _expense(larger, goal) > _expense(plan, goal) * allowed * ROUNDING:
         yield f"more {name} never make a plan slower"
+
+
+def _gathers_weights(plan: Plan) -> bool:
+    return plan.sharded_base or plan.zero_stage == 3
 
 
 def _expense(plan: Plan, goal: str) -> float:

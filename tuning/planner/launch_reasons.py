@@ -63,9 +63,8 @@ class _Here:
             yield Reason(rule=PlanRule.ZERO, text=f"The 4-bit weights are shared out: {self._against(whole)}.")
             return
         if stage == 0:
-            yield Reason(
-                rule=PlanRule.ZERO, text="Each GPU holds a whole copy of the model: it fits, so nothing is gathered."
-            )
+            text = "Each GPU holds a whole copy of the model: it fits, so nothing is gathered"
+            yield Reason(rule=PlanRule.ZERO, text=f"{text}{self._in_parts()}.")
             return
         shared = {1: "the optimizer", 2: "the optimizer and gradients", 3: "weights, gradients and the optimizer"}
         text = f"ZeRO stage {stage} shares out {shared[stage]}"
@@ -157,9 +156,18 @@ class _Here:
         if poorest < self.layout.budget_bytes:
             return f"on another {gib(poorest)} are free"
         best = self._best_with(there)
-        if best is not None:
-            return f"{there} would take {self._instead(best.seconds)}"
-        return "the rest would only wait"
+        if best is None:
+            return "the rest would only wait"
+        gathering = best.layout.gathers_weights and not self.layout.gathers_weights
+        in_parts = ", with the weights shared out, which is not worth it" if gathering else ""
+        return f"{there} would take {self._instead(best.seconds)}{in_parts}"
+
+    def _in_parts(self) -> str:
+        """What sharing the weights out would save, where that was not taken although it is sooner."""
+        quickest = self.search.quickest
+        if quickest is None or not quickest.layout.gathers_weights or self.layout.gathers_weights:
+            return ""
+        return f"; to share it out would take {self._instead(quickest.seconds)}, which is not worth it"
 
     def _best_with(self, world_size: int) -> Priced | None:
         found = [self.search.quickest_of(layout) for layout in self._others(world_size)]

@@ -27,6 +27,9 @@ LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "ml
 EVEN_ENOUGH = 0.95
 # Moments of 8 bits are rounded: those of 32 bits are worth so much more time, unless speed or cost is the goal.
 PRICE_OF_EXACT_MOMENTS = 1.1
+# So are whole copies of a frozen base on each GPU: nothing is gathered, which no GPU has measured yet, answers are
+# sampled meanwhile, and every option of a job goes with it.
+PRICE_OF_WHOLE_COPIES = 1.1
 LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
 
 
@@ -229,16 +232,22 @@ class Search:
         return priced.working_gpu_seconds if self.pricer.spec.goal is Goal.COST else priced.working_seconds
 
     def _preferred(self, quickest: Priced) -> Priced:
-        """By the goal; moments of 8 bits only where they save much time."""
+        """By the goal; moments of 8 bits, and a frozen base in parts, only where they save much time."""
         goal = self.pricer.spec.goal
         if goal is Goal.COST:
             return self.cheapest or quickest
-        if goal is Goal.SPEED or quickest.setup.optimizer == "adamw":
+        if goal is Goal.SPEED:
             return quickest
-        exact = self._least(_seconds, share=self.usable, only_exact=True)
-        if exact is not None and exact.working_seconds <= PRICE_OF_EXACT_MOMENTS * quickest.working_seconds:
-            return exact
+        if quickest.setup.optimizer != "adamw":
+            return self._within(PRICE_OF_EXACT_MOMENTS, quickest, _has_exact_moments) or quickest
+        if quickest.layout.gathers_weights and self.pricer.method is not Method.FULL:
+            return self._within(PRICE_OF_WHOLE_COPIES, quickest, _holds_all_weights) or quickest
         return quickest
+
+    def _within(self, price: float, quickest: Priced, wanted: Callable[[Layout], bool]) -> Priced | None:
+        """The soonest of the layouts that are wanted, if it takes no more than `price` times as long."""
+        found = self._least(_seconds, share=self.usable, wanted=wanted)
+        return found if found is not None and found.working_seconds <= price * quickest.working_seconds else None
 
     def _least_filled(self, among: list[Layout]) -> Priced:
         """What needs the smallest share of the free memory."""
@@ -264,11 +273,13 @@ class Search:
     def _smallest_of(self, layout: Layout) -> Priced:
         return self.pricer.price(layout, self._least_mode(layout), self.sizes(layout)[-1])
 
-    def _least(self, expense: Expense, *, share: float, only_exact: bool = False) -> Priced | None:
+    def _least(
+        self, expense: Expense, *, share: float, wanted: Callable[[Layout], bool] = lambda _: True
+    ) -> Priced | None:
         """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
         best: Priced | None = None
         for bound, layout in self._by_bound(expense, share=share):
-            if only_exact and layout.optimizer != "adamw":
+            if not wanted(layout):
                 continue
             if best is not None and bound > expense(best.working_seconds, best.setup.world_size):
                 break
@@ -363,6 +374,14 @@ class Search:
             f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
         )
         yield Reason(rule=PlanRule.BALANCE, text=text)
+
+
+def _has_exact_moments(layout: Layout) -> bool:
+    return layout.optimizer == "adamw"
+
+
+def _holds_all_weights(layout: Layout) -> bool:
+    return not layout.gathers_weights
 
 
 def _seconds(seconds: float, _world_size: int) -> float:

@@ -65,6 +65,11 @@ class Layout:
     sharded_base: bool = False
 
     @property
+    def gathers_weights(self) -> bool:
+        """Whether each device holds a part of the weights and receives the rest layer by layer."""
+        return self.sharded_base or self.zero_stage == 3
+
+    @property
     def key(self) -> LayoutKey:
         """Equal where durations are equal."""
         return self._key(self.world_size)

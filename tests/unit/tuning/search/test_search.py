@@ -76,9 +76,12 @@ def test_no_setting_is_better_in_time_cost_and_peak_at_once(
     seconds, peak = chosen.expense(Goal.SPEED) * (1 + 1e-9), chosen.memory.total_bytes
     cost = chosen.expense(Goal.COST) * (1 + 1e-9)
     exact_moments = chosen.setup.optimizer == "adamw"
+    whole_copies = method is not Method.FULL and not chosen.setup.sharded_base and chosen.setup.zero_stage < 3
     for other in all_with_margin(found):
         if exact_moments and other.setup.optimizer != "adamw":
             continue  # rounded moments are no better for being small
+        if whole_copies and other.layout.gathers_weights:
+            continue  # parts of a base that would fit whole are no better for being small
         times = (other.working_seconds, other.working_gpu_seconds)
         as_good = times[0] <= seconds and times[1] <= cost and other.peak_bytes <= peak
         better = times[0] < seconds * (1 - 2e-9) or times[1] < cost * (1 - 2e-9) or other.peak_bytes < peak
@@ -100,6 +103,34 @@ def test_a_slice_of_random_plans_keeps_every_promise() -> None:
     fuzz = Fuzz(seed=7)
     fuzz.run(350)
     assert not fuzz.violations, report(fuzz)
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "method"),
+    [("gemma-2-9b", "2xRTX3090", Method.LORA), ("mistral-7b", "2xT4", Method.QLORA)],
+)
+def test_a_base_that_fits_whole_is_not_shared_out_for_a_tenth_of_the_time(
+    model: str, machine: str, method: Method
+) -> None:
+    found = search(method, model, many_rows(), what_if(machine))
+    chosen, quickest = found.chosen(), found.quickest
+    assert quickest is not None
+    assert quickest.layout.gathers_weights
+    assert not chosen.setup.sharded_base
+    assert chosen.setup.zero_stage == 0
+    assert quickest.working_seconds < chosen.time.working_seconds < 1.1 * quickest.working_seconds
+    in_a_hurry = search(method, model, many_rows(), what_if(machine), goal="speed")
+    assert in_a_hurry.quickest is not None
+    assert in_a_hurry.chosen().setup == in_a_hurry.quickest.setup
+
+
+def test_a_base_that_fits_whole_is_shared_out_where_that_saves_much() -> None:
+    chosen = search(Method.QLORA, "llama-2-70b", many_rows(), what_if("4xL40S")).chosen()
+    assert chosen.setup.sharded_base
+
+
+def many_rows() -> Any:
+    return data(8_000, tokens_per_row=500, longest=2000)
 
 
 def test_eight_large_gpus_do_not_recompute_what_stage_two_makes_room_for() -> None:
