@@ -170,20 +170,20 @@ def _full_rate(lora_rate: float, text: str, shape: ModelShape, rows_per_step: in
 
 
 def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tuple[int, Reason]:
-    """Long enough for the longest row, rounded up, within what the model was built for."""
-    if spec.max_seq_length != "auto":
-        return spec.max_seq_length, Reason(
-            rule=PlanRule.SEQUENCE_LENGTH, text=f"Rows of {spec.max_seq_length} tokens as asked."
-        )
-    longest = dataset.longest_row_tokens
+    """Long enough for the longest row, rounded up, within what was asked for and what the model was built for."""
+    longest, asked = dataset.longest_row_tokens, spec.max_seq_length
     needed = longest if dataset.tokens_are_exact else math.ceil(longest * ESTIMATE_MARGIN)
     rounded = max(64, math.ceil(needed / 64) * 64)
+    if asked != "auto" and asked <= rounded:
+        return asked, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=f"Rows of up to {asked:,} tokens as asked.")
     length = min(rounded, shape.context_length)
     margin = "" if dataset.tokens_are_exact else f" estimated, with {ESTIMATE_MARGIN - 1:.0%} in hand"
     text = f"Rows of up to {length:,} tokens: the longest has {longest:,}{margin}"
     usual = percentile_tokens(dataset.row_length_counts, USUAL_SHARE)
     if usual is not None and usual < longest:
         text += f", {USUAL_SHARE:.0%} have at most {usual:,}"
+    if asked != "auto":
+        text += f"; no row needs the {asked:,} that were asked for"
     if rounded > shape.context_length:
         text += f"; the model was built for {shape.context_length:,}, longer rows are cut"
     return length, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=text + ".")

@@ -84,7 +84,7 @@ def prepare(
         resume_from=str(resume_from) if resume_from else None,
         measured_shape=claim.base_model.measured_shape,
         token_cache=str(token_cache) if token_cache else None,
-        cut_long_rows=not _may_lengthen(claim),
+        cut_long_rows=not _may_lengthen(claim, plan),
         constants=hardware.constants,
         lifeline_fd=LIFELINE_FD,
         seals={path: seal for files in _all_files(claim) for path, seal in cache.seals(files).items()},
@@ -243,9 +243,10 @@ def _choose(claim: Claim, model_dir: Path, hardware: HardwareProfile, *, dataset
         raise JobFailure(_unplannable(error)) from error
 
 
-def _may_lengthen(claim: Claim) -> bool:
-    """Whether the plan's row length is our own guess from estimated tokens."""
-    is_guess = claim.spec.max_seq_length == "auto" and not claim.dataset.tokens_are_exact
+def _may_lengthen(claim: Claim, plan: Plan) -> bool:
+    """Whether the plan's row length is our own guess from estimated tokens: not asked for, or less than that."""
+    asked = claim.spec.max_seq_length
+    is_guess = (asked == "auto" or plan.max_sequence_length < asked) and not claim.dataset.tokens_are_exact
     return is_guess and not claim.is_plan_pinned
 
 

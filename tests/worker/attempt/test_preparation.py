@@ -271,6 +271,19 @@ def test_rows_that_do_not_fit_are_cut_as_planned_and_said_to_be(
     assert "so they are cut" in service.to("/events")[-1].json["message"]
 
 
+def test_a_guess_below_the_length_that_was_asked_for_may_grow_up_to_it(
+    preparing: Callable[..., PreparedRun], control: HttpAttemptControl
+) -> None:
+    claimed = claim().model_copy(update={"spec": SPEC.model_copy(update={"max_seq_length": 1024})})
+    prepared = preparing(claimed, host())
+    assert prepared.request.plan.max_sequence_length == 128
+    assert not prepared.request.cut_long_rows
+    for longest, planned in ((900, 960), (1500, 1024)):
+        prepared.run.write_dataset(DATASET.model_copy(update={"longest_row_tokens": longest, "tokens_are_exact": True}))
+        longer = prepare_longer(prepared, claim=claimed, hardware=host(), rehearsals=Rehearsals(), control=control)
+        assert longer.request.plan.max_sequence_length == planned
+
+
 @pytest.mark.parametrize("why", ["asked", "exact", "pinned"])
 def test_a_length_that_is_no_guess_stands(preparing: Callable[..., PreparedRun], why: str) -> None:
     claimed = claim()

@@ -120,12 +120,21 @@ def test_a_forced_method_that_does_not_fit_is_refused_with_the_number() -> None:
 
 
 def test_a_refusal_offers_the_longest_rows_that_fit() -> None:
-    refusal = answer("llama-3.1-8b", "1xRTX4090", max_seq_length=131_072)
+    rows = data(longest=131_072)
+    refusal = answer("llama-3.1-8b", "1xRTX4090", dataset=rows)
     assert isinstance(refusal, Refusal)
     way_out = refusal.reasons[-1]
     assert way_out.rule == "what-would-fit"
     length = int(way_out.text.split("max_seq_length ")[1].split(" ")[0].replace(",", ""))
-    assert isinstance(answer("llama-3.1-8b", "1xRTX4090", max_seq_length=length), Plan)
+    assert isinstance(answer("llama-3.1-8b", "1xRTX4090", dataset=rows, max_seq_length=length), Plan)
+
+
+def test_a_length_that_no_row_reaches_takes_no_memory() -> None:
+    """Whoever writes 32,768 by habit gets the plan of the rows that there are, on 24 GB too."""
+    asked = plan("llama-3.1-8b", "1xRTX4090", max_seq_length=32_768)
+    assert asked.max_sequence_length == plan("llama-3.1-8b", "1xRTX4090").max_sequence_length == 1536
+    told = next(reason.text for reason in asked.reasons if reason.rule == "sequence-length")
+    assert "no row needs the 32,768 that were asked for" in told
 
 
 def test_a_refusal_that_shorter_rows_do_not_help_says_how_many_gpus_would() -> None:
