@@ -16,6 +16,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models.families import MULTIMODAL, READERS
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
+from tunesmith.tuning.models.spellings import is_rounded, key_of, spellings_of
 from tunesmith.tuning.values.json_objects import Json
 
 # Words behind a name that leave the sizes of the model as they are.
@@ -25,6 +26,8 @@ CONVERTED = {
     "-unsloth-bnb-4bit": "4-bit weights; this is planned with its 16-bit base, which QLoRA quantises by itself",
     "-bnb-4bit": "4-bit weights; this is planned with its 16-bit base, which QLoRA quantises by itself",
     "-bnb-8bit": "8-bit weights; this is planned with its 16-bit base",
+    "-4bit": "4-bit weights; this is planned with its 16-bit base, which QLoRA quantises by itself",
+    "-8bit": "8-bit weights; this is planned with its 16-bit base",
     "-gguf": "GGUF files; they are widened to 16 bits when they are registered with `tunesmith models add --gguf`",
 }
 # Weights that nothing here can train on, because only kernels for inference multiply with them.
@@ -33,6 +36,9 @@ FOR_INFERENCE = {
     "fp8": "8-bit floating-point", "nvfp4": "NVFP4", "mxfp4": "MXFP4", "w4a16": "4-bit", "w8a8": "8-bit",
     "w8a16": "8-bit", "int4": "4-bit", "int8": "8-bit", "onnx": "ONNX",
 }  # fmt: skip
+MLX_OWNER = "mlx-community/"  # all of its models
+# Whose weights nobody can have: names that jobs of OpenAI's own API carry.
+CLOSED = ("gpt-3.5", "gpt-4", "gpt-5", "o1", "o3", "o4-mini", "davinci", "babbage", "claude", "gemini")
 _FORM = re.compile(rf"[-.]({'|'.join(FOR_INFERENCE)})(?![a-z0-9])")
 _NEAR = 4
 
@@ -52,14 +58,17 @@ def find_model(name: str) -> KnownModel:
         InvalidRequest: `unknown_model`, the hint names near ones; or `model_not_trainable`, its weights are quantised
             for inference, the hint names its base.
     """
-    key = _key(name)
+    key = key_of(name)
     found = _entry_of(key)
     if found is not None:
         return KnownModel(found, _shape(found))
-    for suffix, form in CONVERTED.items():
-        base = _entry_of(key.removesuffix(suffix)) if key.endswith(suffix) else None
-        if base is not None:
-            return KnownModel(base, _shape(base), f"{name} holds {form}: the sizes are those of {base}.")
+    for written in spellings_of(key):
+        if (known := _converted(name, written)) is not None:
+            return known
+        entry = _entry_of(written)
+        if entry is not None:
+            form = f"holds {CONVERTED['-gguf']}: the sizes are those of" if is_rounded(key) else "is read as"
+            return KnownModel(entry, _shape(entry), f"{name} {form} {entry}.")
     raise _for_inference(name, key) or _unknown(name, key)
 
 
@@ -128,8 +137,13 @@ def _names() -> dict[str, str]:
     return names | {entry: entry for entry in CONFIGS}
 
 
-def _key(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
+def _converted(name: str, key: str) -> KnownModel | None:
+    """Of weights in a form that the trainer changes, by the end of their name, the base."""
+    for suffix, form in CONVERTED.items():
+        base = _entry_of(key.removesuffix(suffix)) if key.endswith(suffix) else None
+        if base is not None:
+            return KnownModel(base, _shape(base), f"{name} holds {form}: the sizes are those of {base}.")
+    return None
 
 
 def _entry_of(key: str) -> str | None:
@@ -148,9 +162,12 @@ def _entry_of(key: str) -> str | None:
 
 def _for_inference(name: str, key: str) -> InvalidRequest | None:
     found = _FORM.search(key)
-    if found is None:
+    if found is not None:
+        form, base = FOR_INFERENCE[found[1]], _entry_of(key[: found.start()].removesuffix("-quantized"))
+    elif key.startswith(MLX_OWNER):
+        form, base = "MLX", _entry_of(re.sub(r"-(?:[2-8]bit|mxfp4)(?:-dwq)?$", "", key))
+    else:
         return None
-    form, base = FOR_INFERENCE[found[1]], _entry_of(key[: found.start()].removesuffix("-quantized"))
     named = f"its base, {base}" if base else "its base, the model that was quantised"
     return InvalidRequest(
         f"{name} holds {form} weights, which are made for inference and cannot be trained on.",
@@ -163,6 +180,13 @@ def _for_inference(name: str, key: str) -> InvalidRequest | None:
 def _unknown(name: str, key: str) -> InvalidRequest:
     names = _names()
     bare = key.rpartition("/")[2]
+    if bare.startswith(CLOSED):
+        return InvalidRequest(
+            f"The weights of {name} are not published, so nobody else can train it.",
+            code=ErrorCode.UNKNOWN_MODEL,
+            param="model",
+            hint="Name an open model, such as llama-3.1-8b or Qwen/Qwen3-8B.",
+        )
     close = get_close_matches(bare, names, n=4 * _NEAR, cutoff=0.5)
     near = list(dict.fromkeys(names[match] for match in close))[:_NEAR]
     known = f"Near it: {', '.join(near)}." if near else f"{len(names):,} names are known, such as llama-3.1-8b."

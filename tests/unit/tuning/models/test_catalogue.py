@@ -93,8 +93,43 @@ def test_weights_in_another_form_are_planned_with_their_base_and_a_word(written:
 
 
 @pytest.mark.parametrize(
+    ("written", "name", "word"),
+    [
+        ("llama3.1:8b", "llama-3.1-8b", "read as"),
+        ("llama-3.1-8b:latest", "llama-3.1-8b", "read as"),
+        ("llama3.1-8b", "llama-3.1-8b", "read as"),
+        ("Llama 3.1 8B Instruct", "llama-3.1-8b", None),
+        ("llama-3-1-8b", "llama-3.1-8b", "read as"),
+        ("Qwen/Qwen3-8B@main", "qwen3-8b", "read as"),
+        ("qwen2.5:7b-instruct-q4_K_M", "qwen2.5-7b-instruct", "widened"),
+        ("Qwen3-8B-Q4_K_M.gguf", "qwen3-8b", "widened"),
+        ("bartowski/Llama-3.2-1B-Instruct-GGUF:Q8_0", "llama-3.2-1b", "widened"),
+        ("somebody/Meta-Llama-3.1-8B-Instruct-4bit", "llama-3.1-8b", "4-bit"),
+    ],
+)
+def test_names_as_others_write_them_are_read_and_said_to_be(written: str, name: str, word: str | None) -> None:
+    found = find_model(written)
+    assert found.name == name
+    assert found.note is None if word is None else word in str(found.note)
+
+
+@pytest.mark.parametrize("written", ["llama3.1:latest", "llama3", "gemma-31b", "qwen3:9b", "llama-3.1-8b:nonsense"])
+def test_a_name_that_leaves_open_which_model_it_is_is_not_guessed(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="No model is known"):
+        find_model(written)
+
+
+@pytest.mark.parametrize("written", ["gpt-4o-mini-2024-07-18", "openai/gpt-4.1", "gpt-3.5-turbo", "claude-3-haiku"])
+def test_a_model_whose_weights_nobody_has_is_said_to_be_one(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="not published") as caught:
+        find_model(written)
+    assert "llama-3.1-8b" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("written", "base"),
     [
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama-3.2-3b"),
         ("TheBloke/Llama-2-7B-GPTQ", "llama-2-7b"),
         ("Qwen/Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b-instruct"),
         ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "qwen2.5-7b-instruct"),
