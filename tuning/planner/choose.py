@@ -65,7 +65,7 @@ def choose(
     chosen, decision = here.chosen, here.decision
     if chosen is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, asking=asked.asking)
-        filled = _say_what_fills(here.candidates[Method.QLORA], spec=spec, shape=shape)
+        filled = _say_what_fills(here.candidates, spec=spec, shape=shape)
         instead = other_method(here.candidates, spec=spec)
         reasons = (*decision.reasons, *_say_machines(hardware), *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
@@ -195,8 +195,21 @@ def _say_machines(hardware: HardwareProfile) -> Iterator[Reason]:
         yield Reason(rule=PlanRule.DEVICES, text=why_apart(equal_devices(hardware)[0].gpus, of=hardware.gpus))
 
 
-def _say_what_fills(qlora: Candidate, *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
-    """Of a 4-bit base that misses the memory: what is shared out, and what 4 bits do not reach."""
+def _say_what_fills(candidates: Mapping[Method, Candidate], *, spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
+    """What misses the memory: activations of long rows; of a 4-bit base what is whole, and what 4 bits do not reach."""
+    tried = [candidates[method] for method in _allowed(spec) if candidates[method].blocked is None]
+    if not tried:
+        return ()
+    least = min(tried, key=lambda candidate: candidate.memory.total_bytes)
+    items = least.memory.items
+    activations = items.get("activations", 0) + items.get("layer_backward", 0)
+    if activations > least.memory.total_bytes / 2:
+        text = (
+            f"Rows of {least.max_sequence_length:,} tokens fill {gib(activations)} of it with activations although "
+            f"every layer is recomputed: a row is never split over several devices here."
+        )
+        return (Reason(rule=PlanRule.SEQUENCE_LENGTH, text=text),)
+    qlora = candidates[Method.QLORA]
     if spec.method not in ("auto", Method.QLORA) or qlora.blocked is not None:
         return ()
     return (*explain_shortage(shape, qlora.setup), *say_experts_stay_whole(shape))

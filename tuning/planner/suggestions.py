@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 from tunesmith.tuning.datasets.lengths import share_within
 from tunesmith.tuning.job import DatasetFacts, JobSpec
+from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
+from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128
+ADAPTERS = (Method.LORA, Method.QLORA)
 
 
 class Asking(NamedTuple):
@@ -29,11 +32,11 @@ class Asking(NamedTuple):
 def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: DatasetFacts, asking: Asking) -> Reason:
     """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants."""
     retry = asking.retry
-    methods = [spec.method] if spec.method != "auto" else [Method.LORA, Method.QLORA]
+    methods = [spec.method] if spec.method != "auto" else [*ADAPTERS]
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
         return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
-    if lighter := _with_a_base_shared_out(spec, methods, retry):
+    if lighter := _with_a_base_shared_out(spec, methods, retry) or _without_float8_base(spec, candidates, retry):
         return lighter
     length = min(candidate.max_sequence_length for candidate in candidates.values())
 
@@ -47,7 +50,7 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
     lengths = _shorter_lengths(length)
     longest = bisect_left(lengths, True, key=has_room)
     if longest < len(lengths) and (found := fitting(lengths[longest])):
-        text = f"{name_of(found)} fits: {gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
+        text = f"{name_of(found)} fits: {_peak_of(found)}"
         kept = _kept(dataset, lengths[longest])
         return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=f"With max_seq_length {lengths[longest]:,} {text}.{kept}")
     possible = [candidates[method] for method in methods if candidates[method].blocked is None]
@@ -59,7 +62,8 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
         return more
     least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
     one = "a GPU" if least.setup.device == "cuda" else "a host"
-    devices = one if least.setup.world_size == 1 else f"{least.setup.world_size} GPUs, each"
+    is_shared = least.setup.world_size > 1 and (least.setup.zero_stage > 0 or least.setup.sharded_base)
+    devices = f"{least.setup.world_size} GPUs, each" if is_shared else one
     wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
     return Reason(
         rule=PlanRule.WHAT_WOULD_FIT,
@@ -74,8 +78,7 @@ def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tu
     for method in (Method.LORA, Method.QLORA, Method.FULL):
         found = candidates[method]
         if found.has_margin and not found.setup.offload_optimizer:
-            needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
-            text = f"With method {method} instead it fits here: {needed}, {duration(found.time.seconds)}."
+            text = f"With method {method} instead it fits here: {_peak_of(found)}, {duration(found.time.seconds)}."
             return (Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text),)
     return ()
 
@@ -84,22 +87,44 @@ def _with_a_base_shared_out(
     spec: JobSpec, methods: list[Method], retry: Callable[[JobSpec, Method], Candidate]
 ) -> Reason | None:
     """What the job asks for that keeps the base whole on each GPU, where it fits without."""
-    asked = {"merge": spec.merge, "use_dora": spec.lora.use_dora}
+    asked = {
+        "merge": spec.merge,
+        "use_dora": spec.lora.use_dora,
+        "init pissa": spec.lora.init == "pissa",
+        "adapters on experts": adapts_experts(spec.lora.target_modules),
+    }
     names = " and ".join(name for name, wanted in asked.items() if wanted)
     if not names:
         return None
-    lora = spec.lora.model_copy(update={"use_dora": False})
+    targets = "all-linear" if asked["adapters on experts"] else spec.lora.target_modules
+    lora = spec.lora.model_copy(update={"use_dora": False, "init": "default", "target_modules": targets})
     lighter = spec.model_copy(update={"merge": False, "lora": lora})
     for method in methods:
         found = retry(lighter, method)
         if found.fits and (found.setup.sharded_base or found.setup.zero_stage == 3):
             return Reason(
                 rule=PlanRule.WHAT_WOULD_FIT,
-                text=f"Without {names}, which wants the whole base on every GPU, {method} fits: the base is shared "
-                f"out over {found.setup.world_size} GPUs, {gib(found.memory.total_bytes)} of "
-                f"{gib(found.memory.budget_bytes)} on each.",
+                text=f"Without {names}, for which every GPU would need the whole base, {NAMES[method]} fits: the base "
+                f"is shared out over {found.setup.world_size} GPUs, {_peak_of(found)} on each.",
             )
     return None
+
+
+def _without_float8_base(
+    spec: JobSpec, candidates: Mapping[Method, Candidate], retry: Callable[[JobSpec, Method], Candidate]
+) -> Reason | None:
+    """Of a machine that cannot multiply in 8 bits: that leaving it out is the way."""
+    if not spec.lora.float8_base or candidates[Method.LORA].blocked is None:
+        return None
+    plain = spec.model_copy(update={"lora": spec.lora.model_copy(update={"float8_base": False})})
+    found = next((found for method in ADAPTERS if (found := retry(plain, method)).fits), None)
+    fits = "" if found is None else f" {name_of(found)} fits: {_peak_of(found)}"
+    text = f"Without float8_base{fits}." if fits else "Leave float8_base out."
+    return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
+
+
+def _peak_of(found: Candidate) -> str:
+    return f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
 
 
 def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Candidate | None]) -> Reason | None:
@@ -107,8 +132,7 @@ def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Cand
         for method in methods:
             found = on_more_gpus(method, number)
             if found is not None and found.fits:
-                needed = f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)} on each"
-                text = f"On {number} x {found.place.name} {name_of(found)} fits: {needed}."
+                text = f"On {number} x {found.place.name} {name_of(found)} fits: {_peak_of(found)} on each."
                 return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
     return None
 

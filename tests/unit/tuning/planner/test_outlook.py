@@ -142,8 +142,34 @@ def test_a_refusal_on_a_host_without_gpus_asks_for_a_host() -> None:
 
 
 def test_shorter_rows_are_said_to_cut_longer_ones() -> None:
-    refusal = answer("llama-3.1-8b", "1xRTX4090", max_seq_length=131_072)
+    refusal = answer("llama-3.1-8b", "1xRTX4090", dataset=data(longest=131_072))
     assert refusal.reasons[-1].text.endswith("Longer rows are cut.")
+
+
+def test_a_refusal_of_long_rows_says_that_activations_fill_the_memory() -> None:
+    refusal = answer("llama-3.1-70b", "8xH100", dataset=data(longest=131_072))
+    assert "of it with activations although every layer is recomputed" in said(refusal, "sequence-length")
+    assert "sharded-base" not in rules(refusal)
+
+
+def test_what_is_whole_on_each_gpu_is_said_to_want_one_gpu() -> None:
+    """LoRA in fp16 is not shared out: more GPUs like these give it no room."""
+    refusal = answer("llama-2-13b", "4xT4", dataset=data(longest=100, tokens_per_row=80), method="lora")
+    assert "LoRA fp16 would fit on a GPU with" in refusal.reasons[-1].text
+
+
+def test_a_refusal_names_what_keeps_the_base_whole_where_it_would_fit_in_parts() -> None:
+    refusal = answer("mixtral-8x7b", "8xH100", lora={"target_modules": "all-linear+experts"})
+    assert refusal.reasons[-1].text.startswith("Without adapters on experts, for which every GPU would need the whole")
+    refusal = answer("llama-3.1-70b", "8xH100", method="lora", lora={"init": "pissa"}, merge=True)
+    assert refusal.reasons[-1].text.startswith("Without merge and init pissa, ")
+
+
+def test_a_gpu_without_8_bit_products_is_told_to_leave_float8_out() -> None:
+    refusal = answer("llama-3.1-8b", "A100", lora={"float8_base": True})
+    assert refusal.reasons[-1].text.startswith("Without float8_base LoRA bf16 fits: ")
+    nowhere = answer("llama-3.1-405b", "A100", lora={"float8_base": True})
+    assert nowhere.reasons[-1].text == "Leave float8_base out."
 
 
 def test_a_refusal_on_several_machines_says_that_a_run_stays_within_one() -> None:
