@@ -66,6 +66,10 @@ def plan(
         return
     source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
     ours = asked.ours | ({} if validation == "auto" else {"validation": validation})
+    if validation == "none" and asked.early_stopping_patience is not None:
+        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    if table and any(given is not None for given in (on, source, rows, tokens_per_row, host_memory)):
+        raise typer.BadParameter("It is of a model alone, on no hardware and no data.", param_hint="--table")
     if on is None and not table:
         if host_memory is not None:
             raise typer.BadParameter("It belongs to --on: live workers report theirs.", param_hint="--host-memory")
@@ -77,9 +81,12 @@ def plan(
     if on is None:
         _memory_tables(name, shape, form=form)
         return
+    from tunesmith.tuning.planner.checks import check_targets
+
     longest = asked.max_seq_length
     dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=longest, shape=shape)
     spec = _spec(name, ours, asked.learning.of_rows(kind) if kind else asked.learning)
+    check_targets(spec, shape)
     machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
     _on_machines(machines, spec=spec, shape=shape, dataset=dataset, price=price, why=why, form=form)
 

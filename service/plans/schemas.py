@@ -86,6 +86,9 @@ class PlanRequest(JobRequest):
         if len(given) > 1:
             message = f"'{given[0]}' and '{given[1]}' both say what the data is: send one of them."
             raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param=given[1])
+        if ours.host_memory_gib is not None and not ours.on:
+            message = "'tunesmith.host_memory_gib' belongs to 'tunesmith.on': live workers report theirs."
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="tunesmith.host_memory_gib")
         if ours.tokens_per_row is not None and ours.rows is None:
             message = "'tunesmith.tokens_per_row' belongs to 'tunesmith.rows'."
             raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="tunesmith.tokens_per_row")

@@ -10,12 +10,15 @@ TOKENS_PER_ROW = 500
 def assumed_dataset(
     shape: ModelShape, *, rows: int = ROWS, tokens_per_row: int | None = None, longest_row_tokens: int | None = None
 ) -> DatasetFacts:
-    """Rows of 500 tokens unless told otherwise, the longest four times the mean, half of the tokens trained on."""
+    """Rows of 500 tokens unless told otherwise, the longest four times the mean, half of the tokens trained on.
+
+    Of very few rows the longest has no more than all of them together.
+    """
     mean = min(tokens_per_row or TOKENS_PER_ROW, shape.context_length, longest_row_tokens or shape.context_length)
     return DatasetFacts(
         rows=rows,
         tokens=rows * mean,
-        longest_row_tokens=min(longest_row_tokens or 4 * mean, shape.context_length),
+        longest_row_tokens=min(longest_row_tokens or min(4, rows) * mean, shape.context_length),
         supervised_tokens=max(1, rows * mean // 2),
         tokens_are_exact=True,
     )

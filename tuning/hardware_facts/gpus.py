@@ -16,7 +16,7 @@ _SMALLER = {"laptop", "mobile", "maxq"}
 EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0.19", "triton": "3.0"}
 # Number, name, and GiB that are free on each: 8xA100-80G:30G.
 _MACHINE = re.compile(
-    r"\s*(?:(\d{1,5})\s*x\s*)?([^\s:][^:]*?)\s*(?::\s*(\d{1,6}(?:\.\d{1,6})?)\s*Gi?B?)?\s*", re.IGNORECASE
+    r"\s*(?:(\d{1,5})\s*[x*]\s*)?([^\s:][^:]*?)\s*(?::\s*(\d{1,6}(?:\.\d{1,6})?)\s*Gi?B?)?\s*", re.IGNORECASE
 )
 # A GPU and the profile of its slices: `A100 3g.40gb`, `H100-80G MIG 1g.10gb`.
 _SLICE = re.compile(r"(.+?)[\s_-]+(?:MIG[\s_-]*)?(\d)g\.(\d{1,3})gb", re.IGNORECASE)
@@ -92,6 +92,8 @@ def find_gpu(name: str) -> KnownGpu:
     near = get_close_matches(key, keys, n=4, cutoff=0.65)
     names = dict.fromkeys(keys[match].name for match in near)
     hint = f"Near it: {', '.join(names)}." if names else "CPU and GPUs of NVIDIA are known: docs/hardware.md has them."
+    if names and re.search(r"^[-\d]|x\d+$", name.strip()):
+        hint += f" Several of them are written 2x{next(iter(names)).replace(' ', '')}."
     message = f"No GPU is known by the name {name!r}."
     raise InvalidRequest(message, code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
 
@@ -152,7 +154,7 @@ def _idle_slices(cut: re.Match[str], *, number: int, free: int | None) -> tuple[
                 _idle(part, index, free=free).model_copy(update={"mig": True, "nvlink": False, "machine": 0})
                 for index in range(number)
             )
-    message = f"A {whole.name} is not cut into slices of {slices}g.{box_gb}gb."
+    message = f"No {whole.name} is cut into slices of {slices}g.{box_gb}gb."
     hint = "Profiles are named by slices and memory: A100 3g.40gb, H100 1g.10gb, A30 2g.12gb."
     raise InvalidRequest(message, code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
 
@@ -168,8 +170,9 @@ def _eighths_of(known: KnownGpu, slices: int, box_gb: int) -> int:
 def _idle(known: KnownGpu, index: int, *, free: int | None) -> Gpu:
     memory = int(known.memory_gib * GIB)
     if free is not None and not 0 < free <= memory:
-        message = f"A {known.name} cannot have {free / GIB:g} GiB free: it has {known.memory_gib:g}."
-        raise InvalidRequest(message, param="on", hint=f"Write it as {known.name.replace(' ', '')}:20G.")
+        message = f"No {known.name} can have {free / GIB:g} GiB free: it has {known.memory_gib:g}."
+        half = f"{known.name.replace(' ', '')}:{max(1, int(known.memory_gib / 2))}G"
+        raise InvalidRequest(message, param="on", hint=f"Write what is free behind the name, such as {half}.")
     return Gpu(
         index=index,
         name=known.name,

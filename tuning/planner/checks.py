@@ -71,8 +71,7 @@ def impossible(*, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> Re
         )
     if (found := _expert_obstacle(spec, shape)) is not None:
         reasons.append(Reason(rule=PlanRule.EXPERTS, text=f"{found.text} {found.hint}"))
-    adapters_only = spec.method in (Method.LORA, Method.QLORA)
-    if adapters_only and not shape.targets(spec.lora.target_modules):
+    if spec.method is not Method.FULL and not shape.targets(spec.lora.target_modules):
         known = ", ".join(linear.name for linear in shape.linears if linear.module)
         reasons.append(
             Reason(

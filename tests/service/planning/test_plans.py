@@ -160,6 +160,12 @@ def test_planning_changes_nothing(control_plane: ControlPlane) -> None:
         ({"tunesmith": {"rows": 5, "on": ["RTX 4091"]}}, "unknown_gpu", "tunesmith.on", "RTX 4090"),
         ({"tunesmith": {"rows": 5, "on": ["9999xH100"]}}, "invalid_request", "tunesmith.on", "absurd"),
         ({"tunesmith": {"rows": 5}, "training_file": "file-1"}, "invalid_value", "tunesmith.rows", "send one of them"),
+        (
+            {"tunesmith": {"rows": 5, "host_memory_gib": 64}},
+            "invalid_value",
+            "tunesmith.host_memory_gib",
+            "belongs to 'tunesmith.on'",
+        ),
         ({"tunesmith": {"rows": 0}}, "invalid_value", "tunesmith.rows", "greater than or equal to 1"),
         ({"tunesmith": {"rows": 5, "max_seq_length": 4096}}, "plan_does_not_fit", "tunesmith.max_seq_length", "2,048"),
         ({"tunesmith": {"rows": 5}, "method": {"type": "reinforcement"}}, "unsupported_value", "method.type", "not"),

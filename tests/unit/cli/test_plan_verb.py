@@ -151,10 +151,21 @@ def test_what_is_no_number_of_money_or_memory_is_refused(option: str, number: st
         ("--model", "gpt2"),
         ("--model", "gpt2", "--on", ","),
         ("--model", "gpt2", "--on", "T4", "--method", "magic"),
+        ("--model", "gpt2", "--on", "T4", "--validation", "none", "--early-stopping-patience", "2"),
+        ("--model", "gpt2", "--table", "--on", "T4"),
+        ("--model", "gpt2", "--table", "--rows", "9"),
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("modules", ["foo", "", "q_proj,foo"])
+def test_modules_that_the_model_does_not_have_are_named_as_the_service_names_them(modules: str) -> None:
+    error = run("--model", "llama-3.2-1b", "--on", "T4", "--target-modules", modules).exception
+    assert isinstance(error, InvalidRequest)
+    assert (error.code, error.param) == ("no_such_target_modules", "tunesmith.lora.target_modules")
+    assert "v_proj" in str(error.hint)
 
 
 def test_an_unknown_gpu_gets_near_matches() -> None:

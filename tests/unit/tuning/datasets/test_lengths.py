@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
+
 from tests.unit.tuning.cases import answer, data, plan, spec
+from tunesmith.tuning.datasets.assumptions import assumed_dataset
 from tunesmith.tuning.datasets.lengths import BUCKETS, EDGES, bucket_of, percentile_tokens, share_within
 from tunesmith.tuning.datasets.rows import RowChecker
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Refusal
 from tunesmith.tuning.recipe.hyperparameters import choose_sequence_length
 
@@ -67,3 +71,9 @@ def test_a_refusal_says_what_share_of_the_rows_a_length_that_fits_leaves_whole()
     assert isinstance(refused, Refusal)
     assert refused.reasons[-1].rule == "what-would-fit"
     assert "99.0% of the rows are no longer than that." in refused.reasons[-1].text
+
+
+@pytest.mark.parametrize(("rows", "longest"), [(1, 500), (3, 1500), (4, 2000), (5000, 2000)])
+def test_of_rows_that_nobody_has_seen_the_longest_has_no_more_than_all(rows: int, longest: int) -> None:
+    facts = assumed_dataset(find_shape("llama-3.1-8b"), rows=rows)
+    assert facts.longest_row_tokens == longest <= facts.tokens

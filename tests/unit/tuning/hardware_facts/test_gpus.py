@@ -215,8 +215,29 @@ def test_a_slice_that_is_asked_about_computes_as_its_share() -> None:
 def test_slices_that_no_gpu_is_cut_into_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         what_if(text)
-    assert "is not cut into slices" in caught.value.message
+    assert "is cut into slices of" in caught.value.message
     assert "A100 3g.40gb" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("known", KNOWN_GPUS[::9], ids=lambda known: known.name)
+def test_what_is_offered_in_place_of_too_much_free_memory_can_be_asked(known: KnownGpu) -> None:
+    name = known.name.replace(" ", "")
+    with pytest.raises(InvalidRequest) as caught:
+        what_if(f"{name}:500G")
+    offered = str(caught.value.hint).split("such as ")[1].rstrip(".")
+    assert what_if(offered).gpus[0].memory_free_bytes < what_if(offered).gpus[0].memory_total_bytes
+
+
+@pytest.mark.parametrize("text", ["2xT4", "2 x T4", "2*T4"])
+def test_a_number_of_gpus_may_be_written_with_any_sign_of_times(text: str) -> None:
+    assert len(what_if(text).gpus) == 2
+
+
+@pytest.mark.parametrize("text", ["T4x2", "2T4", "-1xT4"])
+def test_a_number_in_another_place_is_told_where_it_goes(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        what_if(text)
+    assert str(caught.value.hint).endswith("Several of them are written 2xT4.")
 
 
 def test_a_card_of_another_maker_is_not_answered_with_names_that_only_share_digits() -> None:
