@@ -13,7 +13,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidates import Candidate
-from tunesmith.tuning.values.units import against, count, duration, gib, instead_of, plural
+from tunesmith.tuning.values.units import against, count, duration, gib, gib_apart, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 
 SMALL_DATA_ROWS = 10_000  # adapters match full fine-tuning here (LoRA Without Regret, 2025); the guide says 5K
@@ -119,14 +119,15 @@ def shortage(candidate: Candidate, *, smallest: bool = False) -> str:
     if candidate.blocked:
         return candidate.blocked
     memory, setup = candidate.memory, candidate.setup
-    text = f"{name_of(candidate)} needs {gib(memory.total_bytes)}{_on_each(candidate)}"
+    needed, free = gib_apart(memory.total_bytes, memory.budget_bytes)
+    text = f"{name_of(candidate)} needs {needed}{_on_each(candidate)}"
     even = ["with the smallest settings"] * smallest + ["with its optimizer in host memory"] * setup.offload_optimizer
     if even:
         text += f" even {' and '.join(even)}"
     if memory.total_bytes <= memory.budget_bytes:
         text += f" and {gib(memory.margin_bytes)} more in hand, because a prediction is not a measurement"
     are_free = "are free" if candidate.place.hardware.gpus else "may be used"
-    return f"{text}; {gib(memory.budget_bytes)} {are_free} on this {candidate.place.name}"
+    return f"{text}; {free} {are_free} on this {candidate.place.name}"
 
 
 def name_of(candidate: Candidate) -> str:
@@ -235,8 +236,9 @@ def _information(situation: Situation) -> tuple[bool, str] | None:
             f"({count(most)}): full fine-tuning, and it fits"
         )
     if tokens <= least:
+        fit = "fits" if tokens == 1 else "fit"
         return False, (
-            f"{plural(tokens, 'token')} to learn from fit into an adapter of rank 1 already ({count(least)} "
+            f"{plural(tokens, 'token')} to learn from {fit} into an adapter of rank 1 already ({count(least)} "
             f"parameters), so full fine-tuning would learn no more"
         )
     return None

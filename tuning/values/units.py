@@ -19,6 +19,16 @@ def gib(size_bytes: float) -> str:
     return f"{size_bytes / GIB:,.1f} GiB"
 
 
+def gib_apart(size_bytes: float, other_bytes: float) -> tuple[str, str]:
+    """Both as `gib` writes them, or with as many more decimals as tell them apart."""
+    texts = gib(size_bytes), gib(other_bytes)
+    digits = 2
+    while texts[0] == texts[1] and size_bytes != other_bytes and digits < 5:
+        texts = f"{size_bytes / GIB:,.{digits}f} GiB", f"{other_bytes / GIB:,.{digits}f} GiB"
+        digits += 1
+    return texts
+
+
 def count(number: float) -> str:
     """`40.4M`, `8.03B`, `950`."""
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -26,9 +36,9 @@ def count(number: float) -> str:
             value = number / size
             return (
                 f"{value:.2f}{suffix}"
-                if value < 10
+                if value < 9.995
                 else f"{value:.1f}{suffix}"
-                if value < 100
+                if value < 99.95
                 else f"{value:.0f}{suffix}"
             )
     return f"{number:.0f}"

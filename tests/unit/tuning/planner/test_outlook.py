@@ -1,8 +1,11 @@
 """What is told beside a plan and in a refusal, read as someone in a hurry reads it."""
 
+import re
+
 import pytest
 
 from tests.unit.tuning.cases import answer, cpu, data, plan, rules
+from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.values.units import against, duration, instead_of, span
 from tunesmith.tuning.words import Method
@@ -144,6 +147,22 @@ def test_a_refusal_on_a_host_without_gpus_asks_for_a_host() -> None:
 def test_shorter_rows_are_said_to_cut_longer_ones() -> None:
     refusal = answer("llama-3.1-8b", "1xRTX4090", dataset=data(longest=131_072))
     assert refusal.reasons[-1].text.endswith("Longer rows are cut.")
+
+
+def test_a_need_that_reads_as_what_is_free_is_told_with_more_decimals() -> None:
+    machine = what_if("CPU:1G")
+    refusal = answer("smollm2-135m", machine, dataset=data(100, tokens_per_row=500, longest=2_000), method="qlora")
+    assert isinstance(refusal, Refusal)
+    needed, free = re.findall(r"([\d.]+) GiB", refusal.reasons[0].text)
+    assert float(needed) > float(free)
+    assert round(float(needed), 1) == round(float(free), 1)
+
+
+def test_a_single_token_fits() -> None:
+    facts = data(5_000, supervised=1e-9)
+    assert said(plan("llama-3.1-8b", "8xA100-80G", dataset=facts), "information").startswith(
+        "1 token to learn from fits"
+    )
 
 
 def test_a_refusal_of_long_rows_says_that_activations_fill_the_memory() -> None:
