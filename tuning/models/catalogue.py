@@ -61,8 +61,8 @@ def find_model(name: str) -> KnownModel:
     key = key_of(name)
     found = _entry_of(key)
     if found is not None:
-        return KnownModel(found, _shape(found))
-    for written in spellings_of(key):
+        return KnownModel(found, _shape(found), _note_on(name, key, found))
+    for written in spellings_of(key) if not key.startswith(MLX_OWNER) else ():
         if (known := _converted(name, written)) is not None:
             return known
         entry = _entry_of(written)
@@ -135,6 +135,13 @@ def _names() -> dict[str, str]:
             names[full] = entry
             names.setdefault(full.rpartition("/")[2].removeprefix("meta-"), entry)
     return names | {entry: entry for entry in CONFIGS}
+
+
+def _note_on(name: str, key: str, entry: str) -> str | None:
+    """What is to be known of weights as their owner publishes them; copies say in their name what they are."""
+    note = _models()[entry].get("note")
+    published = {hub_id.lower().rpartition("/")[2] for hub_id in _models()[entry]["hub_ids"]}
+    return f"{name} {note}." if note and key.rpartition("/")[2] in published else None
 
 
 def _converted(name: str, key: str) -> KnownModel | None:

@@ -105,6 +105,8 @@ def test_weights_in_another_form_are_planned_with_their_base_and_a_word(written:
         ("Qwen3-8B-Q4_K_M.gguf", "qwen3-8b", "widened"),
         ("bartowski/Llama-3.2-1B-Instruct-GGUF:Q8_0", "llama-3.2-1b", "widened"),
         ("somebody/Meta-Llama-3.1-8B-Instruct-4bit", "llama-3.1-8b", "4-bit"),
+        ("openai/gpt-oss-20b", "gpt-oss-20b", "MXFP4"),
+        ("unsloth/gpt-oss-20b-BF16", "gpt-oss-20b", None),
     ],
 )
 def test_names_as_others_write_them_are_read_and_said_to_be(written: str, name: str, word: str | None) -> None:
