@@ -194,6 +194,7 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", name.lower().replace("max-q", "maxq")))
 
 
+@lru_cache(maxsize=256)
 def _model_words(known: KnownGpu) -> frozenset[str]:
     """Words of the name without the memory size, which drivers write in many ways."""
     return frozenset(word for word in _words(known.name) if not re.fullmatch(r"\d+gb", word)) - {"rtx"}

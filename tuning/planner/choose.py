@@ -27,6 +27,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
     warmup_steps,
 )
 from tunesmith.tuning.search.candidates import Candidate, Search
+from tunesmith.tuning.search.layouts import kinds_of
 from tunesmith.tuning.search.pricing import Pricer
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method, Objective
@@ -160,7 +161,8 @@ class _Choice:
         shape: ModelShape,
         dataset: DatasetFacts,
     ) -> None:
-        self.searches = {method: Search(pricer, hardware) for method, pricer in pricers.items()}
+        kinds = kinds_of(hardware, shape)
+        self.searches = {method: Search(pricer, hardware, kinds=kinds) for method, pricer in pricers.items()}
         self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
 
     @cached_property

@@ -17,7 +17,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import MemoryEstimate, Plan, PlanRule, Reason, Refusal, TimeEstimate
 from tunesmith.tuning.search.attention_kernel import keeps_scores, plan_attention
-from tunesmith.tuning.search.layouts import CPU_TOKENS, GPU_TOKENS, budget_bytes, precision_of
+from tunesmith.tuning.search.layouts import CPU_TOKENS, GPU_TOKENS, budgets_bytes, precision_of
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 
@@ -86,7 +86,7 @@ class _Place:
         )
 
     def _memory(self, setup: Setup) -> MemoryEstimate:
-        forward = memory.estimate(self._shape, setup, budget_bytes=budget_bytes(self._hardware, world_size=1))
+        forward = memory.estimate(self._shape, setup, budget_bytes=budgets_bytes(self._hardware)[0])
         more = {"adapters": self._evaluation.adapter_bytes, "answers": self._answer_bytes(setup)}
         items = forward.items | {name: size for name, size in more.items() if size}
         return forward.model_copy(update={"items": items, "total_bytes": sum(items.values())})

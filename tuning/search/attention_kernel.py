@@ -44,7 +44,7 @@ def plan_attention(hardware: HardwareProfile, shape: ModelShape, *, precision: s
     """The fastest kernel that every device of this machine can run, and why the faster ones cannot."""
     if shape.attention_alone is not None:
         return "sdpa", Reason(rule=PlanRule.PACKING, text=_alone(shape.family, shape.attention_alone))
-    capabilities: list[Capability | None] = [gpu.compute_capability for gpu in hardware.gpus] or [None]
+    capabilities: list[Capability | None] = [*dict.fromkeys(gpu.compute_capability for gpu in hardware.gpus)] or [None]
     rejected: list[str] = []
     for attention in ladder(on_gpu=bool(hardware.gpus)):
         problems = (

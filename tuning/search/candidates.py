@@ -5,7 +5,7 @@ comes first, so more memory and more GPUs, which only add settings, make no plan
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -18,7 +18,16 @@ from tunesmith.tuning.estimates.sharded_base import explain
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, PlanRule, Reason, TimeEstimate, Way
 from tunesmith.tuning.recipe.hyperparameters import Batch
-from tunesmith.tuning.search.layouts import Layout, Place, layouts, micro_step_sizes, places
+from tunesmith.tuning.search.layouts import (
+    Kind,
+    Layout,
+    LayoutKey,
+    Place,
+    kinds_of,
+    layouts,
+    micro_step_sizes,
+    places,
+)
 from tunesmith.tuning.search.pricing import Priced, Pricer
 from tunesmith.tuning.values.units import duration
 from tunesmith.tuning.words import Goal, Method
@@ -82,14 +91,15 @@ class Candidate:
 class Search:
     """All settings of one method on one machine."""
 
-    def __init__(self, pricer: Pricer, hardware: HardwareProfile) -> None:
+    def __init__(self, pricer: Pricer, hardware: HardwareProfile, *, kinds: tuple[Kind, ...] | None = None) -> None:
+        """`kinds` are those of the machine, where another method has found them already."""
         self.pricer, self.hardware = pricer, hardware
         self.forced = pricer.spec.method == pricer.method
         self.places = places(
             pricer.method,
+            kinds_of(hardware, pricer.shape) if kinds is None else kinds,
             spec=pricer.spec,
             shape=pricer.shape,
-            hardware=hardware,
             lora=pricer.lora,
             longest_row_tokens=pricer.max_sequence_length,
         )
@@ -105,6 +115,7 @@ class Search:
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
         self._sorted: dict[tuple[Expense, float], list[tuple[float, Layout]]] = {}
         self._found: dict[tuple[int, float], Priced | None] = {}  # by the layout's identity and the share
+        self._least_peaks: dict[int, int] = {}  # by the layout's identity
 
     @property
     def may_fill(self) -> float:
@@ -114,7 +125,7 @@ class Search:
     @property
     def can_fit(self) -> bool:
         """Whether anything does, without asking which is best."""
-        return self.blocked is None and any(self._least_share(layout) <= self.may_fill for layout in self.layouts)
+        return self.blocked is None and any(self._least_share(layout) <= self.may_fill for layout in self._roomiest)
 
     def chosen(self) -> Candidate:
         """What serves the goal; without room for a margin what fills least; where nothing fits what misses least."""
@@ -212,6 +223,14 @@ class Search:
         return usable_share(self.pricer.margin)
 
     @property
+    def _roomiest(self) -> Iterable[Layout]:
+        """Of layouts with equal peaks the one with fewest devices, which has most memory free."""
+        found: dict[tuple[int, LayoutKey], Layout] = {}
+        for layout in self.layouts:
+            found.setdefault((id(layout.place), layout.memory_key), layout)
+        return found.values()
+
+    @property
     def _name_of_method(self) -> str:
         return {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}[self.pricer.method]
 
@@ -281,8 +300,12 @@ class Search:
         for bound, layout in self._by_bound(expense, share=share):
             if not wanted(layout):
                 continue
-            if best is not None and bound > expense(best.working_seconds, best.setup.world_size):
-                break
+            if best is not None:
+                least = expense(best.working_seconds, best.setup.world_size)
+                if bound > least:
+                    break
+                if expense(self._closer_bound(layout, share=share), layout.world_size) > least:
+                    continue
             found = self._quickest_of(layout, share=share)
             if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
                 best = found
@@ -305,6 +328,18 @@ class Search:
 
     def _bound(self, layout: Layout) -> float:
         return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
+
+    def _closer_bound(self, layout: Layout, *, share: float) -> float:
+        """No settings of it that fit are quicker: rows as unevenly shared out as they are, the least recomputation.
+
+        Looking through its micro-steps takes five times as long.
+        """
+        pricer = self.pricer
+        if pricer.kernels_differ or (id(layout), share) in self._found:
+            return 0.0
+        sizes, budget = self.sizes(layout), layout.budget_bytes * share
+        modes = (mode for mode in LEAST_RECOMPUTATION_FIRST if pricer.peak_bytes(layout, mode, sizes[-1]) <= budget)
+        return pricer.durations(layout, next(modes, "full"), sizes[0]).working
 
     def sizes(self, layout: Layout) -> tuple[int, ...]:
         """Micro-steps that are tried, the largest first."""
@@ -355,7 +390,11 @@ class Search:
 
     def least_peak(self, layout: Layout) -> int:
         """The smallest peak that this layout can have."""
-        return self.pricer.peak_bytes(layout, self._least_mode(layout), self.sizes(layout)[-1])
+        found = self._least_peaks.get(id(layout))
+        if found is None:
+            found = self.pricer.peak_bytes(layout, self._least_mode(layout), self.sizes(layout)[-1])
+            self._least_peaks[id(layout)] = found
+        return found
 
     def _least_mode(self, layout: Layout) -> Checkpointing:
         """Full recomputation, unless measurements say that another mode needs less."""

@@ -4,16 +4,16 @@ The sizes that are tried do not depend on how many GPUs there are, so one more G
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.memory import Optimizer, Setup, trainable_parameters
 from tunesmith.tuning.estimates.sharded_base import may_be_shared
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of
-from tunesmith.tuning.hardware_facts.devices import equal_devices, most_free_memory
+from tunesmith.tuning.hardware_facts.devices import equal_devices
 from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
@@ -63,21 +63,22 @@ class Layout:
     optimizer: Optimizer = "adamw"
     offload_optimizer: bool = False
     sharded_base: bool = False
+    key: LayoutKey = field(init=False, compare=False, repr=False)
+    """Equal where durations are equal."""
+    memory_key: LayoutKey = field(init=False, compare=False, repr=False)
+    """Equal where peaks are equal: without sharing out the number of devices does not matter."""
+
+    def __post_init__(self) -> None:
+        """Keys that a search asks for some thousand times."""
+        shares = self.world_size if self.zero_stage or self.sharded_base else 1
+        rest = self.zero_stage, self.optimizer, self.offload_optimizer, self.sharded_base
+        object.__setattr__(self, "key", (self.place.kind, self.world_size, *rest))
+        object.__setattr__(self, "memory_key", (self.place.kind, shares, *rest))
 
     @property
     def gathers_weights(self) -> bool:
         """Whether each device holds a part of the weights and receives the rest layer by layer."""
         return self.sharded_base or self.zero_stage == 3
-
-    @property
-    def key(self) -> LayoutKey:
-        """Equal where durations are equal."""
-        return self._key(self.world_size)
-
-    @property
-    def memory_key(self) -> LayoutKey:
-        """Equal where peaks are equal: without sharing out the number of devices does not matter."""
-        return self._key(self.world_size if self.zero_stage or self.sharded_base else 1)
 
     def setup(self, checkpointing: Checkpointing, tokens: int) -> Setup:
         """With these two, all launch numbers."""
@@ -92,28 +93,44 @@ class Layout:
             tokens_per_micro_step=tokens,
         )
 
-    def _key(self, shares: int) -> LayoutKey:
-        return self.place.kind, shares, self.zero_stage, self.optimizer, self.offload_optimizer, self.sharded_base
+
+class Kind(NamedTuple):
+    """Equal devices of a machine, and what follows from what they are alone."""
+
+    hardware: HardwareProfile
+    name: str
+    precision: Literal["bf16", "fp16", "fp32"]
+    attention: Attention
+    attention_reason: Reason
+
+
+def kinds_of(hardware: HardwareProfile, shape: ModelShape) -> tuple[Kind, ...]:
+    """The kinds of devices, those that compute most together first."""
+    found = []
+    for devices in equal_devices(hardware):
+        precision = precision_of(devices)
+        attention, reason = plan_attention(devices, shape, precision=precision)
+        found.append(Kind(devices, _kind(devices), precision, attention, reason))
+    return tuple(found)
 
 
 def places(
     method: Method,
+    kinds: Iterable[Kind],
     *,
     spec: JobSpec,
     shape: ModelShape,
-    hardware: HardwareProfile,
     lora: Lora,
     longest_row_tokens: int,
 ) -> tuple[Place, ...]:
-    """The kinds of devices, those that compute most together first."""
+    """Where this method could run, in the order of the kinds."""
     found = []
-    for kind in equal_devices(hardware):
-        precision = precision_of(kind)
-        attention, reason = plan_attention(kind, shape, precision=precision)
+    for kind in kinds:
+        devices = kind.hardware
         base = Setup(
             method=method,
-            device="cuda" if kind.gpus else "cpu",
-            precision=precision,
+            device="cuda" if devices.gpus else "cpu",
+            precision=kind.precision,
             tokens_per_micro_step=1,
             rank=lora.rank,
             targets=lora.target_modules,
@@ -123,13 +140,14 @@ def places(
             use_dora=lora.use_dora,
             float8_base=spec.lora.float8_base and method is Method.LORA,
             fused_passes=True,
-            fused_attention=not keeps_scores(attention, shape),
-            repeats_heads=repeats_heads(kind, shape, attention),
+            fused_attention=not keeps_scores(kind.attention, shape),
+            repeats_heads=repeats_heads(devices, shape, kind.attention),
             packing=shape.attention_alone is None,
             longest_row_tokens=longest_row_tokens,
-            constants=constants_of(kind),
+            constants=constants_of(devices),
         )
-        found.append(Place(kind, _kind(kind), base, attention, reason, _blocked(method, kind, spec=spec)))
+        blocked = _blocked(method, devices, spec=spec)
+        found.append(Place(devices, kind.name, base, kind.attention, kind.attention_reason, blocked))
     return tuple(found)
 
 
@@ -138,8 +156,9 @@ def layouts(place: Place, *, spec: JobSpec, shape: ModelShape, rows_per_step: in
     method, hardware = place.base.method, place.hardware
     sharding = _can_shard(place, spec=spec)
     offloading = method is Method.FULL and sharding and _host_holds_optimizer(place, shape=shape)
+    budgets = budgets_bytes(hardware)
     for world_size in _world_sizes(hardware, rows_per_step=rows_per_step):
-        budget = budget_bytes(hardware, world_size=world_size)
+        budget = budgets[world_size - 1]
         for stage in _zero_stages(method, world_size) if sharding else UNSHARED:
             yield Layout(place, world_size, budget, zero_stage=stage)
         if may_be_shared(method, spec, hardware, world_size=world_size):
@@ -164,11 +183,11 @@ def micro_step_sizes(
     return tuple(sorted(sizes, reverse=True))
 
 
-def budget_bytes(hardware: HardwareProfile, *, world_size: int) -> int:
-    """Bytes free on the poorest of the devices used."""
+def budgets_bytes(hardware: HardwareProfile) -> list[int]:
+    """Bytes free on the poorest of one device, two and so on: those with most free memory are taken."""
     if not hardware.gpus:
-        return int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)
-    return most_free_memory(hardware.gpus, world_size)[-1].memory_free_bytes
+        return [int(hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE)]
+    return sorted((gpu.memory_free_bytes for gpu in hardware.gpus), reverse=True)
 
 
 def precision_of(hardware: HardwareProfile) -> Literal["bf16", "fp16", "fp32"]:

@@ -117,6 +117,7 @@ class Pricer:
         self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
+        self._same_for_all = None if self.kernels_differ else corrections.of("")
         self._evaluation_costs = EvaluationCosts(shape, self.workload)
 
     @property
@@ -137,8 +138,8 @@ class Pricer:
 
     def ratios(self, layout: Layout, setup: Setup) -> Ratios:
         """What runs with these kernels measured, else with any."""
-        if not self.kernels_differ:
-            return self.corrections.of("")
+        if self._same_for_all is not None:
+            return self._same_for_all
         kernels = Kernels(
             attention=layout.place.attention,
             activation_checkpointing=setup.checkpointing,
