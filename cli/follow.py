@@ -7,11 +7,12 @@ from typing import Protocol
 
 from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.tuning.api.history import EventObject
-from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.jobs import JobObject, JobWaiting
 from tunesmith.tuning.api.metrics import MetricPoint
-from tunesmith.tuning.state import FINAL_STATES
+from tunesmith.tuning.state import FINAL_STATES, JobState
 
 POLL_SECONDS = 1.0
+_LINE_SECONDS = 10.0  # between looks at the line, which costs the service more than a look at the job
 
 
 class View(Protocol):
@@ -19,6 +20,9 @@ class View(Protocol):
 
     def job(self, job: JobObject) -> None:
         """The job as it is now; called on every poll."""
+
+    def waiting(self, waiting: JobWaiting) -> None:
+        """Who is ahead of a job in line and when it is expected to start; now and then, before `job`."""
 
     def event(self, event: EventObject) -> None:
         """One new line of its history."""
@@ -44,6 +48,8 @@ class Followed:
     points: list[MetricPoint] = field(default_factory=list)
     seen_events: set[str] = field(default_factory=set)
     is_finished: bool = False
+    seen_place: int | None = None
+    line_asked_at: float | None = None
 
     @property
     def last_step(self) -> int:
@@ -58,6 +64,14 @@ class Followed:
             return is_news
         self.points.append(point)
         return True
+
+    def wants_line(self, job: JobObject, *, now: float) -> bool:
+        """Whether it is time to ask about the line: its place has changed, or some seconds have passed."""
+        if job.status != JobState.QUEUED:
+            return False
+        if self.line_asked_at is None or job.tunesmith.queue_position != self.seen_place:
+            return True
+        return now - self.line_asked_at >= _LINE_SECONDS
 
 
 def follow(
@@ -78,7 +92,7 @@ def follow(
     is_lost = False
     while True:
         try:
-            _advance(client, job_id, followed, view)
+            _advance(client, job_id, followed, view, now=clock())
             if is_lost:
                 view.found()
             is_lost = False
@@ -93,7 +107,7 @@ def follow(
         sleep(POLL_SECONDS)
 
 
-def _advance(client: Client, job_id: str, followed: Followed, view: View) -> None:
+def _advance(client: Client, job_id: str, followed: Followed, view: View, *, now: float) -> None:
     # The job first: what is read after it is at least as new, so a finished job's last events are never missed.
     job = client.job(job_id)
     for event in client.events_since(job_id, seen=frozenset(followed.seen_events)):
@@ -103,6 +117,9 @@ def _advance(client: Client, job_id: str, followed: Followed, view: View) -> Non
     for point in client.metrics(job_id, after_step=after_step):
         if followed.keep(point):
             view.point(point)
+    if followed.wants_line(job, now=now):
+        followed.line_asked_at, followed.seen_place = now, job.tunesmith.queue_position
+        view.waiting(client.waiting(job_id))
     followed.job = job
     view.job(job)
     followed.is_finished = job.status in FINAL_STATES

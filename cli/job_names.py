@@ -1,5 +1,6 @@
 """Which job a person means: by its id, a part of it, the name it was given, or the model it made."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -9,9 +10,9 @@ from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound, TunesmithError
 
-_PREFIX = "ftjob-"
+_PREFIX, _EVALUATION_PREFIX = "ftjob-", "eval-"
 _MODEL_PREFIX = "ft:"
-_WHOLE_ID_CHARACTERS = len(_PREFIX) + 32
+_WHOLE_ID = re.compile(rf"({_PREFIX}|{_EVALUATION_PREFIX})[0-9a-f]{{32}}")
 _LEAST_CHARACTERS = 4  # of a part of an id
 _MOST_SEARCHED = 1000
 _COMPLETED = 30
@@ -20,13 +21,13 @@ _COMPLETED = 30
 def find_job_id(client: Client, given: str) -> str:
     """The id of the one job that `given` means, among the newest thousand; of several of one name, the newest.
 
-    A fine-tuned model, or an alias for one, means the job that made it.
+    A fine-tuned model, or an alias for one, means the job that made it. An evaluation is named by its whole id.
 
     Raises:
         NotFound: no job is meant.
         InvalidRequest: a part of an id that several have.
     """
-    if len(given) == _WHOLE_ID_CHARACTERS and given.startswith(_PREFIX):
+    if _WHOLE_ID.fullmatch(given):
         return given
     if given.startswith(_MODEL_PREFIX):
         return _maker(client, given)
@@ -52,6 +53,11 @@ def find_job_id(client: Client, given: str) -> str:
     if len(named) > 1:
         output.note(f"{named[0].id} is the newest of {len(named)} jobs called {given}")
     return named[0].id
+
+
+def is_evaluation(job_id: str) -> bool:
+    """Whether the job of this id measures models and trains nothing."""
+    return job_id.startswith(_EVALUATION_PREFIX)
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:

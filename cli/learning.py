@@ -25,7 +25,8 @@ class Learning(NamedTuple):
         """
         found = Objective(kind)
         if self.objective not in (None, found):
-            raise typer.BadParameter(f"The rows of this file are for {found.value}.", param_hint="--objective")
+            option = "--beta" if "beta" in self.hyperparameters else "--objective"
+            raise typer.BadParameter(f"The rows of this file are for {found.value}.", param_hint=option)
         return self._replace(objective=found)
 
     @property

@@ -42,7 +42,7 @@ def invite(
     expires: Annotated[
         float, typer.Option(parser=seconds_of, metavar="TIME", help="How long the line is good, such as 30m, 1h or 2d.")
     ] = "1h",  # type: ignore[assignment]  # typer parses it
-    url: Annotated[
+    service_url: Annotated[
         str | None, typer.Option(help="Where the machine reaches the service's port for workers, if it does not know.")
     ] = None,
     cpu_only: Annotated[
@@ -55,9 +55,11 @@ def invite(
 
     with AdminClient() as client:
         invitation = client.invite_worker({"expires_in_seconds": int(expires), **({"name": name} if name else {})})
-    address = url or invitation.url or client.connection.worker_url
+    address = service_url or invitation.url or client.connection.worker_url
     if address is None:
-        raise typer.BadParameter("the service does not know its own address: give it, like --url http://HOST:8101")
+        raise typer.BadParameter(
+            "the service does not know its own address: give it, like --service-url http://HOST:8101"
+        )
     _tell(invitation, address)
     output.data(join_line(invitation, url=address, cpu_only=cpu_only))
 

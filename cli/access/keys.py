@@ -58,7 +58,7 @@ def ls(
 def rotate(
     key_id: KeyId,
     *,
-    overlap: Annotated[
+    grace: Annotated[
         float, typer.Option(parser=seconds_of, metavar="TIME", help="How long the old key goes on.")
     ] = "1d",  # type: ignore[assignment]  # typer parses it
 ) -> None:
@@ -66,8 +66,8 @@ def rotate(
     from tunesmith.cli.access.client import AdminClient
 
     with AdminClient() as client:
-        _show_new(client.rotate_key(key_id, overlap_seconds=int(overlap)))
-    output.note(f"{key_id} goes on for {output.duration(overlap)}")
+        _show_new(client.rotate_key(key_id, overlap_seconds=int(grace)))
+    output.note(f"{key_id} goes on for {output.duration(grace)}")
 
 
 @app.command()

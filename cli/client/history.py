@@ -2,7 +2,7 @@
 
 from tunesmith.cli.client.transport import Transport, job_path
 from tunesmith.tuning.api.base import recorded
-from tunesmith.tuning.api.history import EventObject, EventPage
+from tunesmith.tuning.api.history import EventObject, EventPage, TrackedRunList, TrackedRunObject
 from tunesmith.tuning.api.metrics import MetricPoint, MetricPointList, SampleList, SampleObject
 from tunesmith.tuning.values.json_objects import present
 
@@ -20,6 +20,10 @@ class HistoryCalls(Transport):
             if not page.has_more or not page.data or any(event.id in seen for event in page.data):
                 return fresh[::-1]
             after = page.data[-1].id
+
+    def tracked_runs(self, job_id: str) -> list[TrackedRunObject]:
+        """Where trackers show the job's runs, oldest first."""
+        return self.ask(TrackedRunList, "GET", f"{job_path(job_id)}/trackers").data
 
     def metrics(self, job_id: str, *, after_step: int | None = None) -> list[MetricPoint]:
         """Metric points in the order of steps."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli import output
-from tunesmith.cli.verbs.options import Format
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 if TYPE_CHECKING:
     from tunesmith.cli.doctor.check import CheckedData
@@ -28,10 +28,15 @@ def check(
     model: Annotated[
         str | None, typer.Option(help="A model's folder or registered name: its tokenizer counts.")
     ] = None,
-    validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Rows held out.")] = None,
-    on: Annotated[str | None, typer.Option(help="Price a run on this machine, such as 1xA10G; wants a folder.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A file that is only measured on.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="HARDWARE", help="Price a run on this machine, such as 1xA10G; wants a folder."),
+    ] = None,
     preview: Annotated[int, typer.Option(min=0, max=20, help="With --model: rows to show with what is taught.")] = 0,
-    form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
+    form: Listed = ListFormat.TABLE,
 ) -> None:
     """Check every row: form, lengths, repeats, overlap, secrets; nothing is sent. Exit code 7 if a row is bad."""
     from contextlib import ExitStack
@@ -49,7 +54,7 @@ def check(
         folder = opened.enter_context(tokenizer_folder(model)) if model else None
         lengths = RowLengths(folder) if folder else None
         checked = check_files(rows, held_out, seen=lengths.see if lengths else lambda _: None)
-        if form is Format.JSON:
+        if form is ListFormat.JSON:
             output.as_json(_as_json(checked, lengths))
         else:
             _show(checked, lengths, model=model)

@@ -1,4 +1,4 @@
-"""What `submit` takes beside what is learned: rows to measure on, names, labels, and who else is told."""
+"""The options of a job that no plan depends on: names, labels, limits of time and tries, and who else is told."""
 
 import re
 from dataclasses import dataclass
@@ -14,15 +14,8 @@ from tunesmith.tuning.values.json_objects import Json, present
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """The part of a job that no plan depends on but for its validation rows."""
+    """The part of a job that no plan depends on."""
 
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|none",
-            help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
-        ),
-    ] = None
     suffix: Annotated[str | None, typer.Option(help="A word in the name of the result.")] = None
     seed: Annotated[int | None, typer.Option(help="The same seed, data and plan give the same result.")] = None
     priority: Annotated[
@@ -47,16 +40,6 @@ class JobOptions:
     wandb_tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; may be given many times.")] = None
 
     @property
-    def trains_on_all(self) -> bool:
-        """Whether no row is held out."""
-        return self.validation == "none"
-
-    @property
-    def validation_source(self) -> str | None:
-        """The file, here or in the service, that is only measured on."""
-        return None if self.trains_on_all else self.validation
-
-    @property
     def fields(self) -> Json:
         """A request's own fields.
 
@@ -78,7 +61,6 @@ class JobOptions:
             typer.BadParameter: the deadline is neither a span nor a moment.
         """
         return present(
-            validation="none" if self.trains_on_all else None,
             priority=self.priority,
             deadline=None if self.deadline is None else _deadline(self.deadline),
             retry=None if self.max_attempts is None else {"max_attempts": self.max_attempts},

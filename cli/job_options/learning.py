@@ -29,6 +29,13 @@ class LearningOptions:
     beta: Annotated[
         float | None, typer.Option(callback=finite, help="DPO: how strongly the model is held to where it was.")
     ] = None
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="A JSONL file (or id) that is only measured on; none trains on every row. Else a tenth is held out.",
+        ),
+    ] = None
     epochs: Annotated[int | None, typer.Option(help=f"Passes over the data; 1 to {MOST_EPOCHS}.")] = None
     batch_size: Annotated[int | None, typer.Option(help=f"Rows per optimizer step; 1 to {MOST_ROWS_PER_STEP}.")] = None
     learning_rate: Annotated[
@@ -76,14 +83,25 @@ class LearningOptions:
     merge: Annotated[bool, typer.Option("--merge", help="Also leave a model with the adapter merged in.")] = False
 
     @property
+    def trains_on_all(self) -> bool:
+        """Whether no row is held out."""
+        return self.validation == "none"
+
+    @property
+    def validation_source(self) -> str | None:
+        """The file, here or in the service, that is only measured on."""
+        return None if self.trains_on_all else self.validation
+
+    @property
     def learning(self) -> Learning:
-        """What is learned, and how often and fast.
+        """What is learned, and how often and fast. A beta says that it is from preference pairs.
 
         Raises:
             typer.BadParameter: an option belongs to another objective.
         """
-        if self.beta is not None and self.objective is not Objective.DPO:
-            raise typer.BadParameter("It belongs to --objective dpo.", param_hint="--beta")
+        if self.beta is not None and self.objective not in (None, Objective.DPO):
+            raise typer.BadParameter(f"It is of DPO, and --objective says {self.objective}.", param_hint="--beta")
+        objective = self.objective if self.beta is None else Objective.DPO
         hyperparameters = present(
             beta=self.beta,
             n_epochs=self.epochs,
@@ -91,7 +109,7 @@ class LearningOptions:
             learning_rate_multiplier=self.learning_rate_multiplier,
             early_stopping_patience=self.early_stopping_patience,
         )
-        return Learning(self.objective, hyperparameters)
+        return Learning(objective, hyperparameters)
 
     @property
     def ours(self) -> Json:
@@ -103,6 +121,7 @@ class LearningOptions:
             max_seq_length=self.max_seq_length,
             on_long_row=self.on_long_row,
             on_dropped_content=self.on_dropped_content,
+            validation="none" if self.trains_on_all else None,
             learning_rate=self.learning_rate,
             merge=self.merge or None,
         )

@@ -7,16 +7,12 @@ import typer
 
 from tunesmith.cli.job_options.values import finite
 from tunesmith.tuning.values.limits import MOST_ROW_TOKENS
-from tunesmith.tuning.words import Validation
 
 PlannedFile = Annotated[
     str | None, typer.Argument(metavar="FILE", help="A JSONL file, whose rows are only counted here; or a file id.")
 ]
 PlannedModelOption = Annotated[
     str | None, typer.Option(help="A model of the service; with --on any well-known one, such as Qwen/Qwen3-8B.")
-]
-PlannedValidationOption = Annotated[
-    Validation, typer.Option(help="auto holds out a tenth of the rows, at most 200; none trains on every row.")
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Any model, by its config.json or the folder that holds it.")]
 HardwareOption = Annotated[
@@ -31,7 +27,7 @@ HostMemoryOption = Annotated[
     float | None,
     typer.Option(metavar="GIB", min=0.1, max=1e6, callback=finite, help="Host memory of what --on names; 240."),
 ]
-DataOption = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another way to name the file.")]
+DataOption = Annotated[str | None, typer.Option(metavar="FILE", help="Another way to name the file.")]
 RowsOption = Annotated[int | None, typer.Option(min=1, max=2**53, help="Rows, of 500 tokens each, without a file.")]
 TokensPerRowOption = Annotated[
     int | None, typer.Option(min=1, max=MOST_ROW_TOKENS, help="Tokens of a row, in the mean, without a file.")

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tunesmith.cli import output
-from tunesmith.cli.learning import Learning, is_file_id
+from tunesmith.cli.job_options.learning import LearningOptions
+from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.rendering.plan_text import explain
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.values.units import GIB, plural, span
@@ -36,21 +37,37 @@ def check_rows(path: Path) -> "RowReport":
     return report
 
 
-def request_for(source: str | None, *, model: str, numbers: Json, ours: Json, learning: Learning) -> Json:
+def request_for(source: str | None, *, model: str, numbers: Json, asked: LearningOptions, more: Json) -> Json:
     """The body of the request. A local file is counted here, and only the counts are sent.
+
+    `numbers` stand for a file that is not there, `more` are further fields of ours.
 
     Raises:
         InvalidTrainingFile: with the lines that cannot be trained on.
     """
+    ours, learning = asked.ours | more, asked.learning
     if source is None:
         given = {name: value for name, value in numbers.items() if value is not None}
         return {"model": model, **learning.fields, "tunesmith": {**ours, **given}}
     if is_file_id(source):
-        return {"model": model, "training_file": source, **learning.fields, "tunesmith": ours}
+        held_out = asked.validation_source
+        known = {"validation_file": held_out} if held_out is not None and is_file_id(held_out) else {}
+        return {"model": model, "training_file": source, **known, **learning.fields, "tunesmith": ours}
     report = check_rows(Path(source))
     output.note(describe_rows(Path(source).name, report))
-    counts = report.facts().model_dump(exclude={"tokens_are_exact"})
+    facts = report.facts(validation_rows=validation_rows(asked))
+    counts = facts.model_dump(exclude={"tokens_are_exact"})
     return {"model": model, **learning.of_rows(report.kind).fields, "tunesmith": {**ours, "dataset": counts}}
+
+
+def validation_rows(asked: LearningOptions) -> int:
+    """How many rows the file here has that is only measured on; 0 where there is none, or the service has it.
+
+    Raises:
+        InvalidTrainingFile: with the lines that cannot be used.
+    """
+    source = asked.validation_source
+    return 0 if source is None or is_file_id(source) else check_rows(Path(source)).rows
 
 
 def describe_rows(name: str, report: "RowReport") -> str:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 
 from tunesmith.cli import output
+from tunesmith.cli.rendering.headlines import place_in_line, start_text
 from tunesmith.tuning.api.base import recorded
 from tunesmith.tuning.api.jobs import JobMeasurements, JobObject, JobWaiting
 from tunesmith.tuning.api.metrics import MetricPoint, SampleObject
@@ -125,12 +126,9 @@ def _result_step(job: JobObject, measured: Collection[int]) -> int:
 
 def _line(waiting: JobWaiting, *, now: float) -> Iterator[str]:
     """The place in line, who is ahead, when it starts, and why it waits."""
-    parts = [f"number {waiting.queue_position} in line"] if waiting.queue_position else []
-    if waiting.ahead is not None and (jobs := waiting.ahead.own_project + waiting.ahead.other_projects):
-        parts.append(f"{plural(jobs, 'job')} ahead, {waiting.ahead.other_projects} of other projects")
-    if waiting.expected_start is not None:
-        seconds = waiting.expected_start - now
-        parts.append(f"starts in about {output.duration(seconds)}" if seconds > 1 else "starts now")
+    parts = place_in_line(waiting)
+    if start := start_text(waiting, now=now):
+        parts.append(start)
     yield f"waiting     {', '.join(parts) or waiting.reason}"
     if parts:
         yield f"            {waiting.reason}"

@@ -6,15 +6,18 @@ What it says is what a person waits for: changes of state, the plan, warnings, h
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import output
 from tunesmith.cli.follow import View
+from tunesmith.cli.rendering.headlines import headline_of, start_text
 from tunesmith.tuning.api.history import EventObject
-from tunesmith.tuning.api.jobs import JobObject, TunesmithJob
+from tunesmith.tuning.api.jobs import JobObject, JobWaiting
 from tunesmith.tuning.api.metrics import MetricPoint
 from tunesmith.tuning.state import JobState
-from tunesmith.tuning.values.units import plural
+
+if TYPE_CHECKING:
+    from tunesmith.tuning.api.comparisons.evaluations import EvaluationObject
 
 _BAR_WIDTH = 24
 _LONGEST_MESSAGE_CHARACTERS = 150
@@ -22,35 +25,48 @@ _SHORTEST_INTERVAL_SECONDS, _LONGEST_INTERVAL_SECONDS = 10.0, 60.0  # between li
 
 
 @contextmanager
-def view_for_this_terminal(*, silence_seconds: float | None = None) -> Iterator[View]:
+def view_for_this_terminal(
+    *, silence_seconds: float | None = None, evaluation: "EvaluationObject | None" = None
+) -> Iterator[View]:
     """The live view on a terminal, plain lines elsewhere, which are never silent for longer if that is given."""
     if not output.is_interactive():
-        yield PlainView(silence_seconds=silence_seconds)
+        yield PlainView(silence_seconds=silence_seconds, evaluation=evaluation)
         return
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True, highlight=False)
     with Live(console=console, transient=True, refresh_per_second=4) as live:
-        yield LiveView(live)
+        yield LiveView(live, evaluation=evaluation)
 
 
 class _Story:
-    """Turns what a poll saw into lines, each told once."""
+    """Turns what a poll saw into lines, each told once. `now` gives Unix seconds."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        evaluation: "EvaluationObject | None",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._tell, self._evaluation, self._now = tell, evaluation, now
         self._told_headline = ""
         self._newest: MetricPoint | None = None
         self._best_valid_loss: float | None = None
         self._job_now: JobObject | None = None
+        self._waiting: JobWaiting | None = None
 
     def job(self, job: JobObject) -> None:
         self._job_now = job
-        headline = headline_of(job)
+        waiting = self._waiting if job.status == JobState.QUEUED else None
+        headline = headline_of(job, waiting=waiting, evaluation=self._evaluation)
         if headline != self._told_headline:
             self._told_headline = headline
-            self._tell(headline)
+            self._tell(", ".join(part for part in (headline, self._start_text) if part))
+
+    def waiting(self, waiting: JobWaiting) -> None:
+        self._waiting = waiting
 
     def event(self, event: EventObject) -> None:
         if event.level != "info" and not self._is_told(event):
@@ -74,13 +90,21 @@ class _Story:
 
     @property
     def progress(self) -> str:
-        """How far it is: the phase, and once it trains the newest numbers. Empty while it does not run."""
+        """How far it is: in line when it starts, then the phase, and once it trains the newest numbers; else empty."""
         job = self._job_now
-        if job is None or job.status != "running":
-            return ""
+        if job is None or job.status != JobState.RUNNING:
+            return self._start_text or ""
         if self._newest is None or job.tunesmith.phase not in ("training", "evaluating"):
             return "cancelling" if job.tunesmith.cancel_requested else job.tunesmith.phase or ""
         return progress_line(self._newest, best_valid_loss=self._best_valid_loss)
+
+    @property
+    def _start_text(self) -> str | None:
+        """When a job in line is expected to start."""
+        job, waiting = self._job_now, self._waiting
+        if job is None or job.status != JobState.QUEUED or waiting is None:
+            return None
+        return start_text(waiting, now=self._now())
 
     @property
     def share_done(self) -> float:
@@ -107,8 +131,10 @@ class PlainView(_Story):
         tell: Callable[[str], None] = output.note,
         clock: Callable[[], float] = time.monotonic,
         silence_seconds: float | None = None,
+        evaluation: "EvaluationObject | None" = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(self._told_to(tell))
+        super().__init__(self._told_to(tell), evaluation=evaluation, now=now)
         self._clock, self._silence_seconds = clock, silence_seconds
         self._began_at = self._told_at = self._spoke_at = clock()
         self._told = ""
@@ -139,10 +165,10 @@ class PlainView(_Story):
 class LiveView(_Story):
     """Lines scroll by above one bar that stays."""
 
-    def __init__(self, live: Any) -> None:
+    def __init__(self, live: Any, *, evaluation: "EvaluationObject | None" = None) -> None:
         from rich.text import Text
 
-        super().__init__(lambda line: live.console.print(Text.from_ansi(line)))
+        super().__init__(lambda line: live.console.print(Text.from_ansi(line)), evaluation=evaluation)
         self._live = live
 
     def job(self, job: JobObject) -> None:
@@ -152,17 +178,6 @@ class LiveView(_Story):
 
         text = fitted(bar(self.share_done), self.progress, columns=self._live.console.width) if self.progress else ""
         self._live.update(Text(text, no_wrap=True, overflow="crop"))
-
-
-def headline_of(job: JobObject) -> str:
-    """State, and what explains it: the place in line, the plan, or the result. Why it failed is told at the end."""
-    detail = {
-        JobState.QUEUED: _queue_text(job.tunesmith),
-        JobState.RUNNING: _plan_text(job.tunesmith),
-        JobState.PAUSED: f"tunesmith resume {job.id}",
-        JobState.SUCCEEDED: job.fine_tuned_model or "",
-    }.get(job.status, "")
-    return f"{output.state(job.status)}  {detail}".rstrip()
 
 
 def progress_line(point: MetricPoint, *, best_valid_loss: float | None = None) -> str:
@@ -192,23 +207,6 @@ def bar(share: float) -> str:
     """A share from 0 to 1 as 24 blocks."""
     done = round(_BAR_WIDTH * share)
     return "█" * done + "░" * (_BAR_WIDTH - done)
-
-
-def _queue_text(ours: TunesmithJob) -> str:
-    parts = [f"number {ours.queue_position} in line" if ours.queue_position else "", ours.waiting_reason or ""]
-    return ", ".join(part for part in parts if part)
-
-
-def _plan_text(ours: TunesmithJob) -> str:
-    plan = ours.plan or {}
-    parts = [ours.method]
-    if rank := (plan.get("lora") or {}).get("rank"):
-        parts.append(f"rank {rank}")
-    if steps := plan.get("total_steps"):
-        parts.append(plural(steps, "step"))
-    if seconds := (plan.get("time") or {}).get("seconds"):
-        parts.append(f"about {output.duration(seconds)} of training")
-    return ", ".join(parts)
 
 
 def _clipped(message: str) -> str:

@@ -11,6 +11,9 @@ from tunesmith.cli.verbs.options import JobName, Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Results of jobs: adapters, models, tokenizers.")
 
+Folder = Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write. [default: the job's id]")]
+Base = Annotated[Path | None, typer.Option("--base", metavar="FOLDER", help="The base model is there.")]
+
 
 def register(parent: typer.Typer) -> None:
     """Add the verb that stands by itself."""
@@ -39,14 +42,10 @@ def ls(job: JobName, form: Listed = ListFormat.TABLE) -> None:
 @app.command()
 def pull(
     job: JobName,
-    folder: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write; the job's id when absent.")
-    ] = None,
+    folder: Folder = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind: adapter, model, ...")] = None,
     with_base: Annotated[bool, typer.Option("--with-base", help="Also the base under the adapter.")] = False,
-    base: Annotated[
-        Path | None, typer.Option("--base", metavar="FOLDER", help="The base model is there; the adapter will say so.")
-    ] = None,
+    base: Base = None,
     merged: Annotated[
         bool,
         typer.Option("--merged", help="One complete model; merging here needs the trainer's libraries."),
@@ -54,7 +53,7 @@ def pull(
 ) -> None:
     """Download a job's results, each file verified by its sha256. A model, or an alias for one, stands for its job.
 
-    A checkpoint is named as it is listed: `ft:...:ckpt-step-120`.
+    A checkpoint is named as it is listed: `ft:...:ckpt-step-120`. An adapter is told where its base is.
     """
     from tunesmith.cli.client import Client
     from tunesmith.cli.job_names import find_job_id
@@ -69,7 +68,7 @@ def pull(
     with Client() as client:
         of_checkpoint = job_of_checkpoint(job)
         job_id = find_job_id(client, of_checkpoint or job)
-        target = folder or Path(job_id)
+        target = folder or _default_folder(job_id)
         if of_checkpoint:
             written = pull_checkpoint(client, job_id, job, folder=target)
         elif merged:
@@ -89,10 +88,8 @@ def pull(
 def export(
     job: JobName,
     form: Annotated[ExportForm, typer.Option("--for", help="Whom the model is for.")],
-    folder: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to write; the job's id when absent.")
-    ] = None,
-    base: Annotated[Path | None, typer.Option("--base", metavar="FOLDER", help="The base model is there.")] = None,
+    folder: Folder = None,
+    base: Base = None,
     kind: Annotated[
         GgufType, typer.Option("--type", help="How a GGUF file keeps its weights; q8_0 is half of f16.")
     ] = GgufType.F16,
@@ -108,9 +105,14 @@ def export(
     _refuse_contradictions(kind=None, with_base=False, base=base, merged=True)
     with Client() as client:
         job_id = find_job_id(client, job)
-        target = folder or Path(job_id)
+        target = folder or _default_folder(job_id)
         for line in exporting.export(client, client.job(job_id), form=form, folder=target, base=base, kind=kind):
             output.data(line)
+
+
+def _default_folder(job_id: str) -> Path:
+    output.note(f"into the folder {job_id}; --to FOLDER names another")
+    return Path(job_id)
 
 
 def _refuse_contradictions(*, kind: str | None, with_base: bool, base: Path | None, merged: bool) -> None:

@@ -44,7 +44,7 @@ def score_of(text: str) -> Json:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A base model, a fine-tuned one, a checkpoint, or an alias.")],
-    data: Annotated[str, typer.Option(help="A JSONL file of rows, or the id of an uploaded one.")],
+    data: Annotated[str, typer.Option(metavar="FILE", help="A JSONL file of rows, or the id of an uploaded one.")],
     against: Annotated[str | None, typer.Option(help="Compare with this model, or with its own `base`.")] = None,
     score: Annotated[Json | None, typer.Option(parser=score_of, metavar="SCORE", help=f"{_SCORES}.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="The most rows; the same for every model.")] = None,

@@ -7,7 +7,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.job_options.values import labels_of
-from tunesmith.cli.verbs.options import Format, Listed, ListFormat
+from tunesmith.cli.verbs.options import Listed, ListFormat
 
 app = typer.Typer(no_args_is_help=True, help="Uploaded training files.")
 
@@ -72,7 +72,7 @@ def add(
 @app.command()
 def show(
     file_id: Annotated[str, typer.Argument(metavar="FILE_ID")],
-    form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
+    form: Listed = ListFormat.TABLE,
 ) -> None:
     """Show what the check of an uploaded file found: rows, tokens, repeats, suspected secrets, bad lines."""
     from tunesmith.cli.client import Client
@@ -82,7 +82,7 @@ def show(
 
     with Client() as client:
         file = client.file(file_id)
-    if form is Format.JSON:
+    if form is ListFormat.JSON:
         output.as_json(file)
         return
     output.data(f"{file.id}  {file.status}  {output.size(file.bytes)}  {file.filename}")

@@ -45,16 +45,20 @@ def get(
 ) -> None:
     """Show one job with its plan and the reasons for it."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.job_names import find_job_id
+    from tunesmith.cli.job_names import find_job_id, is_evaluation
     from tunesmith.cli.rendering.job_text import describe
 
     with Client() as client:
-        found = client.job(find_job_id(client, job))
+        job_id = find_job_id(client, job)
+        if is_evaluation(job_id):
+            _show_evaluation(client, job_id, form=form)
+            return
+        found = client.job(job_id)
         if form is ListFormat.JSON:
             output.as_json(found)
             return
         waiting = client.waiting(found.id) if found.status == JobState.QUEUED else None
-        tracked_at = _tracked_at(client, found.id)
+        tracked_at = [run.url for run in client.tracked_runs(found.id)]
     for line in describe(found, waiting=waiting, now=time.time(), tracked_at=tracked_at):
         output.data(line)
 
@@ -74,10 +78,16 @@ def resume(job: JobName) -> None:
     _act(job, "resume")
 
 
-def _tracked_at(client: "Client", job_id: str) -> list[str]:
-    """Where trackers show the job's runs, each address once."""
-    told = (event.data or {} for event in client.events_since(job_id))
-    return list(dict.fromkeys(str(data["url"]) for data in told if data.get("tracker") and data.get("url")))
+def _show_evaluation(client: "Client", evaluation_id: str, *, form: ListFormat) -> None:
+    from tunesmith.cli.rendering.evaluation_text import describe
+
+    found = client.evaluation(evaluation_id)
+    if form is ListFormat.JSON:
+        output.as_json(found)
+        return
+    output.data(f"{found.id}  {output.state(found.status).rstrip()}  {found.phase or ''}".rstrip())
+    for line in describe(found, ()):
+        output.data(line)
 
 
 def _newest(client: "Client", *, limit: int, state: JobState | None) -> "list[JobObject]":

@@ -9,19 +9,19 @@ import typer
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Format(StrEnum):
+class ListFormat(StrEnum):
     """What goes to stdout."""
 
     TABLE = "table"
     JSON = "json"
-    ID = "id"
 
 
-class ListFormat(StrEnum):
-    """What a list looks like on stdout."""
+class Format(StrEnum):
+    """The same of a verb that makes one thing, or that thing's id alone."""
 
     TABLE = "table"
     JSON = "json"
+    ID = "id"
 
 
 def seconds_of(text: str) -> float:
@@ -50,7 +50,8 @@ JobName = Annotated[
         autocompletion=_complete_job,
     ),
 ]
-Listed = Annotated[ListFormat, typer.Option("--output", "-o", help="What to print.")]
+Listed = Annotated[ListFormat, typer.Option("--output", "-o", help="What to print on stdout.")]
+Made = Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")]
 Timeout = Annotated[
     float | None,
     typer.Option(parser=seconds_of, metavar="TIME", help="Stop waiting after 90s, 15m or 4h; the job goes on."),

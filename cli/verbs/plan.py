@@ -17,7 +17,6 @@ from tunesmith.cli.job_options.planned import (
     HostMemoryOption,
     PlannedFile,
     PlannedModelOption,
-    PlannedValidationOption,
     PriceOption,
     RowsOption,
     TableOption,
@@ -25,6 +24,7 @@ from tunesmith.cli.job_options.planned import (
     WhyOption,
 )
 from tunesmith.cli.learning import Learning, is_file_id
+from tunesmith.cli.row_files import require_source
 from tunesmith.cli.verbs.options import Listed, ListFormat
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.values.units import GIB
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tunesmith.tuning.job import DatasetFacts, JobSpec
     from tunesmith.tuning.models.shape import ModelShape
     from tunesmith.tuning.plan import Plan, Refusal
+
+_IS_OFFLINE = "With --on the file must be here: no service is asked."
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +54,6 @@ def plan(
     data: DataOption = None,
     rows: RowsOption = None,
     tokens_per_row: TokensPerRowOption = None,
-    validation: PlannedValidationOption = "auto",
     asked: LearningOptions,
     price: PriceOption = None,
     table: TableOption = False,
@@ -65,17 +66,14 @@ def plan(
         _accuracy(form=form)
         return
     source = _source(training, data, rows=rows, tokens_per_row=tokens_per_row)
-    ours = asked.ours | ({} if validation == "auto" else {"validation": validation})
-    if validation == "none" and asked.early_stopping_patience is not None:
-        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    _check_validation(asked, source, is_offline=on is not None)
     if table and any(given is not None for given in (on, source, rows, tokens_per_row, host_memory)):
         raise typer.BadParameter("It is of a model alone, on no hardware and no data.", param_hint="--table")
     if on is None and not table:
         if host_memory is not None:
             raise typer.BadParameter("It belongs to --on: live workers report theirs.", param_hint="--host-memory")
         numbers = {"rows": rows, "tokens_per_row": tokens_per_row}
-        learning = asked.learning
-        _on_the_fleet(model, source, numbers=numbers, ours=ours, learning=learning, price=price, why=why, form=form)
+        _on_the_fleet(model, source, numbers=numbers, asked=asked, price=price, why=why, form=form)
         return
     shape, name = _shape(model, config), model or str(config)
     if on is None:
@@ -83,9 +81,8 @@ def plan(
         return
     from tunesmith.tuning.planner.checks import check_targets
 
-    longest = asked.max_seq_length
-    dataset, kind = _dataset(source, rows=rows, tokens_per_row=tokens_per_row, longest=longest, shape=shape)
-    spec = _spec(name, ours, asked.learning.of_rows(kind) if kind else asked.learning)
+    dataset, kind = _dataset(source, asked, rows=rows, tokens_per_row=tokens_per_row, shape=shape)
+    spec = _spec(name, asked.ours, asked.learning.of_rows(kind) if kind else asked.learning)
     check_targets(spec, shape)
     machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
     _on_machines(machines, spec=spec, shape=shape, dataset=dataset, price=price, why=why, form=form)
@@ -133,17 +130,31 @@ def _shape(model: str | None, config: Path | None) -> "ModelShape":
     return known.shape
 
 
-def _source(training: str | None, data: Path | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
+def _source(training: str | None, data: str | None, *, rows: int | None, tokens_per_row: int | None) -> str | None:
     if training is not None and data is not None:
         raise typer.BadParameter("Name the file once: as FILE or with --data.", param_hint="--data")
-    source = training if data is None else str(data)
+    source = training if data is None else data
     if source is not None and rows is not None:
         raise typer.BadParameter("Give either a file or --rows.", param_hint="--rows")
     if source is not None and tokens_per_row is not None:
         raise typer.BadParameter("The rows of a file are counted.", param_hint="--tokens-per-row")
-    if source is not None and not Path(source).is_file() and not is_file_id(source):
-        raise typer.BadParameter(f"{source} is neither a file here nor a file id.", param_hint="FILE")
+    if source is not None:
+        require_source(source, "FILE" if data is None else "--data")
     return source
+
+
+def _check_validation(asked: LearningOptions, source: str | None, *, is_offline: bool) -> None:
+    if asked.trains_on_all and asked.early_stopping_patience is not None:
+        raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
+    held_out = asked.validation_source
+    if held_out is None:
+        return
+    if source is None:
+        message = "Rows to measure on belong to a FILE to train on; without one a tenth is held out."
+        raise typer.BadParameter(message, param_hint="--validation")
+    require_source(held_out, "--validation")
+    if is_offline and is_file_id(held_out):
+        raise typer.BadParameter(_IS_OFFLINE, param_hint="--validation")
 
 
 def _on_the_fleet(
@@ -151,8 +162,7 @@ def _on_the_fleet(
     source: str | None,
     *,
     numbers: dict[str, int | None],
-    ours: Json,
-    learning: Learning,
+    asked: LearningOptions,
     price: float | None,
     why: bool,
     form: ListFormat,
@@ -166,7 +176,7 @@ def _on_the_fleet(
     from tunesmith.cli.client import Client
     from tunesmith.cli.rendering.fleet_plan import request_for, show
 
-    body = request_for(source, model=model, numbers=numbers, ours=ours, learning=learning)
+    body = request_for(source, model=model, numbers=numbers, asked=asked, more={})
     with Client() as client:
         answer = client.plan(body)
     if form is ListFormat.JSON:
@@ -190,19 +200,20 @@ def _accuracy(*, form: ListFormat) -> None:
 
 
 def _dataset(
-    source: str | None, *, rows: int | None, tokens_per_row: int | None, longest: int | None, shape: "ModelShape"
+    source: str | None, asked: LearningOptions, *, rows: int | None, tokens_per_row: int | None, shape: "ModelShape"
 ) -> "tuple[DatasetFacts, str | None]":
     """The counts, and for which objective the rows of a file are."""
-    from tunesmith.cli.rendering.fleet_plan import check_rows
+    from tunesmith.cli.rendering.fleet_plan import check_rows, validation_rows
     from tunesmith.tuning.datasets.assumptions import ROWS, assumed_dataset
 
     if source is None:
-        facts = assumed_dataset(shape, rows=rows or ROWS, tokens_per_row=tokens_per_row, longest_row_tokens=longest)
+        longest, given = asked.max_seq_length, rows or ROWS
+        facts = assumed_dataset(shape, rows=given, tokens_per_row=tokens_per_row, longest_row_tokens=longest)
         return facts, None
     if not Path(source).is_file():
-        raise typer.BadParameter("With --on the file must be here: no service is asked.", param_hint="FILE")
+        raise typer.BadParameter(_IS_OFFLINE, param_hint="FILE")
     report = check_rows(Path(source))
-    return report.facts(), report.kind
+    return report.facts(validation_rows=validation_rows(asked)), report.kind
 
 
 def _spec(name: str, ours: Json, learning: Learning) -> "JobSpec":

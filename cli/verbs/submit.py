@@ -1,7 +1,6 @@
 """The verb `submit`: show the plan first when asked to, upload what is not there yet, create one job, wait for it."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -10,9 +9,8 @@ from tunesmith.cli import output
 from tunesmith.cli.job_options.groups import with_groups
 from tunesmith.cli.job_options.job import JobOptions
 from tunesmith.cli.job_options.learning import LearningOptions
-from tunesmith.cli.learning import is_file_id
 from tunesmith.cli.row_files import file_id, require_source
-from tunesmith.cli.verbs.options import Format, Timeout
+from tunesmith.cli.verbs.options import Format, Made, Timeout
 from tunesmith.tuning.values.json_objects import Json
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="With the same key again, this attaches to the job made the first time.")
     ] = None,
-    form: Annotated[Format, typer.Option("--output", "-o", help="What to print on stdout.")] = Format.TABLE,
+    form: Made = Format.TABLE,
 ) -> None:
     """Create a fine-tuning job from a JSONL file."""
     from tunesmith.cli.client import Client
@@ -75,9 +73,9 @@ def submit(
 def _check(wanted: _Wanted, *, asks: bool) -> None:
     """Refuse what can be told here, before anything is counted or sent."""
     require_source(wanted.training, "FILE")
-    if wanted.job.validation_source is not None:
-        require_source(wanted.job.validation_source, "--validation")
-    if wanted.job.trains_on_all and wanted.asked.early_stopping_patience is not None:
+    if wanted.asked.validation_source is not None:
+        require_source(wanted.asked.validation_source, "--validation")
+    if wanted.asked.trains_on_all and wanted.asked.early_stopping_patience is not None:
         raise typer.BadParameter("It needs held-out rows to measure on.", param_hint="--early-stopping-patience")
     if asks and not sys.stdin.isatty():
         message = "There is no terminal to ask on. Add --yes to submit without asking, or use `tunesmith plan` to look."
@@ -93,26 +91,12 @@ def _show_plan(client: "Client", wanted: _Wanted) -> None:
     from tunesmith.cli.exit_codes import ExitCode
     from tunesmith.cli.rendering.fleet_plan import request_for, show
 
-    ours = wanted.asked.ours | wanted.job.ours
-    body = request_for(wanted.training, model=wanted.model, numbers={}, ours=ours, learning=wanted.asked.learning)
-    answer = client.plan(body | _measured_on(wanted, body))
+    more = wanted.job.ours
+    answer = client.plan(request_for(wanted.training, model=wanted.model, numbers={}, asked=wanted.asked, more=more))
     show(answer, price=None, why=False, stream=sys.stderr)
     if not any(entry.fits for entry in answer.data):
         output.note("Nothing was submitted: no live worker fits the job.")
         raise typer.Exit(int(ExitCode.REJECTED))
-
-
-def _measured_on(wanted: _Wanted, body: Json) -> Json:
-    """What the plan must know of the rows that are only measured on: a file's id, or how many rows a file here has."""
-    from tunesmith.cli.rendering.fleet_plan import check_rows
-
-    source, counts = wanted.job.validation_source, body["tunesmith"].get("dataset")
-    if source is None:
-        return {}
-    if counts is None:
-        return {"validation_file": source} if is_file_id(source) else {}
-    rows = 0 if is_file_id(source) else check_rows(Path(source)).rows
-    return {"tunesmith": {**body["tunesmith"], "dataset": {**counts, "validation_rows": rows}}}
 
 
 def _ask(*, asks: bool) -> None:
@@ -127,8 +111,8 @@ def _create(client: "Client", body: Json, wanted: _Wanted, *, idempotency_key: s
     from tunesmith.cli.models.fetch import create_job
 
     files = {"training_file": file_id(client, wanted.training)}
-    if wanted.job.validation_source is not None:
-        files["validation_file"] = file_id(client, wanted.job.validation_source)
+    if wanted.asked.validation_source is not None:
+        files["validation_file"] = file_id(client, wanted.asked.validation_source)
     return create_job(client, {**body, **files}, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 

@@ -12,7 +12,7 @@ from tunesmith.tuning.codes import RESULT_KINDS
 if TYPE_CHECKING:
     from tunesmith.cli.client import Client
     from tunesmith.tuning.api.history import EventObject
-    from tunesmith.tuning.api.jobs import JobObject
+    from tunesmith.tuning.api.jobs import JobObject, JobWaiting
     from tunesmith.tuning.api.metrics import MetricPoint
 
 _PANEL = "Jobs"
@@ -27,10 +27,16 @@ def register(app: typer.Typer) -> None:
 def watch(job: JobName, timeout: Timeout = None) -> None:
     """Follow a job to its end; Ctrl-C leaves it running."""
     from tunesmith.cli.client import Client
-    from tunesmith.cli.job_names import find_job_id
+    from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.job_names import find_job_id, is_evaluation
+    from tunesmith.cli.rendering.evaluation_text import describe
 
     with Client() as client:
-        code = watch_to_the_end(client, find_job_id(client, job), timeout_seconds=timeout)
+        job_id = find_job_id(client, job)
+        code = watch_to_the_end(client, job_id, timeout_seconds=timeout)
+        if code == ExitCode.SUCCEEDED and is_evaluation(job_id):
+            for line in describe(client.evaluation(job_id), ()):
+                output.note(line)
     raise typer.Exit(code)
 
 
@@ -96,14 +102,17 @@ def watch_to_the_end(
 ) -> int:
     """Show a job until it ends and return the exit code. Ctrl-C detaches and says how to come back."""
     from tunesmith.cli.follow import follow
+    from tunesmith.cli.job_names import is_evaluation
     from tunesmith.cli.rendering.live_view import PlainView, view_for_this_terminal
 
     try:
+        evaluation = client.evaluation(job_id) if is_evaluation(job_id) else None
         if is_live:
-            with view_for_this_terminal() as view:
+            with view_for_this_terminal(evaluation=evaluation) as view:
                 followed = follow(client, job_id, view=view, timeout_seconds=timeout_seconds)
         else:
-            followed = follow(client, job_id, view=PlainView(), timeout_seconds=timeout_seconds)
+            view = PlainView(evaluation=evaluation)
+            followed = follow(client, job_id, view=view, timeout_seconds=timeout_seconds)
     except KeyboardInterrupt:
         raise typer.Exit(_detached(job_id)) from None
     if not followed.is_finished:
@@ -133,6 +142,9 @@ class _LogView:
 
     def job(self, job: "JobObject") -> None:
         """The state is in the events already."""
+
+    def waiting(self, waiting: "JobWaiting") -> None:
+        """So is why it waits."""
 
     def event(self, event: "EventObject") -> None:
         output.data(log_line(event))

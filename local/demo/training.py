@@ -107,7 +107,8 @@ class _PlanFirst:
 
     def __init__(self, view: View) -> None:
         self._view, self._told = view, False
-        self.event, self.point, self.line, self.lost, self.found = (
+        self.waiting, self.event, self.point, self.line, self.lost, self.found = (
+            view.waiting,
             view.event,
             view.point,
             view.line,

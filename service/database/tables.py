@@ -285,7 +285,10 @@ class Event(Row):
     """One line of a job's history. `seq` comes from the job's row under its lock, so it has no gaps."""
 
     __tablename__ = "events"
-    __table_args__ = (CheckConstraint(one_of("level", ["info", "warn", "error"]), name="level"),)
+    __table_args__ = (
+        CheckConstraint(one_of("level", ["info", "warn", "error"]), name="level"),
+        Index("ix_events_tracker", "job_id", "seq", postgresql_where=text("data ? 'tracker'")),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)

@@ -22,7 +22,7 @@ from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession,
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey, JobId, Order
 from tunesmith.tuning.api.base import Answer
-from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage
+from tunesmith.tuning.api.history import AttemptList, CheckpointPage, EventPage, TrackedRunList, TrackedRunObject
 from tunesmith.tuning.api.jobs import JobObject, JobPage
 from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.values.json_objects import Json
@@ -246,6 +246,15 @@ async def list_attempts(job_id: JobId, caller: MemberKey, session: DbSession) ->
     """Every try of the job with its plan, its worker and how it ended."""
     job = await store.find(session, job_id, project=caller.project)
     return AttemptList(data=[views.attempt_object(attempt) for attempt in await store.find_attempts(session, job)])
+
+
+@router.get("/{job_id}/trackers")
+async def list_tracked_runs(job_id: JobId, caller: MemberKey, database: DatabaseDep) -> TrackedRunList:
+    """Where trackers show the job's runs."""
+    async with database.reading() as connection:
+        job = await store.find_head(connection, job_id, project=caller.project)
+        told = await store.find_tracked_runs(connection, job)
+    return TrackedRunList(data=[TrackedRunObject(tracker=data["tracker"], url=data["url"]) for data in told])
 
 
 async def _sighting(watcher: JobWatcher, job_id: str, *, project: str) -> Sighting:

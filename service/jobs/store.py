@@ -13,6 +13,7 @@ from tunesmith.service.queue import store as queue
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, NotFound
 from tunesmith.tuning.state import JobState
+from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
 
 Reader = AsyncConnection | AsyncSession
@@ -177,6 +178,12 @@ async def find_events_behind(
     return found
 
 
+async def find_tracked_runs(connection: AsyncConnection, job: JobRow) -> list[Json]:
+    """What was told of trackers that show the job's runs, oldest first, each `tracker` and `url` once."""
+    told = (await connection.execute(_TRACKED, {"job_id": job.id})).scalars()
+    return list({(data["tracker"], data["url"]): data for data in told}.values())
+
+
 def seq_of(event_id: str, job_id: str, *, last_seq: int) -> int:
     """The number of an event within its job, of which the last is `last_seq`.
 
@@ -229,6 +236,11 @@ _EVENTS = {
     "asc": _OF_JOB.where(Event.seq > bindparam("start")).order_by(Event.seq),
     "desc": _OF_JOB.where(Event.seq < bindparam("start")).order_by(Event.seq.desc()),
 }
+_TRACKED = (
+    select(Event.data)
+    .where(Event.job_id == bindparam("job_id"), text("data ? 'tracker'"), text("data ? 'url'"))
+    .order_by(Event.seq)
+)
 _EVENTS_BEHIND = text(
     """
     SELECT found.*, place.after_seq

@@ -56,7 +56,7 @@ def test_objects_of_another_project_do_not_exist(control_plane: ControlPlane) ->
     artifact = control_plane.request("GET", f"/v1/fine_tuning/jobs/{job['id']}/artifacts").json()["data"][0]
     paths = [
         f"/v1/fine_tuning/jobs/{job['id']}{tail}"
-        for tail in ("", "/events", "/checkpoints", "/metrics", "/attempts", "/artifacts")
+        for tail in ("", "/events", "/checkpoints", "/metrics", "/attempts", "/trackers", "/artifacts")
     ]
     paths += [f"/v1/files/{job['training_file']}", f"/v1/files/{job['training_file']}/content"]
     paths += [

@@ -70,6 +70,21 @@ class AttemptList(Listing[AttemptObject]):
     """Every try of a job, oldest first."""
 
 
+class TrackedRunObject(Answer):
+    """Where a tracker shows a run of a job."""
+
+    object: Literal["tunesmith.tracked_run"] = "tunesmith.tracked_run"
+    """Always `tunesmith.tracked_run`."""
+    tracker: str
+    """`wandb` or `mlflow`."""
+    url: str
+    """The address to open."""
+
+
+class TrackedRunList(Listing[TrackedRunObject]):
+    """Where trackers show the runs of a job, oldest first."""
+
+
 class TunesmithCheckpoint(Answer):
     """What Tunesmith adds to a checkpoint."""
 

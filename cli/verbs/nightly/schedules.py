@@ -176,7 +176,7 @@ def verdict(
     name: Name,
     firing: Annotated[str, typer.Argument(metavar="FIRING", help="The firing's id, as `history` shows it.")],
     word: Annotated[str, typer.Argument(metavar="VERDICT", help="better, not_better or inconclusive.")],
-    summary: Annotated[str | None, typer.Option(help="The reason in a sentence.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for the history.")] = None,
     numbers: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file of numbers.")] = None,
     champion: Annotated[str | None, typer.Option(help="What it was compared with.")] = None,
 ) -> None:
@@ -187,7 +187,7 @@ def verdict(
 
     body = present(
         verdict=word,
-        summary=summary,
+        summary=reason,
         numbers=json.loads(numbers.read_text(encoding="utf-8")) if numbers else None,
         champion=champion,
     )

@@ -29,7 +29,7 @@ def test_a_key_from_the_command_lives_and_ends_as_it_is_told(run: Run, plane: Co
     key = created.stdout.strip()
     assert opens(plane, key)
     key_id = created.stderr.partition(":")[0]
-    rotated = run("keys", "rotate", key_id, "--overlap", "1h")
+    rotated = run("keys", "rotate", key_id, "--grace", "1h")
     new = rotated.stdout.strip()
     assert opens(plane, key)
     assert opens(plane, new)
@@ -68,7 +68,9 @@ def test_the_audit_log_is_listed(run: Run) -> None:
 
 
 def test_the_printed_line_has_all_that_a_machine_needs(run: Run, plane: ControlPlane) -> None:
-    invited = run("workers", "invite", "--name", "gpu 1", "--expires", "30m", "--url", "https://train.example.org:8101")
+    invited = run(
+        "workers", "invite", "--name", "gpu 1", "--expires", "30m", "--service-url", "https://train.example.org:8101"
+    )
     assert invited.returncode == 0, invited.stderr
     venv, install, join = [shlex.split(part) for part in invited.stdout.split(" && ")]
     assert venv == ["python3", "-m", "venv", "~/tunesmith-worker"]

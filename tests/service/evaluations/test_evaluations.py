@@ -1,10 +1,12 @@
 """Evaluations are jobs of their own kind: created, claimed, fenced and ended as training is, and judged at the end."""
 
 import json
+import os
 from typing import Any
 
 import pytest
 
+from tests.command import Run, in_process
 from tests.control_plane import AttemptSide, ControlPlane, chat_rows
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.evaluations.compare import Contest, compare
@@ -24,6 +26,11 @@ def tuned(plane: ControlPlane) -> str:
     attempt = plane.claimed()
     attempt.succeed()
     return str(plane.job(attempt.job_id)["fine_tuned_model"])
+
+
+def command(plane: ControlPlane) -> Run:
+    service = {"TUNESMITH_URL": plane.url, "TUNESMITH_API_KEY": plane.keys["member"]}
+    return in_process({"PATH": os.environ["PATH"], **service})
 
 
 def post(plane: ControlPlane, *, key: str = "member", **fields: Any) -> Json:
@@ -123,6 +130,25 @@ def test_rows_come_in_pages_in_the_order_of_the_file_or_the_worst_first(control_
 async def learned(database: Database) -> MeasuredCorrections:
     async with database.transaction() as session:
         return await measured_corrections(session)
+
+
+def test_the_command_follows_an_evaluation_by_its_id_and_tells_what_it_does(control_plane: ControlPlane) -> None:
+    run, model = command(control_plane), tuned(control_plane)
+    evaluation = created(control_plane, model=model, against="base", rows=15)
+    waiting = run("watch", evaluation["id"], "--timeout", "1s")
+    assert (waiting.returncode, "number 1 in line" in waiting.stderr) == (5, True), waiting.stderr
+    attempt = claimed(control_plane, evaluation)
+    running = run("watch", evaluation["id"], "--timeout", "1s").stderr
+    assert f"measures losses on 15 rows under {model} and under tiny-llama" in running
+    assert "full" not in running
+    assert "training" not in running
+    hand_over(attempt, rows([0.1, -0.5, 0.3, 0.2]))
+    ended = run("watch", evaluation["id"])
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "verdict     " in ended.stderr
+    shown = run("get", evaluation["id"]).stdout
+    assert shown.startswith(f"{evaluation['id']}  succeeded\n")
+    assert "verdict     " in shown
 
 
 def test_an_evaluation_is_no_fine_tuning_job_to_lists_and_lessons(control_plane: ControlPlane) -> None:

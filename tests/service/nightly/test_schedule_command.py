@@ -82,7 +82,7 @@ def test_a_verdict_that_refuses_fails_the_build(nights: Nights, run: Run) -> Non
     nights.create(alias=PROD, promotion="on_verdict")
     firing = nights.next_night()
     nights.train()
-    refused = run("schedules", "verdict", "nightly", firing["id"], "not_better", "--summary", "2 points worse")
+    refused = run("schedules", "verdict", "nightly", firing["id"], "not_better", "--reason", "2 points worse")
     assert (refused.returncode, refused.stdout.strip(), refused.stderr.strip()) == (6, "refused", "2 points worse")
 
 

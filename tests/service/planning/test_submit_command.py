@@ -101,6 +101,57 @@ def test_the_plan_knows_of_the_rows_that_are_only_measured_on(
     assert (dataset["rows"], dataset["validation_rows"]) == (40, 7)
 
 
+def preference_pairs(count: int = 20) -> bytes:
+    pairs = [{"prompt": f"{i} + 1?", "chosen": str(i + 1), "rejected": str(i)} for i in range(count)]
+    return "".join(json.dumps(pair) + "\n" for pair in pairs).encode()
+
+
+@pytest.mark.parametrize(("asked", "beta"), [((), "auto"), (("--beta", "0.3"), 0.3)])
+def test_preference_pairs_say_themselves_what_is_learned(
+    control_plane: ControlPlane, run: Run, rows: Path, asked: tuple[str, ...], beta: object
+) -> None:
+    rows.write_bytes(preference_pairs())
+    words = (rows, "--model", "tiny-llama", *asked, "--epochs", "2")
+    made = run("submit", *words, "-o", "id")
+    assert made.returncode == 0, made.stderr
+    method = control_plane.job(made.stdout.strip())["method"]
+    assert method["type"] == "dpo"
+    assert (method["dpo"]["hyperparameters"]["beta"], method["dpo"]["hyperparameters"]["n_epochs"]) == (beta, 2)
+
+
+def test_a_beta_for_rows_that_are_no_pairs_is_refused(control_plane: ControlPlane, run: Run, rows: Path) -> None:
+    control_plane.worker()
+    refused = run("submit", rows, "--model", "tiny-llama", "--beta", "0.3")
+    assert (refused.returncode, "preference pairs" in refused.stderr, jobs(control_plane)) == (7, True, 0)
+    refused = run("plan", rows, "--model", "tiny-llama", "--beta", "0.3")
+    assert (refused.returncode, "--beta" in refused.stderr) == (2, True)
+
+
+def test_plan_counts_the_rows_that_are_only_measured_on(
+    control_plane: ControlPlane, run: Run, rows: Path, tmp_path: Path
+) -> None:
+    control_plane.worker()
+    validation = tmp_path / "validation.jsonl"
+    validation.write_bytes(chat_rows(7))
+    words = ("plan", rows, "--model", "tiny-llama", "-o", "json")
+    dataset = json.loads(run(*words, "--validation", validation).stdout)["dataset"]
+    assert (dataset["rows"], dataset["validation_rows"], dataset["held_out_rows"]) == (40, 7, 0)
+    whole = json.loads(run(*words, "--validation", "none").stdout)["dataset"]
+    assert (whole["rows"], whole["validation_rows"]) == (40, 0)
+    assert run(*words, "--validation", tmp_path / "nowhere").returncode == 2
+
+
+def test_following_a_job_in_line_says_who_is_ahead_and_when_it_starts(
+    control_plane: ControlPlane, run: Run, rows: Path
+) -> None:
+    control_plane.worker()
+    control_plane.claimed()
+    control_plane.create_job()
+    told = run("submit", rows, "--model", "tiny-llama", "--wait", "--timeout", "1s")
+    assert told.returncode == 5
+    assert "number 2 in line, 1 job ahead, starts in about" in told.stderr, told.stderr
+
+
 def test_a_job_in_line_says_who_is_ahead_and_when_it_starts(control_plane: ControlPlane, run: Run) -> None:
     control_plane.worker()
     control_plane.claimed()

@@ -25,6 +25,9 @@ def test_where_a_tracker_shows_the_run_is_told_with_the_job(control_plane: Contr
     for _ in range(2):  # of two attempts of one job
         report = EventReport(message="W&B shows this run", data=data)
         assert attempt.post("events", report).status_code in (200, 204)
+    assert attempt.post("events", EventReport(message="W&B is told no more", data={"tracker": "wandb"})).is_success
+    told = control_plane.request("GET", f"/v1/fine_tuning/jobs/{attempt.job_id}/trackers").json()["data"]
+    assert told == [{"object": "tunesmith.tracked_run", **data}], "each address once, and only what can be opened"
     service = {"TUNESMITH_URL": control_plane.url, "TUNESMITH_API_KEY": control_plane.keys["member"]}
     run = in_process({"PATH": os.environ["PATH"], "TUNESMITH_DATA_DIR": str(tmp_path), "COLUMNS": "200", **service})
     shown = run("get", attempt.job_id)

@@ -11,8 +11,10 @@ from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.follow import follow
 from tunesmith.cli.rendering.live_view import PlainView, bar, fitted, progress_line
 from tunesmith.tuning.api.history import EventObject
-from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.jobs import JobObject, JobWaiting
 from tunesmith.tuning.api.metrics import MetricPoint
+
+NOW = 1_800_000_000  # Unix seconds at the clock's zero
 
 
 class Clock:
@@ -31,17 +33,32 @@ class Clock:
 class Script(Client):
     """A service that says what the script says, one state per poll."""
 
-    def __init__(self, *states: str | Exception, points: Callable[[int], list[MetricPoint]] = lambda _: []) -> None:
+    def __init__(
+        self,
+        *states: str | Exception,
+        points: Callable[[int], list[MetricPoint]] = lambda _: [],
+        places: Callable[[int], int | None] = lambda _: None,
+        starts_at: int | None = None,
+    ) -> None:
         self._states = list(states)
-        self._points = points
+        self._points, self._places, self._starts_at = points, places, starts_at
         self.polls = -1
+        self.looks_at_line: list[int] = []
 
     def job(self, job_id: str) -> JobObject:
         self.polls += 1
         state = self._states[min(max(self.polls - 1, 0), len(self._states) - 1)]
         if self.polls and isinstance(state, Exception):
             raise state
-        return answers.job(job_id, status=str(state), phase="training")
+        return answers.job(job_id, status=str(state), phase="training", place=self._place)
+
+    @property
+    def _place(self) -> int | None:
+        return self._places(self.polls)
+
+    def waiting(self, job_id: str) -> JobWaiting:
+        self.looks_at_line.append(self.polls)
+        return answers.waiting(job_id, place=self._place, own=2, others=1, starts_at=self._starts_at)
 
     def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:
         events = [
@@ -55,7 +72,7 @@ class Script(Client):
 
 def told_by(script: Script, *, clock: Clock, timeout_seconds: float | None = None) -> tuple[list[str], Any]:
     told: list[str] = []
-    view = PlainView(tell=told.append, clock=clock)
+    view = PlainView(tell=told.append, clock=clock, now=lambda: NOW + clock.now)
     followed = follow(script, "ftjob-1", view=view, timeout_seconds=timeout_seconds, clock=clock, sleep=clock.sleep)
     return [line.strip() for line in told], followed
 
@@ -66,6 +83,34 @@ def test_each_change_is_told_once() -> None:
     states = [line.split()[0] for line in told if "event" not in line]
     assert states == ["queued", "running", "succeeded"]
     assert [line for line in told if "event" in line] == ["warn: event 1", "warn: event 3"]  # `logs` has the others
+
+
+def test_a_job_in_line_says_who_is_ahead_and_when_it_starts() -> None:
+    script = Script(
+        *["queued"] * 24, "running", "succeeded", places=lambda poll: 4 if poll < 6 else 3, starts_at=NOW + 95
+    )
+    told, _ = told_by(script, clock=Clock())
+    assert told[:2] == [
+        "queued      number 4 in line, 3 jobs ahead, 1 of other projects, starts in about 1m 35s",
+        "warn: event 1",
+    ]
+    line = [text for text in told if text.startswith(("queued", "starts"))]
+    assert line[1] == "queued      number 3 in line, 3 jobs ahead, 1 of other projects, starts in about 1m 30s"
+    assert line[2:] == ["starts in about 1m 25s", "starts in about 1m 15s"], "progress, as of a run"
+    assert script.looks_at_line == [1, 6, 16], "once it moves, else every 10 seconds"
+    assert [text.split()[0] for text in told[-2:]] == ["running", "succeeded"]
+
+
+def test_an_evaluation_says_what_it_measures_and_nothing_of_training() -> None:
+    told: list[str] = []
+    view = PlainView(tell=told.append, clock=Clock(), evaluation=answers.evaluation(against="tiny-llama"))
+    job = answers.job("eval-1", status="running")
+    plan = {"method": "full", "total_steps": 400, "time": {"seconds": 3.0}}
+    ours = job.tunesmith.model_copy(update={"plan": plan, "method": "full"})
+    view.job(job.model_copy(update={"tunesmith": ours}))
+    assert told == [
+        "running     measures losses and answers (exact) on 20 rows under ft:tiny-llama:acme::1 and under tiny-llama"
+    ]
 
 
 def test_what_a_headline_says_is_not_said_again_by_an_event() -> None:

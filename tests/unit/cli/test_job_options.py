@@ -1,19 +1,24 @@
 """What can be asked for over the API can be asked for on the command line."""
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 import typer
 from pydantic import BaseModel
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from tests.command import Run
 from tunesmith.cli.job_options.groups import with_groups
 from tunesmith.cli.job_options.job import JobOptions
 from tunesmith.cli.job_options.learning import LearningOptions
+from tunesmith.cli.verbs.options import Format
+from tunesmith.local.main import app
 from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.words import Goal, Objective
 
@@ -22,12 +27,13 @@ NOT_OPTIONS = re.compile(
     r"model|training_file|validation_file|method\.type|method\.(supervised|reinforcement).*|hyperparameters.*|integrations\.type"
 )
 LEARNING = LearningOptions(
-    method="lora", goal=Goal.QUALITY, objective=Objective.DPO, beta=0.2, epochs=2, batch_size=4, learning_rate=1e-4,
-    learning_rate_multiplier=2.0, early_stopping_patience=3, max_seq_length=512, rank=8, alpha=16.0, dropout=0.1,
+    method="lora", goal=Goal.QUALITY, objective=Objective.DPO, beta=0.2, validation="none", epochs=2,
+    batch_size=4, learning_rate=1e-4, learning_rate_multiplier=2.0,
+    early_stopping_patience=3, max_seq_length=512, rank=8, alpha=16.0, dropout=0.1,
     target_modules="q_proj,v_proj", use_rslora=True, use_dora=True, init="pissa", float8_base=True, merge=True,
 )  # fmt: skip
 JOB = JobOptions(
-    validation="none", suffix="s", seed=1, priority=2, deadline="6h", max_attempts=2, metadata=["a=b"], wandb="p",
+    suffix="s", seed=1, priority=2, deadline="6h", max_attempts=2, metadata=["a=b"], wandb="p",
     wandb_name="n", wandb_entity="e",
     wandb_tag=["t"],
 )  # fmt: skip
@@ -86,6 +92,44 @@ def test_an_option_of_both_verbs_has_one_name(run: Run) -> None:
     assert "--seq-length" not in of_plan
 
 
+def verbs_of(app: typer.Typer, *before: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for command in app.registered_commands:
+        if command.callback is not None:
+            yield " ".join([*before, command.name or command.callback.__name__.replace("_", "-")]), command.callback
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            yield from verbs_of(group.typer_instance, *before, str(group.name))
+
+
+def options_of(verb: Callable[..., Any]) -> Iterator[tuple[str, object]]:
+    """Each flag with what it takes: how that is written, or the kind of value."""
+    for name, parameter in inspect.signature(verb).parameters.items():
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(option, OptionInfo):
+                names = [text for text in (option.default, *(option.param_decls or ())) if str(text).startswith("--")]
+                written = option.metavar.partition("|")[0] if option.metavar else value_of(parameter.annotation)
+                yield (names or [f"--{name.replace('_', '-')}"])[0], written
+
+
+def value_of(annotation: Any) -> object:
+    """Of `Annotated[list[Kind] | None, ...]` it is `Kind`."""
+    kind = annotation
+    while get_origin(kind) in (Annotated, Union, UnionType, list):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return kind
+
+
+def test_a_flag_means_the_same_wherever_it_is() -> None:
+    meanings: dict[str, dict[object, list[str]]] = {}
+    for verb, function in verbs_of(app):
+        for flag, meaning in options_of(function):
+            meanings.setdefault(flag, {}).setdefault(meaning, []).append(verb)
+    assert len(meanings) > 100
+    several = {flag: found for flag, found in meanings.items() if len(found) > 1}
+    assert several.pop("--output")[Format] == ["submit"], "the one verb that also prints an id alone"
+    assert several == {}
+
+
 def test_a_group_becomes_options_in_the_place_where_it_stands() -> None:
     told: list[object] = []
     app = typer.Typer()
@@ -118,7 +162,7 @@ FIELDS = {
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--beta", "0.1"), "--objective dpo"),
+        (("--beta", "0.1", "--objective", "supervised"), "It is of DPO"),
         (("--wandb-tag", "night"), "--wandb PROJECT"),
         (("--alpha", "inf"), "not a number"),
         (("--plan",), "--yes"),

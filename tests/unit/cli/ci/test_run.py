@@ -13,7 +13,7 @@ from tunesmith.cli.client import Client, ServiceError, Unreachable
 from tunesmith.cli.exit_codes import ExitCode
 from tunesmith.cli.rendering.live_view import PlainView
 from tunesmith.tuning.api.history import EventObject
-from tunesmith.tuning.api.jobs import JobObject
+from tunesmith.tuning.api.jobs import JobObject, JobWaiting
 from tunesmith.tuning.api.lists import Page
 from tunesmith.tuning.api.metrics import MetricPoint, SampleObject
 
@@ -42,6 +42,9 @@ class Service(Client):
 
     def job(self, job_id: str) -> JobObject:
         return answers.job(job_id, status=self._next("status"))
+
+    def waiting(self, job_id: str) -> JobWaiting:
+        return answers.waiting(job_id, place=1, own=0, others=0, starts_at=None)
 
     def events_since(self, _job_id: str, *, seen: frozenset[str] = frozenset()) -> list[EventObject]:  # noqa: ARG002
         return []
