@@ -3,13 +3,15 @@
 What it says is what a person waits for: changes of state, the plan, warnings, how far it is. `tunesmith logs` has all.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.cli import output
 from tunesmith.cli.follow import View
+from tunesmith.cli.rendering.bottom_line import BottomLine, bottom_line
 from tunesmith.cli.rendering.headlines import headline_of, start_text
 from tunesmith.tuning.api.history import EventObject
 from tunesmith.tuning.api.jobs import JobObject, JobWaiting
@@ -32,12 +34,8 @@ def view_for_this_terminal(
     if not output.is_interactive():
         yield PlainView(silence_seconds=silence_seconds, evaluation=evaluation)
         return
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(stderr=True, highlight=False)
-    with Live(console=console, transient=True, refresh_per_second=4) as live:
-        yield LiveView(live, evaluation=evaluation)
+    with bottom_line(sys.stderr) as line:
+        yield LiveView(line, evaluation=evaluation)
 
 
 class _Story:
@@ -165,19 +163,15 @@ class PlainView(_Story):
 class LiveView(_Story):
     """Lines scroll by above one bar that stays."""
 
-    def __init__(self, live: Any, *, evaluation: "EvaluationObject | None" = None) -> None:
-        from rich.text import Text
-
-        super().__init__(lambda line: live.console.print(Text.from_ansi(line)), evaluation=evaluation)
-        self._live = live
+    def __init__(self, line: BottomLine, *, evaluation: "EvaluationObject | None" = None) -> None:
+        super().__init__(line.tell, evaluation=evaluation)
+        self._line = line
 
     def job(self, job: JobObject) -> None:
         """Tell a change of state, and redraw the bar."""
         super().job(job)
-        from rich.text import Text
-
-        text = fitted(bar(self.share_done), self.progress, columns=self._live.console.width) if self.progress else ""
-        self._live.update(Text(text, no_wrap=True, overflow="crop"))
+        drawn, progress = bar(self.share_done), self.progress
+        self._line.show(lambda columns: fitted(drawn, progress, columns=columns) if progress else "")
 
 
 def progress_line(point: MetricPoint, *, best_valid_loss: float | None = None) -> str:
