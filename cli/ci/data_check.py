@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.cli.ci.job_file import Loaded
-from tunesmith.cli.ci.yaml_lines import Problem
+from tunesmith.cli.yaml_lines import Problem
 from tunesmith.tuning.datasets.rows import RowChecker, RowReport
 from tunesmith.tuning.errors import InvalidTrainingFile
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tunesmith.cli.ci.gate import Check
-from tunesmith.cli.ci.yaml_lines import Problem
 from tunesmith.cli.exit_codes import ExitCode
+from tunesmith.cli.yaml_lines import Problem
 from tunesmith.tuning.api.jobs import JobObject
 from tunesmith.tuning.api.metrics import MetricPoint, SampleObject
 

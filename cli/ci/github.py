@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.cli.ci.ending import Ending, result_point
-from tunesmith.cli.ci.yaml_lines import Problem
 from tunesmith.cli.exit_codes import ExitCode
+from tunesmith.cli.yaml_lines import Problem
 
 _MOST_ANNOTATIONS = 10  # GitHub shows no more of one step
 

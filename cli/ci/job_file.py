@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tunesmith.cli.ci.yaml_lines import LARGEST_BYTES, Lines, NotReadable, Problem, read
 from tunesmith.cli.learning import is_file_id
+from tunesmith.cli.yaml_lines import LARGEST_BYTES, Lines, NotReadable, Problem, read
 from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.values.base import Value

@@ -56,6 +56,30 @@ def test_options_alone_make_one_and_mistakes_are_told_with_the_field(nights: Nig
         assert (told.returncode, name in re.sub(r"[│\s]", "", told.stderr)) == (2, True), told
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("bomb.yaml", BOMB.encode(), "More than 2,000 values"),
+        ("deep.yaml", b"[" * 200, "Nested deeper"),
+        ("latin.yaml", b"name: ok\nmodel: caf\xe9\n", "latin.yaml:2: not UTF-8"),
+        ("large.json", b" " * 70_000, "more than 64 KiB"),
+        ("deep.json", b"[" * 60_000, "deep.json"),
+        ("job.yaml", b"job: [1]\n", "its job is no object"),
+    ],
+)
+def test_a_file_that_is_no_schedule_is_refused_before_anything_is_sent(
+    nights: Nights, run: Run, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused = run("schedules", "create", tmp_path / name, "--model", "tiny-llama", env={"COLUMNS": "200"})
+    assert (refused.returncode, told in refused.stderr) == (2, True), refused
+
+
 def test_a_night_is_followed_and_judged_from_the_command_line(nights: Nights, run: Run, tmp_path: Path) -> None:
     nights.upload()
     nights.create(alias=PROD, promotion="on_verdict")

@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from tests.command import Run
 from tunesmith.cli.ci.job_file import JobFileRefused, load, schema
-from tunesmith.cli.ci.yaml_lines import NotReadable, read
+from tunesmith.cli.yaml_lines import NotReadable, read
 
 ROOT = Path(__file__).parents[4]
 GOOD = "model: my-base\ntraining_file: rows.jsonl\n"

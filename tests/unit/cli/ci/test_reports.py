@@ -13,8 +13,8 @@ from tunesmith.cli.ci.job_file import Gate
 from tunesmith.cli.ci.junit import write_junit
 from tunesmith.cli.ci.pipeline import Pipeline
 from tunesmith.cli.ci.summary import summary_lines
-from tunesmith.cli.ci.yaml_lines import Problem
 from tunesmith.cli.exit_codes import ExitCode
+from tunesmith.cli.yaml_lines import Problem
 from tunesmith.tuning.api.metrics import MetricPoint, SampleAnswer, SampleObject
 
 POINTS = [
