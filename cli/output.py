@@ -19,6 +19,7 @@ from tunesmith.tuning.state import JobState
 _BOLD, _DIM, _RED, _GREEN, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m", "\033[0m"
 _CONTROLS = re.compile(r"(\033\[[\d;]*m)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # names, logs and models' words have any
 _NARROWEST_COLUMN = 16
+_JOB_ID = re.compile(r"^ftjob-[0-9a-f]{24}([0-9a-f]{8})$")  # its end names it in every verb
 _STATE_COLORS: dict[str, str] = {
     JobState.SUCCEEDED: _GREEN,
     JobState.FAILED: _RED,
@@ -72,12 +73,15 @@ def as_json(value: Any) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, stream: TextIO | None = None) -> None:
     """Aligned columns on stdout unless told otherwise: one line for each row in a pipe, as `awk` wants it.
 
-    On a terminal that is too narrow the widest columns go on below themselves, so that nothing is cut.
+    On a terminal that is too narrow ids of jobs lose their beginning, and the widest columns go on below themselves.
     """
     stream = stream or sys.stdout
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(row[index]) for row in [list(columns), *cells]) for index in range(len(columns))]
+    widths = _widths(columns, cells)
     if is_interactive(stream):
+        if sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns:
+            cells = [[_JOB_ID.sub(r"\1", text) for text in row] for row in cells]
+            widths = _widths(columns, cells)
         words = [
             max(len(word) for row in [list(columns), *cells] for word in row[place].split())
             for place in range(len(columns))
@@ -136,6 +140,10 @@ def moment(unix_seconds: float | None) -> str:
     if unix_seconds is None:
         return "-"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[index]) for row in [columns, *cells]) for index in range(len(columns))]
 
 
 def _fitted(widths: Sequence[int], words: Sequence[int], *, columns: int) -> list[int]:

@@ -102,13 +102,17 @@ class InvalidRequest(TunesmithError):
     http_status = 400
 
 
+_PASSIVE = {"cancel": "be cancelled", "pause": "be paused", "resume": "be resumed"}
+
+
 class InvalidTransition(InvalidRequest):
     """The job is not in a state that allows this."""
 
     code = ErrorCode.INVALID_STATE
 
     def __init__(self, *, state: str, transition: str) -> None:
-        super().__init__(f"A job that is {state} cannot {transition}.", param="status")
+        is_so = f"has {state}" if state in ("succeeded", "failed") else f"is {state}"
+        super().__init__(f"A job that {is_so} cannot {_PASSIVE.get(transition, transition)}.", param="status")
 
 
 class InvalidTrainingFile(InvalidRequest):

@@ -7,6 +7,7 @@ import typer
 
 from tunesmith.cli import output
 from tunesmith.cli.verbs.options import Listed, ListFormat
+from tunesmith.tuning.values.json_objects import Json
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +29,16 @@ def audit(
         output.as_json(page.data)
         return
     rows = [
-        (output.moment(entry.at), entry.actor, entry.action, entry.subject, json.dumps(entry.details))
+        (output.moment(entry.at), entry.actor, entry.action, entry.subject, _details(entry.details))
         for entry in page.data
     ]
     output.table(("WHEN", "WHO", "WHAT", "TO", "MORE"), rows)
+
+
+def _details(details: Json) -> str:
+    """`name=gpu, role=worker`."""
+    return ", ".join(f"{name}={_word(value)}" for name, value in details.items())
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -54,8 +54,10 @@ def _difference(name: str, found: "EvaluationObject") -> str:
 
 
 def _worst(rows: Sequence["EvaluatedRowObject"]) -> Iterator[str]:
-    for row in rows:
+    if rows:
         yield ""
+        yield "where it is worst"
+    for row in rows:
         yield f"line {row.line:<7}{_side(row.model)}" + (f", against {_side(row.against)}" if row.against else "")
         if row.expected:
             yield f"  expected  {_short(row.expected)}"

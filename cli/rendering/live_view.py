@@ -4,6 +4,7 @@ What it says is what a person waits for: changes of state, the plan, warnings, h
 """
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,8 +206,7 @@ def bar(share: float) -> str:
 
 def _clipped(message: str) -> str:
     """One line of bounded length; `tunesmith logs` has the rest."""
-    line = " ".join(message.split())
-    return line if len(line) <= _LONGEST_MESSAGE_CHARACTERS else f"{line[: _LONGEST_MESSAGE_CHARACTERS - 3]}..."
+    return textwrap.shorten(message, _LONGEST_MESSAGE_CHARACTERS, placeholder=" ...")
 
 
 def _thousands(number: float) -> str:

@@ -1,6 +1,9 @@
 """Setting up says what it is at, whatever the installer says."""
 
 import importlib.util
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +46,21 @@ def test_uv_is_taken_where_there_is_one_and_leaves_pip_for_the_demo(set_up: Modu
         command = steps[f"install with {name}"]
         assert command[-1].endswith("[service,worker,embedded,data,demo,dev]")
         assert str(ROOT / "constraints.txt") in command
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv on the path")
+def test_a_real_uv_makes_an_environment_with_pip_once_and_takes_the_pins(set_up: ModuleType, tmp_path: Path) -> None:
+    venv, uv = tmp_path / "venv", str(shutil.which("uv"))
+    (_, make), (_, install) = list(set_up.environment(venv, uv))[:2]
+    for _ in range(2):  # `make setup` again adds to what is there
+        assert set_up.run("make the environment", make, watched=venv) == 0
+    assert subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], check=False).returncode == 0
+    pinned = [*install[: install.index("--editable")], "--dry-run", "--no-deps", "rich"]
+    told = subprocess.run(pinned, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    version = re.search(r"^rich==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"rich=={version[1]}" in told.stderr
 
 
 @pytest.mark.parametrize("has_gpu", [True, False])

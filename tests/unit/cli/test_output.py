@@ -63,6 +63,17 @@ def test_a_table_fits_the_terminal_and_nothing_of_it_is_lost(monkeypatch: pytest
     assert lines[4].split() == ["ftjob-2", "queued", "-"]
 
 
+def test_a_jobs_id_gives_way_first_and_to_what_still_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    columns, rows = ("ID", "STATE"), [("ftjob-01a226f0b75075d3a5408c492b5f28ee", "failed")]
+    for width, shown in (("60", rows[0][0]), ("40", "2b5f28ee")):
+        monkeypatch.setenv("COLUMNS", width)
+        terminal = Terminal()
+        output.table(columns, rows, stream=terminal)
+        assert terminal.getvalue().splitlines()[1].split()[0] == shown
+
+
 def test_sizes_stay_whole_where_hashes_can_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CI", "TERM"):
         monkeypatch.delenv(name, raising=False)
