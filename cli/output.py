@@ -110,6 +110,16 @@ def bold(text: str, *, stream: TextIO | None = None) -> str:
     return _style(text, _BOLD, has_color(stream or sys.stderr))
 
 
+def beside(head: str, text: str, *, stream: TextIO | None = None) -> str:
+    """A text beside its head; on a terminal it goes on below itself, between words."""
+    stream = stream or sys.stderr
+    room = shutil.get_terminal_size().columns - len(head)
+    if not is_interactive(stream) or room < _NARROWEST_COLUMN:
+        return head + text
+    lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    return head + f"\n{' ' * len(head)}".join(lines)
+
+
 def duration(seconds: float) -> str:
     """`8.2 s`, `7m 40s`, `5h 10m`, `3d 4h`: finer than `values.units.duration`, for estimates."""
     if seconds < 10:

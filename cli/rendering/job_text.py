@@ -57,9 +57,9 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     """The plan, then each reason, then what was rejected and by which number."""
     yield from _decisions(plan)
     for reason in plan.reasons:
-        yield f"  because   {reason.text}  {output.dim('(' + reason.rule + ')')}"
+        yield output.beside("  because   ", f"{reason.text} ({reason.rule})", stream=sys.stdout)
     for other in plan.alternatives:
-        yield f"  not {other.method:<6}{other.rejected_because}"
+        yield output.beside(f"  not {other.method:<6}", other.rejected_because, stream=sys.stdout)
 
 
 def describe_failure(job: JobObject) -> Iterator[str]:

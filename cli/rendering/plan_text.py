@@ -46,4 +46,4 @@ def _way(way: Way) -> str:
 
 
 def _line(title: str, text: str) -> str:
-    return f"  {title.ljust(_WIDTH)}  {text}"
+    return output.beside(f"  {title.ljust(_WIDTH)}  ", text)

@@ -74,6 +74,17 @@ def test_a_jobs_id_gives_way_first_and_to_what_still_names_it(monkeypatch: pytes
         assert terminal.getvalue().splitlines()[1].split()[0] == shown
 
 
+def test_a_text_goes_on_beside_its_head_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "LoRA fits and full fine-tuning does not"
+    assert output.beside("  memory  ", text, stream=Terminal()) == (
+        "  memory  LoRA fits and full\n          fine-tuning does not"
+    )
+    assert output.beside("  memory  ", text, stream=io.StringIO()) == f"  memory  {text}"
+
+
 def test_sizes_stay_whole_where_hashes_can_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CI", "TERM"):
         monkeypatch.delenv(name, raising=False)
