@@ -31,7 +31,8 @@ class Screen:
 
     @property
     def text(self) -> list[str]:
-        return [row.rstrip() for row in self._rows]
+        """What is to be seen of it."""
+        return "\n".join(row.rstrip() for row in self._rows).rstrip().split("\n")
 
     def write(self, text: str) -> None:
         for control, letter in re.findall(r"(\033\[[?\d]*[A-Za-z]|\r|\n)|(.)", text):
@@ -122,7 +123,7 @@ def test_a_terminal_that_gets_narrower_and_wider_shows_one_whole_line_of_progres
     terminal.resize(100)
     terminal.wait_for([*told, wide])
     terminal.press("\x03")
-    terminal.wait_for([*told, ""])
+    terminal.wait_for(told)
 
 
 def test_a_terminal_that_cuts_its_lines_keeps_what_was_told_above() -> None:
