@@ -181,7 +181,7 @@ async def find_events_behind(
 async def find_tracked_runs(connection: AsyncConnection, job: JobRow) -> list[Json]:
     """What was told of trackers that show the job's runs, oldest first, each `tracker` and `url` once."""
     told = (await connection.execute(_TRACKED, {"job_id": job.id})).scalars()
-    return list({(data["tracker"], data["url"]): data for data in told}.values())
+    return list({(data["tracker"], data["url"]): data for data in told if data}.values())
 
 
 def seq_of(event_id: str, job_id: str, *, last_seq: int) -> int:
