@@ -66,9 +66,13 @@ async def find_rows(
     labels: dict[str, str] | None,
     unlabelled: bool,
 ) -> Sequence[Row[Any]]:
-    """Up to `limit` jobs, newest first, older than `after`; `labels` must all match, `unlabelled` means none at all."""
+    """Up to `limit` jobs, newest first, older than `after`; `labels` must all match, `unlabelled` means none at all.
+
+    Raises:
+        NotFound: there is no job `after`.
+    """
     if after is not None:
-        await find_head(connection, after, project=project)
+        await find_head(connection, after, project=project, param="after")
     query = _NEWEST_OF[bool(labels), unlabelled]
     wanted = {"of_project": project, "before": after or _BEHIND_ALL, "most": limit}
     if labels:
@@ -76,21 +80,21 @@ async def find_rows(
     return (await connection.execute(query, wanted)).all()
 
 
-async def find_head(connection: AsyncConnection, job_id: str, *, project: str) -> Row[str, int]:
-    """`id` and `event_seq` of the job of this project.
+async def find_head(connection: AsyncConnection, job_id: str, *, project: str, param: str = "id") -> Row[str, int]:
+    """`id` and `event_seq` of the job of this project, which `param` of the request names.
 
     Raises:
         NotFound: there is none, or it is another project's.
     """
     row = (await connection.execute(_HEAD, {"job_id": job_id, "of_project": project})).one_or_none()
     if row is None:
-        raise no_such_job(job_id)
+        raise no_such_job(job_id, param=param)
     return row
 
 
-def no_such_job(job_id: str) -> NotFound:
-    """The error for a job that does not exist, or not for this caller."""
-    return NotFound(f"Could not find fine tune: {job_id}", code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND, param="id")
+def no_such_job(job_id: str, *, param: str = "id") -> NotFound:
+    """The error for a job that does not exist, or not for this caller; `param` of the request names it."""
+    return NotFound(f"Could not find fine tune: {job_id}", code=ErrorCode.FINE_TUNING_JOB_NOT_FOUND, param=param)
 
 
 async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:

@@ -135,8 +135,10 @@ def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
         return InvalidRequest(
             f"Missing required parameter: '{param}'.", code=ErrorCode.MISSING_REQUIRED_PARAMETER, param=param
         )
-    alternatives = [item["msg"] for item in details if _field_path(model, item["loc"]) == path]
-    message = f"Invalid value for {param!r}: {_shown(first['input'])}. {'; or: '.join(dict.fromkeys(alternatives))}."
+    # A list is counted "after validation", which nobody asked about.
+    said = [item["msg"].replace(" after validation", "") for item in details if _field_path(model, item["loc"]) == path]
+    what = f"Invalid value for {param!r}" if param else "Invalid request body"
+    message = f"{what}: {_shown(first['input'])}. {'; or: '.join(dict.fromkeys(said))}."
     return InvalidRequest(
         message,
         code=ErrorCode.INVALID_HYPERPARAMETER if "hyperparameters" in path else ErrorCode.INVALID_VALUE,

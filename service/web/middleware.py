@@ -21,6 +21,7 @@ from tunesmith.tuning.values.limits import MOST_PART_BYTES
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_IN_PARTS = "Send a large file in parts of at most 64 MiB: POST /v1/uploads."
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _SLOWEST_BYTES_PER_SECOND = 1024
 _HEALTH = ("/healthz", "/readyz")  # load balancers ask by address, often and without a key
@@ -145,7 +146,8 @@ class _Body:
 
     def _refuse_more_than_the_limit(self, length_bytes: int) -> None:
         if self._limit_bytes is not None and length_bytes > self._limit_bytes:
-            raise TooLarge(f"The request body is larger than {self._limit_bytes:,} bytes.")
+            hint = _IN_PARTS if self._limit_bytes >= MOST_PART_BYTES else None
+            raise TooLarge(f"The request body is larger than {self._limit_bytes:,} bytes.", hint=hint)
 
     async def _next(self) -> Message:
         allowed_seconds = self._patience_seconds + self._received_bytes / _SLOWEST_BYTES_PER_SECOND

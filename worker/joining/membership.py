@@ -66,7 +66,8 @@ def read(work_dir: Path) -> Membership | None:
 def complete(environment: MutableMapping[str, str]) -> Membership | None:
     """Add to the settings what they leave open: the work directory, and address and key as this machine has joined.
 
-    Returns what was joined, unless the settings name a service themselves.
+    Returns what was joined, unless the settings have a key themselves: an address alone may be that of a client, as
+    `tunesmith env` sets it, and the key of this machine is for the service that it has joined.
 
     TUNESMITH_WORKER_KEY_FILE may name a file that holds the key, as containers like it.
 
@@ -78,7 +79,7 @@ def complete(environment: MutableMapping[str, str]) -> Membership | None:
     if "TUNESMITH_WORKER_KEY" not in environment and (file := environment.get("TUNESMITH_WORKER_KEY_FILE")):
         environment["TUNESMITH_WORKER_KEY"] = _key_in(Path(file))
     membership = read(work_dir)
-    if membership is None or environment.keys() & _VARIABLES.values():
+    if membership is None or "TUNESMITH_WORKER_KEY" in environment:
         return None
     environment.update({variable: getattr(membership, name) for name, variable in _VARIABLES.items()})
     return membership

@@ -51,12 +51,19 @@ def test_a_machine_that_joined_runs_with_nothing_but_its_file(service: ScriptedS
     assert environment["TUNESMITH_WORKER_KEY"] == joined.key
 
 
-def test_settings_that_name_a_service_go_before_the_file(tmp_path: Path) -> None:
+def test_settings_that_have_a_key_go_before_the_file(tmp_path: Path) -> None:
     membership.remember(tmp_path, Membership(url="http://joined", key="ts-joined", name="n"))
-    environment = {"TUNESMITH_WORK_DIR": str(tmp_path), "TUNESMITH_URL": "http://set"}
+    environment = {"TUNESMITH_WORK_DIR": str(tmp_path), "TUNESMITH_URL": "http://set", "TUNESMITH_WORKER_KEY": "ts-set"}
     assert membership.complete(environment) is None
-    assert environment["TUNESMITH_URL"] == "http://set"
-    assert "TUNESMITH_WORKER_KEY" not in environment
+    assert (environment["TUNESMITH_URL"], environment["TUNESMITH_WORKER_KEY"]) == ("http://set", "ts-set")
+
+
+def test_an_address_that_a_client_s_shell_has_set_does_not_part_a_worker_from_its_service(tmp_path: Path) -> None:
+    joined = Membership(url="http://joined", key="ts-joined", name="n")
+    membership.remember(tmp_path, joined)
+    environment = {"TUNESMITH_WORK_DIR": str(tmp_path), "TUNESMITH_URL": "http://client/v1"}
+    assert membership.complete(environment) == joined
+    assert (environment["TUNESMITH_URL"], environment["TUNESMITH_WORKER_KEY"]) == ("http://joined", "ts-joined")
 
 
 def test_a_file_may_hold_the_key(tmp_path: Path) -> None:
