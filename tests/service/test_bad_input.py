@@ -1,7 +1,9 @@
 """What a job cannot be made of is refused when it is submitted: by code and field, with reason and next step."""
 
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -137,3 +139,36 @@ def test_a_model_may_have_an_infinite_number_where_its_family_has_one(control_pl
     assert answer.status_code == 200, answer.text
     stored = control_plane.sql("SELECT config FROM models WHERE name = 'odd'")[0][0]
     assert stored["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+
+
+def test_an_unknown_place_of_the_list_is_named_by_its_own_parameter(control_plane: ControlPlane) -> None:
+    answer = control_plane.request("GET", "/v1/fine_tuning/jobs?after=ftjob-nobody")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "after")
+    job_id = control_plane.create_job()["id"]
+    answer = control_plane.request("GET", f"/v1/fine_tuning/jobs/{job_id}x/events")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "id")
+
+
+def test_a_body_that_is_no_object_is_said_to_be_none(control_plane: ControlPlane) -> None:
+    answer = control_plane.request("POST", "/v1/fine_tuning/jobs", json=[])
+    assert answer.json()["error"]["message"] == "Invalid request body: []. Input should be an object."
+
+
+def test_a_list_that_is_too_short_is_counted_in_plain_words(control_plane: ControlPlane) -> None:
+    upload = {"bytes": 9, "filename": "rows.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    upload_id = control_plane.request("POST", "/v1/uploads", json=upload).json()["id"]
+    answer = control_plane.request("POST", f"/v1/uploads/{upload_id}/complete", json={"part_ids": []})
+    assert answer.json()["error"]["message"].endswith("List should have at least 1 item, not 0.")
+
+
+def test_a_part_that_is_too_large_says_how_large_one_may_be(control_plane: ControlPlane) -> None:
+    head = (
+        f"POST /v1/uploads/upload-1/parts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {control_plane.keys['member']}"
+    )
+    announced = f"{head}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {65 * 2**20}\r\n\r\n"
+    address = urlsplit(control_plane.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(announced.encode())
+        answer = connection.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "parts of at most 64 MiB" in answer
