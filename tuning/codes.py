@@ -196,8 +196,6 @@ class ErrorCode(StrEnum):
     """The chat template does not show where a message begins and ends. Use a model with another template."""
     BROKEN_CHAT_TEMPLATE = "broken_chat_template"
     """The chat template can render no row. Register the model again with one that transformers can render."""
-    INVALID_PROMPTS = "invalid_prompts"
-    """A line of the prompts to answer cannot be read. Write each as a JSON object with `messages` or `prompt`."""
 
     # Evaluations
     INVALID_SCORE = "invalid_score"

@@ -1,4 +1,4 @@
-"""Answers end where training taught the model to end them, and prompts that cannot be asked are refused in words."""
+"""Answers end where training taught the model to end them."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,17 @@ from transformers import AutoModelForCausalLM
 from benchmarks.templates.compare import stop_tokens as stop_tokens_of
 from benchmarks.templates.twins import Template, templates, tokenizer_for
 from tests import plans
-from tests.tiny_model import CHAT_TEMPLATE, build_tiny_model
+from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.datasets.message_parser import parse_chat
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.train.chat.conversation import ChatRenderer
-from tunesmith.worker.train.generation import generate
+from tunesmith.worker.train.generation.generator import Generator
 from tunesmith.worker.train.models.model import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 ROWS = runs.chat_rows(4)
 END_OF_TEXT, END_OF_TURN = 0, 2
-REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('No system here') }}{% endif %}" + CHAT_TEMPLATE
 # As GLM: nothing ends a turn; the model stops by beginning the next message.
 ENDLESS = (
     "{% for message in messages %}"
@@ -53,17 +52,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return directory
 
 
-def ask(root: Path, model: Path, prompts: list[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:
-    """Exit code, and the answers or the error."""
-    file = root / "prompts.jsonl"
-    file.write_text("".join(f"{prompt if isinstance(prompt, str) else json.dumps(prompt)}\n" for prompt in prompts))
-    code = generate.main(["--model", str(model), "--prompts", str(file)])
-    said = capsys.readouterr()
-    if code:
-        return code, json.loads(said.err.splitlines()[-1])
-    return code, [json.loads(line) for line in said.out.splitlines()]
-
-
 @pytest.mark.slow
 def test_samples_stop_at_the_end_that_was_learnt(tuned: RunDirectory) -> None:
     last = [event["data"] for event in runs.events(tuned) if "samples" in event["data"]][-1]
@@ -88,15 +76,13 @@ def test_the_card_says_what_a_reply_ends_with(tuned: RunDirectory) -> None:
     assert "chat template" not in card
 
 
-def test_answers_of_the_command_stop_there_too(
-    tmp_path: Path, tuned: RunDirectory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = tuned.output / "generation_config.json"
-    kept = settings.read_text()
-    settings.write_text(json.dumps({"eos_token_id": END_OF_TEXT}))  # as an adapter finds its base
-    code, answers = ask(tmp_path, tuned.output, ROWS, capsys)
-    settings.write_text(kept)
-    assert code == 0
+def test_scored_answers_stop_there_too_where_the_base_knows_another_end(tuned: RunDirectory) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tuned.output), load_tokenizer(tuned.output)
+    model.generation_config.eos_token_id = END_OF_TEXT  # as an adapter finds its base
+    renderer = ChatRenderer(tokenizer)
+    prompts = [renderer.prompt(parse_chat({"messages": row["messages"][:1]})) for row in ROWS]
+    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answers = Generator(model, tokenizer, ends=renderer.ends()).complete(asked, max_new_tokens=64)
     assert [answer["text"] for answer in answers] == [row["messages"][1]["content"] for row in ROWS]
     assert all(answer["finished"] for answer in answers)
 
@@ -135,38 +121,6 @@ def without_end(folder: Path) -> None:
         content = json.loads(file.read_text())
         del content[field]
         file.write_text(json.dumps(content))
-
-
-def test_what_a_template_refuses_is_the_users_error_with_its_words_and_the_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = build_tiny_model(tmp_path / "model", chat_template=REFUSING)
-    kind = {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "one"}]}
-    code, error = ask(tmp_path, model, [ROWS[0], kind], capsys)
-    assert (code, error["code"]) == (1, "chat_template_error")
-    assert error["message"] == (
-        "Line 2 of the prompts cannot be rendered: the model's chat template says: No system here."
-    )
-    assert error["hint"]
-
-
-@pytest.mark.parametrize("prompt", ["{", "[]", '{"messages": []}', '{"messages": "one"}', '{"text": "one"}', "7"])
-def test_a_prompt_that_is_none_is_refused_by_its_line(
-    tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    template = "{{ messages[0].content }}"
-    model = build_tiny_model(tmp_path / "model", chat_template=template)
-    code, error = ask(tmp_path, model, [ROWS[0], prompt], capsys)
-    assert code == 1
-    assert error["code"] in ("invalid_prompts", "chat_template_error")
-    assert "Line 2 of the prompts" in error["message"]
-
-
-def test_a_broken_model_is_refused_before_anything_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = build_tiny_model(tmp_path / "model")
-    (model / "model.safetensors").write_bytes(b"nothing")
-    code, error = ask(tmp_path, model, ROWS, capsys)
-    assert (code, error["code"]) == (1, "broken_model")
 
 
 @pytest.fixture(scope="module")
