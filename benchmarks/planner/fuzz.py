@@ -212,6 +212,8 @@ def _broken_goals(plan: Plan, quick: Plan | Refusal, cheap: Plan | Refusal) -> I
     if isinstance(quick, Refusal) or isinstance(cheap, Refusal):
         yield "goals change no plan into a refusal"
         return
+    if not plan.rows_per_step == quick.rows_per_step == cheap.rows_per_step:
+        return  # only more GPUs held the larger adapter of one of them, and each wants a row
     if _expense(quick, "speed") > _expense(plan, "speed") * ROUNDING and _has_margin(quick) == _has_margin(plan):
         yield "goal speed is never slower than balanced"
     if _expense(cheap, "cost") > _expense(plan, "cost") * ROUNDING and _has_margin(cheap) == _has_margin(plan):

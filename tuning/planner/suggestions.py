@@ -16,6 +16,7 @@ from tunesmith.tuning.words import Method
 
 SHORTEST_WORTH_OFFERING = 128
 ADAPTERS = (Method.LORA, Method.QLORA)
+SMALLER_RANKS = (64, 32, 16, 8)
 
 
 class Asking(NamedTuple):
@@ -36,7 +37,12 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
         return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
-    if lighter := _with_a_base_shared_out(spec, methods, retry) or _without_float8_base(spec, candidates, retry):
+    lighter = (
+        _with_a_base_shared_out(spec, methods, retry)
+        or _without_float8_base(spec, candidates, retry)
+        or _with_a_smaller_rank(spec, [method for method in methods if method in ADAPTERS], candidates, asking)
+    )
+    if lighter:
         return lighter
     length = min(candidate.max_sequence_length for candidate in candidates.values())
 
@@ -121,6 +127,23 @@ def _without_float8_base(
     fits = "" if found is None else f" {name_of(found)} fits: {_peak_of(found)}"
     text = f"Without float8_base{fits}." if fits else "Leave float8_base out."
     return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
+
+
+def _with_a_smaller_rank(
+    spec: JobSpec, methods: list[Method], candidates: Mapping[Method, Candidate], asking: Asking
+) -> Reason | None:
+    """The largest smaller adapter that fits: it costs less of what is learned than cut rows do."""
+    if spec.lora.rank != "auto":
+        return None
+    for rank in SMALLER_RANKS:
+        smaller = spec.model_copy(update={"lora": spec.lora.model_copy(update={"rank": rank})})
+        for method in methods:
+            if rank >= candidates[method].lora.rank or not asking.may_fit(smaller, method):
+                continue
+            if (found := asking.retry(smaller, method)).fits:
+                text = f"With rank {rank} in place of {candidates[method].lora.rank} {name_of(found)} fits"
+                return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=f"{text}: {_peak_of(found)}.")
+    return None
 
 
 def _peak_of(found: Candidate) -> str:

@@ -77,7 +77,7 @@ def test_what_wants_the_whole_base_is_refused_with_what_to_leave_out(asked: dict
     refused = answer("llama-3.1-405b", "8xH100", dataset=SMALL, method="qlora", **asked)
     assert isinstance(refused, Refusal)
     name = "merge" if "merge" in asked else "use_dora"
-    assert f"Without {name}, which wants the whole base on every GPU, qlora fits" in refused.text
+    assert f"Without {name}, for which every GPU would need the whole base, QLoRA fits" in refused.text
 
 
 def test_a_refusal_tells_that_the_weights_were_shared_out_already() -> None:

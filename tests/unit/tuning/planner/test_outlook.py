@@ -184,6 +184,16 @@ def test_a_refusal_names_what_keeps_the_base_whole_where_it_would_fit_in_parts()
     assert refusal.reasons[-1].text.startswith("Without merge and init pissa, ")
 
 
+def test_a_refusal_offers_a_smaller_adapter_before_it_offers_to_cut_rows() -> None:
+    rows = data(30_000, tokens_per_row=500, longest=2_000)
+    refusal = answer("llama-3.1-8b", "1xRTX4090:9G", dataset=rows)
+    told = re.fullmatch(r"With rank (\d+) in place of 64 QLoRA fits: .* of 9.0 GiB.", refusal.reasons[-1].text)
+    assert told is not None
+    assert isinstance(answer("llama-3.1-8b", "1xRTX4090:9G", dataset=rows, lora={"rank": int(told[1])}), Plan)
+    asked = answer("llama-3.1-8b", "1xRTX4090:9G", dataset=rows, lora={"rank": 64})
+    assert not asked.reasons[-1].text.startswith("With rank ")
+
+
 def test_a_gpu_without_8_bit_products_is_told_to_leave_float8_out() -> None:
     refusal = answer("llama-3.1-8b", "A100", lora={"float8_base": True})
     assert refusal.reasons[-1].text.startswith("Without float8_base LoRA bf16 fits: ")
