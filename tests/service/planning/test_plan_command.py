@@ -10,7 +10,8 @@ import pytest
 
 from tests.control_plane import ControlPlane, chat_rows
 from tests.machines import CPU, ONE_GPU
-from tests.service.planning.test_plans import BIG_CONFIG, run_once
+from tests.service.planning.test_plans import BIG_CONFIG, plans, run_once
+from tunesmith.tuning.values.json_objects import Json
 
 
 def tunesmith(plane: ControlPlane, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -50,6 +51,50 @@ def test_the_json_is_the_services_own_answer(control_plane: ControlPlane, rows: 
     assert answer["chosen"] == CPU.worker_class
     assert answer["data"][0]["plan"]["method"] == "full"
     assert (answer["dataset"]["rows"], answer["dataset"]["held_out_rows"]) == (36, 4)
+
+
+MACHINES = ("1xRTX4090", "8xA100-80G", "1xA100:30G", "8xCPU:32G")
+
+
+@pytest.mark.parametrize(
+    ("words", "ours", "learning"),
+    [
+        (("--rows", "3000"), {"rows": 3000}, {}),
+        (
+            ("--rows", "60000", "--tokens-per-row", "900", "--goal", "cost", "--epochs", "2", "--rank", "8"),
+            {"rows": 60_000, "tokens_per_row": 900, "goal": "cost", "lora": {"rank": 8}},
+            {"hyperparameters": {"n_epochs": 2}},
+        ),
+        (
+            (
+                "--rows",
+                "20",
+                "--objective",
+                "dpo",
+                "--method",
+                "qlora",
+                "--host-memory",
+                "64",
+                "--max-seq-length",
+                "512",
+            ),
+            {"rows": 20, "method": "qlora", "host_memory_gib": 64, "max_seq_length": 512},
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {}}}},
+        ),
+    ],
+)
+def test_the_command_without_a_service_answers_what_the_service_answers(
+    control_plane: ControlPlane, tmp_path: Path, words: tuple[str, ...], ours: Json, learning: Json
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(BIG_CONFIG))
+    control_plane.request("POST", "/v1/models", key="admin", json={"name": "big", "config": BIG_CONFIG})
+    answer = plans(control_plane, model="big", tunesmith={"on": [*MACHINES], **ours}, **learning)
+    told = tunesmith(control_plane, "plan", "--config", str(config), "--on", ",".join(MACHINES), *words, "-o", "json")
+    here = json.loads(told.stdout)
+    assert [entry["hardware"] for entry in here] == [entry["worker_class"] for entry in answer["data"]]
+    assert [entry.get("plan") for entry in here] == [entry["plan"] for entry in answer["data"]]
+    assert any(entry["plan"] for entry in answer["data"])
 
 
 def test_nothing_that_fits_is_exit_code_7_with_the_numbers(control_plane: ControlPlane) -> None:
