@@ -26,7 +26,8 @@ from tunesmith.tuning.recipe.hyperparameters import (
     choose_learning_rate,
     warmup_steps,
 )
-from tunesmith.tuning.search.candidates import Candidate, Search
+from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.search.candidates import Search
 from tunesmith.tuning.search.layouts import kinds_of
 from tunesmith.tuning.search.pricing import Pricer
 from tunesmith.tuning.values.units import duration, gib

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from tunesmith.tuning.plan import PlanRule, Reason
-from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Candidate, Search
+from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Search
 from tunesmith.tuning.search.layouts import Layout
 from tunesmith.tuning.search.pricing import Priced
 from tunesmith.tuning.values.units import duration, gib, instead_of, plural

@@ -8,7 +8,8 @@ from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
-from tunesmith.tuning.search.candidates import Candidate, Search
+from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.search.candidates import Search
 from tunesmith.tuning.values.units import GIB, instead_of
 from tunesmith.tuning.words import Goal, Method
 

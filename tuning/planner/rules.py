@@ -12,7 +12,7 @@ from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
-from tunesmith.tuning.search.candidates import Candidate
+from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.values.units import against, count, duration, gib, gib_apart, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 

@@ -10,7 +10,8 @@ from tunesmith.tuning.models.linears import adapts_experts
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.recipe.hyperparameters import NAMES
-from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS, Candidate
+from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 

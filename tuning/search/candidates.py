@@ -6,7 +6,6 @@ comes first, so more memory and more GPUs, which only add settings, make no plan
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -16,13 +15,12 @@ from tunesmith.tuning.estimates.margins import MOST_FILLED, probability_of_runni
 from tunesmith.tuning.estimates.memory import Setup, estimate
 from tunesmith.tuning.estimates.sharded_base import explain
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.plan import Attention, Lora, MemoryEstimate, PlanRule, Reason, TimeEstimate, Way
-from tunesmith.tuning.recipe.hyperparameters import Batch
+from tunesmith.tuning.plan import PlanRule, Reason, TimeEstimate, Way
+from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.layouts import (
     Kind,
     Layout,
     LayoutKey,
-    Place,
     kinds_of,
     layouts,
     micro_step_sizes,
@@ -43,49 +41,6 @@ LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
 
 
 Expense = Callable[[float, int], float]  # of so many seconds on so many devices
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to run the job. When `fits` is false it is the smallest way, and `blocked` may say why none exists."""
-
-    method: Method
-    setup: Setup
-    place: Place
-    batch: Batch
-    lora: Lora
-    max_sequence_length: int
-    memory: MemoryEstimate
-    time: TimeEstimate
-    reasons: tuple[Reason, ...]
-    correction_basis: str = ""
-    blocked: str | None = None
-    may_fill: float = MOST_FILLED  # of what is free
-    margin: float = 0.0  # what is wanted beyond the peak, as a share of it
-
-    @property
-    def fits(self) -> bool:
-        """Whether this can be run here, if need be without its margin."""
-        return self.blocked is None and self.memory.total_bytes <= self.memory.budget_bytes * self.may_fill
-
-    @property
-    def has_margin(self) -> bool:
-        """Whether it fits although its peak is only a prediction."""
-        return self.fits and self.memory.total_bytes <= self.memory.budget_bytes * usable_share(self.margin)
-
-    @property
-    def attention(self) -> Attention:
-        """The kernel that it attends by."""
-        return self.place.attention
-
-    @property
-    def device_seconds(self) -> float:
-        """Of all devices together."""
-        return self.time.seconds * self.setup.world_size
-
-    def expense(self, goal: Goal) -> float:
-        """What the goal compares: time from start to end, or that of all devices, both without sample answers."""
-        return self.time.working_seconds * (self.setup.world_size if goal is Goal.COST else 1)
 
 
 class Search:
