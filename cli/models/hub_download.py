@@ -13,7 +13,7 @@ def main() -> int:
     try:
         answer = _fetch(identifier, revision)
     except ModuleNotFoundError as error:
-        answer = failure(f"{error.name} is not installed.", status=400, hint="pip install 'tunesmith[worker]'")
+        answer = failure(f"{error.name} is not installed.", status=400, hint="pip install 'tunesmith[data]'")
     except Exception as error:
         answer = _explain(identifier, revision, error)
     print(json.dumps(answer))
