@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.command import in_process
 from tunesmith.cli.client import Client
 from tunesmith.cli.connection import Connection
 from tunesmith.cli.results.download import DamagedDownload, UnsafeName, safe_target
@@ -113,3 +115,19 @@ def test_wrong_bytes_leave_the_old_file_and_nothing_else(service: HostileService
 def test_a_job_without_results_says_so(service: HostileService, tmp_path: Path) -> None:
     with service.client() as client, pytest.raises(NotFound):
         pull_artifacts(client, "ftjob-1", folder=tmp_path)
+
+
+def test_a_pull_without_a_folder_says_which_it_takes_and_one_that_was_named_needs_no_word(
+    service: HostileService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.offer("adapter_model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    url = f"http://127.0.0.1:{service.server.server_port}/v1"
+    run = in_process({"PATH": os.environ["PATH"], "TUNESMITH_URL": url, "TUNESMITH_API_KEY": "key"})
+    job_id = f"ftjob-{'0' * 32}"
+    pulled = run("artifacts", "pull", job_id)
+    assert pulled.returncode == 0, pulled.stderr
+    assert f"into the folder {job_id}; --to FOLDER names another" in pulled.stderr
+    assert pulled.stdout == f"{job_id}/adapter/adapter_model.safetensors\n"
+    assert (tmp_path / job_id / "adapter" / "adapter_model.safetensors").read_bytes() == CONTENT
+    assert "into the folder" not in run("artifacts", "pull", job_id, "--to", "there").stderr
