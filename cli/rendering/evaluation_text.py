@@ -13,8 +13,10 @@ _SHOWN_CHARACTERS = 68
 _MEASURES = (("loss", "loss"), ("token accuracy", "token_accuracy"), ("answers right", "score"))
 
 
-def describe(found: "EvaluationObject", worst: Sequence["EvaluatedRowObject"]) -> Iterator[str]:
-    """Everything that a person decides by, within 80 columns but for long names."""
+def describe(
+    found: "EvaluationObject", worst: Sequence["EvaluatedRowObject"], *, is_warned: bool = False
+) -> Iterator[str]:
+    """Everything that a person decides by, within 80 columns but for long names; who is warned has read it above."""
     if found.measures is None:
         return
     other = found.against_measures
@@ -22,7 +24,7 @@ def describe(found: "EvaluationObject", worst: Sequence["EvaluatedRowObject"]) -
     if found.against is not None:
         yield f"against     {found.against}"
     yield f"rows        {found.measures['rows']:,} of {found.file}, {found.measures['tokens']:,} taught tokens"
-    yield from warnings(found)
+    yield from () if is_warned else warnings(found)
     yield ""
     for title, name in _MEASURES:
         if found.measures[name] is not None:

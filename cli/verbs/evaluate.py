@@ -1,6 +1,7 @@
 """The verb `eval`: measure a model on rows, alone or beside another, and say whether it is better."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,8 @@ def _show(client: "Client", found: "EvaluationObject", form: ListFormat) -> None
     if form is ListFormat.JSON:
         output.as_json(found)
         return
-    for line in describe(found, client.evaluated_rows(found.id, order="worst", limit=_SHOWN_ROWS)):
+    worst = client.evaluated_rows(found.id, order="worst", limit=_SHOWN_ROWS)
+    for line in describe(found, worst, is_warned=output.is_interactive(sys.stdout)):
         output.data(line)
 
 
