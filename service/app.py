@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from tunesmith.service.access.audit_routes import router as audit
 from tunesmith.service.access.key_routes import router as keys
 from tunesmith.service.access.project_routes import router as projects
+from tunesmith.service.aliases.follow import alias_watch
 from tunesmith.service.aliases.routes import router as aliases
 from tunesmith.service.announcer import announcer_for
 from tunesmith.service.artifacts.routes import router as artifacts
@@ -17,6 +18,7 @@ from tunesmith.service.attempts.routes import router as attempts
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database import migrate
 from tunesmith.service.database.transactions import Database, create_engine
+from tunesmith.service.evaluations.follow import evaluation_watch
 from tunesmith.service.evaluations.routes import router as evaluations
 from tunesmith.service.files.routes import router as files
 from tunesmith.service.inference.gateways import Gateways
@@ -41,7 +43,7 @@ from tunesmith.service.permissions.routes import router as permissions
 from tunesmith.service.plans.routes import router as plans
 from tunesmith.service.reproductions.routes import router as reproductions
 from tunesmith.service.routes import Routes
-from tunesmith.service.schedules.follow import FiringWatch
+from tunesmith.service.schedules.follow import firing_watch
 from tunesmith.service.schedules.reports.routes import router as schedule_reports
 from tunesmith.service.schedules.routes import router as schedules
 from tunesmith.service.settings import Settings
@@ -89,7 +91,9 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.keys = KeyCache(database)
     app.state.line = Line()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
-    app.state.firing_watch = FiringWatch(database, app.state.watcher)
+    app.state.firing_watch = firing_watch(database, app.state.watcher)
+    app.state.evaluation_watch = evaluation_watch(database, app.state.watcher)
+    app.state.alias_watch = alias_watch(database, app.state.watcher)
     app.state.wakes = WakeWatcher(database)
     app.state.event_streams = EventStreams(database, app.state.watcher)
     app.state.blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)

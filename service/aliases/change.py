@@ -66,7 +66,7 @@ async def roll_back(session: AsyncSession, name: str, *, author: Author, expecte
     earlier = _earlier(await store.find_actions(session, name, project=author.project))
     if earlier is None:
         message = f"{name} stood for no other model before {alias.model}, or for none that still exists."
-        hint = "Set it to a model that exists: PUT /v1/aliases/{name}."
+        hint = f"Set it to a model that exists: PUT /v1/aliases/{name}."
         raise InvalidRequest(message, code=ErrorCode.NO_EARLIER_MODEL, param="name", hint=hint)
     await store.lock_model(session, earlier, project=author.project)
     await _change(session, alias, "roll_back", model=earlier, author=author)

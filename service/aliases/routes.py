@@ -1,43 +1,63 @@
 """`/v1/aliases`: what names stand for, setting one, going back, and who changed what and why."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
-from sqlalchemy import Row
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from tunesmith.service.aliases import change, store
 from tunesmith.service.aliases.change import ANYTHING, Author
+from tunesmith.service.aliases.follow import AliasWatch
 from tunesmith.service.aliases.schemas import RollBackAlias, SetAlias
-from tunesmith.service.database.tables import Alias, AliasChange
+from tunesmith.service.aliases.views import alias_object, change_object
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
-from tunesmith.service.web.dependencies import DbSession
-from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, tagged
+from tunesmith.service.web.dependencies import DatabaseDep, DbSession
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, Wait, is_known_answer, tagged
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST
 from tunesmith.tuning.api.lists import Deleted
-from tunesmith.tuning.api.nightly.aliases import AliasChangeList, AliasChangeObject, AliasList, AliasObject
+from tunesmith.tuning.api.nightly.aliases import AliasChangeList, AliasList, AliasObject
 
 router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
 
 AliasName = Annotated[str, Path(description="The alias, as in `ft:support@prod`.")]
 _CHANGED = error_response(409, "The alias does not stand for what is expected; the message says for what it does.")
+_TOO_MANY = error_response(429, "As many clients wait as this service takes.")
+
+
+async def _alias_watch(request: Request) -> AliasWatch:
+    return request.app.state.alias_watch  # type: ignore[no-any-return]
+
+
+AliasWatchDep = Annotated[AliasWatch, Depends(_alias_watch)]
 
 
 @router.get("", response_model=AliasList, responses=NOT_MODIFIED)
 async def list_aliases(caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None) -> Response:
     """Every alias of the project that stands for a model."""
     found = await store.find_many(session, project=caller.project)
-    return tagged(AliasList(data=[_alias_object(alias) for alias in found]), known=if_none_match)
+    return tagged(AliasList(data=[alias_object(alias) for alias in found]), known=if_none_match)
 
 
-@router.get("/{name}", response_model=AliasObject, responses=NOT_MODIFIED)
+@router.get("/{name}", response_model=AliasObject, responses=NOT_MODIFIED | _TOO_MANY)
 async def retrieve_alias(
-    name: AliasName, caller: MemberKey, session: DbSession, if_none_match: IfNoneMatch = None
+    name: AliasName,
+    caller: MemberKey,
+    *,
+    database: DatabaseDep,
+    watch: AliasWatchDep,
+    if_none_match: IfNoneMatch = None,
+    wait: Wait = 0,
 ) -> Response:
-    """One alias."""
-    return tagged(_alias_object(await store.find(session, name, project=caller.project)), known=if_none_match)
+    """One alias. With `If-None-Match`, `wait` holds back that nothing has changed for up to so many seconds."""
+    async with database.transaction() as session:
+        seen = alias_object(await store.find(session, name, project=caller.project))
+    if wait and is_known_answer(seen, if_none_match):
+        found = await watch.next_change((caller.project, name), seen, seconds=wait)
+        if found is None:
+            raise store.no_such_alias(name)
+        seen = found
+    return tagged(seen, known=if_none_match)
 
 
 @router.put("/{name}", openapi_extra=documented(SetAlias), responses=_CHANGED)
@@ -47,7 +67,7 @@ async def set_alias(
     """Let the alias stand for a model, at once and everywhere. With `expected`, only if nobody else was quicker."""
     author = Author(caller.project, caller.key_id, reason=request.reason)
     expected = request.expected if request.has_expectation else ANYTHING
-    return _alias_object(await change.set_alias(session, name, request.model, author=author, expected=expected))
+    return alias_object(await change.set_alias(session, name, request.model, author=author, expected=expected))
 
 
 @router.post("/{name}/roll_back", openapi_extra=documented(RollBackAlias), responses=_CHANGED)
@@ -57,7 +77,7 @@ async def roll_back_alias(
     """Let the alias stand for what it stood for before. Done again, it goes one further back."""
     author = Author(caller.project, caller.key_id, reason=request.reason)
     expected = request.expected or ANYTHING
-    return _alias_object(await change.roll_back(session, name, author=author, expected=expected))
+    return alias_object(await change.roll_back(session, name, author=author, expected=expected))
 
 
 @router.delete("/{name}")
@@ -75,27 +95,5 @@ async def list_alias_changes(
     limit: Annotated[int, Query(ge=1, le=1000, description=AT_MOST)] = 100,
 ) -> AliasChangeList:
     """Who let the alias stand for what, when and why, newest first; also of one that was deleted."""
-    return AliasChangeList(data=_changes(await store.find_changes(session, name, project=caller.project, limit=limit)))
-
-
-def _changes(found: Sequence[Row[AliasChange, str]]) -> list[AliasChangeObject]:
-    return [_change_object(*row) for row in found]
-
-
-def _alias_object(alias: Alias) -> AliasObject:
-    return AliasObject(
-        id=alias.name, model=str(alias.model), changes=alias.changes, updated_at=int(alias.updated_at.timestamp())
-    )
-
-
-def _change_object(changed: AliasChange, key_name: str, *_: Any) -> AliasChangeObject:
-    return AliasChangeObject(
-        number=changed.number,
-        action=changed.action,
-        model=changed.model,
-        previous_model=changed.previous_model,
-        reason=changed.reason,
-        by=key_name,
-        firing_id=changed.firing_id,
-        created_at=int(changed.created_at.timestamp()),
-    )
+    found = await store.find_changes(session, name, project=caller.project, limit=limit)
+    return AliasChangeList(data=[change_object(changed, key_name=key_name) for changed, key_name in found])

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import Row, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -63,6 +63,12 @@ async def find_many(session: AsyncSession, *, project: str) -> Sequence[Alias]:
     return (await session.execute(query)).scalars().all()
 
 
+async def find_by_keys(session: AsyncSession, keys: Sequence[tuple[str, str]]) -> Sequence[Alias]:
+    """Those of these projects and names that stand for a model."""
+    query = select(Alias).where(tuple_(Alias.project, Alias.name).in_(keys), Alias.model.is_not(None))
+    return (await session.execute(query)).scalars().all()
+
+
 async def find_pointing_at(session: AsyncSession, model: str) -> Sequence[str]:
     """Names of the aliases, of all projects, that stand for the model."""
     query = select(Alias.name).where(Alias.model == model).order_by(Alias.name)
@@ -72,7 +78,11 @@ async def find_pointing_at(session: AsyncSession, model: str) -> Sequence[str]:
 async def find_changes(
     session: AsyncSession, name: str, *, project: str, limit: int
 ) -> Sequence[Row[AliasChange, str]]:
-    """The newest changes of the alias, newest first, each with the name of the key that made it."""
+    """The newest changes of the alias, newest first, each with the name of the key that made it.
+
+    Raises:
+        NotFound: it has never stood for anything.
+    """
     query = (
         select(AliasChange, ApiKey.name)
         .join(ApiKey, ApiKey.id == AliasChange.api_key_id)
@@ -80,7 +90,10 @@ async def find_changes(
         .order_by(AliasChange.number.desc())
         .limit(limit)
     )
-    return (await session.execute(query)).all()
+    found = (await session.execute(query)).all()
+    if not found:
+        raise no_such_alias(name)
+    return found
 
 
 async def find_actions(
@@ -101,7 +114,7 @@ async def near(session: AsyncSession, name: str, *, project: str) -> str | None:
     query = select(Alias.name).where(Alias.project == project, Alias.model.is_not(None)).limit(1000)
     known = (await session.execute(query)).scalars().all()
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"Did you mean {', '.join(close)}?" if close else "Set it first: PUT /v1/aliases/{name}."
+    return f"Did you mean {', '.join(close)}?" if close else f"Set it first: PUT /v1/aliases/{name}."
 
 
 def no_such_alias(name: str) -> NotFound:

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Path, Query
+from fastapi import APIRouter, BackgroundTasks, Depends, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from tunesmith.service.evaluations import store, views
 from tunesmith.service.evaluations.compare import Contest, compare
 from tunesmith.service.evaluations.create import EvaluationRequest, create
+from tunesmith.service.evaluations.follow import EvaluationWatch
 from tunesmith.service.evaluations.report import PAGE_POLICY, report_page
 from tunesmith.service.evaluations.schemas import EvaluationCreate, VerdictRequest
 from tunesmith.service.evaluations.seen_rows import look_for_seen_rows
@@ -16,6 +17,7 @@ from tunesmith.service.jobs.routes import DeliveriesDep
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, Wait, is_known_answer, tagged
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
 from tunesmith.tuning.api.comparisons.evaluations import (
@@ -28,6 +30,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.evaluation import EvaluatedRow
 from tunesmith.tuning.gate.verdict import GateRule
+from tunesmith.tuning.state import FINAL_STATES
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -36,6 +39,13 @@ RowOrder = Annotated[
     Literal["line", "worst"],
     Query(description="As in the file, or those that speak most against the model first."),
 ]
+
+
+async def _evaluation_watch(request: Request) -> EvaluationWatch:
+    return request.app.state.evaluation_watch  # type: ignore[no-any-return]
+
+
+EvaluationWatchDep = Annotated[EvaluationWatch, Depends(_evaluation_watch)]
 
 
 @router.post(
@@ -78,22 +88,44 @@ async def create_evaluation(
     return views.evaluation_object(job)
 
 
-@router.get("")
+@router.get("", response_model=EvaluationPage, responses=NOT_MODIFIED)
 async def list_evaluations(
     caller: MemberKey,
+    *,
     session: DbSession,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
-) -> EvaluationPage:
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """The project's evaluations, newest first."""
     jobs = await store.find_many(session, project=caller.project, after=after, limit=limit + 1)
-    return EvaluationPage.of([views.evaluation_object(job) for job in jobs], limit=limit)
+    page = EvaluationPage.of([views.evaluation_object(job) for job in jobs], limit=limit)
+    return tagged(page, known=if_none_match)
 
 
-@router.get("/{evaluation_id}")
-async def retrieve_evaluation(evaluation_id: EvaluationId, caller: MemberKey, session: DbSession) -> EvaluationObject:
-    """One evaluation, with its measures and its verdict once it has ended."""
-    return views.evaluation_object(await store.find(session, evaluation_id, project=caller.project))
+@router.get(
+    "/{evaluation_id}",
+    response_model=EvaluationObject,
+    responses=NOT_MODIFIED | error_response(429, "As many clients wait as this service takes."),
+)
+async def retrieve_evaluation(
+    evaluation_id: EvaluationId,
+    caller: MemberKey,
+    *,
+    database: DatabaseDep,
+    watch: EvaluationWatchDep,
+    if_none_match: IfNoneMatch = None,
+    wait: Wait = 0,
+) -> Response:
+    """One evaluation, with its measures and its verdict once it has ended.
+
+    With `If-None-Match`, `wait` holds back that nothing has changed for up to so many seconds.
+    """
+    async with database.transaction() as session:
+        seen = views.evaluation_object(await store.find(session, evaluation_id, project=caller.project))
+    if wait and seen.status not in FINAL_STATES and is_known_answer(seen, if_none_match):
+        seen = await watch.next_change(seen.id, seen, seconds=wait) or seen
+    return tagged(seen, known=if_none_match)
 
 
 @router.post("/{evaluation_id}/cancel")

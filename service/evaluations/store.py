@@ -1,6 +1,6 @@
 """Queries about evaluations, their rows and verdicts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import insert, select
@@ -38,6 +38,12 @@ async def find_many(session: AsyncSession, *, project: str, after: str | None, l
         await find(session, after, project=project)
         query = query.where(Job.id < after)
     return list((await session.execute(query.order_by(Job.id.desc()).limit(limit))).scalars())
+
+
+async def find_by_ids(session: AsyncSession, evaluation_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of them that there are, of whichever project."""
+    query = select(Job).where(Job.id.in_(evaluation_ids), Job.kind == JobKind.EVALUATION)
+    return (await session.execute(query)).scalars().all()
 
 
 async def find_seen_files(session: AsyncSession, job_id: str | None) -> list[tuple[UsedFor, File]]:

@@ -19,6 +19,7 @@ from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey, while_valid
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, Wait, is_known
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey, JobId, Order
 from tunesmith.tuning.api.base import Answer
@@ -135,10 +136,7 @@ async def list_jobs(
 @router.get(
     "/{job_id}",
     response_model=JobObject,
-    responses={
-        304: {"description": "Nothing has changed."},
-        **error_response(429, "As many clients wait as this service takes."),
-    },
+    responses=NOT_MODIFIED | error_response(429, "As many clients wait as this service takes."),
 )
 async def retrieve_job(
     job_id: JobId,
@@ -147,15 +145,15 @@ async def retrieve_job(
     database: DatabaseDep,
     watcher: WatcherDep,
     line: LineDep,
-    if_none_match: Annotated[str | None, Header(description="The `etag` of the job as it is known.")] = None,
-    wait: Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")] = 0,
+    if_none_match: IfNoneMatch = None,
+    wait: Wait = 0,
 ) -> Response:
     """One job. With `If-None-Match`, 304 when nothing changed; `wait` holds that back for up to so many seconds."""
     if if_none_match is not None:
         seen = await _sighting(watcher, job_id, project=caller.project)
-        if wait and seen.etag == if_none_match and not seen.is_final:
+        if wait and is_known(seen.etag, if_none_match) and not seen.is_final:
             seen = await _changed(watcher, job_id, seen, seconds=wait)
-        if seen.etag == if_none_match:
+        if is_known(seen.etag, if_none_match):
             return Response(status_code=304, headers={"etag": seen.etag})
     async with database.reading() as connection:
         job = await store.find_row(connection, job_id, project=caller.project)

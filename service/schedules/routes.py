@@ -7,14 +7,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Schedule
 from tunesmith.service.schedules import manage, store
-from tunesmith.service.schedules.follow import FiringWatch
+from tunesmith.service.schedules.follow import FiringWatch, may_change
 from tunesmith.service.schedules.judging.settle import take_verdict
 from tunesmith.service.schedules.schemas import CreateSchedule, PostVerdict, RunNow, ScheduleSettings
 from tunesmith.service.schedules.views import firing_object, schedule_object
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DatabaseDep, DbSession, SettingsDep
-from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, etag_of, is_known, tagged
+from tunesmith.service.web.etags import NOT_MODIFIED, IfNoneMatch, Wait, is_known_answer, tagged
 from tunesmith.service.web.openapi import error_response
 from tunesmith.service.web.parameters import AT_MOST, After, IdempotencyKey
 from tunesmith.tuning.api.lists import Deleted
@@ -139,14 +139,14 @@ async def retrieve_firing(
     database: DatabaseDep,
     watch: FiringWatchDep,
     if_none_match: IfNoneMatch = None,
-    wait: Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")] = 0,
+    wait: Wait = 0,
 ) -> Response:
     """One due time. With `If-None-Match`, `wait` holds back that nothing has changed for up to so many seconds."""
     async with database.transaction() as session:
         found = await store.find(session, schedule, project=caller.project)
         seen = firing_object(await store.find_firing(session, firing, schedule=found))
-    if wait and is_known(etag_of(seen.model_dump_json()), if_none_match):
-        seen = await watch.next_change(seen, seconds=wait)
+    if wait and may_change(seen) and is_known_answer(seen, if_none_match):
+        seen = await watch.next_change(seen.id, seen, seconds=wait) or seen
     return tagged(seen, known=if_none_match)
 
 

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import Header, Response
+from fastapi import Header, Query, Response
 
 from tunesmith.tuning.api.base import Answer
 from tunesmith.tuning.values.hashes import sha256_of_text
 
 NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "Nothing has changed."}}
 IfNoneMatch = Annotated[str | None, Header(description="The `etag` of the answer that is known.")]
+Wait = Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")]
 
 
 def tagged(answer: Answer, *, known: str | None) -> Response:
@@ -25,6 +26,14 @@ def etag_of(body: str) -> str:
     return f'W/"{sha256_of_text(body)[:32]}"'
 
 
+def is_known_answer(answer: Answer, known: str | None) -> bool:
+    """Whether the client has it as it is."""
+    return is_known(etag_of(answer.model_dump_json()), known)
+
+
 def is_known(etag: str, known: str | None) -> bool:
-    """Whether it is among those of an `If-None-Match`."""
-    return known is not None and etag in (part.strip() for part in known.split(","))
+    """Whether it is among those of an `If-None-Match`, of which `*` names any; strong or weak is the same there."""
+    if known is None:
+        return False
+    named = {part.strip().removeprefix("W/") for part in known.split(",")}
+    return "*" in named or etag.removeprefix("W/") in named

@@ -2,8 +2,10 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.command import Run, in_process
@@ -100,6 +102,27 @@ def test_a_tuned_model_is_measured_beside_its_base_and_the_verdict_is_kept(contr
     assert plane.sql("SELECT candidate, word FROM gate_verdicts") == [(evaluation["id"], "better")]
     assert any("Verdict: better" in message for message in plane.messages(evaluation["id"]))
     assert plane.job(evaluation["id"])["fine_tuned_model"] is None
+
+
+def test_whoever_waits_for_an_evaluation_hears_of_it_at_once_and_not_of_one_that_has_ended(
+    control_plane: ControlPlane,
+) -> None:
+    plane = control_plane
+    evaluation = created(plane, model="tiny-llama")
+    path = f"/v1/evaluations/{evaluation['id']}"
+
+    def ask(path: str, etag: str) -> httpx.Response:
+        return plane.request("GET", path, headers={"if-none-match": etag})
+
+    etag = plane.request("GET", path).headers["etag"]
+    assert ask(f"{path}?wait=0.2", etag).status_code == 304
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, f"{path}?wait=60", etag)
+        plane.request("POST", f"{path}/cancel").raise_for_status()
+        ended = waiting.result(timeout=30)
+    assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
+    assert ask(f"{path}?wait=60", ended.headers["etag"]).status_code == 304  # at once: it stays so
+    assert plane.request("GET", path, key="stranger").status_code == 404
 
 
 def test_an_alias_is_the_model_that_it_stands_for_at_that_moment(control_plane: ControlPlane) -> None:

@@ -38,7 +38,8 @@ def test_what_has_not_changed_is_not_sent_again_and_what_has_is(nightly: Nights)
         etag = answer.headers["etag"]
         same = ask(nightly, path, etag)
         assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
-        assert ask(nightly, path, f'"another", {etag}').status_code == 304
+        for written in (f'"another", {etag}', etag.removeprefix("W/"), "*"):
+            assert ask(nightly, path, written).status_code == 304, written
     nightly.upload(rows=21)
     nightly.next_night()
     nightly.train()
@@ -61,3 +62,20 @@ def test_whoever_waits_for_a_firing_hears_of_it_at_once_and_not_of_one_that_has_
         promoted = waiting.result(timeout=30)
     assert (promoted.status_code, promoted.json()["state"]) == (200, "promoted")
     assert ask(nightly, f"{path}?wait=60", promoted.headers["etag"]).status_code == 304  # at once: it stays so
+
+
+def test_whoever_waits_for_an_alias_hears_of_its_change_and_of_its_end(nightly: Nights) -> None:
+    path = f"/v1/aliases/{PROD}"
+    etag = ask(nightly, path).headers["etag"]
+    assert ask(nightly, f"{path}?wait=0.2", etag).status_code == 304
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, nightly, f"{path}?wait=60", etag)
+        nightly.plane.request("PUT", path, json={"model": "tiny-llama"}).raise_for_status()
+        changed = waiting.result(timeout=30)
+        assert (changed.status_code, changed.json()["model"]) == (200, "tiny-llama")
+        waiting = threads.submit(ask, nightly, f"{path}?wait=60", changed.headers["etag"])
+        nightly.plane.request("DELETE", path).raise_for_status()
+        assert (waiting.result(timeout=30).status_code, waiting.result().json()["error"]["code"]) == (
+            404,
+            "alias_not_found",
+        )
