@@ -126,9 +126,9 @@ async def usable_file(session: AsyncSession, file_id: str, param: str, *, projec
     try:
         file = await files.find(session, file_id, project=project)
     except NotFound:
-        raise InvalidRequest(
-            f"The file {file_id!r} does not exist.", code=ErrorCode.FILE_NOT_FOUND, param=param
-        ) from None
+        message = f"The file {file_id!r:.140} does not exist."
+        hint = "Upload it with purpose fine-tune, or name one that is there: GET /v1/files."
+        raise InvalidRequest(message, code=ErrorCode.FILE_NOT_FOUND, param=param, hint=hint) from None
     if file.purpose != TRAINING_PURPOSE:
         message = f"The file {file_id} has purpose {file.purpose!r}; it must be {TRAINING_PURPOSE!r}."
         raise InvalidTrainingFile(message, code=ErrorCode.INVALID_FILE_PURPOSE, param=param)

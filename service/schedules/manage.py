@@ -10,6 +10,8 @@ from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.database.ids import new_id
 from tunesmith.service.database.tables import Firing, Schedule
 from tunesmith.service.database.transactions import now
+from tunesmith.service.idempotency.reserve import check_key, key_was_used
+from tunesmith.service.jobs.planning_request import usable_file
 from tunesmith.service.jobs.priority import check_priority
 from tunesmith.service.models import store as models
 from tunesmith.service.schedules import store
@@ -21,6 +23,7 @@ from tunesmith.service.settings import Settings
 from tunesmith.service.web.auth import Caller
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.words import Promotion
 
 
 async def create(session: AsyncSession, request: CreateSchedule, *, caller: Caller, service: Settings) -> Schedule:
@@ -66,6 +69,8 @@ async def replace(
     schedule = await store.find(session, name_or_id, project=caller.project, lock=True)
     at = await now(session)
     await _record_what_came(session, schedule, at=at)
+    if settings.promotion is Promotion.NEVER:
+        await store.end_awaiting(session, schedule, at=at, reason="The schedule promotes nothing any more.")
     schedule.settings = settings.model_dump(mode="json")
     schedule.api_key_id = caller.key_id
     start_over(schedule, settings, at=at)
@@ -109,8 +114,9 @@ async def delete(session: AsyncSession, name_or_id: str, *, project: str) -> Sch
         NotFound: there is no such schedule.
     """
     schedule = await store.find(session, name_or_id, project=project, lock=True)
-    schedule.deleted_at = await now(session)
-    await store.cancel_undecided(session, schedule, at=schedule.deleted_at, reason="The schedule was deleted.")
+    at = schedule.deleted_at = await now(session)
+    await store.cancel_undecided(session, schedule, at=at, reason="The schedule was deleted.")
+    await store.end_awaiting(session, schedule, at=at, reason="The schedule was deleted before there was a verdict.")
     await session.flush()
     return schedule
 
@@ -122,7 +128,10 @@ async def run_now(
 
     Raises:
         NotFound: there is no such schedule.
+        InvalidRequest: the key is empty or too long, or was used for another request.
     """
+    if idempotency_key is not None:
+        check_key(idempotency_key)
     schedule = await store.find(session, name_or_id, project=project, lock=True)
     at = await now(session)
     await store.add_firing(
@@ -134,7 +143,10 @@ async def run_now(
         is_forced=request.force,
         idempotency_key=idempotency_key,
     )
-    return await store.find_same(session, schedule, due_at=at, idempotency_key=idempotency_key)
+    firing = await store.find_same(session, schedule, due_at=at, idempotency_key=idempotency_key)
+    if firing.idempotency_key is not None and firing.is_forced != request.force:
+        raise key_was_used()
+    return firing
 
 
 async def _record_what_came(session: AsyncSession, schedule: Schedule, *, at: datetime) -> None:
@@ -153,6 +165,8 @@ async def _check(session: AsyncSession, settings: ScheduleSettings, *, caller: C
     if settings.data.url is not None:
         AllowedAddresses.of(service).check(settings.data.url, param="data.url")
     await _check_model(session, service.model_meant_by(settings.job.model), project=caller.project)
+    for param, file in settings.named_files.items():  # ids are given once: one that is not there will never be
+        await usable_file(session, file, param, project=caller.project)
 
 
 async def _check_model(session: AsyncSession, name: str, *, project: str) -> None:

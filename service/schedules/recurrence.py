@@ -17,6 +17,7 @@ from cronsim import CronSim, CronSimError
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
+from tunesmith.tuning.values.units import plural
 
 _FIELDS: Final = 5
 _AROUND_A_CHANGE: Final = timedelta(hours=26)  # no clock has ever been set by more
@@ -39,8 +40,8 @@ class Recurrence:
             InvalidRequest: the expression cannot be read or is never due, or there is no such zone.
         """
         recurrence = cls(cron, _zone(zone_name))
-        if len(cron.split()) != _FIELDS:
-            raise _unreadable(cron, "it has not five fields")
+        if (count := len(cron.split())) != _FIELDS:
+            raise _unreadable(cron, f"it has {plural(count, 'field')} and not five")
         if (why := _problem(cron)) is not None:
             raise _never_due(cron) if _reads_in_parts(cron) else _unreadable(cron, why)
         return recurrence

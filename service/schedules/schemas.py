@@ -12,7 +12,7 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.evaluation import RowNumber
 from tunesmith.tuning.gate.verdict import GateRule
-from tunesmith.tuning.scoring.scores import Score
+from tunesmith.tuning.scoring.scores import Score, judge_of
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.words import Missed, Overlap, Promotion, StartFrom
 
@@ -94,14 +94,30 @@ class ScheduleGate(Value):
     """Of more rows, those with the lowest SHA-256 are read."""
 
     def check(self) -> None:
-        """Refuse rows that are not named in one way.
+        """Refuse rows that are not named in one way, and a score or a rule that nothing can be decided by.
 
         Raises:
             InvalidRequest: with the field.
         """
+        self._check_score()
         self.rows.check("gate.rows")
         for name, rows in self.guards.items():
             rows.check(f"gate.guards.{name}")
+
+    def _check_score(self) -> None:
+        if self.score is not None:
+            try:
+                judge_of(self.score)
+            except InvalidRequest as error:
+                error.param = f"gate.{error.param}"
+                raise
+        elif self.rule.decide_by == "score":
+            raise InvalidRequest(
+                "The gate is to decide by a score, and nothing is scored.",
+                code=ErrorCode.INVALID_VALUE,
+                param="gate.rule.decide_by",
+                hint="Send gate.score too, or let the loss decide.",
+            )
 
 
 class ScheduleSettings(Value):
@@ -143,6 +159,14 @@ class ScheduleSettings(Value):
         """How late a firing may be."""
         return timedelta(seconds=self.grace_seconds)
 
+    @property
+    def named_files(self) -> dict[str, str]:
+        """The files that are named by their ids, each under its field."""
+        gate = {"gate.rows.file": self.gate.rows.file} if self.gate else {}
+        guards = {f"gate.guards.{name}.file": rows.file for name, rows in self.gate.guards.items()} if self.gate else {}
+        named = {"data.file": self.data.file, "job.validation_file": self.job.validation_file, **gate, **guards}
+        return {param: file for param, file in named.items() if file is not None}
+
     def check(self) -> None:
         """Refuse what one field allows and another forbids.
 
@@ -180,6 +204,13 @@ class ScheduleSettings(Value):
         except InvalidRequest as error:
             error.param = f"job.{error.param}"
             raise
+        if isinstance(self.job.tunesmith.deadline, int):
+            raise InvalidRequest(
+                "A schedule makes jobs again and again, and this deadline is one moment.",
+                code=ErrorCode.INVALID_VALUE,
+                param="job.tunesmith.deadline",
+                hint="Send a span from the creation of each job on, such as 6h.",
+            )
         labels = self.job.metadata or {}
         if len(labels) > _MOST_LABELS or labels.keys() & set(LABELS):
             message = f"A schedule labels its jobs with {' and '.join(LABELS)} itself and takes {_MOST_LABELS} more."

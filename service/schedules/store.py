@@ -262,6 +262,13 @@ async def cancel_undecided(session: AsyncSession, schedule: Schedule, *, at: dat
     await session.execute(update(Firing).where(waiting).values(ended).execution_options(synchronize_session=False))
 
 
+async def end_awaiting(session: AsyncSession, schedule: Schedule, *, at: datetime, reason: str) -> None:
+    """Results that wait for a verdict are not promoted."""
+    awaiting = and_(Firing.schedule_id == schedule.id, Firing.state == FiringState.AWAITING_VERDICT)
+    ended = {"state": FiringState.TRAINED, "reason": reason, "ended_at": at}
+    await session.execute(update(Firing).where(awaiting).values(ended).execution_options(synchronize_session=False))
+
+
 async def refresh_time(session: AsyncSession, schedule: Schedule) -> None:
     """The schedule has changed now."""
     schedule.updated_at = (await session.execute(select(func.now()))).scalar_one()

@@ -11,6 +11,8 @@ from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.state import Outcome
 
 BETTER, WORSE = [0.4, 0.5] * 12, [-0.4, -0.5] * 12
+PATTERN = "gate.score.pattern"
+ROWS = {"rows": {"filename": "held-out.jsonl"}}
 HELD_OUT, RAIL = "held-out.jsonl", "rail.jsonl"
 
 
@@ -87,6 +89,23 @@ def test_an_evaluation_that_crashes_is_no_verdict_and_promotes_nothing(gated: Ni
     assert "It loops." in refused["reason"]
 
 
+def test_a_schedule_that_is_deleted_while_its_result_is_measured_promotes_nothing(gated: Nights) -> None:
+    trained(gated, 20)
+    gated.plane.request("DELETE", "/v1/schedules/nightly").raise_for_status()
+    measured(gated, BETTER)
+    ((state, reason),) = gated.plane.sql("SELECT state, reason FROM firings")
+    assert (state, gated.alias()) == ("trained", None)
+    assert "deleted" in reason
+
+
+def test_a_schedule_that_promotes_no_more_lets_go_of_what_waits_for_a_verdict(gated: Nights) -> None:
+    fired, _ = trained(gated, 20)
+    gated.replace()
+    measured(gated, BETTER)
+    assert (firing(gated, fired)["state"], gated.alias()) == ("trained", None)
+    assert gated.verdict(firing(gated, fired), "better").status_code == 409
+
+
 def test_a_gate_of_two_rows_is_too_few_to_tell(gated: Nights) -> None:
     fired, _ = trained(gated, 20)
     measured(gated, [0.5, 0.4])
@@ -110,6 +129,8 @@ def test_a_gate_without_its_rows_fails_the_firing_and_leaves_the_champion(gated:
         ({"promotion": "on_verdict", "gate": {"rows": {}}}, "gate.rows"),
         ({"promotion": "on_verdict", "gate": {"rows": {"file": "file-1", "filename": "x"}}}, "gate.rows"),
         ({"promotion": "on_verdict", "gate": {}}, "gate.rows"),
+        ({"promotion": "on_verdict", "gate": {**ROWS, "rule": {"decide_by": "score"}}}, "gate.rule.decide_by"),
+        ({"promotion": "on_verdict", "gate": {**ROWS, "score": {"type": "regex", "pattern": "("}}}, PATTERN),
         ({"promotion": "on_verdict", "gate": {"rows": {"file": "file-1"}, "metric": "loss"}}, "gate.metric"),
     ],
 )

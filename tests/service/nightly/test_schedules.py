@@ -224,6 +224,14 @@ class TestPausing:
         assert len({answer.json()["id"] for answer in answers}) == 1
         assert len(nights.firings()) == 1
 
+    def test_a_key_of_run_now_is_for_one_request_and_no_longer_than_others(self, nights: Nights) -> None:
+        nights.create()
+        assert nights.post("/v1/schedules/nightly/run", headers={"idempotency-key": "once"}).status_code == 200
+        for key, force, code in (("once", True, "idempotency_key_reused"), ("k" * 9000, False, "invalid_request")):
+            run = nights.post("/v1/schedules/nightly/run", {"force": force}, headers={"idempotency-key": key})
+            error = run.json()["error"]
+            assert (run.status_code, error["code"], error["param"]) == (400, code, "Idempotency-Key")
+
     def test_what_was_due_before_a_change_is_not_lost_by_it(self, nights: Nights) -> None:
         nights.upload()
         for change in ("replace", "pause"):
@@ -308,6 +316,8 @@ class TestWhatIsGone:
 
 
 JOB = {"model": "tiny-llama"}
+GATED = {"alias": PROD, "promotion": "on_verdict"}
+OLD = "gate.guards.old.file"
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"cron": "0 0 30 2 *"}, "cron", "cron_never_due"),
     ({"cron": "every night"}, "cron", "invalid_cron"),
@@ -324,6 +334,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"promotion": "always"}, "alias", "missing_required_parameter"),
     ({"start_from": "champion"}, "alias", "missing_required_parameter"),
     ({"alias": "prod"}, "alias", "invalid_alias"),
+    ({"job": {**JOB, "tunesmith": {"deadline": 1_800_000_000}}}, "job.tunesmith.deadline", "invalid_value"),
+    ({"data": {"file": "file-none"}}, "data.file", "file_not_found"),
+    ({"job": {**JOB, "validation_file": "file-none"}}, "job.validation_file", "file_not_found"),
+    ({**GATED, "gate": {"rows": {"file": "file-none"}}}, "gate.rows.file", "file_not_found"),
+    ({**GATED, "gate": {"rows": {"filename": "x"}, "guards": {"old": {"file": "file-none"}}}}, OLD, "file_not_found"),
     ({"overlap": "both"}, "overlap", "invalid_value"),
     ({"name": "Nightly Run"}, "name", "invalid_value"),
     ({"every": "night"}, "every", "unknown_parameter"),
