@@ -63,6 +63,8 @@ class Guard:
         for address in found:
             if not self._may_reach(address):
                 message = f"{host} is {address}, which is no public address."
+                if host == str(address):
+                    message = f"{host} is no public address."
                 hint = "The operator can allow networks with TUNESMITH_WEBHOOK_NETWORKS."
                 raise AddressRefused(message, param="url", hint=hint)
         return found

@@ -13,7 +13,6 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.values.json_objects import Json
 
-_BEHIND_ALL = "x"  # behind every id
 _KEPT = text("interval '30 days'")  # deliveries that have ended
 
 
@@ -39,27 +38,32 @@ async def find(session: AsyncSession, endpoint_id: str, *, project: str, lock: b
 
 
 async def find_many(session: AsyncSession, *, project: str, after: str | None, limit: int) -> list[WebhookEndpoint]:
-    """Up to `limit` endpoints of the project, newest first."""
-    query = (
-        select(WebhookEndpoint)
-        .where(WebhookEndpoint.project == project, WebhookEndpoint.id < (after or _BEHIND_ALL))
-        .order_by(WebhookEndpoint.id.desc())
-        .limit(limit)
-    )
-    return list((await session.execute(query)).scalars())
+    """Up to `limit` endpoints of the project behind `after`, newest first.
+
+    Raises:
+        NotFound: `after` is no endpoint of the project.
+    """
+    query = select(WebhookEndpoint).where(WebhookEndpoint.project == project)
+    if after is not None:
+        query = query.where(WebhookEndpoint.id < (await find(session, after, project=project)).id)
+    return list((await session.execute(query.order_by(WebhookEndpoint.id.desc()).limit(limit))).scalars())
 
 
 async def find_deliveries(
     session: AsyncSession, endpoint_id: str, *, after: str | None, limit: int
 ) -> list[WebhookDelivery]:
-    """Up to `limit` deliveries to the endpoint, newest first."""
-    query = (
-        select(WebhookDelivery)
-        .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.id < (after or _BEHIND_ALL))
-        .order_by(WebhookDelivery.id.desc())
-        .limit(limit)
-    )
-    return list((await session.execute(query)).scalars())
+    """Up to `limit` deliveries to the endpoint behind `after`, newest first.
+
+    Raises:
+        NotFound: `after` is no delivery to it.
+    """
+    query = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id)
+    if after is not None:
+        start = await session.get(WebhookDelivery, after)
+        if start is None or start.endpoint_id != endpoint_id:
+            raise _no_such_delivery(after, endpoint_id)
+        query = query.where(WebhookDelivery.id < after)
+    return list((await session.execute(query.order_by(WebhookDelivery.id.desc()).limit(limit))).scalars())
 
 
 async def find_delivery(session: AsyncSession, delivery_id: str, *, endpoint_id: str) -> WebhookDelivery:
@@ -70,8 +74,7 @@ async def find_delivery(session: AsyncSession, delivery_id: str, *, endpoint_id:
     """
     delivery = await lock_delivery(session, delivery_id)
     if delivery is None or delivery.endpoint_id != endpoint_id:
-        message = f"No delivery {delivery_id!r:.80} to {endpoint_id}."
-        raise NotFound(message, code=ErrorCode.WEBHOOK_DELIVERY_NOT_FOUND, param="delivery_id")
+        raise _no_such_delivery(delivery_id, endpoint_id)
     return delivery
 
 
@@ -149,3 +152,8 @@ async def prune(session: AsyncSession) -> None:
     """Forget deliveries that ended a month ago, and those that have waited so long for a disabled endpoint."""
     old = delete(WebhookDelivery).where(WebhookDelivery.created_at < func.now() - _KEPT)
     await session.execute(old.execution_options(synchronize_session=False))
+
+
+def _no_such_delivery(delivery_id: str, endpoint_id: str) -> NotFound:
+    message = f"No delivery {delivery_id!r:.80} to {endpoint_id}."
+    return NotFound(message, code=ErrorCode.WEBHOOK_DELIVERY_NOT_FOUND, param="delivery_id")

@@ -43,6 +43,14 @@ def test_lists_have_pages(control_plane: ControlPlane) -> None:
     assert [item.id for item in client.webhooks.list(limit=2)] == made[::-1]
 
 
+def test_a_page_does_not_begin_behind_what_is_not_there(control_plane: ControlPlane) -> None:
+    endpoint = listen(control_plane, "http://127.0.0.1:9/")
+    foreign = control_plane.openai("stranger").webhooks.create(name="x", url=URL, event_types=[SUCCEEDED]).id
+    for path in ("/v1/webhook_endpoints", f"/v1/webhook_endpoints/{endpoint.id}/deliveries"):
+        for after in (foreign, "zzz"):
+            assert control_plane.request("GET", f"{path}?after={after}").status_code == 404
+
+
 def test_a_project_has_so_many_and_no_more(control_plane: ControlPlane) -> None:
     client = control_plane.openai()
     for number in range(MOST_ENDPOINTS):
