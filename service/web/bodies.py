@@ -1,12 +1,13 @@
 """Reading JSON bodies strictly, and saying what is wrong with one in the caller's own words."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
@@ -17,6 +18,8 @@ M = TypeVar("M", bound=BaseModel)
 MOST_ELEMENTS = 2_000  # of a body that a person writes: ten times what the longest sensible one has
 MOST_LISTED_ELEMENTS = 60_000  # of one that lists files or points
 _MOST_ERRORS = 500  # beyond that, making the list of them would hold up every other request
+_LONGEST_SHOWN = 80  # characters of a wrong value
+_PYTHONS = re.compile(r" after validation|, not more$")  # what the library says of itself
 _LONGEST_NAME = 64  # that is shown of an unknown field
 _MODEL = "x-model"
 _documented: dict[str, type[BaseModel]] = {}
@@ -129,14 +132,16 @@ def _explain(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"The request body is not valid JSON: {first['msg']}.", code=ErrorCode.INVALID_JSON)
     path = _field_path(model, first["loc"])
     param = ".".join(path) or None
+    if param is None and first["type"] in ("model_type", "model_attributes_type"):
+        message = f"The request body must be a JSON object, not {_shown(first['input'])}."
+        return InvalidRequest(message, code=ErrorCode.INVALID_VALUE)
     if first["type"] == "extra_forbidden":
         return _unknown(model, path)
     if first["type"] == "missing":
         return InvalidRequest(
             f"Missing required parameter: '{param}'.", code=ErrorCode.MISSING_REQUIRED_PARAMETER, param=param
         )
-    # A list is counted "after validation", which nobody asked about.
-    said = [item["msg"].replace(" after validation", "") for item in details if _field_path(model, item["loc"]) == path]
+    said = [_plain(item["msg"]) for item in details if _field_path(model, item["loc"]) == path]
     what = f"Invalid value for {param!r}" if param else "Invalid request body"
     message = f"{what}: {_shown(first['input'])}. {'; or: '.join(dict.fromkeys(said))}."
     return InvalidRequest(
@@ -157,9 +162,15 @@ def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
     )
 
 
+def _plain(message: str) -> str:
+    """In the words of JSON. A list is counted "after validation", which nobody asked about."""
+    return _PYTHONS.sub("", message.replace(" after validation", "")).replace("Dictionary", "Object").replace("Tuple", "List")
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """As the request has it."""
+    text = to_json(value, inf_nan_mode="constants", fallback=repr).decode()
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def _field_path(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
