@@ -8,7 +8,7 @@ from tunesmith.tuning.datasets.row_formats import REASONING_KEYS, ROLES, Chat, M
 from tunesmith.tuning.values.json_objects import Json
 
 CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
-_MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *REASONING_KEYS})
+MESSAGE_KEYS = frozenset({"role", "content", "name", "weight", "tool_calls", "tool_call_id", *REASONING_KEYS})
 
 
 def parse_chat(value: Json, *, where: str = "") -> Chat:
@@ -44,7 +44,7 @@ def _message(value: Any, *, where: str) -> Message:
     content = value.get("content")
     if len(value) == 2 and isinstance(content, str) and role != "tool":  # nearly all: nothing else to look at
         return Message(role, content)
-    refuse_unknown_keys(value, _MESSAGE_KEYS, where=f"{where}.")
+    refuse_unknown_keys(value, MESSAGE_KEYS, where=f"{where}.")
     name = value.get("name")
     if not isinstance(name, str) and "name" in value:
         raise BadRow(f"{where}.name must be a string, not {kind_of(name)}")
@@ -70,7 +70,7 @@ def _content(message: Json, *, where: str) -> str:
 def _text_part(part: Any, *, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise BadRow(f'{where} must be {{"type": "text", "text": ...}}: only text can be trained on')
+    raise BadRow(f'{where} must be {{"type": "text", "text": ...}}: only text is taken')
 
 
 def _tool_call_id(message: Json, *, where: str) -> str:

@@ -14,7 +14,7 @@ from tests.inference.engine.asking import Asker
 from tunesmith.worker.inference.engine.answering.outbox import MOST_UNREAD, Delta
 from tunesmith.worker.inference.engine.answering.sampling import NoNumbers, Sampler, Sampling
 from tunesmith.worker.inference.engine.answering.sequence import Sequence
-from tunesmith.worker.inference.engine.answering.text import TextStream
+from tunesmith.worker.inference.engine.answering.text import TextStream, bytes_of_token
 from tunesmith.worker.inference.engine.refusal import Refusal
 from tunesmith.worker.train.models.model import load_tokenizer
 
@@ -36,6 +36,8 @@ def test_tokens_are_drawn_by_their_probabilities() -> None:
     assert draw(logits, top_k=2) == pytest.approx({0: 0.625, 1: 0.375}, abs=0.04)
     assert draw(logits, top_p=0.7) == pytest.approx({0: 0.625, 1: 0.375}, abs=0.04)
     assert draw(logits, top_p=0.01) == {0: 1.0}
+    assert draw(logits, min_p=0.4) == pytest.approx({0: 0.625, 1: 0.375}, abs=0.04)
+    assert draw(logits, min_p=1.0) == {0: 1.0}
     assert draw(logits, temperature=0) == {0: 1.0}
     assert draw(logits, logit_bias={3: 100.0}) == {3: 1.0}
 
@@ -48,6 +50,12 @@ def test_penalties_lower_what_was_written() -> None:
     sampler = Sampler(Sampling(temperature=0.0, frequency_penalty=0.5, presence_penalty=0.2), seed=0)
     logits = torch.tensor([1.0, 0.5, 0.0])
     assert [sampler.draw(logits).token for _ in range(4)] == [0, 1, 0, 2]
+
+
+def test_a_repetition_penalty_counts_the_prompt_and_makes_no_token_likelier() -> None:
+    sampler = Sampler(Sampling(temperature=0.0, repetition_penalty=2.0), seed=0, prompt=[0, 3])
+    logits = torch.tensor([1.8, 1.0, 0.8, -0.1])
+    assert [sampler.draw(logits).token for _ in range(3)] == [1, 0, 0]
 
 
 def test_logprobs_are_the_models_own() -> None:
@@ -114,6 +122,12 @@ def test_a_stream_shows_the_text_up_to_the_first_stop_and_no_broken_character(
     assert "".join(pieces) == expected
     assert is_stopped == bool(ends)
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
+
+
+@given(text=st.text(min_size=1, max_size=20))
+def test_the_bytes_of_tokens_are_those_of_their_text(tokenizer: Any, text: str) -> None:
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert b"".join(bytes_of_token(tokenizer, token) for token in tokens) == text.encode()
 
 
 def test_a_stop_string_across_tokens_is_never_shown(asker: Asker) -> None:

@@ -113,6 +113,22 @@ def test_a_stream_says_the_same_and_ends_with_its_usage(site: Site, tools: list[
     assert last["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
 
 
+def test_an_answer_can_be_sent_back_as_it_came(site: Site) -> None:
+    leftovers = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+
+    async def ask() -> list[httpx.Response]:
+        said = (await site.chat(temperature=0)).json()["choices"][0]["message"]
+        go_on = {"role": "user", "content": "And of Spain?", "name": None}
+        bare = {"role": "assistant", "content": said["content"]}
+        return [
+            await site.chat(temperature=0, messages=[*HELLO, sent, go_on], logprobs=True)
+            for sent in (bare, said, said | leftovers)
+        ]
+
+    first, *others = [answer.json()["choices"] for answer in run(site, ask)]
+    assert others == [first, first]
+
+
 def test_choices_of_one_seed_differ_and_come_again(site: Site) -> None:
     async def twice() -> list[Any]:
         return [(await site.chat(n=3, seed=5, temperature=1.5)).json() for _ in range(2)]
@@ -135,6 +151,30 @@ def test_plain_completions_take_texts_and_tokens(site: Site) -> None:
     assert [choice["text"] for choice in text["choices"]] == [choice["text"] for choice in tokens["choices"]]
     logprobs = text["choices"][1]["logprobs"]
     assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"])
+
+
+def test_offsets_of_a_stream_go_on_where_its_last_piece_ended(site: Site) -> None:
+    async def ask() -> Any:
+        asked = {"model": "base", "prompt": "The quick", "max_tokens": 30, "temperature": 0, "logprobs": 2}
+        whole = (await site.post("/v1/completions", **asked)).json()
+        return whole, events(await site.post("/v1/completions", **asked, stream=True))
+
+    whole, chunks = run(site, ask)
+    pieces = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    streamed = {key: [one for piece in pieces for one in piece[key]] for key in pieces[0]}
+    assert streamed == whole["choices"][0]["logprobs"]
+    assert all(len(likeliest) == 2 for likeliest in streamed["top_logprobs"])
+
+
+def test_a_prompt_of_several_choices_counts_once_cached_or_not(site: Site) -> None:
+    long = [{"role": "user", "content": "What is the capital of France? " * 20}]
+
+    async def ask() -> list[Any]:
+        asked = {"messages": long, "n": 6, "max_tokens": 3}
+        return [(await site.chat(**asked)).json()["usage"] for _ in range(2)]
+
+    for usage in run(site, ask):
+        assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
 
 
 def test_the_adapter_in_a_request_is_the_one_that_answers(site: Site) -> None:
@@ -166,6 +206,9 @@ def test_the_adapter_in_a_request_is_the_one_that_answers(site: Site) -> None:
         ({"logit_bias": {"99999": 1}}, "logit_bias", 400, "invalid_value"),
         ({"response_format": {"type": "json_object"}}, "response_format", 400, "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", 400, "invalid_value"),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens", 400, "context_length_exceeded"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", 400, "invalid_value"),
+        ({"min_p": 1.5}, "min_p", 400, "invalid_value"),
     ],
 )
 def test_what_cannot_be_answered_names_its_field(

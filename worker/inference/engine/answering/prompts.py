@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.tuning.codes import ErrorCode
-from tunesmith.tuning.datasets.message_parser import parse_chat
+from tunesmith.tuning.datasets.message_parser import MESSAGE_KEYS, parse_chat
 from tunesmith.tuning.datasets.row_errors import BadRow
 from tunesmith.tuning.errors import JobFailure
 from tunesmith.worker.inference.engine.refusal import Refusal
@@ -23,6 +23,7 @@ from tunesmith.worker.train.chat.template import TemplateRefusal, TooSlow
 from tunesmith.worker.train.data.row_texts import beginning
 from tunesmith.worker.train.models.model import load_tokenizer
 
+_SAID = MESSAGE_KEYS | {"function_call"}
 MOST_TEMPLATES = 64
 RENDER_SECONDS = 30.0
 MOST_TEMPLATE_BYTES = 4 * 1024**2
@@ -82,11 +83,14 @@ class Prompts:
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, template: str | None
     ) -> tuple[tuple[int, ...], frozenset[int]]:
         try:
-            chat = parse_chat({"messages": messages, **({"tools": tools} if tools else {})})
+            sent = [_as_sent(message) for message in messages]
+            chat = parse_chat({"messages": sent, **({"tools": tools} if tools else {})})
             writer = self._writer(template)
             text = writer.renderer.prompt(chat)
         except BadRow as bad:
-            raise Refusal(f"{bad.reason[:1].upper()}{bad.reason[1:]}.", param="messages") from bad
+            is_name = bad.reason.startswith(("messages", "tools"))  # of a field, as it is written
+            reason = bad.reason if is_name else f"{bad.reason[:1].upper()}{bad.reason[1:]}"
+            raise Refusal(f"{reason}.", param="messages") from bad
         except (TemplateRefusal, TooSlow) as refusal:
             raise _refused_by_template(str(refusal)) from refusal
         except JobFailure as broken:
@@ -117,6 +121,16 @@ class Prompts:
     def _numbers(self, tokens: Sequence[str]) -> frozenset[int]:
         numbers = (self.tokenizer.convert_tokens_to_ids(token) for token in tokens)
         return frozenset(number for number in numbers if isinstance(number, int))
+
+
+def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
+    """Without fields that say nothing: clients send answers back as they came, with `refusal` and whatever else."""
+    is_answer = message.get("role") == "assistant"
+    return {
+        key: value
+        for key, value in message.items()
+        if key == "content" or (value is not None and (key in _SAID or not is_answer))
+    }
 
 
 def _refused_by_template(reason: str) -> Refusal:

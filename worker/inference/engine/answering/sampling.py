@@ -21,6 +21,8 @@ class Sampling:
     top_k: int = 0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    min_p: float = 0.0  # of the probability of the likeliest, under which a token is left out
+    repetition_penalty: float = 1.0  # also of tokens of the prompt
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int | None = None  # None: nobody asked for log-probabilities
 
@@ -41,8 +43,9 @@ class NoNumbers(Exception):
 class Sampler:
     """Draws for one sequence; what it draws depends on its seed and its logits alone."""
 
-    def __init__(self, sampling: Sampling, *, seed: int) -> None:
+    def __init__(self, sampling: Sampling, *, seed: int, prompt: Sequence[int] = ()) -> None:
         self._sampling = sampling
+        self._prompt = set(prompt)
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self._written: Counter[int] = Counter()
 
@@ -66,9 +69,13 @@ class Sampler:
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         """With penalties for what was written already, and biases."""
         sampling = self._sampling
-        if not (sampling.frequency_penalty or sampling.presence_penalty or sampling.logit_bias):
+        is_repeating = sampling.repetition_penalty != 1
+        if not (is_repeating or sampling.frequency_penalty or sampling.presence_penalty or sampling.logit_bias):
             return logits
         adjusted = logits.clone()
+        if is_repeating:
+            seen = torch.tensor(sorted(self._prompt | self._written.keys()), dtype=torch.long)
+            adjusted[seen] = _less_likely(adjusted[seen], by=sampling.repetition_penalty)
         for token, count in self._written.items():
             adjusted[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
         for token, bias in sampling.logit_bias.items():
@@ -80,6 +87,8 @@ class Sampler:
         if sampling.temperature == 0:
             return int(logits.argmax())
         scores = (logits - logits.max()).double() / sampling.temperature
+        if sampling.min_p:
+            scores = scores.masked_fill(scores < math.log(sampling.min_p), -math.inf)
         if sampling.top_k:
             scores, tokens = scores.topk(min(sampling.top_k, len(scores)))
             probabilities = scores.softmax(-1)
@@ -95,6 +104,11 @@ class Sampler:
         summed = probabilities.cumsum(-1)
         place = int(torch.searchsorted(summed, self._random.random() * float(summed[-1]), right=True))
         return min(place, len(summed) - 1)
+
+
+def _less_likely(logits: torch.Tensor, *, by: float) -> torch.Tensor:
+    """As CTRL does (Keskar et al. 2019): nearer to nought above it, further below."""
+    return torch.where(logits > 0, logits / by, logits * by)
 
 
 def _are_finite(logits: torch.Tensor) -> bool:

@@ -1,5 +1,6 @@
 """From tokens to text as they come: no character is cut in two, and nothing of a stop string is ever shown."""
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -51,6 +52,30 @@ class TextStream:
         held = max((_overlap(whole, stop) for stop in self._stops), default=0)
         self._held = whole[len(whole) - held :]
         return whole[: len(whole) - held]
+
+
+def bytes_of_token(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """What a token writes when it stands alone; it may be a part of a character."""
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    if _UNFINISHED not in text:
+        return text.encode()
+    written = str(tokenizer.convert_ids_to_tokens(token))
+    if byte := _BYTE_TOKEN.fullmatch(written):
+        return bytes([int(byte[1], 16)])
+    if all(letter in _BYTE_OF_LETTER for letter in written):
+        return bytes(_BYTE_OF_LETTER[letter] for letter in written)
+    return text.encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters by which GPT-2's tokenizer, and most after it, write bytes: visible ones stand for themselves."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF_LETTER = _byte_letters()
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # as SentencePiece writes one
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from tunesmith.worker.inference.engine.answering.outbox import Delta
@@ -65,7 +66,7 @@ class Shape:
     choice: Callable[[int, Choice, Json | None], Json]
     piece: Callable[[int, Delta, Json | None], Json]
     opening: Callable[[int], Json] | None
-    logprobs: Callable[[Sequence[Drawn], Callable[[int], str]], Json]
+    logprobs: Callable[[Sequence[Drawn], Callable[[int], bytes], int], Json]
 
 
 def _chat_choice(index: int, choice: Choice, logprobs: Json | None) -> Json:
@@ -92,10 +93,15 @@ def _chat_opening(index: int) -> Json:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
-def _chat_logprobs(drawn: Sequence[Drawn], show: Callable[[int], str]) -> Json:
+def characters_in(written: bytes) -> int:
+    """How many characters begin in it."""
+    return sum(byte & 0xC0 != 0x80 for byte in written)
+
+
+def _chat_logprobs(drawn: Sequence[Drawn], written: Callable[[int], bytes], _before: int) -> Json:
     def entry(token: int, logprob: float | None) -> Json:
-        text = show(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        part = written(token)
+        return {"token": part.decode(errors="backslashreplace"), "logprob": logprob, "bytes": list(part)}
 
     content = [
         {**entry(each.token, each.logprob), "top_logprobs": [entry(*likely) for likely in each.likeliest]}
@@ -112,11 +118,18 @@ def _text_piece(index: int, delta: Delta, logprobs: Json | None) -> Json:
     return {"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
 
-def _text_logprobs(drawn: Sequence[Drawn], show: Callable[[int], str]) -> Json:
-    tokens = [show(each.token) for each in drawn]
-    offsets = [sum(map(len, tokens[:index])) for index in range(len(tokens))]
+def _text_logprobs(drawn: Sequence[Drawn], written: Callable[[int], bytes], before: int) -> Json:
+    def show(token: int) -> str:
+        """A part of a character by its bytes, as OpenAI does: two parts are not one."""
+        try:
+            return written(token).decode()
+        except UnicodeDecodeError as error:
+            return f"bytes:{error.object.decode(errors='backslashreplace')}"
+
+    parts = [written(each.token) for each in drawn]
+    offsets = list(accumulate(map(characters_in, parts), initial=before))[: len(parts)]
     return {
-        "tokens": tokens,
+        "tokens": [show(each.token) for each in drawn],
         "token_logprobs": [each.logprob for each in drawn],
         "top_logprobs": [{show(token): logprob for token, logprob in each.likeliest} for each in drawn],
         "text_offset": offsets,

@@ -80,8 +80,9 @@ class Routes:
             shows_logprobs=bool(asked.logprobs),
             tools=_names(tools),
         )
+        bound = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
         most_tokens = asked.max_completion_tokens or asked.max_tokens
-        conversation.begin([prompt], most_tokens=most_tokens, ends=ends, param="messages")
+        conversation.begin([prompt], most_tokens=most_tokens, ends=ends, param="messages", bound=bound)
         return await _answer(request, conversation, is_stream=bool(asked.stream))
 
     async def complete(self, request: Request) -> Response:

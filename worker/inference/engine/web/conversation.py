@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -18,9 +19,17 @@ from tunesmith.worker.inference.engine.answering.outbox import Delta, Outbox
 from tunesmith.worker.inference.engine.answering.prompts import Prompts
 from tunesmith.worker.inference.engine.answering.sampling import Drawn, Sampler, Sampling
 from tunesmith.worker.inference.engine.answering.sequence import Sequence
-from tunesmith.worker.inference.engine.answering.text import TextStream
+from tunesmith.worker.inference.engine.answering.text import TextStream, bytes_of_token
 from tunesmith.worker.inference.engine.refusal import Refusal
-from tunesmith.worker.inference.engine.web.answers import Choice, Json, Shape, Usage, chat_calls, error_body
+from tunesmith.worker.inference.engine.web.answers import (
+    Choice,
+    Json,
+    Shape,
+    Usage,
+    characters_in,
+    chat_calls,
+    error_body,
+)
 from tunesmith.worker.inference.engine.web.requests import Asked
 
 UNASKED_TOKENS = 2048  # of an answer whose request names no bound: room is kept for each of them
@@ -68,6 +77,7 @@ class Conversation:
         self._outbox = Outbox()
         self._sequences: list[Sequence] = []
         self._prompt_tokens = 0
+        self._characters: Counter[int] = Counter()  # of each choice, whose log-probabilities were shown
         self._head: Json = {
             "id": f"{shape.prefix}-{secrets.token_hex(12)}",
             "created": int(served.clock()),
@@ -75,14 +85,20 @@ class Conversation:
         }
 
     def begin(
-        self, prompts: Many[tuple[int, ...]], *, most_tokens: int | None, ends: frozenset[int], param: str
+        self,
+        prompts: Many[tuple[int, ...]],
+        *,
+        most_tokens: int | None,
+        ends: frozenset[int],
+        param: str,
+        bound: str = "max_tokens",
     ) -> None:
-        """Put every choice of every prompt in the line.
+        """Put every choice of every prompt in the line. `param` and `bound` are the fields of prompt and `most_tokens`.
 
         Raises:
             Refusal: a prompt does not fit the model, the model is unknown, or the line is full.
         """
-        rooms = [self._room(prompt, most_tokens, param=param) for prompt in prompts]
+        rooms = [self._room(prompt, most_tokens, param=param, bound=bound) for prompt in prompts]
         self._prompt_tokens = sum(map(len, prompts))
         choices = range(self._asked.n or 1)
         try:
@@ -111,9 +127,8 @@ class Conversation:
             choices[index].add(delta)
         for choice in choices:
             choice.read_calls(self._tools)
-        shown = [
-            self._shape.choice(index, choice, self._logprobs(choice.drawn)) for index, choice in enumerate(choices)
-        ]
+        logprobs = [self._logprobs(index, choice.drawn) for index, choice in enumerate(choices)]
+        shown = [self._shape.choice(index, choice, logprobs[index]) for index, choice in enumerate(choices)]
         return {**self._head, "object": self._shape.whole, "choices": shown, "usage": self._usage().shown()}
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -134,7 +149,7 @@ class Conversation:
                     if delta.is_last:
                         yield self._chunk([self._called(index, held[index])])
                 elif delta.text or delta.is_last or self._shows_logprobs:
-                    yield self._chunk([self._shape.piece(index, delta, self._logprobs(delta.drawn))])
+                    yield self._chunk([self._shape.piece(index, delta, self._logprobs(index, delta.drawn))])
             if self._asked.wants_usage:
                 yield self._chunk([], usage=self._usage().shown())
         except Refusal as error:
@@ -145,7 +160,7 @@ class Conversation:
 
     def _called(self, index: int, choice: Choice) -> Json:
         choice.read_calls(self._tools)
-        return chat_calls(index, choice, self._logprobs(choice.drawn))
+        return chat_calls(index, choice, self._logprobs(index, choice.drawn))
 
     async def _deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         left = len(self._sequences)
@@ -162,7 +177,7 @@ class Conversation:
         return Sequence(
             prompt,
             adapter=self._hold(),
-            sampler=Sampler(self._sampling, seed=seed),
+            sampler=Sampler(self._sampling, seed=seed, prompt=prompt),
             text=TextStream(self._served.prompts.tokenizer, stops=asked.stops),
             ends=ends,
             most_tokens=most_tokens,
@@ -172,7 +187,7 @@ class Conversation:
     def _hold(self) -> Adapter | None:
         return None if self._asked.model == self._served.name else self._served.engine.residents.hold(self._asked.model)
 
-    def _room(self, prompt: tuple[int, ...], most_tokens: int | None, *, param: str) -> int:
+    def _room(self, prompt: tuple[int, ...], most_tokens: int | None, *, param: str, bound: str) -> int:
         """Tokens that the answer may have."""
         context = self._served.engine.context_tokens
         if not prompt:
@@ -188,22 +203,28 @@ class Conversation:
             )
         if most_tokens is not None and most_tokens > left:
             raise Refusal(
-                f"'max_tokens' is {most_tokens:,}, but a prompt of {len(prompt):,} tokens leaves {left:,} of the "
+                f"'{bound}' is {most_tokens:,}, but a prompt of {len(prompt):,} tokens leaves {left:,} of the "
                 f"{context:,} that this model takes.",
                 code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-                param="max_tokens",
+                param=bound,
             )
         return most_tokens or min(left, UNASKED_TOKENS)
 
-    def _logprobs(self, drawn: Many[Drawn]) -> Json | None:
-        return self._shape.logprobs(drawn, self._token_text) if self._shows_logprobs else None
+    def _logprobs(self, index: int, drawn: Many[Drawn]) -> Json | None:
+        if not self._shows_logprobs:
+            return None
+        shown = self._shape.logprobs(drawn, self._written, self._characters[index])
+        self._characters[index] += sum(characters_in(self._written(each.token)) for each in drawn)
+        return shown
 
-    def _token_text(self, token: int) -> str:
-        return str(self._served.prompts.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    def _written(self, token: int) -> bytes:
+        return bytes_of_token(self._served.prompts.tokenizer, token)
 
     def _usage(self) -> Usage:
+        """A prompt counts once, however many choices go on from it."""
         written = sum(sequence.written for sequence in self._sequences)
-        return Usage(self._prompt_tokens, written, sum(sequence.reused_tokens for sequence in self._sequences))
+        first_choices = self._sequences[:: self._asked.n or 1]
+        return Usage(self._prompt_tokens, written, sum(sequence.reused_tokens for sequence in first_choices))
 
     def _chunk(self, choices: list[Json], *, usage: Json | None = None) -> bytes:
         shown = {**self._head, "object": self._shape.chunk, "choices": choices}

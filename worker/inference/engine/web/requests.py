@@ -13,6 +13,7 @@ from tunesmith.worker.inference.engine.refusal import Refusal
 
 MOST_STOPS, MOST_STOP_CHARACTERS = 16, 256
 MOST_CHOICES, MOST_PROMPTS = 16, 64
+_LEFT_OUT = ("echo", "best_of", "suffix")  # what would have to change an answer
 Number = Annotated[float, Field(allow_inf_nan=False)]
 T = TypeVar("T", bound=BaseModel)
 
@@ -35,6 +36,8 @@ class Asked(BaseModel):
     temperature: Number | None = Field(default=1.0, ge=0, le=2)
     top_p: Number | None = Field(default=1.0, gt=0, le=1)
     top_k: int | None = Field(default=0, ge=-1)
+    min_p: Number | None = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: Number | None = Field(default=1.0, gt=0, le=10)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     frequency_penalty: Number | None = Field(default=0.0, ge=-2, le=2)
@@ -73,6 +76,8 @@ class Asked(BaseModel):
             top_k=max(self.top_k or 0, 0),
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
             logit_bias=_biases(self.logit_bias or {}, vocabulary=vocabulary),
             top_logprobs=top_logprobs,
         )
@@ -89,6 +94,7 @@ class ChatAsked(Asked):
     tools: list[dict[str, Any]] | None = Field(default=None, max_length=1_000)
     tool_choice: Literal["auto", "none"] | None = None
     response_format: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @field_validator("response_format")
     @classmethod
@@ -96,6 +102,13 @@ class ChatAsked(Asked):
         if wanted is not None and wanted.get("type") != "text":
             raise ValueError('only {"type": "text"} is offered: answers are not held to a schema')
         return wanted
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _none_for_the_template(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        if given:
+            raise ValueError("messages are rendered as in training, without more variables. Leave it out")
+        return given
 
 
 class CompletionAsked(Asked):
@@ -164,7 +177,9 @@ def _refusal(error: ValidationError) -> Refusal:
     param = str(found["loc"][0]) if found["loc"] else None
     if found["type"] == "missing":
         return Refusal(f"'{param}' is missing.", code=ErrorCode.MISSING_REQUIRED_PARAMETER, param=param)
-    message = str(found["msg"]).removeprefix("Value error, ")
+    if param in _LEFT_OUT and found["type"] in ("none_required", "literal_error"):
+        return Refusal(f"'{param}' is not offered by this engine. Leave it out.", param=param)
+    message = str(found["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     return Refusal(f"'{param}' cannot be as it is: {message[:1].lower()}{message[1:]}.", param=param)
 
 
