@@ -99,6 +99,7 @@ async def create_completion(around: AroundDep, asked: Annotated[CompletionCreate
 
 
 async def _answer(around: Around, asked: Sampling, *, path: GenerationPath) -> Response:
+    asked.check()
     model = around.settings.model_meant_by(asked.model)
     question = Question(model=model, project=around.caller.project, path=path, body=asked.for_engine())
     silence = around.settings.worker_silence

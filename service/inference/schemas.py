@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.values.base import Value
 from tunesmith.tuning.values.json_objects import Json
 
@@ -44,8 +46,8 @@ class Sampling(Value):
     """How it streams."""
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     """0 always takes the likeliest token."""
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """Only the likeliest tokens that together have this probability are drawn from."""
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """Only the likeliest tokens that together have this probability are drawn from; 0 takes the likeliest."""
     top_k: Annotated[int, Field(ge=-1)] | None = None
     """Only so many of the likeliest tokens are drawn from; -1 and 0 are no limit."""
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
@@ -64,8 +66,8 @@ class Sampling(Value):
     """Against tokens, the more often they came."""
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Divides the odds of tokens that came already."""
-    logit_bias: dict[str, float] | None = None
-    """Added to the odds of tokens, by their id."""
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
+    """Added to the odds of tokens, by their id: -100 to 100."""
     user: str | None = None
     """Taken and without effect."""
     metadata: dict[str, Any] | None = None
@@ -85,12 +87,24 @@ class Sampling(Value):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def for_engine(self) -> Json:
-        """The body that an engine is sent, but for the model's name there. Tokens are always counted."""
+        """The body that an engine is sent, but for the model's name there. Tokens are always counted.
+
+        Engines refuse a `top_p` of 0, which OpenAI takes and which means what a temperature of 0 does.
+        """
         body = self.model_dump(mode="json", exclude_unset=True, exclude=_NOT_FOR_ENGINES | {"stream_options"})
         body = {name: value for name, value in body.items() if value is not None}
+        if body.get("top_p") == 0:
+            body = {**body, "top_p": 1, "temperature": 0}
         if self.stream:
             body["stream_options"] = {"include_usage": True}
         return body
+
+    def check(self) -> None:
+        """Refuse what one field allows and another forbids.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
 
 
 class ChatCompletionCreate(Sampling):
@@ -119,7 +133,18 @@ class ChatCompletionCreate(Sampling):
     reasoning_effort: str | None = None
     """For models that think before they answer."""
     chat_template_kwargs: Json | None = None
-    """More variables for the chat template."""
+    """More variables for the chat template, where the engine takes them."""
+
+    def check(self) -> None:
+        """Refuse to show the likeliest tokens of an answer whose tokens come without log-probabilities.
+
+        Raises:
+            InvalidRequest: with the field.
+        """
+        if self.top_logprobs is not None and not self.logprobs:
+            message = "'top_logprobs' is for answers with log-probabilities, which 'logprobs' asks for."
+            hint = 'Send "logprobs": true with it.'
+            raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="top_logprobs", hint=hint)
 
 
 class CompletionCreate(Sampling):

@@ -58,6 +58,16 @@ def test_the_openai_client_gets_an_answer_whole_and_streamed(
 
 
 @pytest.mark.usefixtures("inference")
+def test_a_top_p_of_nought_is_asked_for_in_the_words_that_engines_take(
+    control_plane: ControlPlane, gateway: StandInGateway
+) -> None:
+    with control_plane.openai() as client:
+        client.completions.create(model="tiny-llama", prompt="once", top_p=0, temperature=1)
+    body = gateway.asked[0]["body"]
+    assert (body["top_p"], body["temperature"]) == (1, 0)
+
+
+@pytest.mark.usefixtures("inference")
 def test_a_tuned_model_is_its_own_adapter_on_its_base_and_is_gone_when_deleted(
     control_plane: ControlPlane, gateway: StandInGateway
 ) -> None:
@@ -145,12 +155,14 @@ def test_a_checkpoint_answers_under_the_name_it_is_listed_with(
         ("temperature", "-1", "temperature"),
         ("temperature", "NaN", "temperature"),
         ("temperature", '"hot"', "temperature"),
-        ("top_p", "0", "top_p"),
+        ("top_p", "-0.1", "top_p"),
         ("max_tokens", "0", "max_tokens"),
         ("n", "100000", "n"),
         ("stop", "5", "stop"),
         ("stop", json.dumps(["x"] * 1000), "stop"),
         ("top_logprobs", "21", "top_logprobs"),
+        ("top_logprobs", "5", "top_logprobs"),
+        ("logit_bias", '{"5": NaN}', "logit_bias"),
         ("temprature", "1", "temprature"),
         ("model", '""', "model"),
     ],
