@@ -20,6 +20,12 @@ class NotConnected(TunesmithError):
     http_status = 503
 
 
+class NoKey(NotConnected):
+    """The address of a service is known, and no key for it."""
+
+    http_status = 401
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """`base_url` ends in /v1, as the openai client wants it. The key stays out of reprs and logs.
@@ -110,12 +116,15 @@ def with_version(url: str) -> str:
 
 
 def _from_environment(environment: Mapping[str, str]) -> Connection | None:
-    url, key = environment.get("TUNESMITH_URL"), environment.get("TUNESMITH_API_KEY")
+    # Secrets of pipelines often end with a line's end, which no header may hold.
+    url, key = (environment.get(name, "").strip() for name in ("TUNESMITH_URL", "TUNESMITH_API_KEY"))
     if url and key:
         return Connection(base_url=with_version(url), api_key=key)
-    if url or key:
-        there, missing = ("TUNESMITH_URL", "TUNESMITH_API_KEY") if url else ("TUNESMITH_API_KEY", "TUNESMITH_URL")
-        raise NotConnected(f"{there} is set, {missing} is not.", hint="set both, or neither")
+    if url:
+        hint = "set both, or neither; pipelines of pull requests from forks are given no secrets"
+        raise NoKey("TUNESMITH_URL is set, TUNESMITH_API_KEY is not.", hint=hint)
+    if key:
+        raise NotConnected("TUNESMITH_API_KEY is set, TUNESMITH_URL is not.", hint="set both, or neither")
     return None
 
 

@@ -11,7 +11,7 @@ from tunesmith.cli.ci.gate import judge
 from tunesmith.cli.ci.job_file import Loaded
 from tunesmith.cli.ci.pipeline import LABEL
 from tunesmith.cli.client import Client, ServiceError, Unreachable
-from tunesmith.cli.exit_codes import ExitCode, for_job
+from tunesmith.cli.exit_codes import ExitCode, for_error, for_job
 from tunesmith.cli.follow import View, follow
 from tunesmith.cli.models.fetch import create_job
 from tunesmith.cli.models.hashing import sha256_of
@@ -65,12 +65,19 @@ class Run:
     def wait(self, job: JobObject) -> Ending:
         """Follow the job to its end. Ctrl-C leaves it running, unless the terms say otherwise."""
         try:
-            followed = self._patiently(lambda: self._follow(job.id))
+            return self._followed(job)
         except KeyboardInterrupt:
             return self._interrupted(job)
+        except TunesmithError as error:
+            return Ending(
+                for_error(error), f"{job.id} was lost sight of. {error.message}", job=job, hints=_ways_on(job)
+            )
+
+    def _followed(self, job: JobObject) -> Ending:
+        followed = self._patiently(lambda: self._follow(job.id))
         if not followed.is_finished:
-            hint = f"wait on with the same command, or: tunesmith watch {job.id}"
-            return Ending(ExitCode.TIMED_OUT, f"{job.id} has not ended in time; it goes on.", job=job, hints=[hint])
+            headline = f"{job.id} has not ended in time; it goes on."
+            return Ending(ExitCode.TIMED_OUT, headline, job=followed.job, hints=_ways_on(job))
         return self._patiently(lambda: self._judge(followed.job))
 
     def _find_or_create(self) -> JobObject:
@@ -168,11 +175,15 @@ class Run:
         return Champion(name, float(loss), is_same)
 
     def _interrupted(self, job: JobObject) -> Ending:
-        if self._terms.cancels_on_interrupt:
+        hints = [*_ways_on(job), f"cancel it: tunesmith cancel {job.id}"]
+        if not self._terms.cancels_on_interrupt:
+            return Ending(ExitCode.INTERRUPTED, f"Interrupted; {job.id} goes on.", job=job, hints=hints)
+        try:
             self._client.act_on_job(job.id, "cancel")
-            return Ending(ExitCode.INTERRUPTED, f"Interrupted; {job.id} was cancelled.", job=job)
-        hints = [f"attach with the same command, or: tunesmith watch {job.id}", f"cancel it: tunesmith cancel {job.id}"]
-        return Ending(ExitCode.INTERRUPTED, f"Interrupted; {job.id} goes on.", job=job, hints=hints)
+        except TunesmithError as error:
+            headline = f"Interrupted; {job.id} could not be cancelled. {error.message}"
+            return Ending(ExitCode.INTERRUPTED, headline, job=job, hints=hints)
+        return Ending(ExitCode.INTERRUPTED, f"Interrupted; {job.id} was cancelled.", job=job)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call again while the service is away, for as long as the terms say."""
@@ -205,6 +216,10 @@ class Followed:
 def _living(jobs: list[JobObject]) -> JobObject | None:
     """The newest that has not ended badly."""
     return next((job for job in jobs if job.status not in _ENDED_BADLY), None)
+
+
+def _ways_on(job: JobObject) -> list[str]:
+    return [f"attach with the same command, or: tunesmith watch {job.id}"]
 
 
 def _may_pass(error: TunesmithError) -> bool:

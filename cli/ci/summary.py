@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.cli import output
-from tunesmith.cli.ci.ending import Ending, result_point
+from tunesmith.cli.ci.ending import Champion, Ending, result_point
 from tunesmith.cli.exit_codes import ExitCode
 from tunesmith.tuning.api.metrics import SampleObject
 
@@ -67,11 +67,16 @@ def _measured(ending: Ending) -> Iterator[str]:
         before = first.valid_mean_token_accuracy
         yield f"| token accuracy | {f'{before:.1%} to ' if before is not None else ''}**{accuracy:.1%}** |"
     if (champion := ending.champion) is not None:
-        delta = result.valid_loss - champion.validation_loss
-        word = "better" if delta < 0 else "worse"
         rows = "" if champion.is_on_the_same_rows else "; on other held-out rows"
-        compared = f"{champion.validation_loss:.4f}, this one is {abs(delta):.4f} {word}{rows}"
+        compared = f"{champion.validation_loss:.4f}, this one is {_beside(result.valid_loss, champion)}{rows}"
         yield f"| champion {_text(champion.name)} | {compared} |"
+
+
+def _beside(loss: float, champion: Champion) -> str:
+    text = f"{abs(loss - champion.validation_loss):.4f}"
+    if float(text) == 0:
+        return "the same"
+    return f"{text} {'better' if loss < champion.validation_loss else 'worse'}"
 
 
 def _gate(ending: Ending) -> Iterator[str]:
@@ -83,7 +88,7 @@ def _gate(ending: Ending) -> Iterator[str]:
 
 def _problems(ending: Ending) -> Iterator[str]:
     for problem in ending.problems[:_MOST_PROBLEMS]:
-        yield f"- `{_text(problem.file)}`{f' line {problem.line}' if problem.line else ''}: {_text(problem.message)}"
+        yield f"- {_code(problem.file)}{f' line {problem.line}' if problem.line else ''}: {_text(problem.message)}"
     if len(ending.problems) > _MOST_PROBLEMS:
         yield f"- and {len(ending.problems) - _MOST_PROBLEMS} more"
     if ending.problems:
@@ -119,6 +124,11 @@ def _folded(title: str, text: str) -> Iterator[str]:
     yield from html.escape(text).replace("\n\n", "\n&#8203;\n").splitlines()
     yield "</pre></details>"
     yield ""
+
+
+def _code(text: str) -> str:
+    """Between backticks, where nothing is Markdown: a backslash would be shown."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def _text(text: str) -> str:

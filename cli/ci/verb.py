@@ -111,7 +111,8 @@ def _ending(path: Path, terms_of: "Callable[[Loaded], Terms]", *, is_dry: bool) 
         return Ending(ExitCode.REJECTED, headline, problems=refused.problems, refused="job file")
     except DataRefused as refused:
         headline = f"{plural(len(refused.problems), 'row')} cannot be trained on."
-        return Ending(ExitCode.REJECTED, headline, problems=refused.problems, refused="data", hints=["Correct them."])
+        hints = ["Correct these lines, or leave them out."]
+        return Ending(ExitCode.REJECTED, headline, problems=refused.problems, refused="data", hints=hints)
     except TunesmithError as error:
         field = f" ({error.param})" if error.param else ""
         hints = [error.hint] if error.hint else []
@@ -119,13 +120,20 @@ def _ending(path: Path, terms_of: "Callable[[Loaded], Terms]", *, is_dry: bool) 
 
 
 def _train(loaded: "Loaded", terms: "Terms") -> "Ending":
+    from tunesmith.cli.ci.ending import Ending
     from tunesmith.cli.ci.run import Run
     from tunesmith.cli.client import Client
+    from tunesmith.cli.exit_codes import ExitCode
     from tunesmith.cli.rendering.live_view import PlainView
 
     with Client() as client, _sigterm_interrupts():
         run = Run(client, loaded, terms, view=PlainView(), clock=time.monotonic, sleep=time.sleep)
-        job = run.submit_or_attach()
+        try:
+            job = run.submit_or_attach()
+        except KeyboardInterrupt:
+            hints = ["attach with the same command, if there is a job already"]
+            headline = "Interrupted before the service had answered."
+            return Ending(ExitCode.INTERRUPTED, headline, refused="submission", hints=hints)
         output.data(job.id)
         return run.wait(job)
 

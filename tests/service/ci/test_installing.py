@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import venv
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -34,12 +36,51 @@ def test_a_wrong_key_and_a_service_that_is_away_are_told_in_one_line(
         (control_plane.url, "ts-wrong", 8),
         ("http://127.0.0.1:9/v1", "ts-any", 9),
         ("file:///etc", "ts-any", 9),
+        ("http://[::1", "ts-any", 9),
+        (f"{control_plane.url}/elsewhere", "ts-any", 9),
     ):
         told = subprocess.run(
             script, env={"TUNESMITH_URL": url, "TUNESMITH_API_KEY": key}, capture_output=True, text=True, check=False
         )
         assert (told.returncode, told.stderr.startswith("::error"), told.stderr.count("\n")) == (code, True, 1), told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("missing", "code"), [("TUNESMITH_API_KEY", 8), ("TUNESMITH_URL", 2), ("JOB_FILE", 2)])
+def test_what_the_action_is_not_given_is_told_before_anything_is_installed(missing: str, code: int) -> None:
+    given = {"TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_API_KEY": "ts-any", "JOB_FILE": "job.yaml", missing: ""}
+    told = subprocess.run(
+        ["bash", ACTION / "run.sh"], env={"PATH": "/usr/bin:/bin", **given}, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, missing in told.stderr) == (code, True), told
+    assert told.stderr.startswith("::error title=Tunesmith::")
+
+
+def test_the_key_follows_no_redirect(tmp_path: Path) -> None:
+    asked = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        told = subprocess.run(
+            [sys.executable, str(ACTION / "fetch_client.py"), str(tmp_path)],
+            env={"TUNESMITH_URL": f"http://127.0.0.1:{server.server_port}", "TUNESMITH_API_KEY": "ts-any\n"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        server.shutdown()
+    assert (told.returncode, asked) == (9, ["/v1/client"]), told
+    assert "302" in told.stderr
 
 
 def bare_python(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 
 from tunesmith.cli.client import ServiceError, Unreachable
-from tunesmith.cli.connection import NotConnected
+from tunesmith.cli.connection import NoKey, NotConnected
 from tunesmith.cli.exit_codes import ExitCode, for_error, for_job
 from tunesmith.cli.failures import report
 from tunesmith.cli.models.folder import BrokenModel
@@ -43,6 +43,7 @@ def test_a_finished_job_decides_the_code(state: str, code: int) -> None:
         (ServiceError("no", http_status=503), 9),
         (Unreachable("no"), 9),
         (NotConnected("no"), 9),
+        (NoKey("no"), 8),
         (BrokenModel("no"), 7),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from tunesmith.cli.connection import (
     Connection,
+    NoKey,
     NotConnected,
     default_data_dir,
     find_connection,
@@ -39,6 +40,17 @@ def test_nothing_is_sent_to_the_service_of_another_client(tmp_path: Path) -> Non
     stranger = {"OPENAI_BASE_URL": "https://stranger/v1", "OPENAI_API_KEY": "3", "TUNESMITH_DATA_DIR": str(tmp_path)}
     with pytest.raises(NotConnected):
         find_connection(stranger)
+
+
+def test_a_secret_that_ends_with_a_line_is_the_same_key(tmp_path: Path) -> None:
+    ours = {"TUNESMITH_URL": "http://first:8100\n", "TUNESMITH_API_KEY": "1\r\n"}
+    found = find_connection({"TUNESMITH_DATA_DIR": str(tmp_path), **ours})
+    assert (found.base_url, found.api_key) == ("http://first:8100/v1", "1")
+
+
+def test_an_address_without_a_key_says_that_the_key_is_missing() -> None:
+    with pytest.raises(NoKey, match="TUNESMITH_API_KEY is not"):
+        find_connection({"TUNESMITH_URL": "http://first:8100", "TUNESMITH_API_KEY": " "})
 
 
 @pytest.mark.parametrize("half", [{"TUNESMITH_URL": "http://first:8100"}, {"TUNESMITH_API_KEY": "1"}])

@@ -86,6 +86,16 @@ def test_the_summary_has_numbers_gate_and_samples_and_nothing_in_them_is_markup(
     assert page.count("</pre>") == 1
 
 
+def test_names_of_files_are_shown_as_they_are() -> None:
+    page = "\n".join(summary_lines(ending(problems=[Problem("held_out*`1`.jsonl", 7, "no JSON")])))
+    assert "- `held_out*'1'.jsonl` line 7: no JSON" in page
+
+
+def test_a_champion_with_the_same_loss_is_neither_better_nor_worse() -> None:
+    page = "\n".join(summary_lines(ending(champion=Champion("ft:old", 1.500001, is_on_the_same_rows=True))))
+    assert "1.5000, this one is the same |" in page
+
+
 def test_junit_is_xml_whatever_a_log_has(tmp_path: Path) -> None:
     path = tmp_path / "reports" / "out.xml"
     write_junit(path, ending(ExitCode.GATE, checks=[Check("max_validation_loss", False, EVIL)]))

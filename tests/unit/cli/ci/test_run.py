@@ -23,8 +23,8 @@ AWAY = Unreachable("No answer.")
 class Service(Client):
     """Answers what a script says, call by call; the last entry of each stays."""
 
-    def __init__(self, **script: list[Any]) -> None:
-        self._script = script
+    def __init__(self, *, refuses_to: str | None = None, **script: list[Any]) -> None:
+        self._script, self._refuses_to = script, refuses_to
         self.acted: list[str] = []
 
     def _next(self, name: str) -> Any:
@@ -56,6 +56,8 @@ class Service(Client):
         return []
 
     def act_on_job(self, job_id: str, action: str) -> JobObject:
+        if action == self._refuses_to:
+            raise ServiceError("It has ended.", http_status=409)
         self.acted.append(f"{action} {job_id}")
         return answers.job(job_id)
 
@@ -109,6 +111,16 @@ def test_an_interrupt_leaves_the_job_and_says_how_to_attach_or_cancels_it(
     assert (ending.code, service.acted) == (ExitCode.INTERRUPTED, acted)
     assert bool(ending.hints) is not cancels
     assert cancels or "tunesmith watch ftjob-1" in ending.hints[0]
+
+
+def test_a_service_that_stays_away_from_a_job_ends_with_the_job_in_the_report(tmp_path: Path, clock: Clock) -> None:
+    for status in (["running", AWAY], ["running", KeyboardInterrupt()]):
+        service = Service(status=status, metrics=[[]], refuses_to="cancel")
+        ending = run_of(service, tmp_path, clock, cancels_on_interrupt=True).wait(answers.job("ftjob-1"))
+        assert ending.code is (ExitCode.UNREACHABLE if AWAY in status else ExitCode.INTERRUPTED)
+        assert ending.job is not None
+        assert "tunesmith watch ftjob-1" in ending.hints[0]
+        assert "was cancelled" not in ending.headline
 
 
 def test_the_time_counts_over_restarts(tmp_path: Path, clock: Clock) -> None:
