@@ -163,8 +163,8 @@ def _unknown(model: type[BaseModel], path: list[str]) -> InvalidRequest:
 
 
 def _plain(message: str) -> str:
-    """In the words of JSON. A list is counted "after validation", which nobody asked about."""
-    return _PYTHONS.sub("", message.replace(" after validation", "")).replace("Dictionary", "Object").replace("Tuple", "List")
+    """In the words of JSON."""
+    return _PYTHONS.sub("", message).replace("Dictionary", "Object").replace("Tuple", "List")
 
 
 def _shown(value: Any) -> str:

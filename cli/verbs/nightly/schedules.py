@@ -69,7 +69,10 @@ def create(
     )
     body = {**(read(file) if file else {}), **options}
     if model is not None:
-        body["job"] = {**body.get("job", {}), "model": model}
+        job = body.get("job")
+        body["job"] = {**(job if isinstance(job, dict) else {}), "model": model}
+    if replace and not body.get("name"):
+        raise typer.BadParameter("Which schedule? Give --name, or a name in the file.", param_hint="--replace")
     _created(_send(body, replaces=replace))
 
 
@@ -183,12 +186,13 @@ def verdict(
     """Say whether a result is better than the champion; better promotes it. Exits with 6 when it was not promoted."""
     from tunesmith.cli.client import Client
     from tunesmith.cli.exit_codes import ExitCode
+    from tunesmith.cli.verbs.nightly.settings_file import read_numbers
     from tunesmith.tuning.api.nightly.schedules import FiringObject
 
     body = present(
         verdict=word,
         summary=reason,
-        numbers=json.loads(numbers.read_text(encoding="utf-8")) if numbers else None,
+        numbers=read_numbers(numbers) if numbers else None,
         champion=champion,
     )
     path = f"{_path(name)}/firings/{quote(firing, safe='')}/verdict"

@@ -1,4 +1,4 @@
-"""Reading a file that describes a schedule: JSON, or YAML by its name."""
+"""Reading files that commands of schedules are given: settings in JSON, or in YAML by the name, and a verdict's numbers."""
 
 import json
 from pathlib import Path
@@ -11,35 +11,58 @@ _LARGEST_BYTES = 64 * 1024
 
 
 def read(path: Path) -> Json:
-    """The object in the file.
+    """The object in a file of settings.
 
     Raises:
         typer.BadParameter: it cannot be read as one; with the line where that is known.
     """
-    content = _yaml(_text(path), path) if path.suffix in (".yaml", ".yml") else _json(_text(path), path)
-    if not isinstance(content, dict):
-        raise _refused(f"{path} holds no object.")
-    if not isinstance(content.get("job", {}), dict):
-        raise _refused(f"{path}: its job is no object.")
-    return content
+    text = _text(path, "FILE")
+    content = _yaml(text, path) if path.suffix in (".yaml", ".yml") else _json(text, path, "FILE")
+    settings = _object(content, path, "FILE")
+    if not isinstance(settings.get("job", {}), dict):
+        raise typer.BadParameter(f"{path}: its job is no object.", param_hint="FILE")
+    return settings
 
 
-def _text(path: Path) -> str:
+def read_numbers(path: Path) -> Json:
+    """The JSON object in the file of a verdict's numbers.
+
+    Raises:
+        typer.BadParameter: it cannot be read as one.
+    """
+    hint = "--numbers"
+    return _object(_json(_text(path, hint), path, hint), path, hint)
+
+
+def _text(path: Path, param_hint: str) -> str:
     with path.open("rb") as file:
         content = file.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
-        raise _refused(f"{path} has more than {_LARGEST_BYTES // 1024} KiB.")
+        raise typer.BadParameter(f"{path} has more than {_LARGEST_BYTES // 1024} KiB.", param_hint=param_hint)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _refused(f"{path}:{content[: error.start].count(10) + 1}: not UTF-8.") from None
+        place = f"{path}:{content[: error.start].count(10) + 1}"
+        raise typer.BadParameter(f"{place}: not UTF-8.", param_hint=param_hint) from None
 
 
-def _json(text: str, path: Path) -> object:
+def _object(content: object, path: Path, param_hint: str) -> Json:
+    """What JSON can say, which YAML's dates are not."""
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"{path} holds no object.", param_hint=param_hint)
+    try:
+        json.dumps(content)
+    except (TypeError, ValueError):
+        message = f"{path} holds something that JSON has not, such as a date: put it in quotes."
+        raise typer.BadParameter(message, param_hint=param_hint) from None
+    return content
+
+
+def _json(text: str, path: Path, param_hint: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _refused(f"{path} is not JSON: {error}.") from None
+        raise typer.BadParameter(f"{path} is not JSON: {error}.", param_hint=param_hint) from None
 
 
 def _yaml(text: str, path: Path) -> object:
@@ -49,8 +72,5 @@ def _yaml(text: str, path: Path) -> object:
     try:
         return read_yaml(text).value
     except NotReadable as error:
-        raise _refused(str(Problem(str(path), error.line, error.message))) from None
-
-
-def _refused(message: str) -> typer.BadParameter:
-    return typer.BadParameter(message, param_hint="FILE")
+        problem = str(Problem(str(path), error.line, error.message))
+        raise typer.BadParameter(problem, param_hint="FILE") from None

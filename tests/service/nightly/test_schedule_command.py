@@ -50,10 +50,14 @@ def test_options_alone_make_one_and_mistakes_are_told_with_the_field(nights: Nig
     assert nights.schedule("by-hand")["settings"]["data"]["metadata"] == {"dataset": "support"}
     refused = run(*words, "--filename", "x", "--timezone", "Europe/Berln")
     assert (refused.returncode, "Europe/Berln" in refused.stderr) == (7, True)
-    for name, text in (("broken.yaml", "a: [1"), ("broken.json", "{"), ("list.json", "[]")):
+    broken = {"broken.yaml": "a: [1", "broken.json": "{", "list.json": "[]", "date.yaml": "job: {seed: 2026-11-29}"}
+    for name, text in broken.items():
         (tmp_path / name).write_text(text)
         told = run("schedules", "create", tmp_path / name)
         assert (told.returncode, name in re.sub(r"[│\s]", "", told.stderr)) == (2, True), told
+    numbers = ("schedules", "verdict", "by-hand", "firing-1", "better", "--numbers", tmp_path / "broken.json")
+    assert run(*numbers).returncode == 2
+    assert run("schedules", "create", "--replace", "--cron", "0 4 * * *").returncode == 2
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
