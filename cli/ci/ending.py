@@ -41,6 +41,7 @@ class Ending:
     samples: Sequence[SampleObject] = ()
     checks: Sequence[Check] = ()
     champion: Champion | None = None
+    missing_champion: str | None = None
     problems: Sequence[Problem] = ()
     refused: Literal["job file", "data", "submission"] | None = None
     hints: Sequence[str] = field(default=())

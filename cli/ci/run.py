@@ -143,6 +143,7 @@ class Run:
         result = result_point(job, points)
         checks = list(judge(self._loaded.job.gate, result))
         refused = [check.sentence for check in checks if not check.passed]
+        champion = self._champion(job, result)
         return Ending(
             ExitCode.GATE if refused else ExitCode.SUCCEEDED,
             f"The gate refuses {job.fine_tuned_model}. {' '.join(refused)}"
@@ -152,7 +153,8 @@ class Run:
             points=points,
             samples=samples,
             checks=checks,
-            champion=self._champion(job, result),
+            champion=champion,
+            missing_champion=None if champion else self._loaded.job.champion,
         )
 
     def _champion(self, job: JobObject, result: MetricPoint | None) -> Champion | None:

@@ -70,6 +70,8 @@ def _measured(ending: Ending) -> Iterator[str]:
         rows = "" if champion.is_on_the_same_rows else "; on other held-out rows"
         compared = f"{champion.validation_loss:.4f}, this one is {_beside(result.valid_loss, champion)}{rows}"
         yield f"| champion {_text(champion.name)} | {compared} |"
+    elif ending.missing_champion is not None:
+        yield f"| champion {_text(ending.missing_champion)} | nothing is known of it to compare with |"
 
 
 def _beside(loss: float, champion: Champion) -> str:

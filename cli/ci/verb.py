@@ -81,8 +81,8 @@ def run(
         )
 
     ending = _ending(path, terms_of, is_dry=dry_run)
-    _report(ending, pipeline, junit=junit, summary=summary or pipeline.summary)
-    raise typer.Exit(int(ending.code))
+    is_reported = _report(ending, pipeline, junit=junit, summary=summary or pipeline.summary)
+    raise typer.Exit(int(ending.code) or int(not is_reported))
 
 
 @app.command()
@@ -115,7 +115,7 @@ def _ending(path: Path, terms_of: "Callable[[Loaded], Terms]", *, is_dry: bool) 
         return Ending(ExitCode.REJECTED, headline, problems=refused.problems, refused="data", hints=hints)
     except TunesmithError as error:
         field = f" ({error.param})" if error.param else ""
-        hints = [error.hint] if error.hint else []
+        hints = [error.hint] if error.hint and error.hint not in error.message else []
         return Ending(for_error(error), f"{error.message}{field}", refused="submission", hints=hints)
 
 
@@ -164,7 +164,8 @@ def _dry(loaded: "Loaded", checked: "dict[str, CheckedFile]") -> "Ending":
     )
 
 
-def _report(ending: "Ending", pipeline: "Pipeline", *, junit: Path | None, summary: Path | None) -> None:
+def _report(ending: "Ending", pipeline: "Pipeline", *, junit: Path | None, summary: Path | None) -> bool:
+    """Tell everybody who listens; whether every file could be written. One that cannot keeps no other from it."""
     from tunesmith.cli.ci.github import annotations, append_outputs
     from tunesmith.cli.ci.junit import write_junit
     from tunesmith.cli.ci.summary import append_summary
@@ -174,15 +175,21 @@ def _report(ending: "Ending", pipeline: "Pipeline", *, junit: Path | None, summa
     output.note(ending.headline if ending.code == 0 else f"error: {ending.headline}")
     for hint in ending.hints:
         output.note(f"  hint: {hint}")
-    if junit is not None:
-        write_junit(junit, ending)
-    if summary is not None:
-        append_summary(summary, ending)
-    if pipeline.outputs is not None:
-        append_outputs(pipeline.outputs, ending)
     if pipeline.is_github:
         for line in annotations(ending):
             output.data(line)
+    files = ((junit, write_junit), (summary, append_summary), (pipeline.outputs, append_outputs))
+    written = [_is_written(path, write, ending) for path, write in files if path is not None]
+    return all(written)
+
+
+def _is_written(path: Path, write: "Callable[[Path, Ending], None]", ending: "Ending") -> bool:
+    try:
+        write(path, ending)
+    except OSError as error:
+        output.note(f"error: {path} cannot be written: {error.strerror or error}")
+        return False
+    return True
 
 
 @contextmanager

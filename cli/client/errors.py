@@ -77,6 +77,6 @@ def _unreachable(connection: Connection, error: httpx.TransportError) -> Unreach
             hint=f"start it again with `tunesmith up{option}`: jobs, files and models are still there",
         )
     return Unreachable(
-        f"No answer from {connection.base_url}: {error or type(error).__name__}.",
+        f"No answer from {connection.base_url}: {str(error).rstrip('.') or type(error).__name__}.",
         hint="is it running? start it with `tunesmith up`, or look at `tunesmith doctor`",
     )

@@ -1,4 +1,4 @@
-"""Reading files that commands of schedules are given: settings in JSON, or in YAML by the name, and a verdict's numbers."""
+"""Files that commands of schedules are given: settings in JSON, or in YAML by the name, and numbers of a verdict."""
 
 import json
 from pathlib import Path

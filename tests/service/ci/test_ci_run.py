@@ -147,6 +147,15 @@ def test_a_service_that_stays_away_exits_with_9(run: Run, job_file: Callable[...
     assert ended.returncode == 9
 
 
+def test_a_report_that_cannot_be_written_keeps_no_other_from_it(
+    run: Run, job_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("")
+    refused = run("ci", "run", job_file(model=5), "--junit", tmp_path / "taken" / "junit.xml")
+    assert (refused.returncode, "junit.xml cannot be written" in refused.stderr) == (7, True)
+    assert outputs(tmp_path)["exit-code"] == "7"
+
+
 def test_a_time_that_is_up_exits_with_5_and_the_job_goes_on(
     control_plane: ControlPlane, run: Run, job_file: Callable[..., Path]
 ) -> None:
@@ -180,7 +189,7 @@ def test_the_champion_is_shown_beside_the_new_model(
     assert (first.returncode, second.returncode) == (0, 0)
     page = (tmp_path / "summary.md").read_text()
     assert "1.7500, this one is 0.2500 better |" in page
-    assert page.count("| champion ") == 1
+    assert "| champion ft:no:such:model | nothing is known of it to compare with |" in page
     assert "nothing is known of the champion" in first.stderr
 
 

@@ -96,6 +96,11 @@ def test_a_champion_with_the_same_loss_is_neither_better_nor_worse() -> None:
     assert "1.5000, this one is the same |" in page
 
 
+def test_a_champion_that_nobody_knows_is_said_to_be_one() -> None:
+    page = "\n".join(summary_lines(ending(missing_champion="ft:gone")))
+    assert "| champion ft:gone | nothing is known of it to compare with |" in page
+
+
 def test_junit_is_xml_whatever_a_log_has(tmp_path: Path) -> None:
     path = tmp_path / "reports" / "out.xml"
     write_junit(path, ending(ExitCode.GATE, checks=[Check("max_validation_loss", False, EVIL)]))
