@@ -214,7 +214,8 @@ async def list_events(
     seen = await _sighting(watcher, job_id, project=caller.project)
     place = last_event_id or after
     # Told by another process, an event may be newer than what was seen here: such a place is believed.
-    after_seq = store.seq_of(place, job_id, last_seq=2**53) if place else 0
+    named = "Last-Event-ID" if last_event_id else "after"
+    after_seq = store.seq_of(place, job_id, last_seq=2**53, param=named) if place else 0
     if place and seen.is_final and seen.event_seq == after_seq:
         return Response(status_code=204)
     watcher.require_place()

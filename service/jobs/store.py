@@ -20,6 +20,7 @@ Reader = AsyncConnection | AsyncSession
 JobRow = Job | Row[Any] | Row[str, int]  # what reads need has the same names in both
 _BEHIND_ALL = "g"  # behind every id, in whatever order of letters the database keeps
 _BEHIND_ALL_EVENTS = 2**62
+_LONGEST_SEQ = 18  # digits
 
 
 async def find(session: AsyncSession, job_id: str, *, project: str, lock: bool = False) -> Job:
@@ -188,8 +189,8 @@ async def find_tracked_runs(connection: AsyncConnection, job: JobRow) -> list[Js
     return list({(data["tracker"], data["url"]): data for data in told if data}.values())
 
 
-def seq_of(event_id: str, job_id: str, *, last_seq: int) -> int:
-    """The number of an event within its job, of which the last is `last_seq`.
+def seq_of(event_id: str, job_id: str, *, last_seq: int, param: str = "after") -> int:
+    """The number of an event within its job, of which the last is `last_seq`; `param` is where the id was given.
 
     Raises:
         InvalidRequest: it is not an event of this job.
@@ -199,10 +200,16 @@ def seq_of(event_id: str, job_id: str, *, last_seq: int) -> int:
         head == f"ftevent-{job_id.removeprefix('ftjob-')}"
         and tail.isascii()
         and tail.isdecimal()
-        and 0 < int(tail[:18]) <= last_seq
+        and len(tail) <= _LONGEST_SEQ
+        and 0 < int(tail) <= last_seq
     ):
         return int(tail)
-    raise InvalidRequest(f"No event {event_id!r:.120} in this job.", code=ErrorCode.EVENT_NOT_FOUND, param="after")
+    raise InvalidRequest(
+        f"No event {event_id!r:.120} in this job.",
+        code=ErrorCode.EVENT_NOT_FOUND,
+        param=param,
+        hint="Leave it out to begin at the beginning, or give the id of an event of this job.",
+    )
 
 
 async def find_attempts(session: AsyncSession, job: Job) -> list[Attempt]:

@@ -277,7 +277,7 @@ def _described(schedule: "ScheduleObject") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(_given(value), ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return json.dumps(_given(value), ensure_ascii=False) if isinstance(value, dict | list | bool) else str(value)
 
 
 def _given(value: Any) -> Any:

@@ -143,7 +143,11 @@ def _read_to_the_end(plane: ControlPlane, job_id: str) -> list[str]:
 def test_a_place_that_is_no_event_of_the_job_is_refused(control_plane: ControlPlane, place: str) -> None:
     job_id = control_plane.create_job()["id"]
     reply = control_plane.request("GET", f"{path(job_id)}?stream=true", headers={"last-event-id": place})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "event_not_found")
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, "event_not_found", "Last-Event-ID")
+    digits = f"ftevent-{job_id.removeprefix('ftjob-')}-{'1'.zfill(17)}{'9' * 20}"
+    listed = control_plane.request("GET", f"{path(job_id)}?after={digits}").json()["error"]
+    assert (listed["code"], listed["param"]) == ("event_not_found", "after")
     stranger = control_plane.request("GET", f"{path(job_id)}?stream=true", key="stranger")
     assert stranger.status_code == 404
 
