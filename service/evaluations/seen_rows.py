@@ -16,8 +16,7 @@ from tunesmith.service.evaluations import models, store
 from tunesmith.service.evaluations.schemas import EvaluationCreate
 from tunesmith.service.evaluations.shared_rows import EVALUATED
 from tunesmith.service.evaluations.store import UsedFor
-from tunesmith.service.files import store as files
-from tunesmith.service.jobs.planning_request import report_of
+from tunesmith.service.jobs.planning_request import report_of, usable_file
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.evaluation import SeenRows
 
@@ -56,7 +55,7 @@ async def look_for_seen_rows(
     """
     try:
         async with database.transaction() as session:
-            file = await files.find(session, asked.file, project=project)
+            file = await usable_file(session, asked.file, "file", project=project)
             uses = await _uses(session, asked, project=project, meant_by=meant_by)
             own, rows = _Content(file.id, file.blob_sha256, file.bytes), report_of(file).facts().rows
     except TunesmithError:

@@ -250,6 +250,14 @@ def test_what_cannot_be_evaluated_is_refused_with_its_field(
     assert (refused["status_code"], refused["error"]["param"]) == (400, param), refused
 
 
+def test_a_file_that_is_for_something_else_is_refused(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    attempt.succeed()
+    (numbers,) = control_plane.job(attempt.job_id)["result_files"]
+    refused = post(control_plane, model="tiny-llama", file=numbers)
+    assert (refused["status_code"], refused["error"]["code"]) == (400, "invalid_file_purpose"), refused
+
+
 def test_a_model_stays_while_an_evaluation_needs_it(control_plane: ControlPlane) -> None:
     plane = control_plane
     name = tuned(plane)
