@@ -18,8 +18,8 @@ UsedFor = Literal["training", "validation"]
 _MOST_ANCESTORS = 32  # one model made of another, made of another
 
 
-async def find(session: AsyncSession, evaluation_id: str, *, project: str) -> Job:
-    """The evaluation of this project.
+async def find(session: AsyncSession, evaluation_id: str, *, project: str, param: str = "id") -> Job:
+    """The evaluation of this project, which `param` of the request names.
 
     Raises:
         NotFound: there is none, or it is another project's.
@@ -27,7 +27,7 @@ async def find(session: AsyncSession, evaluation_id: str, *, project: str) -> Jo
     query = select(Job).where(Job.id == evaluation_id, Job.project == project, Job.kind == JobKind.EVALUATION)
     job = (await session.execute(query)).scalar_one_or_none()
     if job is None:
-        raise NotFound(f"No such evaluation: {evaluation_id}", code=ErrorCode.EVALUATION_NOT_FOUND, param="id")
+        raise NotFound(f"No such evaluation: {evaluation_id}", code=ErrorCode.EVALUATION_NOT_FOUND, param=param)
     return job
 
 
@@ -35,7 +35,7 @@ async def find_many(session: AsyncSession, *, project: str, after: str | None, l
     """Up to `limit` evaluations behind `after`, the newest first."""
     query = select(Job).where(Job.project == project, Job.kind == JobKind.EVALUATION)
     if after is not None:
-        await find(session, after, project=project)
+        await find(session, after, project=project, param="after")
         query = query.where(Job.id < after)
     return list((await session.execute(query.order_by(Job.id.desc()).limit(limit))).scalars())
 

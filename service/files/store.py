@@ -13,15 +13,15 @@ from tunesmith.tuning.errors import NotFound
 from tunesmith.tuning.messages import FileRef
 
 
-async def find(session: AsyncSession, file_id: str, *, project: str) -> File:
-    """The file of this project.
+async def find(session: AsyncSession, file_id: str, *, project: str, param: str = "id") -> File:
+    """The file of this project, which `param` of the request names.
 
     Raises:
         NotFound: there is none, it was deleted, it has expired, or it is another project's.
     """
     file = (await session.execute(_FIND, {"file_id": file_id, "of_project": project})).scalar_one_or_none()
     if file is None:
-        raise NotFound(f"No such File object: {file_id}", code=ErrorCode.FILE_NOT_FOUND, param="id")
+        raise NotFound(f"No such File object: {file_id}", code=ErrorCode.FILE_NOT_FOUND, param=param)
     return file
 
 
@@ -92,7 +92,7 @@ async def find_many(
     if purpose is not None:
         query = query.where(File.purpose == purpose)
     if after is not None:
-        await find(session, after, project=project)
+        await find(session, after, project=project, param="after")
         query = query.where(File.id > after if order == "asc" else File.id < after)
     query = query.order_by(File.id if order == "asc" else File.id.desc())
     return list((await session.execute(query)).scalars())

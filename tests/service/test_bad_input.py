@@ -142,8 +142,9 @@ def test_a_model_may_have_an_infinite_number_where_its_family_has_one(control_pl
 
 
 def test_an_unknown_place_of_the_list_is_named_by_its_own_parameter(control_plane: ControlPlane) -> None:
-    answer = control_plane.request("GET", "/v1/fine_tuning/jobs?after=ftjob-nobody")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "after")
+    for path in ("/v1/fine_tuning/jobs", "/v1/files", "/v1/evaluations"):
+        answer = control_plane.request("GET", f"{path}?after=nobody")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (404, "after"), path
     job_id = control_plane.create_job()["id"]
     answer = control_plane.request("GET", f"/v1/fine_tuning/jobs/{job_id}x/events")
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, "id")
