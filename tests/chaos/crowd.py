@@ -68,7 +68,7 @@ class Crowd:
         while not self._stop.wait(_PAUSE_SECONDS):
             if not self.is_content and len(self._open) + len(self.unanswered) < self._open_jobs:
                 self._wanted += 1
-                self.unanswered.append(f"key-{self._wanted}")
+                self.unanswered.append(f"{self._body['training_file']}-{self._wanted}")  # no other crowd's
             if self.unanswered:
                 self._create(self._random.choice(self.unanswered))
             if self._open:
