@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -81,6 +82,33 @@ def test_the_key_follows_no_redirect(tmp_path: Path) -> None:
         server.shutdown()
     assert (told.returncode, asked) == (9, ["/v1/client"]), told
     assert "302" in told.stderr
+
+
+def wheel_that_tells_its_words(folder: Path) -> Path:
+    """A `tunesmith` that prints what it was called with and exits as a gate that refuses does."""
+    path = folder / "tunesmith-0.0-py3-none-any.whl"
+    about = "tunesmith-0.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("teller.py", "import sys\ndef main():\n    print(*sys.argv[1:], sep='|')\n    sys.exit(6)\n")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tunesmith\nVersion: 0.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/entry_points.txt", "[console_scripts]\ntunesmith = teller:main\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    return path
+
+
+@pytest.mark.slow
+def test_a_systems_python_that_takes_no_packages_gets_none_and_words_stay_whole(tmp_path: Path) -> None:
+    if not list(Path("/usr/lib").glob("python3*/EXTERNALLY-MANAGED")):
+        pytest.skip("the system's Python takes packages")
+    given = {"TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_API_KEY": "ts-any", "JOB_FILE": "a b.yaml"}
+    places = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PIP_NO_INDEX": "1"}
+    client = {"CLIENT": str(wheel_that_tells_its_words(tmp_path)), "KEY": "$(x); rm"}
+    told = subprocess.run(
+        ["bash", ACTION / "run.sh"], env=places | given | client, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stdout) == (6, "ci|run|a b.yaml|--timeout|6h|--key|$(x); rm\n"), told
+    assert not (tmp_path / ".local").exists()
 
 
 def bare_python(folder: Path) -> Path:
