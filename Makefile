@@ -93,7 +93,7 @@ planner-fuzz: $(STAMP) ## 50,000 random plans against what every plan promises (
 	$(BIN)/python -m benchmarks.planner.fuzz
 
 .PHONY: planner-questions
-planner-questions: $(STAMP) ## ask a review's 51 questions again and write the answers into docs/planner-questions.md
+planner-questions: $(STAMP) ## ask a review's 51 questions and 60 further ones again and write the answers into docs/planner-questions.md
 	$(BIN)/python -m benchmarks.planner.questions --page docs/planner-questions.md
 
 .PHONY: bench-memory

@@ -98,11 +98,15 @@ def table() -> str:
 
 
 def write(page: Path) -> None:
-    """Put the table between its two marks."""
+    """Put the tables between their marks."""
+    from benchmarks.planner import further_questions as further
+
     text = page.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    for begin, end, made in ((BEGIN, END, table), (further.BEGIN, further.END, further.table)):
+        before, found, rest = text.partition(begin)
+        if found:
+            text = f"{before}{begin}\n{made()}\n{end}{rest.partition(end)[2]}"
+    page.write_text(text, encoding="utf-8")
 
 
 def _with_free(machine: str, *free_gib: float) -> HardwareProfile:

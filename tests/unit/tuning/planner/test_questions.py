@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.planner.further_questions import FURTHER
 from benchmarks.planner.questions import BEGIN, END, QUESTIONS, Question, write
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.words import Method
@@ -54,6 +55,13 @@ def test_the_page_lists_every_question() -> None:
     table = page[page.index(BEGIN) : page.index(END)]
     for each in QUESTIONS:
         assert f"| {each.text} | {each.then} | {each.verdict} |" in table
+
+
+def test_sixty_further_ones_are_listed_and_what_was_wrong_is_said() -> None:
+    assert len({each.text for each in FURTHER}) == 60
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"| {each.text} | " in page for each in FURTHER)
+    assert all(bool(each.remark) == (each.verdict == "wrong") for each in FURTHER)
 
 
 def test_writing_the_table_leaves_the_rest_of_the_page_alone(tmp_path: Path) -> None:
