@@ -136,9 +136,10 @@ def _allowed(spec: JobSpec) -> tuple[Method, ...]:
 
 
 def _rows_per_step(spec: JobSpec, *, dataset: DatasetFacts, hardware: HardwareProfile) -> Iterator[int]:
-    """As few as the recipe takes; where nothing fits more, up to one for each GPU that could hold a share of the model.
+    """As few as the recipe takes; where nothing fits more, until each GPU that could hold a share of the model has one.
 
-    A step has a row for each of its processes, so of little data a large model could not be shared out.
+    A step has a row for each of its processes, so of little data a large model could not be shared out. The numbers
+    that are tried do not depend on how many GPUs there are, so one more of them makes no plan slower.
     """
     yield 1
     most = max(len(kind.gpus) for kind in equal_devices(hardware))
@@ -146,7 +147,7 @@ def _rows_per_step(spec: JobSpec, *, dataset: DatasetFacts, hardware: HardwarePr
         return
     usual = min(choose_batch(spec, dataset, method=method).rows_per_step for method in Method)
     while usual < min(most, dataset.rows):
-        usual = min(2 * usual, most, dataset.rows)
+        usual = min(2 * usual, dataset.rows)
         yield usual
 
 

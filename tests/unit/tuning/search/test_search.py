@@ -133,6 +133,20 @@ def many_rows() -> Any:
     return data(8_000, tokens_per_row=500, longest=2000)
 
 
+def test_rows_that_are_raised_for_the_model_do_not_depend_on_how_many_gpus_there_are() -> None:
+    """Seven rows, and a model that five small GPUs hold: with a sixth the steps must not become uneven."""
+    few = data(7, tokens_per_row=130, longest=642)
+    laptop = what_if("RTX5070 Laptop").gpus[0]
+    plans = []
+    for number in (5, 6, 7):
+        gpus = tuple(laptop.model_copy(update={"index": index}) for index in range(number))
+        together = what_if("T4").model_copy(update={"gpus": gpus})
+        plans.append(plan("deepseek-r1-0528-qwen3-8b", together, dataset=few, lora={"rank": 64}))
+    assert {each.rows_per_step for each in plans} == {7}
+    times = [each.time.working_seconds for each in plans]
+    assert times == sorted(times, reverse=True)
+
+
 def test_eight_large_gpus_do_not_recompute_what_stage_two_makes_room_for() -> None:
     chosen = plan("llama-3.1-8b", "8xA100-80G", dataset=data(1_000_000, tokens_per_row=500, longest=2000))
     assert (chosen.method, chosen.zero_stage, chosen.activation_checkpointing) == (Method.FULL, 2, "none")
