@@ -80,28 +80,32 @@ def follow(
     *,
     view: View,
     timeout_seconds: float | None = None,
+    patience_seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Followed:
     """Show the job until it ends or the time is up; `is_finished` tells which.
 
-    A service that does not answer is waited for: only the timeout or a final answer (404, 401) ends it.
+    A service that does not answer is waited for, for `patience_seconds` at a time if they are given: else only the
+    timeout or a final answer (404, 401) ends it.
     """
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
     followed = Followed(job=client.job(job_id))
-    is_lost = False
+    lost_at: float | None = None
     while True:
         try:
             _advance(client, job_id, followed, view, now=clock())
-            if is_lost:
+            if lost_at is not None:
                 view.found()
-            is_lost = False
+            lost_at = None
         except (Unreachable, ServiceError) as error:
             if not _may_pass(error):
                 raise
-            if not is_lost:
+            if lost_at is None:
                 view.lost(error.message)
-            is_lost = True
+                lost_at = clock()
+            if patience_seconds is not None and clock() - lost_at >= patience_seconds:
+                raise
         if followed.is_finished or (deadline is not None and clock() >= deadline):
             return followed
         sleep(POLL_SECONDS)

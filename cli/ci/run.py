@@ -124,7 +124,13 @@ class Run:
         timeout = self._terms.timeout_seconds
         left = None if timeout is None else max(0.0, timeout - (self._clock() - self._started_at))
         followed = follow(
-            self._client, job_id, view=self._view, timeout_seconds=left, clock=self._clock, sleep=self._nap
+            self._client,
+            job_id,
+            view=self._view,
+            timeout_seconds=left,
+            patience_seconds=self._terms.patience_seconds,
+            clock=self._clock,
+            sleep=self._nap,
         )
         return Followed(followed.job, followed.is_finished)
 
