@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.chaos.memory_group import MemoryGroup, memory_group
 from tests.chaos.quick_installation import installation, submit
+from tests.stack.memory_group import MemoryGroup, memory_group
 from tests.stack.up import Up, short_folder
 from tests.stack.worker import Worker
 from tests.waiting import eventually

@@ -50,7 +50,7 @@ def test_options_alone_make_one_and_mistakes_are_told_with_the_field(nights: Nig
     assert nights.schedule("by-hand")["settings"]["data"]["metadata"] == {"dataset": "support"}
     refused = run(*words, "--filename", "x", "--timezone", "Europe/Berln")
     assert (refused.returncode, "Europe/Berln" in refused.stderr) == (7, True)
-    broken = {"broken.yaml": "a: [1", "broken.json": "{", "list.json": "[]", "date.yaml": "job: {seed: 2026-11-29}"}
+    broken = {"broken.yaml": "a: [1", "broken.json": "{", "list.json": "[]"}
     for name, text in broken.items():
         (tmp_path / name).write_text(text)
         told = run("schedules", "create", tmp_path / name)
