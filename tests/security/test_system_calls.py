@@ -77,7 +77,7 @@ def test_datagrams_leave_by_neither_sandbox(site: Site) -> None:
 def test_what_libraries_do_every_day_goes_on(site: Site) -> None:
     lines = tried(
         site,
-        "__import__('threading').Thread(target=print).start()",
+        "__import__('threading').Thread(target=int).start()",
         "__import__('subprocess').run(['/bin/true'], check=True).returncode",
         "__import__('multiprocessing').get_context('fork').Process(target=int).start()",
         "__import__('socket').socketpair() and 1",
@@ -86,4 +86,4 @@ def test_what_libraries_do_every_day_goes_on(site: Site) -> None:
         "__import__('mmap').mmap(-1, 4096).close()",
         "os.sched_setaffinity(0, os.sched_getaffinity(0))",
     )
-    assert [line for line in lines if not line.startswith("DONE")] in ([], [""]), lines
+    assert [line for line in lines if not line.startswith("DONE")] == [], lines

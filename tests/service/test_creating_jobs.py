@@ -24,7 +24,7 @@ def create(plane: ControlPlane, **fields: Any) -> Any:
             "hyperparameters.n_epochs",
             "greater than or equal to 1",
         ),
-        ({"hyperparameters": {"n_epochs": "3"}}, "invalid_hyperparameter", "hyperparameters.n_epochs", "'3'"),
+        ({"hyperparameters": {"n_epochs": "3"}}, "invalid_hyperparameter", "hyperparameters.n_epochs", '"3"'),
         (
             {"hyperparameters": {"n_epoch": 3}},
             "unknown_parameter",
@@ -33,8 +33,8 @@ def create(plane: ControlPlane, **fields: Any) -> Any:
         ),
         ({"hyperparameters": {"beta": 0.1}}, "unknown_parameter", "hyperparameters.beta", "Known here"),
         ({"trainingfile": "x"}, "unknown_parameter", "trainingfile", "Did you mean 'training_file'?"),
-        ({"tunesmith": {"goal": "cheap"}}, "invalid_value", "tunesmith.goal", "'cheap'"),
-        ({"tunesmith": {"validation": "file"}}, "invalid_value", "tunesmith.validation", "'file'"),
+        ({"tunesmith": {"goal": "cheap"}}, "invalid_value", "tunesmith.goal", '"cheap"'),
+        ({"tunesmith": {"validation": "file"}}, "invalid_value", "tunesmith.validation", '"file"'),
         (
             {"tunesmith": {"lora": {"ranks": 8}}},
             "unknown_parameter",
@@ -50,7 +50,7 @@ def create(plane: ControlPlane, **fields: Any) -> Any:
         ({"metadata": {"k" * 65: "v"}}, "invalid_value", None, "at most 64"),
         ({"metadata": {str(n): "v" for n in range(17)}}, "invalid_value", "metadata", "at most 16"),
         ({"method": {"type": "reinforcement"}}, "unsupported_value", "method.type", "not offered"),
-        ({"method": {"type": "magic"}}, "invalid_value", "method.type", "'magic'"),
+        ({"method": {"type": "magic"}}, "invalid_value", "method.type", '"magic"'),
         ({"method": {"type": "dpo", "supervised": {}}}, "invalid_value", "method.supervised", "does not belong"),
         (
             {

@@ -155,7 +155,7 @@ def test_planning_changes_nothing(control_plane: ControlPlane) -> None:
         ({}, "missing_required_parameter", "training_file", "training_file"),
         ({"training_file": "file-nothing"}, "file_not_found", "training_file", "does not exist"),
         ({"model": "tiny-lama", "tunesmith": {"rows": 5}}, "model_not_found", "model", "tiny-llama"),
-        ({"tunesmith": {"rows": 5, "goal": "cheap"}}, "invalid_value", "tunesmith.goal", "'cheap'"),
+        ({"tunesmith": {"rows": 5, "goal": "cheap"}}, "invalid_value", "tunesmith.goal", '"cheap"'),
         ({"tunesmith": {"row": 5}}, "unknown_parameter", "tunesmith.row", "Did you mean 'tunesmith.rows'?"),
         ({"tunesmith": {"rows": 5, "on": ["RTX 4091"]}}, "unknown_gpu", "tunesmith.on", "RTX 4090"),
         ({"tunesmith": {"rows": 5, "on": ["9999xH100"]}}, "invalid_request", "tunesmith.on", "absurd"),
