@@ -29,7 +29,8 @@ _ROW = '{{"prompt": "What is {0} plus one? ", "completion": "{1}"}}\n'
 _HEAD = """What each verb prints on a terminal, at 80 columns and, where that differs, at 120: standard output and
 standard error together, without colours. `make captures` writes this page from a real installation that has trained
 one tiny job; ids, times and durations are those of that run. Where nobody watches, tables are one line for each row,
-whatever its length."""
+whatever its length. Standard error is written here as nobody would watch it, so that progress is lines: on a terminal
+the reasons of a plan go on below themselves."""
 _MODEL = ["models add tiny-llama --path model"]
 _FIRST = [
     "models ls",
