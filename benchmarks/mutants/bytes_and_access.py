@@ -297,11 +297,11 @@ BREAKAGES = (
     ),
     Breakage(
         "G19",
-        "a refusal is forgotten when a little memory comes free",
+        "a refusal for lack of memory holds when more comes free",
         "service/planning/refusals.py",
         "decision = plan_on(wanted, machine.roomier)",
         "decision = plan_on(wanted, machine.hardware)",
-        f"{_QUEUE}::TestTurns::test_a_refusal_holds_for_a_little_more_memory_and_not_for_another_machine",
+        f"{_QUEUE}::TestTurns::test_a_refusal_for_lack_of_memory_is_none_of_a_like_machine_with_a_little_more",
     ),
     Breakage(
         "G19",
@@ -309,6 +309,6 @@ BREAKAGES = (
         "service/attempts/claim.py",
         "        if clock() > deadline:",
         "        if False:",
-        f"{_QUEUE}::TestTurns::test_a_walk_that_takes_too_long_ends_and_the_next_one_gets_further",
+        f"{_QUEUE}::TestTurns::test_a_claim_ends_its_walk_when_its_time_is_up",
     ),
 )

@@ -48,7 +48,7 @@ BREAKAGES = (
         "service/attempts/outcomes.py",
         "    if lost >= most:",
         "    if lost > 10 * most:",
-        f"{_BUDGETS}::test_failures_do_not_use_up_what_may_be_lost_and_the_job_says_what_ended_it",
+        f"{_BUDGETS}::test_lost_workers_do_not_use_up_what_may_fail",
     ),
     Breakage(
         "G8",

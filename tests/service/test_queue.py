@@ -4,14 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
 from tests.machines import CPU, ONE_GPU
+from tunesmith.service.attempts import claim
 from tunesmith.service.attempts.choice import Chooser
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
 from tunesmith.service.planning.refusals import Refusals
 from tunesmith.service.queue.walk import in_turn
 from tunesmith.tuning.state import Outcome
 from tunesmith.tuning.values.json_objects import Json
+from tunesmith.tuning.values.units import GIB
 
 LARGE = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
 
@@ -132,6 +136,34 @@ class TestTurns:
 
         machines = (CPU, CPU.model_copy(update={"cpu": less}), ONE_GPU)
         assert [control_plane.run(lambda d, m=machine: asked(d, m)) for machine in machines] == [1, 0, 1]
+
+    def test_a_refusal_for_lack_of_memory_is_none_of_a_like_machine_with_a_little_more(
+        self, control_plane: ControlPlane
+    ) -> None:
+        control_plane.create_job()
+        refusals = Refusals()
+
+        async def takes(database: Any, free_mib: int) -> bool:
+            cpu = CPU.cpu.model_copy(update={"memory_total_bytes": 64 * GIB, "memory_free_bytes": free_mib * 1024**2})
+            async with database.transaction() as session:
+                chooser = Chooser(session, CPU.model_copy(update={"cpu": cpu}), refusals=refusals)
+                chosen = [await chooser.choose(item) async for item in in_turn(session, is_full=lambda *_: False)]
+                return chosen != [None]
+
+        assert [control_plane.run(lambda d, mib=mib: takes(d, mib)) for mib in (50, 1000)] == [False, True]
+
+    def test_a_claim_ends_its_walk_when_its_time_is_up(
+        self, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        control_plane.create_job(model=add_large(control_plane))
+        fits = control_plane.create_job()["id"]
+        worker = control_plane.worker()
+        with monkeypatch.context() as short:
+            short.setattr(claim, "_LONGEST_WALK_SECONDS", -1.0)
+            assert worker.claim() is None
+        attempt = worker.claim()
+        assert attempt is not None
+        assert attempt.job_id == fits
 
     def test_a_claim_with_ten_thousand_jobs_that_fit_nothing_is_bounded(self, control_plane: ControlPlane) -> None:
         fill(control_plane, control_plane.create_job(model=add_large(control_plane)), count=10_000, alike=True)
