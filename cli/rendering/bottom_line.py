@@ -25,6 +25,7 @@ class BottomLine:
         self._stream, self._columns, self._reflows = stream, columns, reflows
         self._fit: Callable[[int], str] = lambda _columns: ""
         self._drawn = ""
+        self._is_stale = False
         self._writing = threading.Lock()
 
     def tell(self, line: str) -> None:
@@ -37,17 +38,24 @@ class BottomLine:
         self._draw()
 
     def redraw(self) -> None:
-        """The same in the terminal's new size; called by a signal, which may come while it is being drawn."""
+        """The same in the terminal's new size; called by a signal, which may come while it is being drawn.
+
+        Then whoever draws does so once more.
+        """
+        self._is_stale = True
         if not self._writing.locked():
             self._draw()
 
     def _draw(self, *, above: str = "") -> None:
         with self._writing:
+            self._is_stale = False
             columns = self._columns()
             text = self._fit(max(1, columns - _KEPT_FREE_COLUMNS))
             self._stream.write(self._erase(columns) + above + text)
             self._stream.flush()
             self._drawn = text
+        if self._is_stale:
+            self._draw()
 
     def _erase(self, columns: int) -> str:
         """What was drawn takes several rows of a terminal that has become narrower: the cursor is in the last."""

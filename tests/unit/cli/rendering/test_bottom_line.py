@@ -137,6 +137,21 @@ def test_a_terminal_that_cuts_its_lines_keeps_what_was_told_above() -> None:
         assert stream.getvalue().count("\033[2K") == erased_rows
 
 
+def test_a_terminal_that_changes_while_its_line_is_drawn_shows_it_in_the_new_size() -> None:
+    columns = [80]
+
+    class ResizedAtTheEnd(io.StringIO):
+        def flush(self) -> None:
+            if columns == [80]:
+                columns[0] = 40
+                line.redraw()  # as the signal does, in the same thread
+
+    stream = ResizedAtTheEnd()
+    line = BottomLine(stream, columns=lambda: columns[0], reflows=True)
+    line.show(lambda columns: "x" * columns)
+    assert stream.getvalue().endswith("\r\033[2K\033[A\033[2K" + "x" * 38)
+
+
 def test_what_is_told_cannot_move_the_cursor() -> None:
     stream = io.StringIO()
     BottomLine(stream, columns=lambda: 80, reflows=True).tell("name\033[2J\033[31mred\033[0m")
