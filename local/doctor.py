@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from tunesmith.cli.connection import Connection, find_connection
 from tunesmith.cli.output import data
@@ -172,15 +172,15 @@ def _service(data_dir: Path, *, environment: Mapping[str, str]) -> list[Finding]
         )
     except TunesmithError as error:
         return [Finding(Level.WARN, "service", error.message, error.hint or "")]
-    with httpx.Client(timeout=5) as client:
+    with httpx2.Client(timeout=5) as client:
         return _ask(client, connection)
 
 
-def _ask(client: httpx.Client, connection: Connection) -> list[Finding]:
+def _ask(client: httpx2.Client, connection: Connection) -> list[Finding]:
     root = connection.base_url.removesuffix("/v1")
     try:
         ready = client.get(f"{root}/readyz")
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         return [
             Finding(
                 Level.FAIL,
@@ -195,7 +195,7 @@ def _ask(client: httpx.Client, connection: Connection) -> list[Finding]:
     return [Finding(Level.OK, "service", f"{root} is ready"), _skew(ready), _workers(client, connection)]
 
 
-def _skew(ready: httpx.Response) -> Finding:
+def _skew(ready: httpx2.Response) -> Finding:
     """Compare versions when the service tells its own: in the body of /readyz, or in a header."""
     theirs = ready.headers.get("x-tunesmith-version") or _field(ready, "version")
     if theirs is None:
@@ -206,7 +206,7 @@ def _skew(ready: httpx.Response) -> Finding:
     return Finding(Level.OK, "version", f"{theirs} on both sides")
 
 
-def _workers(client: httpx.Client, connection: Connection) -> Finding:
+def _workers(client: httpx2.Client, connection: Connection) -> Finding:
     answer = client.get(f"{connection.base_url}/workers", headers={"authorization": f"Bearer {connection.api_key}"})
     if answer.status_code in (401, 403):
         return Finding(Level.WARN, "workers", "this key may not see them", "use an admin key")
@@ -220,7 +220,7 @@ def _workers(client: httpx.Client, connection: Connection) -> Finding:
     return Finding(Level.OK, "workers", f"{len(workers)} alive")
 
 
-def _field(answer: httpx.Response, name: str) -> Any:
+def _field(answer: httpx2.Response, name: str) -> Any:
     try:
         body = answer.json()
     except ValueError:

@@ -30,7 +30,7 @@ def configure(*, log_format: str, level: str) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderer(log_format))
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("uvicorn.access", "httpx", "httpcore", "kombu", "amqp"):
+    for noisy in ("uvicorn.access", "httpx2", "httpcore2", "kombu", "amqp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

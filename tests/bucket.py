@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 
 from tests.waiting import eventually
 from tunesmith.local.up.address import free_ports
@@ -34,7 +34,7 @@ class Bucket:
 
     def unfinished_uploads(self) -> int:
         """Multipart uploads that were begun and neither completed nor aborted."""
-        return httpx.get(f"{self.endpoint}/{NAME}?uploads").text.count("<UploadId>")
+        return httpx2.get(f"{self.endpoint}/{NAME}?uploads").text.count("<UploadId>")
 
     def stop(self) -> None:
         """It answers nobody from now on."""
@@ -58,6 +58,6 @@ def bucket() -> Iterator[Bucket]:
 
 def _is_made(made: Bucket) -> bool:
     try:
-        return httpx.put(f"{made.endpoint}/{NAME}").status_code == 200
-    except httpx.TransportError:
+        return httpx2.put(f"{made.endpoint}/{NAME}").status_code == 200
+    except httpx2.TransportError:
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 import uvicorn
@@ -82,11 +82,11 @@ class ControlPlane:
     app: Any
     keys: dict[str, str] = field(default_factory=dict)
 
-    def http(self, key: str = "member") -> httpx.Client:
+    def http(self, key: str = "member") -> httpx2.Client:
         """A plain client with the named key, or with a bare token."""
         token = self.keys.get(key, key)
         headers = {"authorization": f"Bearer {token}"}
-        return httpx.Client(
+        return httpx2.Client(
             base_url=self.url, headers=headers, timeout=30, verify=False
         )  # plain HTTP: spare the TLS set-up
 
@@ -94,7 +94,7 @@ class ControlPlane:
         """An unmodified client of the API."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.keys[key], max_retries=max_retries)
 
-    def request(self, method: str, path: str, *, key: str = "member", **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, *, key: str = "member", **options: Any) -> httpx2.Response:
         with self.http(key) as client:
             return client.request(method, path, **options)
 
@@ -216,13 +216,13 @@ class WorkerSide:
         assert response.status_code == 200, response.text
         return dict(response.json())
 
-    def beat(self, *, busy_slots: int = 0, draining: bool = False) -> httpx.Response:
+    def beat(self, *, busy_slots: int = 0, draining: bool = False) -> httpx2.Response:
         report = WorkerHeartbeat(
             incarnation=self.incarnation, hardware=self.hardware, busy_slots=busy_slots, draining=draining
         )
         return self._post(f"/internal/workers/{self.id}/heartbeat", report)
 
-    def ask(self, *, claim_id: str | None = None, lease_token: str | None = None) -> httpx.Response:
+    def ask(self, *, claim_id: str | None = None, lease_token: str | None = None) -> httpx2.Response:
         request = ClaimRequest(
             worker_id=self.id,
             incarnation=self.incarnation,
@@ -238,7 +238,7 @@ class WorkerSide:
         assert response.status_code in (200, 204), response.text
         return AttemptSide(self.plane, Claim.model_validate_json(response.content)) if response.content else None
 
-    def _post(self, path: str, body: Value) -> httpx.Response:
+    def _post(self, path: str, body: Value) -> httpx2.Response:
         return self.plane.request("POST", path, key="worker", content=body.model_dump_json())
 
 
@@ -250,7 +250,7 @@ class AttemptSide:
         self.claim = claim
         self.job_id = claim.job_id
 
-    def post(self, name: str, body: Value | Json) -> httpx.Response:
+    def post(self, name: str, body: Value | Json) -> httpx2.Response:
         content = body.model_dump_json() if isinstance(body, Value) else json.dumps(body)
         return self.plane.request("POST", self.path(name), key=self.claim.lease_token, content=content)
 
@@ -265,16 +265,16 @@ class AttemptSide:
         assert response.status_code == 204, response.text
         return file
 
-    def get(self, digest: str, **headers: str) -> httpx.Response:
+    def get(self, digest: str, **headers: str) -> httpx2.Response:
         return self.plane.request("GET", self.path(f"blobs/{digest}"), key=self.claim.lease_token, headers=headers)
 
-    def heartbeat(self, *, step: int | None = None, phase: Phase = Phase.TRAINING) -> httpx.Response:
+    def heartbeat(self, *, step: int | None = None, phase: Phase = Phase.TRAINING) -> httpx2.Response:
         return self.post("heartbeat", AttemptHeartbeat(phase=phase, step=step, total_steps=96, eta_seconds=30.0))
 
-    def metrics(self, points: list[Json], *, start: int = 0, end: int | None = None) -> httpx.Response:
+    def metrics(self, points: list[Json], *, start: int = 0, end: int | None = None) -> httpx2.Response:
         return self.post("metrics", {"start_offset": start, "end_offset": end or start + 100, "points": points})
 
-    def checkpoint(self, step: int, **files: bytes) -> httpx.Response:
+    def checkpoint(self, step: int, **files: bytes) -> httpx2.Response:
         manifest = self.put(f"manifest {step}".encode(), name="manifest.json")
         more = [self.put(data, name=name) for name, data in files.items()]
         body = {
@@ -285,7 +285,7 @@ class AttemptSide:
         }
         return self.post("checkpoints", body)
 
-    def artifact(self, kind: str = "adapter", *, weights: bytes | None = None, **manifest: Any) -> httpx.Response:
+    def artifact(self, kind: str = "adapter", *, weights: bytes | None = None, **manifest: Any) -> httpx2.Response:
         """Weights and the manifest that says what they were made of; `manifest` replaces parts of it."""
         content = weights or f"weights of {self.claim.attempt_id}".encode()
         file = self.put(content, name="adapter_model.safetensors")
@@ -310,7 +310,7 @@ class AttemptSide:
             "files": files,
         }
 
-    def finish(self, outcome: Outcome, *, failure: Failure | None = None) -> httpx.Response:
+    def finish(self, outcome: Outcome, *, failure: Failure | None = None) -> httpx2.Response:
         report = FinishReport(outcome=outcome, failure=failure, trained_tokens=1234, result={"steps": 96})
         return self.post("finish", report)
 

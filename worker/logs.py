@@ -10,7 +10,7 @@ from tunesmith.worker.redact import scrub
 
 
 def configure_logs(log_format: str) -> None:
-    """Set up structlog and route the standard library's warnings of Celery and httpx through the same lines."""
+    """Set up structlog and route the standard library's warnings of Celery and httpx2 through the same lines."""
     structlog.configure(
         processors=[*_shared_processors(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -30,7 +30,7 @@ def configure_logs(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("httpx", "httpcore", "celery", "kombu"):
+    for chatty in ("httpx2", "httpcore2", "celery", "kombu"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.control_plane.site import free_port
 
@@ -25,7 +25,7 @@ def measure(*, seconds: float) -> None:
     """Print a table of the three."""
     print(f"{PACKAGES[0]}, its own SQLite and server\n\n| load | per second |\n|---|---|", flush=True)
     with _server() as port:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             run_id = client.post(f"{API}/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
         points = [{"key": "loss", "value": 1.5, "timestamp": 1, "step": step} for step in range(POINTS)]
         asks = {
@@ -76,8 +76,8 @@ def _environment(folder: Path) -> Path:
 def _wait(port: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:
                 return
         time.sleep(0.5)
     raise RuntimeError("MLflow's server did not start")

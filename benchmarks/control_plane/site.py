@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import psycopg
 
@@ -75,7 +75,7 @@ class Site:
     def __init__(self, *, port: int, database_url: str, keys: dict[str, str], processes: dict[str, int]) -> None:
         self.port, self.keys = port, keys
         self._database_url, self._processes = database_url, processes
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+        self._http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
 
     def prepare(self) -> None:
         """Register the model and a worker, and upload a file."""
@@ -191,8 +191,8 @@ _COMMAND = (sys.executable, "-c", "from tunesmith.service.cli import main; main(
 
 def _is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).is_success
-    except httpx.TransportError:
+        return httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).is_success
+    except httpx2.TransportError:
         return False
 
 

@@ -13,7 +13,7 @@ import psutil
 NEVER_ENDED = -1  # where pytest has exit codes
 _ROOT = Path(__file__).parents[2]
 _LIBRARIES = (
-    "pytest", "httpx", "fastapi", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "psycopg", "pydantic",
+    "pytest", "httpx2", "fastapi", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "psycopg", "pydantic",
     "structlog", "uvicorn", "celery", "redis", "psutil", "openai", "alembic", "obstore.store",
 )  # fmt: skip
 _OPTIONS = ("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.machine import setting
 from tests.tiny_model import build_tiny_model
@@ -67,7 +67,7 @@ def night(data_dir: Path, bases: list[Path], *, schedules: int, settings: Mappin
 
 
 @contextmanager
-def installation(data_dir: Path, bases: list[Path], *, settings: Mapping[str, str]) -> Iterator[httpx.Client]:
+def installation(data_dir: Path, bases: list[Path], *, settings: Mapping[str, str]) -> Iterator[httpx2.Client]:
     """Everything running, with the bases registered under the names of their folders."""
     environment = {**os.environ, **settings}
     with running_stack(data_dir, environment=environment, timeout_seconds=START_SECONDS) as connection:
@@ -75,11 +75,11 @@ def installation(data_dir: Path, bases: list[Path], *, settings: Mapping[str, st
             for base in bases:
                 register(client, base.name, inspect(base))
         headers = {"authorization": f"Bearer {connection.api_key}"}
-        with httpx.Client(base_url=connection.base_url, headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=connection.base_url, headers=headers, timeout=60) as http:
             yield http
 
 
-def _fill(http: httpx.Client, bases: list[Path], *, schedules: int) -> datetime:
+def _fill(http: httpx2.Client, bases: list[Path], *, schedules: int) -> datetime:
     """One file and so many schedules, due together in the minute after next; returns when."""
     rows = "".join(json.dumps({"prompt": f"{n} + 1 =", "completion": f" {n + 1}"}) + "\n" for n in range(ROWS))
     form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", rows.encode())}}
@@ -103,7 +103,7 @@ def _fill(http: httpx.Client, bases: list[Path], *, schedules: int) -> datetime:
     return due_at
 
 
-def _wait(http: httpx.Client, due_at: datetime, *, schedules: int) -> None:
+def _wait(http: httpx2.Client, due_at: datetime, *, schedules: int) -> None:
     deadline = time.monotonic() + NIGHT_SECONDS
     while time.monotonic() < deadline:
         last = [one["last_firing"] for one in _data(http, "/schedules")]
@@ -114,7 +114,7 @@ def _wait(http: httpx.Client, due_at: datetime, *, schedules: int) -> None:
     raise RuntimeError(f"the night has not ended within {NIGHT_SECONDS:.0f} s: {last}")
 
 
-def _data(http: httpx.Client, path: str) -> list[dict[str, Any]]:
+def _data(http: httpx2.Client, path: str) -> list[dict[str, Any]]:
     return list(http.get(path).raise_for_status().json()["data"])
 
 

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 from transformers import AutoTokenizer
 
 from benchmarks.serving import workload
@@ -36,7 +36,7 @@ def main() -> None:
     ended = threading.Timer(START_SECONDS + 2 * LOAD_SECONDS, os.killpg, (server.pid, signal.SIGKILL))
     ended.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LOAD_SECONDS) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=LOAD_SECONDS) as client:
             _wait(client)
             for load in workload.LOADS:
                 _measure(client, load, process=server.pid)
@@ -46,7 +46,7 @@ def main() -> None:
         server.wait()
 
 
-def _measure(client: httpx.Client, load: workload.Load, *, process: int) -> None:
+def _measure(client: httpx2.Client, load: workload.Load, *, process: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(workload.model_folder(), local_files_only=True)
     prompts = [tokenizer.decode(prompt) for prompt in load.prompts()]
     _ask(client, prompts[0], tokens=2)
@@ -71,22 +71,22 @@ def _measure(client: httpx.Client, load: workload.Load, *, process: int) -> None
     )
 
 
-def _ask(client: httpx.Client, prompt: str, *, tokens: int) -> int:
+def _ask(client: httpx2.Client, prompt: str, *, tokens: int) -> int:
     """Tokens written; 0 where no answer came in time."""
     body = {"model": str(workload.model_folder()), "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     try:
         return int(client.post("/v1/completions", json=body).raise_for_status().json()["usage"]["completion_tokens"])
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         print(f"transformers serve: {type(error).__name__}: {error}", file=sys.stderr)
         return 0
 
 
-def _wait(client: httpx.Client) -> None:
+def _wait(client: httpx2.Client) -> None:
     ends_at = time.monotonic() + START_SECONDS
     while time.monotonic() < ends_at:
         try:
             client.get("/health").raise_for_status()
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             time.sleep(0.5)
         else:
             return

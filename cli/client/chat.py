@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 
 from tunesmith.cli.client.errors import ServiceError, error_in_stream
 from tunesmith.cli.client.transport import Transport
@@ -12,7 +12,7 @@ from tunesmith.tuning.inference_messages import TELL_WAITING
 from tunesmith.tuning.values.json_objects import Json
 
 _WAITING = ": waiting: "  # a comment of the event stream
-_ANSWER_TIMEOUT = httpx.Timeout(600, connect=5)  # until an answer begins: an engine may have to load the model first
+_ANSWER_TIMEOUT = httpx2.Timeout(600, connect=5)  # until an answer begins: an engine may have to load the model first
 
 
 class ChatCalls(Transport):
@@ -32,7 +32,7 @@ class ChatCalls(Transport):
             yield _chunks(answer)
 
 
-def _chunks(answer: httpx.Response) -> Iterator[Json]:
+def _chunks(answer: httpx2.Response) -> Iterator[Json]:
     for line in answer.iter_lines():
         if line == "data: [DONE]":
             return

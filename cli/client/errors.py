@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 
 from tunesmith.cli.connection import Connection, default_data_dir
 from tunesmith.tuning.codes import ErrorCode
@@ -33,7 +33,7 @@ class Unreachable(TunesmithError):
     http_status = 503
 
 
-def service_error(answer: httpx.Response) -> ServiceError:
+def service_error(answer: httpx2.Response) -> ServiceError:
     """The error that an answer is, whatever its shape."""
     try:
         body = answer.json()["error"]
@@ -65,12 +65,12 @@ def explained(connection: Connection) -> Iterator[None]:
     """
     try:
         yield
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise _unreachable(connection, error) from error
 
 
-def _unreachable(connection: Connection, error: httpx.TransportError) -> Unreachable:
-    if connection.data_dir is not None and isinstance(error, httpx.ConnectError):
+def _unreachable(connection: Connection, error: httpx2.TransportError) -> Unreachable:
+    if connection.data_dir is not None and isinstance(error, httpx2.ConnectError):
         option = "" if connection.data_dir == default_data_dir() else f" --data-dir {connection.data_dir}"
         return Unreachable(
             f"The service in {connection.data_dir} is gone: nothing answers at {connection.base_url}.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from tunesmith.cli.client.errors import ServiceError, error_in_stream
 from tunesmith.cli.client.transport import PIECE_BYTES, UPLOAD_TIMEOUT, Transport
@@ -63,7 +63,7 @@ class ModelCalls(Transport):
         return self.pieces(f"/blobs/{sha256}?model={quote(name, safe='')}")
 
 
-def _fetch_lines(answer: httpx.Response) -> Iterator[ModelFetch | ModelObject]:
+def _fetch_lines(answer: httpx2.Response) -> Iterator[ModelFetch | ModelObject]:
     for text in answer.iter_lines():
         line: Json = json.loads(text)
         if error := line.get("error"):

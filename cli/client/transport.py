@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from pydantic import ValidationError
 
 from tunesmith.cli.client.errors import ServiceError, Unreachable, explained, service_error
@@ -14,13 +14,13 @@ from tunesmith.cli.connection import Connection, NotConnected, find_connection
 from tunesmith.tuning.api.base import Answer
 from tunesmith.tuning.values.json_objects import Json
 
-UPLOAD_TIMEOUT = httpx.Timeout(600, connect=5)
+UPLOAD_TIMEOUT = httpx2.Timeout(600, connect=5)
 PIECE_BYTES = 1024 * 1024
 
 Kind = TypeVar("Kind", bound=Answer)
 
 _RETRY_DELAYS_SECONDS = (0.2, 0.6, 1.5)
-_TIMEOUT = httpx.Timeout(60, connect=5)
+_TIMEOUT = httpx2.Timeout(60, connect=5)
 _RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})  # 409: the same request is still being handled
 
 
@@ -32,12 +32,12 @@ class Transport:
         *,
         find: Callable[[], Connection] = find_connection,
         sleep: Callable[[float], None] = time.sleep,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._find = find
         self._sleep = sleep
         self.connection = find()
-        self._http = httpx.Client(timeout=_TIMEOUT, transport=transport, follow_redirects=False)
+        self._http = httpx2.Client(timeout=_TIMEOUT, transport=transport, follow_redirects=False)
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +50,7 @@ class Transport:
         root = self.connection.base_url.removesuffix("/v1")
         try:
             return self._http.get(f"{root}/readyz").is_success
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def ask(self, kind: type[Kind], method: str, path: str, **request: Any) -> Kind:
@@ -66,7 +66,7 @@ class Transport:
         content: Callable[[], Iterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
         **request: Any,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send until it is answered or patience ends. What may have been carried out is repeated only if harmless."""
         is_repeatable = method in ("GET", "PUT", "DELETE") if is_repeatable is None else is_repeatable
         for delay_seconds in (*_RETRY_DELAYS_SECONDS, None):
@@ -88,7 +88,7 @@ class Transport:
     @contextmanager
     def stream(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[httpx2.Response]:
         """An answer whose body has not been read yet; leaving the block early gives the rest up.
 
         Raises:
@@ -126,7 +126,7 @@ def job_path(job_id: str) -> str:
     return f"/fine_tuning/jobs/{quote(job_id, safe='')}"
 
 
-def _read(kind: type[Kind], answer: httpx.Response) -> Kind:
+def _read(kind: type[Kind], answer: httpx2.Response) -> Kind:
     """The answer; what a newer service has added to it is no error."""
     try:
         return kind.model_validate_json(answer.content, extra="allow")
@@ -145,15 +145,15 @@ def _read(kind: type[Kind], answer: httpx.Response) -> Kind:
         ) from error
 
 
-def _may_pass(answer: httpx.Response) -> bool:
+def _may_pass(answer: httpx2.Response) -> bool:
     return answer.status_code in _RETRIED_STATUSES and answer.headers.get("x-should-retry") != "false"
 
 
 def _never_arrived(error: Unreachable) -> bool:
-    return isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
+def _checked(answer: httpx2.Response) -> httpx2.Response:
     if answer.is_error:
         raise service_error(answer)
     return answer

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-import httpx
+import httpx2
 
 MARGIN = float(os.environ.get("MARGIN", "0.02"))
 
@@ -17,7 +17,7 @@ def main(schedule: str) -> int:
     key = {"Authorization": f"Bearer {os.environ['TUNESMITH_API_KEY']}"}
     root = os.environ["TUNESMITH_URL"].rstrip("/").removesuffix("/v1")
     refused = 0
-    with httpx.Client(base_url=f"{root}/v1", headers=key, timeout=30) as service:
+    with httpx2.Client(base_url=f"{root}/v1", headers=key, timeout=30) as service:
         firings = get(service, f"/schedules/{schedule}/firings?limit=100")["data"]
         for firing in [one for one in firings if one["state"] == "awaiting_verdict"]:
             path = f"/schedules/{schedule}/firings/{firing['id']}/verdict"
@@ -27,7 +27,7 @@ def main(schedule: str) -> int:
     return 6 if refused else 0
 
 
-def verdict_on(service: httpx.Client, firing: dict[str, Any]) -> dict[str, Any]:
+def verdict_on(service: httpx2.Client, firing: dict[str, Any]) -> dict[str, Any]:
     loss = held_out_loss(service, firing["job_id"])
     if firing["champion"] is None:
         return {"verdict": "better", "summary": f"loss {loss:.3f}, the first", "numbers": {"loss": loss}}
@@ -40,12 +40,12 @@ def verdict_on(service: httpx.Client, firing: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def held_out_loss(service: httpx.Client, job_id: str) -> float:
+def held_out_loss(service: httpx2.Client, job_id: str) -> float:
     points = get(service, f"/fine_tuning/jobs/{job_id}/metrics")["data"]
     return float(next(point["valid_loss"] for point in reversed(points) if point.get("valid_loss") is not None))
 
 
-def get(service: httpx.Client, path: str) -> Any:
+def get(service: httpx2.Client, path: str) -> Any:
     return service.get(path).raise_for_status().json()
 
 

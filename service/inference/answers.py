@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 from pydantic_core import from_json, to_json
 
 from tunesmith.service.inference.gateways import Begun, silent
@@ -77,7 +77,7 @@ async def events(
                 yield b"data: " + to_json({**chunk, "model": model}) + b"\n\n"
         if not has_ended:
             yield error_event(_broken_off(begun))
-    except (httpx.TransportError, httpx.StreamError, ValueError) as error:
+    except (httpx2.TransportError, httpx2.StreamError, ValueError) as error:
         yield error_event(silent(begun.served_by, error))
     finally:
         count(counted)
@@ -100,7 +100,7 @@ def error_event(error: TunesmithError) -> bytes:
 async def _content(begun: Begun) -> bytes:
     try:
         return b"".join([piece async for piece in begun.pieces])
-    except (httpx.TransportError, httpx.StreamError) as error:
+    except (httpx2.TransportError, httpx2.StreamError) as error:
         raise silent(begun.served_by, error) from error
     finally:
         await begun.close()

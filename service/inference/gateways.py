@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 import structlog
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ class Begun:
     head: Answering
     served_by: str
     pieces: AsyncIterator[bytes]
-    response: httpx.Response
+    response: httpx2.Response
 
     async def close(self) -> None:
         """Want no more of it."""
@@ -39,8 +39,8 @@ class Gateways:
     """One of a process; connections are kept and shared."""
 
     def __init__(self, *, silence_seconds: float) -> None:
-        self._timeout = httpx.Timeout(silence_seconds, connect=_CONNECT_SECONDS, pool=None)
-        self._made: httpx.AsyncClient | None = None
+        self._timeout = httpx2.Timeout(silence_seconds, connect=_CONNECT_SECONDS, pool=None)
+        self._made: httpx2.AsyncClient | None = None
 
     async def ask(self, worker: InferenceWorker, generation: Generation, *, tell: Tell) -> Begun:
         """Wait until the answer begins, however long, as long as the gateway says that it lives.
@@ -59,13 +59,13 @@ class Gateways:
         )
         try:
             response = await self._client.send(request, stream=True)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise silent(served_by, error) from error
         try:
             return await _begun(response, served_by=served_by, tell=tell)
         except BaseException as error:
             await response.aclose()
-            if isinstance(error, httpx.TransportError | httpx.StreamError):
+            if isinstance(error, httpx2.TransportError | httpx2.StreamError):
                 raise silent(served_by, error) from error
             raise
 
@@ -75,12 +75,12 @@ class Gateways:
             await self._made.aclose()
 
     @property
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         """Made when it is first needed: it reads certificates, and most processes never ask anybody."""
         if self._made is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
             # trust_env off: no proxy of this host may see prompts and secrets on their way
-            self._made = httpx.AsyncClient(timeout=self._timeout, limits=limits, trust_env=False)
+            self._made = httpx2.AsyncClient(timeout=self._timeout, limits=limits, trust_env=False)
         return self._made
 
 
@@ -93,7 +93,7 @@ def silent(served_by: str, error: Exception) -> Unserved:
     )
 
 
-async def _begun(response: httpx.Response, *, served_by: str, tell: Tell) -> Begun:
+async def _begun(response: httpx2.Response, *, served_by: str, tell: Tell) -> Begun:
     if response.status_code != 200:
         raise _refused(response.status_code, await response.aread(), served_by=served_by)
     pieces, rest = response.aiter_bytes(), b""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.errors import HubFailed
@@ -39,7 +39,7 @@ class Listing:
 class Hub:
     """Asks the hub. What it redirects to is its own affair: weights are taken by the hash that it has promised."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     async def listing(self, identifier: str, *, revision: str) -> Listing:
@@ -76,13 +76,13 @@ class Hub:
             raise HubFailed(message, http_status=502, hint="Ask again: what has come is kept.")
 
     @asynccontextmanager
-    async def _asked(self, path: str, identifier: str, revision: str) -> AsyncIterator[httpx.Response]:
+    async def _asked(self, path: str, identifier: str, revision: str) -> AsyncIterator[httpx2.Response]:
         try:
             async with self._client.stream("GET", path) as answer:
-                if answer.status_code != httpx.codes.OK:
+                if answer.status_code != httpx2.codes.OK:
                     raise _refused(answer, identifier, revision)
                 yield answer
-        except (httpx.TransportError, httpx.StreamError, httpx.TooManyRedirects, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.StreamError, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
             raise HubFailed(
                 f"The hub cannot be reached: {str(error) or type(error).__name__}.",
                 http_status=503,
@@ -95,10 +95,10 @@ async def hub_of(settings: Settings) -> AsyncIterator[Hub]:
     """The hub that the settings name."""
     token = settings.hub_token
     headers = {"authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         base_url=settings.hub_url.rstrip("/"),
         headers={"user-agent": "tunesmith", "accept-encoding": "identity", **headers},
-        timeout=httpx.Timeout(settings.hub_silence_seconds, connect=_CONNECT_SECONDS),
+        timeout=httpx2.Timeout(settings.hub_silence_seconds, connect=_CONNECT_SECONDS),
         follow_redirects=True,
         max_redirects=_MOST_REDIRECTS,
     ) as client:
@@ -121,7 +121,7 @@ def _file(entry: Json) -> HubFile:
     return HubFile(str(entry["rfilename"]), int(size_bytes), large.get("sha256"))
 
 
-def _refused(answer: httpx.Response, identifier: str, revision: str) -> HubFailed:
+def _refused(answer: httpx2.Response, identifier: str, revision: str) -> HubFailed:
     reason = answer.headers.get("x-error-code")
     if reason == "GatedRepo":
         hint = "Its operator accepts the model's terms and sets TUNESMITH_HUB_TOKEN."

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.api.requests.webhooks import LONGEST_URL
 from tunesmith.tuning.codes import ErrorCode
@@ -90,7 +90,7 @@ class Guard:
         return _is_public(plain)
 
 
-def parse_url(url: str) -> httpx.URL:
+def parse_url(url: str) -> httpx2.URL:
     """The parts of a webhook's URL.
 
     Raises:
@@ -99,8 +99,8 @@ def parse_url(url: str) -> httpx.URL:
     if len(url) > LONGEST_URL or not url.isprintable() or " " in url:
         raise _bad_url(f"A URL has at most {LONGEST_URL} characters and no spaces.")
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError):
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
         raise _bad_url("This cannot be read as a URL.") from None
     if parsed.scheme not in _PORTS or not parsed.host:
         raise _bad_url("A webhook's URL begins with https:// or http:// and a host.")
@@ -113,7 +113,7 @@ def parse_url(url: str) -> httpx.URL:
     return parsed
 
 
-def port_of(url: httpx.URL) -> int:
+def port_of(url: httpx2.URL) -> int:
     """The port, given or usual."""
     return url.port or _PORTS[url.scheme]
 

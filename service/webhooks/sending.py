@@ -11,8 +11,8 @@ from functools import cache
 from ssl import SSLContext
 from typing import Any
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 from standardwebhooks import Webhook
 
 from tunesmith.service.database.jsonb_safe import storable
@@ -73,16 +73,16 @@ class Sender:
             error = f"No answer within {self.timeout_seconds:g} s."
         except (AddressRefused, InvalidRequest) as refused:
             error = refused.message
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as failed:
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as failed:
             error = f"{type(failed).__name__}: {failed}".rstrip(": ")
         return Outcome(status, storable(error), storable(answer), round(self._clock() - started_at, 3))
 
     async def _post(self, url: str, body: str, *, headers: list[tuple[str, str]]) -> tuple[int, str]:
         parsed = parse_url(url)
-        target = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
+        target = httpcore2.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
         async with (
             asyncio.timeout(self.timeout_seconds) as limit,
-            httpcore.AsyncConnectionPool(
+            httpcore2.AsyncConnectionPool(
                 ssl_context=_tls(), network_backend=_GuardedNetwork(self.guard), max_connections=1
             ) as pool,
             pool.stream("POST", target, headers=[("Host", _host(parsed)), *headers], content=body.encode()) as response,
@@ -91,34 +91,34 @@ class Sender:
             return response.status, await _beginning(response)
 
 
-class _GuardedNetwork(httpcore.AsyncNetworkBackend):
+class _GuardedNetwork(httpcore2.AsyncNetworkBackend):
     """Connects to the addresses that the guard has checked, and to no other."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._network = httpcore.AnyIOBackend()
+        self._network = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's name
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's name
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first address that takes the connection."""
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        failure: Exception = httpcore2.ConnectError(f"{host} has no address")
         for address in await self._guard.addresses(host, port):
             try:
                 return await self._network.connect_tcp(
                     str(address), port, timeout=timeout, local_address=local_address, socket_options=socket_options
                 )
-            except httpcore.ConnectError as error:
+            except httpcore2.ConnectError as error:
                 failure = error
         raise failure
 
 
-async def _beginning(response: httpcore.Response) -> str:
+async def _beginning(response: httpcore2.Response) -> str:
     """The first bytes of the body as text; the rest is never read."""
     kept = b""
     try:
@@ -127,7 +127,7 @@ async def _beginning(response: httpcore.Response) -> str:
                 kept += piece[: _KEPT_BYTES - len(kept)]
                 if len(kept) >= _KEPT_BYTES:
                     break
-    except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+    except (TimeoutError, httpcore2.NetworkError, httpcore2.ProtocolError):
         pass  # the status has said what matters
     return kept.decode("utf-8", errors="replace")
 
@@ -144,7 +144,7 @@ def _headers(event_id: str, body: str, secrets: Sequence[str], at: datetime) -> 
     ]
 
 
-def _host(url: httpx.URL) -> str:
+def _host(url: httpx2.URL) -> str:
     host = url.raw_host.decode()
     host = f"[{host}]" if ":" in host else host
     return host if url.port is None else f"{host}:{port_of(url)}"
@@ -160,4 +160,4 @@ def _complaint(status: int) -> str | None:
 
 @cache
 def _tls() -> SSLContext:
-    return httpx.create_ssl_context()
+    return httpx2.create_ssl_context()

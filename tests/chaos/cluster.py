@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 from typer.testing import CliRunner
 
@@ -70,8 +70,8 @@ class Cluster(Services):
 
     def answers_everywhere(self) -> bool:
         """Whether both APIs are ready, asked through their proxies."""
-        with contextlib.suppress(httpx.TransportError):
-            return all(httpx.get(f"{url}/readyz", timeout=10).is_success for url in self.urls)
+        with contextlib.suppress(httpx2.TransportError):
+            return all(httpx2.get(f"{url}/readyz", timeout=10).is_success for url in self.urls)
         return False
 
     def revive(self) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from tests.simulation.users import Promises
 from tests.stack.installation import FINAL
@@ -102,7 +102,7 @@ class Crowd:
 
     def _ask(self, method: str, path: str, *, refusals: Sequence[int] = (), **options: Any) -> Json | None:
         """The answer of any API, or None where there was none, or one that says to come again."""
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             response = self._random.choice(self._clients).request(method, path, **options)
             if response.status_code in _LATER or response.status_code in refusals:
                 return None
@@ -111,6 +111,6 @@ class Crowd:
         return None
 
 
-def _client(url: str, key: str) -> httpx.Client:
+def _client(url: str, key: str) -> httpx2.Client:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS, verify=False)
+    return httpx2.Client(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS, verify=False)

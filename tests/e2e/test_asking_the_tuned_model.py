@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -75,7 +75,7 @@ def stream_of(stack: Services, text: str, *, when_it_has_begun: Callable[[], obj
         assert next(lines).startswith("data: ")
         when_it_has_begun()
         last = [line for line in lines if line.startswith("data: ")][-1]
-    return str(httpx.Response(200, text=last[6:]).json()["error"]["code"])
+    return str(httpx2.Response(200, text=last[6:]).json()["error"]["code"])
 
 
 def engines_of(worker: Worker) -> list[psutil.Process]:

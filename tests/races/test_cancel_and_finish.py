@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from psycopg import sql
@@ -80,9 +80,9 @@ def copies(plane: ControlPlane, attempt: AttemptSide, count: int) -> list[Race]:
 async def run_all(plane: ControlPlane, races: Sequence[Race]) -> list[tuple[int, int]]:
     """The statuses of each race's two answers, in order, from an API in this process."""
     app = create_app(plane.settings)
-    transport = httpx.ASGITransport(app)
+    transport = httpx2.ASGITransport(app)
     room, head_start = asyncio.Semaphore(AT_ONCE), HeadStart()
-    async with httpx.AsyncClient(transport=transport, base_url="http://here", verify=False, timeout=60) as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://here", verify=False, timeout=60) as client:
 
         async def run(race: Race) -> tuple[int, int]:
             async with room:
@@ -93,7 +93,7 @@ async def run_all(plane: ControlPlane, races: Sequence[Race]) -> list[tuple[int,
     return answers
 
 
-async def run_one(client: httpx.AsyncClient, race: Race, head_start: HeadStart, *, key: str) -> tuple[int, int]:
+async def run_one(client: httpx2.AsyncClient, race: Race, head_start: HeadStart, *, key: str) -> tuple[int, int]:
     """The statuses of the cancel and of the finish."""
     report = FinishReport(outcome=Outcome.SUCCEEDED, trained_tokens=1234, result={"steps": 96})
     path = f"/internal/attempts/{race.attempt_id}/finish"

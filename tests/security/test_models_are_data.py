@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import TINY_CONFIG, ControlPlane, control_plane, live_control_plane, plane, sha256
@@ -89,7 +89,7 @@ class TestFoldersThatAreSent:
 
 
 class TestSetsThatAreRegistered:
-    def post(self, plane: ControlPlane, *names: str, config: object = TINY_CONFIG, size: int = 1) -> httpx.Response:
+    def post(self, plane: ControlPlane, *names: str, config: object = TINY_CONFIG, size: int = 1) -> httpx2.Response:
         files = [{"name": name, "sha256": "0" * 64, "bytes": size} for name in names]
         return plane.request("POST", "/v1/models", key="admin", json={"name": "m", "files": files, "config": config})
 

@@ -9,7 +9,7 @@ import socket
 import time
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane, chat_rows, control_plane, live_control_plane, plane, sha256
@@ -33,7 +33,7 @@ NAMES = [
 ]
 
 
-def refused(response: httpx.Response) -> str:
+def refused(response: httpx2.Response) -> str:
     assert 400 <= response.status_code < 500, response.text
     return str(response.json()["error"]["code"])
 
@@ -45,7 +45,7 @@ class TestKeys:
         odd += [f"Bearer {key.swapcase()}", f"Bearer {key} {key}", f"Bearer {sha256(key.encode())}", "Bearer key-admin"]
         for value in odd:
             for path in ("/v1/files", "/metrics", "/internal/wakes?worker_class=x"):
-                answer = httpx.get(plane.url + path, headers={"authorization": value}, verify=False, timeout=60)
+                answer = httpx2.get(plane.url + path, headers={"authorization": value}, verify=False, timeout=60)
                 assert (answer.status_code, refused(answer)) == (401, "invalid_api_key"), (path, value)
 
     def test_a_key_elsewhere_than_in_the_header_is_none(self, plane: ControlPlane) -> None:
@@ -55,13 +55,13 @@ class TestKeys:
             {"cookies": {"authorization": key}},
             {"auth": ("admin", key)},
         ):
-            with httpx.Client(verify=False, timeout=60, **options) as client:  # type: ignore[arg-type]
+            with httpx2.Client(verify=False, timeout=60, **options) as client:  # type: ignore[arg-type]
                 assert client.get(f"{plane.url}/v1/keys").status_code in (400, 401)
 
     def test_a_method_in_a_header_is_not_the_method(self, plane: ControlPlane) -> None:
         headers = {"authorization": f"Bearer {plane.keys['admin']}", "x-http-method-override": "DELETE"}
         assert (
-            httpx.get(f"{plane.url}/v1/keys/key-member", headers=headers, verify=False, timeout=60).status_code == 405
+            httpx2.get(f"{plane.url}/v1/keys/key-member", headers=headers, verify=False, timeout=60).status_code == 405
         )
         assert plane.sql("SELECT revoked_at FROM api_keys WHERE id = 'key-member'") == [(None,)]
 

@@ -2,7 +2,7 @@
 
 import time
 
-import httpx
+import httpx2
 import pytest
 from fastapi.routing import iter_route_contexts
 
@@ -19,7 +19,7 @@ def all_routes(plane: ControlPlane) -> list[tuple[str, str]]:
     return [(method, route.path) for route in routes for method in route.methods or ()]
 
 
-def is_error(response: httpx.Response, status: int, code: str | None = None) -> bool:
+def is_error(response: httpx2.Response, status: int, code: str | None = None) -> bool:
     error = response.json()["error"]
     assert set(error) == ERROR_KEYS, error
     assert response.headers["x-request-id"]
@@ -34,7 +34,7 @@ def test_every_route_requires_a_key(control_plane: ControlPlane) -> None:
         if path in ("/", "/healthz", "/readyz"):
             continue
         assert path.startswith(("/v1/", "/internal/")) or path == "/metrics"
-        bare = httpx.request(method, control_plane.url + path, verify=False)
+        bare = httpx2.request(method, control_plane.url + path, verify=False)
         assert bare.status_code == 401, (method, path, bare.text)
         assert is_error(bare, 401)
         wrong = control_plane.request(method, path, key="ts-wrong")
@@ -149,7 +149,7 @@ class TestRegisteringModels:
         files = [{"name": name, "sha256": "0" * 64, "bytes": 1} for name in ("config.json", "model.safetensors")]
         return {"name": "m", "files": files, "config": TINY_CONFIG, **changes}
 
-    def post(self, plane: ControlPlane, **changes: object) -> httpx.Response:
+    def post(self, plane: ControlPlane, **changes: object) -> httpx2.Response:
         return plane.request("POST", "/v1/models", key="admin", json=self.body(**changes))
 
     def test_missing_blobs_are_named_and_the_model_waits(self, plane: ControlPlane) -> None:

@@ -1,6 +1,6 @@
 """What a worker reports, what the user sees of it, and what an attempt's end means for the job."""
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import TINY_CONFIG, AttemptSide, ControlPlane, sha256
@@ -251,7 +251,7 @@ class TestEndings:
 
 
 class TestFencing:
-    def everything(self, attempt: AttemptSide, digest: str) -> dict[str, httpx.Response]:
+    def everything(self, attempt: AttemptSide, digest: str) -> dict[str, httpx2.Response]:
         """Every write a worker can make."""
         file = {"name": "manifest.json", "sha256": digest, "bytes": 3}
         plan = attempt.claim.plan.model_dump(mode="json")
@@ -303,7 +303,7 @@ class TestFencing:
         assert control_plane.snapshot() == before
 
 
-def control_put(attempt: AttemptSide) -> httpx.Response:
+def control_put(attempt: AttemptSide) -> httpx2.Response:
     return attempt.plane.request(
         "PUT", attempt.path(f"blobs/{sha256(b'new')}"), key=attempt.claim.lease_token, content=b"new"
     )

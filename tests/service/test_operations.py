@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from typer.testing import CliRunner
@@ -19,15 +19,15 @@ from tunesmith.tuning.values.hashes import sha256_of_text
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Callable[..., httpx.Response]:
+def ask(tmp_path: Path) -> Callable[..., httpx2.Response]:
     """Ask an application of this test's own."""
 
-    def ask(path: str, **changes: str) -> httpx.Response:
+    def ask(path: str, **changes: str) -> httpx2.Response:
         settings = Settings(**{"store": f"file://{tmp_path}/store", **changes})  # type: ignore[arg-type]
         app = create_app(settings)
 
-        async def run() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async def run() -> httpx2.Response:
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
                 response = await client.get(path, headers={"authorization": "Bearer ts-x"})
             await app.state.database.close()
             return response
@@ -49,14 +49,14 @@ class TestReadiness:
         assert control_plane.request("GET", "/healthz").json() == {"status": "ok"}
 
     def test_a_database_that_is_not_migrated_is_named(
-        self, ask: Callable[..., httpx.Response], empty_database_url: str
+        self, ask: Callable[..., httpx2.Response], empty_database_url: str
     ) -> None:
         response = ask("/readyz", database_url=empty_database_url)
         assert response.status_code == 503
         assert "tunesmith-service migrate" in response.json()["checks"]["database"]
 
     def test_a_database_that_is_away_is_503_everywhere_and_the_process_lives(
-        self, ask: Callable[..., httpx.Response]
+        self, ask: Callable[..., httpx2.Response]
     ) -> None:
         away = "postgresql:///none?host=/nowhere&user=x"
         assert ask("/readyz", database_url=away).status_code == 503
@@ -66,7 +66,7 @@ class TestReadiness:
         assert response.headers["retry-after"] == "1"
 
     def test_a_broker_that_is_away_is_reported_and_costs_nothing_else(
-        self, ask: Callable[..., httpx.Response], fresh_database_url: str
+        self, ask: Callable[..., httpx2.Response], fresh_database_url: str
     ) -> None:
         response = ask("/readyz", database_url=fresh_database_url, redis_url="redis+socket:///nowhere/valkey.sock")
         assert response.status_code == 200
@@ -116,7 +116,7 @@ class TestCommandLine:
         assert "store" in result.output
 
 
-def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., httpx.Response], tmp_path: Path) -> None:
+def test_a_database_server_that_comes_back_is_used_again(ask: Callable[..., httpx2.Response], tmp_path: Path) -> None:
     from tunesmith.service.database.migrate import upgrade
 
     root = tmp_path / "pg"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane
@@ -17,14 +17,14 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def document(plane: ControlPlane) -> Json:
-    answer = httpx.get(f"{plane.url}/openapi.json", verify=False, timeout=60)
+    answer = httpx2.get(f"{plane.url}/openapi.json", verify=False, timeout=60)
     assert answer.status_code == 200
     return dict(answer.json())
 
 
 @pytest.fixture
-def page(plane: ControlPlane) -> httpx.Response:
-    answer = httpx.get(f"{plane.url}/docs", verify=False)
+def page(plane: ControlPlane) -> httpx2.Response:
+    answer = httpx2.get(f"{plane.url}/docs", verify=False)
     assert answer.status_code == 200
     return answer
 
@@ -117,7 +117,7 @@ class Loaded(HTMLParser):
                 self.anchors.add(value)
 
 
-def test_the_page_asks_nobody_for_anything(page: httpx.Response) -> None:
+def test_the_page_asks_nobody_for_anything(page: httpx2.Response) -> None:
     loaded = Loaded()
     loaded.feed(page.text)
     others = {address for address in loaded.addresses if not address.startswith("#")}
@@ -127,7 +127,7 @@ def test_the_page_asks_nobody_for_anything(page: httpx.Response) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
-def test_the_page_names_every_route_with_an_example(page: httpx.Response, document: Json, plane: ControlPlane) -> None:
+def test_the_page_names_every_route_with_an_example(page: httpx2.Response, document: Json, plane: ControlPlane) -> None:
     for method, path, operation in operations(document):
         article = page.text.split(f'<article id="{operation["operationId"]}">')[1].split("</article>")[0]
         assert f'<span class="method {method}">{method}</span><span class="path">{path}</span>' in article
@@ -138,7 +138,7 @@ def test_the_page_names_every_route_with_an_example(page: httpx.Response, docume
             assert status in article
 
 
-def test_every_link_on_the_page_leads_to_a_place_on_it(page: httpx.Response) -> None:
+def test_every_link_on_the_page_leads_to_a_place_on_it(page: httpx2.Response) -> None:
     loaded = Loaded()
     loaded.feed(page.text)
     assert {address[1:] for address in loaded.addresses if address.startswith("#")} <= loaded.anchors

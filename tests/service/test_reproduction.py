@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane, chat_rows, sha256
@@ -21,11 +21,11 @@ def train(attempt: AttemptSide, *, weights: bytes = WEIGHTS, points: Any = POINT
     return attempt.job_id
 
 
-def reproduce(plane: ControlPlane, job_id: str, **options: Any) -> httpx.Response:
+def reproduce(plane: ControlPlane, job_id: str, **options: Any) -> httpx2.Response:
     return plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/reproduce", **options)
 
 
-def error_of(response: httpx.Response) -> Any:
+def error_of(response: httpx2.Response) -> Any:
     assert response.status_code == 409, response.text
     assert response.headers["x-should-retry"] == "false"
     error = response.json()["error"]

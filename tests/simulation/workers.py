@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 
 from tests.control_plane import sha256
 from tests.machines import CPU
@@ -128,10 +128,10 @@ class Run:
         file = FileRef(name=name, sha256=sha256(text.encode()), bytes=len(text))
         return file if await self._send("PUT", f"blobs/{file.sha256}", text) else None
 
-    async def _post(self, name: str, body: Value) -> httpx.Response | None:
+    async def _post(self, name: str, body: Value) -> httpx2.Response | None:
         return await self._send("POST", name, body.model_dump_json())
 
-    async def _send(self, method: str, name: str, content: str) -> httpx.Response | None:
+    async def _send(self, method: str, name: str, content: str) -> httpx2.Response | None:
         """A good answer, or None. Whoever is told that the job is no longer his stops at once."""
         path = f"/internal/attempts/{self._claim.attempt_id}/{name}"
         answer = await self._world.send(Request(method, path, key=self._claim.lease_token, content=content))
@@ -225,7 +225,7 @@ class Worker:
     def incarnation(self) -> str:
         return f"{self.name}-{self._starts}"
 
-    async def _post(self, path: str, body: Value) -> httpx.Response | None:
+    async def _post(self, path: str, body: Value) -> httpx2.Response | None:
         """A good answer, or None: also when whoever asked is dead by now, or must register again."""
         asked_as = self.incarnation
         answer = await self._world.send(Request("POST", path, key="worker", content=body.model_dump_json()))

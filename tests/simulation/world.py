@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 import psycopg
 
 from tests.control_plane import ControlPlane
@@ -82,7 +82,7 @@ class World:
         engine = create_engine(self._settings.database_url, pool_size=5, pool_wait_seconds=5)
         self._app.state.database = self.database = SteppedDatabase(engine)
         self._app.state.announcer = self.broker
-        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(self._app), base_url="http://service")
+        self._http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self._app), base_url="http://service")
 
     @property
     def is_served(self) -> bool:
@@ -94,7 +94,7 @@ class World:
         context = KeeperContext(self._settings, self.database, self.broker, state.blobs)
         return Keeper(context, every_chore(self._settings), clock=lambda: self.elapsed_seconds)
 
-    async def send(self, request: Request) -> httpx.Response | None:
+    async def send(self, request: Request) -> httpx2.Response | None:
         """The answer; None when the request or its answer was lost. Some arrive again, at any later time."""
         fate = "arrives" if self.is_calm else self.random.choices(FATES, weights=(86, 4, 4, 6))[0]
         if fate == "lost" or not self.is_served:
@@ -104,7 +104,7 @@ class World:
         answer = await self.deliver(request)
         return None if fate == "answer lost" else answer
 
-    async def deliver(self, request: Request) -> httpx.Response:
+    async def deliver(self, request: Request) -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.plane.keys.get(request.key, request.key)}", **dict(request.headers)}
         answer = await self._http.request(request.method, request.path, content=request.content, headers=headers)
         assert answer.status_code < 500, f"{request.path}: {answer.status_code} {answer.text}"

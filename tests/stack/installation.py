@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import psycopg
 
@@ -15,7 +15,7 @@ from tunesmith.tuning.values.json_objects import Json
 
 MODEL = "tiny-llama"
 FINAL = {"succeeded", "failed", "cancelled"}
-_DOWN = (httpx.TransportError, openai.APIConnectionError, openai.InternalServerError)
+_DOWN = (httpx2.TransportError, openai.APIConnectionError, openai.InternalServerError)
 
 
 class Installation(ABC):
@@ -45,10 +45,10 @@ class Installation(ABC):
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.user_key, max_retries=max_retries)
 
     @contextlib.contextmanager
-    def http(self, key: str | None = None) -> Iterator[httpx.Client]:
+    def http(self, key: str | None = None) -> Iterator[httpx2.Client]:
         """Plain requests, as the user unless another `key` is given."""
         headers = {"authorization": f"Bearer {key or self.user_key}"}
-        with httpx.Client(base_url=self.url, headers=headers, timeout=30) as client:
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=30) as client:
             yield client
 
     def answers(self) -> bool:

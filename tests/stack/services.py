@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.stack.installation import MODEL, Installation
 from tests.stack.stand_in_engine import in_place_of_vllm
@@ -122,8 +122,8 @@ class Services(Installation):
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz").is_success
-        except httpx.TransportError:
+            return httpx2.get(f"{self.url}/readyz").is_success
+        except httpx2.TransportError:
             return False
 
     def _key(self, role: str) -> str:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.stack.up import SERVICES, Up, short_folder
@@ -34,9 +34,9 @@ def running(home: Path) -> Iterator[Up]:
     up.end()
 
 
-def _models(connection: Connection) -> httpx.Response:
+def _models(connection: Connection) -> httpx2.Response:
     headers = {"authorization": f"Bearer {connection.api_key}"}
-    return httpx.get(f"{connection.base_url}/models", headers=headers, timeout=10)
+    return httpx2.get(f"{connection.base_url}/models", headers=headers, timeout=10)
 
 
 def _stored_keys(up: Up) -> list[str]:
@@ -59,7 +59,7 @@ def test_it_says_where_it_is_and_how_to_go_on(running: Up) -> None:
 def test_its_key_works_and_no_key_does_not(running: Up) -> None:
     connection = running.wait_ready()
     assert _models(connection).status_code == 200
-    assert httpx.get(f"{connection.base_url}/models").status_code == 401
+    assert httpx2.get(f"{connection.base_url}/models").status_code == 401
 
 
 def test_no_key_is_in_any_log_and_nobody_else_reads_the_data(running: Up) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
-import httpx
+import httpx2
 import structlog
 
 from tunesmith.tuning.codes import ErrorCode
@@ -93,16 +93,16 @@ class AnswerStream:
             if is_dropped and loaded.reload is not None:
                 await loaded.reload()
                 await self._pass_on(replace(loaded, reload=None))
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             log.warning("engine.answer_broke", engine=loaded.name, reason=f"{type(error).__name__}: {error}")
             await self._refuse(_lost(loaded.engine))
 
-    async def _pass_on_events(self, response: httpx.Response) -> None:
+    async def _pass_on_events(self, response: httpx2.Response) -> None:
         await self._begin(response.status_code, content_type="text/event-stream")
         async for events in whole_events(response.aiter_bytes()):
             await self._pieces.put(events)
 
-    async def _pass_on_whole(self, response: httpx.Response) -> None:
+    async def _pass_on_whole(self, response: httpx2.Response) -> None:
         content = bytearray()
         async for piece in response.aiter_bytes():
             content += piece
@@ -167,7 +167,7 @@ def _lost(engine: Asked) -> Unserved:
     return Unserved("The engine ended while it answered.", code=ErrorCode.ENGINE_LOST)
 
 
-def _retry_after_seconds(response: httpx.Response) -> float | None:
+def _retry_after_seconds(response: httpx2.Response) -> float | None:
     try:
         return float(response.headers["retry-after"])
     except (KeyError, ValueError):

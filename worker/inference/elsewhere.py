@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 import structlog
 
 from tunesmith.tuning.errors import Unserved
@@ -26,10 +26,10 @@ class EngineElsewhere:
         self._url = url
         self._names: tuple[str, ...] = ()
         self._is_closed = False
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(silence_seconds, connect=5.0, pool=None),
+            timeout=httpx2.Timeout(silence_seconds, connect=5.0, pool=None),
             trust_env=False,
         )
 
@@ -63,7 +63,7 @@ class EngineElsewhere:
         raise Unserved(f"The engine at {self._url} does not serve {model.name!r}.", retry_after_seconds=30)
 
     @asynccontextmanager
-    async def ask(self, path: str, body: Json) -> AsyncIterator[httpx.Response]:
+    async def ask(self, path: str, body: Json) -> AsyncIterator[httpx2.Response]:
         """Pass a request on; the answer streams."""
         async with self._client.stream("POST", f"/v1/{path}", json=body) as response:
             yield response
@@ -83,6 +83,6 @@ class EngineElsewhere:
         try:
             listed = (await self._client.get("/v1/models", timeout=5.0)).raise_for_status().json()["data"]
             self._names = tuple(str(model["id"]) for model in listed)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             log.warning("engine.not_reached", url=self._url, reason=f"{type(error).__name__}: {error}"[:200])
             self._names = ()

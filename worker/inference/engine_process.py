@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import structlog
 
 from tunesmith.tuning.codes import ErrorCode
@@ -64,11 +64,11 @@ class Engine:
         self._loaded: dict[str, int] = {}  # answers under way, by the name of an adapter
         self._loading: dict[str, asyncio.Lock] = {}
         # One header for all requests: nothing else on this host may use the engine, and no proxy may see the key.
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(silence_seconds, connect=_CONNECT_SECONDS, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            timeout=httpx2.Timeout(silence_seconds, connect=_CONNECT_SECONDS, pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=False,
         )
 
@@ -153,7 +153,7 @@ class Engine:
         if self._loaded.get(adapter):
             return False
         if self._loaded.pop(adapter, None) is not None:
-            with suppress(httpx.HTTPError):
+            with suppress(httpx2.HTTPError):
                 await self._post("unload_lora_adapter", {"lora_name": adapter})
         return True
 
@@ -162,7 +162,7 @@ class Engine:
         return bool(self._loaded.get(adapter))
 
     @asynccontextmanager
-    async def ask(self, path: str, body: Json) -> AsyncIterator[httpx.Response]:
+    async def ask(self, path: str, body: Json) -> AsyncIterator[httpx2.Response]:
         """Pass a request on; the answer streams."""
         async with self._client.stream("POST", f"/v1/{path}", json=body) as response:
             yield response
@@ -191,10 +191,10 @@ class Engine:
         try:
             response = await self._client.get("/v1/models", timeout=_CONNECT_SECONDS)
             return self.name in [model["id"] for model in response.json()["data"]]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return False
 
-    async def _post(self, path: str, body: Json) -> httpx.Response:
+    async def _post(self, path: str, body: Json) -> httpx2.Response:
         return await self._client.post(f"/v1/{path}", json=body, timeout=_LOAD_SECONDS)
 
 
@@ -273,7 +273,7 @@ def _command(words: tuple[str, ...], base: Path, *, own: Path, sandbox: EngineSa
     return [sys.executable, "-P", "-m", "tunesmith.worker.inference.child", str(os.getpid()), *words]
 
 
-def _refused(response: httpx.Response) -> InvalidRequest:
+def _refused(response: httpx2.Response) -> InvalidRequest:
     try:
         error = response.json()["error"]
         message = str(error["message"] if isinstance(error, dict) else error)

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.inference_messages import Doing, ServedModel
 from tunesmith.tuning.values.json_objects import Json
@@ -18,7 +18,7 @@ class Asked(Protocol):
 
     gave_way: bool
 
-    def ask(self, path: str, body: Json) -> AbstractAsyncContextManager[httpx.Response]:
+    def ask(self, path: str, body: Json) -> AbstractAsyncContextManager[httpx2.Response]:
         """Pass a request on; the answer streams."""
         ...
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile
@@ -25,7 +25,7 @@ from tunesmith.worker.transport.wire import service_client
 _ENOUGH_DISK_BYTES = 20 * GIB
 _CLOCKS_AGREE_SECONDS = 5.0
 _LIBRARY_SECONDS = 120.0
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _LIBRARIES = """
 import importlib, json, torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "usable": torch.cuda.is_available()}

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, TunesmithError
@@ -18,7 +18,7 @@ from tunesmith.worker.transport.retry import Patience, Unavailable
 from tunesmith.worker.transport.wire import service_client
 from tunesmith.worker.work_directory import WorkDirectory
 
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _PATIENCE_SECONDS = 5.0  # a person waits: a service that is away for longer is told about
 
 

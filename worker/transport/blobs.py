@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-import httpx
+import httpx2
 
 from tunesmith.faults import Point, fault_point
 from tunesmith.tuning.messages import FileRef
@@ -25,7 +25,7 @@ def file_ref(path: Path, *, name: str) -> FileRef:
     return FileRef(name=name, sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
-def download(client: httpx.Client, path: str, file: FileRef, target: Path, *, check: Callable[[], None]) -> None:
+def download(client: httpx2.Client, path: str, file: FileRef, target: Path, *, check: Callable[[], None]) -> None:
     """Fetch a blob aside, verify it, and rename it to `target`. A broken transfer goes on where it stopped.
 
     Raises:
@@ -45,7 +45,7 @@ def download(client: httpx.Client, path: str, file: FileRef, target: Path, *, ch
     aside.rename(target)
 
 
-def _fetch(client: httpx.Client, path: str, partial: IO[bytes], check: Callable[[], None]) -> None:
+def _fetch(client: httpx2.Client, path: str, partial: IO[bytes], check: Callable[[], None]) -> None:
     start = partial.tell()
     headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
     try:
@@ -60,11 +60,11 @@ def _fetch(client: httpx.Client, path: str, partial: IO[bytes], check: Callable[
             for chunk in response.iter_raw():
                 check()
                 partial.write(chunk)
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
 
 
-def upload(client: httpx.Client, path: str, file: FileRef, source: Path, *, check: Callable[[], None]) -> None:
+def upload(client: httpx2.Client, path: str, file: FileRef, source: Path, *, check: Callable[[], None]) -> None:
     """Send a file under its hash; the service verifies it.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.messages import (
     ArtifactReport,
@@ -31,8 +31,8 @@ from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send, service_client
 
-TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-BLOB_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+BLOB_TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 _ONCE = Patience(seconds=0)
 _CLAIM = Patience(seconds=30)  # half a lease: what the service gave away unheard is still ours
 
@@ -117,7 +117,7 @@ class HttpControlPlane:
     def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
         """See `ControlPlane`."""
         asked = {"worker_class": worker_class, "wait": wait_seconds} | ({} if seen is None else {"seen": seen})
-        timeout = httpx.Timeout(wait_seconds + 10.0, connect=5.0)
+        timeout = httpx2.Timeout(wait_seconds + 10.0, connect=5.0)
         response = send(self._client, "GET", "/internal/wakes", params=asked, timeout=timeout)
         return read_answer(Wakes, response.content)
 
@@ -156,8 +156,8 @@ class HttpAttemptControl:
     def __init__(
         self,
         *,
-        client: httpx.Client,
-        blob_client: httpx.Client,
+        client: httpx2.Client,
+        blob_client: httpx2.Client,
         attempt_id: str,
         outage_patience_seconds: float,
         patience: Patience = _ONCE,
@@ -225,7 +225,7 @@ class HttpAttemptControl:
         path = self._path(f"blobs/{file.sha256}")
         self._patience.call(lambda: upload(self._blob_client, path, file, source, check=self._patience.check))
 
-    def _post(self, name: str, body: Value) -> httpx.Response:
+    def _post(self, name: str, body: Value) -> httpx2.Response:
         return self._patience.call(lambda: send(self._client, "POST", self._path(name), **json_content(body)))
 
     def _path(self, rest: str) -> str:

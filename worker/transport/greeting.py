@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
@@ -18,7 +18,7 @@ class NotTunesmith(TunesmithError):
     code = ErrorCode.NOT_A_TUNESMITH
 
 
-def greet(client: httpx.Client) -> GreetingAnswer:
+def greet(client: httpx2.Client) -> GreetingAnswer:
     """Say hello with a worker's key.
 
     Raises:
@@ -30,7 +30,7 @@ def greet(client: httpx.Client) -> GreetingAnswer:
     return read_answer(GreetingAnswer, _post(client, "/internal/greetings", greeting.model_dump_json()))
 
 
-def join(client: httpx.Client, request: JoinRequest) -> JoinAnswer:
+def join(client: httpx2.Client, request: JoinRequest) -> JoinAnswer:
     """Make the key of the request a worker's, with a join token.
 
     Raises:
@@ -41,10 +41,10 @@ def join(client: httpx.Client, request: JoinRequest) -> JoinAnswer:
     return read_answer(JoinAnswer, _post(client, "/internal/join", request.model_dump_json()))
 
 
-def _post(client: httpx.Client, path: str, body: str) -> bytes:
+def _post(client: httpx2.Client, path: str, body: str) -> bytes:
     try:
         response = client.post(path, content=body, headers={"content-type": "application/json"})
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
     if response.status_code < 500 and not _is_ours(response):
         raise NotTunesmith(
@@ -56,7 +56,7 @@ def _post(client: httpx.Client, path: str, body: str) -> bytes:
     return response.content
 
 
-def _is_ours(response: httpx.Response) -> bool:
+def _is_ours(response: httpx2.Response) -> bool:
     try:
         body: Any = response.json()
     except ValueError:

@@ -5,7 +5,7 @@ import ssl
 from functools import cache
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
 from tunesmith.tuning.errors import (
     Conflict,
@@ -22,7 +22,7 @@ from tunesmith.worker.transport.retry import Unavailable
 Answer = TypeVar("Answer", bound=Value)
 
 # The service closes idle connections after five seconds: closing ours first spares a failed send.
-_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0)
+_LIMITS = httpx2.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=2.0)
 _BY_STATUS: dict[int, type[TunesmithError]] = {
     401: Unauthenticated,
     403: Forbidden,
@@ -31,10 +31,10 @@ _BY_STATUS: dict[int, type[TunesmithError]] = {
 }
 
 
-def service_client(url: str, token: str, *, timeout: httpx.Timeout | float) -> httpx.Client:
+def service_client(url: str, token: str, *, timeout: httpx2.Timeout | float) -> httpx2.Client:
     """Connections to a service, with a key or token. No proxy variable of the host sees it on its way."""
     headers = {"authorization": f"Bearer {token}"}
-    return httpx.Client(
+    return httpx2.Client(
         base_url=url, headers=headers, timeout=timeout, limits=_LIMITS, trust_env=False, verify=_authorities()
     )
 
@@ -42,7 +42,7 @@ def service_client(url: str, token: str, *, timeout: httpx.Timeout | float) -> h
 @cache
 def _authorities() -> ssl.SSLContext:
     """The usual ones, and what SSL_CERT_FILE names: a service may have certificates of an authority of its own."""
-    context = httpx.create_ssl_context(trust_env=False)
+    context = httpx2.create_ssl_context(trust_env=False)
     if file := os.environ.get("SSL_CERT_FILE"):
         try:
             context.load_verify_locations(file)
@@ -52,7 +52,7 @@ def _authorities() -> ssl.SSLContext:
     return context
 
 
-def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+def send(client: httpx2.Client, method: str, path: str, **options: Any) -> httpx2.Response:
     """Send a request and return a successful response.
 
     Raises:
@@ -62,7 +62,7 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
     """
     try:
         response = client.request(method, path, **options)
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
     raise_for(response)
     return response
@@ -73,7 +73,7 @@ def read_answer(kind: type[Answer], content: bytes) -> Answer:
     return kind.model_validate_json(content, extra="ignore")
 
 
-def raise_for(response: httpx.Response) -> None:
+def raise_for(response: httpx2.Response) -> None:
     """Raise what a response with an error status means; a streamed body must have been read."""
     if response.is_success:
         return
@@ -88,18 +88,18 @@ def raise_for(response: httpx.Response) -> None:
     raise kind(message, param=error.get("param"), hint=error.get("hint")).with_code(code or kind.code)
 
 
-def _asks_to_wait(response: httpx.Response) -> bool:
+def _asks_to_wait(response: httpx2.Response) -> bool:
     return response.status_code == 409 and "retry-after" in response.headers
 
 
-def _pause_seconds(response: httpx.Response) -> float | None:
+def _pause_seconds(response: httpx2.Response) -> float | None:
     try:
         return min(60.0, max(0.1, float(response.headers["retry-after"])))
     except (KeyError, ValueError):
         return None
 
 
-def _error_object(response: httpx.Response) -> dict[str, Any]:
+def _error_object(response: httpx2.Response) -> dict[str, Any]:
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
-import httpcore
+import httpcore2
 
 from tunesmith.service.schedules.failures import DownloadFailed
 from tunesmith.service.schedules.fetching.addresses import AllowedAddresses
@@ -50,15 +50,15 @@ class Downloads:
         backend = _Guarded(self.allowed, self.resolve)
         try:
             async with asyncio.timeout(self.limit_seconds):
-                async with httpcore.AsyncConnectionPool(ssl_context=self.trust, network_backend=backend) as pool:
+                async with httpcore2.AsyncConnectionPool(ssl_context=self.trust, network_backend=backend) as pool:
                     await self._follow(pool, url, into)
         except TimeoutError:
             raise DownloadFailed(f"{url} took longer than {self.limit_seconds:.0f} s.", may_pass=True) from None
-        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
             what = str(error) or type(error).__name__
             raise DownloadFailed(f"{url} could not be read: {what:.200}.", may_pass=True) from error
 
-    async def _follow(self, pool: httpcore.AsyncConnectionPool, url: str, into: BinaryIO) -> None:
+    async def _follow(self, pool: httpcore2.AsyncConnectionPool, url: str, into: BinaryIO) -> None:
         for _ in range(_MOST_REDIRECTS + 1):
             url = self.allowed.check(url, param="data.url")
             async with _asked(pool, url) as answer:
@@ -71,7 +71,7 @@ class Downloads:
             url = leads_to
         raise DownloadFailed(f"{url} is behind more than {_MOST_REDIRECTS} redirects.", may_pass=False)
 
-    async def _write(self, answer: httpcore.Response, into: BinaryIO, *, url: str) -> None:
+    async def _write(self, answer: httpcore2.Response, into: BinaryIO, *, url: str) -> None:
         _check_answer(answer, url)
         length_bytes = 0
         async for chunk in answer.aiter_stream():
@@ -82,31 +82,31 @@ class Downloads:
             into.write(chunk)
 
 
-class _Guarded(httpcore.AsyncNetworkBackend):
+class _Guarded(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that were checked, not to a name that may resolve to another one a moment later."""
 
     def __init__(self, allowed: AllowedAddresses, resolve: Resolve) -> None:
         self._allowed = allowed
         self._resolve = resolve
-        self._network = httpcore.AnyIOBackend()
+        self._network = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own signature
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's own signature
         local_address: str | None = None,
         socket_options: Any = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         """A connection to one of the addresses that the name has now, all of which are allowed."""
         addresses = list(await self._resolve(host, port))
         for address in addresses:
             self._allowed.check_machine(host, address)
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        failure: Exception = httpcore2.ConnectError(f"{host} has no address")
         for address in addresses:
             try:
                 return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
 
@@ -116,13 +116,13 @@ class _Guarded(httpcore.AsyncNetworkBackend):
 
 
 @asynccontextmanager
-async def _asked(pool: httpcore.AsyncConnectionPool, url: str, **conditions: str) -> AsyncIterator[httpcore.Response]:
+async def _asked(pool: httpcore2.AsyncConnectionPool, url: str, **conditions: str) -> AsyncIterator[httpcore2.Response]:
     headers = [*_HEADERS, *((name.replace("_", "-"), value) for name, value in conditions.items())]
     async with pool.stream("GET", url, headers=headers, extensions=_PAUSES) as answer:
         yield answer
 
 
-async def _confirm(pool: httpcore.AsyncConnectionPool, url: str, *, version: dict[str, str]) -> None:
+async def _confirm(pool: httpcore2.AsyncConnectionPool, url: str, *, version: dict[str, str]) -> None:
     """Make sure that the address still holds what was read: half of one file and half of the next would be neither.
 
     A server that names no version of its files cannot be asked.
@@ -135,18 +135,18 @@ async def _confirm(pool: httpcore.AsyncConnectionPool, url: str, *, version: dic
             raise DownloadFailed(f"{url} changed while it was read.", may_pass=True)
 
 
-def _version(answer: httpcore.Response) -> dict[str, str]:
+def _version(answer: httpcore2.Response) -> dict[str, str]:
     found = {name: _header(answer, name.encode()) for name in ("etag", "last-modified")}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _redirect(answer: httpcore.Response, url: str) -> str | None:
+def _redirect(answer: httpcore2.Response, url: str) -> str | None:
     if answer.status not in _REDIRECTS:
         return None
     return urljoin(url, _header(answer, b"location") or "")
 
 
-def _check_answer(answer: httpcore.Response, url: str) -> None:
+def _check_answer(answer: httpcore2.Response, url: str) -> None:
     if answer.status != 200:
         may_pass = answer.status >= 500 or answer.status in _MAY_PASS
         raise DownloadFailed(f"{url} answered {answer.status}.", may_pass=may_pass)
@@ -155,5 +155,5 @@ def _check_answer(answer: httpcore.Response, url: str) -> None:
         raise DownloadFailed(f"{url} sends its content encoded as {encoding:.20}.", may_pass=False)
 
 
-def _header(answer: httpcore.Response, name: bytes) -> str | None:
+def _header(answer: httpcore2.Response, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), None)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.inference.engine.asking import write_adapter
@@ -33,12 +33,12 @@ def start(base: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def program(base: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+def program(base: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
     port = free_port()
     process = start(base, port)
     headers = {"authorization": f"Bearer {KEY}"}
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
             wait_until_ready(process, client)
             yield process, client
     finally:
@@ -46,21 +46,21 @@ def program(base: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]
         process.communicate()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], client: httpx2.Client) -> None:
     deadline = time.monotonic() + 120
     while True:
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         assert time.monotonic() < deadline
         try:
             assert client.get("/health").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             time.sleep(0.1)
         else:
             return
 
 
 def test_the_program_streams_and_finishes_what_is_under_way_when_it_is_told_to_end(
-    program: tuple[subprocess.Popen[bytes], httpx.Client], tmp_path: Path
+    program: tuple[subprocess.Popen[bytes], httpx2.Client], tmp_path: Path
 ) -> None:
     process, client = program
     folder = write_adapter(tmp_path / "a", seed=1)
@@ -72,7 +72,7 @@ def test_the_program_streams_and_finishes_what_is_under_way_when_it_is_told_to_e
             lines.append(line.removeprefix("data: "))
             if len(lines) == 3:
                 process.send_signal(signal.SIGTERM)
-                refused = httpx.post(
+                refused = httpx2.post(
                     f"{client.base_url}/v1/chat/completions", json=ASKED, headers=dict(client.headers), timeout=60
                 )
     assert lines[-1] == "[DONE]"

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.inference.engine.asking import Asker, sha256, write_adapter
@@ -34,8 +34,8 @@ class Site:
             clock=lambda: 1.0,
         )
         self.app = create_app(self.served, key=KEY)
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app),
+        self.client = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(self.app),
             base_url="http://engine",
             headers={"authorization": f"Bearer {KEY}"},
         )
@@ -45,10 +45,10 @@ class Site:
             self.engine.step()
             await asyncio.sleep(0)
 
-    async def post(self, path: str, **body: Any) -> httpx.Response:
+    async def post(self, path: str, **body: Any) -> httpx2.Response:
         return await self.client.post(path, content=json.dumps(body))
 
-    async def chat(self, **body: Any) -> httpx.Response:
+    async def chat(self, **body: Any) -> httpx2.Response:
         return await self.post("/v1/chat/completions", **{"model": "a0", "messages": HELLO, "max_tokens": 8, **body})
 
 
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0)
 
 
-def events(response: httpx.Response) -> list[Any]:
+def events(response: httpx2.Response) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
@@ -94,7 +94,7 @@ def test_a_chat_is_answered_in_openais_shape(site: Site) -> None:
 
 @pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "time"}}]])
 def test_a_stream_says_the_same_and_ends_with_its_usage(site: Site, tools: list[Any] | None) -> None:
-    async def both() -> tuple[Any, httpx.Response]:
+    async def both() -> tuple[Any, httpx2.Response]:
         asked = {"temperature": 0, "logprobs": True, "top_logprobs": 2, "tools": tools}
         whole = await site.chat(**asked)
         return whole.json(), await site.chat(**asked, stream=True, stream_options={"include_usage": True})
@@ -116,7 +116,7 @@ def test_a_stream_says_the_same_and_ends_with_its_usage(site: Site, tools: list[
 def test_an_answer_can_be_sent_back_as_it_came(site: Site) -> None:
     leftovers = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
 
-    async def ask() -> list[httpx.Response]:
+    async def ask() -> list[httpx2.Response]:
         said = (await site.chat(temperature=0)).json()["choices"][0]["message"]
         go_on = {"role": "user", "content": "And of Spain?", "name": None}
         bare = {"role": "assistant", "content": said["content"]}
@@ -231,7 +231,7 @@ def test_a_body_that_is_no_object_of_json_is_refused(site: Site, body: bytes) ->
 def test_only_the_key_opens_the_routes(site: Site, header: str | None) -> None:
     async def ask() -> list[int]:
         headers = {} if header is None else {"authorization": header}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(site.app), base_url="http://engine") as stranger:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(site.app), base_url="http://engine") as stranger:
             return [(await stranger.get(path, headers=headers)).status_code for path in ("/v1/models", "/health")]
 
     assert run(site, ask) == [401, 200]
@@ -260,7 +260,7 @@ def test_a_template_that_refuses_ends_its_request_alone(site: Site, tmp_path: Pa
     folder = write_adapter(tmp_path / "strict", seed=78)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
 
-    async def work() -> list[httpx.Response]:
+    async def work() -> list[httpx2.Response]:
         await site.post("/v1/load_lora_adapter", lora_name="strict", lora_path=str(folder))
         return list(await asyncio.gather(site.chat(model="strict"), site.chat(model="a1")))
 
@@ -322,7 +322,7 @@ def test_whoever_comes_when_the_line_is_full_is_told_when_to_come_again(
 ) -> None:
     site = Site(new_asker(sequences=1, waiting=2), model, base)
 
-    async def work() -> list[httpx.Response]:
+    async def work() -> list[httpx2.Response]:
         return list(await asyncio.gather(*(site.chat(max_tokens=20) for _ in range(6))))
 
     answers = run(site, work)
@@ -331,7 +331,7 @@ def test_whoever_comes_when_the_line_is_full_is_told_when_to_come_again(
 
 
 def test_an_engine_that_is_about_to_end_finishes_what_is_under_way(site: Site) -> None:
-    async def work() -> list[httpx.Response]:
+    async def work() -> list[httpx2.Response]:
         begun = asyncio.create_task(site.chat(max_tokens=40))
         await until(lambda: not site.engine.is_idle)
         site.engine.drain()

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane
@@ -25,7 +25,7 @@ def invite(plane: ControlPlane, **body: Any) -> dict[str, Any]:
     return dict(response.json())
 
 
-def join(plane: ControlPlane, token: str, *, key: str = KEY, **body: Any) -> httpx.Response:
+def join(plane: ControlPlane, token: str, *, key: str = KEY, **body: Any) -> httpx2.Response:
     asked = {
         "name": "gpu-host",
         "version": version("tunesmith"),
@@ -35,7 +35,7 @@ def join(plane: ControlPlane, token: str, *, key: str = KEY, **body: Any) -> htt
     return plane.request("POST", "/internal/join", key=token, json=asked | body)
 
 
-def code(response: httpx.Response) -> tuple[int, str]:
+def code(response: httpx2.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 

@@ -3,14 +3,14 @@
 import time
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane
 from tunesmith.service.keys.cache import KEPT_SECONDS
 
 
-def post(plane: ControlPlane, path: str, *, key: str = "admin", **body: Any) -> httpx.Response:
+def post(plane: ControlPlane, path: str, *, key: str = "admin", **body: Any) -> httpx2.Response:
     return plane.request("POST", path, key=key, json=body)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -11,7 +11,7 @@ from tests.machines import ONE_GPU
 from tunesmith.tuning.state import Outcome
 
 
-def set_limits(plane: ControlPlane, project: str, **limits: Any) -> httpx.Response:
+def set_limits(plane: ControlPlane, project: str, **limits: Any) -> httpx2.Response:
     return plane.request("POST", f"/v1/projects/{project}", key="admin", json=limits)
 
 

@@ -5,7 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.command import Run, in_process
@@ -111,7 +111,7 @@ def test_whoever_waits_for_an_evaluation_hears_of_it_at_once_and_not_of_one_that
     evaluation = created(plane, model="tiny-llama")
     path = f"/v1/evaluations/{evaluation['id']}"
 
-    def ask(path: str, etag: str) -> httpx.Response:
+    def ask(path: str, etag: str) -> httpx2.Response:
         return plane.request("GET", path, headers={"if-none-match": etag})
 
     etag = plane.request("GET", path).headers["etag"]

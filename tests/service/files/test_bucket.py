@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.bucket import NAME, Bucket, bucket
@@ -57,7 +57,7 @@ def attempt(site: ControlPlane) -> AttemptSide:
     return site.claimed()
 
 
-def put(attempt: AttemptSide, data: object, *, digest: str) -> httpx.Response:
+def put(attempt: AttemptSide, data: object, *, digest: str) -> httpx2.Response:
     return attempt.plane.request("PUT", attempt.path(f"blobs/{digest}"), key=attempt.claim.lease_token, content=data)
 
 
@@ -126,7 +126,7 @@ def test_large_files_come_from_the_bucket_itself_under_an_address_for_one_object
         assert answer.status_code == 307
         address = answer.headers["location"]
         assert "X-Amz-Expires=300" in address
-        assert httpx.get(address, headers={"range": "bytes=0-9"}).content == WEIGHTS_AS_ROWS[:10]
+        assert httpx2.get(address, headers={"range": "bytes=0-9"}).content == WEIGHTS_AS_ROWS[:10]
         assert site.openai().files.content(file_id).content == WEIGHTS_AS_ROWS
         assert site.request("GET", f"/v1/files/{site.upload()}/content").status_code == 200
 

@@ -2,13 +2,13 @@
 
 import json
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane, chat_rows, sha256
 
 
-def upload(plane: ControlPlane, data: bytes, **form: str) -> httpx.Response:
+def upload(plane: ControlPlane, data: bytes, **form: str) -> httpx2.Response:
     fields = {"purpose": "fine-tune", **form}
     return plane.request("POST", "/v1/files", data=fields, files={"file": ("rows.jsonl", data)})
 

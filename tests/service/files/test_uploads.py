@@ -4,7 +4,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane, chat_rows
@@ -19,11 +19,11 @@ def create(plane: ControlPlane, *, key: str = "member", **fields: object) -> Jso
     return answer
 
 
-def send(plane: ControlPlane, upload: Json, data: bytes, *, key: str = "member") -> httpx.Response:
+def send(plane: ControlPlane, upload: Json, data: bytes, *, key: str = "member") -> httpx2.Response:
     return plane.request("POST", f"/v1/uploads/{upload['id']}/parts", key=key, files={"data": ("upload", data)})
 
 
-def complete(plane: ControlPlane, upload: Json, parts: list[str], **fields: object) -> httpx.Response:
+def complete(plane: ControlPlane, upload: Json, parts: list[str], **fields: object) -> httpx2.Response:
     body = {"part_ids": parts, **fields}
     return plane.request("POST", f"/v1/uploads/{upload['id']}/complete", json=body)
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -125,12 +125,12 @@ class InferenceSide:
         response = plane.request("POST", "/internal/inference-workers", key="worker", content=sent.model_dump_json())
         assert response.status_code == 200, response.text
 
-    def beat(self, **facts: Any) -> httpx.Response:
+    def beat(self, **facts: Any) -> httpx2.Response:
         report = InferenceHeartbeat.model_validate({"incarnation": self.incarnation, "doing": "ready", **facts})
         path = f"/internal/inference-workers/{self.id}/heartbeat"
         return self.plane.request("POST", path, key="worker", content=report.model_dump_json())
 
-    def blob(self, digest: str) -> httpx.Response:
+    def blob(self, digest: str) -> httpx2.Response:
         return self.plane.request("GET", f"/internal/inference-workers/{self.id}/blobs/{digest}", key="worker")
 
 
@@ -160,17 +160,17 @@ def impatient(live_control_plane: ControlPlane) -> Iterator[None]:
     state = live_control_plane.app.state
     settings, timeout = state.settings, state.gateways._timeout
     state.settings = settings.model_copy(update={"inference_reader_seconds": 0.5})
-    state.gateways._timeout = httpx.Timeout(0.5)
+    state.gateways._timeout = httpx2.Timeout(0.5)
     made, state.gateways._made = state.gateways._made, None
     yield
     state.settings, state.gateways._timeout, state.gateways._made = settings, timeout, made
 
 
-def ask(plane: ControlPlane, model: str = "tiny-llama", *, key: str = "member", **body: Any) -> httpx.Response:
+def ask(plane: ControlPlane, model: str = "tiny-llama", *, key: str = "member", **body: Any) -> httpx2.Response:
     asked = {"model": model, "messages": [{"role": "user", "content": "hello"}], **body}
     return plane.request("POST", "/v1/chat/completions", key=key, json=asked)
 
 
-def events_of(response: httpx.Response) -> list[Any]:
+def events_of(response: httpx2.Response) -> list[Any]:
     lines = [text[6:] for text in response.text.split("\n") if text.startswith("data: ")]
     return [text if text == "[DONE]" else json.loads(text) for text in lines]

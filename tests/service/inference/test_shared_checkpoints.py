@@ -1,6 +1,6 @@
 """An administrator permits other projects to ask one checkpoint: that one answers them, and nothing else does."""
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -24,11 +24,11 @@ def permissions(plane: ControlPlane, name: str, method: str = "GET", *, key: str
     return plane.request(method, f"/v1/fine_tuning/checkpoints/{name}/permissions", key=key, **options)
 
 
-def share(plane: ControlPlane, name: str, *projects: str, key: str = "admin") -> httpx.Response:
+def share(plane: ControlPlane, name: str, *projects: str, key: str = "admin") -> httpx2.Response:
     return permissions(plane, name, "POST", key=key, json={"project_ids": list(projects)})
 
 
-def evaluate(plane: ControlPlane, name: str, **fields: object) -> httpx.Response:
+def evaluate(plane: ControlPlane, name: str, **fields: object) -> httpx2.Response:
     body = {"model": name, "file": plane.upload(key="stranger"), **fields}
     return plane.request("POST", "/v1/evaluations", key="stranger", json=body)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 
 from tests.waiting import eventually
@@ -18,10 +18,10 @@ from tunesmith.service.settings import Settings
 from tunesmith.service.web.connections import ImpatientConnection
 
 
-async def ask(app: Any, *requests: tuple[str, str, dict[str, Any]], key: str) -> list[httpx.Response]:
+async def ask(app: Any, *requests: tuple[str, str, dict[str, Any]], key: str) -> list[httpx2.Response]:
     headers = {"authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
         answers = [await client.request(method, path, **options) for method, path, options in requests]
     await app.state.database.close()
     return answers
@@ -70,5 +70,5 @@ def serving(settings: Settings, *, head_seconds: float = 10.0) -> Iterator[str]:
 
 def connected(url: str) -> socket.socket:
     """A bare connection to a server."""
-    address = httpx.URL(url)
+    address = httpx2.URL(url)
     return socket.create_connection((address.host, address.port or 80), timeout=10)

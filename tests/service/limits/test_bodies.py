@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import closing
 
-import httpx
+import httpx2
 
 from tests.control_plane import ControlPlane
 from tests.service.limits.application import ask, connected, longest_gap
@@ -35,13 +35,13 @@ def test_no_body_holds_up_other_requests(plane: ControlPlane, settings: Settings
     app = create_app(settings)
     key = plane.keys["member"]
 
-    async def attack() -> dict[str, tuple[float, list[httpx.Response]]]:
+    async def attack() -> dict[str, tuple[float, list[httpx2.Response]]]:
         await ask(app, ("POST", JOBS, {"content": b"{}"}), ("POST", PLANS, {"content": b"{}"}), key=key)  # to warm up
         found = {}
         for what, (body, _status, _code) in HOSTILE.items():
-            answers: list[httpx.Response] = []
+            answers: list[httpx2.Response] = []
 
-            async def send(path: str, body: bytes = body, answers: list[httpx.Response] = answers) -> None:
+            async def send(path: str, body: bytes = body, answers: list[httpx2.Response] = answers) -> None:
                 answers += await ask(app, ("POST", path, {"content": body}), key=key)
 
             found[what] = max([await longest_gap(send(path)) for path in (JOBS, PLANS)]), answers
@@ -72,7 +72,7 @@ def test_rows_of_a_file_are_read_without_holding_up_other_requests(plane: Contro
     row = b"[" + b",".join([b"[]"] * 600_000) + b"]\n"
     form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", row * 5)}}
     app = create_app(settings)
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
 
     async def attack() -> None:
         answers.extend(await ask(app, ("POST", "/v1/files", form), key=plane.keys["member"]))

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable
 from contextlib import closing
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane
@@ -49,8 +49,8 @@ def test_an_answer_that_takes_longer_than_a_head_may_is_given(plane: ControlPlan
         plane.add_model()
         path = f"{url}{JOBS}/{plane.create_job()['id']}"
         headers = {"authorization": f"Bearer {plane.keys['member']}"}
-        etag = httpx.get(path, headers=headers, verify=False).headers["etag"]
-        waiting = httpx.get(f"{path}?wait=1.5", headers={**headers, "if-none-match": etag}, timeout=10, verify=False)
+        etag = httpx2.get(path, headers=headers, verify=False).headers["etag"]
+        waiting = httpx2.get(f"{path}?wait=1.5", headers={**headers, "if-none-match": etag}, timeout=10, verify=False)
         assert waiting.status_code == 304
 
 
@@ -86,11 +86,11 @@ def test_too_many_requests_of_one_key_are_429_and_other_keys_do_not_notice(
     plane.add_model()
     path = f"{JOBS}/{plane.create_job()['id']}"
 
-    async def run() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async def run() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
 
-            def get(path: str, key: str, **headers: str) -> Awaitable[httpx.Response]:
+            def get(path: str, key: str, **headers: str) -> Awaitable[httpx2.Response]:
                 return client.get(path, headers={"authorization": f"Bearer {plane.keys[key]}", **headers})
 
             etag = (await get(path, "member")).headers["etag"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.control_plane import AttemptSide, ControlPlane, WorkerSide, chat_rows
@@ -71,7 +71,7 @@ class Nights:
         ):
             pass
 
-    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx2.Response:
         return self.plane.request("POST", path, json=body if body is not None else {}, **options)
 
     def get(self, path: str) -> Any:
@@ -135,6 +135,6 @@ class Nights:
         found = {alias["id"]: alias["model"] for alias in self.get("/v1/aliases")["data"]}
         return found.get(PROD)
 
-    def verdict(self, firing: dict[str, Any], verdict: str, **fields: Any) -> httpx.Response:
+    def verdict(self, firing: dict[str, Any], verdict: str, **fields: Any) -> httpx2.Response:
         path = f"/v1/schedules/{firing['schedule_id']}/firings/{firing['id']}/verdict"
         return self.post(path, {"verdict": verdict, **fields})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.command import Run, in_process
@@ -36,15 +36,15 @@ def run(control_plane: ControlPlane) -> Run:
     return in_process({"TUNESMITH_URL": control_plane.url, "TUNESMITH_API_KEY": control_plane.keys["member"]})
 
 
-def put(plane: ControlPlane, model: str, *, name: str = PROD, **fields: Any) -> httpx.Response:
+def put(plane: ControlPlane, model: str, *, name: str = PROD, **fields: Any) -> httpx2.Response:
     return plane.request("PUT", f"/v1/aliases/{name}", json={"model": model, **fields})
 
 
-def roll_back(plane: ControlPlane, **fields: Any) -> httpx.Response:
+def roll_back(plane: ControlPlane, **fields: Any) -> httpx2.Response:
     return plane.request("POST", f"{PATH}/roll_back", json=fields)
 
 
-def error_of(response: httpx.Response, *, status: int = 400) -> dict[str, Any]:
+def error_of(response: httpx2.Response, *, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
     error = dict(response.json()["error"])
     assert error["hint"] or status == 404, "says what to do next"

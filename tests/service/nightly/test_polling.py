@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import pytest
 
 from tests.service.nightly.nights import PROD, Nights
@@ -18,7 +18,7 @@ def nightly(nights: Nights) -> Nights:
     return nights
 
 
-def ask(nights: Nights, path: str, etag: str | None = None) -> httpx.Response:
+def ask(nights: Nights, path: str, etag: str | None = None) -> httpx2.Response:
     headers = {} if etag is None else {"if-none-match": etag}
     return nights.plane.request("GET", path, headers=headers)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.service.nightly.nights import PROD, Nights
 from tunesmith.tuning.errors import Category, Failure
@@ -18,7 +18,7 @@ def night(nights: Nights, rows: int) -> tuple[dict[str, Any], str]:
     return dict(nights.get(f"/v1/schedules/nightly/firings/{fired['id']}")), model
 
 
-def error_of(response: httpx.Response) -> dict[str, Any]:
+def error_of(response: httpx2.Response) -> dict[str, Any]:
     assert response.status_code == 409, response.text
     assert response.headers["x-should-retry"] == "false"
     return dict(response.json()["error"])

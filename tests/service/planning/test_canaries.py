@@ -1,6 +1,6 @@
 """What a canary measured reaches the service, teaches the next plan, and counts less than a whole run."""
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import AttemptSide, ControlPlane
@@ -10,7 +10,7 @@ from tunesmith.tuning.messages import CanaryReport
 from tunesmith.tuning.state import Outcome
 
 
-def rehearse(attempt: AttemptSide, *, memory: float, speed: float) -> httpx.Response:
+def rehearse(attempt: AttemptSide, *, memory: float, speed: float) -> httpx2.Response:
     """The report of a canary that took so many times the memory and had so many times the speed."""
     plan = attempt.claim.plan
     assert plan.time.micro_step_tokens_per_second is not None

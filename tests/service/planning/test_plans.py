@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.control_plane import TINY_CONFIG, AttemptSide, ControlPlane, chat_rows
@@ -25,7 +25,7 @@ BIG_CONFIG = {
 }  # fmt: skip
 
 
-def ask(plane: ControlPlane, **fields: Any) -> httpx.Response:
+def ask(plane: ControlPlane, **fields: Any) -> httpx2.Response:
     return plane.request("POST", "/v1/fine_tuning/plans", json={"model": "tiny-llama", **fields})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 
@@ -178,7 +178,7 @@ def test_streams_close_when_the_process_goes(control_plane: ControlPlane) -> Non
     eventually(lambda: server.started, what="the server")
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{path(job_id)}?stream=true"
     headers = {"authorization": f"Bearer {control_plane.keys['member']}"}
-    with httpx.stream("GET", url, headers=headers, timeout=60, verify=False) as reply:
+    with httpx2.stream("GET", url, headers=headers, timeout=60, verify=False) as reply:
         eventually(lambda: app.state.watcher.waiting == 1, what="the stream is open")
         server.should_exit = True
         assert len(list(told(reply.iter_lines()))) == len(stored(control_plane, job_id))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import event
 
@@ -48,7 +48,7 @@ def statements(plane: ControlPlane) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-def poll(plane: ControlPlane, job_id: str, etag: str, *, wait: float = 0, key: str = "member") -> httpx.Response:
+def poll(plane: ControlPlane, job_id: str, etag: str, *, wait: float = 0, key: str = "member") -> httpx2.Response:
     query = f"?wait={wait}" if wait else ""
     return plane.request("GET", f"{JOBS}/{job_id}{query}", key=key, headers={"if-none-match": etag})
 

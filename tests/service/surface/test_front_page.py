@@ -2,13 +2,13 @@
 
 import re
 
-import httpx
+import httpx2
 
 from tests.control_plane import ControlPlane
 
 
 def test_the_first_page_says_what_this_is_and_its_links_work_without_a_key(plane: ControlPlane) -> None:
-    with httpx.Client(base_url=plane.url, verify=False, timeout=60) as anyone:
+    with httpx2.Client(base_url=plane.url, verify=False, timeout=60) as anyone:
         page = anyone.get("/")
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
@@ -20,7 +20,7 @@ def test_the_first_page_says_what_this_is_and_its_links_work_without_a_key(plane
 
 
 def test_the_first_page_loads_nothing_from_elsewhere(plane: ControlPlane) -> None:
-    page = httpx.get(f"{plane.url}/", verify=False)
+    page = httpx2.get(f"{plane.url}/", verify=False)
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page.text)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.command import Run, in_process
@@ -52,16 +52,16 @@ def run(plane: ControlPlane, tmp_path: Path) -> Run:
     return in_process({"PATH": os.environ["PATH"], "TUNESMITH_DATA_DIR": str(tmp_path), "COLUMNS": "200", **service})
 
 
-def fetch(plane: ControlPlane, name: str = NAME, **more: str) -> httpx.Response:
+def fetch(plane: ControlPlane, name: str = NAME, **more: str) -> httpx2.Response:
     return plane.request("POST", "/v1/models/from_hub", json={"id": name, **more})
 
 
-def lines(answer: httpx.Response) -> list[dict[str, object]]:
+def lines(answer: httpx2.Response) -> list[dict[str, object]]:
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def error(answer: httpx.Response) -> dict[str, str]:
+def error(answer: httpx2.Response) -> dict[str, str]:
     return dict(answer.json()["error"])
 
 

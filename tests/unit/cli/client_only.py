@@ -8,14 +8,16 @@ from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 INSTALLED = {
-    "_yaml", "annotated_doc", "annotated_types", "anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna",
-    "markdown_it", "mdurl", "pydantic", "pydantic_core", "pygments", "rich", "shellingham", "sniffio", "typer",
+    "_yaml", "annotated_doc", "annotated_types", "anyio", "click", "h11", "httpcore2", "httpx2", "idna", "markdown_it",
+    "mdurl", "pydantic", "pydantic_core", "pygments", "rich", "shellingham", "truststore", "typer",
     "typing_extensions", "typing_inspection", "yaml",
 }  # fmt: skip
 
 
 class ClientOnly:
     """Finds the standard library, this project, and what the client's installation brings; nothing else is there."""
+
+    find_distributions = PathFinder.find_distributions  # packages read their own version
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

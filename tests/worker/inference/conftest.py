@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import uvicorn
@@ -146,7 +146,7 @@ class Host:
         generation = Generation(model=self.model(base, adapter), path="chat/completions", body=asked)
         answered = Answered()
         async with (
-            httpx.AsyncClient(base_url=self.url, timeout=30, headers=authorization()) as client,
+            httpx2.AsyncClient(base_url=self.url, timeout=30, headers=authorization()) as client,
             client.stream("POST", "/generate", content=generation.model_dump_json()) as response,
         ):
             if not response.is_success:
@@ -207,10 +207,10 @@ def host(tmp_path: Path, service: ScriptedService) -> Iterator[Host]:
     assert made.engine_pids() == []
 
 
-async def _read(response: httpx.Response, answered: Answered) -> None:
+async def _read(response: httpx2.Response, answered: Answered) -> None:
     """The frames, as the service reads them."""
     rest = b""
-    with contextlib.suppress(httpx.RemoteProtocolError):
+    with contextlib.suppress(httpx2.RemoteProtocolError):
         async for piece in response.aiter_bytes():
             rest += piece
             while not answered.head and b"\n" in rest:

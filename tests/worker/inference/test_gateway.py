@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.machines import CPU
@@ -54,7 +54,7 @@ def test_two_adapters_of_one_name_are_told_apart_by_their_bytes(host: Host) -> N
 
 def test_who_has_no_secret_gets_nothing(host: Host) -> None:
     async def story() -> None:
-        async with host.serving(), httpx.AsyncClient(base_url=host.url) as client:
+        async with host.serving(), httpx2.AsyncClient(base_url=host.url) as client:
             for headers in ({}, {"authorization": "Bearer wrong"}):
                 refused = await client.post("/generate", content=b"{}", headers=headers)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
