@@ -1,13 +1,19 @@
-"""uvicorn's HTTP/1.1 connection with an end to its patience: it has none of its own for the head of a request."""
+"""uvicorn's HTTP/1.1 connection with bounds for the head of a request: it has none of its own for time or size."""
 
 import asyncio
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEAD_BYTES = 64 * 1024
+_TOO_LARGE_TEXT = b"The head of a request has at most 64 KiB."
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_TOO_LARGE_TEXT), _TOO_LARGE_TEXT)
+)
 
 
-class ImpatientConnection(H11Protocol):
+class ImpatientConnection(HttpToolsProtocol):
     """Closed when a request's head is not complete so many seconds after the connection or the last answer.
 
     What is left of a body that was refused is no head either.
@@ -18,6 +24,8 @@ class ImpatientConnection(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_in_head = True
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -25,15 +33,32 @@ class ImpatientConnection(H11Protocol):
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
-        """A head that is complete stops the clock; the body's patience is `service.web.middleware`'s."""
+        """Give a head up that grows beyond the limit: the parser keeps whatever comes."""
         super().data_received(data)
-        self._stop_when_head_is_there()
+        if not self._is_in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:  # or it would stand inside another answer
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A head begins, maybe behind the body of the request before it."""
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock: the body's patience is `service.web.middleware`'s."""
+        super().on_headers_complete()
+        self._is_in_head = False
+        self._stop()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, unless it is there already."""
+        """Begin to wait for the next request, unless its head came with this one."""
         super().on_response_complete()
-        self._wait_for_head()
-        self._stop_when_head_is_there()
+        if self.cycle.response_complete:
+            self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for any more."""
@@ -43,11 +68,6 @@ class ImpatientConnection(H11Protocol):
     def _wait_for_head(self) -> None:
         self._stop()
         self._deadline = self.loop.call_later(self.head_seconds, self.transport.close)
-
-    def _stop_when_head_is_there(self) -> None:
-        is_answered = self.cycle is not None and self.cycle.response_complete
-        if self.conn.their_state is not h11.IDLE and not is_answered:
-            self._stop()
 
     def _stop(self) -> None:
         if self._deadline is not None:

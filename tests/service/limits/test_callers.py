@@ -1,6 +1,7 @@
 """No caller takes the service from the others: slow lines end, keys have so many places, names are checked."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable
 from contextlib import closing
@@ -42,6 +43,22 @@ def test_a_connection_without_a_request_is_closed(settings: Settings, sent: byte
         while part := line.recv(4096):
             received += part
         assert (b"200 OK" in received) == sent.endswith(b"\r\n\r\n")
+
+
+def test_a_head_without_end_is_refused_when_it_is_too_large(settings: Settings) -> None:
+    with serving(settings) as url, closing(connected(url)) as line:
+        head = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: "
+        line.sendall(head.ljust(64 * 1024 + 1, b"a"))
+        assert line.recv(4096).startswith(b"HTTP/1.1 431 ")
+
+
+def test_requests_that_come_at_once_are_answered_in_turn(settings: Settings) -> None:
+    with serving(settings, head_seconds=1.0) as url, closing(connected(url)) as line:
+        line.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while part := line.recv(4096):
+            received += part
+        assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"404"]
 
 
 def test_an_answer_that_takes_longer_than_a_head_may_is_given(plane: ControlPlane, settings: Settings) -> None:
