@@ -78,6 +78,7 @@ async def _write(settings: dict[str, Any], sent_at: dict[tuple[str, str], float]
         last = {}
         for attempt in settings["attempts"]:
             reply = await connection.ask("GET", f"/v1/fine_tuning/jobs/{attempt['job_id']}/events?limit=1")
+            assert reply.status == 200, reply
             last[attempt["job_id"]] = int(reply.json()["data"][0]["id"].rpartition("-")[2])
     return last
 

@@ -93,7 +93,7 @@ class Edge:
         if token is None or scope["path"].startswith("/internal/"):  # no key costs no work; all workers share one
             yield None
             return
-        with (self._waiting if _WAITING.search(scope["query_string"]) else self._working).hold(token) as places:
+        with (self._waiting if _only_waits(scope) else self._working).hold(token) as places:
             yield places
 
     def _refuse_other_hosts(self, scope: Scope) -> None:
@@ -170,6 +170,12 @@ def _request_id(scope: Scope) -> str:
 def _stamps(request_id: str, places: Places | None) -> list[tuple[bytes, bytes]]:
     stamps = {"x-request-id": request_id} | (places.headers if places else {})
     return [(name.encode(), value.encode()) for name, value in stamps.items()]
+
+
+def _only_waits(scope: Scope) -> bool:
+    """A long poll or a stream of events, whichever way it is asked for: it may be open for minutes and costs little."""
+    asks_for_stream = scope["method"] == "GET" and b"text/event-stream" in (_header(scope, b"accept") or b"")
+    return asks_for_stream or _WAITING.search(scope["query_string"]) is not None
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

@@ -129,6 +129,23 @@ def test_too_many_requests_of_one_key_are_429_and_other_keys_do_not_notice(
     assert [admin.status_code, plain.status_code, waited.status_code] == [200, 200, 304]
 
 
+def test_event_streams_take_no_places_of_other_requests(plane: ControlPlane, settings: Settings) -> None:
+    plane.add_model()
+    job = f"{JOBS}/{plane.create_job()['id']}"
+    limited = settings.model_copy(update={"max_requests_per_key": 1, "max_waits_per_key": 2})
+    headers = {"authorization": f"Bearer {plane.keys['member']}"}
+    stream = {"headers": {"accept": "text/event-stream"}}
+    with (
+        serving(limited) as url,
+        httpx2.Client(base_url=url, headers=headers) as client,
+        client.stream("GET", f"{job}/events", **stream) as first,
+        client.stream("GET", f"{job}/events?stream=true") as second,
+        client.stream("GET", f"{job}/events", **stream) as third,
+    ):
+        assert [first.status_code, second.status_code, third.status_code] == [200, 200, 429]
+        assert client.get(job).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("host", "status"), [("localhost:8100", 401), ("[::1]:8100", 401), ("Tunes.example", 401), ("evil.example", 421)]
 )
