@@ -129,7 +129,7 @@ def _in_transaction(work: "Callable[[AsyncSession], Awaitable[T]]") -> T:
     from tunesmith.service.database.transactions import Database, create_engine
 
     async def run() -> T:
-        database = Database(create_engine(_database_url(), pool_size=1, pool_wait_seconds=5))
+        database = Database(create_engine(_database_url(), pool_size=2, pool_wait_seconds=5))
         try:
             async with database.transaction() as session:
                 return await work(session)

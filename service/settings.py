@@ -92,7 +92,7 @@ class Settings(BaseSettings):
 
     most_waiting: Annotated[int, Field(ge=1)] = 4000  # clients of one process: event streams and requests that wait
 
-    pool_size: Annotated[int, Field(ge=1)] = 10
+    pool_size: Annotated[int, Field(ge=1)] = 20
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"
     log_level: str = "info"

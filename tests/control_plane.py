@@ -113,7 +113,7 @@ class ControlPlane:
         """Run a use case against the same database, in an event loop of its own."""
 
         async def inside() -> T:
-            database = Database(create_engine(self.settings.database_url, pool_size=2, pool_wait_seconds=5))
+            database = Database(create_engine(self.settings.database_url, pool_size=4, pool_wait_seconds=5))
             try:
                 return await work(database)
             finally:
@@ -334,7 +334,7 @@ def live_control_plane(
         database_url=postgres_server.url(name),
         redis_url=redis_url,
         store=f"file://{store}",
-        pool_size=20,
+        pool_size=40,
         pool_wait_seconds=20,
         max_upload_bytes=64 * 1024**2,
         api_beat_seconds=86400,  # tests say themselves when an API served: `serve_steadily`

@@ -217,8 +217,8 @@ class Stack:
 
     @property
     def _pool_size(self) -> int:
-        """Of each process, which may open twice as many: together no more than PostgreSQL takes."""
-        return max(2, min(10, _CONNECTIONS // 2 // (self._api_processes + 1)))
+        """Of each process: together no more than PostgreSQL takes."""
+        return max(4, min(20, _CONNECTIONS // (self._api_processes + 1)))
 
     def _one_shot(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
         environment = {**self._base, **self._service_environment()}

@@ -21,8 +21,8 @@ async def keep(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    database = _database(settings, pool_size=6)
-    for_webhooks = _database(settings, pool_size=2)  # of their own: no receiver holds up a lease
+    database = _database(settings, pool_size=12)
+    for_webhooks = _database(settings, pool_size=4)  # of their own: no receiver holds up a lease
     try:
         blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)
         context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)

@@ -154,7 +154,7 @@ def with_a_pool(plane: ControlPlane, work: object) -> int:
     """Run it with connections enough for several keepers."""
 
     async def inside() -> int:
-        database = Database(create_engine(plane.settings.database_url, pool_size=8, pool_wait_seconds=30))
+        database = Database(create_engine(plane.settings.database_url, pool_size=16, pool_wait_seconds=30))
         try:
             return await work(database)  # type: ignore[operator]
         finally:

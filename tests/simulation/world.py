@@ -79,7 +79,7 @@ class World:
         self._settings = plane.settings.model_copy(update=intervals)
         self._app = create_app(self._settings)
         self._of_keys: Database = self._app.state.database  # keys are looked up beside the turns
-        engine = create_engine(self._settings.database_url, pool_size=5, pool_wait_seconds=5)
+        engine = create_engine(self._settings.database_url, pool_size=10, pool_wait_seconds=5)
         self._app.state.database = self.database = SteppedDatabase(engine)
         self._app.state.announcer = self.broker
         self._http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self._app), base_url="http://service")
