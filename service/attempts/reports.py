@@ -10,6 +10,7 @@ from tunesmith.service.attempts.fencing import Held
 from tunesmith.service.blobs import store as blob_rows
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.database.jsonb_safe import storable
+from tunesmith.service.database.tables import Job
 from tunesmith.service.database.transactions import now
 from tunesmith.service.metrics import points
 from tunesmith.service.metrics import store as metrics
@@ -79,17 +80,12 @@ async def metric_chunk(session: AsyncSession, held: Held, chunk: MetricChunk) ->
     """
     if chunk.end_offset <= chunk.start_offset:
         raise InvalidRequest("end_offset must lie behind start_offset.", param="end_offset")
-    clean = [storable(point) for point in chunk.points]
+    clean = storable(list(chunk.points))
     if not all(_has_step(point) for point in clean):
         raise InvalidRequest("Every point needs a step.", param="points")
-    job = held.job
-    for point in await metrics.add_chunk(session, held.attempt, chunk, clean):
-        if job.kind == JobKind.TRAINING and points.worth_an_event(
-            point, total_steps=job.total_steps, after_step=job.metric_event_step
-        ):
-            message = points.event_message(point, total_steps=job.total_steps)
-            events.append(session, job, message, kind="metrics", data={"total_steps": job.total_steps, **point})
-            job.metric_event_step = max(job.metric_event_step, int(point["step"]))
+    fresh = await metrics.add_chunk(session, held.attempt, chunk, clean)
+    if held.job.kind == JobKind.TRAINING:
+        _tell(session, held.job, fresh)
 
 
 async def checkpoint(session: AsyncSession, held: Held, report: CheckpointReport) -> None:
@@ -115,6 +111,16 @@ async def artifact(session: AsyncSession, held: Held, report: ArtifactReport) ->
     """
     await _check_set(session, report.files)
     await artifacts.record(session, held.attempt, report)
+
+
+def _tell(session: AsyncSession, job: Job, fresh: list[points.Point]) -> None:
+    total_steps, told_step = job.total_steps, job.metric_event_step
+    for point in fresh:
+        if points.worth_an_event(point, total_steps=total_steps, after_step=told_step):
+            message = points.event_message(point, total_steps=total_steps)
+            events.append(session, job, message, kind="metrics", data={"total_steps": total_steps, **point})
+            told_step = max(told_step, int(point["step"]))
+    job.metric_event_step = told_step
 
 
 def _has_step(point: dict[str, float | int | None]) -> bool:

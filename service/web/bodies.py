@@ -70,11 +70,16 @@ def _refuse_too_much(model: type[BaseModel], raw: bytes, *, most_elements: int) 
         value = from_json(raw)
     except ValueError:
         return  # validation says where it is no JSON
-    if _has_more_elements(value, most_elements):
+    if _most_possible(raw) > most_elements and _has_more_elements(value, most_elements):
         message = f"The request body has more than {most_elements:,} values."
         raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, hint="Send fewer, in several requests.")
     if path := _first_unknown([model], value):
         raise _unknown(model, path)
+
+
+def _most_possible(raw: bytes) -> int:
+    """Elements that JSON of these bytes can have: counting bytes takes a hundredth of looking at each element."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def _has_more_elements(value: Any, most: int) -> bool:
@@ -89,9 +94,11 @@ def _has_more_elements(value: Any, most: int) -> bool:
 
 def _first_unknown(models: list[type[BaseModel]], value: Any) -> list[str]:
     """The path of the first key in `value` that none of the models knows; empty when all are known."""
+    if not models:
+        return []
     if isinstance(value, list):
         return _first_of((str(place), _first_unknown(models, item)) for place, item in enumerate(value))
-    if not isinstance(value, dict) or not models or any(m.model_config.get("extra") != "forbid" for m in models):
+    if not isinstance(value, dict) or any(m.model_config.get("extra") != "forbid" for m in models):
         return []
     annotations = _annotations(models)
     unknown = next((name for name in value if name not in annotations), None)
