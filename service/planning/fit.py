@@ -1,6 +1,6 @@
 """Which machines could take a job, and why not when none can."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,8 +95,8 @@ def emptied(worker: WorkerNode) -> Machine:
 
 
 def find_fit(wanted: PlanningQuery, machines: Iterable[Machine]) -> MachineFit:
-    """Ask the planner about each machine."""
-    return fit_of((machine.worker_class, plan_on(wanted, machine.hardware)) for machine in machines)
+    """Ask the planner about each machine, of a class until one takes the job."""
+    return fit_of(_decisions(wanted, machines))
 
 
 def fit_of(decisions: Iterable[tuple[str, Plan | str]]) -> MachineFit:
@@ -135,6 +135,17 @@ def decide_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusa
         free_bytes=hardware.disk_free_bytes,
     )
     return refusal or decision
+
+
+def _decisions(wanted: PlanningQuery, machines: Iterable[Machine]) -> Iterator[tuple[str, Plan | str]]:
+    taken: set[str] = set()
+    for machine in machines:
+        if machine.worker_class in taken:
+            continue
+        decision = plan_on(wanted, machine.hardware)
+        if isinstance(decision, Plan):
+            taken.add(machine.worker_class)
+        yield machine.worker_class, decision
 
 
 def _choose(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:

@@ -13,6 +13,9 @@ from tunesmith.tuning.errors import Forbidden, LimitReached
 from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.units import plural
 
+_MOST_AT_ONCE = 1000  # transactions that may each add a job that no other sees: more than PostgreSQL has connections
+_OWN = "limits of projects"
+
 
 @dataclass(frozen=True)
 class Allowances:
@@ -64,6 +67,9 @@ async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLi
     """
     limits = await _with_own(session, project, limits)
     if limits.queued_jobs is None:
+        return
+    queued = await store.count_jobs(session, project, state=JobState.QUEUED)
+    if queued + _MOST_AT_ONCE <= limits.queued_jobs:
         return
     await store.lock(session, project, what="queued")
     queued = await store.count_jobs(session, project, state=JobState.QUEUED)
@@ -122,7 +128,9 @@ async def why_none_starts(session: AsyncSession, project: str, running: int, *, 
 
 
 async def _with_own(session: AsyncSession, project: str, limits: ProjectLimits) -> ProjectLimits:
-    return merged(limits, (await store.find_own(session)).get(project))
+    if _OWN not in session.info:  # asked for once in a transaction
+        session.info[_OWN] = await store.find_own(session)
+    return merged(limits, session.info[_OWN].get(project))
 
 
 def _is_used_up(limits: ProjectLimits, hours: float) -> bool:
