@@ -21,13 +21,25 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(a) for a in arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def compose_services() -> dict[str, dict[str, object]]:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+COMPOSE, BUCKET = "docker-compose.yml", "deploy/compose.bucket.yml"
 
 
-def test_the_compose_file_is_valid_by_the_compose_specification() -> None:
-    result = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+def compose_services(file: str = COMPOSE) -> dict[str, dict[str, object]]:
+    return yaml.safe_load((ROOT / file).read_text())["services"]
+
+
+@pytest.mark.parametrize("file", [COMPOSE, BUCKET])
+def test_the_compose_file_is_valid_by_the_compose_specification(file: str) -> None:
+    result = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_with_a_bucket_every_process_that_keeps_files_keeps_them_there() -> None:
+    for name in ("service", "worker-service", "keeper"):
+        assert name in compose_services()
+        found = compose_services(BUCKET)[name]
+        assert found["environment"]["TUNESMITH_STORE"] == "s3://tunesmith"
+        assert "first-bucket" in found["depends_on"]
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.gpu", "deploy/Dockerfile.service"])
@@ -44,8 +56,9 @@ def test_the_compose_file_starts_every_part_of_the_design() -> None:
     assert services["worker-cpu"]["profiles"] == ["cpu"]
 
 
-def test_no_secret_has_a_default() -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
+@pytest.mark.parametrize("file", [COMPOSE, BUCKET])
+def test_no_secret_has_a_default(file: str) -> None:
+    text = (ROOT / file).read_text()
     defaults = re.findall(r"\$\{([A-Z_]*(?:PASSWORD|KEY|SECRET)[A-Z_]*):-([^}]+)\}", text)
     assert defaults == []
 
