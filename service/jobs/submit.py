@@ -22,7 +22,7 @@ from tunesmith.service.jobs.waiting import told
 from tunesmith.service.outbox import store as outbox
 from tunesmith.service.planning import fit as machines
 from tunesmith.service.planning.refusals import question_sha256
-from tunesmith.service.projects.limits import check_queued, check_stored
+from tunesmith.service.projects.limits import check_queued, check_stored, has_room_in_line
 from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
 from tunesmith.service.workers import store as workers
@@ -74,6 +74,7 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     if earlier := await _earlier_job(session, submission, job_id=job_id):
         return earlier
     await check_stored(session, submission.caller.project, limits=submission.limits)
+    has_room = await has_room_in_line(session, submission.caller.project, limits=submission.limits)
     asked = await read(
         session,
         submission.request.model_copy(update={"model": submission.model or submission.request.model}),
@@ -90,7 +91,8 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
     await record_start(
         session, job, model=asked.model, fit=fit, at=at, before=_resolved(submission, job), warnings=asked.warnings
     )
-    await check_queued(session, job.project, limits=submission.limits)
+    if not has_room:
+        await check_queued(session, job.project, limits=submission.limits)
     return job
 
 

@@ -59,6 +59,21 @@ def merged(limits: ProjectLimits, own: Project | None) -> ProjectLimits:
     return limits.model_copy(update={name: value for name, value in values.items() if value is not None})
 
 
+async def has_room_in_line(session: AsyncSession, project: str, *, limits: ProjectLimits) -> bool:
+    """Ask before a job is planned; unless there is room for all that others may be adding, `check_queued` looks again.
+
+    Raises:
+        LimitReached: the line is full already.
+    """
+    limits = await _with_own(session, project, limits)
+    if limits.queued_jobs is None:
+        return True
+    queued = await store.count_jobs(session, project, state=JobState.QUEUED)
+    if queued >= limits.queued_jobs:
+        raise _line_is_full(project, queued, most=limits.queued_jobs)
+    return queued + _MOST_AT_ONCE <= limits.queued_jobs
+
+
 async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLimits) -> None:
     """Call it when the new queued job has been flushed, last in its transaction.
 
@@ -68,20 +83,10 @@ async def check_queued(session: AsyncSession, project: str, *, limits: ProjectLi
     limits = await _with_own(session, project, limits)
     if limits.queued_jobs is None:
         return
-    queued = await store.count_jobs(session, project, state=JobState.QUEUED)
-    if queued + _MOST_AT_ONCE <= limits.queued_jobs:
-        return
     await store.lock(session, project, what="queued")
     queued = await store.count_jobs(session, project, state=JobState.QUEUED)
     if queued > limits.queued_jobs:
-        message = (
-            f"The project {project!r} has {plural(queued - 1, 'job')} in line, and its limit is {limits.queued_jobs}."
-        )
-        raise LimitReached(
-            message,
-            code=ErrorCode.TOO_MANY_QUEUED_JOBS,
-            hint="Wait until some have started, cancel some, or let an admin raise the project's limit.",
-        )
+        raise _line_is_full(project, queued - 1, most=limits.queued_jobs)
 
 
 async def may_run_one_more(session: AsyncSession, project: str, *, limits: ProjectLimits) -> bool:
@@ -135,3 +140,11 @@ async def _with_own(session: AsyncSession, project: str, limits: ProjectLimits) 
 
 def _is_used_up(limits: ProjectLimits, hours: float) -> bool:
     return limits.gpu_hours_per_month is not None and hours >= limits.gpu_hours_per_month
+
+
+def _line_is_full(project: str, queued: int, *, most: int) -> LimitReached:
+    return LimitReached(
+        f"The project {project!r} has {plural(queued, 'job')} in line, and its limit is {most}.",
+        code=ErrorCode.TOO_MANY_QUEUED_JOBS,
+        hint="Wait until some have started, cancel some, or let an admin raise the project's limit.",
+    )
