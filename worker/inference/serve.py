@@ -91,6 +91,7 @@ class InferenceWorker:
             self._gateway.application.router.lifespan_context = self._alive
             config = uvicorn.Config(
                 self._gateway.application,
+                http="h11",  # which bounds the head of a request; httptools, where it is installed, does not
                 log_config=None,
                 access_log=False,
                 server_header=False,

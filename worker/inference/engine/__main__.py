@@ -67,6 +67,7 @@ def serve(options: argparse.Namespace, *, key: str) -> None:
         create_app(served, key=key),
         host=options.host,
         port=options.port,
+        http="h11",  # which bounds the head of a request; httptools, where it is installed, does not
         log_level="warning",
         timeout_graceful_shutdown=5,
         lifespan="off",
