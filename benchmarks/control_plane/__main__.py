@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--only", choices=(*KINDS, "streams"), action="append")
     parser.add_argument("--streams", type=int, default=2000)
+    parser.add_argument("--processes", type=int, default=1, help="of the API")
     parser.add_argument("--beside", type=Path, help="another checkout")
     parser.add_argument("--mlflow", action="store_true")
     arguments = parser.parse_args()
@@ -51,7 +52,10 @@ def measure(sources: dict[str, Path], count: int, *, arguments: argparse.Namespa
     """Every kind of load on every checkout, kind by kind."""
     print(f"{count:,} jobs {arguments.state}\n\n{HEAD}", flush=True)
     with contextlib.ExitStack() as stack:
-        sites = {name: stack.enter_context(running_site(source)) for name, source in sources.items()}
+        sites = {
+            name: stack.enter_context(running_site(source, processes=arguments.processes))
+            for name, source in sources.items()
+        }
         settings = {name: _settings(site, count, arguments=arguments) for name, site in sites.items()}
         for kind in arguments.only or (*KINDS, "streams"):
             for name, site in sites.items():

@@ -72,7 +72,7 @@ class Spent:
 class Site:
     """One running service with a model, a file, a worker and as many jobs as were asked for."""
 
-    def __init__(self, *, port: int, database_url: str, keys: dict[str, str], processes: dict[str, int]) -> None:
+    def __init__(self, *, port: int, database_url: str, keys: dict[str, str], processes: dict[str, list[int]]) -> None:
         self.port, self.keys = port, keys
         self._database_url, self._processes = database_url, processes
         self._http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
@@ -128,12 +128,12 @@ class Site:
 
     def spent(self) -> Spent:
         """CPU time of the API and of all of PostgreSQL."""
-        return Spent(_cpu_seconds(self._processes["api"]), _cpu_seconds(self._processes["postgres"]))
+        return Spent(*(sum(map(_cpu_seconds, self._processes[part])) for part in ("api", "postgres")))
 
 
 @contextlib.contextmanager
-def running_site(source: Path) -> Iterator[Site]:
-    """The service of the checkout in `source`, on an empty database."""
+def running_site(source: Path, *, processes: int = 1) -> Iterator[Site]:
+    """The service of the checkout in `source`, on an empty database, with so many processes of the API."""
     with tempfile.TemporaryDirectory(prefix="ts-load-") as name:
         root = Path(name)
         root.chmod(0o755)  # PostgreSQL may run as another user
@@ -152,9 +152,17 @@ def running_site(source: Path) -> Iterator[Site]:
             subprocess.run([*_COMMAND, "migrate"], env=environment, cwd=source, check=True)
             keys = _keys(postgres.url())
             port = free_port()
-            with _api(source, environment, port=port, log=root / "api.log") as api:
-                processes = {"api": api, "postgres": postgres.pid}
-                site = Site(port=port, database_url=postgres.url(), keys=keys, processes=processes)
+            with contextlib.ExitStack() as stack:
+                api = [
+                    stack.enter_context(_api(source, environment, port=port, log=root / f"api-{number}.log"))
+                    for number in range(processes)
+                ]
+                site = Site(
+                    port=port,
+                    database_url=postgres.url(),
+                    keys=keys,
+                    processes={"api": api, "postgres": [postgres.pid]},
+                )
                 site.prepare()
                 yield site
 
@@ -163,7 +171,11 @@ def running_site(source: Path) -> Iterator[Site]:
 def _api(source: Path, environment: dict[str, str], *, port: int, log: Path) -> Iterator[int]:
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*_COMMAND, "serve", "--port", str(port)], env=environment, cwd=source, stdout=output, stderr=output
+            [*_COMMAND, "serve", "--port", str(port), "--share-port"],
+            env=environment,
+            cwd=source,
+            stdout=output,
+            stderr=output,
         )
     try:
         deadline = time.monotonic() + 60
