@@ -98,8 +98,10 @@ async def may_run_one_more(session: AsyncSession, project: str, *, limits: Proje
     return not limits.is_full(await store.count_jobs(session, project, state=JobState.RUNNING))
 
 
-async def check_stored(session: AsyncSession, project: str, *, limits: ProjectLimits) -> None:
+async def check_stored(session: AsyncSession, project: str, *, limits: ProjectLimits, coming_bytes: int = 0) -> None:
     """Call it when the new file has been flushed, or before a job is made, whose result nobody refuses later.
+
+    `coming_bytes` are announced and not sent yet; they are looked at again when they have come.
 
     Raises:
         Forbidden: the project has more bytes than it may.
@@ -108,7 +110,7 @@ async def check_stored(session: AsyncSession, project: str, *, limits: ProjectLi
     if limits.stored_bytes is None:
         return
     await store.lock(session, project, what="stored")
-    stored = await store.stored_bytes(session, project)
+    stored = await store.stored_bytes(session, project) + coming_bytes
     if stored > limits.stored_bytes:
         message = f"The project {project!r} would have {stored:,} bytes stored; its limit is {limits.stored_bytes:,}."
         raise Forbidden(

@@ -29,11 +29,14 @@ _LIFETIME = timedelta(hours=1)
 _CHUNK_BYTES = 1024 * 1024
 
 
-async def create(session: AsyncSession, request: CreateUpload, *, project: str, most_bytes: int) -> Upload:
+async def create(
+    session: AsyncSession, request: CreateUpload, *, project: str, most_bytes: int, limits: ProjectLimits
+) -> Upload:
     """Open an upload for an hour.
 
     Raises:
         InvalidRequest: the purpose is unknown, or the file would be larger than a file may be.
+        Forbidden: the project would store more than it may.
     """
     if request.purpose not in files_intake.PURPOSES:
         message = f"'purpose' must be one of {', '.join(files_intake.PURPOSES)}."
@@ -41,6 +44,7 @@ async def create(session: AsyncSession, request: CreateUpload, *, project: str, 
     if request.bytes > most_bytes:
         message = f"A file has at most {most_bytes:,} bytes here, not {request.bytes:,}."
         raise InvalidRequest(message, code=ErrorCode.INVALID_VALUE, param="bytes")
+    await check_stored(session, project, limits=limits, coming_bytes=request.bytes)
     upload = Upload(
         id=new_id("upload"),
         project=project,

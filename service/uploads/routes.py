@@ -35,7 +35,13 @@ async def create_upload(
     settings: SettingsDep,
 ) -> UploadObject:
     """Open an upload for a large file; it is open for an hour."""
-    upload = await lifecycle.create(session, request, project=caller.project, most_bytes=settings.max_upload_bytes)
+    upload = await lifecycle.create(
+        session,
+        request,
+        project=caller.project,
+        most_bytes=settings.max_upload_bytes,
+        limits=settings.limits_of(caller.project),
+    )
     return _upload_object(upload, status=upload.status)
 
 

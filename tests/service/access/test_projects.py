@@ -65,6 +65,14 @@ def test_a_limit_of_stored_bytes_refuses_a_file(plane: ControlPlane) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "too_many_stored_bytes")
 
 
+def test_a_limit_of_stored_bytes_refuses_an_upload_before_its_first_part(plane: ControlPlane) -> None:
+    set_limits(plane, "acme", stored_bytes=10)
+    body = {"purpose": "fine-tune", "filename": "rows.jsonl", "bytes": 11, "mime_type": "application/jsonl"}
+    refused = plane.request("POST", "/v1/uploads", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "too_many_stored_bytes")
+    assert plane.request("POST", "/v1/uploads", json=body | {"bytes": 10}).status_code == 200
+
+
 def test_a_limit_of_running_jobs_keeps_the_next_in_line(control_plane: ControlPlane) -> None:
     set_limits(control_plane, "acme", running_jobs=1)
     job_ids = [control_plane.create_job()["id"] for _ in range(2)]
