@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from tunesmith.service.database.batches import Batches
@@ -35,6 +36,7 @@ class KeyCache:
         self._clock = clock
         self._found: OrderedDict[str, tuple[KnownKey, float]] = OrderedDict()
         self._batches: Batches[str, KnownKey] = Batches(self._look_up)
+        self._ends: Batches[str, datetime] = Batches(self._look_up_ends)
         self._changes = 0
         database.on_change(ApiKey, self._forget)
 
@@ -46,6 +48,10 @@ class KeyCache:
     async def find(self, key: str) -> KnownKey | None:
         """The key unless it is unknown, revoked or expired."""
         return self.known(key) or await self._batches.get(sha256_of_text(key))
+
+    async def ended_at(self, key: str) -> datetime | None:
+        """When a key that `find` does not find was revoked or ran out; None for one that never was."""
+        return await self._ends.get(sha256_of_text(key))
 
     async def _look_up(self, hashes: Sequence[str]) -> Mapping[str, KnownKey]:
         looked_up_at, changes = self._clock(), self._changes
@@ -61,6 +67,10 @@ class KeyCache:
             for key_sha256, key in found.items():
                 self._keep(key_sha256, key, at=looked_up_at)
         return found
+
+    async def _look_up_ends(self, hashes: Sequence[str]) -> Mapping[str, datetime]:
+        async with self._database.reading() as connection:
+            return {row.key_sha256: row.ended_at for row in await store.find_ends(connection, hashes)}
 
     def _keep(self, key_sha256: str, key: KnownKey, *, at: float) -> None:
         self._found[key_sha256] = key, at

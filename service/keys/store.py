@@ -1,6 +1,7 @@
 """Queries about API keys."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import (
     ARRAY,
@@ -32,6 +33,9 @@ _FIND = select(
     _LINEAGE.label("lineage"),
     _USED_LATELY.label("is_used_lately"),
 ).where(ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), _VALID)
+_FIND_ENDS = select(ApiKey.key_sha256, func.least(ApiKey.revoked_at, ApiKey.expires_at).label("ended_at")).where(
+    ApiKey.key_sha256 == func.any(bindparam("hashes", type_=ARRAY(Text))), ~_VALID
+)
 _TOUCH = (
     update(ApiKey)
     .where(
@@ -49,6 +53,11 @@ _ADMIN_LOCK = 0x61646D696E  # whoever takes an admin's key away waits for others
 async def find(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, str, str, str, str, str, bool]]:
     """`key_sha256`, `id`, `name`, `project`, `role`, `lineage` and `is_used_lately` of those keys that are valid."""
     return (await connection.execute(_FIND, {"hashes": list(hashes)})).all()
+
+
+async def find_ends(connection: AsyncConnection, hashes: Sequence[str]) -> Sequence[Row[str, datetime]]:
+    """`key_sha256`, and when the key was revoked or ran out, of those that are valid no more."""
+    return (await connection.execute(_FIND_ENDS, {"hashes": list(hashes)})).all()
 
 
 async def touch(connection: AsyncConnection, key_ids: Sequence[str]) -> None:

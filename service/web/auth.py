@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated
 
 import structlog
@@ -63,9 +64,19 @@ async def authenticate(
     keys: KeyCache = request.app.state.keys
     found = await keys.find(bearer(request))
     if found is None:
-        raise Unauthenticated("Incorrect API key provided.")
+        raise _refusal(await keys.ended_at(bearer(request)))
     structlog.contextvars.bind_contextvars(project=found.project)
     return Caller(key_id=found.id, project=found.project, role=found.role, name=found.name, lineage=found.lineage)
+
+
+def _refusal(ended_at: datetime | None) -> Unauthenticated:
+    """Only who holds the key learns that there was one."""
+    if ended_at is None:
+        return Unauthenticated("Incorrect API key provided.")
+    return Unauthenticated(
+        f"This API key ended at {ended_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC.",
+        hint="Ask an admin for another: `tunesmith-service keys create`, or POST /v1/keys.",
+    )
 
 
 async def while_valid(request: Request, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

@@ -95,6 +95,16 @@ def test_a_key_can_get_an_end_and_lose_it_again(plane: ControlPlane) -> None:
     assert post(plane, f"/v1/keys/{key['id']}/expiry", expires_in_seconds=None).json()["expires_at"] is None
 
 
+def test_a_key_that_has_run_out_says_when(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = made(plane, expires_in_seconds=60)
+    plane.sql("UPDATE api_keys SET expires_at = '2026-01-02 03:04:05+00' WHERE id = %s", key["id"])
+    let_pass(plane, monkeypatch)
+    refused = plane.request("GET", "/v1/models", headers={"authorization": f"Bearer {key['key']}"})
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+    assert "ended at 2026-01-02 03:04 UTC" in refused.json()["error"]["message"]
+
+
 def test_a_revoked_key_opens_nothing_at_once_and_cannot_come_back(plane: ControlPlane) -> None:
     key = made(plane)
     assert opens(plane, key["key"])
