@@ -88,13 +88,15 @@ def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEst
     The peak is static memory plus saved activations plus the largest of what comes and goes: the logits of a chunk,
     the working set of one layer's backward, or the optimizer's temporaries.
     """
-    items, each = _static_items(shape, setup), bytes_of_a_token(shape, setup)
-    items["activations"] = int(_tokens(setup) * each.kept)
-    transients = {"layer_backward": _backward(shape, setup, each), "logits": _logits(shape, setup)}
+    items = _static_items(shape, setup)
+    peaks = peaks_of(shape, setup, resident=sum(items.values()))
+    tokens = setup.tokens_per_micro_step * peaks.sequences
+    items["activations"] = peaks.activations(tokens)
+    transients = {"layer_backward": peaks.backward(tokens), "logits": peaks.logits(tokens)}
     name, size = max(transients.items(), key=lambda item: item[1])
     items[name] = size
-    items["slack"] = _slack(setup, allocated=sum(items.values()), activations=items["activations"])
-    items["context"] = _context(setup)
+    items["slack"] = peaks.slack(allocated=sum(items.values()), activations=items["activations"])
+    items["context"] = peaks.context
     items = {name: size for name, size in items.items() if size}
     return MemoryEstimate(items=items, total_bytes=sum(items.values()), budget_bytes=budget_bytes)
 
@@ -106,15 +108,74 @@ class TokenBytes(NamedTuple):
     in_flight: float
 
 
-def total(
+class Peaks(NamedTuple):
+    """Predicted peaks on one device, in bytes, whatever number of tokens a micro-step has.
+
+    A search asks for hundreds, so everything that does not follow from that number is found beforehand.
+    """
+
+    sequences: int  # that a micro-step holds of each row
+    resident: int
+    each: TokenBytes
+    backward_once: int
+    backward_each: int
+    logits_once: int
+    logits_each: int
+    logits_tokens: int  # of one chunk
+    slack_share: float
+    slack_of_activations: float
+    context: int
+
+    def of(self, tokens: int) -> int:
+        """Of micro-steps of so many tokens."""
+        tokens *= self.sequences
+        activations = self.activations(tokens)
+        allocated = self.resident + activations + max(self.backward(tokens), self.logits(tokens))
+        return allocated + self.slack(allocated=allocated, activations=activations) + self.context
+
+    def activations(self, tokens: int) -> int:
+        """Kept from forward to backward for so many tokens of all sequences."""
+        return int(tokens * self.each.kept)
+
+    def backward(self, tokens: int) -> int:
+        """What comes and goes in the backward pass of one layer; it and a chunk's logits are never there together."""
+        return int(tokens * self.each.in_flight) + self.backward_once + tokens * self.backward_each
+
+    def logits(self, tokens: int) -> int:
+        """Of one chunk, with what the head's own gradient takes."""
+        return min(tokens, self.logits_tokens) * self.logits_each + self.logits_once
+
+    def slack(self, *, allocated: int, activations: int) -> int:
+        """What the allocator holds beyond what is asked for."""
+        return int(self.slack_share * allocated + self.slack_of_activations * activations)
+
+
+def peaks_of(
     shape: ModelShape, setup: Setup, *, resident: int | None = None, token_bytes: TokenBytes | None = None
-) -> int:
-    """Predicted peak on one device as one number; `resident_bytes` and `bytes_of_a_token` may be known already."""
-    resident = resident_bytes(shape, setup) if resident is None else resident
-    each = bytes_of_a_token(shape, setup) if token_bytes is None else token_bytes
-    activations = int(_tokens(setup) * each.kept)
-    allocated = resident + activations + max(_backward(shape, setup, each), _logits(shape, setup))
-    return allocated + _slack(setup, allocated=allocated, activations=activations) + _context(setup)
+) -> Peaks:
+    """Those of a setup with other micro-steps; `resident_bytes` and `bytes_of_a_token` may be known already."""
+    constants, is_on_cpu = setup.constants, setup.device == "cpu"
+    logits_once, logits_each, logits_tokens = _logits(shape, setup)
+    return Peaks(
+        sequences=2 if setup.preference_pairs else 1,
+        resident=resident_bytes(shape, setup) if resident is None else resident,
+        each=bytes_of_a_token(shape, setup) if token_bytes is None else token_bytes,
+        backward_once=_backward_once(shape, setup),
+        backward_each=max(shape.hidden_size, shape.intermediate_size) if setup.float8_base else 0,
+        logits_once=logits_once,
+        logits_each=logits_each,
+        logits_tokens=logits_tokens,
+        slack_share=constants.slack,
+        slack_of_activations=constants.cpu_activation_slack if is_on_cpu else 0.0,
+        context=(
+            constants.cpu_process_bytes if is_on_cpu else constants.cuda_context_bytes + constants.cuda_workspace_bytes
+        ),
+    )
+
+
+def total(shape: ModelShape, setup: Setup) -> int:
+    """Predicted peak on one device as one number."""
+    return peaks_of(shape, setup).of(setup.tokens_per_micro_step)
 
 
 def resident_bytes(shape: ModelShape, setup: Setup) -> int:
@@ -246,14 +307,14 @@ def _scores(shape: ModelShape, setup: Setup) -> int:
     return layers * shape.heads * setup.longest_row_tokens * (4 + setup.compute_bytes)
 
 
-def _backward(shape: ModelShape, setup: Setup, each: TokenBytes) -> int:
-    """What comes and goes in the backward pass of one layer; it and one chunk's logits are never there together."""
-    tokens, width = _tokens(setup), setup.compute_bytes
-    backward = int(tokens * each.in_flight) + _expert_factors(shape, setup)
+def _backward_once(shape: ModelShape, setup: Setup) -> int:
+    """What comes and goes in the backward pass of one layer, however many tokens it is for."""
+    width = setup.compute_bytes
+    backward = _expert_factors(shape, setup)
     if setup.method is Method.QLORA:
         backward += shape.largest_linear * width
-    if setup.float8_base:  # one matrix turned over, and what it is multiplied with in 8 bits
-        backward += shape.largest_linear + tokens * max(shape.hidden_size, shape.intermediate_size)
+    if setup.float8_base:  # one matrix turned over; what it is multiplied with in 8 bits comes with the tokens
+        backward += shape.largest_linear
     if setup.method is Method.FULL:
         backward += shape.largest_linear * (width + 4)  # one gradient, as computed and widened for the master
     return backward
@@ -265,27 +326,11 @@ def _expert_factors(shape: ModelShape, setup: Setup) -> int:
     return largest // shape.layers * (2 * setup.compute_bytes + 4)
 
 
-def _logits(shape: ModelShape, setup: Setup) -> int:
-    """One chunk's logits and their fp32 log-softmax; the head's own gradient, added up in fp32, when it learns."""
+def _logits(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
+    """The head's own gradient, added up in fp32, when it learns; a token's logits and fp32 log-softmax; a chunk."""
     full = setup.method is Method.FULL
     chunk = logits_chunk_tokens(
         device=setup.device, vocab_size=shape.vocab_size, is_learning=full and not setup.preference_pairs
     )
-    chunk = min(_tokens(setup), chunk)
-    entries = chunk * shape.vocab_size * (setup.compute_bytes + (8 if setup.preference_pairs else 4))
-    return entries + (shape.vocab_size * shape.hidden_size * (4 + setup.compute_bytes) if full else 0)
-
-
-def _slack(setup: Setup, *, allocated: int, activations: int) -> int:
-    extra = setup.constants.cpu_activation_slack * activations if setup.device == "cpu" else 0
-    return int(setup.constants.slack * allocated + extra)
-
-
-def _tokens(setup: Setup) -> int:
-    return setup.tokens_per_micro_step * (2 if setup.preference_pairs else 1)
-
-
-def _context(setup: Setup) -> int:
-    if setup.device == "cpu":
-        return setup.constants.cpu_process_bytes
-    return setup.constants.cuda_context_bytes + setup.constants.cuda_workspace_bytes
+    each = shape.vocab_size * (setup.compute_bytes + (8 if setup.preference_pairs else 4))
+    return (shape.vocab_size * shape.hidden_size * (4 + setup.compute_bytes) if full else 0), each, chunk

@@ -16,7 +16,7 @@ from tunesmith.tuning.estimates.evaluation_time import (
     with_evaluations,
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
-from tunesmith.tuning.estimates.memory import Setup, TokenBytes, bytes_of_a_token, resident_bytes, total
+from tunesmith.tuning.estimates.memory import Peaks, Setup, TokenBytes, bytes_of_a_token, peaks_of, resident_bytes
 from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness, predict_seconds
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
@@ -110,7 +110,7 @@ class Pricer:
         )
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
-        self._peaks: dict[_Key, int] = {}
+        self._peaks: dict[tuple[LayoutKey, Checkpointing], tuple[Peaks, float | None]] = {}
         self._durations: dict[_Key, Durations] = {}
         self._evenness: dict[int, float] = {}
         self._resident: dict[LayoutKey, int] = {}
@@ -155,18 +155,12 @@ class Pricer:
 
     def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
         """Predicted peak on one device."""
-        key = (layout.memory_key, checkpointing, tokens)
+        key = (layout.memory_key, checkpointing)
         found = self._peaks.get(key)
         if found is None:
-            setup = self._setup(layout, checkpointing, tokens)
-            peak = total(
-                self.shape,
-                setup,
-                resident=self._resident_bytes(layout, setup),
-                token_bytes=self._bytes_of_a_token(layout, setup),
-            )
-            found = self._peaks[key] = int(peak * (self.ratios(layout, setup).memory or 1.0))
-        return found
+            found = self._peaks[key] = self._peaks_of(layout, checkpointing)
+        peaks, correction = found
+        return int(peaks.of(tokens) * correction) if correction else peaks.of(tokens)
 
     def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
         """Predicted for all steps, evaluations and sample answers."""
@@ -229,6 +223,12 @@ class Pricer:
             found = predict_evenness(self.shape, setup, workload=self.workload)
             self._evenness[setup.world_size] = found
         return found
+
+    def _peaks_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Peaks, float | None]:
+        """And what they are corrected by."""
+        setup = self._setup(layout, checkpointing, 1)
+        resident, each = self._resident_bytes(layout, setup), self._bytes_of_a_token(layout, setup)
+        return peaks_of(self.shape, setup, resident=resident, token_bytes=each), self.ratios(layout, setup).memory
 
     def _resident_bytes(self, layout: Layout, setup: Setup) -> int:
         found = self._resident.get(layout.memory_key)
