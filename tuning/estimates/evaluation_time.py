@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 from tunesmith.tuning.estimates.memory import Setup
-from tunesmith.tuning.estimates.throughput import Workload, micro_steps_of, one_micro_step_seconds
+from tunesmith.tuning.estimates.throughput import MicroSteps, Workload, micro_steps_of
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
 from tunesmith.tuning.words import Method
 
@@ -60,51 +59,52 @@ def can_answer(*, zero_stage: int, sharded_base: bool) -> bool:
 class EvaluationCosts:
     """Of one job's evaluations under any launch settings, remembered: few of these matter to a forward pass."""
 
-    def __init__(self, shape: ModelShape, workload: Workload) -> None:
-        self._shape, self._workload = shape, workload
+    def __init__(self, micro_steps: MicroSteps, workload: Workload) -> None:
+        self._micro_steps, self._workload = micro_steps, workload
         self._passes: dict[tuple[str, int, bool, bool, bool, int], float] = {}
         self._answers: dict[tuple[str, bool], float] = {}
 
-    def of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> EvaluationCost:
-        """With this setup on such hardware, which `kind` names."""
+    def of(self, setup: Setup, *, tokens: int, kind: str, hardware: HardwareProfile) -> EvaluationCost:
+        """With this setup but so many tokens a micro-step, on such hardware, which `kind` names."""
         workload = self._workload
         if not workload.evaluations or not workload.validation_rows:
             return NOTHING
-        gathers, fused = setup.zero_stage == 3, setup.fused_passes
-        key = (kind, setup.world_size, gathers, fused, setup.sharded_base, setup.tokens_per_micro_step)
-        if key not in self._passes:
-            self._passes[key] = workload.evaluations * self._evaluation_seconds(setup, hardware)
-        answers = 0.0
+        fused = setup.fused_passes
+        key = (kind, setup.world_size, setup.zero_stage == 3, fused, setup.sharded_base, tokens)
+        passes = self._passes.get(key)
+        if passes is None:
+            one = self._evaluation_seconds(setup, tokens, kind=kind, hardware=hardware)
+            passes = self._passes[key] = workload.evaluations * one
+        answers: float | None = 0.0
         if can_answer(zero_stage=setup.zero_stage, sharded_base=setup.sharded_base):
-            if (kind, fused) not in self._answers:
-                self._answers[kind, fused] = self._answers_seconds(setup, hardware)
-            answers = self._answers[kind, fused]
-        return EvaluationCost(self._passes[key], answers, workload.evaluations)
+            answers = self._answers.get((kind, fused))
+            if answers is None:
+                answers = self._answers[kind, fused] = self._answers_seconds(setup, kind=kind, hardware=hardware)
+        return EvaluationCost(passes, answers, workload.evaluations)
 
-    def _evaluation_seconds(self, setup: Setup, hardware: HardwareProfile) -> float:
+    def _evaluation_seconds(self, setup: Setup, tokens: int, *, kind: str, hardware: HardwareProfile) -> float:
         """Of one, over the rows of the process that has most."""
         mean = self._workload.mean_row_tokens
         own_tokens = max(1.0, -(-self._workload.validation_rows // setup.world_size) * mean)
-        passes = micro_steps_of(setup, own_tokens=own_tokens, mean_row_tokens=mean)
-        return passes * self._forward_seconds(own_tokens / passes, setup, hardware)
+        passes = micro_steps_of(own_tokens, tokens_per_micro_step=tokens, packing=setup.packing, mean_row_tokens=mean)
+        return passes * self._forward_seconds(own_tokens / passes, setup, kind=kind, hardware=hardware)
 
-    def _answers_seconds(self, setup: Setup, hardware: HardwareProfile) -> float:
+    def _answers_seconds(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
         """The prompts at once, then token by token."""
         workload = self._workload
         prompts = SAMPLES * min(workload.mean_row_tokens, LONGEST_PROMPT_TOKENS)
         tokens = most_answer_tokens(workload.supervised_share * workload.mean_row_tokens)
-        a_token = self._forward_seconds(SAMPLES, setup, hardware)
-        return self._forward_seconds(prompts, setup, hardware) + tokens * a_token
+        a_token = self._forward_seconds(SAMPLES, setup, kind=kind, hardware=hardware)
+        return self._forward_seconds(prompts, setup, kind=kind, hardware=hardware) + tokens * a_token
 
-    def _forward_seconds(self, tokens: float, setup: Setup, hardware: HardwareProfile) -> float:
+    def _forward_seconds(self, tokens: float, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
         """Half of a micro-step in which the base is frozen, a third of one in which everything learns.
 
         Of preference pairs the reference's pass comes to both. Nothing is made again, and no gradient travels.
         """
         if setup.checkpointing != "none" or setup.zero_stage == 2:
             setup = setup.but(checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
-        whole = one_micro_step_seconds(self._shape, setup, tokens=tokens, workload=self._workload, hardware=hardware)
-        return whole * _forward_share(setup)
+        return self._micro_steps.of(setup, kind=kind, hardware=hardware).seconds(tokens) * _forward_share(setup)
 
 
 def durations(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> Durations:

@@ -5,9 +5,10 @@ of this trainer. Each worker's own runs correct what comes out (`tuning.estimate
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tunesmith.tuning.estimates.memory import Setup, trainable_parameters, weight_bytes
-from tunesmith.tuning.estimates.sharded_base import with_gathers
+from tunesmith.tuning.estimates.sharded_base import gathered_bytes, with_gathers
 from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.words import Method
@@ -47,37 +48,95 @@ class GpuSpeeds:
 GPU_SPEEDS = GpuSpeeds()
 
 
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """Floating-point operations of one micro-step: of matrix products, and of attention between tokens."""
+class Operations(NamedTuple):
+    """Floating-point operations for each token of a micro-step: of matrix products, and of attention between tokens."""
 
     products: float
     attention: float
 
 
-def micro_step_seconds(
-    shape: ModelShape,
-    setup: Setup,
-    *,
-    gpu: KnownGpu,
-    operations: Operations,
-    tokens: float,
-    speeds: GpuSpeeds = GPU_SPEEDS,
-) -> float:
-    """Forward and backward over `tokens` tokens on one GPU.
+class GpuWork(NamedTuple):
+    """What one GPU computes, moves and launches in a micro-step, whatever number of tokens that has."""
 
-    The GPU computes while Python launches and weights travel, so the longest of the three decides, but for what cannot
-    hide: the share of communication that finds nothing to compute beside it, and that of one layer, for the first
-    weights are waited for and the last gradients are waited upon.
-    """
-    busy = _busy_seconds(shape, setup, gpu=gpu, operations=operations, tokens=tokens, speeds=speeds)
-    working = max(busy, _launch_seconds(shape, setup, speeds=speeds))
-    travelling = _communication_seconds(shape, setup, gpu=gpu, speeds=speeds)
-    exposed = max(travelling / shape.layers, travelling - speeds.hidden * working)
-    seconds = working + exposed + MICRO_STEP_OVERHEAD_SECONDS
-    if not setup.sharded_base:
-        return seconds
-    return with_gathers(seconds, shape, setup, link_bytes_per_second=_link(gpu, speeds))
+    operations: Operations
+    product_rate: float  # operations a second, of large products
+    attention_rate: float
+    half_rate_tokens: float
+    layers: int
+    elements: int  # of hidden state and MLP
+    touched_bytes: float  # for each of those
+    touched_again: float
+    expanded_bytes: float  # of 4-bit weights, in all passes
+    bandwidth: float
+    launch_seconds: float
+
+    def seconds(self, tokens: float) -> float:
+        """The longer of what the GPU does and what Python launches meanwhile."""
+        rate = self.product_rate * tokens / (tokens + self.half_rate_tokens)
+        products = tokens * self.operations.products / rate
+        attention = tokens * self.operations.attention / self.attention_rate
+        touched = tokens * self.layers * self.elements * self.touched_bytes * self.touched_again
+        return max(products + attention + (touched + self.expanded_bytes) / self.bandwidth, self.launch_seconds)
+
+
+class GpuMicroStep(NamedTuple):
+    """Forward and backward on one GPU, whatever number of tokens a micro-step has: its work, and what it exchanges."""
+
+    work: GpuWork
+    sequences: int  # of each row
+    travelling_seconds: float = 0.0  # weights and gradients, under ZeRO
+    gathering_seconds: float = 0.0  # a 4-bit base that is shared out
+    hidden: float = 0.0
+
+    def seconds(self, tokens: float) -> float:
+        """For so many tokens of one sequence of each row.
+
+        The GPU computes while Python launches and weights travel, so the longest of the three decides, but for what
+        cannot hide: the share of communication that finds nothing to compute beside it, and that of one layer, for the
+        first weights are waited for and the last gradients are waited upon.
+        """
+        working, layers = self.work.seconds(self.sequences * tokens), self.work.layers
+        exposed = max(self.travelling_seconds / layers, self.travelling_seconds - self.hidden * working)
+        seconds = working + exposed + MICRO_STEP_OVERHEAD_SECONDS
+        if not self.gathering_seconds:
+            return seconds
+        return with_gathers(seconds, moving_seconds=self.gathering_seconds, layers=layers)
+
+
+def gpu_work(
+    shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: Operations, speeds: GpuSpeeds = GPU_SPEEDS
+) -> GpuWork:
+    """That of a setup: what its GPUs exchange, and their number, do not matter to it."""
+    share = speeds.products * float((REFERENCE_TFLOPS / gpu.matmul_tflops) ** speeds.size_exponent)
+    rate = gpu.matmul_tflops * 1e12 * min(0.9, share)
+    uses = 3 if setup.checkpointing == "full" else 2
+    expanded = uses * shape.quantizable_weights * speeds.dequantization_bytes
+    return GpuWork(
+        operations=operations,
+        product_rate=rate,
+        attention_rate=rate * speeds.attention,
+        half_rate_tokens=speeds.half_rate_tokens,
+        layers=shape.layers,
+        elements=shape.hidden_size + shape.intermediate_size,
+        touched_bytes=speeds.touched_bytes,
+        touched_again=1 + TOUCHED_AGAIN[setup.checkpointing],
+        expanded_bytes=expanded if setup.method is Method.QLORA else 0.0,
+        bandwidth=_bandwidth(gpu, speeds),
+        launch_seconds=_launch_seconds(shape, setup, speeds=speeds),
+    )
+
+
+def gpu_micro_step(
+    shape: ModelShape, setup: Setup, work: GpuWork, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS
+) -> GpuMicroStep:
+    """That work, with what this setup exchanges beside it."""
+    return GpuMicroStep(
+        work=work,
+        sequences=2 if setup.preference_pairs else 1,
+        travelling_seconds=_communication_seconds(shape, setup, gpu=gpu, speeds=speeds),
+        gathering_seconds=gathered_bytes(shape, setup) / _link(gpu, speeds),
+        hidden=speeds.hidden,
+    )
 
 
 def update_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS) -> float:
@@ -88,25 +147,6 @@ def update_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: Gp
     if setup.world_size > 1 and setup.zero_stage < 2:
         seconds += 2 * trainable * setup.compute_bytes / _link(gpu, speeds)
     return seconds
-
-
-def _busy_seconds(
-    shape: ModelShape, setup: Setup, *, gpu: KnownGpu, operations: Operations, tokens: float, speeds: GpuSpeeds
-) -> float:
-    share = speeds.products * float((REFERENCE_TFLOPS / gpu.matmul_tflops) ** speeds.size_exponent)
-    rate = gpu.matmul_tflops * 1e12 * min(0.9, share)
-    products = operations.products / (rate * tokens / (tokens + speeds.half_rate_tokens))
-    attention = operations.attention / (rate * speeds.attention)
-    return products + attention + _moved_bytes(shape, setup, tokens=tokens, speeds=speeds) / _bandwidth(gpu, speeds)
-
-
-def _moved_bytes(shape: ModelShape, setup: Setup, *, tokens: float, speeds: GpuSpeeds) -> float:
-    again = 1 + TOUCHED_AGAIN[setup.checkpointing]
-    touched = tokens * shape.layers * (shape.hidden_size + shape.intermediate_size) * speeds.touched_bytes * again
-    if setup.method is not Method.QLORA:
-        return touched
-    uses = 3 if setup.checkpointing == "full" else 2
-    return touched + uses * shape.quantizable_weights * speeds.dequantization_bytes
 
 
 def _launch_seconds(shape: ModelShape, setup: Setup, *, speeds: GpuSpeeds) -> float:

@@ -32,10 +32,9 @@ def gathered_bytes(shape: ModelShape, setup: Setup) -> int:
     return int(quantized_bytes(shape, setup) / shape.layers * twice * of_others)
 
 
-def with_gathers(seconds: float, shape: ModelShape, setup: Setup, *, link_bytes_per_second: float) -> float:
+def with_gathers(seconds: float, *, moving_seconds: float, layers: int) -> float:
     """A micro-step of so many `seconds` of work with gathers behind it: the longer of both, and the first layer's."""
-    moving = gathered_bytes(shape, setup) / link_bytes_per_second
-    return max(seconds, moving) + moving / (2 * shape.layers)
+    return max(seconds, moving_seconds) + moving_seconds / (2 * layers)
 
 
 def explain(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:

@@ -2,42 +2,37 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from tunesmith.tuning.datasets.balance import expected_evenness
+from tunesmith.tuning.estimates.activations import Checkpointing
+from tunesmith.tuning.estimates.cpu_speed import CPU_BYTES_PER_SECOND, CpuMicroStep, cpu_micro_step
 from tunesmith.tuning.estimates.gpu_speed import (
     GPU_SPEEDS,
-    MICRO_STEP_OVERHEAD_SECONDS,
     OPTIMIZER_BYTES,
+    GpuMicroStep,
     GpuSpeeds,
+    GpuWork,
     Operations,
-    micro_step_seconds,
+    gpu_micro_step,
+    gpu_work,
     update_seconds,
 )
 from tunesmith.tuning.estimates.memory import Setup, trainable_parameters
 from tunesmith.tuning.estimates.utilization import flop_rates
 from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
 from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
 from tunesmith.tuning.words import Method
 
+MicroStep = GpuMicroStep | CpuMicroStep
 # Products of a frozen base in 8 bits: the data sheets double the rate, scaling and rounding take a part of it back.
 # Unmeasured: a roofline over the bytes of both.
 FLOAT8_SPEEDUP = 1.6
 # Adapters that are not fused multiply in fp32, outside the 16-bit tensor cores.
 FP32_ADAPTER_FLOPS_FACTOR = 6
-# There a LoRA micro-step of 928 tokens of a 135M model spent 2.9 s in the products of its layers, which is 0.75 of the
-# rate of large ones, and 1.75 s in everything else (attention, copies, activation functions, softmax): 30 ns for each
-# token, layer and element of hidden state and MLP. Two cores took 1.5 s and 0.97 s.
-CPU_MATMUL_SHARE = 0.75
-CPU_SECONDS_PER_ELEMENT_AND_CORE = 30e-9
-# `make bench-quality` on one core: a QLoRA step of one micro-step took 0.1 s longer than one of LoRA, for twice 106M
-# weights that bitsandbytes expands from NF4.
-CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE = 2e9
-# Python's own time, per layer and micro-step, forward and backward together.
-CPU_LAYER_OVERHEAD_SECONDS = 0.0025
-CPU_HALF_RATE_TOKENS = 12  # small products leave cores idle: half of the rate at so many tokens
-CPU_BYTES_PER_SECOND = 8e9
 UNCERTAINTY = 0.35  # of a prediction that no run on this hardware has corrected
 CALIBRATED_UNCERTAINTY = 0.12
 
@@ -66,10 +61,8 @@ class Workload:
         return sum(length * length for length in self.row_lengths) / (2 * sum(self.row_lengths))
 
 
-def operations_of(
-    shape: ModelShape, setup: Setup, *, tokens: float, supervised_share: float, attended_tokens: float
-) -> Operations:
-    """Floating-point operations of forward and backward over `tokens` tokens.
+def operations_of(shape: ModelShape, setup: Setup, *, supervised_share: float, attended_tokens: float) -> Operations:
+    """Floating-point operations of forward and backward for each token.
 
     What training needs (`flop_rates`), the forward products of what is made again, and the slowness of adapters that
     are not fused.
@@ -86,11 +79,7 @@ def operations_of(
     reference = 2 * shape.active_linear_weights if setup.preference_pairs else 0
     needed = 2 * attended_tokens * rates.squared_token  # a token attends to half of its sequence, in the mean
     attention = needed * 4 / 3 if setup.checkpointing == "full" else needed  # forward once more, of three passes
-    sequences = 2 if setup.preference_pairs else 1
-    return Operations(
-        products=sequences * tokens * (layers + head + adapters + reference),
-        attention=sequences * tokens * attention,
-    )
+    return Operations(products=layers + head + adapters + reference, attention=attention)
 
 
 def _active_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
@@ -112,6 +101,71 @@ def recomputed_weights(shape: ModelShape, setup: Setup) -> int:
     return shape.mlp_weights if reruns_last else shape.wide_mlp_weights
 
 
+class Steps(NamedTuple):
+    """All optimizer steps of a job under one setup, whatever number of tokens its micro-steps have."""
+
+    micro_step: MicroStep
+    update_seconds: float
+    world_size: int
+    packing: bool
+    workload: Workload
+
+    def seconds(self, tokens_per_micro_step: int, *, evenness: float, correction: float | None = None) -> float:
+        """Their duration, without evaluations.
+
+        `evenness` as `predict_evenness` finds it; 1, as if no device had to wait for another, bounds the duration from
+        below. `correction` is measured over predicted speed on this kind of hardware.
+        """
+        workload = self.workload
+        # of the process that has most to do
+        own_tokens = max(1.0, workload.tokens_per_step / (self.world_size * evenness))
+        micro_steps = micro_steps_of(
+            own_tokens,
+            tokens_per_micro_step=tokens_per_micro_step,
+            packing=self.packing,
+            mean_row_tokens=workload.mean_row_tokens,
+        )
+        one_pass = self.micro_step.seconds(own_tokens / micro_steps)
+        return (micro_steps * one_pass + self.update_seconds) * workload.total_steps / (correction or 1.0)
+
+
+class MicroSteps:
+    """Micro-steps of one job under any launch settings, remembered: few of these matter, and only to a part of it."""
+
+    def __init__(self, shape: ModelShape, workload: Workload, *, speeds: GpuSpeeds = GPU_SPEEDS) -> None:
+        self._shape, self._workload, self._speeds = shape, workload, speeds
+        self._works: dict[tuple[str, Checkpointing, bool], GpuWork | CpuMicroStep] = {}
+        self._found: dict[tuple[str, Checkpointing, bool, int, int, bool], MicroStep] = {}
+
+    def of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> MicroStep:
+        """With this setup on such hardware, which `kind` names."""
+        which = (kind, setup.checkpointing, setup.fused_passes)
+        exchanges = setup.zero_stage > 1 or setup.sharded_base
+        stage, processes = (setup.zero_stage, setup.world_size) if exchanges else (0, 1)
+        key = (*which, stage, processes, setup.sharded_base)
+        found = self._found.get(key)
+        if found is None:
+            work = self._works.get(which)
+            if work is None:
+                work = self._works[which] = self._work(setup, hardware)
+            found = self._found[key] = self._with_exchange(work, setup, hardware)
+        return found
+
+    def _work(self, setup: Setup, hardware: HardwareProfile) -> GpuWork | CpuMicroStep:
+        shape, workload = self._shape, self._workload
+        operations = operations_of(
+            shape, setup, supervised_share=workload.supervised_share, attended_tokens=workload.attended_tokens
+        )
+        if setup.device == "cpu":
+            return cpu_micro_step(shape, setup, cores=hardware.cpu.cores, operations=operations)
+        return gpu_work(shape, setup, gpu=_rates(setup, hardware), operations=operations, speeds=self._speeds)
+
+    def _with_exchange(self, work: GpuWork | CpuMicroStep, setup: Setup, hardware: HardwareProfile) -> MicroStep:
+        if isinstance(work, CpuMicroStep):
+            return work
+        return gpu_micro_step(self._shape, setup, work, gpu=_rates(setup, hardware), speeds=self._speeds)
+
+
 def predict(
     shape: ModelShape,
     setup: Setup,
@@ -120,44 +174,39 @@ def predict(
     hardware: HardwareProfile,
     correction: float | None = None,
     speeds: GpuSpeeds = GPU_SPEEDS,
+    evenness: float | None = None,
 ) -> TimeEstimate:
-    """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
-    seconds = predict_seconds(shape, setup, workload=workload, hardware=hardware, correction=correction, speeds=speeds)
+    """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware.
+
+    `evenness` as `predict_evenness` finds it, where that is known.
+    """
     full = setup.tokens_per_micro_step
-    full_pass = one_micro_step_seconds(shape, setup, tokens=full, workload=workload, hardware=hardware, speeds=speeds)
+    micro_step = MicroSteps(shape, workload, speeds=speeds).of(setup, kind="", hardware=hardware)
+    steps = steps_of(shape, setup, micro_step, workload=workload, hardware=hardware, speeds=speeds)
+    evenness = predict_evenness(shape, setup, workload=workload) if evenness is None else evenness
+    seconds = steps.seconds(full, evenness=evenness, correction=correction)
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     return TimeEstimate(
         tokens_per_second=workload.tokens_per_step * workload.total_steps / seconds,
         seconds=seconds,
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
-        micro_step_tokens_per_second=full / full_pass * (correction or 1.0),
+        micro_step_tokens_per_second=full / micro_step.seconds(full) * (correction or 1.0),
     )
 
 
-def predict_seconds(
+def steps_of(
     shape: ModelShape,
     setup: Setup,
+    micro_step: MicroStep,
     *,
     workload: Workload,
     hardware: HardwareProfile,
-    correction: float | None = None,
     speeds: GpuSpeeds = GPU_SPEEDS,
-    evenness: float | None = None,
-) -> float:
-    """Duration of all steps alone, without evaluations.
-
-    `evenness` as `predict_evenness` finds it, where that is known; 1, as if no device had to wait for another, bounds
-    the duration from below.
-    """
-    tokens_per_step = workload.tokens_per_step
-    evenness = predict_evenness(shape, setup, workload=workload) if evenness is None else evenness
-    own_tokens = max(1.0, tokens_per_step / (setup.world_size * evenness))  # of the process that has most to do
-    micro_steps = micro_steps_of(setup, own_tokens=own_tokens, mean_row_tokens=workload.mean_row_tokens)
-    tokens = own_tokens / micro_steps
-    one_pass = one_micro_step_seconds(shape, setup, tokens=tokens, workload=workload, hardware=hardware, speeds=speeds)
+) -> Steps:
+    """Those of a setup whose micro-steps are known."""
     update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds)
-    return (micro_steps * one_pass + update) * workload.total_steps / (correction or 1.0)
+    return Steps(micro_step, update, setup.world_size, setup.packing, workload)
 
 
 def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> float:
@@ -172,68 +221,15 @@ def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> 
     )
 
 
-def micro_steps_of(setup: Setup, *, own_tokens: float, mean_row_tokens: float) -> int:
+def micro_steps_of(own_tokens: float, *, tokens_per_micro_step: int, packing: bool, mean_row_tokens: float) -> int:
     """How many forward and backward passes so many tokens of one device take."""
-    if setup.packing:
-        return max(1, -(-int(own_tokens) // setup.tokens_per_micro_step))
+    if packing:
+        return max(1, -(-int(own_tokens) // tokens_per_micro_step))
     return max(1, round(own_tokens / max(1.0, mean_row_tokens)))
 
 
-def one_micro_step_seconds(
-    shape: ModelShape,
-    setup: Setup,
-    *,
-    tokens: float,
-    workload: Workload,
-    hardware: HardwareProfile,
-    speeds: GpuSpeeds = GPU_SPEEDS,
-) -> float:
-    """Forward and backward over so many tokens on one device."""
-    operations = operations_of(
-        shape,
-        setup,
-        tokens=tokens,
-        supervised_share=workload.supervised_share,
-        attended_tokens=workload.attended_tokens,
-    )
-    if setup.device == "cpu":
-        total = operations.products + operations.attention
-        return _cpu_seconds(shape, setup, cores=hardware.cpu.cores, operations=total, tokens=tokens)
-    gpu = rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
-    sequences = 2 if setup.preference_pairs else 1
-    return micro_step_seconds(shape, setup, gpu=gpu, operations=operations, tokens=sequences * tokens, speeds=speeds)
-
-
-def _cpu_seconds(shape: ModelShape, setup: Setup, *, cores: int, operations: float, tokens: float) -> float:
-    """Products at a share of the rate of large ones, and the rest by the elements that it touches."""
-    own = setup.constants
-    per_core = own.cpu_bf16_flops_per_core if setup.precision == "bf16" else own.cpu_fp32_flops_per_core
-    rate = per_core * CPU_MATMUL_SHARE * cores * tokens / (tokens + CPU_HALF_RATE_TOKENS)
-    touched = (
-        tokens * (2 if setup.preference_pairs else 1) * shape.layers * (shape.hidden_size + shape.intermediate_size)
-    )
-    elementwise = touched * CPU_SECONDS_PER_ELEMENT_AND_CORE / cores
-    dequantization = 0.0
-    if setup.method is Method.QLORA:
-        uses = 3 if setup.checkpointing == "full" else 2
-        dequantization = uses * shape.quantizable_weights / (CPU_DEQUANTIZED_WEIGHTS_PER_SECOND_AND_CORE * cores)
-    overhead = _passes(setup) * shape.layers * CPU_LAYER_OVERHEAD_SECONDS + MICRO_STEP_OVERHEAD_SECONDS
-    overhead += _remade_bytes(shape, setup, tokens=tokens) / CPU_BYTES_PER_SECOND
-    return operations / rate + elementwise + overhead + dequantization
-
-
-def _remade_bytes(shape: ModelShape, setup: Setup, *, tokens: float) -> float:
-    """Moved by operations that recomputation repeats between the products: norms and gates, read and written."""
-    if setup.checkpointing == "none":
-        return 0.0
-    elements = shape.layers * (2 * shape.norm_inputs * shape.hidden_size + 3 * shape.intermediate_size)
-    sequences = 2 if setup.preference_pairs else 1
-    return tokens * sequences * elements * setup.compute_bytes * (2 if setup.checkpointing == "full" else 1)
-
-
-def _passes(setup: Setup) -> int:
-    """Forward and backward passes of a micro-step: both sequences of a pair go alone where rows do."""
-    return 2 if setup.preference_pairs and not setup.packing else 1
+def _rates(setup: Setup, hardware: HardwareProfile) -> KnownGpu:
+    return rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
 
 
 def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile, speeds: GpuSpeeds) -> float:

@@ -8,7 +8,7 @@ training corrects these numbers.
 
 from tunesmith.tuning.estimates import memory
 from tunesmith.tuning.estimates.memory import Setup
-from tunesmith.tuning.estimates.throughput import UNCERTAINTY, Workload, one_micro_step_seconds
+from tunesmith.tuning.estimates.throughput import UNCERTAINTY, MicroSteps, Workload
 from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of, explain_constants
@@ -169,7 +169,7 @@ class _Place:
             row_lengths=(mean,),
         )
         size = min(tokens, setup.tokens_per_micro_step)
-        whole = one_micro_step_seconds(self._shape, setup, tokens=size, workload=work, hardware=self._hardware)
+        whole = MicroSteps(self._shape, work).of(setup, kind="", hardware=self._hardware).seconds(size)
         return _FORWARD_SHARE * whole * tokens / size
 
     def _too_large(self, peak: MemoryEstimate) -> Reason:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
-from tunesmith.tuning.estimates.memory import Setup, estimate
+from tunesmith.tuning.estimates.memory import estimate
 from tunesmith.tuning.estimates.sharded_base import explain
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.plan import PlanRule, Reason, TimeEstimate, Way
@@ -113,7 +113,7 @@ class Search:
         pricer, setup, layout = self.pricer, priced.setup, priced.layout
         memory = estimate(pricer.shape, setup, budget_bytes=layout.budget_bytes)
         ratios = pricer.ratios(layout, setup)
-        time = pricer.time(layout, setup)
+        time = pricer.time(priced)
         if ratios.speed is not None:
             time = time.model_copy(update={"measured_correction": ratios.speed} | _range(time, ratios.speed_spread))
         update: dict[str, Any] = {
@@ -135,7 +135,7 @@ class Search:
                 *pricer.reasons,
                 layout.place.attention_reason,
                 *explain(pricer.shape, setup),
-                *self._balance(setup),
+                *self._balance(layout),
             ),
             correction_basis=ratios.basis,
             blocked=blocked,
@@ -145,16 +145,16 @@ class Search:
 
     def way(self, priced: Priced) -> Way:
         """In short."""
-        setup = priced.setup
+        layout = priced.layout
         return Way(
-            method=setup.method,
-            world_size=setup.world_size,
-            zero_stage=setup.zero_stage,
-            sharded_base=setup.sharded_base,
-            offload_optimizer=setup.offload_optimizer,
-            optimizer=setup.optimizer,
-            activation_checkpointing=setup.checkpointing,
-            tokens_per_micro_step=setup.tokens_per_micro_step,
+            method=self.pricer.method,
+            world_size=layout.world_size,
+            zero_stage=layout.zero_stage,
+            sharded_base=layout.sharded_base,
+            offload_optimizer=layout.offload_optimizer,
+            optimizer=layout.optimizer,
+            activation_checkpointing=priced.checkpointing,
+            tokens_per_micro_step=priced.tokens_per_micro_step,
             seconds=priced.seconds,
             device_seconds=priced.gpu_seconds,
             peak_bytes=priced.peak_bytes,
@@ -194,7 +194,7 @@ class Search:
             return None
         if self.quickest is not None:
             preferred = self._preferred(self.quickest)
-            if not preferred.setup.offload_optimizer:
+            if not preferred.layout.offload_optimizer:
                 return preferred
             tight = self._least_filled(self._usual)
             return min(tight, preferred, key=self._expense_of_goal) if tight.filled <= self.may_fill else preferred
@@ -212,7 +212,7 @@ class Search:
             return self.cheapest or quickest
         if goal is Goal.SPEED:
             return quickest
-        if quickest.setup.optimizer != "adamw":
+        if quickest.layout.optimizer != "adamw":
             return self._within(PRICE_OF_EXACT_MOMENTS, quickest, _has_exact_moments) or quickest
         if quickest.layout.gathers_weights and self.pricer.method is not Method.FULL:
             return self._within(PRICE_OF_WHOLE_COPIES, quickest, _holds_all_weights) or quickest
@@ -256,7 +256,7 @@ class Search:
             if not wanted(layout):
                 continue
             if best is not None:
-                least = expense(best.working_seconds, best.setup.world_size)
+                least = expense(best.working_seconds, best.layout.world_size)
                 if bound > least:
                     break
                 if expense(self._closer_bound(layout, share=share), layout.world_size) > least:
@@ -268,9 +268,9 @@ class Search:
 
     def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
         """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
-        setup = priced.setup
-        spent = expense(priced.working_seconds, setup.world_size)
-        return spent, setup.optimizer != "adamw", priced.peak_bytes, setup.world_size
+        layout = priced.layout
+        spent = expense(priced.working_seconds, layout.world_size)
+        return spent, layout.optimizer != "adamw", priced.peak_bytes, layout.world_size
 
     def _by_bound(self, expense: Expense, *, share: float) -> list[tuple[float, Layout]]:
         """Those that fit, sorted once for each question."""
@@ -336,11 +336,11 @@ class Search:
 
     def _shrunk(self, priced: Priced, sizes: tuple[int, ...]) -> Priced:
         """A smaller micro-step where it costs no time: as many of them fill a step."""
-        setup = priced.setup
-        for size in sizes[sizes.index(setup.tokens_per_micro_step) + 1 :]:
-            if self.pricer.durations(priced.layout, setup.checkpointing, size).working > priced.working_seconds:
+        layout, checkpointing = priced.layout, priced.checkpointing
+        for size in sizes[sizes.index(priced.tokens_per_micro_step) + 1 :]:
+            if self.pricer.durations(layout, checkpointing, size).working > priced.working_seconds:
                 break
-            priced = self.pricer.price(priced.layout, setup.checkpointing, size)
+            priced = self.pricer.price(layout, checkpointing, size)
         return priced
 
     def least_peak(self, layout: Layout) -> int:
@@ -358,13 +358,13 @@ class Search:
         tokens = self.sizes(layout)[-1]
         return min(LEAST_RECOMPUTATION_FIRST, key=lambda mode: self.pricer.peak_bytes(layout, mode, tokens))
 
-    def _balance(self, setup: Setup) -> Iterator[Reason]:
+    def _balance(self, layout: Layout) -> Iterator[Reason]:
         """Said where devices wait for one another for more than a few per cent of a step."""
-        evenness = self.pricer.evenness(setup)
+        evenness = self.pricer.evenness(layout)
         if evenness > EVEN_ENOUGH:
             return
         text = (
-            f"{setup.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
+            f"{layout.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
             f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
         )
         yield Reason(rule=PlanRule.BALANCE, text=text)

@@ -17,7 +17,14 @@ from tunesmith.tuning.estimates.evaluation_time import (
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
 from tunesmith.tuning.estimates.memory import Peaks, Setup, TokenBytes, bytes_of_a_token, peaks_of, resident_bytes
-from tunesmith.tuning.estimates.throughput import Workload, predict, predict_evenness, predict_seconds
+from tunesmith.tuning.estimates.throughput import (
+    MicroSteps,
+    Steps,
+    Workload,
+    predict,
+    predict_evenness,
+    steps_of,
+)
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.kernels import Kernels
 from tunesmith.tuning.models.shape import ModelShape
@@ -31,7 +38,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
 from tunesmith.tuning.search.layouts import Layout, LayoutKey
 from tunesmith.tuning.words import Method
 
-_Key = tuple[LayoutKey, Checkpointing, int]
+_Key = tuple[LayoutKey, Checkpointing]
 
 FLOAT8_REASON = Reason(
     rule=PlanRule.FLOAT8_BASE,
@@ -44,10 +51,16 @@ class Priced(NamedTuple):
     """Launch settings with their predicted peak and duration."""
 
     layout: Layout
-    setup: Setup
+    checkpointing: Checkpointing
+    tokens_per_micro_step: int
     peak_bytes: int
     working_seconds: float  # without sample answers
     sample_seconds: float
+
+    @property
+    def setup(self) -> Setup:
+        """All launch numbers."""
+        return self.layout.setup(self.checkpointing, self.tokens_per_micro_step)
 
     @property
     def seconds(self) -> float:
@@ -57,12 +70,12 @@ class Priced(NamedTuple):
     @property
     def gpu_seconds(self) -> float:
         """Of all devices together."""
-        return self.seconds * self.setup.world_size
+        return self.seconds * self.layout.world_size
 
     @property
     def working_gpu_seconds(self) -> float:
         """The same without sample answers."""
-        return self.working_seconds * self.setup.world_size
+        return self.working_seconds * self.layout.world_size
 
     @property
     def filled(self) -> float:
@@ -110,15 +123,17 @@ class Pricer:
         )
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
-        self._peaks: dict[tuple[LayoutKey, Checkpointing], tuple[Peaks, float | None]] = {}
-        self._durations: dict[_Key, Durations] = {}
+        self._peaks: dict[_Key, tuple[Peaks, float | None]] = {}
+        self._steps: dict[_Key, tuple[Steps, float | None]] = {}
+        self._durations: dict[tuple[_Key, int], Durations] = {}
         self._evenness: dict[int, float] = {}
         self._resident: dict[LayoutKey, int] = {}
         self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
         self._same_for_all = None if self.kernels_differ else corrections.of("")
-        self._evaluation_costs = EvaluationCosts(shape, self.workload)
+        self._micro_steps = MicroSteps(shape, self.workload)
+        self._evaluation_costs = EvaluationCosts(self._micro_steps, self.workload)
 
     @property
     def kernels_differ(self) -> bool:
@@ -164,36 +179,35 @@ class Pricer:
 
     def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
         """Predicted for all steps, evaluations and sample answers."""
-        key = (layout.key, checkpointing, tokens)
+        key = ((layout.key, checkpointing), tokens)
         found = self._durations.get(key)
         if found is None:
-            setup = self._setup(layout, checkpointing, tokens)
-            speed = self.ratios(layout, setup).speed
-            training = predict_seconds(
-                self.shape,
-                setup,
-                workload=self.workload,
-                hardware=layout.place.hardware,
-                correction=speed,
-                evenness=self.evenness(setup),
-            )
-            cost = self._evaluation_cost(layout, setup)
-            found = self._durations[key] = durations(training, cost, correction=speed)
+            steps, correction = self._steps_of(layout, checkpointing)
+            training = steps.seconds(tokens, evenness=self.evenness(layout), correction=correction)
+            cost = self._evaluation_cost(layout, tokens)
+            found = self._durations[key] = durations(training, cost, correction=correction)
         return found
 
     def price(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Priced:
         """Both."""
-        setup = self._setup(layout, checkpointing, tokens)
         peak = self.peak_bytes(layout, checkpointing, tokens)
         spent = self.durations(layout, checkpointing, tokens)
-        return Priced(layout, setup, peak, spent.working, spent.samples)
+        return Priced(layout, checkpointing, tokens, peak, spent.working, spent.samples)
 
-    def time(self, layout: Layout, setup: Setup) -> TimeEstimate:
-        """The same with its range."""
-        speed = self.ratios(layout, setup).speed
-        steps = predict(self.shape, setup, workload=self.workload, hardware=layout.place.hardware, correction=speed)
-        cost = self._evaluation_cost(layout, setup)
-        return with_evaluations(steps, cost, correction=speed)
+    def time(self, priced: Priced) -> TimeEstimate:
+        """The duration with its range, by the rates of the very devices of this place."""
+        layout, setup = priced.layout, priced.setup
+        correction = self.ratios(layout, setup).speed
+        steps = predict(
+            self.shape,
+            setup,
+            workload=self.workload,
+            hardware=layout.place.hardware,
+            correction=correction,
+            evenness=self.evenness(layout),
+        )
+        cost = self._evaluation_cost(layout, priced.tokens_per_micro_step)
+        return with_evaluations(steps, cost, correction=correction)
 
     def least_seconds(self, layout: Layout, *, tokens: int) -> float:
         """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
@@ -203,30 +217,34 @@ class Pricer:
         key = layout.key
         found = self._bounds.get(key)
         if found is None:
-            setup = self._setup(layout, "none", tokens)
-            training = predict_seconds(
-                self.shape,
-                setup,
-                workload=self.workload,
-                hardware=layout.place.hardware,
-                correction=self._highest_speed,
-                evenness=1.0,
-            )
-            cost = self._evaluation_cost(layout, setup)
+            steps, _ = self._steps_of(layout, "none")
+            training = steps.seconds(tokens, evenness=1.0, correction=self._highest_speed)
+            cost = self._evaluation_cost(layout, tokens)
             found = self._bounds[key] = durations(training, cost, correction=self._highest_speed).working
         return found
 
-    def evenness(self, setup: Setup) -> float:
-        """The share of a step in which the devices work, for as many as this setup has."""
-        found = self._evenness.get(setup.world_size)
+    def evenness(self, layout: Layout) -> float:
+        """The share of a step in which the devices work, for as many as this layout has."""
+        found = self._evenness.get(layout.world_size)
         if found is None:
-            found = predict_evenness(self.shape, setup, workload=self.workload)
-            self._evenness[setup.world_size] = found
+            setup = self._setup(layout, "none")
+            found = self._evenness[layout.world_size] = predict_evenness(self.shape, setup, workload=self.workload)
+        return found
+
+    def _steps_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Steps, float | None]:
+        """And what their speed is corrected by."""
+        key = (layout.key, checkpointing)
+        found = self._steps.get(key)
+        if found is None:
+            setup, hardware = self._setup(layout, checkpointing), layout.place.hardware
+            one = self._micro_steps.of(setup, kind=layout.place.kind, hardware=hardware)
+            steps = steps_of(self.shape, setup, one, workload=self.workload, hardware=hardware)
+            found = self._steps[key] = steps, self.ratios(layout, setup).speed
         return found
 
     def _peaks_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Peaks, float | None]:
         """And what they are corrected by."""
-        setup = self._setup(layout, checkpointing, 1)
+        setup = self._setup(layout, checkpointing)
         resident, each = self._resident_bytes(layout, setup), self._bytes_of_a_token(layout, setup)
         return peaks_of(self.shape, setup, resident=resident, token_bytes=each), self.ratios(layout, setup).memory
 
@@ -249,12 +267,14 @@ class Pricer:
         interval = evaluation_interval(total_steps, patience=patience)
         return evaluation_count(total_steps, interval=interval) if dataset.validation_rows else 0
 
-    def _evaluation_cost(self, layout: Layout, setup: Setup) -> EvaluationCost:
-        return self._evaluation_costs.of(setup, kind=layout.place.kind, hardware=layout.place.hardware)
+    def _evaluation_cost(self, layout: Layout, tokens: int) -> EvaluationCost:
+        setup, place = self._setup(layout, "none"), layout.place
+        return self._evaluation_costs.of(setup, tokens=tokens, kind=place.kind, hardware=place.hardware)
 
-    def _setup(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Setup:
-        key = (layout.key, checkpointing, tokens)
+    def _setup(self, layout: Layout, checkpointing: Checkpointing) -> Setup:
+        """With micro-steps of one token: what is asked of it holds for any number."""
+        key = (layout.key, checkpointing)
         found = self._setups.get(key)
         if found is None:
-            found = self._setups[key] = layout.setup(checkpointing, tokens)
+            found = self._setups[key] = layout.setup(checkpointing, 1)
         return found

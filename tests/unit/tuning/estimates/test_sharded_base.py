@@ -108,7 +108,7 @@ def test_one_more_gpu_never_needs_more_memory_on_each(world_size: int) -> None:
 def test_gathers_hide_behind_the_work_but_for_the_first(work: float, link: float) -> None:
     shape, setup = _shape(), _setup(2)
     moving = gathered_bytes(shape, setup) / link
-    seconds = with_gathers(work, shape, setup, link_bytes_per_second=link)
+    seconds = with_gathers(work, moving_seconds=moving, layers=shape.layers)
     assert max(work, moving) < seconds <= max(work, moving) + moving / shape.layers
 
 
