@@ -75,12 +75,16 @@ class EvaluationCosts:
         if passes is None:
             one = self._evaluation_seconds(setup, tokens, kind=kind, hardware=hardware)
             passes = self._passes[key] = workload.evaluations * one
-        answers: float | None = 0.0
-        if can_answer(zero_stage=setup.zero_stage, sharded_base=setup.sharded_base):
-            answers = self._answers.get((kind, fused))
-            if answers is None:
-                answers = self._answers[kind, fused] = self._answers_seconds(setup, kind=kind, hardware=hardware)
+        answers = self._answers_of(setup, kind=kind, hardware=hardware)
         return EvaluationCost(passes, answers, workload.evaluations)
+
+    def _answers_of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
+        if not can_answer(zero_stage=setup.zero_stage, sharded_base=setup.sharded_base):
+            return 0.0
+        key = (kind, setup.fused_passes)
+        if key not in self._answers:
+            self._answers[key] = self._answers_seconds(setup, kind=kind, hardware=hardware)
+        return self._answers[key]
 
     def _evaluation_seconds(self, setup: Setup, tokens: int, *, kind: str, hardware: HardwareProfile) -> float:
         """Of one, over the rows of the process that has most."""

@@ -1,6 +1,7 @@
 """For one method: of all launch settings that fit a machine the one that serves the goal, and the ends of what it can.
 
-Every layout is priced, unless a bound below its duration already says that it cannot win. Nothing is taken because it
+Every layout is priced, unless a bound below its duration already says that it cannot win; there are three, each closer
+than the one before and dearer to find. Nothing is taken because it
 comes first, so more memory and more GPUs, which only add settings, make no plan slower.
 """
 
@@ -41,6 +42,7 @@ LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
 
 
 Expense = Callable[[float, int], float]  # of so many seconds on so many devices
+Rank = tuple[float, bool, int, int, float, int]
 
 
 class Search:
@@ -68,7 +70,7 @@ class Search:
             for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
         ]
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
-        self._sorted: dict[tuple[Expense, float], list[tuple[float, Layout]]] = {}
+        self._sorted: dict[Expense, list[tuple[float, int, Layout]]] = {}
         self._found: dict[tuple[int, float], Priced | None] = {}  # by the layout's identity and the share
         self._least_peaks: dict[int, int] = {}  # by the layout's identity
 
@@ -252,34 +254,35 @@ class Search:
     ) -> Priced | None:
         """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
         best: Priced | None = None
-        for bound, layout in self._by_bound(expense, share=share):
-            if not wanted(layout):
+        best_rank: Rank | None = None
+        for floor, position, layout in self._by_floor(expense):
+            if best_rank is not None and floor > best_rank[0]:
+                break
+            if not wanted(layout) or self.least_peak(layout) > layout.budget_bytes * share:
                 continue
-            if best is not None:
-                least = expense(best.working_seconds, best.layout.world_size)
-                if bound > least:
-                    break
-                if expense(self._closer_bound(layout, share=share), layout.world_size) > least:
-                    continue
+            bound = expense(self._bound(layout), layout.world_size)
+            if best_rank is not None and (
+                bound > best_rank[0]
+                or expense(self._closer_bound(layout, share=share), layout.world_size) > best_rank[0]
+            ):
+                continue
             found = self._quickest_of(layout, share=share)
-            if found is not None and (best is None or self._rank(found, expense) < self._rank(best, expense)):
-                best = found
+            if found is None:
+                continue
+            rank = (*_rank(found, expense), bound, position)
+            if best_rank is None or rank < best_rank:
+                best, best_rank = found, rank
         return best
 
-    def _rank(self, priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
-        """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
-        layout = priced.layout
-        spent = expense(priced.working_seconds, layout.world_size)
-        return spent, layout.optimizer != "adamw", priced.peak_bytes, layout.world_size
-
-    def _by_bound(self, expense: Expense, *, share: float) -> list[tuple[float, Layout]]:
-        """Those that fit, sorted once for each question."""
-        key = expense, share
-        if key not in self._sorted:
-            fitting = [layout for layout in self.layouts if self.least_peak(layout) <= layout.budget_bytes * share]
-            bounds = [(expense(self._bound(layout), layout.world_size), layout) for layout in fitting]
-            self._sorted[key] = sorted(bounds, key=itemgetter(0))
-        return self._sorted[key]
+    def _by_floor(self, expense: Expense) -> list[tuple[float, int, Layout]]:
+        """All layouts with their places among the others, sorted once for each question."""
+        if expense not in self._sorted:
+            floors = (
+                (expense(self.pricer.floor_seconds(layout), layout.world_size), position, layout)
+                for position, layout in enumerate(self.layouts)
+            )
+            self._sorted[expense] = sorted(floors, key=itemgetter(0, 1))
+        return self._sorted[expense]
 
     def _bound(self, layout: Layout) -> float:
         return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
@@ -368,6 +371,13 @@ class Search:
             f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
         )
         yield Reason(rule=PlanRule.BALANCE, text=text)
+
+
+def _rank(priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
+    """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
+    layout = priced.layout
+    spent = expense(priced.working_seconds, layout.world_size)
+    return spent, layout.optimizer != "adamw", priced.peak_bytes, layout.world_size
 
 
 def _has_exact_moments(layout: Layout) -> bool:

@@ -18,6 +18,7 @@ from tunesmith.tuning.estimates.evaluation_time import (
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
 from tunesmith.tuning.estimates.memory import Peaks, Setup, TokenBytes, bytes_of_a_token, peaks_of, resident_bytes
 from tunesmith.tuning.estimates.throughput import (
+    MicroStep,
     MicroSteps,
     Steps,
     Workload,
@@ -39,6 +40,8 @@ from tunesmith.tuning.search.layouts import Layout, LayoutKey
 from tunesmith.tuning.words import Method
 
 _Key = tuple[LayoutKey, Checkpointing]
+
+BELOW_ROUNDING = 1 - 1e-9  # the same sum in another order is off by less
 
 FLOAT8_REASON = Reason(
     rule=PlanRule.FLOAT8_BASE,
@@ -131,6 +134,8 @@ class Pricer:
         self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
         self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
+        self._floors: dict[tuple[str, int, bool], float] = {}
+        self._alone: dict[tuple[str, bool], MicroStep] = {}
         self._same_for_all = None if self.kernels_differ else corrections.of("")
         self._micro_steps = MicroSteps(shape, self.workload)
         self._evaluation_costs = EvaluationCosts(self._micro_steps, self.workload)
@@ -208,6 +213,26 @@ class Pricer:
         )
         cost = self._evaluation_cost(layout, priced.tokens_per_micro_step)
         return with_evaluations(steps, cost, correction=correction)
+
+    def floor_seconds(self, layout: Layout) -> float:
+        """Less than `least_seconds`, from the number of devices and the passes alone.
+
+        Each does its share of a step in one micro-step, and exchanges nothing.
+        """
+        place, fused = layout.place, layout.zero_stage == 0
+        key = (place.kind, layout.world_size, fused)
+        found = self._floors.get(key)
+        if found is None:
+            one = self._alone.get((place.kind, fused))
+            if one is None:
+                setup = place.base.but(fused_passes=fused)
+                one = self._alone[place.kind, fused] = self._micro_steps.of(
+                    setup, kind=place.kind, hardware=place.hardware
+                )
+            share = max(1.0, self.workload.tokens_per_step / layout.world_size)
+            seconds = one.seconds(share) * self.workload.total_steps / (self._highest_speed or 1.0)
+            found = self._floors[key] = seconds * BELOW_ROUNDING
+        return found
 
     def least_seconds(self, layout: Layout, *, tokens: int) -> float:
         """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
