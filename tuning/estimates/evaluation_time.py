@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from tunesmith.tuning.estimates.memory import Setup
-from tunesmith.tuning.estimates.throughput import MicroSteps, Workload, micro_steps_of
-from tunesmith.tuning.hardware import HardwareProfile
+from tunesmith.tuning.estimates.memory import Setup, Spread
+from tunesmith.tuning.estimates.throughput import Basis, MicroSteps, Workload, micro_steps_of
 from tunesmith.tuning.plan import TimeEstimate
 from tunesmith.tuning.words import Method
 
@@ -64,51 +63,50 @@ class EvaluationCosts:
         self._passes: dict[tuple[str, int, bool, bool, bool, int], float] = {}
         self._answers: dict[tuple[str, bool], float] = {}
 
-    def of(self, setup: Setup, *, tokens: int, kind: str, hardware: HardwareProfile) -> EvaluationCost:
-        """With this setup but so many tokens a micro-step, on such hardware, which `kind` names."""
+    def of(self, basis: Basis, spread: Spread, *, tokens: int) -> EvaluationCost:
+        """Spread out like this, with so many tokens a micro-step."""
         workload = self._workload
         if not workload.evaluations or not workload.validation_rows:
             return NOTHING
-        fused = setup.fused_passes
-        key = (kind, setup.world_size, setup.zero_stage == 3, fused, setup.sharded_base, tokens)
+        gathers, fused = spread.zero_stage == 3, spread.fused_passes
+        key = (basis.kind, spread.world_size, gathers, fused, spread.sharded_base, tokens)
         passes = self._passes.get(key)
         if passes is None:
-            one = self._evaluation_seconds(setup, tokens, kind=kind, hardware=hardware)
-            passes = self._passes[key] = workload.evaluations * one
-        answers = self._answers_of(setup, kind=kind, hardware=hardware)
-        return EvaluationCost(passes, answers, workload.evaluations)
+            passes = self._passes[key] = workload.evaluations * self._evaluation_seconds(basis, spread, tokens)
+        return EvaluationCost(passes, self._answers_of(basis, spread), workload.evaluations)
 
-    def _answers_of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
-        if not can_answer(zero_stage=setup.zero_stage, sharded_base=setup.sharded_base):
+    def _answers_of(self, basis: Basis, spread: Spread) -> float:
+        if not can_answer(zero_stage=spread.zero_stage, sharded_base=spread.sharded_base):
             return 0.0
-        key = (kind, setup.fused_passes)
+        key = (basis.kind, spread.fused_passes)
         if key not in self._answers:
-            self._answers[key] = self._answers_seconds(setup, kind=kind, hardware=hardware)
+            self._answers[key] = self._answers_seconds(basis, spread)
         return self._answers[key]
 
-    def _evaluation_seconds(self, setup: Setup, tokens: int, *, kind: str, hardware: HardwareProfile) -> float:
+    def _evaluation_seconds(self, basis: Basis, spread: Spread, tokens: int) -> float:
         """Of one, over the rows of the process that has most."""
         mean = self._workload.mean_row_tokens
-        own_tokens = max(1.0, -(-self._workload.validation_rows // setup.world_size) * mean)
-        passes = micro_steps_of(own_tokens, tokens_per_micro_step=tokens, packing=setup.packing, mean_row_tokens=mean)
-        return passes * self._forward_seconds(own_tokens / passes, setup, kind=kind, hardware=hardware)
+        own_tokens = max(1.0, -(-self._workload.validation_rows // spread.world_size) * mean)
+        passes = micro_steps_of(
+            own_tokens, tokens_per_micro_step=tokens, packing=basis.setup.packing, mean_row_tokens=mean
+        )
+        return passes * self._forward_seconds(own_tokens / passes, basis, spread)
 
-    def _answers_seconds(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
+    def _answers_seconds(self, basis: Basis, spread: Spread) -> float:
         """The prompts at once, then token by token."""
         workload = self._workload
         prompts = SAMPLES * min(workload.mean_row_tokens, LONGEST_PROMPT_TOKENS)
         tokens = most_answer_tokens(workload.supervised_share * workload.mean_row_tokens)
-        a_token = self._forward_seconds(SAMPLES, setup, kind=kind, hardware=hardware)
-        return self._forward_seconds(prompts, setup, kind=kind, hardware=hardware) + tokens * a_token
+        a_token = self._forward_seconds(SAMPLES, basis, spread)
+        return self._forward_seconds(prompts, basis, spread) + tokens * a_token
 
-    def _forward_seconds(self, tokens: float, setup: Setup, *, kind: str, hardware: HardwareProfile) -> float:
+    def _forward_seconds(self, tokens: float, basis: Basis, spread: Spread) -> float:
         """Half of a micro-step in which the base is frozen, a third of one in which everything learns.
 
         Of preference pairs the reference's pass comes to both. Nothing is made again, and no gradient travels.
         """
-        if setup.checkpointing != "none" or setup.zero_stage == 2:
-            setup = setup.but(checkpointing="none", zero_stage=3 if setup.zero_stage == 3 else 0)
-        return self._micro_steps.of(setup, kind=kind, hardware=hardware).seconds(tokens) * _forward_share(setup)
+        one = self._micro_steps.of(basis, spread, "none", exchanges=spread.zero_stage != 2)
+        return one.seconds(tokens) * _forward_share(basis.setup)
 
 
 def durations(training_seconds: float, cost: EvaluationCost, *, correction: float | None = None) -> Durations:

@@ -7,7 +7,7 @@ of this trainer. Each worker's own runs correct what comes out (`tuning.estimate
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tunesmith.tuning.estimates.memory import Setup, trainable_parameters, weight_bytes
+from tunesmith.tuning.estimates.memory import Footprint, Setup, Spread
 from tunesmith.tuning.estimates.sharded_base import gathered_bytes, with_gathers
 from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
 from tunesmith.tuning.models.shape import ModelShape
@@ -69,6 +69,7 @@ class GpuWork(NamedTuple):
     expanded_bytes: float  # of 4-bit weights, in all passes
     bandwidth: float
     launch_seconds: float
+    recomputes_all: bool
 
     def seconds(self, tokens: float) -> float:
         """The longer of what the GPU does and what Python launches meanwhile."""
@@ -123,29 +124,39 @@ def gpu_work(
         expanded_bytes=expanded if setup.method is Method.QLORA else 0.0,
         bandwidth=_bandwidth(gpu, speeds),
         launch_seconds=_launch_seconds(shape, setup, speeds=speeds),
+        recomputes_all=setup.checkpointing == "full",
     )
 
 
 def gpu_micro_step(
-    shape: ModelShape, setup: Setup, work: GpuWork, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS
+    work: GpuWork,
+    footprint: Footprint,
+    spread: Spread | None,
+    *,
+    gpu: KnownGpu,
+    sequences: int,
+    speeds: GpuSpeeds = GPU_SPEEDS,
 ) -> GpuMicroStep:
-    """That work, with what this setup exchanges beside it."""
+    """That work, with what GPUs exchange beside it where it is `spread` over several; `sequences` of each row."""
+    if spread is None:
+        return GpuMicroStep(work, sequences, hidden=speeds.hidden)
+    made_again = work.recomputes_all
     return GpuMicroStep(
         work=work,
-        sequences=2 if setup.preference_pairs else 1,
-        travelling_seconds=_communication_seconds(shape, setup, gpu=gpu, speeds=speeds),
-        gathering_seconds=gathered_bytes(shape, setup) / _link(gpu, speeds),
+        sequences=sequences,
+        travelling_seconds=_travelling_bytes(footprint, spread, made_again=made_again) / _link(gpu, speeds),
+        gathering_seconds=gathered_bytes(footprint, spread) / _link(gpu, speeds),
         hidden=speeds.hidden,
     )
 
 
-def update_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS) -> float:
+def update_seconds(footprint: Footprint, spread: Spread, *, gpu: KnownGpu, speeds: GpuSpeeds = GPU_SPEEDS) -> float:
     """The optimizer's step, and the sum of gradients over processes where it comes once a step."""
-    trainable = trainable_parameters(shape, setup)
-    moved = trainable * OPTIMIZER_BYTES / (setup.world_size if setup.zero_stage else 1)
-    seconds = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if setup.offload_optimizer else _bandwidth(gpu, speeds))
-    if setup.world_size > 1 and setup.zero_stage < 2:
-        seconds += 2 * trainable * setup.compute_bytes / _link(gpu, speeds)
+    trainable = footprint.trainable
+    moved = trainable * OPTIMIZER_BYTES / (spread.world_size if spread.zero_stage else 1)
+    seconds = moved / (OFFLOAD_GB_PER_SECOND * 1e9 if spread.offload_optimizer else _bandwidth(gpu, speeds))
+    if spread.world_size > 1 and spread.zero_stage < 2:
+        seconds += 2 * trainable * footprint.compute_bytes / _link(gpu, speeds)
     return seconds
 
 
@@ -157,19 +168,18 @@ def _launch_seconds(shape: ModelShape, setup: Setup, *, speeds: GpuSpeeds) -> fl
     return sequences * again * own * shape.layers * speeds.layer_launch_seconds
 
 
-def _communication_seconds(shape: ModelShape, setup: Setup, *, gpu: KnownGpu, speeds: GpuSpeeds) -> float:
+def _travelling_bytes(footprint: Footprint, spread: Spread, *, made_again: bool) -> float:
     """Stages 2 and 3 hand each pass's gradients out; stage 3 gathers weights for each pass through a layer.
 
     DeepSpeed keeps a layer that was recomputed for its backward pass, but not one whose weights are frozen (counted in
     a run of two processes).
     """
-    if setup.zero_stage < 2 or setup.world_size < 2:
+    if spread.zero_stage < 2 or spread.world_size < 2:
         return 0.0
-    travelling = float(trainable_parameters(shape, setup) * setup.compute_bytes)
-    if setup.zero_stage == 3:
-        is_gathered_again = setup.checkpointing == "full" and setup.method is not Method.FULL
-        travelling += (3 if is_gathered_again else 2) * weight_bytes(shape, setup)
-    return travelling * (setup.world_size - 1) / setup.world_size / _link(gpu, speeds)
+    travelling = float(footprint.trainable * footprint.compute_bytes)
+    if spread.zero_stage == 3:
+        travelling += (3 if made_again and not footprint.full else 2) * footprint.weights
+    return travelling * (spread.world_size - 1) / spread.world_size
 
 
 def _bandwidth(gpu: KnownGpu, speeds: GpuSpeeds) -> float:

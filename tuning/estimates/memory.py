@@ -1,7 +1,7 @@
 """Bytes that training needs on one device at its peak, itemised, for every method and launch setting."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from tunesmith.tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
 from tunesmith.tuning.estimates.activations import (
@@ -82,14 +82,72 @@ class Setup:
         )
 
 
+class Spread(Protocol):
+    """How a run is spread over devices: of a setup what a search of layouts varies."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes, one on each device."""
+
+    @property
+    def zero_stage(self) -> Literal[0, 1, 2, 3]:
+        """What ZeRO shares out."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of 32-bit or 8-bit moments."""
+
+    @property
+    def offload_optimizer(self) -> bool:
+        """Whether moments and masters live in host memory."""
+
+    @property
+    def sharded_base(self) -> bool:
+        """Whether a 4-bit base is shared out."""
+
+    @property
+    def fused_passes(self) -> bool:
+        """Whether the trainer's own passes run."""
+
+
+class Footprint(NamedTuple):
+    """Sizes of a model under one method and precision, before it is spread over devices."""
+
+    weights: int  # bytes, as loaded on one device
+    quantized: int  # of those in 4 bits
+    layers: int
+    full: bool  # all weights learn
+    trainable: int  # parameters that the optimizer moves
+    rounded: int  # bytes of adapters that own passes round for the matmuls, from forward to backward
+    compute_bytes: int
+    weights_are_masters: bool
+    zero: ZeroSizes
+
+
+def footprint_of(shape: ModelShape, setup: Setup) -> Footprint:
+    """Whatever the setup says of devices."""
+    full, trainable = setup.method is Method.FULL, trainable_parameters(shape, setup)
+    is_rounded = not full and setup.compute_bytes < 4
+    return Footprint(
+        weights=weight_bytes(shape, setup),
+        quantized=quantized_bytes(shape, setup),
+        layers=shape.layers,
+        full=full,
+        trainable=trainable,
+        rounded=setup.compute_bytes * (trainable - expert_adapter_parameters(shape, setup)) if is_rounded else 0,
+        compute_bytes=setup.compute_bytes,
+        weights_are_masters=full and setup.precision == "fp32",
+        zero=zero_sizes_of(shape, setup),
+    )
+
+
 def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEstimate:
     """Predicted peak on one device, its items adding up to the total.
 
     The peak is static memory plus saved activations plus the largest of what comes and goes: the logits of a chunk,
     the working set of one layer's backward, or the optimizer's temporaries.
     """
-    items = _static_items(shape, setup)
-    peaks = peaks_of(shape, setup, resident=sum(items.values()))
+    items, peaks = _static_items(footprint_of(shape, setup), setup), peaks_of(shape, setup)
     tokens = setup.tokens_per_micro_step * peaks.sequences
     items["activations"] = peaks.activations(tokens)
     transients = {"layer_backward": peaks.backward(tokens), "logits": peaks.logits(tokens)}
@@ -109,13 +167,12 @@ class TokenBytes(NamedTuple):
 
 
 class Peaks(NamedTuple):
-    """Predicted peaks on one device, in bytes, whatever number of tokens a micro-step has.
+    """Predicted peaks on one device, in bytes, whatever number of tokens a micro-step has and whatever stays resident.
 
-    A search asks for hundreds, so everything that does not follow from that number is found beforehand.
+    A search asks for hundreds, so everything that does not follow from these two is found beforehand.
     """
 
     sequences: int  # that a micro-step holds of each row
-    resident: int
     each: TokenBytes
     backward_once: int
     backward_each: int
@@ -126,11 +183,11 @@ class Peaks(NamedTuple):
     slack_of_activations: float
     context: int
 
-    def of(self, tokens: int) -> int:
-        """Of micro-steps of so many tokens."""
+    def of(self, tokens: int, *, resident: int) -> int:
+        """Of micro-steps of so many tokens beside so many bytes that stay."""
         tokens *= self.sequences
         activations = self.activations(tokens)
-        allocated = self.resident + activations + max(self.backward(tokens), self.logits(tokens))
+        allocated = resident + activations + max(self.backward(tokens), self.logits(tokens))
         return allocated + self.slack(allocated=allocated, activations=activations) + self.context
 
     def activations(self, tokens: int) -> int:
@@ -150,16 +207,13 @@ class Peaks(NamedTuple):
         return int(self.slack_share * allocated + self.slack_of_activations * activations)
 
 
-def peaks_of(
-    shape: ModelShape, setup: Setup, *, resident: int | None = None, token_bytes: TokenBytes | None = None
-) -> Peaks:
-    """Those of a setup with other micro-steps; `resident_bytes` and `bytes_of_a_token` may be known already."""
+def peaks_of(shape: ModelShape, setup: Setup) -> Peaks:
+    """Those of a setup with other micro-steps, spread over any number of devices."""
     constants, is_on_cpu = setup.constants, setup.device == "cpu"
     logits_once, logits_each, logits_tokens = _logits(shape, setup)
     return Peaks(
         sequences=2 if setup.preference_pairs else 1,
-        resident=resident_bytes(shape, setup) if resident is None else resident,
-        each=bytes_of_a_token(shape, setup) if token_bytes is None else token_bytes,
+        each=bytes_of_a_token(shape, setup),
         backward_once=_backward_once(shape, setup),
         backward_each=max(shape.hidden_size, shape.intermediate_size) if setup.float8_base else 0,
         logits_once=logits_once,
@@ -175,12 +229,13 @@ def peaks_of(
 
 def total(shape: ModelShape, setup: Setup) -> int:
     """Predicted peak on one device as one number."""
-    return peaks_of(shape, setup).of(setup.tokens_per_micro_step)
+    resident = resident_bytes(footprint_of(shape, setup), setup)
+    return peaks_of(shape, setup).of(setup.tokens_per_micro_step, resident=resident)
 
 
-def resident_bytes(shape: ModelShape, setup: Setup) -> int:
+def resident_bytes(footprint: Footprint, spread: Spread) -> int:
     """What stays for the whole run, whatever a micro-step holds."""
-    return sum(_static_items(shape, setup).values())
+    return sum(_static_items(footprint, spread).values())
 
 
 def bytes_of_a_token(shape: ModelShape, setup: Setup) -> TokenBytes:
@@ -237,49 +292,45 @@ def _adapted_experts(shape: ModelShape, setup: Setup) -> list[Linear]:
     return [linear for linear in shape.targets(setup.targets) if linear.role == "expert"]
 
 
-def _static_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
+def _static_items(footprint: Footprint, spread: Spread) -> dict[str, int]:
     """What stays for the whole run."""
-    full = setup.method is Method.FULL
-    items = _weight_items(shape, setup)
-    gradients, states = _learning_bytes(setup) if setup.zero_stage == 0 else _sharded_learning_bytes(setup)
-    trainable = trainable_parameters(shape, setup)
-    items["gradients"] = int(trainable * gradients)
-    rounded = 0
-    if setup.fused_passes and not full and setup.compute_bytes < 4:  # for the matmuls, from forward to backward
-        rounded = setup.compute_bytes * (trainable - expert_adapter_parameters(shape, setup))
-    items["optimizer" if full else "adapters_and_optimizer"] = int(trainable * states) + rounded
-    if setup.zero_stage:
-        items["zero_buckets"] = _zero_buckets(shape, setup)
+    items = _weight_items(footprint, spread)
+    gradients, states = learning_bytes(footprint, spread)
+    items["gradients"] = int(footprint.trainable * gradients)
+    rounded = footprint.rounded if spread.fused_passes else 0
+    items["optimizer" if footprint.full else "adapters_and_optimizer"] = int(footprint.trainable * states) + rounded
+    if spread.zero_stage:
+        items["zero_buckets"] = _zero_buckets(footprint, spread)
     return items
 
 
-def _weight_items(shape: ModelShape, setup: Setup) -> dict[str, int]:
+def _weight_items(footprint: Footprint, spread: Spread) -> dict[str, int]:
     """Whole, or this device's share of them; of a sharded 4-bit base also the layer at work and the next, gathered."""
-    whole = weight_bytes(shape, setup)
-    if not setup.sharded_base:
-        return {"weights": whole // (setup.world_size if setup.zero_stage == 3 else 1)}
-    shared = quantized_bytes(shape, setup)
-    return {"weights": whole - shared + shared // setup.world_size, "gathered_layers": 2 * shared // shape.layers}
+    whole, shared = footprint.weights, footprint.quantized
+    if not spread.sharded_base:
+        return {"weights": whole // (spread.world_size if spread.zero_stage == 3 else 1)}
+    return {"weights": whole - shared + shared // spread.world_size, "gathered_layers": 2 * shared // footprint.layers}
 
 
-def _learning_bytes(setup: Setup) -> tuple[float, float]:
+def learning_bytes(footprint: Footprint, spread: Spread) -> tuple[float, float]:
     """Per trainable parameter: an fp32 gradient; an fp32 master (16-bit ones lose small updates) and two moments."""
-    weights_are_masters = setup.method is Method.FULL and setup.precision == "fp32"
-    moments = 2 if setup.optimizer == "adamw_8bit" else 8
-    return 4, moments + (0 if weights_are_masters else 4)
+    if spread.zero_stage:
+        return _sharded_learning_bytes(footprint, spread)
+    moments = 2 if spread.optimizer == "adamw_8bit" else 8
+    return 4, moments + (0 if footprint.weights_are_masters else 4)
 
 
-def _sharded_learning_bytes(setup: Setup) -> tuple[float, float]:
+def _sharded_learning_bytes(footprint: Footprint, spread: Spread) -> tuple[float, float]:
     """fp32 gradient, master and moments, shared out; at stage 1 no gradient is, nor the sum that it goes into.
 
     Adapters stay in fp32 beside their masters. Counted in runs of two processes: test_sharded_memory.py.
     """
-    shards = setup.world_size
-    if setup.zero_stage == 1:
-        return setup.compute_bytes + 4, 12 / shards
-    if setup.offload_optimizer:
-        return setup.compute_bytes / shards, 0
-    return 4 / shards, (12 if setup.method is Method.FULL else 16) / shards
+    shards = spread.world_size
+    if spread.zero_stage == 1:
+        return footprint.compute_bytes + 4, 12 / shards
+    if spread.offload_optimizer:
+        return footprint.compute_bytes / shards, 0
+    return 4 / shards, (12 if footprint.full else 16) / shards
 
 
 def zero_sizes_of(shape: ModelShape, setup: Setup) -> ZeroSizes:
@@ -293,10 +344,10 @@ def zero_sizes_of(shape: ModelShape, setup: Setup) -> ZeroSizes:
     )
 
 
-def _zero_buckets(shape: ModelShape, setup: Setup) -> int:
+def _zero_buckets(footprint: Footprint, spread: Spread) -> int:
     """The flat buffer of gradients and its copy while they are summed; under stage 3 also the weights held whole."""
-    sizes = zero_sizes_of(shape, setup)
-    return (2 * sizes.reduced + (sizes.live if setup.zero_stage == 3 else 0)) * setup.compute_bytes
+    sizes = footprint.zero
+    return (2 * sizes.reduced + (sizes.live if spread.zero_stage == 3 else 0)) * footprint.compute_bytes
 
 
 def _scores(shape: ModelShape, setup: Setup) -> int:

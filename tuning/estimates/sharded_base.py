@@ -4,7 +4,14 @@ Every process keeps its part of each layer and gathers a layer's bytes before it
 next layer's while one is at work. The two layers at the turn from forward to backward are at hand.
 """
 
-from tunesmith.tuning.estimates.memory import Setup, quantized_bytes, weight_bytes
+from tunesmith.tuning.estimates.memory import (
+    Footprint,
+    Setup,
+    Spread,
+    footprint_of,
+    quantized_bytes,
+    weight_bytes,
+)
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.job import JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
@@ -23,13 +30,14 @@ def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, w
     return method is Method.QLORA and world_size > 1 and bool(hardware.gpus) and not needs_whole_base
 
 
-def gathered_bytes(shape: ModelShape, setup: Setup) -> int:
+def gathered_bytes(footprint: Footprint, spread: Spread) -> int:
     """What one process receives in one micro-step, forward and backward."""
-    if not setup.sharded_base:
+    if not spread.sharded_base:
         return 0
-    twice = 2 * shape.layers - min(2, shape.layers)
-    of_others = (setup.world_size - 1) / setup.world_size
-    return int(quantized_bytes(shape, setup) / shape.layers * twice * of_others)
+    layers = footprint.layers
+    twice = 2 * layers - min(2, layers)
+    of_others = (spread.world_size - 1) / spread.world_size
+    return int(footprint.quantized / layers * twice * of_others)
 
 
 def with_gathers(seconds: float, *, moving_seconds: float, layers: int) -> float:
@@ -41,11 +49,11 @@ def explain(shape: ModelShape, setup: Setup) -> tuple[Reason, ...]:
     """Why and how, of a setup that shares the base out."""
     if not setup.sharded_base:
         return ()
-    whole = quantized_bytes(shape, setup)
+    whole, gathered = quantized_bytes(shape, setup), gathered_bytes(footprint_of(shape, setup), setup)
     text = (
         f"The 4-bit weights are shared out over {setup.world_size} GPUs, as FSDP does: each keeps "
         f"{gib(whole // setup.world_size)} of {gib(whole)} and gathers one layer ahead, "
-        f"{gib(gathered_bytes(shape, setup))} over its link in every micro-step. No GPU has measured this yet."
+        f"{gib(gathered)} over its link in every micro-step. No GPU has measured this yet."
     )
     return (Reason(rule=PlanRule.SHARDED_BASE, text=text),)
 

@@ -18,7 +18,7 @@ from tunesmith.tuning.estimates.gpu_speed import (
     gpu_work,
     update_seconds,
 )
-from tunesmith.tuning.estimates.memory import Setup, trainable_parameters
+from tunesmith.tuning.estimates.memory import Footprint, Setup, Spread, footprint_of, trainable_parameters
 from tunesmith.tuning.estimates.utilization import flop_rates
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
@@ -129,6 +129,15 @@ class Steps(NamedTuple):
         return (micro_steps * one_pass + self.update_seconds) * workload.total_steps / (correction or 1.0)
 
 
+class Basis(NamedTuple):
+    """What a method does on devices of one kind, however it is spread over them."""
+
+    setup: Setup
+    footprint: Footprint
+    kind: str  # of the devices
+    hardware: HardwareProfile
+
+
 class MicroSteps:
     """Micro-steps of one job under any launch settings, remembered: few of these matter, and only to a part of it."""
 
@@ -137,21 +146,27 @@ class MicroSteps:
         self._works: dict[tuple[str, Checkpointing, bool], GpuWork | CpuMicroStep] = {}
         self._found: dict[tuple[str, Checkpointing, bool, int, int, bool], MicroStep] = {}
 
-    def of(self, setup: Setup, *, kind: str, hardware: HardwareProfile) -> MicroStep:
-        """With this setup on such hardware, which `kind` names."""
-        which = (kind, setup.checkpointing, setup.fused_passes)
-        exchanges = setup.zero_stage > 1 or setup.sharded_base
-        stage, processes = (setup.zero_stage, setup.world_size) if exchanges else (0, 1)
-        key = (*which, stage, processes, setup.sharded_base)
+    def of(self, basis: Basis, spread: Spread, checkpointing: Checkpointing, *, exchanges: bool = True) -> MicroStep:
+        """Under these settings; without what devices exchange where that is not asked for."""
+        fused, sharded = spread.fused_passes, spread.sharded_base
+        exchanges = exchanges and (spread.zero_stage > 1 or sharded)
+        stage, processes = (spread.zero_stage, spread.world_size) if exchanges else (0, 1)
+        key = (basis.kind, checkpointing, fused, stage, processes, sharded and exchanges)
         found = self._found.get(key)
         if found is None:
-            work = self._works.get(which)
-            if work is None:
-                work = self._works[which] = self._work(setup, hardware)
-            found = self._found[key] = self._with_exchange(work, setup, hardware)
+            work = self._work(basis, checkpointing, fused=fused)
+            found = self._found[key] = self._with_exchange(work, basis, spread if exchanges else None)
         return found
 
-    def _work(self, setup: Setup, hardware: HardwareProfile) -> GpuWork | CpuMicroStep:
+    def _work(self, basis: Basis, checkpointing: Checkpointing, *, fused: bool) -> GpuWork | CpuMicroStep:
+        key = (basis.kind, checkpointing, fused)
+        found = self._works.get(key)
+        if found is None:
+            setup = basis.setup.but(checkpointing=checkpointing, fused_passes=fused)
+            found = self._works[key] = self._work_of(setup, basis.hardware)
+        return found
+
+    def _work_of(self, setup: Setup, hardware: HardwareProfile) -> GpuWork | CpuMicroStep:
         shape, workload = self._shape, self._workload
         operations = operations_of(
             shape, setup, supervised_share=workload.supervised_share, attended_tokens=workload.attended_tokens
@@ -160,10 +175,11 @@ class MicroSteps:
             return cpu_micro_step(shape, setup, cores=hardware.cpu.cores, operations=operations)
         return gpu_work(shape, setup, gpu=_rates(setup, hardware), operations=operations, speeds=self._speeds)
 
-    def _with_exchange(self, work: GpuWork | CpuMicroStep, setup: Setup, hardware: HardwareProfile) -> MicroStep:
+    def _with_exchange(self, work: GpuWork | CpuMicroStep, basis: Basis, spread: Spread | None) -> MicroStep:
         if isinstance(work, CpuMicroStep):
             return work
-        return gpu_micro_step(self._shape, setup, work, gpu=_rates(setup, hardware), speeds=self._speeds)
+        gpu, sequences = _rates(basis.setup, basis.hardware), 2 if basis.setup.preference_pairs else 1
+        return gpu_micro_step(work, basis.footprint, spread, gpu=gpu, sequences=sequences, speeds=self._speeds)
 
 
 def predict(
@@ -181,9 +197,11 @@ def predict(
     `evenness` as `predict_evenness` finds it, where that is known.
     """
     full = setup.tokens_per_micro_step
-    micro_step = MicroSteps(shape, workload, speeds=speeds).of(setup, kind="", hardware=hardware)
-    steps = steps_of(shape, setup, micro_step, workload=workload, hardware=hardware, speeds=speeds)
-    evenness = predict_evenness(shape, setup, workload=workload) if evenness is None else evenness
+    basis = Basis(setup, footprint_of(shape, setup), "", hardware)
+    micro_step = MicroSteps(shape, workload, speeds=speeds).of(basis, setup, setup.checkpointing)
+    steps = steps_of(basis, setup, micro_step, workload=workload, speeds=speeds)
+    if evenness is None:
+        evenness = predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=workload)
     seconds = steps.seconds(full, evenness=evenness, correction=correction)
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     return TimeEstimate(
@@ -196,28 +214,22 @@ def predict(
 
 
 def steps_of(
-    shape: ModelShape,
-    setup: Setup,
-    micro_step: MicroStep,
-    *,
-    workload: Workload,
-    hardware: HardwareProfile,
-    speeds: GpuSpeeds = GPU_SPEEDS,
+    basis: Basis, spread: Spread, micro_step: MicroStep, *, workload: Workload, speeds: GpuSpeeds = GPU_SPEEDS
 ) -> Steps:
-    """Those of a setup whose micro-steps are known."""
-    update = _update_seconds(shape, setup, hardware=hardware, speeds=speeds)
-    return Steps(micro_step, update, setup.world_size, setup.packing, workload)
+    """Those whose micro-steps are known."""
+    update = _update_seconds(basis, spread, speeds=speeds)
+    return Steps(micro_step, update, spread.world_size, basis.setup.packing, workload)
 
 
-def predict_evenness(shape: ModelShape, setup: Setup, *, workload: Workload) -> float:
+def predict_evenness(shape: ModelShape, *, method: Method, processes: int, workload: Workload) -> float:
     """The share of a step in which the devices work: it lasts as long as the one that has most to do."""
-    rates = flop_rates(shape, adapter_parameters=None if setup.method is Method.FULL else 0)
+    rates = flop_rates(shape, adapter_parameters=None if method is Method.FULL else 0)
     a_token = rates.token + rates.supervised_token * workload.supervised_share
     return expected_evenness(
         workload.row_lengths,
         squared_share=rates.squared_token / a_token,
         rows_per_step=workload.rows_per_step,
-        processes=setup.world_size,
+        processes=processes,
     )
 
 
@@ -232,8 +244,8 @@ def _rates(setup: Setup, hardware: HardwareProfile) -> KnownGpu:
     return rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
 
 
-def _update_seconds(shape: ModelShape, setup: Setup, *, hardware: HardwareProfile, speeds: GpuSpeeds) -> float:
+def _update_seconds(basis: Basis, spread: Spread, *, speeds: GpuSpeeds) -> float:
     """The optimizer, and what processes exchange once a step."""
-    if setup.device == "cpu":
-        return trainable_parameters(shape, setup) * OPTIMIZER_BYTES / CPU_BYTES_PER_SECOND
-    return update_seconds(shape, setup, gpu=rates_of(hardware.gpus[0]), speeds=speeds)
+    if not basis.hardware.gpus:
+        return basis.footprint.trainable * OPTIMIZER_BYTES / CPU_BYTES_PER_SECOND
+    return update_seconds(basis.footprint, spread, gpu=rates_of(basis.hardware.gpus[0]), speeds=speeds)

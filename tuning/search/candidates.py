@@ -67,7 +67,7 @@ class Search:
         self.layouts = [
             layout
             for place in open_places or self.places[:1]
-            for layout in layouts(place, spec=pricer.spec, shape=pricer.shape, rows_per_step=rows)
+            for layout in layouts(place, spec=pricer.spec, rows_per_step=rows)
         ]
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
         self._sorted: dict[Expense, list[tuple[float, int, Layout]]] = {}
@@ -114,7 +114,7 @@ class Search:
         """Everything about these settings."""
         pricer, setup, layout = self.pricer, priced.setup, priced.layout
         memory = estimate(pricer.shape, setup, budget_bytes=layout.budget_bytes)
-        ratios = pricer.ratios(layout, setup)
+        ratios = pricer.ratios(layout, priced.checkpointing)
         time = pricer.time(priced)
         if ratios.speed is not None:
             time = time.model_copy(update={"measured_correction": ratios.speed} | _range(time, ratios.speed_spread))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from tunesmith.tuning.estimates.activations import Checkpointing
-from tunesmith.tuning.estimates.memory import Optimizer, Setup, trainable_parameters
+from tunesmith.tuning.estimates.memory import Optimizer, Setup, footprint_of
 from tunesmith.tuning.estimates.sharded_base import may_be_shared
+from tunesmith.tuning.estimates.throughput import Basis
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of
 from tunesmith.tuning.hardware_facts.devices import equal_devices
@@ -41,10 +42,15 @@ class Place:
 
     hardware: HardwareProfile
     kind: str  # of its devices: equal where everything but their number and free memory is
-    base: Setup
+    basis: Basis
     attention: Attention
     attention_reason: Reason
     blocked: str | None
+
+    @property
+    def base(self) -> Setup:
+        """The launch numbers that all of its layouts share."""
+        return self.basis.setup
 
     @property
     def name(self) -> str:
@@ -76,6 +82,11 @@ class Layout:
         object.__setattr__(self, "memory_key", (self.place.kind, shares, *rest))
 
     @property
+    def fused_passes(self) -> bool:
+        """By the trainer's own passes, wherever ZeRO shares nothing out."""
+        return self.zero_stage == 0
+
+    @property
     def gathers_weights(self) -> bool:
         """Whether each device holds a part of the weights and receives the rest layer by layer."""
         return self.sharded_base or self.zero_stage == 3
@@ -88,7 +99,7 @@ class Layout:
             optimizer=self.optimizer,
             offload_optimizer=self.offload_optimizer,
             sharded_base=self.sharded_base,
-            fused_passes=self.zero_stage == 0,
+            fused_passes=self.fused_passes,
             checkpointing=checkpointing,
             tokens_per_micro_step=tokens,
         )
@@ -147,15 +158,16 @@ def places(
             constants=constants_of(devices),
         )
         blocked = _blocked(method, devices, spec=spec)
-        found.append(Place(devices, kind.name, base, kind.attention, kind.attention_reason, blocked))
+        basis = Basis(base, footprint_of(shape, base), kind.name, devices)
+        found.append(Place(devices, kind.name, basis, kind.attention, kind.attention_reason, blocked))
     return tuple(found)
 
 
-def layouts(place: Place, *, spec: JobSpec, shape: ModelShape, rows_per_step: int) -> Iterator[Layout]:
+def layouts(place: Place, *, spec: JobSpec, rows_per_step: int) -> Iterator[Layout]:
     """All layouts of one place; no more processes than an optimizer step has rows."""
     method, hardware = place.base.method, place.hardware
     sharding = _can_shard(place, spec=spec)
-    offloading = method is Method.FULL and sharding and _host_holds_optimizer(place, shape=shape)
+    offloading = method is Method.FULL and sharding and _host_holds_optimizer(place)
     budgets = budgets_bytes(hardware)
     for world_size in _world_sizes(hardware, rows_per_step=rows_per_step):
         budget = budgets[world_size - 1]
@@ -234,9 +246,9 @@ def _can_shard(place: Place, *, spec: JobSpec) -> bool:
     return "deepspeed" in place.hardware.installed and setup.precision != "fp16" and not needs_whole_base
 
 
-def _host_holds_optimizer(place: Place, *, shape: ModelShape) -> bool:
+def _host_holds_optimizer(place: Place) -> bool:
     """Moments and masters in host memory: about ten times slower."""
-    moments = trainable_parameters(shape, place.base) * 12
+    moments = place.basis.footprint.trainable * 12
     room = moments <= place.hardware.cpu.memory_free_bytes * CPU_USABLE_SHARE
     return bool(place.hardware.gpus) and room
 

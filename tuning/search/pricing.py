@@ -16,9 +16,8 @@ from tunesmith.tuning.estimates.evaluation_time import (
     with_evaluations,
 )
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
-from tunesmith.tuning.estimates.memory import Peaks, Setup, TokenBytes, bytes_of_a_token, peaks_of, resident_bytes
+from tunesmith.tuning.estimates.memory import Peaks, Setup, peaks_of, resident_bytes
 from tunesmith.tuning.estimates.throughput import (
-    MicroStep,
     MicroSteps,
     Steps,
     Workload,
@@ -126,16 +125,13 @@ class Pricer:
         )
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
-        self._peaks: dict[_Key, tuple[Peaks, float | None]] = {}
+        self._peaks: dict[tuple[str, int, Checkpointing], Peaks] = {}
         self._steps: dict[_Key, tuple[Steps, float | None]] = {}
         self._durations: dict[tuple[_Key, int], Durations] = {}
         self._evenness: dict[int, float] = {}
         self._resident: dict[LayoutKey, int] = {}
-        self._token_bytes: dict[tuple[str, Checkpointing, int], TokenBytes] = {}
-        self._setups: dict[_Key, Setup] = {}
         self._bounds: dict[LayoutKey, float] = {}
         self._floors: dict[tuple[str, int, bool], float] = {}
-        self._alone: dict[tuple[str, bool], MicroStep] = {}
         self._same_for_all = None if self.kernels_differ else corrections.of("")
         self._micro_steps = MicroSteps(shape, self.workload)
         self._evaluation_costs = EvaluationCosts(self._micro_steps, self.workload)
@@ -156,31 +152,29 @@ class Pricer:
         """The share of a predicted peak that is held back beyond it."""
         return margin_of(self.spread)
 
-    def ratios(self, layout: Layout, setup: Setup) -> Ratios:
+    def ratios(self, layout: Layout, checkpointing: Checkpointing) -> Ratios:
         """What runs with these kernels measured, else with any."""
         if self._same_for_all is not None:
             return self._same_for_all
+        setup = layout.place.base
         kernels = Kernels(
             attention=layout.place.attention,
-            activation_checkpointing=setup.checkpointing,
-            optimizer=setup.optimizer,
-            fused_passes=setup.fused_passes,
-            zero_stage=setup.zero_stage,
-            offload_optimizer=setup.offload_optimizer,
+            activation_checkpointing=checkpointing,
+            optimizer=layout.optimizer,
+            fused_passes=layout.fused_passes,
+            zero_stage=layout.zero_stage,
+            offload_optimizer=layout.offload_optimizer,
             float8_base=setup.float8_base,
             packing=setup.packing,
-            sharded_base=setup.sharded_base,
+            sharded_base=layout.sharded_base,
         )
         return self.corrections.of(kernels.label)
 
     def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
         """Predicted peak on one device."""
-        key = (layout.memory_key, checkpointing)
-        found = self._peaks.get(key)
-        if found is None:
-            found = self._peaks[key] = self._peaks_of(layout, checkpointing)
-        peaks, correction = found
-        return int(peaks.of(tokens) * correction) if correction else peaks.of(tokens)
+        peak = self._peaks_of(layout, checkpointing).of(tokens, resident=self._resident_bytes(layout))
+        correction = self.ratios(layout, checkpointing).memory
+        return int(peak * correction) if correction else peak
 
     def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
         """Predicted for all steps, evaluations and sample answers."""
@@ -201,11 +195,11 @@ class Pricer:
 
     def time(self, priced: Priced) -> TimeEstimate:
         """The duration with its range, by the rates of the very devices of this place."""
-        layout, setup = priced.layout, priced.setup
-        correction = self.ratios(layout, setup).speed
+        layout = priced.layout
+        correction = self.ratios(layout, priced.checkpointing).speed
         steps = predict(
             self.shape,
-            setup,
+            priced.setup,
             workload=self.workload,
             hardware=layout.place.hardware,
             correction=correction,
@@ -219,16 +213,11 @@ class Pricer:
 
         Each does its share of a step in one micro-step, and exchanges nothing.
         """
-        place, fused = layout.place, layout.zero_stage == 0
-        key = (place.kind, layout.world_size, fused)
+        place = layout.place
+        key = (place.kind, layout.world_size, layout.fused_passes)
         found = self._floors.get(key)
         if found is None:
-            one = self._alone.get((place.kind, fused))
-            if one is None:
-                setup = place.base.but(fused_passes=fused)
-                one = self._alone[place.kind, fused] = self._micro_steps.of(
-                    setup, kind=place.kind, hardware=place.hardware
-                )
+            one = self._micro_steps.of(place.basis, layout, "none", exchanges=False)
             share = max(1.0, self.workload.tokens_per_step / layout.world_size)
             seconds = one.seconds(share) * self.workload.total_steps / (self._highest_speed or 1.0)
             found = self._floors[key] = seconds * BELOW_ROUNDING
@@ -252,8 +241,9 @@ class Pricer:
         """The share of a step in which the devices work, for as many as this layout has."""
         found = self._evenness.get(layout.world_size)
         if found is None:
-            setup = self._setup(layout, "none")
-            found = self._evenness[layout.world_size] = predict_evenness(self.shape, setup, workload=self.workload)
+            found = self._evenness[layout.world_size] = predict_evenness(
+                self.shape, method=self.method, processes=layout.world_size, workload=self.workload
+            )
         return found
 
     def _steps_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Steps, float | None]:
@@ -261,29 +251,23 @@ class Pricer:
         key = (layout.key, checkpointing)
         found = self._steps.get(key)
         if found is None:
-            setup, hardware = self._setup(layout, checkpointing), layout.place.hardware
-            one = self._micro_steps.of(setup, kind=layout.place.kind, hardware=hardware)
-            steps = steps_of(self.shape, setup, one, workload=self.workload, hardware=hardware)
-            found = self._steps[key] = steps, self.ratios(layout, setup).speed
+            basis = layout.place.basis
+            one = self._micro_steps.of(basis, layout, checkpointing)
+            steps = steps_of(basis, layout, one, workload=self.workload)
+            found = self._steps[key] = steps, self.ratios(layout, checkpointing).speed
         return found
 
-    def _peaks_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Peaks, float | None]:
-        """And what they are corrected by."""
-        setup = self._setup(layout, checkpointing)
-        resident, each = self._resident_bytes(layout, setup), self._bytes_of_a_token(layout, setup)
-        return peaks_of(self.shape, setup, resident=resident, token_bytes=each), self.ratios(layout, setup).memory
+    def _peaks_of(self, layout: Layout, checkpointing: Checkpointing) -> Peaks:
+        key = (layout.place.kind, layout.zero_stage, checkpointing)
+        found = self._peaks.get(key)
+        if found is None:
+            found = self._peaks[key] = peaks_of(self.shape, layout.setup(checkpointing, 1))
+        return found
 
-    def _resident_bytes(self, layout: Layout, setup: Setup) -> int:
+    def _resident_bytes(self, layout: Layout) -> int:
         found = self._resident.get(layout.memory_key)
         if found is None:
-            found = self._resident[layout.memory_key] = resident_bytes(self.shape, setup)
-        return found
-
-    def _bytes_of_a_token(self, layout: Layout, setup: Setup) -> TokenBytes:
-        key = (layout.place.kind, setup.checkpointing, setup.zero_stage)
-        found = self._token_bytes.get(key)
-        if found is None:
-            found = self._token_bytes[key] = bytes_of_a_token(self.shape, setup)
+            found = self._resident[layout.memory_key] = resident_bytes(layout.place.basis.footprint, layout)
         return found
 
     def _evaluations(self, dataset: DatasetFacts) -> int:
@@ -293,13 +277,4 @@ class Pricer:
         return evaluation_count(total_steps, interval=interval) if dataset.validation_rows else 0
 
     def _evaluation_cost(self, layout: Layout, tokens: int) -> EvaluationCost:
-        setup, place = self._setup(layout, "none"), layout.place
-        return self._evaluation_costs.of(setup, tokens=tokens, kind=place.kind, hardware=place.hardware)
-
-    def _setup(self, layout: Layout, checkpointing: Checkpointing) -> Setup:
-        """With micro-steps of one token: what is asked of it holds for any number."""
-        key = (layout.key, checkpointing)
-        found = self._setups.get(key)
-        if found is None:
-            found = self._setups[key] = layout.setup(checkpointing, 1)
-        return found
+        return self._evaluation_costs.of(layout.place.basis, layout, tokens=tokens)

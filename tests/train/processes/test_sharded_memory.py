@@ -12,7 +12,7 @@ import pytest
 from tests.train.processes.sharded_memory import CASES, CONFIG, PROCESSES, RANK, TOKENS
 from tunesmith.tuning.engine import ZERO_BUCKET_ELEMENTS
 from tunesmith.tuning.estimates.activations import Graph, layer_bytes_per_token
-from tunesmith.tuning.estimates.memory import Setup, _sharded_learning_bytes
+from tunesmith.tuning.estimates.memory import Setup, footprint_of, learning_bytes
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.words import Method
 
@@ -53,7 +53,8 @@ def setup(method: str, stage: Any) -> Setup:
 def test_weights_gradients_and_optimizer_take_the_bytes_that_are_planned(held: Any, method: str, stage: Any) -> None:
     found = held[f"{method} {stage}"]
     frozen, trainable = found["parameters"] - found["trainable"], found["trainable"]
-    gradients, states = _sharded_learning_bytes(setup(method, stage))
+    planned = setup(method, stage)
+    gradients, states = learning_bytes(footprint_of(SHAPE, planned), planned)
     weights = 2 * (frozen + (trainable if method == "full" else 0)) / (PROCESSES if stage == 3 else 1)
     expected = weights + trainable * (gradients + states)
     buffer = 2 * found["reduced"] if stage > 1 else 0  # stage 2 may have let it go after its pass

@@ -68,8 +68,10 @@ def test_the_predicted_speed_of_several_gpus_is_that_of_the_busiest() -> None:
     )
     uneven = replace(equal, row_lengths=(*[1000.0] * 14, 8000.0, 8000.0))
     speeds = [predict(shape, setup, workload=work, hardware=hardware).tokens_per_second for work in (equal, uneven)]
-    evenness_of_uneven = predict_evenness(shape, setup, workload=uneven)
-    assert predict_evenness(shape, setup, workload=equal) == pytest.approx(1.0)
+    evenness_of_uneven = predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=uneven)
+    assert predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=equal) == pytest.approx(
+        1.0
+    )
     assert evenness_of_uneven < 0.95
     # Long rows also attend to more tokens, which costs a tenth here.
     assert evenness_of_uneven * 0.8 < speeds[1] / speeds[0] < (evenness_of_uneven + 1) / 2

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.tuning.estimates.gpu_speed import gpu_micro_step, gpu_work
-from tunesmith.tuning.estimates.memory import Setup
+from tunesmith.tuning.estimates.memory import Setup, footprint_of
 from tunesmith.tuning.estimates.throughput import operations_of
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS
 from tunesmith.tuning.hardware_facts.gpus import find_gpu
@@ -23,7 +23,8 @@ BASE = Setup(
 def seconds(setup: Setup, *, gpu: str = "H100", tokens: float = 4096, attended: float = 1024) -> float:
     operations = operations_of(SHAPE, setup, supervised_share=0.5, attended_tokens=attended)
     work = gpu_work(SHAPE, setup, gpu=find_gpu(gpu), operations=operations)
-    return gpu_micro_step(SHAPE, setup, work, gpu=find_gpu(gpu)).seconds(tokens)
+    step = gpu_micro_step(work, footprint_of(SHAPE, setup), setup, gpu=find_gpu(gpu), sequences=1)
+    return step.seconds(tokens)
 
 
 CASES: dict[str, Any] = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import answer, data, plan, rules
-from tunesmith.tuning.estimates.memory import Setup, estimate, quantized_bytes, total
+from tunesmith.tuning.estimates.memory import Setup, estimate, footprint_of, quantized_bytes, total
 from tunesmith.tuning.estimates.sharded_base import gathered_bytes, with_gathers
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.models.shape import ModelShape
@@ -107,7 +107,7 @@ def test_one_more_gpu_never_needs_more_memory_on_each(world_size: int) -> None:
 @given(work=st.floats(0.01, 100), link=st.floats(1e9, 1e12))
 def test_gathers_hide_behind_the_work_but_for_the_first(work: float, link: float) -> None:
     shape, setup = _shape(), _setup(2)
-    moving = gathered_bytes(shape, setup) / link
+    moving = gathered_bytes(footprint_of(shape, setup), setup) / link
     seconds = with_gathers(work, moving_seconds=moving, layers=shape.layers)
     assert max(work, moving) < seconds <= max(work, moving) + moving / shape.layers
 
@@ -115,5 +115,6 @@ def test_gathers_hide_behind_the_work_but_for_the_first(work: float, link: float
 def test_a_micro_step_gathers_every_layer_twice_but_the_two_at_the_turn() -> None:
     shape, setup = _shape(), _setup(2)
     layer = quantized_bytes(shape, setup) / shape.layers
-    assert gathered_bytes(shape, setup) == pytest.approx(layer / 2 * (2 * shape.layers - 2), abs=1)
-    assert gathered_bytes(shape, _setup(2, sharded=False)) == 0
+    assert gathered_bytes(footprint_of(shape, setup), setup) == pytest.approx(layer / 2 * (2 * shape.layers - 2), abs=1)
+    whole = _setup(2, sharded=False)
+    assert gathered_bytes(footprint_of(shape, whole), whole) == 0
