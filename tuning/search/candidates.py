@@ -6,18 +6,15 @@ comes first, so more memory and more GPUs, which only add settings, make no plan
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
 
 from tunesmith.tuning.estimates.activations import Checkpointing
-from tunesmith.tuning.estimates.margins import MOST_FILLED, probability_of_running_out, riskless_share, usable_share
-from tunesmith.tuning.estimates.memory import estimate
-from tunesmith.tuning.estimates.sharded_base import explain
+from tunesmith.tuning.estimates.margins import MOST_FILLED, riskless_share, usable_share
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.plan import PlanRule, Reason, TimeEstimate, Way
-from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.plan import Way
+from tunesmith.tuning.search.candidate import Candidate, risk_of
 from tunesmith.tuning.search.layouts import (
     Kind,
     Layout,
@@ -32,7 +29,6 @@ from tunesmith.tuning.values.units import duration
 from tunesmith.tuning.words import Goal, Method
 
 LEAST_RECOMPUTATION_FIRST: tuple[Checkpointing, ...] = ("none", "selective", "mlp", "full")
-EVEN_ENOUGH = 0.95
 # Moments of 8 bits are rounded: those of 32 bits are worth so much more time, unless speed or cost is the goal.
 PRICE_OF_EXACT_MOMENTS = 1.1
 # So are whole copies of a frozen base on each GPU: nothing is gathered, which no GPU has measured yet, answers are
@@ -111,39 +107,8 @@ class Search:
         return self._least(_seconds, share=share) or self._least_filled(self.layouts)
 
     def candidate(self, priced: Priced, *, blocked: str | None = None) -> Candidate:
-        """Everything about these settings."""
-        pricer, setup, layout = self.pricer, priced.setup, priced.layout
-        memory = estimate(pricer.shape, setup, budget_bytes=layout.budget_bytes)
-        ratios = pricer.ratios(layout, priced.checkpointing)
-        time = pricer.time(priced)
-        if ratios.speed is not None:
-            time = time.model_copy(update={"measured_correction": ratios.speed} | _range(time, ratios.speed_spread))
-        update: dict[str, Any] = {
-            "margin_bytes": int(priced.peak_bytes * pricer.margin),
-            "out_of_memory_probability": self.risk(priced),
-        }
-        if extra := priced.peak_bytes - memory.total_bytes:
-            update |= {"items": memory.items | {"measured_correction": extra}, "total_bytes": priced.peak_bytes}
-        return Candidate(
-            method=pricer.method,
-            setup=setup,
-            place=layout.place,
-            batch=pricer.batch,
-            lora=pricer.lora,
-            max_sequence_length=pricer.max_sequence_length,
-            memory=memory.model_copy(update=update),
-            time=time,
-            reasons=(
-                *pricer.reasons,
-                layout.place.attention_reason,
-                *explain(pricer.shape, setup),
-                *self._balance(layout),
-            ),
-            correction_basis=ratios.basis,
-            blocked=blocked,
-            may_fill=self.may_fill,
-            margin=pricer.margin,
-        )
+        """With everything about these settings."""
+        return Candidate(priced, self.pricer, blocked=blocked, may_fill=self.may_fill)
 
     def way(self, priced: Priced) -> Way:
         """In short."""
@@ -160,14 +125,8 @@ class Search:
             seconds=priced.seconds,
             device_seconds=priced.gpu_seconds,
             peak_bytes=priced.peak_bytes,
-            out_of_memory_probability=self.risk(priced),
+            out_of_memory_probability=risk_of(priced, spread=self.pricer.spread),
             sample_seconds=priced.sample_seconds,
-        )
-
-    def risk(self, priced: Priced) -> float:
-        """The probability that it needs more memory than is free."""
-        return probability_of_running_out(
-            priced.peak_bytes, free_bytes=priced.layout.budget_bytes, spread=self.pricer.spread
         )
 
     def quickest_of(self, layout: Layout) -> Priced | None:
@@ -361,17 +320,6 @@ class Search:
         tokens = self.sizes(layout)[-1]
         return min(LEAST_RECOMPUTATION_FIRST, key=lambda mode: self.pricer.peak_bytes(layout, mode, tokens))
 
-    def _balance(self, layout: Layout) -> Iterator[Reason]:
-        """Said where devices wait for one another for more than a few per cent of a step."""
-        evenness = self.pricer.evenness(layout)
-        if evenness > EVEN_ENOUGH:
-            return
-        text = (
-            f"{layout.world_size} GPUs that share out {self.pricer.batch.rows_per_step} rows a step of such lengths "
-            f"work {evenness:.0%} of the time; more rows a step would come out more evenly."
-        )
-        yield Reason(rule=PlanRule.BALANCE, text=text)
-
 
 def _rank(priced: Priced, expense: Expense) -> tuple[float, bool, int, int]:
     """Moments of 8 bits lose ties, for they are rounded; of equal peaks the one on fewer devices wins."""
@@ -394,10 +342,3 @@ def _seconds(seconds: float, _world_size: int) -> float:
 
 def _device_seconds(seconds: float, world_size: int) -> float:
     return seconds * world_size
-
-
-def _range(time: TimeEstimate, spread: float | None) -> dict[str, float]:
-    """As wide as what was measured scatters."""
-    if spread is None:
-        return {}
-    return {"seconds_low": time.seconds / (1 + spread), "seconds_high": time.seconds * (1 + 1.6 * spread)}
