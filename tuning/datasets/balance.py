@@ -36,32 +36,51 @@ def evenness(steps: Sequence[Sequence[float]], *, processes: int) -> float:
     return sum(map(sum, steps)) / (processes * longest) if longest else 1.0
 
 
-@lru_cache(maxsize=256)
 def expected_evenness(lengths: tuple[float, ...], *, squared_share: float, rows_per_step: int, processes: int) -> float:
     """`evenness` of steps that are drawn, in a fixed random order, from rows of such lengths.
 
     `squared_share` is what a squared token costs beside a token: attention grows with the square of a row. Without
     lengths nothing is known against sharing out evenly.
     """
-    if processes == 1 or not lengths:
-        return 1.0
-    whole, steps = _drawn_steps(lengths, squared_share, rows_per_step)
-    longest = 0.0
-    for heaviest_first in steps:
-        longest += _longest_of_sorted(heaviest_first, processes=processes)
-    return whole / (processes * longest) if longest else 1.0
+    return drawn_steps(lengths, squared_share, rows_per_step).evenness(processes)
+
+
+class DrawnSteps:
+    """The work of rows in drawn steps, the heaviest of each first: the same for every number of processes."""
+
+    def __init__(self, steps: list[list[float]]) -> None:
+        self._steps = [sorted(step, reverse=True) for step in steps]
+        self._whole = sum(map(sum, steps))
+        self._heaviest = sum(step[0] for step in self._steps)
+        self._found: dict[int, float] = {}
+
+    def evenness(self, processes: int) -> float:
+        """Work over what the processes could have done in that time."""
+        if processes == 1 or not self._whole:
+            return 1.0
+        found = self._found.get(processes)
+        if found is None:
+            longest = 0.0
+            for heaviest_first in self._steps:
+                longest += _longest_of_sorted(heaviest_first, processes=processes)
+            found = self._found[processes] = self._whole / (processes * longest)
+        return found
+
+    def most_evenness(self, processes: int) -> float:
+        """No way of sharing out is more even: in each step some process has the heaviest row."""
+        return min(1.0, self._whole / (processes * self._heaviest)) if self._heaviest else 1.0
 
 
 @lru_cache(maxsize=64)
-def _drawn_steps(
-    lengths: tuple[float, ...], squared_share: float, rows_per_step: int
-) -> tuple[float, list[list[float]]]:
-    """All work, and that of each step's rows, the heaviest first: the same for every number of processes."""
+def drawn_steps(lengths: tuple[float, ...], squared_share: float, rows_per_step: int) -> DrawnSteps:
+    """Of some five hundred rows of such lengths; of none where no lengths are known."""
+    if not lengths:
+        return DrawnSteps([])
     rows = max(1, SIMULATED_ROWS // rows_per_step) * rows_per_step
     work = [length + squared_share * length**2 for length in lengths]
     drawn = [work[index * len(work) // rows] for index in _random_order(rows)]
     steps = [drawn[start : start + rows_per_step] for start in range(0, rows, rows_per_step)]
-    return sum(map(sum, steps)), [sorted(step, reverse=True) for step in steps]
+    return DrawnSteps(steps)
 
 
 def _longest_share(work: Sequence[float], *, processes: int) -> float:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from statistics import NormalDist
 
@@ -14,6 +14,7 @@ EDGES = (
 )  # fmt: skip
 BUCKETS = len(EDGES) + 1
 TYPICAL_ROWS = 128
+_SHARES = tuple((index + 0.5) / TYPICAL_ROWS for index in range(TYPICAL_ROWS))
 _MOST_ROWS = 10**12  # with more a share of all but half a row is rounded to all
 
 
@@ -49,16 +50,15 @@ def typical_lengths(
     From the counts where there are any; else as chat data is, lognormal, with this mean and so long a tail that of
     `rows` rows the longest is what it is.
     """
-    shares = [(index + 0.5) / TYPICAL_ROWS for index in range(TYPICAL_ROWS)]
-    lengths = _counted(counts, shares) if sum(counts) else _lognormal(mean_tokens, longest_tokens, rows, shares)
+    lengths = _counted(counts) if sum(counts) else _lognormal(mean_tokens, longest_tokens, rows)
     return tuple(min(length, float(longest_tokens)) for length in lengths)
 
 
-def _counted(counts: Sequence[int], shares: Sequence[float]) -> list[float]:
+def _counted(counts: Sequence[int]) -> list[float]:
     edges = (0, *EDGES, 2 * EDGES[-1])
     reached = [0, *accumulate(counts)]
     lengths = []
-    for share in shares:
+    for share in _SHARES:
         wanted = share * reached[-1]
         bucket = bisect_left(reached, wanted) - 1
         within = (wanted - reached[bucket]) / counts[bucket]
@@ -66,10 +66,16 @@ def _counted(counts: Sequence[int], shares: Sequence[float]) -> list[float]:
     return lengths
 
 
-def _lognormal(mean: float, longest: float, rows: int, shares: Sequence[float]) -> list[float]:
+def _lognormal(mean: float, longest: float, rows: int) -> list[float]:
     """Of a lognormal length the mean is exp(m + s^2 / 2), and a share p of all rows stays below exp(m + s z(p))."""
     normal = NormalDist()
     tail = normal.inv_cdf(1 - 0.5 / min(max(rows, 2), _MOST_ROWS))
     spread = tail - math.sqrt(max(0.0, tail**2 - 2 * math.log(max(longest / mean, 1.0))))
     middle = math.log(mean) - spread**2 / 2
-    return [math.exp(middle + spread * normal.inv_cdf(share)) for share in shares]
+    return [math.exp(middle + spread * deviation) for deviation in _typical_deviations()]
+
+
+@cache
+def _typical_deviations() -> tuple[float, ...]:
+    """From the mean of a normal distribution, of `TYPICAL_ROWS` evenly spaced through it."""
+    return tuple(NormalDist().inv_cdf(share) for share in _SHARES)

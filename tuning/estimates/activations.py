@@ -7,7 +7,7 @@ counts them again on the real modules and the tests hold both within one per cen
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tunesmith.tuning.models.linears import Linear, Role, Targets, closes, is_target
 from tunesmith.tuning.models.shape import MEASURED_RANK, ModelShape
@@ -37,28 +37,27 @@ class Graph:
         return self.fused and not self.full and not self.dropout and not self.dora
 
 
-@lru_cache(maxsize=2048)
-def stored_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: Checkpointing) -> float:
-    """Kept by all layers together: everything, products alone, those outside of MLPs alone, or each layer's input."""
-    if checkpointing == "full":
-        return shape.layers * graph.width * shape.hidden_size
-    kept = layer_bytes_per_token(shape, graph)
-    if checkpointing != "none":
-        kept -= _made_again(shape, graph)
-    if checkpointing == "mlp":
-        kept -= _mlp_inside(shape, graph)
-    return shape.layers * kept
+class TokenBytes(NamedTuple):
+    """Bytes of one token in a micro-step: kept from forward to backward, and in flight in the backward of a layer."""
+
+    by_layers: float
+    outside: float  # of the layers
+    in_flight: float
 
 
 @lru_cache(maxsize=2048)
-def recomputed_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: Checkpointing) -> float:
-    """Rebuilt for the one layer whose backward runs."""
-    if checkpointing == "none":
-        return 0.0
-    if checkpointing == "full":
-        return layer_bytes_per_token(shape, graph)
-    made = min(_made_again(shape, graph), graph.width * (shape.hidden_size + shape.intermediate_size))
-    return made + (_mlp(shape, graph) if checkpointing == "mlp" else 0)
+def bytes_per_token(shape: ModelShape, graph: Graph) -> dict[Checkpointing, TokenBytes]:
+    """By what is recomputed: nothing, norms and gates, MLPs too, or every layer from its input."""
+    layers, layer, made_again = shape.layers, layer_bytes_per_token(shape, graph), _made_again(shape, graph)
+    inside, mlp = _mlp_inside(shape, graph), _mlp(shape, graph)
+    outside, of_inputs, backward = _outside(shape, graph), _outside_of_inputs(shape, graph), _backward(shape, graph)
+    made = min(made_again, graph.width * (shape.hidden_size + shape.intermediate_size))
+    return {
+        "none": TokenBytes(layers * layer, outside, backward),
+        "selective": TokenBytes(layers * (layer - made_again), outside, backward + made),
+        "mlp": TokenBytes(layers * (layer - made_again - inside), outside, backward + (made + mlp)),
+        "full": TokenBytes(layers * graph.width * shape.hidden_size, of_inputs, backward + layer),
+    }
 
 
 def layer_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
@@ -78,22 +77,21 @@ def _layer_formula(shape: ModelShape, graph: Graph) -> float:
     return _norms(shape, graph) + _attention(shape, graph) + _mlp(shape, graph) - _shared_input(shape, graph)
 
 
-@lru_cache(maxsize=2048)
-def outside_bytes_per_token(shape: ModelShape, graph: Graph, *, checkpointing: Checkpointing) -> float:
+def _outside(shape: ModelShape, graph: Graph) -> float:
     """Kept outside the layers: by the last norm, the rotary angles, and the head's hidden states with their gradient.
 
-    Under adapters nothing before the first layer learns, so its first norm keeps nothing; recomputation hides that, and
-    keeps no angles.
+    Under adapters nothing before the first layer learns, so its first norm keeps nothing.
     """
-    kept = _norm(shape, graph) + 2 * graph.width * shape.hidden_size
-    if checkpointing == "full":
-        return kept
     angles = 0 if shape.position_parameters else 2 * graph.width * shape.query_size // shape.heads
-    return kept + angles - (0 if graph.full else _norm(shape, graph))
+    return _outside_of_inputs(shape, graph) + angles - (0 if graph.full else _norm(shape, graph))
 
 
-@lru_cache(maxsize=2048)
-def backward_bytes_per_token(shape: ModelShape, graph: Graph) -> float:
+def _outside_of_inputs(shape: ModelShape, graph: Graph) -> float:
+    """Where layers keep their input alone, which hides what the first norm keeps, and no angles."""
+    return _norm(shape, graph) + 2 * graph.width * shape.hidden_size
+
+
+def _backward(shape: ModelShape, graph: Graph) -> float:
     """Gradients in flight inside one layer: the MLP's, and an adapter's share of them in fp32 before it is rounded."""
     width, hidden = shape.intermediate_size, shape.hidden_size
     if graph.fused:

@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tunesmith.tuning.engine import ZeroSizes, logits_chunk_tokens, zero_sizes
-from tunesmith.tuning.estimates.activations import (
-    Checkpointing,
-    Graph,
-    backward_bytes_per_token,
-    outside_bytes_per_token,
-    recomputed_bytes_per_token,
-    stored_bytes_per_token,
-)
+from tunesmith.tuning.estimates.activations import Checkpointing, Graph, bytes_per_token
 from tunesmith.tuning.hardware_facts.constants import START_CONSTANTS, Constants
 from tunesmith.tuning.models.linears import Linear, Targets, adapts_experts
 from tunesmith.tuning.models.shape import ModelShape
@@ -159,13 +152,6 @@ def estimate(shape: ModelShape, setup: Setup, *, budget_bytes: int) -> MemoryEst
     return MemoryEstimate(items=items, total_bytes=sum(items.values()), budget_bytes=budget_bytes)
 
 
-class TokenBytes(NamedTuple):
-    """Bytes of one token in a micro-step: kept from forward to backward, and in flight in the backward of a layer."""
-
-    kept: float
-    in_flight: float
-
-
 class Peaks(NamedTuple):
     """Predicted peaks on one device, in bytes, whatever number of tokens a micro-step has and whatever stays resident.
 
@@ -173,7 +159,8 @@ class Peaks(NamedTuple):
     """
 
     sequences: int  # that a micro-step holds of each row
-    each: TokenBytes
+    kept: float  # of a token, from forward to backward
+    in_flight: float  # of a token, in the backward pass of one layer
     backward_once: int
     backward_each: int
     logits_once: int
@@ -186,17 +173,20 @@ class Peaks(NamedTuple):
     def of(self, tokens: int, *, resident: int) -> int:
         """Of micro-steps of so many tokens beside so many bytes that stay."""
         tokens *= self.sequences
-        activations = self.activations(tokens)
-        allocated = resident + activations + max(self.backward(tokens), self.logits(tokens))
-        return allocated + self.slack(allocated=allocated, activations=activations) + self.context
+        activations = int(tokens * self.kept)
+        backward = int(tokens * self.in_flight) + self.backward_once + tokens * self.backward_each
+        logits = min(tokens, self.logits_tokens) * self.logits_each + self.logits_once
+        allocated = resident + activations + max(backward, logits)
+        slack = int(self.slack_share * allocated + self.slack_of_activations * activations)
+        return allocated + slack + self.context
 
     def activations(self, tokens: int) -> int:
         """Kept from forward to backward for so many tokens of all sequences."""
-        return int(tokens * self.each.kept)
+        return int(tokens * self.kept)
 
     def backward(self, tokens: int) -> int:
         """What comes and goes in the backward pass of one layer; it and a chunk's logits are never there together."""
-        return int(tokens * self.each.in_flight) + self.backward_once + tokens * self.backward_each
+        return int(tokens * self.in_flight) + self.backward_once + tokens * self.backward_each
 
     def logits(self, tokens: int) -> int:
         """Of one chunk, with what the head's own gradient takes."""
@@ -210,10 +200,12 @@ class Peaks(NamedTuple):
 def peaks_of(shape: ModelShape, setup: Setup) -> Peaks:
     """Those of a setup with other micro-steps, spread over any number of devices."""
     constants, is_on_cpu = setup.constants, setup.device == "cpu"
+    each = bytes_per_token(shape, setup.graph)[setup.checkpointing]
     logits_once, logits_each, logits_tokens = _logits(shape, setup)
     return Peaks(
         sequences=2 if setup.preference_pairs else 1,
-        each=bytes_of_a_token(shape, setup),
+        kept=each.by_layers + each.outside + _scores(shape, setup),
+        in_flight=each.in_flight,
         backward_once=_backward_once(shape, setup),
         backward_each=max(shape.hidden_size, shape.intermediate_size) if setup.float8_base else 0,
         logits_once=logits_once,
@@ -236,16 +228,6 @@ def total(shape: ModelShape, setup: Setup) -> int:
 def resident_bytes(footprint: Footprint, spread: Spread) -> int:
     """What stays for the whole run, whatever a micro-step holds."""
     return sum(_static_items(footprint, spread).values())
-
-
-def bytes_of_a_token(shape: ModelShape, setup: Setup) -> TokenBytes:
-    """Whatever their number: it follows from kernels and recomputation."""
-    graph, mode = setup.graph, setup.checkpointing
-    kept = stored_bytes_per_token(shape, graph, checkpointing=mode)
-    kept += outside_bytes_per_token(shape, graph, checkpointing=mode)
-    in_flight = backward_bytes_per_token(shape, graph)
-    in_flight += recomputed_bytes_per_token(shape, graph, checkpointing=mode)
-    return TokenBytes(kept + _scores(shape, setup), in_flight)
 
 
 def weight_bytes(shape: ModelShape, setup: Setup) -> int:

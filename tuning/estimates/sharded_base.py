@@ -21,13 +21,13 @@ from tunesmith.tuning.values.units import gib
 from tunesmith.tuning.words import Method
 
 
-def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile, *, world_size: int) -> bool:
-    """Whether the trainer can run the job that way.
+def may_be_shared(method: Method, spec: JobSpec, hardware: HardwareProfile) -> bool:
+    """Whether the trainer can run the job that way on several GPUs.
 
     Merging writes the whole base, DoRA starts from whole rows, and adapters on experts multiply with all of them.
     """
     needs_whole_base = spec.merge or spec.lora.use_dora or adapts_experts(spec.lora.target_modules)
-    return method is Method.QLORA and world_size > 1 and bool(hardware.gpus) and not needs_whole_base
+    return method is Method.QLORA and bool(hardware.gpus) and not needs_whole_base
 
 
 def gathered_bytes(footprint: Footprint, spread: Spread) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from tunesmith.tuning.datasets.balance import expected_evenness
+from tunesmith.tuning.datasets.balance import DrawnSteps, drawn_steps
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.cpu_speed import CPU_BYTES_PER_SECOND, CpuMicroStep, cpu_micro_step
 from tunesmith.tuning.estimates.gpu_speed import (
@@ -223,14 +223,14 @@ def steps_of(
 
 def predict_evenness(shape: ModelShape, *, method: Method, processes: int, workload: Workload) -> float:
     """The share of a step in which the devices work: it lasts as long as the one that has most to do."""
+    return drawn_work(shape, method=method, workload=workload).evenness(processes)
+
+
+def drawn_work(shape: ModelShape, *, method: Method, workload: Workload) -> DrawnSteps:
+    """Steps of rows with the lengths of the data, weighed by what each costs."""
     rates = flop_rates(shape, adapter_parameters=None if method is Method.FULL else 0)
     a_token = rates.token + rates.supervised_token * workload.supervised_share
-    return expected_evenness(
-        workload.row_lengths,
-        squared_share=rates.squared_token / a_token,
-        rows_per_step=workload.rows_per_step,
-        processes=processes,
-    )
+    return drawn_steps(workload.row_lengths, rates.squared_token / a_token, workload.rows_per_step)
 
 
 def micro_steps_of(own_tokens: float, *, tokens_per_micro_step: int, packing: bool, mean_row_tokens: float) -> int:

@@ -28,8 +28,8 @@ from tunesmith.tuning.recipe.hyperparameters import (
 )
 from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.candidates import Search
-from tunesmith.tuning.search.layouts import kinds_of
-from tunesmith.tuning.search.pricing import Pricer
+from tunesmith.tuning.search.layouts import Kind, kinds_of
+from tunesmith.tuning.search.pricing import Pricer, Recipe
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method, Objective
 
@@ -61,7 +61,7 @@ def choose(
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
         asked = _Asked(spec, shape, dataset, hardware, corrections, fewest_rows=fewest_rows)
-        here = _Choice(asked.pricers, hardware, spec=spec, shape=shape, dataset=dataset)
+        here = _Choice(asked.pricers, hardware, kinds=asked.kinds, spec=spec, shape=shape, dataset=dataset)
         if any(here.searches[method].can_fit for method in _allowed(spec)):
             break
     chosen, decision = here.chosen, here.decision
@@ -95,40 +95,52 @@ class _Asked:
         self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
         self._corrections = corrections
         self._fewest_rows = fewest_rows
-        self.pricers = {method: self._pricer(spec, method, fewest_rows=fewest_rows) for method in Method}
+        self._recipe = Recipe(spec, shape, dataset)
+        self._others: dict[tuple[Recipe, Method], Search] = {}
+        self.pricers = {method: self._pricer(self._recipe, method, fewest_rows=fewest_rows) for method in Method}
 
     @property
     def asking(self) -> Asking:
         """What a refusal asks before it says what would fit."""
         return Asking(
-            retry=lambda spec, method: self._search(spec, method).chosen(),
-            may_fit=lambda spec, method: self._search(spec, method).can_fit,
+            recipe_of=lambda spec: Recipe(spec, self._shape, self._dataset),
+            retry=lambda recipe, method: self._search(recipe, method).chosen(),
+            may_fit=lambda recipe, method: self._search(recipe, method).can_fit,
             on_more_gpus=self._on_more_gpus,
         )
 
     def choose_on(self, larger: HardwareProfile) -> Candidate | None:
         """What this job would be on another machine."""
         allowed = {method: self.pricers[method] for method in _allowed(self._spec)}
-        return _Choice(allowed, larger, spec=self._spec, shape=self._shape, dataset=self._dataset).chosen
+        spec, shape, dataset = self._spec, self._shape, self._dataset
+        kinds = kinds_of(larger, shape)
+        return _Choice(allowed, larger, kinds=kinds, spec=spec, shape=shape, dataset=dataset).chosen
 
-    def _search(self, spec: JobSpec, method: Method) -> Search:
-        return Search(self._pricer(spec, method, fewest_rows=self._fewest_rows), self._hardware)
+    def _search(self, recipe: Recipe, method: Method) -> Search:
+        key = (recipe, method)
+        if key not in self._others:
+            pricer = self._pricer(recipe, method, fewest_rows=self._fewest_rows)
+            self._others[key] = Search(pricer, self._hardware, kinds=self.kinds)
+        return self._others[key]
 
     def _on_more_gpus(self, method: Method, number: int) -> Candidate | None:
         larger, pricer = with_gpus(self._hardware, number), self.pricers[method]
         if larger is None:
             return None
         if pricer.batch.rows_per_step < number:
-            pricer = self._pricer(self._spec, method, fewest_rows=min(number, self._dataset.rows))
+            pricer = self._pricer(self._recipe, method, fewest_rows=min(number, self._dataset.rows))
         search = Search(pricer, larger)
         return search.chosen() if search.can_fit else None
 
-    def _pricer(self, spec: JobSpec, method: Method, *, fewest_rows: int) -> Pricer:
+    def _pricer(self, recipe: Recipe, method: Method, *, fewest_rows: int) -> Pricer:
         known = self._corrections
         own = known if isinstance(known, Corrections) else known.get(method, NO_CORRECTIONS)
-        return Pricer(
-            method, spec=spec, shape=self._shape, dataset=self._dataset, corrections=own, fewest_rows=fewest_rows
-        )
+        return Pricer(method, recipe, corrections=own, fewest_rows=fewest_rows)
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of the devices here."""
+        return kinds_of(self._hardware, self._shape)
 
 
 def _allowed(spec: JobSpec) -> tuple[Method, ...]:
@@ -159,11 +171,11 @@ class _Choice:
         pricers: Mapping[Method, Pricer],
         hardware: HardwareProfile,
         *,
+        kinds: tuple[Kind, ...],
         spec: JobSpec,
         shape: ModelShape,
         dataset: DatasetFacts,
     ) -> None:
-        kinds = kinds_of(hardware, shape)
         self.searches = {method: Search(pricer, hardware, kinds=kinds) for method, pricer in pricers.items()}
         self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from tunesmith.tuning.datasets.lengths import share_within
@@ -12,6 +13,7 @@ from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS
+from tunesmith.tuning.search.pricing import Recipe
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
 
@@ -23,36 +25,41 @@ SMALLER_RANKS = (64, 32, 16, 8)
 class Asking(NamedTuple):
     """What can be asked beside the job itself."""
 
-    retry: Callable[[JobSpec, Method], Candidate]
-    """For another job on the machine."""
-    may_fit: Callable[[JobSpec, Method], bool]
-    """Whether another job has room on the machine, which takes less to find out than how it would run."""
+    recipe_of: Callable[[JobSpec], Recipe]
+    """Of another job."""
+    retry: Callable[[Recipe, Method], Candidate]
+    """For it on the machine."""
+    may_fit: Callable[[Recipe, Method], bool]
+    """Whether it has room on the machine, which takes less to find out than how it would run."""
     on_more_gpus: Callable[[Method, int], Candidate | None]
     """For this job on so many GPUs like its own, where it can have them and has room there."""
 
 
 def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: DatasetFacts, asking: Asking) -> Reason:
     """Shorter rows that fit, else how many GPUs of the kind, else how much memory the least demanding way wants."""
-    retry = asking.retry
     methods = [spec.method] if spec.method != "auto" else [*ADAPTERS]
     if any(candidate.time.seconds > LONGEST_RUN_SECONDS for candidate in candidates.values() if candidate.blocked):
         text = "Fewer rows or epochs, a smaller model or a faster machine would bring it below a year."
         return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
     lighter = (
-        _with_a_base_shared_out(spec, methods, retry)
-        or _without_float8_base(spec, candidates, retry)
+        _with_a_base_shared_out(spec, methods, asking)
+        or _without_float8_base(spec, candidates, asking)
         or _with_a_smaller_rank(spec, [method for method in methods if method in ADAPTERS], candidates, asking)
     )
     if lighter:
         return lighter
     length = min(candidate.max_sequence_length for candidate in candidates.values())
 
+    @cache
+    def cut_to(shorter: int) -> Recipe:
+        return asking.recipe_of(spec.model_copy(update={"max_seq_length": shorter}))
+
     def fitting(shorter: int) -> Candidate | None:
-        tried = (retry(spec.model_copy(update={"max_seq_length": shorter}), method) for method in methods)
+        tried = (asking.retry(cut_to(shorter), method) for method in methods)
         return next((candidate for candidate in tried if candidate.fits), None)
 
     def has_room(shorter: int) -> bool:
-        return any(asking.may_fit(spec.model_copy(update={"max_seq_length": shorter}), method) for method in methods)
+        return any(asking.may_fit(cut_to(shorter), method) for method in methods)
 
     lengths = _shorter_lengths(length)
     longest = bisect_left(lengths, True, key=has_room)
@@ -90,9 +97,7 @@ def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tu
     return ()
 
 
-def _with_a_base_shared_out(
-    spec: JobSpec, methods: list[Method], retry: Callable[[JobSpec, Method], Candidate]
-) -> Reason | None:
+def _with_a_base_shared_out(spec: JobSpec, methods: list[Method], asking: Asking) -> Reason | None:
     """What the job asks for that keeps the base whole on each GPU, where it fits without."""
     asked = {
         "merge": spec.merge,
@@ -105,9 +110,9 @@ def _with_a_base_shared_out(
         return None
     targets = "all-linear" if asked["adapters on experts"] else spec.lora.target_modules
     lora = spec.lora.model_copy(update={"use_dora": False, "init": "default", "target_modules": targets})
-    lighter = spec.model_copy(update={"merge": False, "lora": lora})
+    lighter = asking.recipe_of(spec.model_copy(update={"merge": False, "lora": lora}))
     for method in methods:
-        found = retry(lighter, method)
+        found = asking.retry(lighter, method)
         if found.fits and (found.setup.sharded_base or found.setup.zero_stage == 3):
             return Reason(
                 rule=PlanRule.WHAT_WOULD_FIT,
@@ -117,14 +122,12 @@ def _with_a_base_shared_out(
     return None
 
 
-def _without_float8_base(
-    spec: JobSpec, candidates: Mapping[Method, Candidate], retry: Callable[[JobSpec, Method], Candidate]
-) -> Reason | None:
+def _without_float8_base(spec: JobSpec, candidates: Mapping[Method, Candidate], asking: Asking) -> Reason | None:
     """Of a machine that cannot multiply in 8 bits: that leaving it out is the way."""
     if not spec.lora.float8_base or candidates[Method.LORA].blocked is None:
         return None
-    plain = spec.model_copy(update={"lora": spec.lora.model_copy(update={"float8_base": False})})
-    found = next((found for method in ADAPTERS if (found := retry(plain, method)).fits), None)
+    plain = asking.recipe_of(spec.model_copy(update={"lora": spec.lora.model_copy(update={"float8_base": False})}))
+    found = next((found for method in ADAPTERS if (found := asking.retry(plain, method)).fits), None)
     fits = "" if found is None else f" {name_of(found)} fits: {_peak_of(found)}"
     text = f"Without float8_base{fits}." if fits else "Leave float8_base out."
     return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
@@ -137,9 +140,12 @@ def _with_a_smaller_rank(
     if spec.lora.rank != "auto":
         return None
     for rank in SMALLER_RANKS:
-        smaller = spec.model_copy(update={"lora": spec.lora.model_copy(update={"rank": rank})})
-        for method in methods:
-            if rank >= candidates[method].lora.rank or not asking.may_fit(smaller, method):
+        tried = [method for method in methods if rank < candidates[method].lora.rank]
+        if not tried:
+            continue
+        smaller = asking.recipe_of(spec.model_copy(update={"lora": spec.lora.model_copy(update={"rank": rank})}))
+        for method in tried:
+            if not asking.may_fit(smaller, method):
                 continue
             if (found := asking.retry(smaller, method)).fits:
                 text = f"With rank {rank} in place of {candidates[method].lora.rank} {name_of(found)} fits"

@@ -1,8 +1,8 @@
 """For one method: of all launch settings that fit a machine the one that serves the goal, and the ends of what it can.
 
-Every layout is priced, unless a bound below its duration already says that it cannot win; there are three, each closer
-than the one before and dearer to find. Nothing is taken because it
-comes first, so more memory and more GPUs, which only add settings, make no plan slower.
+Every layout is priced, unless a bound below its duration already says that it cannot win; there are two, the second
+closer and dearer to find. Nothing is taken because it comes first, so more memory and more GPUs, which only add
+settings, make no plan slower.
 """
 
 from bisect import bisect_left
@@ -38,7 +38,7 @@ LONGEST_RUN_SECONDS = 365 * 86400  # who plans for longer has mistyped something
 
 
 Expense = Callable[[float, int], float]  # of so many seconds on so many devices
-Rank = tuple[float, bool, int, int, float, int]
+Rank = tuple[float, bool, int, int, int]
 
 
 class Search:
@@ -219,16 +219,14 @@ class Search:
                 break
             if not wanted(layout) or self.least_peak(layout) > layout.budget_bytes * share:
                 continue
-            bound = expense(self._bound(layout), layout.world_size)
-            if best_rank is not None and (
-                bound > best_rank[0]
-                or expense(self._closer_bound(layout, share=share), layout.world_size) > best_rank[0]
-            ):
-                continue
+            if best_rank is not None:
+                closer = self._closer_bound(layout, share=share)
+                if expense(closer, layout.world_size) > best_rank[0]:
+                    continue
             found = self._quickest_of(layout, share=share)
             if found is None:
                 continue
-            rank = (*_rank(found, expense), bound, position)
+            rank = (*_rank(found, expense), position)
             if best_rank is None or rank < best_rank:
                 best, best_rank = found, rank
         return best

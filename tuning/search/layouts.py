@@ -4,8 +4,9 @@ The sizes that are tried do not depend on how many GPUs there are, so one more G
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tunesmith.tuning.estimates.activations import Checkpointing
@@ -28,6 +29,7 @@ LayoutKey = tuple[str, int, ZeroStage, Optimizer, bool, bool]
 UNSHARED: tuple[ZeroStage, ...] = (0,)
 FULL_STAGES: tuple[ZeroStage, ...] = (1, 2, 3)
 LORA_STAGES: tuple[ZeroStage, ...] = (0, 3)
+STAGES = {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: UNSHARED}
 # A GPU gains little from more tokens per micro-step than this; a CPU from more than the other.
 GPU_TOKENS = (16384, 8192, 4096, 2048, 1024, 512)
 CPU_TOKENS = (2048, 1024, 512)  # speeds of 960, 1,536 and 2,048 on a CPU: docs/measurements.md
@@ -58,28 +60,38 @@ class Place:
         return self.hardware.gpus[0].name if self.hardware.gpus else "machine"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How a run is spread over the devices of a place, and the bytes free on the poorest of those that it uses."""
 
     place: Place
     world_size: int
     budget_bytes: int
-    zero_stage: ZeroStage = 0
-    optimizer: Optimizer = "adamw"
-    offload_optimizer: bool = False
-    sharded_base: bool = False
-    key: LayoutKey = field(init=False, compare=False, repr=False)
+    zero_stage: ZeroStage
+    optimizer: Optimizer
+    offload_optimizer: bool
+    sharded_base: bool
+    key: LayoutKey
     """Equal where durations are equal."""
-    memory_key: LayoutKey = field(init=False, compare=False, repr=False)
+    memory_key: LayoutKey
     """Equal where peaks are equal: without sharing out the number of devices does not matter."""
 
-    def __post_init__(self) -> None:
-        """Keys that a search asks for some thousand times."""
-        shares = self.world_size if self.zero_stage or self.sharded_base else 1
-        rest = self.zero_stage, self.optimizer, self.offload_optimizer, self.sharded_base
-        object.__setattr__(self, "key", (self.place.kind, self.world_size, *rest))
-        object.__setattr__(self, "memory_key", (self.place.kind, shares, *rest))
+    @classmethod
+    def of(
+        cls,
+        place: Place,
+        world_size: int,
+        budget_bytes: int,
+        *,
+        zero_stage: ZeroStage = 0,
+        optimizer: Optimizer = "adamw",
+        offload_optimizer: bool = False,
+        sharded_base: bool = False,
+    ) -> "Layout":
+        """With the keys that a search asks for some thousand times."""
+        shares = world_size if zero_stage or sharded_base else 1
+        rest = zero_stage, optimizer, offload_optimizer, sharded_base
+        key, memory_key = (place.kind, world_size, *rest), (place.kind, shares, *rest)
+        return cls(place, world_size, budget_bytes, *rest, key, memory_key)
 
     @property
     def fused_passes(self) -> bool:
@@ -168,17 +180,18 @@ def layouts(place: Place, *, spec: JobSpec, rows_per_step: int) -> Iterator[Layo
     method, hardware = place.base.method, place.hardware
     sharding = _can_shard(place, spec=spec)
     offloading = method is Method.FULL and sharding and _host_holds_optimizer(place)
+    sharing = may_be_shared(method, spec, hardware)
     budgets = budgets_bytes(hardware)
     for world_size in _world_sizes(hardware, rows_per_step=rows_per_step):
         budget = budgets[world_size - 1]
         for stage in _zero_stages(method, world_size) if sharding else UNSHARED:
-            yield Layout(place, world_size, budget, zero_stage=stage)
-        if may_be_shared(method, spec, hardware, world_size=world_size):
-            yield Layout(place, world_size, budget, sharded_base=True)
+            yield Layout.of(place, world_size, budget, zero_stage=stage)
+        if sharing and world_size > 1:
+            yield Layout.of(place, world_size, budget, sharded_base=True)
         if world_size == 1 and method is Method.FULL and "bitsandbytes" in hardware.installed:
-            yield Layout(place, world_size, budget, optimizer="adamw_8bit")
+            yield Layout.of(place, world_size, budget, optimizer="adamw_8bit")
         if offloading:
-            yield Layout(place, world_size, budget, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True)
+            yield Layout.of(place, world_size, budget, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True)
 
 
 def micro_step_sizes(
@@ -220,17 +233,15 @@ def _kind(hardware: HardwareProfile) -> str:
     return f"{gpu.name}, {rates_of(gpu).name}"
 
 
-def _world_sizes(hardware: HardwareProfile, *, rows_per_step: int) -> list[int]:
+def _world_sizes(hardware: HardwareProfile, *, rows_per_step: int) -> tuple[int, ...]:
     """Slices of a GPU are never joined: the libraries that sum gradients do not know them."""
     most = 1 if any(gpu.mig for gpu in hardware.gpus) else max(1, len(hardware.gpus))
-    return [size for size in WORLD_SIZES if size <= min(most, max(1, rows_per_step))]
+    return WORLD_SIZES[: bisect_right(WORLD_SIZES, min(most, max(1, rows_per_step)))]
 
 
 def _zero_stages(method: Method, world_size: int) -> tuple[ZeroStage, ...]:
     """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
-    if world_size == 1:
-        return UNSHARED
-    return {Method.FULL: FULL_STAGES, Method.LORA: LORA_STAGES, Method.QLORA: UNSHARED}[method]
+    return UNSHARED if world_size == 1 else STAGES[method]
 
 
 def _can_shard(place: Place, *, spec: JobSpec) -> bool:

@@ -3,9 +3,11 @@
 Nothing here depends on how many GPUs a machine has, only on which layout is priced.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 from tunesmith.tuning.corrections import Corrections, Ratios
+from tunesmith.tuning.datasets.balance import DrawnSteps
 from tunesmith.tuning.datasets.lengths import typical_lengths
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.evaluation_time import (
@@ -21,8 +23,8 @@ from tunesmith.tuning.estimates.throughput import (
     MicroSteps,
     Steps,
     Workload,
+    drawn_work,
     predict,
-    predict_evenness,
     steps_of,
 )
 from tunesmith.tuning.job import DatasetFacts, JobSpec
@@ -40,6 +42,7 @@ from tunesmith.tuning.words import Method
 
 _Key = tuple[LayoutKey, Checkpointing]
 
+ANY_NUMBER = 1 << 62  # of tokens: a micro-step that takes whatever a step has
 BELOW_ROUNDING = 1 - 1e-9  # the same sum in another order is off by less
 
 FLOAT8_REASON = Reason(
@@ -85,23 +88,32 @@ class Priced(NamedTuple):
         return self.peak_bytes / max(1, self.layout.budget_bytes)
 
 
+class Recipe:
+    """What every method does alike with one job."""
+
+    def __init__(self, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> None:
+        self.spec, self.shape, self.dataset = spec, shape, dataset
+        self.adapter = choose_lora(spec, dataset, shape)
+        self.sequence_length = choose_sequence_length(spec, dataset, shape)
+
+
 class Pricer:
     """One method of one job: its recipe, and the price of any launch settings."""
 
     def __init__(
         self,
         method: Method,
+        recipe: Recipe,
         *,
-        spec: JobSpec,
-        shape: ModelShape,
-        dataset: DatasetFacts,
         corrections: Corrections,
         fewest_rows: int = 1,
     ) -> None:
-        self.method, self.spec, self.shape, self.corrections = method, spec, shape, corrections
-        self.lora, adapter_reasons = choose_lora(spec, dataset, shape)
+        self.method, self.corrections = method, corrections
+        self.spec, self.shape, dataset = recipe.spec, recipe.shape, recipe.dataset
+        spec, shape = recipe.spec, recipe.shape
+        self.lora, adapter_reasons = recipe.adapter
         self.batch = choose_batch(spec, dataset, method=method, at_least=fewest_rows)
-        self.max_sequence_length, length_reason = choose_sequence_length(spec, dataset, shape)
+        self.max_sequence_length, length_reason = recipe.sequence_length
         if method is Method.FULL:
             adapter_reasons = ()
         if spec.lora.float8_base and method is Method.LORA:
@@ -128,10 +140,9 @@ class Pricer:
         self._peaks: dict[tuple[str, int, Checkpointing], Peaks] = {}
         self._steps: dict[_Key, tuple[Steps, float | None]] = {}
         self._durations: dict[tuple[_Key, int], Durations] = {}
-        self._evenness: dict[int, float] = {}
         self._resident: dict[LayoutKey, int] = {}
         self._bounds: dict[LayoutKey, float] = {}
-        self._floors: dict[tuple[str, int, bool], float] = {}
+        self._floors: dict[LayoutKey, float] = {}
         self._same_for_all = None if self.kernels_differ else corrections.of("")
         self._micro_steps = MicroSteps(shape, self.workload)
         self._evaluation_costs = EvaluationCosts(self._micro_steps, self.workload)
@@ -209,25 +220,20 @@ class Pricer:
         return with_evaluations(steps, cost, correction=correction)
 
     def floor_seconds(self, layout: Layout) -> float:
-        """Less than `least_seconds`, from the number of devices and the passes alone.
+        """No settings of it are quicker: nothing recomputed, one micro-step, rows as even as they can come out.
 
-        Each does its share of a step in one micro-step, and exchanges nothing.
+        Simulating how unevenly rows are shared out takes twenty times as long.
         """
-        place = layout.place
-        key = (place.kind, layout.world_size, layout.fused_passes)
-        found = self._floors.get(key)
+        found = self._floors.get(layout.key)
         if found is None:
-            one = self._micro_steps.of(place.basis, layout, "none", exchanges=False)
-            share = max(1.0, self.workload.tokens_per_step / layout.world_size)
-            seconds = one.seconds(share) * self.workload.total_steps / (self._highest_speed or 1.0)
-            found = self._floors[key] = seconds * BELOW_ROUNDING
+            steps, _ = self._steps_of(layout, "none")
+            evenness = 1.0 if layout.world_size == 1 else self._work.most_evenness(layout.world_size)
+            seconds = steps.seconds(ANY_NUMBER, evenness=evenness, correction=self._highest_speed)
+            found = self._floors[layout.key] = seconds * BELOW_ROUNDING
         return found
 
     def least_seconds(self, layout: Layout, *, tokens: int) -> float:
-        """No settings of this layout are quicker: rows shared out evenly, nothing recomputed, the largest micro-step.
-
-        Simulating how unevenly rows are shared out takes twenty times as long as all else.
-        """
+        """The same of micro-steps of so many tokens and rows that come out even, with evaluations."""
         key = layout.key
         found = self._bounds.get(key)
         if found is None:
@@ -239,12 +245,11 @@ class Pricer:
 
     def evenness(self, layout: Layout) -> float:
         """The share of a step in which the devices work, for as many as this layout has."""
-        found = self._evenness.get(layout.world_size)
-        if found is None:
-            found = self._evenness[layout.world_size] = predict_evenness(
-                self.shape, method=self.method, processes=layout.world_size, workload=self.workload
-            )
-        return found
+        return 1.0 if layout.world_size == 1 else self._work.evenness(layout.world_size)
+
+    @cached_property
+    def _work(self) -> DrawnSteps:
+        return drawn_work(self.shape, method=self.method, workload=self.workload)
 
     def _steps_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Steps, float | None]:
         """And what their speed is corrected by."""

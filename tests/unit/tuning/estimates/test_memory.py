@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.tuning.estimates.activations import Graph, stored_bytes_per_token
+from tunesmith.tuning.estimates.activations import Graph, bytes_per_token
 from tunesmith.tuning.estimates.memory import Setup, estimate, total, weight_bytes
 from tunesmith.tuning.models.catalogue import CONFIGS, find_shape
 from tunesmith.tuning.models.shape import ModelShape
@@ -78,7 +78,7 @@ def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[flo
         device="cpu" if case.device == "cpu" else "cuda",
         fused=case.fused,
     )
-    return measured, stored_bytes_per_token(shape, graph, checkpointing=case.checkpointing)
+    return measured, bytes_per_token(shape, graph)[case.checkpointing].by_layers
 
 
 @pytest.mark.mostly_slow(rows=16)

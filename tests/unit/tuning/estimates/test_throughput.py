@@ -6,7 +6,7 @@ from tests.unit.tuning.cases import TINY, cpu, data, plan, spec
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.search.candidates import Search
-from tunesmith.tuning.search.pricing import Pricer
+from tunesmith.tuning.search.pricing import Pricer, Recipe
 from tunesmith.tuning.words import Method
 
 # `python -m benchmarks.training.ours WORKLOAD` on two idle cores of an EPYC with AVX-512 BF16, 2026-11-22: tokens a
@@ -38,9 +38,7 @@ def test_more_cores_are_faster_and_a_correction_scales_everything() -> None:
     def speed(cores: int, factor: float | None) -> tuple[float, float]:
         pricer = Pricer(
             Method.LORA,
-            spec=spec(),
-            shape=find_shape("smollm2-135m"),
-            dataset=SHORT_ROWS,
+            Recipe(spec(), find_shape("smollm2-135m"), SHORT_ROWS),
             corrections=Corrections(speed=factor),
         )
         candidate = Search(pricer, cpu(cores)).chosen()

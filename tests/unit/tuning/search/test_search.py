@@ -15,7 +15,7 @@ from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Search
-from tunesmith.tuning.search.pricing import Priced, Pricer
+from tunesmith.tuning.search.pricing import Priced, Pricer, Recipe
 from tunesmith.tuning.values.units import GIB
 from tunesmith.tuning.words import Goal, Method
 
@@ -43,7 +43,8 @@ def machine(free_gib: list[float], *, name: str = "A100-80G") -> HardwareProfile
 
 
 def search(method: Method, model: str, dataset: Any, hardware: HardwareProfile, goal: str = "balanced") -> Search:
-    pricer = Pricer(method, spec=spec(goal=goal), shape=find_shape(model), dataset=dataset, corrections=Corrections())
+    recipe = Recipe(spec(goal=goal), find_shape(model), dataset)
+    pricer = Pricer(method, recipe, corrections=Corrections())
     return Search(pricer, hardware)
 
 
