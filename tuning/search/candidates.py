@@ -21,8 +21,7 @@ from tunesmith.tuning.search.layouts import (
     LayoutKey,
     kinds_of,
     layouts,
-    micro_step_sizes,
-    places,
+    place_of,
 )
 from tunesmith.tuning.search.pricing import Priced, Pricer
 from tunesmith.tuning.values.units import duration
@@ -48,15 +47,8 @@ class Search:
         """`kinds` are those of the machine, where another method has found them already."""
         self.pricer, self.hardware = pricer, hardware
         self.forced = pricer.spec.method == pricer.method
-        self.places = places(
-            pricer.method,
-            kinds_of(hardware, pricer.shape) if kinds is None else kinds,
-            spec=pricer.spec,
-            shape=pricer.shape,
-            lora=pricer.lora,
-            longest_row_tokens=pricer.max_sequence_length,
-        )
-        self._sizes: dict[tuple[str, int], tuple[int, ...]] = {}
+        own = kinds_of(hardware, pricer.shape) if kinds is None else kinds
+        self.places = tuple(place_of(kind, pricer.basis_of(kind), spec=pricer.spec) for kind in own)
         rows = pricer.batch.rows_per_step
         open_places = [place for place in self.places if place.blocked is None]
         self.blocked = None if open_places else self.places[0].blocked
@@ -258,17 +250,7 @@ class Search:
 
     def sizes(self, layout: Layout) -> tuple[int, ...]:
         """Micro-steps that are tried, the largest first."""
-        found = self._sizes.get((layout.place.kind, layout.world_size))
-        if found is None:
-            pricer = self.pricer
-            found = micro_step_sizes(
-                layout,
-                shape=pricer.shape,
-                longest_row_tokens=pricer.max_sequence_length,
-                tokens_per_step=pricer.workload.mean_row_tokens * pricer.batch.rows_per_step,
-            )
-            self._sizes[layout.place.kind, layout.world_size] = found
-        return found
+        return self.pricer.sizes(layout)
 
     def _quickest_of(self, layout: Layout, *, share: float) -> Priced | None:
         key = (id(layout), share)

@@ -5,7 +5,7 @@ The sizes that are tried do not depend on how many GPUs there are, so one more G
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -137,42 +137,37 @@ def kinds_of(hardware: HardwareProfile, shape: ModelShape) -> tuple[Kind, ...]:
     return tuple(found)
 
 
-def places(
-    method: Method,
-    kinds: Iterable[Kind],
-    *,
-    spec: JobSpec,
-    shape: ModelShape,
-    lora: Lora,
-    longest_row_tokens: int,
-) -> tuple[Place, ...]:
-    """Where this method could run, in the order of the kinds."""
-    found = []
-    for kind in kinds:
-        devices = kind.hardware
-        base = Setup(
-            method=method,
-            device="cuda" if devices.gpus else "cpu",
-            precision=kind.precision,
-            tokens_per_micro_step=1,
-            rank=lora.rank,
-            targets=lora.target_modules,
-            dropout=lora.dropout,
-            double_quantization=method is Method.QLORA,
-            preference_pairs=spec.objective is Objective.DPO,
-            use_dora=lora.use_dora,
-            float8_base=spec.lora.float8_base and method is Method.LORA,
-            fused_passes=True,
-            fused_attention=not keeps_scores(kind.attention, shape),
-            repeats_heads=repeats_heads(devices, shape, kind.attention),
-            packing=shape.attention_alone is None,
-            longest_row_tokens=longest_row_tokens,
-            constants=constants_of(devices),
-        )
-        blocked = _blocked(method, devices, spec=spec)
-        basis = Basis(base, footprint_of(shape, base), kind.name, devices)
-        found.append(Place(devices, kind.name, basis, kind.attention, kind.attention_reason, blocked))
-    return tuple(found)
+def basis_of(
+    method: Method, kind: Kind, *, spec: JobSpec, shape: ModelShape, lora: Lora, longest_row_tokens: int
+) -> Basis:
+    """What a method does on devices of that kind, however many there are."""
+    devices = kind.hardware
+    setup = Setup(
+        method=method,
+        device="cuda" if devices.gpus else "cpu",
+        precision=kind.precision,
+        tokens_per_micro_step=1,
+        rank=lora.rank,
+        targets=lora.target_modules,
+        dropout=lora.dropout,
+        double_quantization=method is Method.QLORA,
+        preference_pairs=spec.objective is Objective.DPO,
+        use_dora=lora.use_dora,
+        float8_base=spec.lora.float8_base and method is Method.LORA,
+        fused_passes=True,
+        fused_attention=not keeps_scores(kind.attention, shape),
+        repeats_heads=repeats_heads(devices, shape, kind.attention),
+        packing=shape.attention_alone is None,
+        longest_row_tokens=longest_row_tokens,
+        constants=constants_of(devices),
+    )
+    return Basis(setup, footprint_of(shape, setup), kind.name, devices)
+
+
+def place_of(kind: Kind, basis: Basis, *, spec: JobSpec) -> Place:
+    """Where that method could run."""
+    blocked = _blocked(basis.setup.method, kind.hardware, spec=spec)
+    return Place(kind.hardware, kind.name, basis, kind.attention, kind.attention_reason, blocked)
 
 
 def layouts(place: Place, *, spec: JobSpec, rows_per_step: int) -> Iterator[Layout]:

@@ -20,6 +20,7 @@ from tunesmith.tuning.estimates.evaluation_time import (
 from tunesmith.tuning.estimates.margins import assumed_spread, margin_of
 from tunesmith.tuning.estimates.memory import Peaks, Setup, peaks_of, resident_bytes
 from tunesmith.tuning.estimates.throughput import (
+    Basis,
     MicroSteps,
     Steps,
     Workload,
@@ -37,7 +38,7 @@ from tunesmith.tuning.recipe.hyperparameters import (
     choose_lora,
     choose_sequence_length,
 )
-from tunesmith.tuning.search.layouts import Layout, LayoutKey
+from tunesmith.tuning.search.layouts import Kind, Layout, LayoutKey, basis_of, micro_step_sizes
 from tunesmith.tuning.words import Method
 
 _Key = tuple[LayoutKey, Checkpointing]
@@ -137,7 +138,10 @@ class Pricer:
         )
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
+        self._bases: dict[str, Basis] = {}  # by the name of a kind
+        self._sizes: dict[tuple[str, int], tuple[int, ...]] = {}
         self._peaks: dict[tuple[str, int, Checkpointing], Peaks] = {}
+        self._peak_bytes: dict[tuple[LayoutKey, Checkpointing, int], int] = {}
         self._steps: dict[_Key, tuple[Steps, float | None]] = {}
         self._durations: dict[tuple[_Key, int], Durations] = {}
         self._resident: dict[LayoutKey, int] = {}
@@ -181,11 +185,42 @@ class Pricer:
         )
         return self.corrections.of(kernels.label)
 
+    def basis_of(self, kind: Kind) -> Basis:
+        """Of this method on devices of that kind."""
+        found = self._bases.get(kind.name)
+        if found is None:
+            found = self._bases[kind.name] = basis_of(
+                self.method,
+                kind,
+                spec=self.spec,
+                shape=self.shape,
+                lora=self.lora,
+                longest_row_tokens=self.max_sequence_length,
+            )
+        return found
+
+    def sizes(self, layout: Layout) -> tuple[int, ...]:
+        """Micro-steps that are tried, the largest first."""
+        key = (layout.place.kind, layout.world_size)
+        found = self._sizes.get(key)
+        if found is None:
+            found = self._sizes[key] = micro_step_sizes(
+                layout,
+                shape=self.shape,
+                longest_row_tokens=self.max_sequence_length,
+                tokens_per_step=self.workload.mean_row_tokens * self.batch.rows_per_step,
+            )
+        return found
+
     def peak_bytes(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> int:
         """Predicted peak on one device."""
-        peak = self._peaks_of(layout, checkpointing).of(tokens, resident=self._resident_bytes(layout))
-        correction = self.ratios(layout, checkpointing).memory
-        return int(peak * correction) if correction else peak
+        key = (layout.memory_key, checkpointing, tokens)
+        found = self._peak_bytes.get(key)
+        if found is None:
+            peak = self._peaks_of(layout, checkpointing).of(tokens, resident=self._resident_bytes(layout))
+            correction = self.ratios(layout, checkpointing).memory
+            found = self._peak_bytes[key] = int(peak * correction) if correction else peak
+        return found
 
     def durations(self, layout: Layout, checkpointing: Checkpointing, tokens: int) -> Durations:
         """Predicted for all steps, evaluations and sample answers."""
