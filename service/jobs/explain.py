@@ -113,4 +113,5 @@ def _reason(answers: list[fleet.Answer], ahead: Ahead) -> str:
 
 
 def _smallest_hardware(wanted: PlanningQuery) -> str | None:
-    return next((name for name in MACHINES if isinstance(plan_on(wanted, what_if(name)), Plan)), None)
+    fits = (name for name in MACHINES if isinstance(plan_on(wanted, what_if(name), with_outlook=False), Plan))
+    return next(fits, None)

@@ -115,15 +115,15 @@ def fit_of(decisions: Iterable[tuple[str, Plan | str]]) -> MachineFit:
     return MachineFit((), " ".join(f"{worker_class}: {text}" for worker_class, text in sorted(refusals.items())))
 
 
-def plan_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | str:
-    """The plan for this hardware, or why there is none."""
-    decision = decide_on(wanted, hardware)
+def plan_on(wanted: PlanningQuery, hardware: HardwareProfile, *, with_outlook: bool = True) -> Plan | str:
+    """The plan for this hardware, or why there is none; who does not show it leaves its outlook out."""
+    decision = decide_on(wanted, hardware, with_outlook=with_outlook)
     return decision if isinstance(decision, Plan) else decision.text
 
 
-def decide_on(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
+def decide_on(wanted: PlanningQuery, hardware: HardwareProfile, *, with_outlook: bool = True) -> Plan | Refusal:
     """The same with every number of a refusal. A plan fits the disk too."""
-    decision = _choose(wanted, hardware)
+    decision = _choose(wanted, hardware, with_outlook=with_outlook)
     if isinstance(decision, Refusal):
         return decision
     refusal = refuse_small_disk(
@@ -142,13 +142,13 @@ def _decisions(wanted: PlanningQuery, machines: Iterable[Machine]) -> Iterator[t
     for machine in machines:
         if machine.worker_class in taken:
             continue
-        decision = plan_on(wanted, machine.hardware)
+        decision = plan_on(wanted, machine.hardware, with_outlook=False)
         if isinstance(decision, Plan):
             taken.add(machine.worker_class)
         yield machine.worker_class, decision
 
 
-def _choose(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
+def _choose(wanted: PlanningQuery, hardware: HardwareProfile, *, with_outlook: bool) -> Plan | Refusal:
     if wanted.pinned is not None:
         return replay(wanted.pinned, hardware=hardware)
     try:
@@ -158,6 +158,7 @@ def _choose(wanted: PlanningQuery, hardware: HardwareProfile) -> Plan | Refusal:
             dataset=wanted.dataset,
             hardware=hardware,
             corrections=wanted.corrections_on(hardware),
+            with_outlook=with_outlook,
         )
     except InvalidRequest as error:
         return Refusal(reasons=(Reason(rule=PlanRule.IMPOSSIBLE, text=error.message),))

@@ -123,5 +123,5 @@ def _free_in_seconds(group: WorkerClass, remaining: Mapping[str, list[float]], *
 
 
 def _durations(wanted: PlanningQuery, hardware: Mapping[str, HardwareProfile]) -> dict[str, float]:
-    decisions = {name: decide_on(wanted, machine) for name, machine in hardware.items()}
+    decisions = {name: decide_on(wanted, machine, with_outlook=False) for name, machine in hardware.items()}
     return {name: decision.time.seconds for name, decision in decisions.items() if isinstance(decision, Plan)}

@@ -60,7 +60,7 @@ class Refusals:
     def ask(self, question: Question, wanted: PlanningQuery, machine: MachineKind) -> Plan | str:
         """The plan for the machine as it is, or why there is none."""
         if question not in self._texts:
-            decision = plan_on(wanted, machine.roomier)
+            decision = plan_on(wanted, machine.roomier, with_outlook=False)
             self._remember(question, decision if isinstance(decision, str) else None)
         return self.find(question) or plan_on(wanted, machine.hardware)
 

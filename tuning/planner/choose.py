@@ -44,11 +44,13 @@ def choose(
     dataset: DatasetFacts,
     hardware: HardwareProfile,
     corrections: Corrections | Mapping[Method, Corrections] = NO_CORRECTIONS,
+    with_outlook: bool = True,
 ) -> Plan | Refusal:
     """Decide everything about one run, or refuse with the numbers that forbid it. Pure, and a few milliseconds.
 
     `corrections` holds measured over predicted ratios of earlier runs on this hardware, one for all methods or by
-    method; a method without any is predicted by the formulas alone.
+    method; a method without any is predicted by the formulas alone. Who wants to know only whether it fits leaves the
+    outlook out, the `ways` and `changes` that a page shows: the rest of the plan is the same.
 
     Raises:
         InvalidRequest: the hardware or the data cannot be what they claim (negative memory, no rows).
@@ -72,6 +74,8 @@ def choose(
         reasons = (*decision.reasons, *_say_machines(hardware), *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
+    if not with_outlook:
+        return plan
     outlook = {
         "ways": ways_of(chosen, here.searches, spec=spec),
         "changes": changes_of(chosen, hardware, goal=spec.goal, choose=asked.choose_on),

@@ -1,14 +1,35 @@
 """What is told beside a plan and in a refusal, read as someone in a hurry reads it."""
 
 import re
+from typing import Any
 
 import pytest
 
-from tests.unit.tuning.cases import answer, cpu, data, plan, rules
+from tests.unit.tuning.cases import answer, cpu, data, plan, rules, spec
 from tunesmith.tuning.hardware_facts.gpus import what_if
+from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
+from tunesmith.tuning.planner.choose import choose
 from tunesmith.tuning.values.units import against, duration, instead_of, span
 from tunesmith.tuning.words import Method
+
+
+@pytest.mark.parametrize("machine", ["1xRTX4090", "2xA100-80G", "8xH100"])
+@pytest.mark.parametrize("method", ["auto", "full"])
+def test_a_plan_without_its_outlook_is_the_same_but_for_that(machine: str, method: str) -> None:
+    question: dict[str, Any] = {
+        "spec": spec(method=method),
+        "shape": find_shape("llama-3.1-8b"),
+        "dataset": data(),
+        "hardware": what_if(machine),
+    }
+    whole, plain = choose(**question), choose(**question, with_outlook=False)
+    if isinstance(whole, Refusal):
+        assert plain == whole
+        return
+    assert whole.ways is not None
+    assert whole.changes
+    assert plain == whole.model_copy(update={"ways": None, "changes": ()})
 
 
 def test_for_goal_cost_a_larger_machine_is_compared_by_the_time_of_all_devices() -> None:
