@@ -135,6 +135,7 @@ class Basis(NamedTuple):
     setup: Setup
     footprint: Footprint
     kind: str  # of the devices
+    device: str  # one of them, by what its rates follow from
     hardware: HardwareProfile
 
 
@@ -151,7 +152,7 @@ class MicroSteps:
         fused, sharded = spread.fused_passes, spread.sharded_base
         exchanges = exchanges and (spread.zero_stage > 1 or sharded)
         stage, processes = (spread.zero_stage, spread.world_size) if exchanges else (0, 1)
-        key = (basis.kind, checkpointing, fused, stage, processes, sharded and exchanges)
+        key = (basis.device, checkpointing, fused, stage, processes, sharded and exchanges)
         found = self._found.get(key)
         if found is None:
             work = self._work(basis, checkpointing, fused=fused)
@@ -159,7 +160,7 @@ class MicroSteps:
         return found
 
     def _work(self, basis: Basis, checkpointing: Checkpointing, *, fused: bool) -> GpuWork | CpuMicroStep:
-        key = (basis.kind, checkpointing, fused)
+        key = (basis.device, checkpointing, fused)
         found = self._works.get(key)
         if found is None:
             setup = basis.setup.but(checkpointing=checkpointing, fused_passes=fused)
@@ -197,7 +198,7 @@ def predict(
     `evenness` as `predict_evenness` finds it, where that is known.
     """
     full = setup.tokens_per_micro_step
-    basis = Basis(setup, footprint_of(shape, setup), "", hardware)
+    basis = Basis(setup, footprint_of(shape, setup), "", "", hardware)
     micro_step = MicroSteps(shape, workload, speeds=speeds).of(basis, setup, setup.checkpointing)
     steps = steps_of(basis, setup, micro_step, workload=workload, speeds=speeds)
     if evenness is None:

@@ -169,7 +169,7 @@ class _Place:
             row_lengths=(mean,),
         )
         size = min(tokens, setup.tokens_per_micro_step)
-        basis = Basis(setup, memory.footprint_of(self._shape, setup), "", self._hardware)
+        basis = Basis(setup, memory.footprint_of(self._shape, setup), "", "", self._hardware)
         whole = MicroSteps(self._shape, work).of(basis, setup, setup.checkpointing).seconds(size)
         return _FORWARD_SHARE * whole * tokens / size
 

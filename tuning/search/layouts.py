@@ -122,6 +122,7 @@ class Kind(NamedTuple):
 
     hardware: HardwareProfile
     name: str
+    device: str
     precision: Literal["bf16", "fp16", "fp32"]
     attention: Attention
     attention_reason: Reason
@@ -133,7 +134,7 @@ def kinds_of(hardware: HardwareProfile, shape: ModelShape) -> tuple[Kind, ...]:
     for devices in equal_devices(hardware):
         precision = precision_of(devices)
         attention, reason = plan_attention(devices, shape, precision=precision)
-        found.append(Kind(devices, _kind(devices), precision, attention, reason))
+        found.append(Kind(devices, _kind(devices), _device(devices), precision, attention, reason))
     return tuple(found)
 
 
@@ -161,7 +162,7 @@ def basis_of(
         longest_row_tokens=longest_row_tokens,
         constants=constants_of(devices),
     )
-    return Basis(setup, footprint_of(shape, setup), kind.name, devices)
+    return Basis(setup, footprint_of(shape, setup), kind.name, kind.device, devices)
 
 
 def place_of(kind: Kind, basis: Basis, *, spec: JobSpec) -> Place:
@@ -226,6 +227,12 @@ def _kind(hardware: HardwareProfile) -> str:
         return "cpu"
     gpu = hardware.gpus[0]
     return f"{gpu.name}, {rates_of(gpu).name}"
+
+
+def _device(hardware: HardwareProfile) -> str:
+    """One of them: of slices of a GPU, which have the rates of their size, also how large it is."""
+    kind = _kind(hardware)
+    return f"{kind}, {hardware.gpus[0].memory_total_bytes}" if hardware.gpus and hardware.gpus[0].mig else kind
 
 
 def _world_sizes(hardware: HardwareProfile, *, rows_per_step: int) -> tuple[int, ...]:

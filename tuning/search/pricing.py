@@ -138,11 +138,11 @@ class Pricer:
         )
         speeds = [corrections.speed, *(ratios.speed for ratios in corrections.by_kernels.values())]
         self._highest_speed = max((speed for speed in speeds if speed is not None), default=None)
-        self._bases: dict[str, Basis] = {}  # by the name of a kind
+        self._bases: dict[str, Basis] = {}  # by the device
         self._sizes: dict[tuple[str, int], tuple[int, ...]] = {}
         self._peaks: dict[tuple[str, int, Checkpointing], Peaks] = {}
         self._peak_bytes: dict[tuple[LayoutKey, Checkpointing, int], int] = {}
-        self._steps: dict[_Key, tuple[Steps, float | None]] = {}
+        self._steps: dict[tuple[_Key, str], tuple[Steps, float | None]] = {}
         self._durations: dict[tuple[_Key, int], Durations] = {}
         self._resident: dict[LayoutKey, int] = {}
         self._bounds: dict[LayoutKey, float] = {}
@@ -187,9 +187,9 @@ class Pricer:
 
     def basis_of(self, kind: Kind) -> Basis:
         """Of this method on devices of that kind."""
-        found = self._bases.get(kind.name)
+        found = self._bases.get(kind.device)
         if found is None:
-            found = self._bases[kind.name] = basis_of(
+            found = self._bases[kind.device] = basis_of(
                 self.method,
                 kind,
                 spec=self.spec,
@@ -288,10 +288,10 @@ class Pricer:
 
     def _steps_of(self, layout: Layout, checkpointing: Checkpointing) -> tuple[Steps, float | None]:
         """And what their speed is corrected by."""
-        key = (layout.key, checkpointing)
+        basis = layout.place.basis
+        key = ((layout.key, checkpointing), basis.device)
         found = self._steps.get(key)
         if found is None:
-            basis = layout.place.basis
             one = self._micro_steps.of(basis, layout, checkpointing)
             steps = steps_of(basis, layout, one, workload=self.workload)
             found = self._steps[key] = steps, self.ratios(layout, checkpointing).speed
