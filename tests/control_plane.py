@@ -81,6 +81,7 @@ class ControlPlane:
     settings: Settings
     app: Any
     keys: dict[str, str] = field(default_factory=dict)
+    with_model: "Written | None" = None
 
     def http(self, key: str = "member") -> httpx2.Client:
         """A plain client with the named key, or with a bare token."""
@@ -196,6 +197,14 @@ class ControlPlane:
             ON CONFLICT (process) DO UPDATE SET (beat_at, steady_seconds) = (EXCLUDED.beat_at, EXCLUDED.steady_seconds)
         """
         self.sql(beat, until_seconds_ago, for_seconds)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Rows as JSON by table, and files: what a first call wrote, to be put there again without asking the API."""
+
+    rows: dict[str, str]
+    files: dict[Path, bytes]
 
 
 class WorkerSide:
@@ -355,24 +364,22 @@ def live_control_plane(
 
 def make_keys(plane: ControlPlane) -> dict[str, str]:
     """A key of every kind, as rows."""
+    with psycopg.connect(plane.settings.database_url) as connection:
+        return _make_keys(connection)
+
+
+def _make_keys(connection: psycopg.Connection) -> dict[str, str]:
     roles = {
         "admin": ("admin", "acme"),
         "member": ("member", "acme"),
         "worker": ("worker", "acme"),
         "stranger": ("admin", "other"),
     }
-    keys = {}
-    for name, (role, project) in roles.items():
-        key = keys[name] = f"ts-{secrets.token_urlsafe(32)}"
-        plane.sql(
-            "INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES (%s, %s, %s, %s, %s, %s)",
-            f"key-{name}",
-            name,
-            role,
-            project,
-            sha256_of_text(key),
-            key[-4:],
-        )
+    keys = {name: f"ts-{secrets.token_urlsafe(32)}" for name in roles}
+    connection.cursor().executemany(
+        "INSERT INTO api_keys (id, name, role, project, key_sha256, hint) VALUES (%s, %s, %s, %s, %s, %s)",
+        [(f"key-{name}", name, *roles[name], sha256_of_text(key), key[-4:]) for name, key in keys.items()],
+    )
     return keys
 
 
@@ -383,15 +390,40 @@ def plane(live_control_plane: ControlPlane) -> ControlPlane:
     deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
     with psycopg.connect(live_control_plane.settings.database_url) as connection:
         connection.execute(f"SET session_replication_role = replica; {deletes}")
-    live_control_plane.keys = make_keys(live_control_plane)
+        live_control_plane.keys = _make_keys(connection)
     return live_control_plane
 
 
 @pytest.fixture
 def control_plane(plane: ControlPlane) -> ControlPlane:
-    """The same with the model `tiny-llama` ready."""
-    plane.add_model()
+    """The same with the model `tiny-llama` ready: registered over the API once, and its rows put back afterwards."""
+    if plane.with_model is None:
+        plane.add_model()
+        plane.with_model = _written(plane)
+    else:
+        _write(plane, plane.with_model)
     return plane
+
+
+def _written(plane: ControlPlane) -> Written:
+    tables = [table.name for table in Row.metadata.sorted_tables if table.name not in ("api_keys", "api_beats")]
+    found = {name: plane.sql(f"SELECT json_agg(t)::text FROM {name} t")[0][0] for name in tables}
+    rows = {name: text for name, text in found.items() if text}
+    digests = {blob["sha256"] for blob in json.loads(rows["blobs"])}
+    store = Path(plane.settings.store.removeprefix("file://"))
+    return Written(rows, {path: path.read_bytes() for path in store.rglob("*") if path.name in digests})
+
+
+def _write(plane: ControlPlane, written: Written) -> None:
+    with psycopg.connect(plane.settings.database_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        for name, rows in written.rows.items():
+            into = sql.SQL("INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s::json)")
+            connection.execute(into.format(sql.Identifier(name)), [rows])
+    for path, content in written.files.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 @pytest.fixture
