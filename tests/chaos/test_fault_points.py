@@ -40,6 +40,7 @@ def undisturbed(stack: Services) -> str:
     return weights(stack, job_id)
 
 
+@pytest.mark.slow
 def test_a_job_outlives_a_kill_of_its_worker_and_one_of_its_trainer(stack: Services, tmp_path: Path) -> None:
     """A slice of the grid below with one start of everything; every fault happens once, so the second job has none."""
     worker = start_worker_with(stack, "after_claim=kill before_manifest=kill", marks=tmp_path)

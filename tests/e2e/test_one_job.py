@@ -1,4 +1,4 @@
-"""One job from upload to artifact, through the `openai` client and real processes."""
+"""One job from upload to artifact, through the `openai` client and real processes; and one that is disturbed."""
 
 import hashlib
 import json
@@ -21,44 +21,30 @@ from tunesmith.cli.access.join_line import join_line
 from tunesmith.tuning.api.access.invitations import NewInvitation
 
 pytestmark = pytest.mark.timeout(400)
+EPOCHS = 6  # 60 steps with a checkpoint after each quarter
 _WORKER_PROGRAM = Path(sys.executable).with_name("tunesmith-worker")
 
 
-def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Services, worker: Worker) -> None:
-    job_id = stack.submit()
-    job = stack.wait_for_status(job_id, "succeeded")
-    assert job["tunesmith"]["method"] == "lora"
-    assert job["trained_tokens"] > 0
-    assert job["fine_tuned_model"].startswith("ft:tiny-llama:")
-    assert stack.last_step(job_id) == job["tunesmith"]["plan"]["total_steps"]
-    assert_canary_is_told(stack, job_id)
-    assert_adapter_is_whole(stack, job_id)
-    assert worker.trainers() == []
-
-    again = stack.submit()
-    stack.wait_for_status(again, "succeeded")
-    assert any("tokenised by an earlier run" in message for message in stack.messages(again))
+@pytest.fixture(scope="module")
+def first_worker(stack: Services) -> Iterator[Worker]:
+    """The only worker while the last two tests run, which share it; the last one kills it."""
+    started = stack.start_worker()
+    yield started
+    stack.cancel_everything()
+    started.kill()
 
 
-def assert_canary_is_told(stack: Services, job_id: str) -> None:
-    messages = stack.messages(job_id)
-    assert any("started" in message for message in messages)
-    assert any(message.startswith("Canary step") and "predicted" in message for message in messages)
-    (attempt,) = stack.attempts(job_id)
-    assert attempt["canary"]["peak_memory_bytes"] > 0
-    assert attempt["canary"]["memory_ratio"] > 0
-    assert attempt["canary"]["expected_seconds"] > 0
+@pytest.fixture(scope="module")
+def undisturbed(stack: Services, first_worker: Worker) -> str:
+    """A job that nothing happens to."""
+    job_id = submit(stack)
+    stack.wait_for_status(job_id, "succeeded")
+    assert first_worker.trainers() == []
+    return job_id
 
 
-def assert_adapter_is_whole(stack: Services, job_id: str) -> None:
-    artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
-    assert {"adapter", "log"} <= set(artifacts)
-    adapter = artifacts["adapter"]
-    assert "adapter_model.safetensors" in [file["name"] for file in adapter["files"]]
-    with stack.http() as client:
-        for file in adapter["files"]:
-            content = client.get(f"/v1/artifacts/{adapter['id']}/files/{file['name']}").content
-            assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+def submit(stack: Services) -> str:
+    return stack.submit(epochs=EPOCHS, seed=11, lora={"rank": 4, "dropout": 0.1})
 
 
 @pytest.mark.slow
@@ -160,3 +146,72 @@ def test_a_machine_joins_by_the_printed_line_and_trains_without_a_broker(stack: 
     with machine(tmp_path, *words) as again:
         assert again.wait(60) == 1
     assert "A worker has joined with this token already" in (tmp_path / "log").read_text()
+
+
+def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Services, undisturbed: str) -> None:
+    job = stack.job(undisturbed)
+    assert job["tunesmith"]["method"] == "lora"
+    assert job["trained_tokens"] > 0
+    assert job["fine_tuned_model"].startswith("ft:tiny-llama:")
+    assert stack.last_step(undisturbed) == job["tunesmith"]["plan"]["total_steps"]
+    assert_canary_is_told(stack, undisturbed)
+    assert_adapter_is_whole(stack, undisturbed)
+
+
+def assert_canary_is_told(stack: Services, job_id: str) -> None:
+    messages = stack.messages(job_id)
+    assert any("started" in message for message in messages)
+    assert any(message.startswith("Canary step") and "predicted" in message for message in messages)
+    (attempt,) = stack.attempts(job_id)
+    assert attempt["canary"]["peak_memory_bytes"] > 0
+    assert attempt["canary"]["memory_ratio"] > 0
+    assert attempt["canary"]["expected_seconds"] > 0
+
+
+def assert_adapter_is_whole(stack: Services, job_id: str) -> None:
+    artifacts = {a["kind"]: a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"]}
+    assert {"adapter", "log"} <= set(artifacts)
+    adapter = artifacts["adapter"]
+    assert "adapter_model.safetensors" in [file["name"] for file in adapter["files"]]
+    with stack.http() as client:
+        for file in adapter["files"]:
+            content = client.get(f"/v1/artifacts/{adapter['id']}/files/{file['name']}").content
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+
+
+def test_a_job_survives_the_sigkill_of_its_whole_worker(
+    stack: Services, undisturbed: str, first_worker: Worker
+) -> None:
+    job_id = submit(stack)
+    first_worker.freeze_trainer(job_id, when=has_checkpoint)
+    stack.wait_for_checkpoint(job_id)
+    first_worker.thaw_trainer()
+    first_worker.kill()
+    eventually(lambda: not first_worker.trainers(), seconds=10, what="the end of the orphaned trainer")
+    successor = stack.start_worker(work_dir=first_worker.work_dir)
+    try:
+        job = stack.wait_for_status(job_id, "succeeded")
+    finally:
+        successor.kill()
+    assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["lost", "succeeded"]
+    assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
+    assert weights(stack, job_id) == weights(stack, undisturbed)
+    assert any("tokenised by an earlier run" in message for message in stack.messages(job_id))
+
+
+def weights(stack: Services, job_id: str) -> str:
+    """The hash of the adapter, as the service has it."""
+    (adapter,) = (a for a in stack.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts")["data"] if a["kind"] == "adapter")
+    return str({file["name"]: file["sha256"] for file in adapter["files"]}["adapter_model.safetensors"])
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any(run.glob("checkpoints/step-*"))
+
+
+def assert_resumed(stack: Services, job_id: str, *, total_steps: int) -> None:
+    """The second attempt went on where a checkpoint was, and together they recorded every step once."""
+    first_attempt, second_attempt = stack.first_steps(job_id).values()
+    assert first_attempt <= 1
+    assert second_attempt > 1
+    assert stack.steps(job_id) == list(range(1, total_steps + 1))

@@ -1,4 +1,7 @@
-"""Whatever is killed in the middle of a run, the job finishes from its checkpoint and nothing stays behind."""
+"""Whatever is killed in the middle of a run, the job finishes from its checkpoint and nothing stays behind.
+
+The kill of a whole worker is tried in every `make test`, in `test_one_job.py`.
+"""
 
 import time
 from pathlib import Path
@@ -6,16 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.test_one_job import assert_resumed, has_checkpoint
 from tests.stack.services import Services
 from tests.stack.worker import Worker, trainers_below
 from tests.waiting import eventually
 
 EPOCHS = 12  # 120 steps with a checkpoint after each quarter
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-@pytest.mark.slow
 def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_checkpoint)
@@ -31,23 +34,6 @@ def test_a_job_survives_the_sigkill_of_its_trainer(stack: Services, worker: Work
     assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
 
 
-def test_a_job_survives_the_sigkill_of_its_whole_worker(stack: Services, worker: Worker) -> None:
-    job_id = stack.submit(epochs=EPOCHS)
-    worker.freeze_trainer(job_id, when=has_checkpoint)
-    stack.wait_for_checkpoint(job_id)
-    worker.thaw_trainer()
-    worker.kill()
-    eventually(lambda: not worker.trainers(), seconds=10, what="the end of the orphaned trainer")
-    successor = stack.start_worker(work_dir=worker.work_dir)
-    try:
-        job = stack.wait_for_status(job_id, "succeeded")
-        assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["lost", "succeeded"]
-        assert_resumed(stack, job_id, total_steps=job["tunesmith"]["plan"]["total_steps"])
-    finally:
-        successor.kill()
-
-
-@pytest.mark.slow
 def test_a_cancelled_run_leaves_no_process(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=50)
     eventually(lambda: stack.metrics(job_id), what="a first step")
@@ -59,7 +45,6 @@ def test_a_cancelled_run_leaves_no_process(stack: Services, worker: Worker) -> N
     assert [attempt["outcome"] for attempt in stack.attempts(job_id)] == ["cancelled"]
 
 
-@pytest.mark.slow
 def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_metrics)
@@ -79,7 +64,6 @@ def test_a_drained_worker_hands_its_job_to_the_next_one(stack: Services, worker:
         successor.kill()
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_while_the_service_is_away_and_loses_nothing_measured(stack: Services, worker: Worker) -> None:
     job_id = stack.submit(epochs=EPOCHS)
     worker.freeze_trainer(job_id, when=has_metrics)
@@ -96,17 +80,5 @@ def test_a_run_goes_on_while_the_service_is_away_and_loses_nothing_measured(stac
     assert points
 
 
-def has_checkpoint(run: Path) -> bool:
-    return any(run.glob("checkpoints/step-*"))
-
-
 def has_metrics(run: Path) -> bool:
     return (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
-
-
-def assert_resumed(stack: Services, job_id: str, *, total_steps: int) -> None:
-    """The second attempt went on where a checkpoint was, and together they recorded every step once."""
-    first_attempt, second_attempt = stack.first_steps(job_id).values()
-    assert first_attempt <= 1
-    assert second_attempt > 1
-    assert stack.steps(job_id) == list(range(1, total_steps + 1))

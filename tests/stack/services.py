@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.worker import Worker, trainers_below
 from tests.tiny_model import build_tiny_model
 from tests.waiting import eventually
+from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.hashes import sha256_of
 
 _PROGRAM = Path(sys.executable).with_name("tunesmith-service")
@@ -127,10 +129,13 @@ class Services(Installation):
             return False
 
     def _key(self, role: str) -> str:
-        command: list[str | Path] = [_PROGRAM, "keys", "create", "--name", role, "--role", role]
-        return subprocess.run(
-            command, env=self._environment, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout.strip()
+        """A row, as `tunesmith-service keys create` writes it after seconds of imports."""
+        key = f"ts-{secrets.token_urlsafe(32)}"
+        columns = {"id": f"key-{role}", "name": role, "role": role, "project": "default", "hint": key[-4:]}
+        columns["key_sha256"] = sha256_of_text(key)
+        statement = f"INSERT INTO api_keys ({', '.join(columns)}) VALUES (%s, %s, %s, %s, %s, %s) RETURNING id"
+        self.query(statement, *columns.values())
+        return key
 
     def _spawn(self, verb: str, *options: str) -> "subprocess.Popen[bytes]":
         with (self.root / f"{verb}.log").open("ab") as log:
