@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -50,11 +49,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(home: Path, environment: dict[str, str], tiny_model: Path) -> Iterator[Connection]:
+def service(home: Path, environment: dict[str, str], tiny_model: Path, run: Run) -> Iterator[Connection]:
     """One running installation with one worker and the tiny model, for the tests of a module."""
     with running_stack(home / "data", environment=environment) as connection:
-        command = [str(TUNESMITH), "models", "add", MODEL, "--path", str(tiny_model)]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        assert run("models", "add", MODEL, "--path", tiny_model).returncode == 0
         yield connection
 
 
@@ -69,23 +67,16 @@ def rows(tmp_path: Path) -> Callable[..., Path]:
     """Writes a training file that no other test has."""
 
     def write(count: int, *, name: str = "rows.jsonl") -> Path:
-        salt = uuid.uuid4().hex[:6]
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(_row(number, salt)) + "\n" for number in range(count)))
-        return path
+        return write_rows(tmp_path / name, count)
 
     return write
 
 
-@pytest.fixture
-def long_job(service: Connection, run: Run, rows: Callable[..., Path]) -> Iterator[str]:
-    """A job that would run for hours, cancelled afterwards."""
-    submitted = run("submit", rows(256), "--model", MODEL, "--epochs", "50", "--batch-size", "1", "-o", "id")
-    assert submitted.returncode == 0, submitted.stderr
-    job_id = submitted.stdout.strip()
-    yield job_id
-    run("cancel", job_id)
-    run("watch", job_id)
+def write_rows(path: Path, count: int) -> Path:
+    """Sums that no other file has."""
+    salt = uuid.uuid4().hex[:6]
+    path.write_text("".join(json.dumps(_row(number, salt)) + "\n" for number in range(count)))
+    return path
 
 
 def _row(number: int, salt: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command against the real service: what it prints, what it writes, and what it exits with."""
+"""The command and the examples against the real service: what they print, write, and exit with."""
 
 import hashlib
 import importlib.util
@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TUNESMITH
+from tests.cli.conftest import TUNESMITH, write_rows
 from tests.command import Run
 from tests.stack.installation import MODEL
 from tests.waiting import eventually
@@ -21,6 +21,7 @@ from tunesmith.local.up import strays
 
 pytestmark = pytest.mark.timeout(240)
 
+ROOT = Path(__file__).parents[2]
 Rows = Callable[..., Path]
 
 
@@ -34,6 +35,17 @@ def finished_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPat
     ended = run(*words, "--seed", "1", "--suffix", "greeting", "--metadata", "team=search", "--follow")
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def long_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A job that would run for hours. The last tests share it, and the very last one cancels it."""
+    path = write_rows(tmp_path_factory.mktemp("long") / "rows.jsonl", 256)
+    submitted = run("submit", path, "--model", MODEL, "--epochs", "50", "--batch-size", "1", "-o", "id")
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+    yield job_id
+    run("cancel", job_id)
 
 
 def test_a_followed_job_prints_its_id_as_data_and_its_story_as_progress(run: Run, finished_job: str) -> None:
@@ -88,12 +100,6 @@ def test_a_tuned_model_is_compared_with_its_base_by_the_installation_itself(
     assert "eval-" not in run("ls").stdout, "an evaluation is no fine-tuning job"
 
 
-def test_only_a_finished_job_can_be_repeated(run: Run, long_job: str) -> None:
-    refused = run("reproduce", long_job)
-    assert refused.returncode == 7
-    assert "nothing to compare with before it has succeeded" in refused.stderr
-
-
 def test_ls_shows_jobs_by_state(run: Run, finished_job: str) -> None:
     assert finished_job in run("ls", "--state", "succeeded").stdout
     assert finished_job not in run("ls", "--state", "paused").stdout
@@ -121,14 +127,6 @@ def test_samples_show_how_the_answers_to_a_prompt_change(run: Run, finished_job:
     shown = run("samples", finished_job).stdout
     assert "of the validation file" in shown
     assert "step 4" in shown
-
-
-def test_early_stopping_without_held_out_rows_is_refused_before_anything_is_sent(
-    run: Run, rows: Rows, service: Connection
-) -> None:
-    refused = run("submit", rows(8), "--model", MODEL, "--validation", "none", "--early-stopping-patience", "2")
-    assert refused.returncode == 2
-    assert "held-out rows" in " ".join(refused.stderr.split())
 
 
 def test_pulled_files_are_the_promised_ones(run: Run, finished_job: str, tmp_path: Path) -> None:
@@ -247,61 +245,6 @@ def test_a_model_can_be_added_and_removed(run: Run, service: Connection, tiny_mo
     assert "other" not in run("models", "ls").stdout.split()
 
 
-def test_a_broken_model_folder_is_refused_before_anything_is_sent(
-    run: Run, service: Connection, tmp_path: Path
-) -> None:
-    refused = run("models", "add", "broken", "--path", tmp_path)
-    assert refused.returncode == 7
-    assert "config.json" in refused.stderr
-    assert "broken" not in run("models", "ls").stdout.split()
-
-
-def test_a_file_that_is_no_gguf_is_refused(run: Run, service: Connection, tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"not this")
-    refused = run("models", "add", "broken", "--gguf", tmp_path / "model.gguf")
-    assert refused.returncode == 7
-    assert "GGUF" in refused.stderr
-
-
-def test_models_add_wants_exactly_one_source(run: Run) -> None:
-    assert run("models", "add", "x").returncode == 2
-    assert run("models", "add", "x", "--path", ".", "--hub", "a/b").returncode == 2
-
-
-def test_a_bad_line_is_named_and_nothing_is_submitted(run: Run, service: Connection, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"messages": [{"role": "user", "content": "no answer"}]}\n')
-    refused = run("submit", bad, "--model", MODEL)
-    assert refused.returncode == 7
-    assert refused.stdout == ""
-    assert "line 1" in refused.stderr.lower()
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "told"),
-    [
-        (("--model", "nobody-knows-it"), 7, "model"),
-        (("--model", MODEL, "--epochs", "0"), 7, "n_epochs"),
-        (("--model", MODEL, "--rank", "0"), 7, "rank"),
-        (("--model", MODEL, "--method", "magic"), 2, "--method"),
-        (("--model", MODEL, "--timeout", "soon"), 2, "length of time"),
-        (("--model", MODEL, "--metadata", "no-equals"), 2, "KEY=VALUE"),
-        ((), 2, "--model"),
-    ],
-)
-def test_a_wrong_submit_names_the_field(
-    run: Run, service: Connection, rows: Rows, words: tuple[str, ...], code: int, told: str
-) -> None:
-    refused = run("submit", rows(12), *words)
-    assert refused.returncode == code
-    assert told in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
-def test_a_file_that_is_not_here_is_a_usage_error(run: Run, service: Connection) -> None:
-    assert run("submit", "nowhere.jsonl", "--model", MODEL).returncode == 2
-
-
 def test_the_same_key_finds_the_same_job_and_sends_the_file_once(run: Run, service: Connection, rows: Rows) -> None:
     path = rows(12)
     words = (
@@ -326,29 +269,72 @@ def test_the_same_key_finds_the_same_job_and_sends_the_file_once(run: Run, servi
     run("cancel", first.stdout.strip())
 
 
-def test_a_wait_that_is_over_leaves_the_job_running(run: Run, long_job: str) -> None:
-    waited = run("watch", long_job, "--timeout", "1s")
-    assert waited.returncode == 5
-    assert "goes on" in waited.stderr
-
-
-def test_a_cancelled_job_has_its_own_exit_code(run: Run, long_job: str) -> None:
-    assert run("cancel", long_job).returncode == 0
-    assert run("watch", long_job).returncode == 4
-
-
 def test_a_finished_job_cannot_be_cancelled(run: Run, finished_job: str) -> None:
     refused = run("cancel", finished_job)
     assert refused.returncode == 7
     assert "succeeded" in refused.stderr
 
 
-def test_a_paused_job_waits_until_it_is_resumed(run: Run, long_job: str) -> None:
-    assert run("pause", long_job).returncode == 0
-    eventually(lambda: status_of(run, long_job) == "paused", what="the pause")
-    assert run("watch", long_job, "--timeout", "1s").returncode == 5
-    assert run("resume", long_job).returncode == 0
-    assert status_of(run, long_job) in ("queued", "running")
+def test_env_prints_what_this_command_and_the_openai_client_read(run: Run, service: Connection) -> None:
+    exports = run("env").stdout.splitlines()
+    for client in ("OPENAI_BASE_URL", "TUNESMITH_URL"):
+        assert f"export {client}={service.base_url}" in exports
+    for client in ("OPENAI_API_KEY", "TUNESMITH_API_KEY"):
+        assert f"export {client}={service.api_key}" in exports
+
+
+def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:
+    assert "cores" in run("workers").stdout
+
+
+def test_the_openai_example_and_the_readme_are_the_same_and_work(
+    service: Connection, run: Run, tiny_model: Path, environment: dict[str, str]
+) -> None:
+    example = ROOT / "examples" / "submit_with_openai.py"
+    code = example.read_text(encoding="utf-8").partition('"""\n\n')[2]
+    assert without_blank_lines(code) in without_blank_lines((ROOT / "README.md").read_text(encoding="utf-8"))
+
+    assert run("models", "add", "my-base", "--path", tiny_model).returncode == 0
+    shell = {**environment, "OPENAI_BASE_URL": service.base_url, "OPENAI_API_KEY": service.api_key}
+    ended = subprocess.run([sys.executable, example], cwd=ROOT, env=shell, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("succeeded ft:my-base:")
+    assert "said Hello?" in ended.stdout
+
+
+@pytest.mark.slow
+def test_the_nightly_script_brings_the_adapter_and_runs_twice_as_one_job(
+    service: Connection, rows: Rows, environment: dict[str, str], tmp_path: Path
+) -> None:
+    first = nightly(rows(16), MODEL, tmp_path / "out", environment=environment)
+    assert first.returncode == 0, first.stderr
+    adapter = tmp_path / "out" / "adapter" / "adapter_model.safetensors"
+    written_at = adapter.stat().st_mtime_ns
+    assert str(adapter) in first.stdout
+
+    again = nightly(tmp_path / "rows.jsonl", MODEL, tmp_path / "out", environment=environment)
+    assert again.returncode == 0, again.stderr
+    assert adapter.stat().st_mtime_ns == written_at
+
+
+def test_the_nightly_script_hands_the_exit_code_on(
+    service: Connection, rows: Rows, environment: dict[str, str], tmp_path: Path
+) -> None:
+    path = rows(16)
+    assert nightly(path, "no-such-model", tmp_path, environment=environment).returncode == 7
+    silent = {**environment, "TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_API_KEY": "x"}
+    assert nightly(path, MODEL, tmp_path, environment=silent).returncode == 9
+
+
+def test_only_a_finished_job_can_be_repeated(run: Run, long_job: str) -> None:
+    refused = run("reproduce", long_job)
+    assert refused.returncode == 7
+    assert "nothing to compare with before it has succeeded" in refused.stderr
+
+
+def test_a_wait_that_is_over_leaves_the_job_running(run: Run, long_job: str) -> None:
+    waited = run("watch", long_job, "--timeout", "1s")
+    assert waited.returncode == 5
+    assert "goes on" in waited.stderr
 
 
 def test_control_c_detaches_and_says_how_to_come_back(
@@ -365,6 +351,22 @@ def test_control_c_detaches_and_says_how_to_come_back(
     assert status_of(run, long_job) in ("queued", "running")
 
 
+def test_a_cancelled_job_has_its_own_exit_code(run: Run, long_job: str, rows: Rows) -> None:
+    """It waits for the only slot, and is over at once; the cancel of one that runs is told below."""
+    job_id = run("submit", rows(16), "--model", MODEL, "-o", "id").stdout.strip()
+    assert run("cancel", job_id).returncode == 0
+    assert run("watch", job_id).returncode == 4
+    assert status_of(run, long_job) in ("queued", "running")
+
+
+def test_a_paused_job_waits_until_it_is_resumed(run: Run, long_job: str) -> None:
+    assert run("pause", long_job).returncode == 0
+    eventually(lambda: status_of(run, long_job) == "paused", what="the pause")
+    assert run("watch", long_job, "--timeout", "1s").returncode == 5
+    assert run("resume", long_job).returncode == 0
+    assert status_of(run, long_job) in ("queued", "running")
+
+
 def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: dict[str, str], home: Path) -> None:
     watching = subprocess.Popen([TUNESMITH, "watch", long_job], env=environment, stderr=subprocess.PIPE, text=True)
     assert watching.stderr is not None
@@ -375,31 +377,6 @@ def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: d
     run("cancel", long_job)
     watching.communicate(timeout=60)
     assert watching.returncode == 4
-
-
-def test_an_unknown_job_is_not_found(run: Run, service: Connection) -> None:
-    for verb in ("get", "watch", "logs", "events", "samples", "cancel"):
-        assert run(verb, "ftjob-nobody").returncode == 10
-
-
-def test_a_wrong_key_is_told_from_a_silent_server(run: Run, service: Connection) -> None:
-    wrong = {"TUNESMITH_URL": service.base_url, "TUNESMITH_API_KEY": "ts-wrong"}
-    assert run("ls", env=wrong).returncode == 8
-    silent = run("ls", env={"TUNESMITH_URL": "http://127.0.0.1:9", "TUNESMITH_API_KEY": "x"})
-    assert silent.returncode == 9
-    assert "tunesmith up" in silent.stderr
-
-
-def test_env_prints_what_this_command_and_the_openai_client_read(run: Run, service: Connection) -> None:
-    exports = run("env").stdout.splitlines()
-    for client in ("OPENAI_BASE_URL", "TUNESMITH_URL"):
-        assert f"export {client}={service.base_url}" in exports
-    for client in ("OPENAI_API_KEY", "TUNESMITH_API_KEY"):
-        assert f"export {client}={service.api_key}" in exports
-
-
-def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -> None:
-    assert "cores" in run("workers").stdout
 
 
 def status_of(run: Run, job_id: str) -> str:
@@ -418,3 +395,14 @@ def command_of(pid: int) -> list[bytes]:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def without_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line)
+
+
+def nightly(*words: object, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    script = ROOT / "examples" / "nightly_retrain.sh"
+    assert os.access(script, os.X_OK)
+    command = [str(script), *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
