@@ -33,8 +33,7 @@ async def longest_gap(work: Awaitable[Any]) -> float:
     Other programs of a busy machine do not count: their time is not this process's.
     """
     gaps = [0.0]
-    gc.collect()
-    gc.freeze()  # as `service.serve` does
+    gc.freeze()  # as `service.serve` does; a collection before it would take seconds of a process with all tests in it
 
     async def tick() -> None:
         while True:
