@@ -28,7 +28,7 @@ def test_there_are_enough_families(known: list[Template], twins: list[Template])
     assert len(CONVERSATIONS) >= 12
 
 
-@pytest.mark.mostly_slow(rows=6)
+@pytest.mark.mostly_slow(rows=3)
 @pytest.mark.parametrize("name", list(CONVERSATIONS))
 def test_turns_are_found_where_marked_twins_say_they_are(twins: list[Template], name: str) -> None:
     wrong = {}
@@ -63,7 +63,7 @@ def test_the_templates_own_marks_are_used_as_transformers_uses_them(twins: list[
         assert not comparison.more
 
 
-@pytest.mark.mostly_slow(rows=6)
+@pytest.mark.mostly_slow(rows=3)
 @pytest.mark.parametrize("name", list(CONVERSATIONS))
 def test_published_templates_teach_all_words_of_the_assistant_and_nobody_elses(
     known: list[Template], name: str

@@ -78,7 +78,7 @@ def pairs_or_rows(folder: Path, root: Path, *, objective: str) -> Rows:
 OBJECTIVES = {"supervised": supervised(), "dpo": preference(beta=0.1)}
 
 
-@pytest.mark.mostly_slow(rows=12)
+@pytest.mark.mostly_slow(rows=6)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["full", "lora", "fused lora"])
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def assert_same(found: tuple[Any, dict[str, Any]], wanted: tuple[Any, dict[str, 
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=2e-5 * (1 + value.abs().max()), msg=name)
 
 
-@pytest.mark.mostly_slow(rows=50)
+@pytest.mark.mostly_slow(rows=26)
 @pytest.mark.parametrize("changes", ADAPTERS.values(), ids=ADAPTERS)
 def test_adapters_learn_what_they_learn_in_pefts_own_modules(base: nn.Module, family: str, changes: Any) -> None:
     plain, ours = adapted(base, **changes), adapted(base, **changes)
@@ -173,7 +173,7 @@ def test_full_fine_tuning_learns_what_it_learns_in_the_librarys_modules(base: nn
     assert_same(outcome(ours), outcome(plain))
 
 
-@pytest.mark.mostly_slow(rows=30)
+@pytest.mark.mostly_slow(rows=12)
 @pytest.mark.parametrize("mode", MODES[1:])
 @pytest.mark.parametrize("changes", [{}, {"use_dora": True, "dropout": 0.3}], ids=["plain", "dora with dropout"])
 def test_recomputing_changes_no_gradient(base: nn.Module, changes: dict[str, Any], mode: str) -> None:

@@ -81,7 +81,7 @@ def _measured_and_predicted(config: dict[str, Any], **options: Any) -> tuple[flo
     return measured, bytes_per_token(shape, graph)[case.checkpointing].by_layers
 
 
-@pytest.mark.mostly_slow(rows=16)
+@pytest.mark.mostly_slow(rows=8)
 @pytest.mark.torch
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -92,7 +92,7 @@ def test_saved_activations_of_every_family_are_within_one_per_cent(family: str, 
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
-@pytest.mark.mostly_slow(rows=16)
+@pytest.mark.mostly_slow(rows=8)
 @pytest.mark.torch
 @pytest.mark.parametrize("checkpointing", ["selective", "mlp"])
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -105,7 +105,7 @@ def test_selective_recomputation_keeps_in_every_family_what_the_formula_says(
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
-@pytest.mark.mostly_slow(rows=18)
+@pytest.mark.mostly_slow(rows=9)
 @pytest.mark.torch
 @pytest.mark.parametrize("variant", [*VARIANTS, *OF_OUR_PASSES], ids=str)
 def test_saved_activations_follow_every_setting(variant: dict[str, Any]) -> None:
