@@ -91,8 +91,8 @@ def _longest_share(work: Sequence[float], *, processes: int) -> float:
 def _longest_of_sorted(heaviest_first: Sequence[float], *, processes: int) -> float:
     if len(heaviest_first) <= processes:
         return heaviest_first[0] if heaviest_first else 0.0
-    loads = [0.0] * processes
-    for load in heaviest_first:
+    loads = list(heaviest_first[processes - 1 :: -1])  # one row each: from light to heavy they are a heap
+    for load in heaviest_first[processes:]:
         heapreplace(loads, loads[0] + load)
     return max(loads)
 

@@ -191,18 +191,20 @@ def predict(
     hardware: HardwareProfile,
     correction: float | None = None,
     speeds: GpuSpeeds = GPU_SPEEDS,
-    evenness: float | None = None,
 ) -> TimeEstimate:
-    """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware.
-
-    `evenness` as `predict_evenness` finds it, where that is known.
-    """
-    full = setup.tokens_per_micro_step
+    """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
     basis = Basis(setup, footprint_of(shape, setup), "", "", hardware)
     micro_step = MicroSteps(shape, workload, speeds=speeds).of(basis, setup, setup.checkpointing)
     steps = steps_of(basis, setup, micro_step, workload=workload, speeds=speeds)
-    if evenness is None:
-        evenness = predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=workload)
+    evenness = predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=workload)
+    return predict_by(steps, setup.tokens_per_micro_step, evenness=evenness, correction=correction)
+
+
+def predict_by(
+    steps: Steps, tokens_per_micro_step: int, *, evenness: float, correction: float | None = None
+) -> TimeEstimate:
+    """The same of steps and an evenness that are known, with so many tokens a micro-step."""
+    workload, full = steps.workload, tokens_per_micro_step
     seconds = steps.seconds(full, evenness=evenness, correction=correction)
     spread = UNCERTAINTY if correction is None else CALIBRATED_UNCERTAINTY
     return TimeEstimate(
@@ -210,7 +212,7 @@ def predict(
         seconds=seconds,
         seconds_low=seconds * (1 - spread),
         seconds_high=seconds * (1 + 1.6 * spread),
-        micro_step_tokens_per_second=full / micro_step.seconds(full) * (correction or 1.0),
+        micro_step_tokens_per_second=full / steps.micro_step.seconds(full) * (correction or 1.0),
     )
 
 

@@ -220,10 +220,10 @@ def _say_what_fills(candidates: Mapping[Method, Candidate], *, spec: JobSpec, sh
     tried = [candidates[method] for method in _allowed(spec) if candidates[method].blocked is None]
     if not tried:
         return ()
-    least = min(tried, key=lambda candidate: candidate.memory.total_bytes)
+    least = min(tried, key=lambda candidate: candidate.peak_bytes)
     items = least.memory.items
     activations = items.get("activations", 0) + items.get("layer_backward", 0)
-    if activations > least.memory.total_bytes / 2:
+    if activations > least.peak_bytes / 2:
         text = (
             f"Rows of {least.max_sequence_length:,} tokens fill {gib(activations)} of it with activations although "
             f"every layer is recomputed: a row is never split over several devices here."

@@ -1,6 +1,6 @@
 """Beside the plan: the ends of what the machine could do, and what a slightly larger machine would change."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tunesmith.tuning.hardware import Gpu, HardwareProfile
 from tunesmith.tuning.hardware_facts.devices import most_free_memory
@@ -22,11 +22,10 @@ def ways_of(chosen: Candidate, searches: Mapping[Method, Search], *, spec: JobSp
     own = way_of(chosen)
     allowed = [search for method, search in searches.items() if spec.method in ("auto", method) and not search.blocked]
     quick = [search.way(search.quickest) for search in allowed if search.quickest is not None]
-    cheap = [search.way(search.cheapest) for search in allowed if search.cheapest is not None]
     safe = [search.way(search.safest) for search in allowed if search.quickest is not None]
     return Ways(
         quickest=min((own, *quick), key=_time_peak_and_gpus) if chosen.has_margin else own,
-        cheapest=min((own, *cheap), key=_cost_and_peak) if chosen.has_margin else own,
+        cheapest=_cheapest(own, allowed) if chosen.has_margin else own,
         safest=min((own, *safe), key=lambda way: (round(way.out_of_memory_probability, 3), way.working_seconds)),
     )
 
@@ -69,6 +68,16 @@ def changes_of(
         start = f"{MORE_MEMORY_BYTES // GIB} GiB more {'on each GPU' if len(hardware.gpus) > 1 else 'memory'}"
         found.append(Change(machine="ten-gib-more", way=way_of(roomier), text=_told(start, chosen, roomier, goal=goal)))
     return tuple(found)
+
+
+def _cheapest(own: Way, searches: Sequence[Search]) -> Way:
+    """No method is searched whose every layout takes more than another method's cheapest way."""
+    best = own
+    for search in searches:
+        if search.least_device_seconds > _cost_and_peak(best)[0] or search.cheapest is None:
+            continue
+        best = min(best, search.way(search.cheapest), key=_cost_and_peak)
+    return best
 
 
 def _time_peak_and_gpus(way: Way) -> tuple[float, int, int]:

@@ -85,7 +85,7 @@ def decide(
         Alternative(
             method=other.method,
             fits=other.fits,
-            peak_bytes=other.memory.total_bytes,
+            peak_bytes=other.peak_bytes,
             rejected_because=_rejection(other, candidates[method], verdicts=verdicts, situation=situation),
         )
         for other in candidates.values()
@@ -118,14 +118,14 @@ def shortage(candidate: Candidate, *, smallest: bool = False) -> str:
     """Why this does not fit, or not with its margin; `smallest` says that no settings of the method need less."""
     if candidate.blocked:
         return candidate.blocked
-    memory, setup = candidate.memory, candidate.setup
-    needed, free = gib_apart(memory.total_bytes, memory.budget_bytes)
+    peak, budget, setup = candidate.peak_bytes, candidate.budget_bytes, candidate.setup
+    needed, free = gib_apart(peak, budget)
     text = f"{name_of(candidate)} needs {needed}{_on_each(candidate)}"
     even = ["with the smallest settings"] * smallest + ["with its optimizer in host memory"] * setup.offload_optimizer
     if even:
         text += f" even {' and '.join(even)}"
-    if memory.total_bytes <= memory.budget_bytes:
-        text += f" and {gib(memory.margin_bytes)} more in hand, because a prediction is not a measurement"
+    if peak <= budget:
+        text += f" and {gib(candidate.margin_bytes)} more in hand, because a prediction is not a measurement"
     are_free = "are free" if candidate.place.hardware.gpus else "may be used"
     return f"{text}; {free} {are_free} on this {candidate.place.name}"
 
@@ -337,7 +337,7 @@ def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict
         return verdicts[0].why
     if chosen.method is Method.QLORA:
         return f"its weights would be shared out over {other.setup.world_size} GPUs and gathered for every layer"
-    saved = chosen.memory.total_bytes - other.memory.total_bytes
+    saved = chosen.peak_bytes - other.peak_bytes
     rounded = f"its 4-bit weights are rounded, and {chosen.setup.precision} ones fit"
     return f"{rounded}; it would save {gib(saved)}" if saved > 0 else rounded
 
@@ -348,7 +348,7 @@ def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:
     unit = f" of {_device_time(situation)}" if goal is Goal.COST else ""
     only_shown = _expense_of(other, goal) < _expense_of(chosen, goal) and other.expense(goal) > chosen.expense(goal)
     without = " without sample answers" if only_shown else ""
-    return f"{gib(other.memory.total_bytes)}, {times}{unit}{without}"
+    return f"{gib(other.peak_bytes)}, {times}{unit}{without}"
 
 
 def _expense_of(candidate: Candidate, goal: Goal) -> float:
@@ -363,9 +363,9 @@ def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], ru
         Alternative(
             method=method,
             fits=candidate.fits,
-            peak_bytes=candidate.memory.total_bytes,
+            peak_bytes=candidate.peak_bytes,
             rejected_because=(
-                sentence(f"{NAMES[method]} would fit with {gib(candidate.memory.total_bytes)}, but was not asked for.")
+                sentence(f"{NAMES[method]} would fit with {gib(candidate.peak_bytes)}, but was not asked for.")
                 if candidate.fits
                 else sentence(f"{shortage(candidate)}.")
             ),
@@ -378,7 +378,7 @@ def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], ru
 def _nearest_first(candidates: Mapping[Method, Candidate]) -> list[Method]:
     """By what they need; what cannot run at all comes last."""
     return sorted(
-        candidates, key=lambda method: (candidates[method].blocked is not None, candidates[method].memory.total_bytes)
+        candidates, key=lambda method: (candidates[method].blocked is not None, candidates[method].peak_bytes)
     )
 
 

@@ -74,11 +74,11 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
         )
     if more := _more_gpus(methods, asking.on_more_gpus):
         return more
-    least = min(possible, key=lambda candidate: candidate.memory.total_bytes)
+    least = min(possible, key=lambda candidate: candidate.peak_bytes)
     one = "a GPU" if least.setup.device == "cuda" else "a host"
     is_shared = least.setup.world_size > 1 and (least.setup.zero_stage > 0 or least.setup.sharded_base)
     devices = f"{least.setup.world_size} GPUs, each" if is_shared else one
-    wanted = gib(least.memory.total_bytes + least.memory.margin_bytes)
+    wanted = gib(least.peak_bytes + least.margin_bytes)
     return Reason(
         rule=PlanRule.WHAT_WOULD_FIT,
         text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
@@ -154,7 +154,7 @@ def _with_a_smaller_rank(
 
 
 def _peak_of(found: Candidate) -> str:
-    return f"{gib(found.memory.total_bytes)} of {gib(found.memory.budget_bytes)}"
+    return f"{gib(found.peak_bytes)} of {gib(found.budget_bytes)}"
 
 
 def _more_gpus(methods: list[Method], on_more_gpus: Callable[[Method, int], Candidate | None]) -> Reason | None:

@@ -34,12 +34,27 @@ class Candidate:
     @property
     def fits(self) -> bool:
         """Whether this can be run here, if need be without its margin."""
-        return self.blocked is None and self.priced.peak_bytes <= self.priced.layout.budget_bytes * self.may_fill
+        return self.blocked is None and self.peak_bytes <= self.budget_bytes * self.may_fill
 
     @property
     def has_margin(self) -> bool:
         """Whether it fits although its peak is only a prediction."""
-        return self.fits and self.priced.peak_bytes <= self.priced.layout.budget_bytes * usable_share(self.margin)
+        return self.fits and self.peak_bytes <= self.budget_bytes * usable_share(self.margin)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted on one device."""
+        return self.priced.peak_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """Free on the poorest device."""
+        return self.priced.layout.budget_bytes
+
+    @property
+    def margin_bytes(self) -> int:
+        """Wanted beyond the peak."""
+        return int(self.peak_bytes * self.margin)
 
     @property
     def margin(self) -> float:
@@ -85,9 +100,9 @@ class Candidate:
     def memory(self) -> MemoryEstimate:
         """Its peak, itemised, with the margin and the risk."""
         priced = self.priced
-        memory = estimate(self.pricer.shape, self.setup, budget_bytes=priced.layout.budget_bytes)
+        memory = estimate(self.pricer.shape, self.setup, budget_bytes=self.budget_bytes)
         update: dict[str, Any] = {
-            "margin_bytes": int(priced.peak_bytes * self.margin),
+            "margin_bytes": self.margin_bytes,
             "out_of_memory_probability": risk_of(priced, spread=self.pricer.spread),
         }
         if extra := priced.peak_bytes - memory.total_bytes:

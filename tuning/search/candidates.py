@@ -92,6 +92,11 @@ class Search:
         """The least time of all devices together that keeps its margin."""
         return self._least(_device_seconds, share=self.usable)
 
+    @property
+    def least_device_seconds(self) -> float:
+        """No way takes less time of all devices together, without sample answers."""
+        return self._by_floor(_device_seconds)[0][0]
+
     @cached_property
     def safest(self) -> Priced:
         """The soonest done of those that run out of memory with less than `NO_RISK`, else the least filled."""

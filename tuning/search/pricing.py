@@ -25,7 +25,7 @@ from tunesmith.tuning.estimates.throughput import (
     Steps,
     Workload,
     drawn_work,
-    predict,
+    predict_by,
     steps_of,
 )
 from tunesmith.tuning.job import DatasetFacts, JobSpec
@@ -240,19 +240,11 @@ class Pricer:
         return Priced(layout, checkpointing, tokens, peak, spent.working, spent.samples)
 
     def time(self, priced: Priced) -> TimeEstimate:
-        """The duration with its range, by the rates of the very devices of this place."""
-        layout = priced.layout
-        correction = self.ratios(layout, priced.checkpointing).speed
-        steps = predict(
-            self.shape,
-            priced.setup,
-            workload=self.workload,
-            hardware=layout.place.hardware,
-            correction=correction,
-            evenness=self.evenness(layout),
-        )
-        cost = self._evaluation_cost(layout, priced.tokens_per_micro_step)
-        return with_evaluations(steps, cost, correction=correction)
+        """The duration with its range."""
+        layout, tokens = priced.layout, priced.tokens_per_micro_step
+        steps, correction = self._steps_of(layout, priced.checkpointing)
+        training = predict_by(steps, tokens, evenness=self.evenness(layout), correction=correction)
+        return with_evaluations(training, self._evaluation_cost(layout, tokens), correction=correction)
 
     def floor_seconds(self, layout: Layout) -> float:
         """No settings of it are quicker: nothing recomputed, one micro-step, rows as even as they can come out.
