@@ -5,6 +5,7 @@ closer and dearer to find. Nothing is taken because it comes first, so more memo
 settings, make no plan slower.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -58,7 +59,7 @@ class Search:
             for layout in layouts(place, spec=pricer.spec, rows_per_step=rows)
         ]
         self._usual = [layout for layout in self.layouts if not layout.offload_optimizer]
-        self._sorted: dict[Expense, list[tuple[float, int, Layout]]] = {}
+        self._sorted: dict[tuple[Expense, float], list[tuple[float, int, Layout]]] = {}
         self._found: dict[tuple[int, float], Priced | None] = {}  # by the layout's identity and the share
         self._least_peaks: dict[int, int] = {}  # by the layout's identity
 
@@ -94,8 +95,9 @@ class Search:
 
     @property
     def least_device_seconds(self) -> float:
-        """No way takes less time of all devices together, without sample answers."""
-        return self._by_floor(_device_seconds)[0][0]
+        """No way that keeps its margin takes less time of all devices together, without sample answers."""
+        floors = self._by_floor(_device_seconds, share=self.usable)
+        return floors[0][0] if floors else math.inf
 
     @cached_property
     def safest(self) -> Priced:
@@ -211,10 +213,10 @@ class Search:
         """The least expense of all settings that fill at most `share` of what is free; ties go to the lower peak."""
         best: Priced | None = None
         best_rank: Rank | None = None
-        for floor, position, layout in self._by_floor(expense):
+        for floor, position, layout in self._by_floor(expense, share=share):
             if best_rank is not None and floor > best_rank[0]:
                 break
-            if not wanted(layout) or self.least_peak(layout) > layout.budget_bytes * share:
+            if not wanted(layout):
                 continue
             if best_rank is not None:
                 closer = self._closer_bound(layout, share=share)
@@ -228,15 +230,17 @@ class Search:
                 best, best_rank = found, rank
         return best
 
-    def _by_floor(self, expense: Expense) -> list[tuple[float, int, Layout]]:
-        """All layouts with their places among the others, sorted once for each question."""
-        if expense not in self._sorted:
+    def _by_floor(self, expense: Expense, *, share: float) -> list[tuple[float, int, Layout]]:
+        """Layouts that fit, with their places among all, sorted once for each question."""
+        key = expense, share
+        if key not in self._sorted:
             floors = (
                 (expense(self.pricer.floor_seconds(layout), layout.world_size), position, layout)
                 for position, layout in enumerate(self.layouts)
+                if self.least_peak(layout) <= layout.budget_bytes * share
             )
-            self._sorted[expense] = sorted(floors, key=itemgetter(0, 1))
-        return self._sorted[expense]
+            self._sorted[key] = sorted(floors, key=itemgetter(0, 1))
+        return self._sorted[key]
 
     def _bound(self, layout: Layout) -> float:
         return self.pricer.least_seconds(layout, tokens=self.sizes(layout)[0])
