@@ -66,13 +66,14 @@ def choose(
         here = _Choice(asked.pricers, hardware, kinds=asked.kinds, spec=spec, shape=shape, dataset=dataset)
         if any(here.searches[method].can_fit for method in _allowed(spec)):
             break
-    chosen, decision = here.chosen, here.decision
-    if chosen is None:
+    decision = here.decision
+    if decision.method is None:
         way_out = suggest_fit(here.candidates, spec=spec, dataset=dataset, asking=asked.asking)
         filled = _say_what_fills(here.candidates, spec=spec, shape=shape)
         instead = other_method(here.candidates, spec=spec)
         reasons = (*decision.reasons, *_say_machines(hardware), *filled, *instead, way_out)
         return Refusal(reasons=reasons, alternatives=decision.alternatives)
+    chosen = here.candidates[decision.method]
     plan = _plan(chosen, here, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     if not with_outlook:
         return plan
@@ -190,14 +191,14 @@ class _Choice:
 
     @property
     def chosen(self) -> Candidate | None:
-        """None when nothing fits."""
+        """None when nothing fits; without a word about why."""
         spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
         method = method_of(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
         return None if method is None else self.candidates[method]
 
     @cached_property
     def decision(self) -> Decision:
-        """The same with its reasons."""
+        """Which method, with its reasons."""
         spec, dataset, shape, hardware = self._spec, self._dataset, self._shape, self._hardware
         return decide(self.candidates, spec=spec, dataset=dataset, shape=shape, hardware=hardware)
 
