@@ -91,11 +91,13 @@ def test_no_setting_is_better_in_time_cost_and_peak_at_once(
 
 @given(method=st.sampled_from(Method), model=MODELS, dataset=DATA, free_gib=FREE_GIB)
 @settings(max_examples=40, deadline=None)
-def test_the_bound_that_ends_the_search_early_is_one(
+def test_the_bounds_that_end_the_search_early_are_some(
     method: Method, model: str, dataset: Any, free_gib: list[float]
 ) -> None:
     found = search(method, model, dataset, machine(free_gib))
     for priced in all_with_margin(found):
+        assert found.pricer.floor_seconds(priced.layout) <= priced.working_seconds
+        assert found.pricer.floor_seconds(priced.layout) <= priced.working_seconds
         bound = found.pricer.least_seconds(priced.layout, tokens=found.sizes(priced.layout)[0])
         assert bound <= priced.working_seconds * (1 + 1e-9)
 
