@@ -21,7 +21,7 @@ from tunesmith.tuning.estimates.gpu_speed import (
 from tunesmith.tuning.estimates.memory import Footprint, Setup, Spread, footprint_of, trainable_parameters
 from tunesmith.tuning.estimates.utilization import flop_rates
 from tunesmith.tuning.hardware import HardwareProfile
-from tunesmith.tuning.hardware_facts.gpu_table import KnownGpu
+from tunesmith.tuning.hardware_facts.gpu_table import UNKNOWN_GPU, KnownGpu
 from tunesmith.tuning.hardware_facts.gpus import rates_of
 from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import TimeEstimate
@@ -137,6 +137,14 @@ class Basis(NamedTuple):
     kind: str  # of the devices
     device: str  # one of them, by what its rates follow from
     hardware: HardwareProfile
+    rates: KnownGpu  # of one GPU, if there is any; one that is in no table has those that were measured
+
+
+def basis_on(hardware: HardwareProfile, setup: Setup, shape: ModelShape, *, kind: str = "", device: str = "") -> Basis:
+    """Of a setup on devices with these names."""
+    unknown = setup.constants.unknown_gpu_tflops
+    rates = rates_of(hardware.gpus[0], unknown_tflops=unknown) if hardware.gpus else UNKNOWN_GPU
+    return Basis(setup, footprint_of(shape, setup), kind, device, hardware, rates)
 
 
 class MicroSteps:
@@ -164,23 +172,23 @@ class MicroSteps:
         found = self._works.get(key)
         if found is None:
             setup = basis.setup.but(checkpointing=checkpointing, fused_passes=fused)
-            found = self._works[key] = self._work_of(setup, basis.hardware)
+            found = self._works[key] = self._work_of(setup, basis)
         return found
 
-    def _work_of(self, setup: Setup, hardware: HardwareProfile) -> GpuWork | CpuMicroStep:
+    def _work_of(self, setup: Setup, basis: Basis) -> GpuWork | CpuMicroStep:
         shape, workload = self._shape, self._workload
         operations = operations_of(
             shape, setup, supervised_share=workload.supervised_share, attended_tokens=workload.attended_tokens
         )
-        if setup.device == "cpu":
-            return cpu_micro_step(shape, setup, cores=hardware.cpu.cores, operations=operations)
-        return gpu_work(shape, setup, gpu=_rates(setup, hardware), operations=operations, speeds=self._speeds)
+        if not basis.hardware.gpus:
+            return cpu_micro_step(shape, setup, cores=basis.hardware.cpu.cores, operations=operations)
+        return gpu_work(shape, setup, gpu=basis.rates, operations=operations, speeds=self._speeds)
 
     def _with_exchange(self, work: GpuWork | CpuMicroStep, basis: Basis, spread: Spread | None) -> MicroStep:
         if isinstance(work, CpuMicroStep):
             return work
-        gpu, sequences = _rates(basis.setup, basis.hardware), 2 if basis.setup.preference_pairs else 1
-        return gpu_micro_step(work, basis.footprint, spread, gpu=gpu, sequences=sequences, speeds=self._speeds)
+        sequences = 2 if basis.setup.preference_pairs else 1
+        return gpu_micro_step(work, basis.footprint, spread, gpu=basis.rates, sequences=sequences, speeds=self._speeds)
 
 
 def predict(
@@ -193,7 +201,7 @@ def predict(
     speeds: GpuSpeeds = GPU_SPEEDS,
 ) -> TimeEstimate:
     """Speed and duration of all steps. `correction` is measured over predicted speed on this kind of hardware."""
-    basis = Basis(setup, footprint_of(shape, setup), "", "", hardware)
+    basis = basis_on(hardware, setup, shape)
     micro_step = MicroSteps(shape, workload, speeds=speeds).of(basis, setup, setup.checkpointing)
     steps = steps_of(basis, setup, micro_step, workload=workload, speeds=speeds)
     evenness = predict_evenness(shape, method=setup.method, processes=setup.world_size, workload=workload)
@@ -241,10 +249,6 @@ def micro_steps_of(own_tokens: float, *, tokens_per_micro_step: int, packing: bo
     if packing:
         return max(1, -(-int(own_tokens) // tokens_per_micro_step))
     return max(1, round(own_tokens / max(1.0, mean_row_tokens)))
-
-
-def _rates(setup: Setup, hardware: HardwareProfile) -> KnownGpu:
-    return rates_of(hardware.gpus[0], unknown_tflops=setup.constants.unknown_gpu_tflops)
 
 
 def _update_seconds(basis: Basis, spread: Spread, *, speeds: GpuSpeeds) -> float:

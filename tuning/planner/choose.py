@@ -61,9 +61,10 @@ def choose(
         return refusal
     if spec.evaluation is not None:
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
+    recipe, kinds = Recipe(spec, shape, dataset), kinds_of(hardware, shape)
     for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
-        asked = _Asked(spec, shape, dataset, hardware, corrections, fewest_rows=fewest_rows)
-        here = _Choice(asked.pricers, hardware, kinds=asked.kinds, spec=spec, shape=shape, dataset=dataset)
+        asked = _Asked(recipe, hardware, corrections, kinds=kinds, fewest_rows=fewest_rows)
+        here = _Choice(asked.pricers, hardware, kinds=kinds, spec=spec, shape=shape, dataset=dataset)
         if any(here.searches[method].can_fit for method in _allowed(spec)):
             break
     decision = here.decision
@@ -89,18 +90,17 @@ class _Asked:
 
     def __init__(
         self,
-        spec: JobSpec,
-        shape: ModelShape,
-        dataset: DatasetFacts,
+        recipe: Recipe,
         hardware: HardwareProfile,
         corrections: Corrections | Mapping[Method, Corrections],
         *,
+        kinds: tuple[Kind, ...],
         fewest_rows: int,
     ) -> None:
-        self._spec, self._shape, self._dataset, self._hardware = spec, shape, dataset, hardware
+        self._spec, self._shape, self._dataset = recipe.spec, recipe.shape, recipe.dataset
+        self._recipe, self._hardware, self._kinds = recipe, hardware, kinds
         self._corrections = corrections
         self._fewest_rows = fewest_rows
-        self._recipe = Recipe(spec, shape, dataset)
         self._others: dict[tuple[Recipe, Method], Search] = {}
         self.pricers = {method: self._pricer(self._recipe, method, fewest_rows=fewest_rows) for method in Method}
 
@@ -125,7 +125,7 @@ class _Asked:
         key = (recipe, method)
         if key not in self._others:
             pricer = self._pricer(recipe, method, fewest_rows=self._fewest_rows)
-            self._others[key] = Search(pricer, self._hardware, kinds=self.kinds)
+            self._others[key] = Search(pricer, self._hardware, kinds=self._kinds)
         return self._others[key]
 
     def _on_more_gpus(self, method: Method, number: int) -> Candidate | None:
@@ -141,11 +141,6 @@ class _Asked:
         known = self._corrections
         own = known if isinstance(known, Corrections) else known.get(method, NO_CORRECTIONS)
         return Pricer(method, recipe, corrections=own, fewest_rows=fewest_rows)
-
-    @cached_property
-    def kinds(self) -> tuple[Kind, ...]:
-        """Of the devices here."""
-        return kinds_of(self._hardware, self._shape)
 
 
 def _allowed(spec: JobSpec) -> tuple[Method, ...]:

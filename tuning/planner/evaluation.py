@@ -8,7 +8,7 @@ training corrects these numbers.
 
 from tunesmith.tuning.estimates import memory
 from tunesmith.tuning.estimates.memory import Setup
-from tunesmith.tuning.estimates.throughput import UNCERTAINTY, Basis, MicroSteps, Workload
+from tunesmith.tuning.estimates.throughput import UNCERTAINTY, MicroSteps, Workload, basis_on
 from tunesmith.tuning.evaluation import EvaluationSpec
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of, explain_constants
@@ -169,7 +169,7 @@ class _Place:
             row_lengths=(mean,),
         )
         size = min(tokens, setup.tokens_per_micro_step)
-        basis = Basis(setup, memory.footprint_of(self._shape, setup), "", "", self._hardware)
+        basis = basis_on(self._hardware, setup, self._shape)
         whole = MicroSteps(self._shape, work).of(basis, setup, setup.checkpointing).seconds(size)
         return _FORWARD_SHARE * whole * tokens / size
 

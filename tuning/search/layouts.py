@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tunesmith.tuning.estimates.activations import Checkpointing
-from tunesmith.tuning.estimates.memory import Optimizer, Setup, footprint_of
+from tunesmith.tuning.estimates.memory import Optimizer, Setup
 from tunesmith.tuning.estimates.sharded_base import may_be_shared
-from tunesmith.tuning.estimates.throughput import Basis
+from tunesmith.tuning.estimates.throughput import Basis, basis_on
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.hardware_facts.constants import constants_of
 from tunesmith.tuning.hardware_facts.devices import equal_devices
@@ -162,7 +162,7 @@ def basis_of(
         longest_row_tokens=longest_row_tokens,
         constants=constants_of(devices),
     )
-    return Basis(setup, footprint_of(shape, setup), kind.name, kind.device, devices)
+    return basis_on(devices, setup, shape, kind=kind.name, device=kind.device)
 
 
 def place_of(kind: Kind, basis: Basis, *, spec: JobSpec) -> Place:

@@ -6,8 +6,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.unit.tuning.cases import data, plan, rules
 from tunesmith.tuning.datasets.balance import drawn_steps, evenness
@@ -79,19 +77,6 @@ def test_the_predicted_speed_of_several_gpus_is_that_of_the_busiest() -> None:
     assert evenness_of_uneven < 0.95
     # Long rows also attend to more tokens, which costs a tenth here.
     assert evenness_of_uneven * 0.8 < speeds[1] / speeds[0] < (evenness_of_uneven + 1) / 2
-
-
-@given(
-    lengths=st.lists(st.floats(1, 10_000), min_size=1, max_size=40).map(tuple),
-    rows_per_step=st.integers(1, 80),
-    processes=st.integers(1, 16),
-)
-@settings(max_examples=100, deadline=None)
-def test_no_step_comes_out_more_even_than_its_heaviest_row_allows(
-    lengths: tuple[float, ...], rows_per_step: int, processes: int
-) -> None:
-    work = drawn_steps(lengths, 1e-4, rows_per_step)
-    assert work.evenness(processes) <= work.most_evenness(processes) * (1 + 1e-9)
 
 
 @given(

@@ -317,7 +317,7 @@ def test_more_memory_or_gpus_never_turn_a_plan_into_a_refusal(
 )
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen2.5-72b", "mixtral-8x7b"])
 def test_a_plan_takes_few_function_calls(model: str, machine: str, most_calls: int) -> None:
-    """About two and a half times what it takes now; milliseconds are what `make planner-fuzz` reports, on an idle machine."""
+    """Two and a half times what it takes now; milliseconds are what `make planner-fuzz` reports, on an idle machine."""
     shape, hardware = find_shape(model), what_if(machine)
 
     def plan_once() -> None:
