@@ -299,8 +299,8 @@ BREAKAGES = (
         "G19",
         "a refusal for lack of memory holds when more comes free",
         "service/planning/refusals.py",
-        "decision = plan_on(wanted, machine.roomier)",
-        "decision = plan_on(wanted, machine.hardware)",
+        "decision = plan_on(wanted, machine.roomier, with_outlook=False)",
+        "decision = plan_on(wanted, machine.hardware, with_outlook=False)",
         f"{_QUEUE}::TestTurns::test_a_refusal_for_lack_of_memory_is_none_of_a_like_machine_with_a_little_more",
     ),
     Breakage(
