@@ -73,6 +73,7 @@ def test_a_run_that_gets_worse_stops_and_gives_back_its_best_weights(tmp_path: P
     assert event["data"]["evaluations_since_best"] == 2
 
 
+@pytest.mark.slow
 def test_killing_the_trainer_changes_neither_the_stop_nor_the_best_weights(tmp_path: Path, model: Path) -> None:
     alone = prepared(tmp_path / "alone", model)
     assert runs.train_here(alone) == 0

@@ -113,6 +113,7 @@ def test_sigterm_stops_at_the_next_step_with_a_whole_checkpoint(tmp_path: Path, 
     assert verify(newest).step == runs.metrics(directory)[-1]["step"]
 
 
+@pytest.mark.slow
 def test_the_trainer_dies_with_the_worker_that_holds_its_lifeline(tmp_path: Path, model: Path) -> None:
     read_end, write_end = os.pipe()
     os.set_inheritable(read_end, True)
