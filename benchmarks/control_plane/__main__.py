@@ -82,7 +82,7 @@ def row(kind: str, name: str, found: dict[str, Any]) -> str:
 
 
 def _settings(site: Site, count: int, *, arguments: argparse.Namespace) -> dict[str, Any]:
-    attempts = site.claim(1) and [] if arguments.only == ["nothing"] else _attempts(site)
+    attempts = [] if arguments.only == ["nothing"] else _attempts(site)
     return {
         "host": "127.0.0.1",
         "port": site.port,

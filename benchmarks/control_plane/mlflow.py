@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import httpx2
 from benchmarks.control_plane.site import free_port
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("mlflow==3.4.0",)
+PACKAGES = ("mlflow==3.4.0", "sqlalchemy<2.1")  # it imports what 2.1 took away
 API = "/api/2.0/mlflow"
 POINTS = 500
 
@@ -54,13 +55,17 @@ def _server() -> Iterator[int]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [python, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", "sqlite:///runs.db"]
-        server = subprocess.Popen([*map(str, command)], cwd=folder, env=os.environ, stderr=subprocess.DEVNULL)
+        log = Path(folder) / "server.log"
+        with log.open("wb") as errors:
+            server = subprocess.Popen(
+                [*map(str, command)], cwd=folder, env=os.environ, stdout=errors, stderr=errors, start_new_session=True
+            )
         try:
-            _wait(port)
+            _wait(port, server, log=log)
             yield port
         finally:
-            server.terminate()
-            server.wait(timeout=30)
+            os.killpg(server.pid, signal.SIGKILL)  # its own children outlive a SIGTERM
+            server.wait()
 
 
 def _environment(folder: Path) -> Path:
@@ -73,11 +78,11 @@ def _environment(folder: Path) -> Path:
     return python
 
 
-def _wait(port: int) -> None:
+def _wait(port: int, server: subprocess.Popen[bytes], *, log: Path) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(httpx2.TransportError):
             if httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:
                 return
         time.sleep(0.5)
-    raise RuntimeError("MLflow's server did not start")
+    raise RuntimeError(f"MLflow's server did not start:\n{log.read_text()[-2000:]}")
