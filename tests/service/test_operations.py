@@ -81,7 +81,7 @@ def test_the_api_goes_on_after_the_database_dropped_every_connection(control_pla
     assert control_plane.request("GET", "/v1/models").status_code == 200
     control_plane.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
     assert control_plane.request("GET", "/v1/models").status_code == 200
 
