@@ -226,7 +226,8 @@ def test_a_template_that_writes_too_much_is_the_users_error(tmp_path: Path, monk
 def test_a_template_that_loops_hogs_or_pries_fails_at_once_as_the_users_error(
     tmp_path: Path, template: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "RENDER_SECONDS", 0.2)
+    if problem == "took more than":  # the others end by themselves, on a busy machine later than that
+        monkeypatch.setattr(templates, "RENDER_SECONDS", 0.2)
     began = time.monotonic()
     failure = refusal(tmp_path, [{"messages": TALK}], template=template)
     assert failure.code == "chat_template_error"
