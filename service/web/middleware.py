@@ -173,8 +173,12 @@ def _stamps(request_id: str, places: Places | None) -> list[tuple[bytes, bytes]]
 
 
 def _only_waits(scope: Scope) -> bool:
-    """A long poll or a stream of events, whichever way it is asked for: it may be open for minutes and costs little."""
-    asks_for_stream = scope["method"] == "GET" and b"text/event-stream" in (_header(scope, b"accept") or b"")
+    """A long poll or a stream of events, whichever way it is asked for: it may be open for minutes and costs little.
+
+    Routes refuse a query that they do not know, but take any header: only those that stream events look at this one.
+    """
+    has_events = scope["method"] == "GET" and scope["path"].endswith("/events")
+    asks_for_stream = has_events and b"text/event-stream" in (_header(scope, b"accept") or b"")
     return asks_for_stream or _WAITING.search(scope["query_string"]) is not None
 
 
