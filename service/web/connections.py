@@ -26,6 +26,7 @@ class ImpatientConnection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_in_head = True
         self._head_bytes = 0
+        self._has_ended_message = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -33,9 +34,13 @@ class ImpatientConnection(HttpToolsProtocol):
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
-        """Give a head up that grows beyond the limit: the parser keeps whatever comes."""
+        """Give a head up that grows beyond the limit: the parser keeps whatever comes.
+
+        What came with the end of another request is not counted: most of it may be that one's body.
+        """
+        self._has_ended_message = False
         super().data_received(data)
-        if not self._is_in_head:
+        if not self._is_in_head or self._has_ended_message:
             return
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
@@ -53,6 +58,11 @@ class ImpatientConnection(HttpToolsProtocol):
         super().on_headers_complete()
         self._is_in_head = False
         self._stop()
+
+    def on_message_complete(self) -> None:
+        """Whatever follows is the next request's."""
+        super().on_message_complete()
+        self._has_ended_message = True
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, unless its head came with this one."""
