@@ -13,7 +13,7 @@ _NUL = rb"\u0000"
 def storable(value: T) -> T:
     """Return `value` without NUL characters and half surrogates; a number that is not finite becomes null.
 
-    Writing it as JSON and reading it again takes a tenth of looking at each part of it.
+    It is written as JSON and read again, which the parser does faster than Python looks at each part.
     """
     try:
         text = to_json(value, inf_nan_mode="null")

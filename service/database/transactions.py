@@ -28,7 +28,7 @@ def driver_url(database_url: str) -> URL:
 def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float) -> AsyncEngine:
     """A pool that looks at each connection before it lends it out, so that a restarted server is not an error.
 
-    It keeps every connection that it opens: one costs five queries, and PostgreSQL a process.
+    It keeps every connection that it opens: another would cost a log-in, and PostgreSQL a process.
     """
     engine = create_async_engine(
         driver_url(database_url),

@@ -13,7 +13,7 @@ from tunesmith.tuning.errors import Forbidden, LimitReached
 from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.units import plural
 
-_MOST_AT_ONCE = 1000  # transactions that may each add a job that no other sees: more than PostgreSQL has connections
+_MOST_AT_ONCE = 1000  # jobs that others may add while one is planned: so far below the limit nobody waits for a lock
 _OWN = "limits of projects"
 
 

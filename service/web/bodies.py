@@ -78,7 +78,7 @@ def _refuse_too_much(model: type[BaseModel], raw: bytes, *, most_elements: int) 
 
 
 def _most_possible(raw: bytes) -> int:
-    """Elements that JSON of these bytes can have: counting bytes takes a hundredth of looking at each element."""
+    """Elements that JSON of these bytes can have, without looking at each."""
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
