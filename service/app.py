@@ -30,6 +30,7 @@ from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.jobs.queue_routes import router as queue
 from tunesmith.service.jobs.routes import router as jobs
+from tunesmith.service.jobs.submit_groups import SubmitGroups
 from tunesmith.service.joining.client_routes import router as client
 from tunesmith.service.joining.routes import internal_router as joining
 from tunesmith.service.joining.routes import router as invitations
@@ -90,6 +91,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     )
     app.state.keys = KeyCache(database)
     app.state.line = Line()
+    app.state.submit_groups = SubmitGroups(database)
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
     app.state.firing_watch = firing_watch(database, app.state.watcher)
     app.state.evaluation_watch = evaluation_watch(database, app.state.watcher)

@@ -3,6 +3,7 @@
 from benchmarks.mutants.breakage import Breakage
 
 _JOBS = "tests/service/test_creating_jobs.py"
+_GROUPS = "tests/service/test_submit_groups.py"
 _KEEPER = "tests/service/test_keeper.py"
 _RACES = "tests/races/test_races.py"
 _WAKE = "tests/worker/daemon/test_wake.py"
@@ -12,19 +13,18 @@ _KEY = f"{_JOBS}::test_an_idempotency_key_finds_the_same_job_and_refuses_another
 BREAKAGES = (
     Breakage(
         "G1",
-        "an answer is sent before its job is committed",
+        "an answer is sent before what it says is committed",
         "service/web/dependencies.py",
         'Depends(_session, scope="function")',
         'Depends(_session, scope="request")',
-        "tests/service/attempts/test_fault_points.py::"
-        "test_a_submit_that_breaks_off_at_its_commit_is_no_success_and_its_repeat_makes_one_job",
+        "tests/service/attempts/test_fault_points.py::test_a_cancel_that_breaks_off_at_its_commit_is_no_success",
     ),
     Breakage(
         "G1",
         "a new job records no wake-up",
-        "service/jobs/submit.py",
-        "    outbox.wake_later(session, fit.classes)\n",
-        "",
+        "service/jobs/start.py",
+        "        outbox.wake_later(session, one.wake)\n",
+        "        pass\n",
         f"{_KEEPER}::TestWaking::test_a_submit_wakes_the_classes_that_fit",
     ),
     Breakage(
@@ -39,8 +39,8 @@ BREAKAGES = (
         "G2",
         "an idempotency key is taken for a request with another body",
         "service/idempotency/reserve.py",
-        "if stored.request_sha256 != request_sha256:",
-        "if False:",
+        "return stored.request_sha256 == request_sha256",
+        "return True",
         _KEY,
     ),
     Breakage(
@@ -54,18 +54,42 @@ BREAKAGES = (
     Breakage(
         "G2",
         "an idempotency key of one project is found by another",
-        "service/jobs/submit.py",
-        "await reserve(session, key, project=caller.project,",
-        'await reserve(session, key, project="everybody",',
+        "service/idempotency/store.py",
+        '    IdempotencyKey.project == bindparam("of_project"),\n',
+        "",
         f"{_JOBS}::test_an_idempotency_key_is_its_projects_own",
     ),
     Breakage(
         "G2",
         "a retry of the client makes a second job",
         "service/jobs/submit.py",
-        "    if not submission.is_retry:",
-        "    if True:",
+        "submission.idempotency_key is not None or not submission.is_retry:",
+        "True:",
         _RETRY,
+    ),
+    Breakage(
+        "G2",
+        "two requests with one idempotency key are recorded together",
+        "service/jobs/submit_groups.py",
+        "submission.idempotency_key in keys or ",
+        "",
+        f"{_GROUPS}::test_copies_with_one_idempotency_key_are_one_job",
+    ),
+    Breakage(
+        "G2",
+        "a retry is recorded together with its first try",
+        "service/jobs/submit_groups.py",
+        "(group and submission.is_retry)",
+        "False",
+        f"{_GROUPS}::test_a_retry_among_others_finds_the_job_of_its_first_try",
+    ),
+    Breakage(
+        "G13",
+        "a project whose submits are held up holds up those of others",
+        "service/jobs/submit_groups.py",
+        "project = submission.caller.project",
+        'project = "all"',
+        f"{_GROUPS}::test_a_project_that_is_held_up_holds_up_no_other",
     ),
     Breakage(
         "G3",

@@ -1,10 +1,10 @@
 """The database: one engine, one transaction per request, and the database's own clock."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from select import POLLIN, poll
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json, to_json
 from sqlalchemy import URL, event, func, make_url, select
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from tunesmith.service.database.tables import ApiKey, Job
 
+_T = TypeVar("_T")
 Clock = Callable[[AsyncSession], Awaitable[datetime]]  # the time of a transaction; `now` unless somebody moves it
 Changed = set[tuple[type[ApiKey | Job], str]]
 _NOW = select(func.now())
@@ -115,6 +116,7 @@ class Database:
 
 
 _CHANGED = "changed"
+_ANSWERS = "answers"
 
 
 class _NotingSession(Session):
@@ -138,3 +140,12 @@ async def now(session: AsyncSession) -> datetime:
     """The start of this transaction by the database's clock, the only clock that leases are measured by."""
     moment: datetime = (await session.execute(_NOW)).scalar_one()
     return moment
+
+
+async def once(session: AsyncSession, question: Hashable, ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What `ask` said the first time in this transaction. An error is no answer: the next one asks again."""
+    answers = session.info.setdefault(_ANSWERS, {})
+    if question not in answers:
+        answers[question] = await ask()
+    answer: _T = answers[question]
+    return answer

@@ -15,7 +15,7 @@ from tunesmith.service.evaluations.models import Evaluated
 from tunesmith.service.evaluations.schemas import EvaluationCreate
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs.planning_request import check_rows, report_of, usable_file
-from tunesmith.service.jobs.submit import find_machines, record_start
+from tunesmith.service.jobs.start import find_machines, record, start
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.planning.refusals import question_sha256
 from tunesmith.service.projects.limits import check_queued, check_stored
@@ -87,7 +87,7 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
         raise DoesNotFit(refusal.text, param="file")
     fit = await find_machines(session, wanted, silence=request.worker_silence)
     job = _job(request, evaluation_id=evaluation_id, wanted=wanted)
-    await record_start(session, job, model=planned, fit=fit, at=await now(session))
+    await record(session, start(job, model=planned, fit=fit, at=await now(session)))
     await check_queued(session, project, limits=request.limits)
     return job
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.tables import IdempotencyKey
 from tunesmith.service.idempotency import store
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
@@ -14,12 +15,19 @@ async def reserve(session: AsyncSession, key: str, *, project: str, request_sha2
         InvalidRequest: the key is empty or too long, or was used for a request with another hash.
     """
     check_key(key)
-    if await store.add(session, key, project=project, request_sha256=request_sha256, job_id=job_id):
+    await store.lock(session, [key], project=project)
+    stored = (await store.find(session, [key], project=project)).get(key)
+    if stored is None:
+        await store.add(session, [store.Reservation(key, request_sha256, job_id)], project=project)
         return None
-    stored = await store.get(session, key, project=project)
-    if stored.request_sha256 != request_sha256:
+    if not was_for(stored, request_sha256):
         raise key_was_used()
     return stored.job_id
+
+
+def was_for(stored: IdempotencyKey, request_sha256: str) -> bool:
+    """Whether the key came with this very request."""
+    return stored.request_sha256 == request_sha256
 
 
 def check_key(key: str) -> None:

@@ -1,12 +1,14 @@
 """Queries about idempotency keys. One whose time is over counts as if it were not there."""
 
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import cast
+from typing import NamedTuple, cast
 
-from sqlalchemy import Table, bindparam, delete, func
+from sqlalchemy import ARRAY, Table, Text, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tunesmith.service.database.locks import lock_names
 from tunesmith.service.database.tables import IdempotencyKey
 
 _LIFETIME = timedelta(hours=24)
@@ -27,18 +29,42 @@ _ADD = _NEW.on_conflict_do_update(
         "expires_at": _NEW.excluded.expires_at,
     },
     where=IdempotencyKey.expires_at < func.now(),
-).returning(IdempotencyKey.job_id)
+)
+_FIND = select(IdempotencyKey).where(
+    IdempotencyKey.project == bindparam("of_project"),
+    IdempotencyKey.key == func.any(bindparam("keys", type_=ARRAY(Text))),
+    IdempotencyKey.expires_at >= func.now(),
+)
 
 
-async def add(session: AsyncSession, key: str, *, project: str, request_sha256: str, job_id: str) -> bool:
-    """Store the key for this job unless there is one; whether it was stored. Waits for a copy that is in flight."""
-    values = {"project": project, "key": key, "request_sha256": request_sha256, "job_id": job_id}
-    return (await session.execute(_ADD, values)).scalar_one_or_none() is not None
+class Reservation(NamedTuple):
+    """What a key is to stand for: the job that the request makes."""
+
+    key: str
+    request_sha256: str
+    job_id: str
 
 
-async def get(session: AsyncSession, key: str, *, project: str) -> IdempotencyKey:
-    """The key, which exists."""
-    return await session.get_one(IdempotencyKey, (project, key))
+async def lock(session: AsyncSession, keys: Collection[str], *, project: str) -> None:
+    """Wait for requests in flight that came with these keys. Held until the transaction ends."""
+    await lock_names(session, [lock_name(key, project=project) for key in keys])
+
+
+def lock_name(key: str, *, project: str) -> str:
+    """What requests with this key wait for, each for the one before it."""
+    return f"idempotency key {project} {key}"
+
+
+async def find(session: AsyncSession, keys: Collection[str], *, project: str) -> dict[str, IdempotencyKey]:
+    """Those of the keys, which the caller has locked, that stand for something."""
+    found = await session.execute(_FIND, {"of_project": project, "keys": list(keys)})
+    return {row.key: row for row in found.scalars()}
+
+
+async def add(session: AsyncSession, reservations: Sequence[Reservation], *, project: str) -> None:
+    """Store keys, which the caller has locked and did not find."""
+    rows = [{"project": project, **reservation._asdict()} for reservation in reservations]
+    await session.execute(_ADD, rows)
 
 
 async def prune(session: AsyncSession) -> None:

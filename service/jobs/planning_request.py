@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.aliases.resolve import resolve
 from tunesmith.service.database.tables import File, Job, Model
+from tunesmith.service.database.transactions import once
 from tunesmith.service.files import store as files
 from tunesmith.service.files.intake import TRAINING_PURPOSE
 from tunesmith.service.models import store as models
@@ -59,15 +60,16 @@ async def read(
         DoesNotFit: no hardware whatever could do it.
     """
     find = models.find_ready if to_train else models.find_plannable
-    meant = await resolve(session, request.model, project=project)
-    model = await find(session, meant, project=project)
+    alias = (resolve, request.model, project)
+    meant = await once(session, alias, lambda: resolve(session, request.model, project=project))
+    model = await once(session, (find, meant, project), lambda: find(session, meant, project=project))
     request = request.model_copy(update={"model": model.name})
-    training = await usable_file(session, training_file, "training_file", project=project)
+    training = await _file(session, training_file, "training_file", project=project)
     spec = await spec_of(session, request, model=model, seed=seed, objective=Objective(report_of(training).kind))
     check_rows(training, "training_file", objective=spec.objective)
     validation = None
     if request.validation_file is not None:
-        validation = await usable_file(session, request.validation_file, "validation_file", project=project)
+        validation = await _file(session, request.validation_file, "validation_file", project=project)
         check_rows(validation, "validation_file", objective=spec.objective)
     facts = _facts(training, validation)
     found = await check_fits_model(session, model, spec=spec, dataset=scale.applied(facts) if scale else facts)
@@ -108,7 +110,7 @@ async def check_fits_model(
     """
     shape = ModelShape.from_config(model.config)
     check_targets(spec, shape)
-    learned = await corrections.measured_corrections(session)
+    learned = await once(session, "corrections", lambda: corrections.measured_corrections(session))
     wanted = PlanningQuery(
         spec=spec, dataset=with_held_out_rows(dataset, spec), shape=shape, corrections=learned.about(model)
     )
@@ -135,6 +137,11 @@ async def usable_file(session: AsyncSession, file_id: str, param: str, *, projec
     if file.status == "error":
         raise InvalidTrainingFile(f"The file {file_id} cannot be used. {file.status_details}", param=param)
     return file
+
+
+async def _file(session: AsyncSession, file_id: str, param: str, *, project: str) -> File:
+    question = (usable_file, file_id, param, project)
+    return await once(session, question, lambda: usable_file(session, file_id, param, project=project))
 
 
 def check_rows(file: File, param: str, *, objective: Objective) -> None:

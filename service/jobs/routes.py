@@ -13,7 +13,8 @@ from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.not_modified import NotModifiedRoute
 from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
-from tunesmith.service.jobs.submit import Submission, submit
+from tunesmith.service.jobs.submit import Submission
+from tunesmith.service.jobs.submit_groups import SubmitGroups
 from tunesmith.service.outbox.delivery import Deliveries
 from tunesmith.service.tokens.measure import measure
 from tunesmith.service.web.auth import MemberKey, while_valid
@@ -58,10 +59,15 @@ async def _event_streams(request: Request) -> EventStreams:
     return request.app.state.event_streams  # type: ignore[no-any-return]
 
 
+async def _submit_groups(request: Request) -> SubmitGroups:
+    return request.app.state.submit_groups  # type: ignore[no-any-return]
+
+
 async def _deliveries(request: Request) -> Deliveries:
     return request.app.state.deliveries  # type: ignore[no-any-return]
 
 
+SubmitGroupsDep = Annotated[SubmitGroups, Depends(_submit_groups)]
 DeliveriesDep = Annotated[Deliveries, Depends(_deliveries)]
 LineDep = Annotated[Line, Depends(_line)]
 WatcherDep = Annotated[JobWatcher, Depends(_watcher)]
@@ -78,7 +84,7 @@ async def create_job(
     caller: MemberKey,
     *,
     request: Annotated[JobCreate, json_body(JobCreate)],
-    session: DbSession,
+    groups: SubmitGroupsDep,
     settings: SettingsDep,
     database: DatabaseDep,
     blobs: BlobsDep,
@@ -102,9 +108,11 @@ async def create_job(
         model=model,
         scale=await measure(database, blobs, training_file=request.training_file, model=model, project=caller.project),
     )
-    job = await submit(session, submission)
+    job = await groups.submit(submission)
     background.add_task(deliveries.soon)
-    return views.job_object(job, queue_position=await line.place(job, reader=session))
+    async with database.reading() as connection:
+        place = await line.place(job, reader=connection)
+    return views.job_object(job, queue_position=place)
 
 
 @router.get("", response_model=JobPage, openapi_extra={"parameters": [_LABEL_FILTER]})

@@ -46,6 +46,12 @@ async def lock(session: AsyncSession, job_id: str) -> Job:
     return (await session.execute(query)).scalar_one()
 
 
+async def find_many(session: AsyncSession, job_ids: Sequence[str], *, project: str) -> dict[str, Job]:
+    """Those of the jobs that exist in this project, by id."""
+    query = select(Job).where(Job.id.in_(job_ids), Job.project == project)
+    return {job.id: job for job in (await session.execute(query)).scalars()}
+
+
 async def find_row(connection: AsyncConnection, job_id: str, *, project: str) -> Row[Any]:
     """The same without the means to change it: every column of the job of this project.
 
@@ -119,12 +125,6 @@ async def find_overdue(session: AsyncSession, *, limit: int) -> list[str]:
         .limit(limit)
     )
     return list((await session.execute(query)).scalars())
-
-
-async def wait_for_copies(session: AsyncSession, *, api_key_id: str, request_sha256: str) -> None:
-    """Copies of one request meet here, so that a retry waits for a first try that is still on its way."""
-    name = f"{api_key_id} {request_sha256}"
-    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 async def find_copy(session: AsyncSession, *, api_key_id: str, request_sha256: str, within: timedelta) -> Job | None:

@@ -1,40 +1,39 @@
 """Creating a job: everything is checked, then recorded in one transaction; asking twice finds the first."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service import events
 from tunesmith.service.database.ids import new_id
-from tunesmith.service.database.tables import Event, Job, Model
-from tunesmith.service.database.transactions import now
-from tunesmith.service.idempotency.reserve import reserve
+from tunesmith.service.database.locks import lock_names
+from tunesmith.service.database.tables import Event, Job
+from tunesmith.service.database.transactions import now, once
+from tunesmith.service.idempotency import store as idempotency
+from tunesmith.service.idempotency.reserve import check_key, key_was_used, was_for
 from tunesmith.service.jobs import store
 from tunesmith.service.jobs.deadlines import deadline_at
 from tunesmith.service.jobs.planning_request import read
 from tunesmith.service.jobs.priority import check_priority
-from tunesmith.service.jobs.transitions import apply_transition
-from tunesmith.service.jobs.waiting import told
-from tunesmith.service.outbox import store as outbox
-from tunesmith.service.planning import fit as machines
+from tunesmith.service.jobs.start import Start, find_machines, record, start
 from tunesmith.service.planning.refusals import question_sha256
 from tunesmith.service.projects.limits import check_queued, check_stored, has_room_in_line
 from tunesmith.service.settings import ProjectLimits
 from tunesmith.service.web.auth import Caller
-from tunesmith.service.workers import store as workers
 from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.datasets.token_scale import TokenScale
-from tunesmith.tuning.errors import DoesNotFit
+from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.job import DatasetFacts, JobSpec
-from tunesmith.tuning.state import JobState, JobTransition
+from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.hashes import sha256_of_text
 
 _RETRY_WINDOW = timedelta(minutes=10)
-_KNOWN_FOR = timedelta(days=7)  # a class of machine that was here this recently may come back
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,30 @@ class Submission:
     model: str | None = None  # what the operator lets the request's name for it mean
     scale: TokenScale | None = None  # of tokens that the model's tokenizer counted
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The same for the same meaning, whatever the order of keys or the spaces were."""
         canonical = json.dumps(self.request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return sha256_of_text(canonical)
+
+    @property
+    def name_of_copies(self) -> str:
+        """Copies of one request wait for one another by it, so that a retry sees a first try that is on its way."""
+        if self.idempotency_key is not None:
+            return idempotency.lock_name(self.idempotency_key, project=self.caller.project)
+        return f"{self.caller.key_id} {self.sha256}"
+
+    def check(self) -> None:
+        """Refuse what needs no look at the database.
+
+        Raises:
+            InvalidRequest: with the field that must change.
+            Forbidden: the priority takes an admin.
+        """
+        if self.idempotency_key is not None:
+            check_key(self.idempotency_key)
+        self.request.check()
+        check_priority(self.request.tunesmith.priority, role=self.caller.role, param="tunesmith.priority")
 
 
 async def submit(session: AsyncSession, submission: Submission) -> Job:
@@ -68,101 +86,112 @@ async def submit(session: AsyncSession, submission: Submission) -> Job:
         LimitReached: the project has as many jobs in line as it may.
         Forbidden: it stores more than it may, or the priority takes an admin.
     """
-    submission.request.check()
-    check_priority(submission.request.tunesmith.priority, role=submission.caller.role, param="tunesmith.priority")
-    job_id = new_id("ftjob")
-    if earlier := await _earlier_job(session, submission, job_id=job_id):
-        return earlier
-    await check_stored(session, submission.caller.project, limits=submission.limits)
-    has_room = await has_room_in_line(session, submission.caller.project, limits=submission.limits)
+    (outcome,) = await submit_all(session, [submission])
+    if isinstance(outcome, TunesmithError):
+        raise outcome
+    return outcome
+
+
+async def submit_all(session: AsyncSession, submissions: Sequence[Submission]) -> list[Job | TunesmithError]:
+    """Record jobs of one project together. What is wrong with one of them is its outcome, and leaves the others alone.
+
+    No two come with the same idempotency key, and a retry comes alone.
+
+    Raises:
+        LimitReached: the line has no room for all of them.
+    """
+    await lock_names(session, [submission.name_of_copies for submission in submissions])
+    found = await _earlier(session, submissions)
+    outcomes = [earlier or await _prepared(session, one) for one, earlier in zip(submissions, found, strict=True)]
+    prepared = [outcome for outcome in outcomes if isinstance(outcome, _Prepared)]
+    await _reserve_keys(session, prepared)
+    await record(session, *(one.start for one in prepared))
+    if full := next((one for one in prepared if not one.has_room), None):
+        await check_queued(session, full.start.job.project, limits=full.submission.limits)
+    return [outcome.start.job if isinstance(outcome, _Prepared) else outcome for outcome in outcomes]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What would be stored. Without `has_room` for all that others may be adding, the line is looked at again after."""
+
+    submission: Submission
+    start: Start
+    has_room: bool
+
+
+async def _earlier(session: AsyncSession, submissions: Sequence[Submission]) -> list[Job | TunesmithError | None]:
+    """For each the job that an earlier copy of it made, if one did."""
+    project = submissions[0].caller.project
+    keys = [submission.idempotency_key for submission in submissions if submission.idempotency_key is not None]
+    known = await idempotency.find(session, keys, project=project) if keys else {}
+    jobs = await store.find_many(session, [row.job_id for row in known.values()], project=project) if known else {}
+    found: list[Job | TunesmithError | None] = []
+    for submission in submissions:
+        if (row := known.get(submission.idempotency_key or "")) is None:
+            found.append(await _copy(session, submission))
+        elif was_for(row, submission.sha256):
+            found.append(jobs[row.job_id])
+        else:
+            found.append(key_was_used())
+    return found
+
+
+async def _copy(session: AsyncSession, submission: Submission) -> Job | None:
+    if submission.idempotency_key is not None or not submission.is_retry:
+        return None
+    key_id = submission.caller.key_id
+    return await store.find_copy(session, api_key_id=key_id, request_sha256=submission.sha256, within=_RETRY_WINDOW)
+
+
+async def _prepared(session: AsyncSession, submission: Submission) -> _Prepared | TunesmithError:
+    """Nothing is stored here, so that an error leaves nothing behind."""
+    await asyncio.sleep(0)  # planning takes milliseconds, and others may be asking
+    try:
+        return await _prepare(session, submission)
+    except TunesmithError as error:
+        return error
+
+
+async def _prepare(session: AsyncSession, submission: Submission) -> _Prepared:
+    submission.check()
+    project, limits, request = submission.caller.project, submission.limits, submission.request
+    await once(session, ("stored", project), lambda: check_stored(session, project, limits=limits))
+    has_room = await has_room_in_line(session, project, limits=limits)
     asked = await read(
         session,
-        submission.request.model_copy(update={"model": submission.model or submission.request.model}),
-        training_file=submission.request.training_file,
-        project=submission.caller.project,
+        request.model_copy(update={"model": submission.model or request.model}),
+        training_file=request.training_file,
+        project=project,
         seed=submission.seed,
         scale=submission.scale,
     )
-    fit = await find_machines(session, asked.wanted, silence=submission.worker_silence)
-    at = await now(session)
+    at = await once(session, "now", lambda: now(session))
     spec = asked.wanted.spec.model_copy(update={"template_date": at.date()})
-    job = _job(submission, job_id=job_id, spec=spec, dataset=asked.wanted.dataset)
-    job.deadline_at = deadline_at(submission.request.tunesmith.deadline, at=at)
-    await record_start(
-        session, job, model=asked.model, fit=fit, at=at, before=_resolved(submission, job), warnings=asked.warnings
-    )
-    if not has_room:
-        await check_queued(session, job.project, limits=submission.limits)
-    return job
+    job = _job(submission, spec=spec, dataset=asked.wanted.dataset)
+    same = ("machines for", job.question_sha256, submission.worker_silence)  # what is alike to the planner
+    fit = await once(session, same, lambda: find_machines(session, asked.wanted, silence=submission.worker_silence))
+    job.deadline_at = deadline_at(request.tunesmith.deadline, at=at)
+    before = _resolved(submission, job)
+    begun = start(job, model=asked.model, fit=fit, at=at, before=before, warnings=asked.warnings)
+    return _Prepared(submission, begun, has_room)
 
 
-async def find_machines(
-    session: AsyncSession, wanted: machines.PlanningQuery, *, silence: timedelta
-) -> machines.MachineFit:
-    """Which live machines could take the job, or why it waits.
-
-    Raises:
-        DoesNotFit: nothing about the way to train is left to us, and no machine known here could ever do it.
-    """
-    fit = machines.find_fit(
-        wanted, [machines.current(worker) for worker in await workers.find_live(session, silence=silence)]
-    )
-    if fit.classes or (wanted.spec.method == "auto" and wanted.pinned is None):
-        return fit
-    known = [machines.emptied(worker) for worker in await workers.find_known(session, within=_KNOWN_FOR)]
-    if known and not (best := machines.find_fit(wanted, known)).classes:
-        hint = "Let the method be 'auto', or connect a worker with more memory first."
-        raise DoesNotFit(f"No worker known here could do this. {best.reason}", param="tunesmith.method", hint=hint)
-    return fit
-
-
-async def record_start(
-    session: AsyncSession,
-    job: Job,
-    *,
-    model: Model,
-    fit: machines.MachineFit,
-    at: datetime,
-    before: Sequence[Event] = (),
-    warnings: Sequence[str] = (),
-) -> None:
-    """Store a new job, already in the line, with its first events and its wake-up.
-
-    It has told `before` of itself; `warnings` are about its files.
-    """
-    history = [
-        *before,
-        events.new(job, f"Created {events.noun(job).lower()}: {job.id}", data={"model": model.name}),
-        events.new(job, f"Validating training file: {job.training_file}"),
-        events.new(job, "Files validated, moving job to queued state"),
-        *(events.new(job, warning, level="warn") for warning in warnings),
+async def _reserve_keys(session: AsyncSession, prepared: Sequence[_Prepared]) -> None:
+    reservations = [
+        idempotency.Reservation(key, one.submission.sha256, one.start.job.id)
+        for one in prepared
+        if (key := one.submission.idempotency_key) is not None
     ]
-    job.waiting_reason = fit.reason
-    history += told(job)
-    apply_transition(job, JobTransition.FILES_VALID, at=at)
-    session.add(job)
-    await session.flush()  # first, for the events refer to it
-    session.add_all(history)
-    outbox.wake_later(session, fit.classes)
-    await session.flush()
+    if reservations:
+        await idempotency.add(session, reservations, project=prepared[0].start.job.project)
 
 
-async def _earlier_job(session: AsyncSession, submission: Submission, *, job_id: str) -> Job | None:
-    caller, sha256 = submission.caller, submission.sha256
-    if (key := submission.idempotency_key) is not None:
-        earlier_id = await reserve(session, key, project=caller.project, request_sha256=sha256, job_id=job_id)
-        return None if earlier_id is None else await store.find(session, earlier_id, project=caller.project)
-    await store.wait_for_copies(session, api_key_id=caller.key_id, request_sha256=sha256)
-    if not submission.is_retry:
-        return None
-    return await store.find_copy(session, api_key_id=caller.key_id, request_sha256=sha256, within=_RETRY_WINDOW)
-
-
-def _job(submission: Submission, *, job_id: str, spec: JobSpec, dataset: DatasetFacts) -> Job:
+def _job(submission: Submission, *, spec: JobSpec, dataset: DatasetFacts) -> Job:
     request = submission.request
     asked, facts = spec.model_dump(mode="json"), dataset.model_dump(mode="json")
     return Job(
-        id=job_id,
+        id=new_id("ftjob"),
         project=submission.caller.project,
         api_key_id=submission.caller.key_id,
         request_sha256=submission.sha256,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.access_tables import Project
+from tunesmith.service.database.transactions import once
 from tunesmith.service.projects import store
 from tunesmith.service.settings import ProjectLimits, Settings
 from tunesmith.tuning.codes import ErrorCode
@@ -14,7 +15,6 @@ from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.units import plural
 
 _MOST_AT_ONCE = 1000  # jobs that others may add while one is planned: so far below the limit nobody waits for a lock
-_OWN = "limits of projects"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ async def has_room_in_line(session: AsyncSession, project: str, *, limits: Proje
     limits = await _with_own(session, project, limits)
     if limits.queued_jobs is None:
         return True
-    queued = await store.count_jobs(session, project, state=JobState.QUEUED)
+    queued = await once(session, ("queued", project), lambda: _count_queued(session, project))
     if queued >= limits.queued_jobs:
         raise _line_is_full(project, queued, most=limits.queued_jobs)
     return queued + _MOST_AT_ONCE <= limits.queued_jobs
@@ -135,9 +135,12 @@ async def why_none_starts(session: AsyncSession, project: str, running: int, *, 
 
 
 async def _with_own(session: AsyncSession, project: str, limits: ProjectLimits) -> ProjectLimits:
-    if _OWN not in session.info:  # asked for once in a transaction
-        session.info[_OWN] = await store.find_own(session)
-    return merged(limits, session.info[_OWN].get(project))
+    own = await once(session, "limits of projects", lambda: store.find_own(session))
+    return merged(limits, own.get(project))
+
+
+async def _count_queued(session: AsyncSession, project: str) -> int:
+    return await store.count_jobs(session, project, state=JobState.QUEUED)
 
 
 def _is_used_up(limits: ProjectLimits, hours: float) -> bool:

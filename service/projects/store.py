@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.access_tables import Project
+from tunesmith.service.database.locks import lock_names
 from tunesmith.service.database.tables import ApiKey, Artifact, Attempt, Checkpoint, File, Job, Upload, UploadPart
 from tunesmith.tuning.state import JobState
 
@@ -50,8 +51,7 @@ async def gpu_hours_this_month(session: AsyncSession) -> dict[str, float]:
 
 async def lock(session: AsyncSession, project: str, *, what: Literal["running", "queued", "stored"]) -> None:
     """Wait for others that add the same to the project. Held until the transaction ends."""
-    name = f"project {what} {project}"
-    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    await lock_names(session, [f"project {what} {project}"])
 
 
 async def count_jobs(session: AsyncSession, project: str, *, state: JobState) -> int:

@@ -14,7 +14,7 @@ from tunesmith.service.files import store as files
 from tunesmith.service.idempotency.reserve import reserve
 from tunesmith.service.jobs import store as jobs
 from tunesmith.service.jobs.priority import within_limits
-from tunesmith.service.jobs.submit import find_machines, record_start
+from tunesmith.service.jobs.start import find_machines, record, start
 from tunesmith.service.models import store as models
 from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.planning.refusals import question_sha256
@@ -105,7 +105,7 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
         pinned_plan=first.plan,
     )
     repeats = events.new(job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
-    await record_start(session, job, model=model, fit=fit, at=await now(session), before=[repeats])
+    await record(session, start(job, model=model, fit=fit, at=await now(session), before=[repeats]))
     await check_queued(session, project, limits=repetition.limits)
     return job
 

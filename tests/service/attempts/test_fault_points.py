@@ -24,6 +24,13 @@ def test_a_submit_that_breaks_off_at_its_commit_is_no_success_and_its_repeat_mak
     assert control_plane.sql("SELECT count(*) FROM jobs") == [(1,)]
 
 
+def test_a_cancel_that_breaks_off_at_its_commit_is_no_success(control_plane: ControlPlane) -> None:
+    job_id = control_plane.create_job()["id"]
+    with armed("before_commit=raise"):
+        assert control_plane.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel").status_code == 500
+    assert control_plane.job(job_id)["status"] == "queued"
+
+
 @pytest.mark.parametrize(("point", "status"), [("before_finish", "running"), ("after_finish", "succeeded")])
 def test_a_last_word_that_breaks_off_at_its_commit_is_said_again_and_counts_once(
     control_plane: ControlPlane, point: str, status: str
