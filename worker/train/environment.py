@@ -2,9 +2,12 @@
 
 import os
 
+from tunesmith.worker.openmp import THREADS, allowed_threads
+
 
 def set_process_defaults() -> None:
     """Set what the environment does not say; called once more where a process got another environment by a fork."""
+    _settle_threads()
     # A thread that waits for its next product spins a little, then sleeps. LoRA on a 135M model, two cores, tokens/s
     # alone and of each of two at once: never spinning 267 and 206, 1,000 turns 355 and 180, 3,000 turns 371 and 135,
     # the library's default of 300,000 turns 359 and 43.
@@ -29,6 +32,13 @@ def set_process_defaults() -> None:
     # operator's setting under the old name must not stand beside ours under the new one, which wins.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def _settle_threads() -> None:
+    said = os.environ.get(THREADS, "")
+    wanted = int(said) if said.isdecimal() else len(os.sched_getaffinity(0))
+    if (allowed := allowed_threads(wanted, os.environ)) < wanted:
+        os.environ[THREADS] = str(allowed)
 
 
 set_process_defaults()

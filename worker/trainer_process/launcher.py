@@ -15,6 +15,7 @@ import structlog
 from tunesmith import faults
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 from tunesmith.tuning.plan import Plan
+from tunesmith.worker import openmp
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.sandbox.choice import sandboxed
@@ -230,7 +231,7 @@ def trainer_environment(
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(cores),
+        openmp.THREADS: str(openmp.allowed_threads(cores, kept)),
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
     }

@@ -150,6 +150,12 @@ def test_the_trainer_sees_no_secret_of_the_worker() -> None:
     )
 
 
+@pytest.mark.parametrize(("limit", "threads"), [("2", "2"), ("64", "3"), ("0", "3"), ("many", "3")])
+def test_the_trainer_asks_for_no_more_threads_than_may_start(limit: str, threads: str) -> None:
+    environment = trainer_environment({"OMP_THREAD_LIMIT": limit}, run_dir=Path("/run"), cores=3, devices=())
+    assert environment["OMP_NUM_THREADS"] == threads
+
+
 def test_what_the_gpu_image_sets_for_the_trainer_arrives_there(run: RunDirectory, tmp_path: Path) -> None:
     dockerfile = (Path(__file__).parents[3] / "Dockerfile.gpu").read_text()
     wanted = dict(re.findall(r"\b((?:CC|PYTORCH_\w+|TRITON_\w+|TORCHINDUCTOR_\w+))=(\S+)", dockerfile))
