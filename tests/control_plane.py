@@ -82,6 +82,7 @@ class ControlPlane:
     app: Any
     keys: dict[str, str] = field(default_factory=dict)
     with_model: "Written | None" = None
+    _kept: psycopg.Connection | None = None
 
     def http(self, key: str = "member") -> httpx2.Client:
         """A plain client with the named key, or with a bare token."""
@@ -101,9 +102,10 @@ class ControlPlane:
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database itself."""
+        if threading.current_thread() is threading.main_thread():
+            return _rows(self._connection(), statement, values)
         with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
-            cursor = connection.execute(statement, values)
-            return list(cursor.fetchall()) if cursor.description else []
+            return _rows(connection, statement, values)
 
     def snapshot(self) -> dict[str, list[str]]:
         """Every row of every table as text, but for when keys were last used."""
@@ -190,6 +192,17 @@ class ControlPlane:
         self.sql("UPDATE attempts SET lease_expires_at = now() - interval '1 second' WHERE ended_at IS NULL")
         self.serve_steadily()
 
+    def close(self) -> None:
+        """Close the connection that is kept for asking."""
+        if self._kept is not None:
+            self._kept.close()
+
+    def _connection(self) -> psycopg.Connection:
+        """Opened once, for opening takes longer than most questions; anew when a test has ended it."""
+        if self._kept is None or self._kept.closed:
+            self._kept = psycopg.connect(self.settings.database_url, autocommit=True, prepare_threshold=None)
+        return self._kept
+
     def serve_steadily(self, *, for_seconds: float = 3600, until_seconds_ago: float = 0) -> None:
         """A process of the API has said for so long, and until so long ago, that it serves."""
         beat = """
@@ -197,6 +210,11 @@ class ControlPlane:
             ON CONFLICT (process) DO UPDATE SET (beat_at, steady_seconds) = (EXCLUDED.beat_at, EXCLUDED.steady_seconds)
         """
         self.sql(beat, until_seconds_ago, for_seconds)
+
+
+def _rows(connection: psycopg.Connection, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    cursor = connection.execute(statement, values)
+    return list(cursor.fetchall()) if cursor.description else []
 
 
 @dataclass(frozen=True)
@@ -357,7 +375,9 @@ def live_control_plane(
         assert thread.is_alive()
         thread.join(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield ControlPlane(url=f"http://127.0.0.1:{port}", settings=settings, app=app)
+    plane = ControlPlane(url=f"http://127.0.0.1:{port}", settings=settings, app=app)
+    yield plane
+    plane.close()
     server.should_exit = True
     thread.join(10)
 

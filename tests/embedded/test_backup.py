@@ -44,6 +44,7 @@ def running(layout: Layout, keys: dict[str, str] | None = None) -> Iterator[Cont
             plane = ControlPlane(url=url, settings=settings, app=None)
             plane.keys = keys or make_keys(plane)
             yield plane
+            plane.close()
     lock.release()
 
 
