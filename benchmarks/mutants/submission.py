@@ -84,7 +84,7 @@ BREAKAGES = (
         f"{_GROUPS}::test_a_retry_among_others_finds_the_job_of_its_first_try",
     ),
     Breakage(
-        "G13",
+        "G19",
         "a project whose submits are held up holds up those of others",
         "service/jobs/submit_groups.py",
         "project = submission.caller.project",
