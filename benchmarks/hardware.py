@@ -18,7 +18,8 @@ def main() -> None:
 
 def hardware_page() -> str:
     """The whole page."""
-    header = ("name", "box, GB", "visible, GiB", "basis", "TFLOP/s", "GB/s", "compute", "link, GB/s", "in one machine")
+    memory = ("name", "box, GB", "visible, GiB", "basis")
+    header = (*memory, "TFLOP/s", "reached", "GB/s", "compute", "link, GB/s", "in one machine")
     return page(
         "Known GPUs",
         paragraph(
@@ -32,6 +33,13 @@ def hardware_page() -> str:
             box's figure less the share that its siblings lack. Rates are dense, bf16 (fp16 before Ampere) with fp32
             accumulation, from the data sheets, quoted from memory; "cores x clock" is computed: GeForce twice,
             workstation cards four times the fp32 rate. Laptops count with the highest power that a maker may allow."""
+        ),
+        paragraph(
+            """"Reached" is for cards whose power allows less than the data sheet says: the median of what public
+            measurements of square products of 4,096 and more give (torch-performance-test-data 0785868 and
+            its issues 52, 120 and 140; device-benchmarks 02b8262; a thread of NVIDIA's developer forum,
+            by which a T4 falls to 24 in products without a pause). Plans count with at most 0.9 of it. Cards
+            that nobody is known to have measured count with their data sheet."""
         ),
         paragraph(
             """A MIG slice computes as its number of sevenths of the whole (an A30's quarters) and has its memory's part
@@ -49,6 +57,7 @@ def _row(gpu: KnownGpu) -> tuple[object, ...]:
         f"{gpu.memory_gib:g}",
         "seen" if gpu.seen else "derived",
         f"{gpu.matmul_tflops:g}",
+        f"{gpu.reached_tflops:g}" if gpu.reached_tflops < gpu.matmul_tflops else "",
         f"{gpu.bandwidth_gb_per_second:g}",
         ".".join(map(str, gpu.compute_capability)),
         f"{gpu.link_gb_per_second:g}",

@@ -14,6 +14,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.words import Method
 
 REFERENCE_TFLOPS = 312  # an A100's; the share of the data sheet that larger GPUs reach is lower, that of smaller higher
+MOST_OF_REACHED = 0.9  # of what large products reach, by the smaller ones of a layer
 MICRO_STEP_OVERHEAD_SECONDS = 0.004
 # What recomputation moves again between the products, as a share of a micro-step's: full is one of three passes, mlp
 # makes norms and gates again and the products' outputs beside them, selective norms and gates alone. Counted in bytes.
@@ -109,7 +110,7 @@ def gpu_work(
 ) -> GpuWork:
     """That of a setup: what its GPUs exchange, and their number, do not matter to it."""
     share = speeds.products * float((REFERENCE_TFLOPS / gpu.matmul_tflops) ** speeds.size_exponent)
-    rate = gpu.matmul_tflops * 1e12 * min(0.9, share)
+    rate = 1e12 * min(gpu.matmul_tflops * share, gpu.reached_tflops * MOST_OF_REACHED)
     uses = 3 if setup.checkpointing == "full" else 2
     expanded = uses * shape.quantizable_weights * speeds.dequantization_bytes
     return GpuWork(

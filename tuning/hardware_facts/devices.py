@@ -62,7 +62,7 @@ def devices_of(plan: Plan, hardware: HardwareProfile) -> tuple[Gpu, ...]:
 
 
 def _strength(gpus: list[Gpu]) -> tuple[float, int]:
-    return len(gpus) * rates_of(gpus[0]).matmul_tflops, gpus[0].memory_total_bytes
+    return len(gpus) * rates_of(gpus[0]).reached_tflops, gpus[0].memory_total_bytes
 
 
 def _by_index(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:

@@ -5,6 +5,9 @@ memory; what is computed from cores and clock says so. GeForce cards run 16-bit 
 the rate of the workstation cards of the same chip, which is twice their fp32 rate. Of laptops the rate is that of the
 highest power a maker may allow; most allow less.
 
+`reached_tflops` is what large products run at: the data sheet's rate, but for cards whose power allows less the median
+of what public measurements of square products of 4,096 and more give (docs/hardware.md names them).
+
 `memory_gib` is what PyTorch sees and what-if questions offer, below the figure on the box: the driver keeps a part.
 Where `seen`, it is among the least of the figures that out-of-memory messages of PyTorch in public repositories give
 ("GPU 0 has a total capacity of ..."), for the card or for one with the same size on the box; else the box's figure less
@@ -27,6 +30,7 @@ class KnownGpu(NamedTuple):
     name: str
     memory_gib: float
     matmul_tflops: float
+    reached_tflops: float
     bandwidth_gb_per_second: float
     compute_capability: tuple[int, int]
     link_gb_per_second: float  # to a neighbour in one direction: NVLink where there is one, else PCI Express
@@ -57,8 +61,10 @@ def _card(  # noqa: PLR0917 - columns of a table
     link: float = PCIE_4,
     seen: bool = False,
     most: int = 8,
+    reached: float | None = None,
 ) -> KnownGpu:
-    return KnownGpu(name, memory_gib, tflops, bandwidth, capability, link, box_gb, seen, sheet, most)
+    least = tflops if reached is None else reached
+    return KnownGpu(name, memory_gib, tflops, least, bandwidth, capability, link, box_gb, seen, sheet, most)
 
 
 _GEFORCE = (
@@ -116,7 +122,7 @@ _WORKSTATION = (
     _card("RTX A4500", 20, 19.5, 94.6, 640, AMPERE, sheet="cores x clock"),
     _card("RTX A5000", 24, 23.6, 111.1, 768, AMPERE, sheet="cores x clock"),
     _card("RTX A5500", 24, 23.6, 136.4, 768, AMPERE, sheet="cores x clock"),
-    _card("RTX A6000", 48, 47.4, 155, 768, AMPERE, sheet="GA102 whitepaper", seen=True),
+    _card("RTX A6000", 48, 47.4, 155, 768, AMPERE, sheet="GA102 whitepaper", seen=True, reached=123),
     _card("RTX 4000 Ada", 20, 19.5, 106.9, 360, ADA, sheet="cores x clock"),
     _card("RTX 4500 Ada", 24, 23.5, 158.5, 432, ADA, sheet="cores x clock"),
     _card("RTX 5000 Ada", 32, 31.5, 261, 576, ADA, sheet="cores x clock"),
@@ -124,23 +130,23 @@ _WORKSTATION = (
     _card("RTX PRO 6000", 96, 94.97, 503.8, 1792, CONSUMER_BLACKWELL, sheet="GB202 whitepaper", link=PCIE_5, seen=True),
 )
 _DATA_CENTRE = (
-    _card("T4", 16, 14.56, 65, 320, TURING, sheet="TU102 whitepaper", link=PCIE_3, seen=True),
-    _card("V100 16GB", 16, 15.75, 125, 900, VOLTA, sheet="V100 data sheet", link=120, seen=True, most=16),
-    _card("V100 32GB", 32, 31.73, 125, 900, VOLTA, sheet="V100 data sheet", link=120, seen=True, most=16),
-    _card("V100 PCIe 16GB", 16, 15.75, 112, 900, VOLTA, sheet="V100 data sheet", link=PCIE_3),
-    _card("V100 PCIe 32GB", 32, 31.73, 112, 900, VOLTA, sheet="V100 data sheet", link=PCIE_3),
+    _card("T4", 16, 14.56, 65, 320, TURING, sheet="TU102 whitepaper", link=PCIE_3, seen=True, reached=42),
+    _card("V100 16GB", 16, 15.75, 125, 900, VOLTA, sheet="V100 data sheet", link=120, seen=True, most=16, reached=92),
+    _card("V100 32GB", 32, 31.73, 125, 900, VOLTA, sheet="V100 data sheet", link=120, seen=True, most=16, reached=92),
+    _card("V100 PCIe 16GB", 16, 15.75, 112, 900, VOLTA, sheet="V100 data sheet", link=PCIE_3, reached=84),
+    _card("V100 PCIe 32GB", 32, 31.73, 112, 900, VOLTA, sheet="V100 data sheet", link=PCIE_3, reached=84),
     _card("A2", 16, 14.6, 18, 200, AMPERE, sheet="product page"),
-    _card("A10", 24, 22.03, 125, 600, AMPERE, sheet="product page", seen=True),
+    _card("A10", 24, 22.03, 125, 600, AMPERE, sheet="product page", seen=True, reached=55),
     _card("A10G", 24, 22.03, 70, 600, AMPERE, sheet="product page", seen=True),
     _card("A16", 16, 14.6, 18, 200, AMPERE, sheet="product page"),
     _card("A30", 24, 23.5, 165, 933, GA100, sheet="product page", seen=True),
-    _card("A40", 48, 44.35, 150, 696, AMPERE, sheet="product page"),
+    _card("A40", 48, 44.35, 150, 696, AMPERE, sheet="product page", reached=122),
     _card("A100 40GB", 40, 39.38, 312, 1555, GA100, sheet="A100 data sheet", link=250, seen=True, most=16),
     _card("A100 80GB", 80, 79.15, 312, 2039, GA100, sheet="A100 data sheet", link=250, seen=True, most=16),
     _card("A100 PCIe 40GB", 40, 39.38, 312, 1555, GA100, sheet="A100 data sheet"),
     _card("A100 PCIe 80GB", 80, 79.15, 312, 1935, GA100, sheet="A100 data sheet"),
     _card("A800 80GB", 80, 79.15, 312, 2039, GA100, sheet="export variant, product page", link=165),
-    _card("L4", 24, 22.03, 121, 300, ADA, sheet="product page", seen=True),
+    _card("L4", 24, 22.03, 121, 300, ADA, sheet="product page", seen=True, reached=57),
     _card("L20", 48, 44.4, 119.5, 864, ADA, sheet="export variant, product page"),
     _card("L40", 48, 44.4, 181, 864, ADA, sheet="product page", seen=True),
     _card("L40S", 48, 44.4, 362, 864, ADA, sheet="product page", seen=True),
@@ -158,5 +164,5 @@ _DATA_CENTRE = (
     _card("B300", 288, 267.0, 2250, 8000, (10, 3), sheet="product page", link=740),
 )
 KNOWN_GPUS: tuple[KnownGpu, ...] = (*_GEFORCE, *_LAPTOPS, *_WORKSTATION, *_DATA_CENTRE)
-UNKNOWN_GPU = KnownGpu("unknown GPU", 0, 60, 500, (8, 0), PCIE_4)
+UNKNOWN_GPU = KnownGpu("unknown GPU", 0, 60, 60, 500, (8, 0), PCIE_4)
 LEAST_GB_PER_TFLOP = 3.0  # of a card in no table, whose bandwidth nobody has measured: among the lowest of the table

@@ -38,7 +38,9 @@ def rates_of(gpu: Gpu, *, unknown_tflops: float | None = None) -> KnownGpu:
     known = _data_sheet(gpu.name, gpu.memory_total_bytes)
     if known is UNKNOWN_GPU and unknown_tflops is not None:
         bandwidth = max(known.bandwidth_gb_per_second, unknown_tflops * LEAST_GB_PER_TFLOP)
-        return known._replace(matmul_tflops=unknown_tflops, bandwidth_gb_per_second=bandwidth)
+        return known._replace(
+            matmul_tflops=unknown_tflops, reached_tflops=unknown_tflops, bandwidth_gb_per_second=bandwidth
+        )
     return known
 
 
@@ -56,6 +58,7 @@ def _slice(name: str, memory_total_bytes: int) -> KnownGpu:
         name=f"{whole.name} MIG {profile}".strip(),
         memory_gib=memory_total_bytes / GIB,
         matmul_tflops=whole.matmul_tflops * computing,
+        reached_tflops=whole.reached_tflops * computing,
         bandwidth_gb_per_second=whole.bandwidth_gb_per_second * memory_share,
         link_gb_per_second=PCIE_3,
     )

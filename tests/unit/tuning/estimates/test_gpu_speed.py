@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,17 @@ def test_making_more_again_never_takes_less_time(gpu: str, method: Method, check
     assert seconds(replace(setup, checkpointing="none"), gpu=gpu, tokens=tokens) <= seconds(
         setup, gpu=gpu, tokens=tokens
     )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "measured_tflops"), [("T4", 42), ("L4", 57), ("A10", 55), ("V100", 92), ("A40", 122), ("A6000", 123)]
+)
+def test_a_card_whose_power_allows_less_is_not_promised_the_rate_of_its_data_sheet(
+    gpu: str, measured_tflops: float
+) -> None:
+    operations = operations_of(SHAPE, BASE, supervised_share=0.5, attended_tokens=1024)
+    work = gpu_work(SHAPE, BASE, gpu=find_gpu(gpu), operations=operations)
+    assert 0.8e12 * measured_tflops < work.product_rate <= 1e12 * measured_tflops
 
 
 def test_four_bit_weights_cost_time_and_cost_less_of_it_in_large_micro_steps() -> None:
