@@ -236,10 +236,10 @@ def _information(situation: Situation) -> tuple[bool, str] | None:
             f"({count(most)}): full fine-tuning, and it fits"
         )
     if tokens <= least:
-        fit = "fits" if tokens == 1 else "fit"
+        fit = "token to learn from fits" if tokens == 1 else "tokens to learn from fit"
         return False, (
-            f"{plural(tokens, 'token')} to learn from {fit} into an adapter of rank 1 already ({count(least)} "
-            f"parameters), so full fine-tuning would learn no more"
+            f"{count(tokens)} {fit} into an adapter of rank 1 already ({count(least)} parameters), so full fine-tuning "
+            f"would learn no more"
         )
     return None
 

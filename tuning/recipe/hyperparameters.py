@@ -37,7 +37,7 @@ DPO_RATE, ROWS_OF_DPO_RATE, LOWEST_DPO_RATE = 1e-5, 256, 5e-6
 # Estimated token counts come from bytes; rows must not be cut because the estimate was a little low.
 ESTIMATE_MARGIN = 1.25
 USUAL_SHARE = 0.99  # of the rows, whose greatest length the plan names beside that of the longest
-ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 10_000, 100_000
+USUAL_EPOCHS, ROWS_OF_THREE_EPOCHS, ROWS_OF_TWO_EPOCHS = 3, 10_000, 100_000
 FEW_HELD_OUT = 10
 
 
@@ -310,9 +310,10 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
         return MOST_EPOCHS_OF_FEW_ROWS, f"at most, for {rows}: training stops when held-out rows stop improving"
     if has_few_rows(dataset):
         epochs = min(MOST_EPOCHS_UNMEASURED, math.ceil(LOOKS_AT_FEW_ROWS / dataset.rows))
-        missing = FEW_ROWS - dataset.rows
-        return epochs, f"for {rows}, a guess that nothing checks; {missing} more would need no guess"
-    return (3 if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1), f"for {rows}"
+        missing = plural(FEW_ROWS - dataset.rows, "row")
+        return epochs, f"for {rows}, a guess that nothing checks; with {missing} more {USUAL_EPOCHS} would be usual"
+    usual = USUAL_EPOCHS if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1
+    return usual, f"for {rows}"
 
 
 def _choose_rows_per_step(
@@ -325,9 +326,14 @@ def _choose_rows_per_step(
     ideal = dataset.rows * epochs / TARGET_STEPS
     usual = min(most, 2 ** math.floor(math.log2(ideal))) if ideal >= 1 else 1
     rows = max(usual, at_least)
-    steps = math.ceil(dataset.rows / rows) * epochs
-    why = f"at most {most} rows for {NAMES[method]}"
+    steps = plural(math.ceil(dataset.rows / rows) * epochs, "step")
     if rows > usual:
         why = f"raised from {usual}, because fewer GPUs do not hold the model, and each wants a row"
-    text = f"{plural(rows, 'row')} per step: {plural(steps, 'step')}, {why}."
+    elif rows == most:
+        why = f"the most for {NAMES[method]}"
+    elif ideal >= 1:
+        why = f"the largest power of two that leaves {TARGET_STEPS} steps or more"
+    else:
+        why = f"because there are fewer than {TARGET_STEPS} steps even so"
+    text = f"{plural(rows, 'row')} per step, {why}: {steps}."
     return rows, Reason(rule=PlanRule.BATCH, text=text)

@@ -32,15 +32,10 @@ def gib_apart(size_bytes: float, other_bytes: float) -> tuple[str, str]:
 def count(number: float) -> str:
     """`40.4M`, `8.03B`, `950`."""
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(number) >= size:
-            value = number / size
-            return (
-                f"{value:.2f}{suffix}"
-                if value < 9.995
-                else f"{value:.1f}{suffix}"
-                if value < 99.95
-                else f"{value:.0f}{suffix}"
-            )
+        value = number / size
+        if abs(value) >= 0.9995:
+            digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+            return f"{value:,.{digits}f}{suffix}"
     return f"{number:.0f}"
 
 

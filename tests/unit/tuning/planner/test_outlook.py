@@ -186,6 +186,11 @@ def test_a_single_token_fits() -> None:
     )
 
 
+def test_tokens_are_told_in_the_unit_of_the_parameters_beside_them() -> None:
+    told = said(plan("llama-3.1-8b", "8xH100", dataset=data(7_800, tokens_per_row=500, longest=2_000)), "information")
+    assert told.startswith("1.95M tokens to learn from fit into an adapter of rank 1 already (2.62M parameters)")
+
+
 def test_a_refusal_of_long_rows_says_that_activations_fill_the_memory() -> None:
     refusal = answer("llama-3.1-70b", "8xH100", dataset=data(longest=131_072))
     assert "of it with activations although every layer is recomputed" in said(refusal, "sequence-length")

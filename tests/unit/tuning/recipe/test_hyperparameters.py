@@ -157,9 +157,21 @@ def test_where_nothing_is_held_out_the_plan_says_what_is_missing() -> None:
         reason.text for reason in choose_batch(spec(), with_held_out_rows(few, spec()), method=Method.LORA).reasons
     )
     assert "too few to hold any out" in told
-    assert "93 more would need no guess" in told
+    assert "with 93 rows more 3 would be usual" in told
     told = " ".join(reason.text for reason in choose_batch(none, data(24), method=Method.LORA).reasons)
     assert "No row is held out, as asked" in told
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (900, "16 rows per step, the largest power of two that leaves 100 steps or more: 171 steps."),
+        (60_000, "64 rows per step, the most for LoRA: 1,876 steps."),
+        (2, "1 row per step, because there are fewer than 100 steps even so: 50 steps."),
+    ],
+)
+def test_the_rows_of_a_step_have_the_reason_that_chose_them(rows: int, told: str) -> None:
+    assert choose_batch(spec(), data(rows), method=Method.LORA).reasons[-1].text == told
 
 
 def test_given_epochs_and_batch_are_kept() -> None:
