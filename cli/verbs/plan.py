@@ -79,12 +79,15 @@ def plan(
     if on is None:
         _memory_tables(name, shape, form=form)
         return
+    from tunesmith.tuning.datasets.assumptions import explain_assumptions
     from tunesmith.tuning.planner.checks import check_targets
 
     dataset, kind = _dataset(source, asked, rows=rows, tokens_per_row=tokens_per_row, shape=shape)
     spec = _spec(name, asked.ours, asked.learning.of_rows(kind) if kind else asked.learning)
     check_targets(spec, shape)
     machines = {name: _machine(name, host_memory_gib=host_memory) for name in _names(on)}
+    if source is None:
+        output.note(explain_assumptions(dataset, tokens_per_row=tokens_per_row))
     _on_machines(machines, spec=spec, shape=shape, dataset=dataset, price=price, why=why, form=form)
 
 
@@ -105,7 +108,7 @@ def _on_machines(
     if form is ListFormat.JSON:
         output.as_json([_as_json(name, answer, price=price) for name, answer in answers.items()])
     else:
-        _print(answers, shape=shape, dataset=dataset, price=price, why=why)
+        _print(answers, spec=spec, shape=shape, dataset=dataset, price=price, why=why)
     if not any(_is_plan(answer) for answer in answers.values()):
         raise typer.Exit(int(ExitCode.REJECTED))
 
@@ -271,6 +274,7 @@ def _choose(
 def _print(
     answers: "dict[str, Plan | Refusal]",
     *,
+    spec: "JobSpec",
     shape: "ModelShape",
     dataset: "DatasetFacts",
     price: float | None,
@@ -280,8 +284,9 @@ def _print(
     from tunesmith.tuning.values.units import count
 
     output.note(
-        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset)}, {count(dataset.tokens)} tokens to "
-        f"train on ({count(dataset.supervised_tokens)} of them to learn), longest row {dataset.longest_row_tokens:,}"
+        f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset, spec)}, "
+        f"{count(dataset.tokens)} tokens to train on ({count(dataset.supervised_tokens)} of them to learn), "
+        f"longest row {dataset.longest_row_tokens:,}"
     )
     money = ["COST"] if price else []
     columns = ["HARDWARE", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "GPU HOURS", *money, "WHY"]
@@ -314,11 +319,13 @@ def _small(number: float) -> str:
     return f"{number:.1g}" if 0 < number < 0.005 else f"{number:,.2f}"
 
 
-def _rows(dataset: "DatasetFacts") -> str:
+def _rows(dataset: "DatasetFacts", spec: "JobSpec") -> str:
     from tunesmith.tuning.values.units import plural
+    from tunesmith.tuning.words import Objective
 
     held_out = f" ({dataset.held_out_rows:,} held out)" if dataset.held_out_rows else ""
-    return f"{plural(dataset.all_rows, 'row')}{held_out}"
+    noun = "preference pair" if spec.objective is Objective.DPO else "row"
+    return f"{plural(dataset.all_rows, noun)}{held_out}"
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:

@@ -22,3 +22,11 @@ def assumed_dataset(
         supervised_tokens=max(1, rows * mean // 2),
         tokens_are_exact=True,
     )
+
+
+def explain_assumptions(assumed: DatasetFacts, *, tokens_per_row: int | None = None) -> str:
+    """What nobody said of the rows; and that some were said to be longer than can be trained on."""
+    mean = assumed.tokens // assumed.rows
+    left = f" ({tokens_per_row:,} are cut to that)" if tokens_per_row and tokens_per_row > mean else ""
+    length = "1 token" if mean == 1 else f"{mean:,} tokens"
+    return f"Assumed: {length} a row{left}, half of them to learn, the longest row {assumed.longest_row_tokens:,}."

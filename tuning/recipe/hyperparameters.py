@@ -265,7 +265,7 @@ def _choose_alpha(spec: JobSpec, rank: int) -> tuple[float, Reason]:
 def _tokens(dataset: DatasetFacts) -> Reason:
     """How sure the counts are that rank, time and row length rest on."""
     if dataset.tokens_are_exact:
-        how = "as given, not estimated"
+        how = "taken as exact"
     elif dataset.measured_rows:
         rows = dataset.all_rows
         how = f"measured with the model's tokenizer on {min(dataset.measured_rows, rows):,} of {plural(rows, 'row')}"

@@ -39,6 +39,27 @@ def test_the_table_shows_peak_time_and_cost() -> None:
     assert "/ 22.0" in row
 
 
+def test_what_is_assumed_of_rows_that_nobody_has_is_said() -> None:
+    assert "Assumed: 500 tokens a row, half of them to learn, the longest row 2,000." in run_on("--rows", "900").stderr
+    told = run_on("--tokens-per-row", "200000").stderr
+    assert "Assumed: 131,072 tokens a row (200,000 are cut to that), half of them to learn" in told
+
+
+def test_of_a_file_nothing_is_assumed(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "What is it?", "completion": "It is this."}) + "\n")
+    assert "Assumed" not in run_on(str(rows)).stderr
+
+
+def test_preference_pairs_are_called_that() -> None:
+    assert "; 900 preference pairs (90 held out)" in run_on("--rows", "900", "--beta", "0.1").stderr
+    assert "; 900 rows (90 held out)" in run_on("--rows", "900").stderr
+
+
+def run_on(*arguments: str) -> Result:
+    return run("--model", "llama-3.1-8b", "--on", "1xH100", *arguments)
+
+
 def test_nothing_that_fits_is_exit_code_7_with_the_numbers() -> None:
     result = run("--model", "llama-3.1-70b", "--on", "RTX4090")
     assert result.exit_code == 7
