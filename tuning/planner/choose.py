@@ -293,12 +293,15 @@ def _plan(
 def _reasons(
     candidate: Candidate, choice: _Choice, *, recipe: tuple[Reason, ...], hardware: HardwareProfile
 ) -> tuple[Reason, ...]:
+    """In the order in which a reader wonders; that most of a model learns nothing comes before any launch number."""
     setup = candidate.setup
+    experts = [reason for reason in candidate.reasons if reason.rule == PlanRule.EXPERTS]
     return (
         *choice.decision.reasons,
+        *experts,
         *_say_which(candidate, of=hardware),
         *explain_launch(candidate, choice.searches[setup.method]),
-        *candidate.reasons,
+        *(reason for reason in candidate.reasons if reason not in experts),
         *recipe,
         explain_constants(candidate.place.hardware, precision=setup.precision),
         _summary(candidate),

@@ -79,8 +79,6 @@ def choose_lora(spec: JobSpec, dataset: DatasetFacts, shape: ModelShape) -> tupl
     parameters = _adapter(shape, spec, rank)
     names = ", ".join(linear.name for linear in shape.targets(spec.lora.target_modules))
     text = f"Adapters on {names}: {count(parameters)} parameters, {parameters / shape.parameters:.2%}"
-    if _has_experts(shape) and not adapts_experts(spec.lora.target_modules):
-        text += "; the experts stay as they are, which learns less than adapters on every matrix of a dense model"
     targets = Reason(rule=PlanRule.TARGETS, text=f"{text}.")
     lora = Lora(
         rank=rank,
@@ -229,7 +227,10 @@ def _about_experts(spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
     if adapts_experts(spec.lora.target_modules):
         text = f"{whole} learn: each has an adapter of its own, which moves with the tokens that are sent to it."
     else:
-        text = f"{whole} learn nothing: adapters go on the other matrices alone here. {_next_step(shape)}"
+        text = (
+            f"{whole} learn nothing: adapters go on the other matrices alone here, which learns less than adapters on "
+            f"every matrix of a dense model. {_next_step(shape)}"
+        )
     return (Reason(rule=PlanRule.EXPERTS, text=text),)
 
 

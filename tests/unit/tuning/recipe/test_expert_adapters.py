@@ -55,7 +55,7 @@ def test_a_plan_says_that_the_experts_learn_where_they_do_and_how_to_ask_where_t
     assert f"target_modules '{PRESET}' gives each expert one" in quiet["experts"]
     assert "97% of all parameters, learn: each has an adapter of its own" in asked["experts"]
     assert "experts.gate_up_proj, experts.down_proj" in asked["targets"]
-    assert "stay as they are" not in asked["targets"]
+    assert "experts" not in quiet["targets"]
 
 
 def test_a_plan_with_experts_counts_an_adapter_for_each_and_shares_nothing_out() -> None:
