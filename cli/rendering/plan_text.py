@@ -27,6 +27,20 @@ def explain(decision: Plan | Refusal, *, why: bool) -> Iterator[str]:
         yield output.dim(f"  {left} more reasons with --why")
 
 
+def method_text(way: Plan | Way) -> str:
+    """The method and what is done to its weights and optimizer: `lora zero-3`, `full 8-bit-adam`."""
+    words = [way.method.value]
+    if way.zero_stage:
+        words.append(f"zero-{way.zero_stage}")
+    if way.sharded_base:
+        words.append("sharded")
+    if way.optimizer == "adamw_8bit":
+        words.append("8-bit-adam")
+    if way.offload_optimizer:
+        words.append("offload")
+    return " ".join(words)
+
+
 def _ways(ways: Ways) -> Iterator[str]:
     """One line for each end, or for those that are the same."""
     names: dict[str, list[str]] = {}
@@ -42,7 +56,7 @@ def _way(way: Way) -> str:
     all_together = f", {duration(way.device_seconds)} of GPU time" if way.world_size > 1 else ""
     risk = way.out_of_memory_probability
     likely = f", {risk:.0%} likely to run out of memory" if risk >= _LIKELY else ""
-    return f"{way.method}{devices}: {duration(way.seconds)}{all_together}, {gib(way.peak_bytes)}{likely}"
+    return f"{method_text(way)}{devices}: {duration(way.seconds)}{all_together}, {gib(way.peak_bytes)}{likely}"
 
 
 def _line(title: str, text: str) -> str:

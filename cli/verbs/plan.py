@@ -299,6 +299,7 @@ def _print(
 
 
 def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[str]:
+    from tunesmith.cli.rendering.plan_text import method_text
     from tunesmith.tuning.plan import Plan
     from tunesmith.tuning.values.units import span
 
@@ -311,7 +312,7 @@ def _row(name: str, answer: "Plan | Refusal", *, price: float | None) -> list[st
     peak = f"{memory.total_bytes / GIB:.1f} / {memory.budget_bytes / GIB:.1f}"
     hours = _small(_gpu_hours(answer)) if answer.device == "cuda" else ""
     took = span(time.seconds_low, time.seconds_high)
-    return [name, _method_text(answer), "yes", peak, took, hours, *money, answer.reasons[0].text]
+    return [name, method_text(answer), "yes", peak, took, hours, *money, answer.reasons[0].text]
 
 
 def _small(number: float) -> str:
@@ -331,19 +332,6 @@ def _rows(dataset: "DatasetFacts", spec: "JobSpec") -> str:
 def _peak_of_refusal(answer: "Refusal") -> str:
     peaks = [alternative.peak_bytes for alternative in answer.alternatives if not alternative.fits]
     return f"{min(peaks) / GIB:.1f}+" if peaks else ""
-
-
-def _method_text(answer: "Plan") -> str:
-    words = [answer.method.value]
-    if answer.zero_stage:
-        words.append(f"zero-{answer.zero_stage}")
-    if answer.sharded_base:
-        words.append("sharded")
-    if answer.optimizer == "adamw_8bit":
-        words.append("8-bit-adam")
-    if answer.offload_optimizer:
-        words.append("offload")
-    return " ".join(words)
 
 
 def _gpu_hours(answer: "Plan") -> float:
@@ -368,13 +356,14 @@ def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dic
 
 
 def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
+    from tunesmith.cli.rendering.plan_text import method_text
     from tunesmith.tuning.planner.reference_tables import smallest_machine, training_memory
     from tunesmith.tuning.words import Method
 
     rows = []
     for method in Method:
         smallest = smallest_machine(shape, method)
-        layout = _method_text(smallest.plan) if smallest else ""
+        layout = method_text(smallest.plan) if smallest else ""
         machine = smallest.machine if smallest else "more than 32xB200"
         each = smallest.plan.memory.budget_bytes if smallest else None
         rows.append((method.value, training_memory(shape, method), machine, each, layout))

@@ -1,6 +1,7 @@
 """`tunesmith plan`, asked about hardware that is not there."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,9 @@ def test_a_plan_that_holds_nothing_out_trains_on_every_row_and_says_so() -> None
     assert "1,000 rows, 500K tokens" in output
     assert "No row is held out, as asked" in output
     assert "1,000 rows (100 held out)" in run(*asked).output
+
+
+def test_a_way_says_what_it_does_to_its_weights() -> None:
+    """QLoRA of the rejected methods holds its base whole and is slower than the quickest way, which shares it out."""
+    told = run("--model", "llama-3.1-8b", "--on", "2xRTX4090").stderr
+    assert re.search(r"quickest +qlora sharded on 2 GPUs: ", told)
