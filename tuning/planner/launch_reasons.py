@@ -112,9 +112,10 @@ class _Here:
             return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: one row each, which this family cannot pack.")
         place = sizes.index(tokens)
         if place == 0:
-            filled = tokens % 256 == 0 and tokens in (16384, 2048) and tokens < self._share_of_step
             step = "has" if self.setup.world_size == 1 else "gives one GPU"
-            why = "more would be hardly quicker" if filled else f"an optimizer step {step} no more"
+            of_a_row = "the longest row has as many, and " if tokens == self.candidate.max_sequence_length else ""
+            is_filled = tokens < self._share_of_step
+            why = f"{of_a_row}more would be hardly quicker" if is_filled else f"an optimizer step {step} no more"
             return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
         larger = self.search.pricer.peak_bytes(self.layout, self.setup.checkpointing, sizes[place - 1])
         if not self.candidate.has_margin:

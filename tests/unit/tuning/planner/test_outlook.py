@@ -227,6 +227,12 @@ def test_a_gpu_without_8_bit_products_is_told_to_leave_float8_out() -> None:
     assert nowhere.reasons[-1].text == "Leave float8_base out."
 
 
+def test_a_micro_step_of_one_long_row_is_not_said_to_be_a_whole_step() -> None:
+    chosen = plan("llama-3.1-8b", "1xH100", dataset=data(2_000, tokens_per_row=100_000, longest=110_000))
+    assert chosen.rows_per_step > 1
+    assert said(chosen, "micro-step").endswith("the longest row has as many, and more would be hardly quicker.")
+
+
 def test_a_refusal_on_several_machines_says_that_a_run_stays_within_one() -> None:
     refusal = answer("llama-3.1-70b", "16xH100", dataset=data(60_000), method="full")
     assert said(refusal, "devices") == "16 GPUs are 2 machines, and a run stays within one: 8 x H100."
