@@ -44,6 +44,7 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
     lighter = (
         _with_a_base_shared_out(spec, methods, asking)
         or _without_float8_base(spec, candidates, asking)
+        or _without_pissa(spec, methods, asking)
         or _with_a_smaller_rank(spec, [method for method in methods if method in ADAPTERS], candidates, asking)
     )
     if lighter:
@@ -131,6 +132,17 @@ def _without_float8_base(spec: JobSpec, candidates: Mapping[Method, Candidate], 
     fits = "" if found is None else f" {name_of(found)} fits: {_peak_of(found)}"
     text = f"Without float8_base{fits}." if fits else "Leave float8_base out."
     return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
+
+
+def _without_pissa(spec: JobSpec, methods: list[Method], asking: Asking) -> Reason | None:
+    """Of a job whose weights fit in 4 bits alone, which an adapter that starts from them rules out."""
+    if spec.lora.init != "pissa":
+        return None
+    plain = asking.recipe_of(spec.model_copy(update={"lora": spec.lora.model_copy(update={"init": "default"})}))
+    found = next((found for method in methods if (found := asking.retry(plain, method)).fits), None)
+    if found is None:
+        return None
+    return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=f"Without init pissa {name_of(found)} fits: {_peak_of(found)}.")
 
 
 def _with_a_smaller_rank(

@@ -272,6 +272,8 @@ def _blocked(method: Method, hardware: HardwareProfile, *, spec: JobSpec) -> str
         return "The job continues an adapter, which full fine-tuning would throw away"
     if spec.lora.float8_base and (problem := _float8_obstacle(method, hardware, spec=spec)):
         return problem
+    if method is Method.QLORA and spec.lora.init == "pissa" and not spec.continues_adapter:
+        return "PiSSA takes components out of the base weights, which 4-bit ones do not allow"
     if method is Method.QLORA and "bitsandbytes" not in hardware.installed:
         return "QLoRA needs bitsandbytes, which is not installed on this worker"
     return None

@@ -227,6 +227,16 @@ def test_a_gpu_without_8_bit_products_is_told_to_leave_float8_out() -> None:
     assert nowhere.reasons[-1].text == "Leave float8_base out."
 
 
+def test_pissa_is_never_planned_over_a_4_bit_base_which_the_trainer_refuses() -> None:
+    pissa = {"lora": {"init": "pissa"}}
+    assert plan("llama-3.1-8b", "1xRTX4090", goal="speed", **pissa).method is Method.LORA
+    asked = answer("llama-3.1-8b", "1xRTX4090", method="qlora", **pissa)
+    assert asked.reasons[0].text == "PiSSA takes components out of the base weights, which 4-bit ones do not allow."
+    assert asked.reasons[-1].text.startswith("Without init pissa QLoRA fits: ")
+    small = answer("llama-3.1-8b", "1xRTX3060", **pissa)
+    assert small.reasons[-1].text.startswith("Without init pissa QLoRA fits: ")
+
+
 def test_a_micro_step_of_one_long_row_is_not_said_to_be_a_whole_step() -> None:
     chosen = plan("llama-3.1-8b", "1xH100", dataset=data(2_000, tokens_per_row=100_000, longest=110_000))
     assert chosen.rows_per_step > 1
