@@ -330,8 +330,8 @@ def _rows(dataset: "DatasetFacts", spec: "JobSpec") -> str:
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:
-    peaks = [alternative.peak_bytes for alternative in answer.alternatives if not alternative.fits]
-    return f"{min(peaks) / GIB:.1f}+" if peaks else ""
+    """What the method of the first reason wants at least."""
+    return f"{answer.alternatives[0].peak_bytes / GIB:.1f}+" if answer.alternatives else ""
 
 
 def _gpu_hours(answer: "Plan") -> float:

@@ -357,22 +357,26 @@ def _expense_of(candidate: Candidate, goal: Goal) -> float:
 
 
 def _refuse(candidates: Mapping[Method, Candidate], *, methods: list[Method], rule: PlanRule) -> Decision:
+    """The alternatives are in the order of the reasons: what misses least comes first."""
     texts = [_refusal(candidates[method]) for method in methods]
     reasons = tuple(Reason(rule=rule, text=text) for text in texts)
     alternatives = tuple(
         Alternative(
             method=method,
-            fits=candidate.fits,
-            peak_bytes=candidate.peak_bytes,
-            rejected_because=(
-                sentence(f"{NAMES[method]} would fit with {gib(candidate.peak_bytes)}, but was not asked for.")
-                if candidate.fits
-                else sentence(f"{shortage(candidate)}.")
-            ),
+            fits=candidates[method].fits,
+            peak_bytes=candidates[method].peak_bytes,
+            rejected_because=_why_not(candidates[method]),
         )
-        for method, candidate in candidates.items()
+        for method in dict.fromkeys((*methods, *candidates))
     )
     return Decision(None, reasons, alternatives)
+
+
+def _why_not(candidate: Candidate) -> str:
+    if candidate.fits:
+        name, peak = NAMES[candidate.method], gib(candidate.peak_bytes)
+        return sentence(f"{name} would fit with {peak}, but was not asked for.")
+    return sentence(f"{shortage(candidate)}.")
 
 
 def _nearest_first(candidates: Mapping[Method, Candidate]) -> list[Method]:

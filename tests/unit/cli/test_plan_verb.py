@@ -67,6 +67,13 @@ def test_nothing_that_fits_is_exit_code_7_with_the_numbers() -> None:
     assert "23.6 GiB are free on this RTX 4090" in result.output
 
 
+def test_the_peak_of_a_refusal_is_that_of_the_method_that_misses_least() -> None:
+    """QLoRA would need less, but PiSSA rules it out whatever is free."""
+    refused = run("--model", "llama-3.1-8b", "--on", "RTX3060", "--init", "pissa")
+    assert refused.stdout.splitlines()[1].split()[3] == "18.1+"
+    assert "LoRA bf16 needs 18.1 GiB" in refused.stderr
+
+
 def test_the_guides_tables_for_one_model() -> None:
     result = run("--model", "llama-2-7b", "--table", "-o", "json")
     methods = {row["method"]: row for row in json.loads(result.stdout)["methods"]}
