@@ -13,6 +13,7 @@ from tunesmith.tuning.models.shape import ModelShape
 from tunesmith.tuning.plan import Alternative, PlanRule, Reason
 from tunesmith.tuning.recipe.hyperparameters import LARGEST_RANK, NAMES
 from tunesmith.tuning.search.candidate import Candidate
+from tunesmith.tuning.search.layouts import why_whole
 from tunesmith.tuning.values.units import against, count, duration, gib, gib_apart, instead_of, plural
 from tunesmith.tuning.words import Goal, Method
 
@@ -126,6 +127,8 @@ def shortage(candidate: Candidate, *, smallest: bool = False) -> str:
         text += f" even {' and '.join(even)}"
     if peak <= budget:
         text += f" and {gib(candidate.margin_bytes)} more in hand, because a prediction is not a measurement"
+    elif why := _why_whole(candidate):
+        text += f", because {why}"
     are_free = "are free" if candidate.place.hardware.gpus else "may be used"
     return f"{text}; {free} {are_free} on this {candidate.place.name}"
 
@@ -141,7 +144,18 @@ def _on_each(candidate: Candidate) -> str:
     setup = candidate.setup
     if setup.sharded_base:
         return " on each"
-    return f" on each of {setup.world_size} GPUs" if setup.zero_stage and setup.world_size > 1 else ""
+    if setup.zero_stage and setup.world_size > 1:
+        return f" on each of {setup.world_size} GPUs"
+    return " on each GPU" if _why_whole(candidate) else ""
+
+
+def _why_whole(candidate: Candidate) -> str | None:
+    """Why it is as much on each of several GPUs, where it is."""
+    setup, place = candidate.setup, candidate.place
+    is_alone = len(place.hardware.gpus) < 2 or place.hardware.gpus[0].mig
+    if is_alone or setup.sharded_base or setup.zero_stage:
+        return None
+    return why_whole(place, spec=candidate.pricer.spec)
 
 
 def _fitting(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> dict[Method, Candidate]:

@@ -13,6 +13,7 @@ from tunesmith.tuning.planner.rules import name_of, sentence
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.candidates import LONGEST_RUN_SECONDS
+from tunesmith.tuning.search.layouts import keeping_the_base_whole
 from tunesmith.tuning.search.pricing import Recipe
 from tunesmith.tuning.values.units import duration, gib
 from tunesmith.tuning.words import Method
@@ -100,17 +101,12 @@ def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tu
 
 def _with_a_base_shared_out(spec: JobSpec, methods: list[Method], asking: Asking) -> Reason | None:
     """What the job asks for that keeps the base whole on each GPU, where it fits without."""
-    asked = {
-        "merge": spec.merge,
-        "use_dora": spec.lora.use_dora,
-        "init pissa": spec.lora.init == "pissa",
-        "adapters on experts": adapts_experts(spec.lora.target_modules),
-    }
-    names = " and ".join(name for name, wanted in asked.items() if wanted)
+    names = " and ".join(keeping_the_base_whole(spec))
     if not names:
         return None
-    targets = "all-linear" if asked["adapters on experts"] else spec.lora.target_modules
-    lora = spec.lora.model_copy(update={"use_dora": False, "init": "default", "target_modules": targets})
+    targets = "all-linear" if adapts_experts(spec.lora.target_modules) else spec.lora.target_modules
+    plain = {"use_dora": False, "init": "default", "float8_base": False, "target_modules": targets}
+    lora = spec.lora.model_copy(update=plain)
     lighter = asking.recipe_of(spec.model_copy(update={"merge": False, "lora": lora}))
     for method in methods:
         found = asking.retry(lighter, method)

@@ -174,7 +174,7 @@ def place_of(kind: Kind, basis: Basis, *, spec: JobSpec) -> Place:
 def layouts(place: Place, *, spec: JobSpec, rows_per_step: int) -> Iterator[Layout]:
     """All layouts of one place; no more processes than an optimizer step has rows."""
     method, hardware = place.base.method, place.hardware
-    sharding = _can_shard(place, spec=spec)
+    sharding = method is not Method.QLORA and why_whole(place, spec=spec) is None
     offloading = method is Method.FULL and sharding and _host_holds_optimizer(place)
     sharing = may_be_shared(method, spec, hardware)
     budgets = budgets_bytes(hardware)
@@ -188,6 +188,32 @@ def layouts(place: Place, *, spec: JobSpec, rows_per_step: int) -> Iterator[Layo
             yield Layout.of(place, world_size, budget, optimizer="adamw_8bit")
         if offloading:
             yield Layout.of(place, world_size, budget, zero_stage=3 if world_size > 1 else 2, offload_optimizer=True)
+
+
+def why_whole(place: Place, *, spec: JobSpec) -> str | None:
+    """Why each of several GPUs holds the whole model, where the trainer cannot share its weights out."""
+    setup = place.base
+    if setup.method is not Method.QLORA:
+        if "deepspeed" not in place.hardware.installed:
+            return "DeepSpeed, which shares weights out, is not installed"
+        if setup.precision == "fp16":
+            return "weights in fp16 are not shared out here"
+    wishes = [] if setup.method is Method.FULL else keeping_the_base_whole(spec)
+    if not wishes:
+        return None
+    return f"the base stays whole for {' and '.join(wishes)}"
+
+
+def keeping_the_base_whole(spec: JobSpec) -> list[str]:
+    """What of a job needs every weight of the frozen base in one place."""
+    wishes = {
+        "merge": spec.merge,
+        "use_dora": spec.lora.use_dora,
+        "init pissa": spec.lora.init == "pissa",
+        "float8_base": spec.lora.float8_base,
+        "adapters on experts": adapts_experts(spec.lora.target_modules),
+    }
+    return [name for name, asked in wishes.items() if asked]
 
 
 def micro_step_sizes(
@@ -244,19 +270,6 @@ def _world_sizes(hardware: HardwareProfile, *, rows_per_step: int) -> tuple[int,
 def _zero_stages(method: Method, world_size: int) -> tuple[ZeroStage, ...]:
     """Adapters train data-parallel, and share out bf16 weights only when one device cannot hold them."""
     return UNSHARED if world_size == 1 else STAGES[method]
-
-
-def _can_shard(place: Place, *, spec: JobSpec) -> bool:
-    """What the trainer shards: bf16 weights, and a base only where no part of the job needs it whole."""
-    setup = place.base
-    needs_whole_base = setup.method is Method.LORA and (
-        setup.use_dora
-        or spec.lora.init == "pissa"
-        or spec.merge
-        or spec.lora.float8_base
-        or adapts_experts(spec.lora.target_modules)
-    )
-    return "deepspeed" in place.hardware.installed and setup.precision != "fp16" and not needs_whole_base
 
 
 def _host_holds_optimizer(place: Place) -> bool:

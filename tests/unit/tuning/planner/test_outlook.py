@@ -227,6 +227,21 @@ def test_a_gpu_without_8_bit_products_is_told_to_leave_float8_out() -> None:
     assert nowhere.reasons[-1].text == "Leave float8_base out."
 
 
+@pytest.mark.parametrize(
+    ("machine", "asked", "why"),
+    [
+        ("8xV100-32G", {}, "weights in fp16 are not shared out here"),
+        ("8xL40S", {"lora": {"use_dora": True}}, "the base stays whole for use_dora"),
+        ("8xL40S", {"merge": True, "lora": {"init": "pissa"}}, "the base stays whole for merge and init pissa"),
+    ],
+)
+def test_what_several_gpus_do_not_share_out_has_its_reason(machine: str, asked: dict[str, Any], why: str) -> None:
+    refusal = answer("llama-3.1-70b", machine, method="lora", **asked)
+    assert f" on each GPU even with the smallest settings, because {why}; " in refusal.reasons[0].text
+    alone = answer("llama-3.1-70b", machine.replace("8x", "1x"), method="lora", **asked)
+    assert "because" not in alone.reasons[0].text
+
+
 def test_pissa_is_never_planned_over_a_4_bit_base_which_the_trainer_refuses() -> None:
     pissa = {"lora": {"init": "pissa"}}
     assert plan("llama-3.1-8b", "1xRTX4090", goal="speed", **pissa).method is Method.LORA
