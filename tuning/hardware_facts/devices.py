@@ -29,7 +29,7 @@ def why_apart(chosen: tuple[Gpu, ...], *, of: tuple[Gpu, ...]) -> str:
         return f"One slice ({name}) of {len(of)} devices: slices of GPUs cannot be joined."
     machines = {gpu.machine for gpu in of}
     if len(machines) > 1 and len({(gpu.name, gpu.memory_total_bytes) for gpu in of}) == 1:
-        return f"{len(of)} GPUs are {len(machines)} machines, and a run stays within one: {number} x {name}."
+        return f"{len(of):,} GPUs are {len(machines):,} machines, and a run stays within one: {number} x {name}."
     return f"Of {len(of)} unlike GPUs {number} x {chosen[0].name}: the slowest would hold up the others."
 
 

@@ -12,6 +12,11 @@ from tunesmith.tuning.values.units import GIB
 
 # What a driver calls the same chip at less power.
 _SMALLER = {"laptop", "mobile", "maxq"}
+# What it writes beside a card's name without meaning another card.
+_ADDED = {
+    "nvidia", "geforce", "tesla", "quadro", "rtx", "gpu", "generation", "blackwell", "workstation", "server", "edition",
+    "hbm2", "hbm2e", "hbm3", "hbm3e", "sxm2", "sxm3", "sxm4", "sxm5",
+}  # fmt: skip
 # Everything a worker image has: what-if questions assume it.
 EVERYTHING_INSTALLED = {"torch": "2.10", "bitsandbytes": "0.50", "deepspeed": "0.19", "triton": "3.0"}
 # Number, name, and GiB that are free on each: 8xA100-80G:30G.
@@ -84,7 +89,7 @@ def _data_sheet(name: str, memory_total_bytes: int) -> KnownGpu:
 
 
 def find_gpu(name: str) -> KnownGpu:
-    """The known GPU that a person means by `RTX4090`, `a100-80g` or `H100 SXM`.
+    """The known GPU that a person means by `RTX4090`, `a100-80g` or `H100 SXM`, and a driver by `H100 80GB HBM3`.
 
     Raises:
         InvalidRequest: none or several match; the hint names near ones.
@@ -92,11 +97,13 @@ def find_gpu(name: str) -> KnownGpu:
     key, keys = _key(name), _names()
     if key in keys:
         return keys[key]
+    if (known := _as_drivers_write(name)) is not None:
+        return known
     near = get_close_matches(key, keys, n=4, cutoff=0.65)
     names = dict.fromkeys(keys[match].name for match in near)
     hint = f"Near it: {', '.join(names)}." if names else "CPU and GPUs of NVIDIA are known: docs/hardware.md has them."
     if names and re.search(r"^[-\d]|x\d+$", name.strip()):
-        hint += f" Several of them are written 2x{next(iter(names)).replace(' ', '')}."
+        hint += f" Several of them are written 2x{written(next(iter(names)))}."
     message = f"No GPU is known by the name {name!r}."
     raise InvalidRequest(message, code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
 
@@ -116,7 +123,7 @@ def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfi
         raise InvalidRequest(f"{text!r} names no hardware.", code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
     number = int(match[1] or 0)
     if match[1] and not 1 <= number <= 1024:
-        raise InvalidRequest(f"{number} {match[2]} in one machine are absurd.", param="on", hint="Use 1 to 1024.")
+        raise InvalidRequest(f"{number:,} x {match[2]} is no machine.", param="on", hint="Use 1 to 1024.")
     free = int(float(match[3]) * GIB) if match[3] else None
     if match[2].lower() == "cpu":
         memory = host_memory_bytes if free is None else free
@@ -132,6 +139,11 @@ def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfi
         cpu=_host(host_memory_bytes),
         installed=EVERYTHING_INSTALLED,
     )
+
+
+def written(name: str) -> str:
+    """A card's name as one word that `find_gpu` reads: `A100-80GB`."""
+    return re.sub(r" (?=\d+GB$)", "-", name).replace(" ", "")
 
 
 def _host(memory_bytes: int | None, *, cores: int = 0) -> Cpu:
@@ -174,7 +186,9 @@ def _idle(known: KnownGpu, index: int, *, free: int | None) -> Gpu:
     memory = int(known.memory_gib * GIB)
     if free is not None and not 0 < free <= memory:
         message = f"No {known.name} can have {free / GIB:g} GiB free: it has {known.memory_gib:g}."
-        half = f"{known.name.replace(' ', '')}:{max(1, int(known.memory_gib / 2))}G"
+        if not free:
+            message = "With no memory free nothing can be trained."
+        half = f"{written(known.name)}:{max(1, int(known.memory_gib / 2))}G"
         raise InvalidRequest(message, param="on", hint=f"Write what is free behind the name, such as {half}.")
     return Gpu(
         index=index,
@@ -191,6 +205,17 @@ def _key(name: str) -> str:
     """Letters and digits only, without the vendor's words and with `80GB` as `80g`."""
     bare = re.sub(r"nvidia|geforce|tesla|sxm\d?|\s|[-_]", "", name.lower())
     return re.sub(r"(\d+)(gib|gb|g)$", r"\1g", bare)
+
+
+def _as_drivers_write(name: str) -> KnownGpu | None:
+    """By the words of a card's name and its size, where every other word is one that drivers add."""
+    words = _words(name)
+    sizes = {word for word in words if re.fullmatch(r"\d+gb", word)}
+    box_gb = max((int(size[:-2]) for size in sizes), default=None)
+    known = _data_sheet(name, (box_gb or 1024) * GIB)
+    if known is UNKNOWN_GPU or (box_gb is not None and box_gb != known.box_gb):
+        return None
+    return known if words - _model_words(known) - sizes <= _ADDED else None
 
 
 def _words(name: str) -> frozenset[str]:

@@ -5,7 +5,7 @@ import pytest
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.hardware import Gpu
 from tunesmith.tuning.hardware_facts.gpu_table import KNOWN_GPUS, KnownGpu
-from tunesmith.tuning.hardware_facts.gpus import find_gpu, rates_of, what_if
+from tunesmith.tuning.hardware_facts.gpus import find_gpu, rates_of, what_if, written
 from tunesmith.tuning.values.units import GIB
 
 
@@ -33,6 +33,45 @@ from tunesmith.tuning.values.units import GIB
 )
 def test_people_find_a_gpu_by_the_names_they_use(text: str, name: str) -> None:
     assert find_gpu(text).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "RTX 4090 Laptop"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000"),
+        ("NVIDIA RTX 5000 Ada Generation", "RTX 5000 Ada"),
+        ("Tesla T4", "T4"),
+    ],
+)
+def test_people_may_paste_what_a_driver_calls_a_gpu(text: str, name: str) -> None:
+    assert find_gpu(text).name == name
+
+
+@pytest.mark.parametrize("text", ["8 H100", "RTX 3060 24GB", "RTX 4090 D", "GH200 480GB", "dgx h100"])
+def test_a_name_that_may_mean_something_else_is_asked_about(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        find_gpu(text)
+
+
+@pytest.mark.parametrize("known", KNOWN_GPUS, ids=lambda known: known.name)
+def test_a_name_in_a_hint_can_be_asked_for(known: KnownGpu) -> None:
+    assert find_gpu(written(known.name)) is known
+    with pytest.raises(InvalidRequest) as refused:
+        what_if(f"{written(known.name)}:999G")
+    assert what_if(str(refused.value.hint).removeprefix("Write what is free behind the name, such as ").rstrip("."))
+
+
+def test_no_memory_free_and_no_gpu_are_told_apart() -> None:
+    for text, told in (
+        ("A100:0G", "With no memory free nothing can be trained."),
+        ("0xA100", "0 x A100 is no machine."),
+    ):
+        with pytest.raises(InvalidRequest, match=told):
+            what_if(text)
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,7 @@ def test_a_micro_step_of_one_long_row_is_not_said_to_be_a_whole_step() -> None:
 def test_a_refusal_on_several_machines_says_that_a_run_stays_within_one() -> None:
     refusal = answer("llama-3.1-70b", "16xH100", dataset=data(60_000), method="full")
     assert said(refusal, "devices") == "16 GPUs are 2 machines, and a run stays within one: 8 x H100."
+    assert said(plan("llama-3.1-8b", "1024xH100"), "devices").startswith("1,024 GPUs are 128 machines")
 
 
 def test_a_peak_that_reads_as_what_a_margin_leaves_is_called_a_little_more() -> None:
