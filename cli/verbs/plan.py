@@ -357,23 +357,27 @@ def _as_json(name: str, answer: "Plan | Refusal", *, price: float | None) -> dic
 
 def _memory_tables(name: str, shape: "ModelShape", *, form: ListFormat) -> None:
     from tunesmith.cli.rendering.plan_text import method_text
-    from tunesmith.tuning.planner.reference_tables import smallest_machine, training_memory
+    from tunesmith.tuning.planner.reference_tables import MACHINES, smallest_machine, training_memory
     from tunesmith.tuning.words import Method
 
-    rows = []
+    rows: list[tuple[str, int, str | None, int | None, str]] = []
     for method in Method:
         smallest = smallest_machine(shape, method)
         layout = method_text(smallest.plan) if smallest else ""
-        machine = smallest.machine if smallest else "more than 32xB200"
+        machine = smallest.machine if smallest else None
         each = smallest.plan.memory.budget_bytes if smallest else None
         rows.append((method.value, training_memory(shape, method), machine, each, layout))
     if form is ListFormat.JSON:
         keys = ("method", "peak_bytes_on_one_gpu", "smallest_machine", "free_bytes_on_each", "layout")
         output.as_json({"model": name, "methods": [dict(zip(keys, row, strict=True)) for row in rows]})
         return
-    output.note(f"{name}: the peak is that of one GPU, 2,048 tokens a micro-step, full recomputation, rank 16")
+    output.note(
+        f"{name}: the peak is that of one GPU, 2,048 tokens a micro-step, full recomputation, rank 16; the machine is "
+        f"the smallest of {len(MACHINES)} that holds it, shared out or with 8-bit moments where the layout says so"
+    )
     columns = ("METHOD", "PEAK GIB", "SMALLEST MACHINE", "GIB ON EACH", "LAYOUT")
-    output.table(columns, [(row[0], _gib(row[1]), row[2], _gib(row[3]), row[4]) for row in rows])
+    none = f"none up to {MACHINES[-1]}"
+    output.table(columns, [(row[0], _gib(row[1]), row[2] or none, _gib(row[3]), row[4]) for row in rows])
 
 
 def _gib(size_bytes: int | None) -> str:

@@ -19,7 +19,7 @@ REFERENCE_ROWS = DatasetFacts(
     supervised_tokens=2_500_000,
     tokens_are_exact=True,
 )
-# From the smallest to the largest, as people buy and rent them.
+# From the smallest to the largest, as people buy and rent them; a run stays within one machine.
 MACHINES = (
     "1xRTX3080",
     "1xRTX4080",
@@ -34,8 +34,6 @@ MACHINES = (
     "8xA100-80G",
     "8xH200",
     "8xB200",
-    "16xB200",
-    "32xB200",
 )
 
 

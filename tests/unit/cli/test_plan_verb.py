@@ -80,6 +80,14 @@ def test_the_guides_tables_for_one_model() -> None:
     assert methods["qlora"]["smallest_machine"] == "1xRTX3080"
 
 
+def test_the_table_promises_no_machine_that_a_run_cannot_use() -> None:
+    """A run stays within one machine, so more of them hold no larger model."""
+    table = run("--model", "llama-3.1-405b", "--table").stdout
+    assert re.search(r"^full +7,030.3 +none up to 8xB200 ", table, flags=re.MULTILINE)
+    answer = json.loads(run("--model", "llama-3.1-405b", "--table", "-o", "json").stdout)
+    assert [method["smallest_machine"] for method in answer["methods"]] == [None, "8xH200", "8xA100-80G"]
+
+
 def test_any_model_by_its_config(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGS["qwen3-0.6b"]))
