@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from tunesmith.tuning.values.units import GIB
 ROUNDING = 1 + 1e-9
 MODELS = tuple(sorted(CONFIGS))
 SHAPES = {name: find_shape(name) for name in MODELS}
+PLURAL_OF_ONE = re.compile(r"(?<![\d.,])1 (rows|steps|epochs|GPUs|tokens|evaluations)\b(?!/s)")
 NUMBERS_OF_GPUS = (0, 1, 1, 1, 2, 2, 3, 4, 5, 8, 8, 16)
 
 
@@ -162,14 +164,25 @@ def _broken_alone(plan: Plan, case: Case) -> Iterator[str]:
         yield "evaluations take time where there is something to evaluate, and training takes some always"
     if sum(memory.items.values()) != memory.total_bytes:
         yield "items of memory add up"
-    if any(not reason.text.endswith(".") or "  " in reason.text for reason in plan.reasons):
-        yield "reasons are sentences"
+    yield from _broken_texts(plan, goal=case.asked["goal"])
     if plan.ways is not None:
         if plan.ways.quickest.working_seconds > duration.working_seconds * ROUNDING:
             yield "the quickest way is as quick as the plan"
         cheapest = plan.ways.cheapest
         if cheapest.working_seconds * cheapest.world_size > _expense(plan, "cost") * ROUNDING:
             yield "the cheapest way is as cheap as the plan"
+
+
+def _broken_texts(plan: Plan, *, goal: str) -> Iterator[str]:
+    told = [reason.text for reason in plan.reasons] + [change.text for change in plan.changes]
+    if any(not text.endswith(".") or "  " in text for text in told):
+        yield "reasons are sentences"
+    if any(PLURAL_OF_ONE.search(text) for text in told):
+        yield "one of anything is singular"
+    for change in plan.changes:
+        spent = change.way.working_seconds * (change.way.world_size if goal == "cost" else 1)
+        if spent > _expense(plan, goal) * 1.05 and "though it needs" not in change.text:
+            yield "a larger machine that takes longer says so"
 
 
 def _broken_limits(plan: Plan, case: Case) -> Iterator[str]:

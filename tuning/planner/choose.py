@@ -314,7 +314,8 @@ def _summary(candidate: Candidate) -> Reason:
     peak = f"Predicted peak {gib(memory.total_bytes)} of {gib(memory.budget_bytes)} {where}{_risk(candidate)}"
     duration_range = f"{duration(time.seconds_low)} to {duration(time.seconds_high)}"
     learned = _correction_note(memory, time, basis=candidate.correction_basis)
-    speed = f"{time.tokens_per_second:,.0f} tokens/s, {duration_range}{_beside_training(time)}"
+    digits = 0 if time.tokens_per_second >= 10 else 1
+    speed = f"{time.tokens_per_second:,.{digits}f} tokens/s, {duration_range}{_beside_training(time)}"
     return Reason(rule=PlanRule.PREDICTION, text=f"{peak}; {speed}.{learned}")
 
 

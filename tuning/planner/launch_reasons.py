@@ -82,7 +82,7 @@ class _Here:
         best = [found for layout in exact if (found := self.search.quickest_of(layout)) is not None]
         if best:
             soonest = min(best, key=lambda found: found.working_seconds)
-            why = f"exact ones of 32 bits take {self._instead(soonest.seconds)}"
+            why = f"exact ones of 32 bits take {self._instead(soonest)}"
         else:
             why = "exact ones of 32 bits do not fit"
         return Reason(rule=PlanRule.OPTIMIZER, text=f"AdamW with moments of 8 bits, because {why}.")
@@ -126,8 +126,12 @@ class _Here:
             why = "more would not be quicker"
         return Reason(rule=PlanRule.MICRO_STEP, text=f"{text}: {why}.")
 
-    def _instead(self, seconds: float) -> str:
-        return instead_of(seconds, self.candidate.time.seconds)
+    def _instead(self, other: Priced) -> str:
+        """The durations that are told elsewhere, or, where they are the other way round, those that were compared."""
+        own = self.candidate.time
+        if (other.seconds < own.seconds) == (other.working_seconds < own.working_seconds):
+            return instead_of(other.seconds, own.seconds)
+        return f"{instead_of(other.working_seconds, own.working_seconds)} without sample answers"
 
     @property
     def _share_of_step(self) -> float:
@@ -146,7 +150,8 @@ class _Here:
             return f"{subject} would fill no less of {'its' if number == 1 else 'their'} memory"
         if fewer is None:
             return f"the job does not fit on {subject} with a margin"
-        return f"{subject} would take {self._instead(fewer.seconds)}"
+        moments = " with moments of 8 bits" if fewer.layout.optimizer != self.layout.optimizer else ""
+        return f"{subject}{moments} would take {self._instead(fewer)}"
 
     def _why_fewer(self, there: int) -> str:
         used, batch = self.setup.world_size, self.candidate.batch
@@ -162,14 +167,14 @@ class _Here:
             return "the rest would only wait"
         gathering = best.layout.gathers_weights and not self.layout.gathers_weights
         in_parts = ", with the weights shared out, which is not worth it" if gathering else ""
-        return f"{there} would take {self._instead(best.seconds)}{in_parts}"
+        return f"{there} would take {self._instead(best)}{in_parts}"
 
     def _in_parts(self) -> str:
         """What sharing the weights out would save, where that was not taken although it is sooner."""
         quickest = self.search.quickest
         if quickest is None or not quickest.layout.gathers_weights or self.layout.gathers_weights:
             return ""
-        return f"; to share it out would take {self._instead(quickest.seconds)}, which is not worth it"
+        return f"; to share it out would take {self._instead(quickest)}, which is not worth it"
 
     def _best_with(self, world_size: int) -> Priced | None:
         found = [self.search.quickest_of(layout) for layout in self._others(world_size)]
@@ -191,7 +196,7 @@ class _Here:
         if found is None:
             peak = self.search.least_peak(other)
             return f"{name} would need {gib(peak)}{self._of_usable(peak)}"
-        text = f"{name} would take {self._instead(found.seconds)}"
+        text = f"{name} would take {self._instead(found)}"
         if duration(found.seconds) != duration(self.candidate.time.seconds):
             return text
         return f"{text}, and need {gib(found.peak_bytes)} instead of {gib(self.candidate.memory.total_bytes)}"

@@ -10,7 +10,7 @@ from tunesmith.tuning.plan import Change, Way, Ways
 from tunesmith.tuning.recipe.hyperparameters import NAMES
 from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.candidates import Search
-from tunesmith.tuning.values.units import GIB, instead_of
+from tunesmith.tuning.values.units import GIB, duration, instead_of
 from tunesmith.tuning.words import Goal, Method
 
 MORE_MEMORY_BYTES = 10 * GIB
@@ -114,8 +114,9 @@ def _told(start: str, before: Candidate, after: Candidate, *, goal: Goal) -> str
     method = after.method is not before.method
     spent, spent_before = _spent(after, goal), _spent(before, goal)
     quicker = after.expense(goal) < WORTH_SAYING * before.expense(goal)
-    slower = after.expense(goal) > before.expense(goal) / WORTH_SAYING
-    if not (method or quicker or slower):
+    slower = after.expense(goal) > before.expense(goal) / (1 if method else WORTH_SAYING)
+    reads_alike = duration(spent) == duration(spent_before)
+    if not method and (reads_alike or not (quicker or slower)):
         safer = before.memory.out_of_memory_probability or 0.0
         left = after.memory.out_of_memory_probability or 0.0
         if safer - left > 0.005:
@@ -123,11 +124,28 @@ def _told(start: str, before: Candidate, after: Candidate, *, goal: Goal) -> str
         return f"{start} would change nothing worth it."
     place = f" on {after.setup.world_size} GPUs" if after.setup.world_size > 1 else ""
     name = NAMES[after.method] if method else "the same method"
-    together = " of all devices together" if goal is Goal.COST else ""
-    if method and slower:
-        text = f"{name}{place} would be taken, though it needs {instead_of(spent, spent_before)}{together}"
-        return f"{start}: {text}."
-    return f"{start}: {name}{place}, {instead_of(spent, spent_before)}{together}."
+    instead = _instead(before, after, goal=goal) + (" of all devices together" if goal is Goal.COST else "")
+    if not slower:
+        return f"{start}: {name}{place}, {instead}."
+    gained = "" if method else _gained(before, after)
+    return f"{start}: {name}{place}{gained} would be taken, though it needs {instead}."
+
+
+def _instead(before: Candidate, after: Candidate, *, goal: Goal) -> str:
+    """What is told elsewhere, or, where that is the other way round, what was compared."""
+    spent, spent_before = _spent(after, goal), _spent(before, goal)
+    if (spent < spent_before) == (after.expense(goal) < before.expense(goal)):
+        return instead_of(spent, spent_before)
+    return f"{instead_of(after.expense(goal), before.expense(goal))} without sample answers"
+
+
+def _gained(before: Candidate, after: Candidate) -> str:
+    """What the same method is worth more time for."""
+    if after.has_margin and not before.has_margin:
+        return " with a margin"
+    if before.setup.optimizer != after.setup.optimizer:
+        return " with moments of 32 bits"
+    return " with a whole copy on each GPU"
 
 
 def _spent(candidate: Candidate, goal: Goal) -> float:

@@ -202,7 +202,7 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     """The guide's table: lowest and highest rank, and the row that says so."""
     per_row = dataset.supervised_tokens / max(1, dataset.rows)
     complex_task = per_row > COMPLEX_SUPERVISED_TOKENS_PER_ROW or spec.objective is Objective.DPO
-    task = f"a {'complex' if complex_task else 'simple'} task ({per_row:,.0f} tokens a row to learn from)"
+    task = f"a {'complex' if complex_task else 'simple'} task ({_about(per_row)} a row to learn from)"
     if spec.objective is Objective.DPO:
         task = "preference pairs, a complex task"
     if dataset.rows < 1_000:
@@ -212,6 +212,10 @@ def _rank_range(dataset: DatasetFacts, spec: JobSpec) -> tuple[int, int, str]:
     if dataset.rows <= 100_000:
         return 32, 64, "10K-100K rows"
     return 64, 128, "over 100K rows"
+
+
+def _about(tokens: float) -> str:
+    return "less than 1 token" if tokens < 0.5 else plural(round(tokens), "token")
 
 
 def _has_experts(shape: ModelShape) -> bool:

@@ -197,6 +197,38 @@ def test_a_refusal_of_long_rows_says_that_activations_fill_the_memory() -> None:
     assert "sharded-base" not in rules(refusal)
 
 
+@pytest.mark.parametrize(
+    ("model", "machine", "rows", "asked", "gained"),
+    [
+        ("command-r7b", "4xL40S", data(1_000, tokens_per_row=8, longest=80), {"method": "full"}, "with a margin"),
+        (
+            "command-r-35b",
+            "8xA800-80GB",
+            data(8_000, tokens_per_row=500, longest=500, supervised=0.1),
+            {},
+            "with a whole",
+        ),
+        ("gemma-3-12b-text", "CPU", data(5_000, tokens_per_row=30, longest=300), {"method": "full"}, "with moments of"),
+    ],
+)
+def test_a_larger_machine_that_takes_longer_has_a_reason(
+    model: str, machine: str, rows: Any, asked: dict[str, Any], gained: str
+) -> None:
+    told = [change.text for change in plan(model, machine, dataset=rows, **asked).changes]
+    assert any(gained in text and "would be taken, though it needs" in text for text in told), told
+
+
+def test_one_gpu_that_would_be_quicker_is_told_with_what_it_would_lose() -> None:
+    rows, steps = data(1_000, tokens_per_row=500, longest=500), {"batch_size": 3}
+    chosen = plan("qwen3-4b-2507", "2xH100", dataset=rows, method="full", hyperparameters=steps)
+    assert "one alone with moments of 8 bits would take" in said(chosen, "gpus")
+
+
+def test_a_token_a_row_is_one() -> None:
+    for supervised, told in ((1 / 400, "(1 token a row"), (1e-9, "(less than 1 token a row")):
+        assert told in said(plan("llama-3.2-1b", "T4", dataset=data(50, supervised=supervised)), "rank")
+
+
 def test_what_is_whole_on_each_gpu_is_said_to_want_one_gpu() -> None:
     """LoRA in fp16 is not shared out: more GPUs like these give it no room."""
     refusal = answer("llama-2-13b", "4xT4", dataset=data(longest=100, tokens_per_row=80), method="lora")
