@@ -64,6 +64,7 @@ class PlanRule(StrEnum):
     EARLY_STOPPING = "early-stopping"
 
     # The launch
+    PRECISION = "precision"
     CONSTANTS = "constants"
     DEVICES = "devices"
     GPUS = "gpus"

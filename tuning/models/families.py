@@ -8,6 +8,9 @@ from tunesmith.tuning.models.config_reader import ConfigReader, divisible, even
 from tunesmith.tuning.models.linears import Linear
 
 MOST_LAYERS = 1_000
+# What other trainers compute in bf16 or fp32 alone (Unsloth's FORCE_FLOAT32, November 2026): activations or gradients
+# leave the range of fp16. By the beginnings of their names.
+OVERFLOWING_FP16 = ("gemma3", "gemma4", "glm4_moe", "gpt_oss", "qwen3_5", "qwen3_moe")
 MULTIMODAL = {"gemma3": "gemma3_text"}  # the language part alone is trained
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tunesmith.tuning.models.families import OVERFLOWING_FP16
 from tunesmith.tuning.plan import PlanRule, Reason
 from tunesmith.tuning.search.candidate import Candidate
 from tunesmith.tuning.search.candidates import LEAST_RECOMPUTATION_FIRST, Search
@@ -22,6 +23,7 @@ NO_MARGIN = "no setting keeps its margin, and this one fills least of the memory
 def explain_launch(candidate: Candidate, search: Search) -> Iterator[Reason]:
     """In the order in which a reader wonders."""
     here = _Here(candidate, search)
+    yield from here.precision()
     if candidate.place.hardware.gpus:
         yield from here.devices()
         yield from here.sharing()
@@ -37,6 +39,16 @@ class _Here:
     def __init__(self, candidate: Candidate, search: Search) -> None:
         self.candidate, self.search, self.setup = candidate, search, candidate.setup
         self.layout = next(layout for layout in search.layouts if _is_of(layout, candidate))
+
+    def precision(self) -> Iterator[Reason]:
+        """That a family is known to overflow, where there is nothing but fp16 to compute in quickly."""
+        family, name = self.search.pricer.shape.family, self.candidate.place.name
+        if self.setup.precision == "fp16" and family.startswith(OVERFLOWING_FP16):
+            text = (
+                f"A {name} computes in fp16, where {family} is known to overflow: others train it in bf16 or fp32 "
+                f"alone. If the loss is no number, take a GPU of compute capability 8.0 or higher."
+            )
+            yield Reason(rule=PlanRule.PRECISION, text=text)
 
     def devices(self) -> Iterator[Reason]:
         """Why so many GPUs and not more or fewer."""

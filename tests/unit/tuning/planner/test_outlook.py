@@ -274,6 +274,14 @@ def test_what_several_gpus_do_not_share_out_has_its_reason(machine: str, asked: 
     assert "because" not in alone.reasons[0].text
 
 
+def test_a_family_that_overflows_fp16_is_warned_of_where_there_is_nothing_else() -> None:
+    chosen = plan("gemma-3-4b", "8xT4")
+    assert rules(chosen).index("precision") < 3
+    assert "gemma3_text is known to overflow" in said(chosen, "precision")
+    assert "precision" not in rules(plan("gemma-3-4b", "L4"))
+    assert "precision" not in rules(plan("llama-3.1-8b", "8xT4"))
+
+
 def test_pissa_is_never_planned_over_a_4_bit_base_which_the_trainer_refuses() -> None:
     pissa = {"lora": {"init": "pissa"}}
     assert plan("llama-3.1-8b", "1xRTX4090", goal="speed", **pissa).method is Method.LORA
