@@ -71,9 +71,8 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
         return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=f"With max_seq_length {lengths[longest]:,} {text}.{kept}")
     possible = [candidates[method] for method in methods if candidates[method].blocked is None]
     if not possible:
-        return Reason(
-            rule=PlanRule.WHAT_WOULD_FIT, text="Install what is missing on a worker, or choose another method."
-        )
+        text = "Install or leave out what the reasons above name, or choose another method."
+        return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
     if more := _more_gpus(methods, asking.on_more_gpus):
         return more
     least = min(possible, key=lambda candidate: candidate.peak_bytes)
@@ -81,10 +80,9 @@ def suggest_fit(candidates: dict[Method, Candidate], *, spec: JobSpec, dataset: 
     is_shared = least.setup.world_size > 1 and (least.setup.zero_stage > 0 or least.setup.sharded_base)
     devices = f"{least.setup.world_size} GPUs, each" if is_shared else one
     wanted = gib(least.peak_bytes + least.margin_bytes)
-    return Reason(
-        rule=PlanRule.WHAT_WOULD_FIT,
-        text=sentence(f"{name_of(least)} would fit on {devices} with {wanted} free; shorter rows do not help."),
-    )
+    name = f"{NAMES[least.method]}, its weights shared out," if least.setup.sharded_base else name_of(least)
+    text = sentence(f"{name} would fit on {devices} with {wanted} free; shorter rows do not help.")
+    return Reason(rule=PlanRule.WHAT_WOULD_FIT, text=text)
 
 
 def other_method(candidates: Mapping[Method, Candidate], *, spec: JobSpec) -> tuple[Reason, ...]:

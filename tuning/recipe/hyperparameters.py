@@ -240,7 +240,7 @@ def _about_experts(spec: JobSpec, shape: ModelShape) -> tuple[Reason, ...]:
 
 def _next_step(shape: ModelShape) -> str:
     if have_experts(shape):
-        return f"target_modules '{PRESET}' gives each expert one, for more memory and time."
+        return f"target_modules '{PRESET}' gives each expert one, for more time and with the whole base on each GPU."
     return "Where much is to be learnt a dense model of the same size takes more of it in."
 
 

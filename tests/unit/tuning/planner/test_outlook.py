@@ -292,6 +292,16 @@ def test_pissa_is_never_planned_over_a_4_bit_base_which_the_trainer_refuses() ->
     assert small.reasons[-1].text.startswith("Without init pissa QLoRA fits: ")
 
 
+def test_a_base_that_is_shared_out_is_said_to_be_that_once() -> None:
+    refusal = answer("llama-3.1-405b", "8xA100-40G")
+    assert refusal.reasons[-1].text.startswith("QLoRA, its weights shared out, would fit on 8 GPUs, each with ")
+
+
+def test_adapters_for_experts_are_not_offered_without_what_they_take() -> None:
+    """Of a base that is shared out: the advice is for GPUs that hold it whole."""
+    assert "with the whole base on each GPU" in said(plan("qwen3-235b-a22b", "8xB200"), "experts")
+
+
 def test_a_micro_step_of_one_long_row_is_not_said_to_be_a_whole_step() -> None:
     chosen = plan("llama-3.1-8b", "1xH100", dataset=data(2_000, tokens_per_row=100_000, longest=110_000))
     assert chosen.rows_per_step > 1
