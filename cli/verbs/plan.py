@@ -286,7 +286,7 @@ def _print(
     output.note(
         f"{shape.family}, {count(shape.parameters)} parameters; {_rows(dataset, spec)}, "
         f"{count(dataset.tokens)} tokens to train on ({count(dataset.supervised_tokens)} of them to learn), "
-        f"longest row {dataset.longest_row_tokens:,}"
+        f"longest row {dataset.longest_row_tokens:,}{_limit(dataset, spec)}"
     )
     money = ["COST"] if price else []
     columns = ["HARDWARE", "METHOD", "FITS", "PEAK / FREE GIB", "TIME", "GPU HOURS", *money, "WHY"]
@@ -327,6 +327,14 @@ def _rows(dataset: "DatasetFacts", spec: "JobSpec") -> str:
     held_out = f" ({dataset.held_out_rows:,} held out)" if dataset.held_out_rows else ""
     noun = "preference pair" if spec.objective is Objective.DPO else "row"
     return f"{plural(dataset.all_rows, noun)}{held_out}"
+
+
+def _limit(dataset: "DatasetFacts", spec: "JobSpec") -> str:
+    """That the counts beside it are those of rows which are cut, or which the job does not take."""
+    limit = spec.max_seq_length
+    if limit == "auto" or limit >= dataset.longest_row_tokens:
+        return ""
+    return f", to be cut at {limit:,}" if spec.on_long_row == "truncate" else f", and no more than {limit:,} are taken"
 
 
 def _peak_of_refusal(answer: "Refusal") -> str:

@@ -62,6 +62,7 @@ def choose(
     if spec.evaluation is not None:
         return plan_evaluation(spec.evaluation, spec=spec, shape=shape, dataset=dataset, hardware=hardware)
     recipe, kinds = Recipe(spec, shape, dataset), kinds_of(hardware, shape)
+    dataset = recipe.dataset
     for fewest_rows in _rows_per_step(spec, dataset=dataset, hardware=hardware):
         asked = _Asked(recipe, hardware, corrections, kinds=kinds, fewest_rows=fewest_rows)
         here = _Choice(asked.pricers, hardware, kinds=kinds, spec=spec, shape=shape, dataset=dataset)
@@ -108,7 +109,7 @@ class _Asked:
     def asking(self) -> Asking:
         """What a refusal asks before it says what would fit."""
         return Asking(
-            recipe_of=lambda spec: Recipe(spec, self._shape, self._dataset),
+            recipe_of=lambda spec: Recipe(spec, self._shape, self._recipe.given),
             retry=lambda recipe, method: self._search(recipe, method).chosen(),
             may_fit=lambda recipe, method: self._search(recipe, method).can_fit,
             on_more_gpus=self._on_more_gpus,

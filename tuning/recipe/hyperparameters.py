@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from tunesmith.tuning.datasets.cut_rows import with_rows_cut
 from tunesmith.tuning.datasets.lengths import percentile_tokens
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.models.linears import adapts_experts
@@ -173,7 +174,8 @@ def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelSha
     needed = longest if dataset.tokens_are_exact else math.ceil(longest * ESTIMATE_MARGIN)
     rounded = max(64, math.ceil(needed / 64) * 64)
     if asked != "auto" and asked <= rounded:
-        return asked, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=f"Rows of up to {asked:,} tokens as asked.")
+        text = f"Rows of up to {asked:,} tokens as asked{_cut(spec, dataset, length=asked)}."
+        return asked, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=text)
     length = min(rounded, shape.context_length)
     margin = "" if dataset.tokens_are_exact else f" estimated, with {ESTIMATE_MARGIN - 1:.0%} in hand"
     text = f"Rows of up to {length:,} tokens: the longest has {longest:,}{margin}"
@@ -183,8 +185,21 @@ def choose_sequence_length(spec: JobSpec, dataset: DatasetFacts, shape: ModelSha
     if asked != "auto":
         text += f"; no row needs the {asked:,} that were asked for"
     if rounded > shape.context_length:
-        text += f"; the model was built for {shape.context_length:,}, longer rows are cut"
+        text += f"; the model was built for {shape.context_length:,}{_cut(spec, dataset, length=length)}"
     return length, Reason(rule=PlanRule.SEQUENCE_LENGTH, text=text + ".")
+
+
+def _cut(spec: JobSpec, dataset: DatasetFacts, *, length: int) -> str:
+    """What becomes of longer rows, where there are any."""
+    longest = dataset.longest_row_tokens
+    if longest <= length:
+        return ""
+    known = "" if dataset.tokens_are_exact else ", as far as their length is known"
+    if spec.on_long_row == "refuse":
+        return f": a longer row ends the job, and the longest has {longest:,}{known}"
+    lost = 1 - with_rows_cut(dataset, length=length).tokens / dataset.tokens
+    taken = f", which takes {lost:.0%} of all tokens away" if sum(dataset.row_length_counts) else ""
+    return f": longer rows are cut (the longest has {longest:,}){taken}{known}"
 
 
 def warmup_steps(total_steps: int) -> int:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tunesmith.tuning.corrections import Corrections, Ratios
 from tunesmith.tuning.datasets.balance import DrawnSteps
+from tunesmith.tuning.datasets.cut_rows import with_rows_cut
 from tunesmith.tuning.datasets.lengths import typical_lengths
 from tunesmith.tuning.estimates.activations import Checkpointing
 from tunesmith.tuning.estimates.evaluation_time import (
@@ -93,9 +94,10 @@ class Recipe:
     """What every method does alike with one job."""
 
     def __init__(self, spec: JobSpec, shape: ModelShape, dataset: DatasetFacts) -> None:
-        self.spec, self.shape, self.dataset = spec, shape, dataset
-        self.adapter = choose_lora(spec, dataset, shape)
+        self.spec, self.shape, self.given = spec, shape, dataset
         self.sequence_length = choose_sequence_length(spec, dataset, shape)
+        self.dataset = with_rows_cut(dataset, length=self.sequence_length[0])
+        self.adapter = choose_lora(spec, self.dataset, shape)
 
 
 class Pricer:

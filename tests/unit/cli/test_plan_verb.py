@@ -52,6 +52,17 @@ def test_of_a_file_nothing_is_assumed(tmp_path: Path) -> None:
     assert "Assumed" not in run_on(str(rows)).stderr
 
 
+def test_a_length_that_cuts_rows_stands_beside_the_longest(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "What is it?", "completion": "It is this. " * 200}) + "\n")
+    assert re.search(
+        r"longest row [\d,]+, to be cut at 128$", run_on(str(rows), "--max-seq-length", "128").stderr, re.M
+    )
+    refused = run_on(str(rows), "--max-seq-length", "128", "--on-long-row", "refuse").stderr
+    assert re.search(r"longest row [\d,]+, and no more than 128 are taken$", refused, re.M)
+    assert re.search(r"longest row [\d,]+$", run_on(str(rows)).stderr, re.M)
+
+
 def test_preference_pairs_are_called_that() -> None:
     assert "; 900 preference pairs (90 held out)" in run_on("--rows", "900", "--beta", "0.1").stderr
     assert "; 900 rows (90 held out)" in run_on("--rows", "900").stderr

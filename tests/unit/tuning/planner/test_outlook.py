@@ -302,6 +302,26 @@ def test_adapters_for_experts_are_not_offered_without_what_they_take() -> None:
     assert "with the whole base on each GPU" in said(plan("qwen3-235b-a22b", "8xB200"), "experts")
 
 
+COUNTS = (0,) * 5 + (900,) + (0,) * 12 + (100,)  # 900 rows of 193 to 256 tokens, 100 of 16,385 to 24,576
+LONG = {
+    "dataset": data(1_000, tokens_per_row=2_300, longest=23_000).model_copy(update={"row_length_counts": COUNTS}),
+}
+
+
+def test_rows_that_are_cut_are_counted_as_they_are_trained_on() -> None:
+    """Rank, duration and the choice of the method go by what is left of them."""
+    whole, cut = plan("llama-3.1-8b", "1xH100", **LONG), plan("llama-3.1-8b", "1xH100", **LONG, max_seq_length=1024)
+    assert cut.time.training_seconds < 0.3 * whole.time.training_seconds
+    assert "which takes 86% of all tokens away" in said(cut, "sequence-length")
+    assert said(cut, "tokens").startswith("311K tokens")
+    assert "takes" not in said(whole, "sequence-length")
+
+
+def test_a_length_that_a_row_may_not_have_is_told_with_the_longest() -> None:
+    chosen = plan("llama-3.1-8b", "1xH100", **LONG, max_seq_length=1024, on_long_row="refuse")
+    assert said(chosen, "sequence-length").endswith(": a longer row ends the job, and the longest has 23,000.")
+
+
 def test_a_micro_step_of_one_long_row_is_not_said_to_be_a_whole_step() -> None:
     chosen = plan("llama-3.1-8b", "1xH100", dataset=data(2_000, tokens_per_row=100_000, longest=110_000))
     assert chosen.rows_per_step > 1
