@@ -29,6 +29,10 @@ ROUNDING = 1 + 1e-9
 MODELS = tuple(sorted(CONFIGS))
 SHAPES = {name: find_shape(name) for name in MODELS}
 PLURAL_OF_ONE = re.compile(r"(?<![\d.,])1 (rows|steps|epochs|GPUs|tokens|evaluations)\b(?!/s)")
+LORA_OPTIONS: tuple[dict[str, Any], ...] = (
+    {}, {}, {"rank": 64}, {"dropout": 0.05}, {"use_dora": True}, {"init": "pissa"}, {"float8_base": True},
+    {"use_rslora": True, "target_modules": "attention"},
+)  # fmt: skip
 NUMBERS_OF_GPUS = (0, 1, 1, 1, 2, 2, 3, 4, 5, 8, 8, 16)
 
 
@@ -122,7 +126,11 @@ class Fuzz:
             "goal": pick.choice(("balanced", "balanced", "quality", "speed", "cost")),
             "objective": pick.choice(("supervised", "supervised", "dpo")),
             "merge": pick.random() < 0.1,
-            "lora": pick.choice(({}, {}, {"rank": 64}, {"dropout": 0.05}, {"use_dora": True})),
+            "lora": pick.choice(LORA_OPTIONS),
+            "hyperparameters": pick.choice(
+                ({}, {}, {}, {"batch_size": pick.choice((1, 3, 64, 256))}, {"n_epochs": 50})
+            ),
+            "max_seq_length": pick.choice(("auto", "auto", "auto", 64, 512)),
         }
         corrections = Corrections()
         if pick.random() < 0.2:
@@ -193,6 +201,9 @@ def _broken_limits(plan: Plan, case: Case) -> Iterator[str]:
         yield "no more processes than rows a step or GPUs"
     if plan.time.seconds > LONGEST_RUN_SECONDS:
         yield "no plan takes years"
+    needs_plain_base = plan.lora is not None and plan.lora.init == "pissa"
+    if needs_plain_base and (plan.quantization or plan.zero_stage):
+        yield "no plan that the trainer refuses"
     if case.asked["method"] not in ("auto", plan.method):
         yield "the method that was asked for"
 

@@ -90,13 +90,13 @@ class Search:
 
     @cached_property
     def cheapest(self) -> Priced | None:
-        """The least time of all devices together that keeps its margin."""
-        return self._least(_device_seconds, share=self.usable)
+        """The least time of all devices together that keeps its margin, within a year where anything ends by then."""
+        return self._least(self._cost, share=self.usable)
 
     @property
     def least_device_seconds(self) -> float:
         """No way that keeps its margin takes less time of all devices together, without sample answers."""
-        floors = self._by_floor(_device_seconds, share=self.usable)
+        floors = self._by_floor(self._cost, share=self.usable)
         return floors[0][0] if floors else math.inf
 
     @cached_property
@@ -136,6 +136,11 @@ class Search:
     def usable(self) -> float:
         """The share of free memory that a predicted peak may take."""
         return usable_share(self.pricer.margin)
+
+    @property
+    def _cost(self) -> Expense:
+        takes_years = self.quickest is None or self.quickest.seconds > LONGEST_RUN_SECONDS
+        return _device_seconds if takes_years else _device_seconds_within_a_year
 
     @property
     def _roomiest(self) -> Iterable[Layout]:
@@ -331,3 +336,7 @@ def _seconds(seconds: float, _world_size: int) -> float:
 
 def _device_seconds(seconds: float, world_size: int) -> float:
     return seconds * world_size
+
+
+def _device_seconds_within_a_year(seconds: float, world_size: int) -> float:
+    return seconds * world_size if seconds <= LONGEST_RUN_SECONDS else math.inf

@@ -223,6 +223,14 @@ def test_each_rejected_method_names_the_rule_that_rejected_it() -> None:
     assert "4-bit" not in why[Method.FULL]
 
 
+def test_goal_cost_takes_no_fewer_gpus_than_end_within_a_year() -> None:
+    """Four of them would take the least GPU time, and 1.3 years."""
+    rows, epochs = data(2_500_000, tokens_per_row=1_000, longest=2_000), {"n_epochs": 50}
+    chosen = plan("llama-3.1-8b", "8xL4", dataset=rows, goal="cost", method="lora", hyperparameters=epochs)
+    assert chosen.world_size > 4
+    assert chosen.time.seconds < 365 * 86_400
+
+
 def test_a_plan_of_years_is_a_refusal() -> None:
     refused = answer("llama-3.1-8b", cpu(2), dataset=data(1_000_000))
     assert isinstance(refused, Refusal)
