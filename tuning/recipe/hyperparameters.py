@@ -330,8 +330,8 @@ def _epochs(spec: JobSpec, dataset: DatasetFacts) -> tuple[int, str]:
         return MOST_EPOCHS_OF_FEW_ROWS, f"at most, for {rows}: training stops when held-out rows stop improving"
     if has_few_rows(dataset):
         epochs = min(MOST_EPOCHS_UNMEASURED, math.ceil(LOOKS_AT_FEW_ROWS / dataset.rows))
-        missing = plural(FEW_ROWS - dataset.rows, "row")
-        return epochs, f"for {rows}, a guess that nothing checks; with {missing} more {USUAL_EPOCHS} would be usual"
+        later = f"with {plural(FEW_ROWS - dataset.rows, 'row')} more {USUAL_EPOCHS} epochs would be usual"
+        return epochs, f"for {rows}, a guess that nothing checks; {later}"
     usual = USUAL_EPOCHS if dataset.rows < ROWS_OF_THREE_EPOCHS else 2 if dataset.rows < ROWS_OF_TWO_EPOCHS else 1
     return usual, f"for {rows}"
 

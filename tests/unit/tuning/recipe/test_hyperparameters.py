@@ -157,7 +157,7 @@ def test_where_nothing_is_held_out_the_plan_says_what_is_missing() -> None:
         reason.text for reason in choose_batch(spec(), with_held_out_rows(few, spec()), method=Method.LORA).reasons
     )
     assert "too few to hold any out" in told
-    assert "with 93 rows more 3 would be usual" in told
+    assert "with 93 rows more 3 epochs would be usual" in told
     told = " ".join(reason.text for reason in choose_batch(none, data(24), method=Method.LORA).reasons)
     assert "No row is held out, as asked" in told
 
