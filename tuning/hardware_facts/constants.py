@@ -59,7 +59,9 @@ def explain_constants(hardware: HardwareProfile, *, precision: str) -> Reason:
         is_measured = own is not None
     if is_measured:
         return Reason(rule=PlanRule.CONSTANTS, text=f"Measured on this worker: {numbers}.")
-    return Reason(rule=PlanRule.CONSTANTS, text=f"Assumed, because no worker has measured them here: {numbers}.")
+    whose = "" if hardware.gpus else ", which processors with AVX-512 reach and others do not"
+    text = f"Assumed, because no worker has measured them here: {numbers}{whose}."
+    return Reason(rule=PlanRule.CONSTANTS, text=text)
 
 
 def _on_gpu(own: MachineConstants) -> Constants:
