@@ -123,7 +123,7 @@ def what_if(text: str, *, host_memory_bytes: int | None = None) -> HardwareProfi
         raise InvalidRequest(f"{text!r} names no hardware.", code=ErrorCode.UNKNOWN_GPU, param="on", hint=hint)
     number = int(match[1] or 0)
     if match[1] and not 1 <= number <= 1024:
-        raise InvalidRequest(f"{number:,} x {match[2]} is no machine.", param="on", hint="Use 1 to 1024.")
+        raise InvalidRequest(f"{number:,} x {match[2]} in one machine is absurd.", param="on", hint="Use 1 to 1024.")
     free = int(float(match[3]) * GIB) if match[3] else None
     if match[2].lower() == "cpu":
         memory = host_memory_bytes if free is None else free

@@ -68,7 +68,7 @@ def test_a_name_in_a_hint_can_be_asked_for(known: KnownGpu) -> None:
 def test_no_memory_free_and_no_gpu_are_told_apart() -> None:
     for text, told in (
         ("A100:0G", "With no memory free nothing can be trained."),
-        ("0xA100", "0 x A100 is no machine."),
+        ("0xA100", "0 x A100 in one machine is absurd."),
     ):
         with pytest.raises(InvalidRequest, match=told):
             what_if(text)
