@@ -50,6 +50,10 @@ class Proxy:
         self._thread.join(10)
         self._loop.close()
 
+    def lead_to(self, port: int) -> None:
+        """Connect to another server from now on; connections that are open stay where they are."""
+        self._target_port = port
+
     def cut(self) -> None:
         """End every connection, in order."""
         self._loop.call_soon_threadsafe(self._close_all)

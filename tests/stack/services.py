@@ -19,7 +19,7 @@ from tests.waiting import eventually
 from tunesmith.tuning.values.hashes import sha256_of_text
 from tunesmith.worker.hashes import sha256_of
 
-_PROGRAM = Path(sys.executable).with_name("tunesmith-service")
+SERVICE_PROGRAM = str(Path(sys.executable).with_name("tunesmith-service"))
 
 
 class Services(Installation):
@@ -137,9 +137,10 @@ class Services(Installation):
         self.query(statement, *columns.values())
         return key
 
-    def _spawn(self, verb: str, *options: str) -> "subprocess.Popen[bytes]":
+    def _spawn(self, verb: str, *options: str, **settings: str) -> "subprocess.Popen[bytes]":
+        command, environment = [SERVICE_PROGRAM, verb, *options], self._environment | settings
         with (self.root / f"{verb}.log").open("ab") as log:
-            process = subprocess.Popen([_PROGRAM, verb, *options], env=self._environment, stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self._processes.append(process)
         return process
 
