@@ -163,4 +163,12 @@ BREAKAGES = (
         '        accept_content=["json", "pickle"],',
         f"{_WAKE}::test_messages_are_json_and_acknowledged_early",
     ),
+    Breakage(
+        "G3",
+        "the broker is tried by a connection that garbage ends",
+        "worker/daemon/broker.py",
+        "    use_careful_transport()\n    options",
+        "    options",
+        f"{_WAKE}::test_garbage_in_the_queue_does_not_end_the_worker_and_an_end_of_the_consumer_is_no_success",
+    ),
 )

@@ -35,6 +35,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 def reachable(redis_url: str) -> bool:
     """Whether the broker answers within a few seconds."""
+    use_careful_transport()
     options = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
     try:
         with Connection(redis_url, transport_options=options) as connection:
@@ -46,6 +47,9 @@ def reachable(redis_url: str) -> bool:
 
 
 def use_careful_transport() -> None:
-    """From now on `redis://` in this process means the transport above."""
+    """From now on `redis://` in this process means the transport above.
+
+    To be called before the first connection: kombu keeps what it has found for a name.
+    """
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
