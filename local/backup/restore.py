@@ -12,6 +12,8 @@ from tunesmith.local.up.layout import Layout
 def restore(source: Path, layout: Layout) -> Manifest:
     """Verify the backup, then fill an empty data directory with it. Runs and cached models are made anew by workers.
 
+    One that breaks off leaves a mark by which nothing takes the directory for an installation.
+
     Raises:
         DirectoryUnusable: the backup is damaged, or the data directory is not empty.
         ServerFailed: the database could not be read in.
@@ -21,6 +23,7 @@ def restore(source: Path, layout: Layout) -> Manifest:
     layout.claim()
     lock = DirectoryLock(layout.root)
     lock.acquire()
+    layout.unfinished_restore.touch()
     layout.create()
     try:
         blobs = source / contents.BLOBS
@@ -32,4 +35,5 @@ def restore(source: Path, layout: Layout) -> Manifest:
         lock.release()
     with database.server_of(layout) as server:
         database.load(server, source / contents.DATABASE)
+    layout.unfinished_restore.unlink()
     return manifest

@@ -20,6 +20,7 @@ class Layout:
     work/              the worker's run directories and model cache
     keys/              the admin's and the worker's key (0600)
     logs/              one log per process
+    restore.unfinished there while a backup is read in
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,6 +32,7 @@ class Layout:
         self.work = root / "work"
         self.keys = root / "keys"
         self.logs = root / "logs"
+        self.unfinished_restore = root / "restore.unfinished"
 
     def log(self, name: str) -> Path:
         """The log of one process."""
@@ -41,12 +43,21 @@ class Layout:
         return self.keys / f"{role}.key"
 
     def claim(self) -> None:
-        """Make the root. Raises DirectoryUnusable for a folder that holds something of somebody else's."""
+        """Make the root.
+
+        Raises:
+            DirectoryUnusable: it holds something of somebody else's, or half of what a backup has.
+        """
         private = not self.root.exists() or not self._foreign()
         if not private:
             raise DirectoryUnusable(
                 f"{self.root} is not empty and was not made by `tunesmith up`.",
                 hint="choose an empty or a new folder as --data-dir",
+            )
+        if self.unfinished_restore.exists():
+            raise DirectoryUnusable(
+                f"{self.root} was not restored to the end: a part of what the backup has is missing.",
+                hint="delete the folder, and restore the backup again",
             )
         private_folder(self.root)
 

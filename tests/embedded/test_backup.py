@@ -13,7 +13,7 @@ from tests.stack.up import short_folder
 from tunesmith.local.backup import contents
 from tunesmith.local.backup.backup import back_up
 from tunesmith.local.backup.restore import restore
-from tunesmith.local.embedded.errors import DirectoryUnusable
+from tunesmith.local.embedded.errors import DirectoryUnusable, ServerFailed
 from tunesmith.local.embedded.locks import DirectoryLock
 from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.local.up.layout import Layout
@@ -102,6 +102,19 @@ def test_a_backup_of_a_stopped_installation_is_refused_when_anything_in_it_was_c
     with pytest.raises(DirectoryUnusable, match="no complete backup"):
         restore(kept, Layout(folder / "new"))
     assert not (folder / "new").exists()
+
+
+def test_what_was_restored_in_part_is_not_taken_for_an_installation(folder: Path) -> None:
+    layout, kept, new = Layout(folder / "data"), folder / "backup", Layout(folder / "new")
+    with running(layout) as plane:
+        plane.upload()
+    back_up(layout, kept, version="1")
+    (kept / contents.DATABASE).write_bytes(b"no dump, though its hash is right")
+    (kept / contents.MANIFEST).write_text(contents.describe(kept, version="1").model_dump_json())
+    with pytest.raises(ServerFailed):
+        restore(kept, new)
+    with pytest.raises(DirectoryUnusable, match="not restored to the end"):
+        new.claim()
 
 
 def test_there_is_nothing_to_back_up_where_no_installation_is(folder: Path) -> None:
