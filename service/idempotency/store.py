@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ARRAY, Table, Text, bindparam, delete, func, select
+from sqlalchemy import ARRAY, CursorResult, Table, Text, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.locks import lock_names
 from tunesmith.service.database.tables import IdempotencyKey
+from tunesmith.tuning.errors import Conflict
 
 _LIFETIME = timedelta(hours=24)
 
@@ -62,9 +63,15 @@ async def find(session: AsyncSession, keys: Collection[str], *, project: str) ->
 
 
 async def add(session: AsyncSession, reservations: Sequence[Reservation], *, project: str) -> None:
-    """Store keys, which the caller has locked and did not find."""
+    """Store keys, which the caller has locked and did not find.
+
+    Raises:
+        Conflict: somebody who takes no locks, as a version before this one, has stored one of them meanwhile.
+    """
     rows = [{"project": project, **reservation._asdict()} for reservation in reservations]
-    await session.execute(_ADD, rows)
+    stored = cast(CursorResult[Any], await session.execute(_ADD, rows, execution_options={"preserve_rowcount": True}))
+    if stored.rowcount < len(rows):
+        raise Conflict("The same request is being handled right now.")
 
 
 async def prune(session: AsyncSession) -> None:

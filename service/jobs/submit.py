@@ -99,6 +99,7 @@ async def submit_all(session: AsyncSession, submissions: Sequence[Submission]) -
 
     Raises:
         LimitReached: the line has no room for all of them.
+        Conflict: an older version of the service is handling a copy of one of them.
     """
     await lock_names(session, [submission.name_of_copies for submission in submissions])
     found = await _earlier(session, submissions)

@@ -133,6 +133,33 @@ def test_a_retry_among_others_finds_the_job_of_its_first_try(control_plane: Cont
     assert first.id == retry.id != other.id
 
 
+@pytest.mark.parametrize("beside", [0, 1], ids=["alone", "beside another"])
+def test_a_copy_that_an_older_version_handles_meanwhile_makes_no_second_job(
+    control_plane: ControlPlane, beside: int
+) -> None:
+    file = control_plane.upload()
+    made = control_plane.create_job(training_file=file)["id"]
+    first = """
+        INSERT INTO idempotency_keys (project, key, request_sha256, job_id, expires_at)
+        VALUES ('acme', 'k', %s, %s, now() + interval '1 day')
+    """
+    copy = submission(control_plane, file, idempotency_key="k")
+    others = [submission(control_plane, file)] * beside
+    with psycopg.connect(control_plane.settings.database_url) as older, ThreadPoolExecutor(1) as pool:
+        older.execute(first, [copy.sha256, made])  # without a lock on the name of the key
+        submitted = pool.submit(submit_at_once, control_plane, [copy, *others])
+        while not control_plane.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            assert not submitted.done(), submitted.result()
+        older.commit()
+        ending, *_ = submitted.result()
+    if beside:  # told apart from the other one, it is looked for again
+        assert [job.id for job in jobs([ending])] == [made]
+    else:
+        assert codes([ending]) == ["conflict"]
+    assert control_plane.sql("SELECT count(*) FROM jobs") == [(1 + beside,)]
+    assert [job.id for job in jobs(submit_at_once(control_plane, [copy]))] == [made]
+
+
 def test_of_more_requests_than_the_line_has_room_for_the_first_are_taken(control_plane: ControlPlane) -> None:
     file = control_plane.upload()
     endings = submit_at_once(control_plane, [submission(control_plane, file, most_queued=7) for _ in range(12)])
