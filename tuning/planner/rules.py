@@ -22,6 +22,7 @@ SMALL_DATA_ROWS_FOR_QUALITY = 5_000
 LARGE_DATA_ROWS = 50_000
 MOST_FOR_SHARDED_LORA = 1.3  # times QLoRA's duration that 16-bit weights are worth when they must be shared out
 MUCH_QUICKER = 0.9  # of a duration
+WORTH_SAVING = 0.01  # of a peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +354,7 @@ def _rule_against(other: Candidate, chosen: Candidate, *, verdicts: list[Verdict
         return f"its weights would be shared out over {other.setup.world_size} GPUs and gathered for every layer"
     saved = chosen.peak_bytes - other.peak_bytes
     rounded = f"its 4-bit weights are rounded, and {chosen.setup.precision} ones fit"
-    return f"{rounded}; it would save {gib(saved)}" if saved > 0 else rounded
+    return f"{rounded}; it would save {gib(saved)}" if saved > WORTH_SAVING * chosen.peak_bytes else rounded
 
 
 def _numbers(other: Candidate, chosen: Candidate, situation: Situation) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.tuning.cases import answer, cpu, data, plan, rules, spec
+from tests.unit.tuning.cases import TINY, answer, cpu, data, plan, rules, spec
 from tunesmith.tuning.hardware_facts.gpus import what_if
 from tunesmith.tuning.models.catalogue import find_shape
 from tunesmith.tuning.plan import Plan, Refusal
@@ -222,6 +222,11 @@ def test_one_gpu_that_would_be_quicker_is_told_with_what_it_would_lose() -> None
     rows, steps = data(1_000, tokens_per_row=500, longest=500), {"batch_size": 3}
     chosen = plan("qwen3-4b-2507", "2xH100", dataset=rows, method="full", hyperparameters=steps)
     assert "one alone with moments of 8 bits would take" in said(chosen, "gpus")
+
+
+def test_memory_that_4_bits_hardly_save_is_not_told() -> None:
+    assert "would save" not in rejected(plan(TINY, cpu()), Method.QLORA)
+    assert "would save" in rejected(plan("llama-3.1-8b", "1xH100"), Method.QLORA)
 
 
 def test_a_token_a_row_is_one() -> None:
