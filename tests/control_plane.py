@@ -103,7 +103,9 @@ class ControlPlane:
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database itself."""
         if threading.current_thread() is threading.main_thread():
-            return _rows(self._connection(), statement, values)
+            rows = _rows(self._connection(), statement, values)
+            self._connection().execute("RESET ALL")  # what a statement has set holds for itself
+            return rows
         with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
             return _rows(connection, statement, values)
 
