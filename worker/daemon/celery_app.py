@@ -41,6 +41,7 @@ def create_app(broker_url: str, *, queue: str) -> Celery:
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of the broker of any length never ends the worker
+        broker_channel_error_retry=True,  # nor does one that refuses: full memory or disk, a key of the wrong type
         broker_transport_options={
             "polling_interval": _POLLING_SECONDS,  # in memory
             "visibility_timeout": 300,
