@@ -171,4 +171,12 @@ BREAKAGES = (
         "    options",
         f"{_WAKE}::test_garbage_in_the_queue_does_not_end_the_worker_and_an_end_of_the_consumer_is_no_success",
     ),
+    Breakage(
+        "G3",
+        "a broker that refuses ends the worker",
+        "worker/daemon/celery_app.py",
+        "broker_channel_error_retry=True",
+        "broker_channel_error_retry=False",
+        f"{_WAKE}::test_a_broker_that_refuses_does_not_end_the_worker_and_is_used_again_when_it_accepts",
+    ),
 )
