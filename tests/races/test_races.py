@@ -108,8 +108,12 @@ def test_claims_at_once_start_no_more_jobs_than_the_project_may_run(
     file = control_plane.upload()
     for _ in range(6):
         control_plane.create_job(training_file=file)
-    at_once(*[worker.claim for worker in workers])
-    at_once(*[worker.claim for worker in workers])
+    with psycopg.connect(control_plane.settings.database_url) as other, ThreadPoolExecutor(6) as pool:
+        other.execute("LOCK TABLE attempts IN SHARE MODE")  # none of them starts its job before all have counted
+        claims = [pool.submit(worker.claim) for worker in workers]
+        while control_plane.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != [(6,)]:
+            assert not any(claim.done() for claim in claims)
+        other.rollback()
     assert control_plane.sql("SELECT count(*) FROM jobs WHERE state = 'running'") == [(2,)]
 
 
