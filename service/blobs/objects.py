@@ -135,8 +135,8 @@ class BlobStore:
         return (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
 
     async def probe(self) -> None:
-        """Write, read and delete a small object; raises whatever the store raises."""
-        path = f"probes/{uuid4().hex}"
+        """Write and delete a small object where the others are; raises whatever the store raises."""
+        path = f"blobs/probes/{uuid4().hex}"
         await obstore.put_async(self._store, path, b"ok")
         await obstore.delete_async(self._store, path)
 

@@ -38,6 +38,14 @@ def test_a_store_that_fails_is_503_wherever_it_is_needed(
         assert answer.json()["error"]["code"] == "object_store_unavailable"
 
 
+def test_a_store_that_takes_no_bytes_is_not_ready(plane: ControlPlane, settings: Settings, tmp_path: Path) -> None:
+    app = create_app(settings)
+    (tmp_path / "store" / "blobs").write_text("where a folder should be")
+    (answer,) = asyncio.run(ask(app, ("GET", "/readyz", {}), key=plane.keys["admin"]))
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["store"] != "ok"
+
+
 def test_a_full_store_has_a_code_of_its_own() -> None:
     words = "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)"
     error = unavailable(GenericError(words))
