@@ -165,7 +165,7 @@ bench-serving: $(STAMP) ## many adapters asked at once: our engine, PEFT's mixed
 	$(BIN)/python -m benchmarks.serving
 
 .PHONY: bench-control-plane
-bench-control-plane: $(STAMP) ## load on the API and its database: submits, polls, lists, claims, metrics, event streams (about 3 minutes; LOAD="--mlflow")
+bench-control-plane: $(STAMP) ## load on the API and its database: submits, polls, lists, claims, metrics, an overload, event streams (about 3 minutes; LOAD="--mlflow")
 	$(BIN)/python -m benchmarks.control_plane $(LOAD)
 
 .PHONY: conformance

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.control_plane.load import KINDS
+from benchmarks.control_plane.load import KINDS, WHOLE
 from benchmarks.control_plane.site import MODEL, Site, running_site
 from benchmarks.machine import setting
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, action="append", help="stored when the load begins; 1000 and 20000")
     parser.add_argument("--state", choices=("queued", "cancelled"), default="queued")
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", choices=(*KINDS, "streams"), action="append")
+    parser.add_argument("--only", choices=(*KINDS, *WHOLE), action="append")
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=1, help="of the API")
     parser.add_argument("--beside", type=Path, help="another checkout")
@@ -57,7 +57,7 @@ def measure(sources: dict[str, Path], count: int, *, arguments: argparse.Namespa
             for name, source in sources.items()
         }
         settings = {name: _settings(site, count, arguments=arguments) for name, site in sites.items()}
-        for kind in arguments.only or (*KINDS, "streams"):
+        for kind in arguments.only or (*KINDS, *WHOLE):
             for name, site in sites.items():
                 print(row(kind, name, _measured(kind, site, settings[name])), flush=True)
     print(flush=True)
@@ -76,6 +76,9 @@ def row(kind: str, name: str, found: dict[str, Any]) -> str:
     else:
         rate = f"{found['per_second']:.0f}" + (f", {found['points']:,.0f} points" if "points" in found else "")
         answers = ", ".join(f"{number} x {status}" for status, number in found["statuses"].items())
+    if kind == "overload":
+        soon = "not within a minute" if (late := found["recovery_seconds"]) is None else f"after {late:.1f} s"
+        answers += f", {found['silent']} without Retry-After; served well again {soon}"
     times = ("-" if found[name] is None else f"{found[name]:.1f}" for name in ("p50", "p99"))
     costs = (f"{found[name]:.2f}" for name in ("api_ms", "postgres_ms"))
     return f"| {kind} | {name} | {rate} | {' | '.join([*times, *costs, answers])} |"

@@ -10,10 +10,11 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from benchmarks.control_plane.client import Connection, Reply
+from benchmarks.control_plane.overload import overload
 from benchmarks.control_plane.streams import watch_streams
 
 Ask = Callable[[Connection], Awaitable[Reply]]
@@ -24,7 +25,7 @@ def main() -> None:
     """Run one kind of load."""
     settings = json.load(sys.stdin)
     kind = sys.argv[1]
-    found = watch_streams(settings) if kind == "streams" else press(ASKS[kind](settings), settings)
+    found = WHOLE[kind](settings) if kind in WHOLE else press(ASKS[kind](settings), settings)
     print(json.dumps(asyncio.run(found)))
 
 
@@ -134,6 +135,10 @@ KINDS: dict[str, Callable[[dict[str, Any]], Ask]] = {
     "metrics": metrics,
 }
 ASKS = KINDS | {"plain": plain}
+WHOLE: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]] = {
+    "overload": overload,
+    "streams": watch_streams,
+}
 
 
 if __name__ == "__main__":
