@@ -66,6 +66,16 @@ def test_a_measured_family_has_exactly_the_parameters_of_the_model(family: str) 
     assert measured(family).parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_layers_with_heads_of_different_widths_are_measured_and_the_widest_counts() -> None:
+    heads = {"head_dim": 16, "global_head_dim": 32, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+    wide = config("gemma4_text") | {"vocab_size_per_layer_input": 3000} | heads
+    with torch.device("meta"):
+        model = untrained(wide, dtype=torch.bfloat16)
+    shape = measure_shape(wide)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (shape.query_size, shape.key_value_size) == (8 * 32, 4 * 16)
+
+
 @pytest.mark.mostly_slow(rows=4)
 @pytest.mark.parametrize("family", OF_OTHER_SHAPES)
 def test_recurrent_seeing_and_sparse_families_have_exactly_the_parameters_of_the_model(family: str) -> None:

@@ -99,7 +99,16 @@ def measure_shape(config: dict[str, Any]) -> ModelShape:
 
 
 def _attention_sizes(config: PretrainedConfig) -> dict[str, int]:
-    """Of a model without attention one head as wide as its hidden states stands for it."""
+    """Of a model without attention one head as wide as its hidden states stands for it.
+
+    Where layers differ the widest counts: transformers answers for Gemma 4's one by one.
+    """
+    differing = getattr(config, "per_layer_config", None) if getattr(config, "is_heterogeneous", False) else None
+    sizes = [_layer_attention_sizes(layer) for layer in differing or [config]]
+    return {size: max(layer[size] for layer in sizes) for size in sizes[0]}
+
+
+def _layer_attention_sizes(config: PretrainedConfig) -> dict[str, int]:
     heads = next((int(size) for size in _found(config, ("num_attention_heads",))), 1)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     key_value_heads = int(getattr(config, "num_key_value_heads", None) or heads)
