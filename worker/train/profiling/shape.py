@@ -148,19 +148,21 @@ def _experts(model: PreTrainedModel, part: TextPart, config: PretrainedConfig) -
     """Matrices of experts that are stacked in one bare parameter: [experts, out, in]."""
     active = next(_found(config, _ACTIVE_EXPERTS), 1)
     adaptable = set(expert_parameters(model))
+    kinds: Counter[tuple[str, int, int, int, bool]] = Counter()
     for path, parameter in model.named_parameters():
         if parameter.ndim == 3 and part.has(path):
-            experts, outward, inward = parameter.shape
-            yield Linear(
-                name=path.rsplit(".", 1)[-1],
-                role="expert",
-                in_features=inward,
-                out_features=outward,
-                copies=experts,
-                active_copies=min(active, experts),
-                module=False,
-                adaptable=path in adaptable,
-            )
+            kinds[path.rsplit(".", 1)[-1], *parameter.shape, path in adaptable] += 1
+    for (name, experts, outward, inward, can_adapt), layers in kinds.items():
+        yield Linear(
+            name=name,
+            role="expert",
+            in_features=inward,
+            out_features=outward,
+            copies=layers * experts,
+            active_copies=layers * min(active, experts),
+            module=False,
+            adaptable=can_adapt,
+        )
 
 
 def _activations(config: dict[str, Any]) -> MeasuredActivations | None:
