@@ -145,7 +145,7 @@ templates: $(STAMP) ## write docs/chat-templates.md: loss masks under real chat 
 	$(BIN)/python -m benchmarks.templates --page docs/chat-templates.md
 
 .PHONY: hub-shapes
-hub-shapes: $(STAMP) ## measure the shapes of known models whose families have no formulas (about 5 minutes)
+hub-shapes: $(STAMP) ## measure the shapes of known models whose families have no formulas (about ten seconds each)
 	$(BIN)/python -m benchmarks.catalogue
 
 .PHONY: gpu-day

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.models.families import MULTIMODAL, READERS
+from tunesmith.tuning.models.refused_names import refusal_of
 from tunesmith.tuning.models.shape import MEASURED_SHAPE, ModelShape
 from tunesmith.tuning.models.spellings import is_rounded, key_of, spellings_of
 from tunesmith.tuning.values.json_objects import Json
@@ -33,12 +34,10 @@ CONVERTED = {
 # Weights that nothing here can train on, because only kernels for inference multiply with them.
 FOR_INFERENCE = {
     "gptq": "GPTQ", "awq": "AWQ", "exl2": "EXL2", "exl3": "EXL3", "aqlm": "AQLM", "hqq": "HQQ", "mlx": "MLX",
-    "fp8": "8-bit floating-point", "nvfp4": "NVFP4", "mxfp4": "MXFP4", "w4a16": "4-bit", "w8a8": "8-bit",
-    "w8a16": "8-bit", "int4": "4-bit", "int8": "8-bit", "onnx": "ONNX",
+    "fp8": "8-bit floating-point", "fp4": "4-bit floating-point", "nvfp4": "NVFP4", "mxfp4": "MXFP4", "w4a16": "4-bit",
+    "w8a8": "8-bit", "w8a16": "8-bit", "int4": "4-bit", "int8": "8-bit", "onnx": "ONNX",
 }  # fmt: skip
 MLX_OWNER = "mlx-community/"  # all of its models
-# Whose weights nobody can have: names that jobs of OpenAI's own API carry.
-CLOSED = ("gpt-3.5", "gpt-4", "gpt-5", "o1", "o3", "o4-mini", "davinci", "babbage", "claude", "gemini")
 _FORM = re.compile(rf"[-.]({'|'.join(FOR_INFERENCE)})(?![a-z0-9])")
 _NEAR = 4
 
@@ -55,21 +54,21 @@ def find_model(name: str) -> KnownModel:
     """The model that people mean by `Llama-3.1-8B-Instruct`, `Qwen/Qwen2.5-7B` or `unsloth/Qwen3-8B-bnb-4bit`.
 
     Raises:
-        InvalidRequest: `unknown_model`, the hint names near ones; or `model_not_trainable`, its weights are quantised
-            for inference, the hint names its base.
+        InvalidRequest: `unknown_model`, the hint names near ones; `model_not_trainable`, its weights are quantised for
+            inference, the hint names its base; or `model_not_supported`, it is of a kind that does not train here.
     """
     key = key_of(name)
     found = _entry_of(key)
     if found is not None:
-        return KnownModel(found, _shape(found), _note_on(name, key, found))
+        return _known(name, found, _note_on(name, key, found))
     for written in spellings_of(key) if not key.startswith(MLX_OWNER) else ():
         if (known := _converted(name, written)) is not None:
             return known
         entry = _entry_of(written)
         if entry is not None:
             form = f"holds {CONVERTED['-gguf']}: the sizes are those of" if is_rounded(key) else "is read as"
-            return KnownModel(entry, _shape(entry), f"{name} {form} {entry}.")
-    raise _for_inference(name, key) or _unknown(name, key)
+            return _known(name, entry, f"{name} {form} {entry}.")
+    raise _for_inference(name, key) or refusal_of(name, key.rpartition("/")[2]) or _unknown(name, key)
 
 
 def find_shape(name: str) -> ModelShape:
@@ -121,8 +120,9 @@ def _shape(name: str) -> ModelShape:
     origin = _models()[name].get("like", name)
     if origin not in measured:
         return ModelShape.from_config(config)
-    shape = measured[origin] | {"context_length": config["max_position_embeddings"]}
-    return ModelShape.from_config(config | {MEASURED_SHAPE: shape})
+    own_context = config.get("max_position_embeddings") if origin != name else None
+    context = {"context_length": own_context} if own_context else {}
+    return ModelShape.from_config(config | {MEASURED_SHAPE: measured[origin] | context})
 
 
 @cache
@@ -137,6 +137,16 @@ def _names() -> dict[str, str]:
     return names | {entry: entry for entry in CONFIGS}
 
 
+def _known(name: str, entry: str, note: str | None) -> KnownModel:
+    """With a word on what does not learn of a model that sees."""
+    sees = f"{name} also sees: its text part is trained, what sees stays as it is." if _sees(entry) else None
+    return KnownModel(entry, _shape(entry), " ".join(filter(None, (note, sees))) or None)
+
+
+def _sees(entry: str) -> bool:
+    return "vision_config" in CONFIGS[entry]
+
+
 def _note_on(name: str, key: str, entry: str) -> str | None:
     """What is to be known of weights as their owner publishes them; copies say in their name what they are."""
     note = _models()[entry].get("note")
@@ -149,7 +159,7 @@ def _converted(name: str, key: str) -> KnownModel | None:
     for suffix, form in CONVERTED.items():
         base = _entry_of(key.removesuffix(suffix)) if key.endswith(suffix) else None
         if base is not None:
-            return KnownModel(base, _shape(base), f"{name} holds {form}: the sizes are those of {base}.")
+            return _known(name, base, f"{name} holds {form}: the sizes are those of {base}.")
     return None
 
 
@@ -187,13 +197,6 @@ def _for_inference(name: str, key: str) -> InvalidRequest | None:
 def _unknown(name: str, key: str) -> InvalidRequest:
     names = _names()
     bare = key.rpartition("/")[2]
-    if bare.startswith(CLOSED):
-        return InvalidRequest(
-            f"The weights of {name} are not published, so nobody else can train it.",
-            code=ErrorCode.UNKNOWN_MODEL,
-            param="model",
-            hint="Name an open model, such as llama-3.1-8b or Qwen/Qwen3-8B.",
-        )
     close = get_close_matches(bare, names, n=4 * _NEAR, cutoff=0.5)
     near = list(dict.fromkeys(names[match] for match in close))[:_NEAR]
     known = f"Near it: {', '.join(near)}." if near else f"{len(names):,} names are known, such as llama-3.1-8b."

@@ -10,7 +10,7 @@ from tunesmith.tuning.errors import InvalidRequest
 _ORIGINAL = "Use the config.json that came with the weights."
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon")
 _ROPE = ("rope_parameters", "rope_scaling")
-LARGEST_DIMENSION = 10_000_000  # beyond any published model by an order of magnitude
+LARGEST_DIMENSION = 100_000_000  # the longest context published is 10,485,760 tokens (Llama 4 Scout)
 
 
 class ConfigReader:

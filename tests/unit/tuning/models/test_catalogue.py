@@ -16,13 +16,18 @@ ROOT = Path(__file__).parents[4]
 # What is called 1B or 2B and has more, counted by its owner without embeddings, or simply rounded down.
 ROUNDED_DOWN = re.compile(
     r"llama-(3\.2|guard-3)-1b|falcon3-1b|open-llama-3b|minitron-4b|(code)?gemma-(1\.1-)?[27]b|gemma-2-2b|shieldgemma-2b|olmo-(2-0425-)?1b|"
-    r"granite-3\.\d-2b|ernie-4\.5-0\.3b|deepseek-r1-distill-qwen-1\.5b|deepscaler"
+    r"granite-(3\.\d-[12]b|4\.0-1b|3b-code)|ernie-4\.5-0\.3b|deepseek-r1-distill-qwen-1\.5b|deepscaler|falcon-rw-1b|starcoderbase-1b|zephyr-7b-gemma|"
+    r"ministral-3-3b|qwen2(\.5)?-vl-[37]b"
 )
+
+CONTEXT_LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
 
 def size_in(hub_id: str) -> float | None:
-    """`Qwen/Qwen3-30B-A3B` says 30e9; of mixtures that multiply (8x7B) nothing is read."""
-    words = hub_id.rpartition("/")[2].lower().replace("_", "-")
+    """`Qwen/Qwen3-30B-A3B` says 30e9; of mixtures that multiply (8x7B) or name what is active nothing is read."""
+    words = re.sub(r"(?<=\d)_(?=\d)", ".", hub_id.rpartition("/")[2].lower()).replace("_", "-")
+    if words.startswith(("llama-4-", "olmoe-", "zephyr-orpo-")):
+        return None
     found = re.search(r"(?<![a-z\d.])(?:qwen[\d.]*-|falcon3-)?(\d+(?:\.\d+)?)([bm])(?![a-z\d])", words)
     return None if found is None else float(found[1]) * (1e9 if found[2] == "b" else 1e6)
 
@@ -45,8 +50,9 @@ def test_every_entry_has_a_source_and_a_shape() -> None:
 
 
 def context_of(config: dict[str, int]) -> int:
+    """Of state-space models, whose rows may be of any length, what the planner takes."""
     text = dict(config.get("text_config") or config)  # type: ignore[call-overload]
-    return int(text.get("max_position_embeddings") or text["n_positions"])
+    return int(next((text[field] for field in CONTEXT_LENGTHS if text.get(field)), 2048))
 
 
 def test_no_hub_id_stands_for_two_models() -> None:
@@ -64,7 +70,7 @@ def test_no_hub_id_stands_for_two_models() -> None:
         ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.3"),
         ("mistralai/Mistral-7B-Instruct-v0.2", "mistral-7b"),
         ("Qwen/Qwen3-4B-Instruct-2507", "qwen3-4b-2507"),
-        ("google/gemma-3-4b-it", "gemma-3-4b"),
+        ("google/gemma-3-1b-it", "gemma-3-1b"),
         ("microsoft/Phi-3-mini-4k-instruct", "phi-3-mini"),
         ("microsoft/phi-1_5", "phi-1.5"),
         ("Qwen/Qwen1.5-7B-Chat", "qwen1.5-7b"),
