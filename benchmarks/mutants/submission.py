@@ -23,8 +23,8 @@ BREAKAGES = (
         "G1",
         "a new job records no wake-up",
         "service/jobs/start.py",
-        "        outbox.wake_later(session, one.wake)\n",
-        "        pass\n",
+        "    await outbox.wake_later(session, [worker_class for one in starts for worker_class in one.wake])\n",
+        "",
         f"{_KEEPER}::TestWaking::test_a_submit_wakes_the_classes_that_fit",
     ),
     Breakage(

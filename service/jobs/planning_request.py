@@ -108,7 +108,7 @@ async def check_fits_model(
         InvalidRequest: an adapter is asked for on modules that the model does not have.
         DoesNotFit: no hardware whatever could do it.
     """
-    shape = ModelShape.from_config(model.config)
+    shape = await once(session, (_shape, model.name), lambda: _shape(model))
     check_targets(spec, shape)
     learned = await once(session, "corrections", lambda: corrections.measured_corrections(session))
     wanted = PlanningQuery(
@@ -117,6 +117,10 @@ async def check_fits_model(
     if refusal := impossible(spec=wanted.spec, shape=wanted.shape, dataset=wanted.dataset):
         raise DoesNotFit(refusal.text, param=PlanRule(refusal.reasons[0].rule).param)
     return PlannableJob(model, wanted)
+
+
+async def _shape(model: Model) -> ModelShape:
+    return ModelShape.from_config(model.config)
 
 
 async def usable_file(session: AsyncSession, file_id: str, param: str, *, project: str) -> File:

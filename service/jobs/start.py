@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tunesmith.service import events
 from tunesmith.service.database.tables import Event, Job, Model
 from tunesmith.service.database.transactions import once
+from tunesmith.service.jobs import store
 from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.waiting import told
 from tunesmith.service.outbox import store as outbox
@@ -73,12 +74,12 @@ def start(
 
 async def record(session: AsyncSession, *starts: Start) -> None:
     """Store new jobs with their events and wake-ups."""
+    if not starts:
+        return
     session.add_all(one.job for one in starts)
     await session.flush()  # first, for the events refer to them
-    session.add_all(event for one in starts for event in one.history)
-    for one in starts:
-        outbox.wake_later(session, one.wake)
-    await session.flush()
+    await store.add_events(session, [event for one in starts for event in one.history])
+    await outbox.wake_later(session, [worker_class for one in starts for worker_class in one.wake])
 
 
 async def _live(session: AsyncSession, *, silence: timedelta) -> list[machines.Machine]:

@@ -183,6 +183,12 @@ async def find_events_behind(
     return found
 
 
+async def add_events(session: AsyncSession, events: Sequence[Event]) -> None:
+    """Store them in one statement, which for the many of a group of new jobs is quicker than a row at a time."""
+    rows = [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in events]
+    await session.execute(_ADD_EVENTS, {"rows": rows})
+
+
 async def find_tracked_runs(connection: AsyncConnection, job: JobRow) -> list[Json]:
     """What was told of trackers that show the job's runs, oldest first, each `tracker` and `url` once."""
     told = (await connection.execute(_TRACKED, {"job_id": job.id})).scalars()
@@ -252,6 +258,11 @@ _TRACKED = (
     .where(Event.job_id == bindparam("job_id"), text("data ? 'tracker'"), text("data ? 'url'"))
     .order_by(Event.seq)
 )
+_EVENT_COLUMNS = ("job_id", "seq", "type", "level", "message", "data")
+_ADD_EVENTS = text(
+    "INSERT INTO events (job_id, seq, type, level, message, data) SELECT * FROM jsonb_to_recordset(:rows)"
+    " AS row (job_id text, seq bigint, type text, level text, message text, data jsonb)"
+).bindparams(bindparam("rows", type_=JSONB))
 _EVENTS_BEHIND = text(
     """
     SELECT found.*, place.after_seq

@@ -65,7 +65,7 @@ async def _end_if_expired(session: AsyncSession, expired: Attempt, *, before: da
         return False  # it was renewed or finished while we waited for the lock
     reason = f"Worker {attempt.worker_id} has not been heard of for {settings.lease_seconds:.0f} s."
     lose(session, job, attempt, at=await now(session), reason=reason, policy=Policy.of(settings))
-    outbox.wake_later(session, [attempt.worker_class])
+    await outbox.wake_later(session, [attempt.worker_class])
     log.warning("attempt.lost", job_id=job.id, attempt_id=attempt.id, worker_id=attempt.worker_id)
     return True
 

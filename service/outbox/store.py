@@ -1,7 +1,7 @@
 """Queries about messages that wait to be sent."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,12 +29,16 @@ _TAKE_DUE = (
     .values(not_before=func.now() + text(f"interval '{_TAKEN_SECONDS} seconds'"), tries=OutboxMessage.tries + 1)
     .returning(OutboxMessage.id, OutboxMessage.payload)
 )
+_WAKE_LATER = text(
+    "INSERT INTO outbox (topic, payload) SELECT 'wake', jsonb_build_object('worker_class', worker_class)"
+    " FROM unnest(CAST(:classes AS text[])) AS worker_class"
+)
 
 
-def wake_later(session: AsyncSession, worker_classes: Iterable[str]) -> None:
-    """Record that workers of these classes should be woken once this transaction is committed."""
-    for worker_class in worker_classes:
-        session.add(OutboxMessage(topic=_WAKE, payload={"worker_class": worker_class}))
+async def wake_later(session: AsyncSession, worker_classes: Sequence[str]) -> None:
+    """Record that workers of these classes should be woken once this transaction is committed, each for one job."""
+    if worker_classes:
+        await session.execute(_WAKE_LATER, {"classes": list(worker_classes)})
 
 
 def tell_later(session: AsyncSession, event: Json, *, project: str) -> None:
