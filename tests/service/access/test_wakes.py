@@ -114,7 +114,7 @@ def test_what_comes_in_a_burst_is_told_of_together(control_plane: ControlPlane) 
         deliveries = Deliveries(database, Listener(), pause_seconds=2)
         for _ in range(10):
             async with database.transaction() as session:
-                wake_later(session, [CLASS])
+                await wake_later(session, [CLASS])
             await deliveries.soon()
             await asyncio.sleep(0.05)
         while control_plane.sql("SELECT 1 FROM outbox WHERE delivered_at IS NULL"):  # noqa: ASYNC110 - the database tells
