@@ -64,11 +64,11 @@ async def lock(session: AsyncSession, schedule_id: str) -> Schedule:
 
 
 async def lock_due(session: AsyncSession, *, at: datetime) -> Schedule | None:
-    """A schedule whose time has come and that no other keeper looks at, the most overdue first."""
+    """A schedule whose time has come and that no other keeper looks at, the most overdue first, then the oldest."""
     query = (
         select(Schedule)
         .where(Schedule.next_fires_at <= at, Schedule.paused_at.is_(None), Schedule.deleted_at.is_(None))
-        .order_by(Schedule.next_fires_at)
+        .order_by(Schedule.next_fires_at, Schedule.id)
         .limit(1)
         .with_for_update(key_share=True, skip_locked=True)
         .execution_options(populate_existing=True)
@@ -122,7 +122,7 @@ async def find_same(
 async def take_undecided(
     session: AsyncSession, *, at: datetime, hold: timedelta, limit: int, is_fetched: bool
 ) -> Sequence[str]:
-    """Ids of firings to decide about, which nobody else looks at until `hold` is over.
+    """Ids of firings to decide about, which nobody else looks at until `hold` is over, in the order they were recorded.
 
     `is_fetched`: those whose data is here; else those whose data must be fetched first.
     """
@@ -133,7 +133,7 @@ async def take_undecided(
         select(Firing.id)
         .join(Schedule, Schedule.id == Firing.schedule_id)
         .where(undecided, Firing.not_before <= at, ~lacks_data if is_fetched else lacks_data)
-        .order_by(Firing.due_at)
+        .order_by(Firing.due_at, Firing.id)
         .limit(limit)
         .with_for_update(of=Firing, skip_locked=True)
     )
@@ -230,7 +230,7 @@ async def find_ended(session: AsyncSession, *, limit: int) -> Sequence[Row[str, 
         select(Firing.id, Firing.schedule_id)
         .join(Job, Job.id == Firing.job_id)
         .where(Firing.state == FiringState.SUBMITTED, Job.finished_at.is_not(None))
-        .order_by(Firing.due_at)
+        .order_by(Firing.due_at, Firing.id)
         .limit(limit)
     )
     return (await session.execute(query)).all()
@@ -242,7 +242,7 @@ async def find_gated(session: AsyncSession, *, limit: int) -> Sequence[Row[str, 
         select(Firing.id, Firing.schedule_id)
         .join(Schedule, Schedule.id == Firing.schedule_id)
         .where(Firing.state == FiringState.AWAITING_VERDICT, Schedule.settings["gate"].astext.is_not(None))
-        .order_by(Firing.due_at)
+        .order_by(Firing.due_at, Firing.id)
         .limit(limit)
     )
     return (await session.execute(query)).all()

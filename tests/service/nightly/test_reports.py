@@ -51,6 +51,20 @@ def test_a_night_of_three_schedules_says_where_its_time_went(nights: Nights) -> 
     assert "1.20" in shown
 
 
+def test_schedules_of_one_time_make_their_jobs_in_the_order_in_which_they_were_created(nights: Nights) -> None:
+    nights.upload()
+    names = ["one", "two", "three", "four"]
+    for name in names:
+        nights.create(name=name)
+    for days in (1, -1):  # there and back: the rows of these lie behind those of the others now
+        moved = f"next_fires_at + {days} * interval '1 day'"
+        nights.plane.sql(f"UPDATE schedules SET next_fires_at = {moved} WHERE name IN ('three', 'one')")
+    nights.next_night(name="one")
+    made = [nights.firings(name)[-1]["job_id"] for name in names]
+    assert made == sorted(made)
+    assert [nights.claim().job_id for _ in names] == made
+
+
 def test_nights_come_newest_first_and_one_without_a_job_has_no_times(nights: Nights) -> None:
     nights.upload()
     nights.create()
