@@ -25,6 +25,7 @@ from tunesmith.service.inference.gateways import Gateways
 from tunesmith.service.inference.routes import router as inference
 from tunesmith.service.inference.usage import UsageCounter
 from tunesmith.service.inference.worker_routes import router as inference_workers
+from tunesmith.service.jobs.polling.answers import JobAnswers
 from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.line import Line
 from tunesmith.service.jobs.polling.watcher import JobWatcher
@@ -92,6 +93,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.keys = KeyCache(database)
     app.state.line = Line()
     app.state.submit_groups = SubmitGroups(database)
+    app.state.job_answers = JobAnswers()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)
     app.state.firing_watch = firing_watch(database, app.state.watcher)
     app.state.evaluation_watch = evaluation_watch(database, app.state.watcher)

@@ -169,10 +169,27 @@ BREAKAGES = (
     Breakage(
         "G17",
         "an etag that another project knows opens a job",
-        "service/jobs/polling/not_modified.py",
-        " or key.project != seen.project:",
-        ":",
+        "service/jobs/polling/known_answers.py",
+        " or seen.project != key.project or seen.etag != known_etag:",
+        " or seen.etag != known_etag:",
         "tests/service/polling/test_polling.py::test_an_etag_opens_no_job_to_others",
+    ),
+    Breakage(
+        "G17",
+        "a job that was sent before is sent to another project",
+        "service/jobs/polling/known_answers.py",
+        " or seen.project != key.project or seen.version != answer.version:",
+        " or seen.version != answer.version:",
+        "tests/service/polling/test_polling.py::test_an_answer_that_was_sent_before_opens_no_job_to_others",
+    ),
+    Breakage(
+        "G1",
+        "a job that has changed is sent as it was sent before",
+        "service/jobs/polling/known_answers.py",
+        " or seen.project != key.project or seen.version != answer.version:",
+        " or seen.project != key.project:",
+        "tests/service/polling/test_polling.py"
+        "::test_whoever_asks_without_an_etag_sees_at_once_what_another_process_changed",
     ),
     Breakage(
         "G17",

@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
+from tunesmith.service.jobs.polling.answers import JobAnswer, JobAnswers
 from tunesmith.service.jobs.polling.event_stream import EventStreams
+from tunesmith.service.jobs.polling.known_answers import KnownAnswerRoute
 from tunesmith.service.jobs.polling.line import Line
-from tunesmith.service.jobs.polling.not_modified import NotModifiedRoute
 from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
 from tunesmith.service.jobs.submit import Submission
 from tunesmith.service.jobs.submit_groups import SubmitGroups
@@ -29,7 +30,7 @@ from tunesmith.tuning.api.jobs import JobObject, JobPage
 from tunesmith.tuning.api.requests.jobs import JobCreate
 from tunesmith.tuning.values.json_objects import Json
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"], route_class=NotModifiedRoute)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"], route_class=KnownAnswerRoute)
 
 _EVENT_STREAM: dict[int | str, Json] = {
     200: {"description": "The events, as a page or as a stream.", "content": {"text/event-stream": {}}},
@@ -55,6 +56,10 @@ async def _watcher(request: Request) -> JobWatcher:
     return request.app.state.watcher  # type: ignore[no-any-return]
 
 
+async def _answers(request: Request) -> JobAnswers:
+    return request.app.state.job_answers  # type: ignore[no-any-return]
+
+
 async def _event_streams(request: Request) -> EventStreams:
     return request.app.state.event_streams  # type: ignore[no-any-return]
 
@@ -70,6 +75,7 @@ async def _deliveries(request: Request) -> Deliveries:
 SubmitGroupsDep = Annotated[SubmitGroups, Depends(_submit_groups)]
 DeliveriesDep = Annotated[Deliveries, Depends(_deliveries)]
 LineDep = Annotated[Line, Depends(_line)]
+AnswersDep = Annotated[JobAnswers, Depends(_answers)]
 WatcherDep = Annotated[JobWatcher, Depends(_watcher)]
 EventStreamsDep = Annotated[EventStreams, Depends(_event_streams)]
 
@@ -153,6 +159,7 @@ async def retrieve_job(
     database: DatabaseDep,
     watcher: WatcherDep,
     line: LineDep,
+    answers: AnswersDep,
     if_none_match: IfNoneMatch = None,
     wait: Wait = 0,
 ) -> Response:
@@ -166,7 +173,9 @@ async def retrieve_job(
     async with database.reading() as connection:
         job = await store.find_row(connection, job_id, project=caller.project)
         place = await line.place(job, reader=connection)
-    return _json(views.job_object(job, queue_position=place), etag=etag(job.version))
+    body = views.job_object(job, queue_position=place).model_dump_json().encode()
+    answers.keep(job_id, JobAnswer(job.version, place, body))
+    return Response(body, media_type="application/json", headers={"etag": etag(job.version)})
 
 
 @router.post("/{job_id}/cancel")
@@ -280,7 +289,6 @@ def _visible(seen: Sighting | None, job_id: str, *, project: str) -> Sighting:
     return seen
 
 
-def _json(answer: Answer, *, etag: str | None = None) -> Response:
+def _json(answer: Answer) -> Response:
     """The answer as it is sent. FastAPI would check and copy each part of it first."""
-    headers = {} if etag is None else {"etag": etag}
-    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+    return Response(answer.model_dump_json(), media_type="application/json")

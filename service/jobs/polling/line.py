@@ -41,6 +41,10 @@ class Line:
         """The place of one job; None unless it waits."""
         return (await self.places([job], reader=reader)).get(job.id)
 
+    def known_place(self, job_id: str) -> int | None:
+        """Its place as the last look found it; None if that was too long ago, or did not find it."""
+        return None if self._is_due([job_id]) else self._places.get(job_id)
+
     def _is_due(self, waiting: Sequence[str]) -> bool:
         age_seconds = self._clock() - self._looked_at
         is_old = age_seconds >= FRESH_SECONDS or any(job_id not in self._places for job_id in waiting)

@@ -115,13 +115,19 @@ class JobWatcher:
         return watched.sighting if watched is not None and watched.is_fresh(at=self.clock()) else None
 
     async def look(self, job_id: str) -> Sighting | None:
-        """The job as it is; None when there is none of this id."""
-        watched = self._jobs.setdefault(job_id, _Watched())
+        """The job as it is or was a moment ago; None when there is none of this id."""
+        watched = self._jobs.get(job_id)
+        if watched is None or not watched.is_fresh(at=self.clock()):
+            return await self.look_again(job_id)
         self._jobs.move_to_end(job_id)
-        if not watched.is_fresh(at=self.clock()):
-            self._drop_oldest()
-            return await self._batches.get(job_id)
         return watched.sighting
+
+    async def look_again(self, job_id: str) -> Sighting | None:
+        """The job as it is, by a query that begins now, whatever was seen a moment ago."""
+        self._jobs.setdefault(job_id, _Watched())
+        self._jobs.move_to_end(job_id)
+        self._drop_oldest()
+        return await self._batches.get(job_id)
 
     def require_place(self) -> None:
         """Make sure that one more may wait.

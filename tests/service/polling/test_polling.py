@@ -16,6 +16,7 @@ from tests.waiting import eventually
 from tunesmith.service.audit.actions import OPERATOR
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.jobs import lifecycle
+from tunesmith.service.jobs.polling.answers import JobAnswer, JobAnswers
 from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
 from tunesmith.service.keys import lifecycle as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
@@ -53,6 +54,10 @@ def poll(plane: ControlPlane, job_id: str, etag: str, *, wait: float = 0, key: s
     return plane.request("GET", f"{JOBS}/{job_id}{query}", key=key, headers={"if-none-match": etag})
 
 
+def retrieve(plane: ControlPlane, job_id: str, *, key: str = "member", **options: Any) -> httpx2.Response:
+    return plane.request("GET", f"{JOBS}/{job_id}", key=key, **options)
+
+
 def waiting_job(plane: ControlPlane) -> tuple[str, str]:
     job_id = plane.create_job()["id"]
     return job_id, plane.request("GET", f"{JOBS}/{job_id}").headers["etag"]
@@ -78,6 +83,59 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(
     with statements(control_plane) as told:
         assert [poll(control_plane, job_id, etag).status_code for _ in range(10)] == [304] * 10
     assert told == []
+
+
+def test_a_job_that_is_asked_for_again_is_looked_at_but_not_read_again(control_plane: ControlPlane) -> None:
+    job_id = control_plane.claimed().job_id
+    first = retrieve(control_plane, job_id)
+    with statements(control_plane) as told:
+        again = [retrieve(control_plane, job_id) for _ in range(10)]
+    assert {(reply.content, reply.headers["etag"]) for reply in again} == {(first.content, first.headers["etag"])}
+    assert {reply.headers["content-type"] for reply in again} == {"application/json"}
+    assert [statement for statement in told if "jobs.spec" in statement] == []
+    assert retrieve(control_plane, job_id, headers={"if-none-match": first.headers["etag"]}).status_code == 304
+
+
+def test_whoever_asks_without_an_etag_sees_at_once_what_another_process_changed(control_plane: ControlPlane) -> None:
+    job_id, _ = waiting_job(control_plane)
+    for number in range(20):
+        control_plane.sql("UPDATE jobs SET waiting_reason = %s WHERE id = %s", str(number), job_id)
+        assert retrieve(control_plane, job_id).json()["tunesmith"]["waiting_reason"] == str(number)
+
+
+def test_an_answer_that_was_sent_before_is_not_sent_with_a_place_of_before(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = control_plane.create_job()["id"]
+    job_id, etag = waiting_job(control_plane)
+    now = time.monotonic()
+    monkeypatch.setattr(control_plane.app.state.keys, "_clock", lambda: now)  # an unknown key goes the usual way
+    assert retrieve(control_plane, job_id).json()["tunesmith"]["queue_position"] == 2
+    control_plane.request("POST", f"{JOBS}/{ahead}/cancel")
+    eventually(lambda: control_plane.job(job_id)["tunesmith"]["queue_position"] == 1, what="a new place")
+    assert retrieve(control_plane, job_id).headers["etag"] == etag
+
+
+def test_an_answer_that_was_sent_before_opens_no_job_to_others(control_plane: ControlPlane) -> None:
+    job_id, _ = waiting_job(control_plane)
+    for _ in range(2):  # for the second time all keys are known
+        assert retrieve(control_plane, job_id).status_code == 200
+        found = [retrieve(control_plane, job_id, key=key).status_code for key in ("stranger", "worker", "ts-wrong")]
+        assert found == [404, 403, 401]
+    assert retrieve(control_plane, f"{job_id}?nonsense=1").status_code == 400
+
+
+def test_of_answers_the_last_ones_are_kept_up_to_a_size() -> None:
+    answers = JobAnswers(most_bytes=30)
+    for job_id in ("one", "two", "three"):
+        answers.keep(job_id, JobAnswer(version=7, place=None, body=b"x" * 10))
+    assert answers.find("one") is not None
+    answers.keep("three", JobAnswer(version=8, place=None, body=b"x" * 12))
+    assert [job_id for job_id in ("one", "two", "three") if answers.find(job_id)] == ["one", "three"]
+    answers.keep("three", JobAnswer(version=7, place=1, body=b"late"))
+    assert answers.find("three") == JobAnswer(version=8, place=None, body=b"x" * 12)
+    answers.keep("four", JobAnswer(version=1, place=None, body=b"x" * 31))
+    assert [job_id for job_id in ("one", "three", "four") if answers.find(job_id)] == []
 
 
 def test_what_this_process_changes_the_next_poll_sees(control_plane: ControlPlane) -> None:
