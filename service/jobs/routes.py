@@ -9,10 +9,11 @@ from fastapi.responses import StreamingResponse
 from tunesmith.service.checkpoints import store as checkpoints
 from tunesmith.service.events import event_object
 from tunesmith.service.jobs import lifecycle, store, views
-from tunesmith.service.jobs.polling.answers import JobAnswer, JobAnswers
+from tunesmith.service.jobs.polling.answers import JobAnswers
 from tunesmith.service.jobs.polling.event_stream import EventStreams
 from tunesmith.service.jobs.polling.known_answers import KnownAnswerRoute
 from tunesmith.service.jobs.polling.line import Line
+from tunesmith.service.jobs.polling.pages import answer_to, page_of
 from tunesmith.service.jobs.polling.watcher import JobWatcher, Sighting, etag
 from tunesmith.service.jobs.submit import Submission
 from tunesmith.service.jobs.submit_groups import SubmitGroups
@@ -128,6 +129,7 @@ async def list_jobs(
     *,
     database: DatabaseDep,
     line: LineDep,
+    answers: AnswersDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
 ) -> Response:
@@ -135,7 +137,7 @@ async def list_jobs(
     query = request.query_params
     labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name.endswith("]")}
     async with database.reading() as connection:
-        jobs = await store.find_rows(
+        newest = await store.find_newest(
             connection,
             project=caller.project,
             after=after,
@@ -143,8 +145,9 @@ async def list_jobs(
             labels=labels,
             unlabelled=query.get("metadata") == "null",
         )
-        places = await line.places(jobs, reader=connection)
-    return _json(JobPage.of([views.job_object(job, queue_position=places.get(job.id)) for job in jobs], limit=limit))
+        places = await line.places(newest, reader=connection)
+        page = await page_of(newest, limit=limit, places=places, answers=answers, connection=connection)
+    return Response(page, media_type="application/json")
 
 
 @router.get(
@@ -173,9 +176,8 @@ async def retrieve_job(
     async with database.reading() as connection:
         job = await store.find_row(connection, job_id, project=caller.project)
         place = await line.place(job, reader=connection)
-    body = views.job_object(job, queue_position=place).model_dump_json().encode()
-    answers.keep(job_id, JobAnswer(job.version, place, body))
-    return Response(body, media_type="application/json", headers={"etag": etag(job.version)})
+    answer = answers.keep(job_id, answer_to(job, place=place))
+    return Response(answer.body, media_type="application/json", headers={"etag": etag(job.version)})
 
 
 @router.post("/{job_id}/cancel")

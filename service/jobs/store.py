@@ -17,7 +17,7 @@ from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
 
 Reader = AsyncConnection | AsyncSession
-JobRow = Job | Row[Any] | Row[str, int]  # what reads need has the same names in both
+JobRow = Job | Row[Any] | Row[str, int] | Row[str, int, str]  # what reads need has the same names in both
 _BEHIND_ALL = "g"  # behind every id, in whatever order of letters the database keeps
 _BEHIND_ALL_EVENTS = 2**62
 _LONGEST_SEQ = 18  # digits
@@ -64,7 +64,12 @@ async def find_row(connection: AsyncConnection, job_id: str, *, project: str) ->
     return row
 
 
-async def find_rows(
+async def find_rows(connection: AsyncConnection, job_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """The same of each of these jobs that exists."""
+    return (await connection.execute(_ROWS, {"ids": list(job_ids)})).all()
+
+
+async def find_newest(
     connection: AsyncConnection,
     *,
     project: str,
@@ -72,8 +77,10 @@ async def find_rows(
     limit: int,
     labels: dict[str, str] | None,
     unlabelled: bool,
-) -> Sequence[Row[Any]]:
-    """Up to `limit` jobs, newest first, older than `after`; `labels` must all match, `unlabelled` means none at all.
+) -> Sequence[Row[str, int, str]]:
+    """`id`, `version` and `state` of up to `limit` jobs, newest first, older than `after`.
+
+    `labels` must all match, `unlabelled` means none at all.
 
     Raises:
         NotFound: there is no job `after`.
@@ -228,6 +235,7 @@ async def find_attempts(session: AsyncSession, job: Job) -> list[Attempt]:
 # Built once: building a query takes longer than asking it.
 _jobs = Job.__table__
 _ROW = select(_jobs).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
+_ROWS = select(_jobs).where(Job.id == func.any(bindparam("ids", type_=ARRAY(Text))))
 _HEAD = select(Job.id, Job.event_seq).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
 _VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state).where(
     Job.id == func.any(bindparam("ids", type_=ARRAY(Text)))
@@ -235,7 +243,7 @@ _VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state).w
 _places = queue.places()
 _LINE = select(func.array_to_string(func.array(select(_places.c.id).order_by(_places.c.place).scalar_subquery()), " "))
 _NEWEST = (
-    select(_jobs)
+    select(_jobs.c.id, _jobs.c.version, _jobs.c.state)
     .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"), Job.kind == JobKind.TRAINING)
     .order_by(Job.id.desc())
     .limit(bindparam("most", type_=BigInteger))

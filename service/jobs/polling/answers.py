@@ -31,17 +31,23 @@ class JobAnswers:
             self._answers.move_to_end(job_id)
         return answer
 
-    def keep(self, job_id: str, answer: JobAnswer) -> None:
-        """Instead of what was kept of this job, unless that was of a later version."""
+    def find_at(self, job_id: str, *, version: int, place: int | None) -> JobAnswer | None:
+        """The same, if it was sent of this version at this place."""
+        answer = self.find(job_id)
+        return answer if answer is not None and (answer.version, answer.place) == (version, place) else None
+
+    def keep(self, job_id: str, answer: JobAnswer) -> JobAnswer:
+        """Instead of what was kept of this job, unless that was of a later version. Returns the same answer."""
         known = self._answers.get(job_id)
         if known is not None:
             if known.version > answer.version:
-                return
+                return answer
             self._drop(job_id)
         self._answers[job_id] = answer
         self._bytes += len(answer.body)
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._answers)))
+        return answer
 
     def _drop(self, job_id: str) -> None:
         self._bytes -= len(self._answers.pop(job_id).body)

@@ -49,6 +49,25 @@ def statements(plane: ControlPlane) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+@contextmanager
+def read_ids(plane: ControlPlane) -> Iterator[list[list[str]]]:
+    """Which jobs the API reads whole meanwhile, query by query."""
+    read: list[list[str]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if "jobs.spec" in statement:
+            read.append(list(parameters["ids"]))
+
+    engine = plane.app.state.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield read
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def listed(plane: ControlPlane, *, limit: int = 20) -> dict[str, Any]:
+    return dict(plane.request("GET", f"{JOBS}?limit={limit}").json())
+
+
 def poll(plane: ControlPlane, job_id: str, etag: str, *, wait: float = 0, key: str = "member") -> httpx2.Response:
     query = f"?wait={wait}" if wait else ""
     return plane.request("GET", f"{JOBS}/{job_id}{query}", key=key, headers={"if-none-match": etag})
@@ -101,6 +120,21 @@ def test_whoever_asks_without_an_etag_sees_at_once_what_another_process_changed(
     for number in range(20):
         control_plane.sql("UPDATE jobs SET waiting_reason = %s WHERE id = %s", str(number), job_id)
         assert retrieve(control_plane, job_id).json()["tunesmith"]["waiting_reason"] == str(number)
+
+
+def test_a_list_reads_those_jobs_alone_that_have_changed_since_they_were_sent(control_plane: ControlPlane) -> None:
+    jobs = [control_plane.claimed(f"worker-{number}").job_id for number in range(4)]
+    before = listed(control_plane)
+    assert [job["id"] for job in before["data"]] == jobs[::-1]
+    assert before == {**before, "has_more": False, "first_id": jobs[3], "last_id": jobs[0], "object": "list"}
+    control_plane.sql("UPDATE jobs SET step = 7 WHERE id = %s", jobs[2])
+    with read_ids(control_plane) as read:
+        after = listed(control_plane)
+        assert listed(control_plane) == after
+    assert read == [[jobs[2]]]
+    assert [job["tunesmith"]["progress"]["step"] for job in after["data"]] == [None, 7, None, None]
+    assert after["data"] == [retrieve(control_plane, job_id).json() for job_id in jobs[::-1]]
+    assert listed(control_plane, limit=3) == {**after, "data": after["data"][:3], "has_more": True, "last_id": jobs[1]}
 
 
 def test_an_answer_that_was_sent_before_is_not_sent_with_a_place_of_before(
