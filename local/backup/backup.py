@@ -13,8 +13,8 @@ from tunesmith.local.up.layout import Layout
 def back_up(layout: Layout, target: Path, *, version: str) -> Manifest:
     """Database, keys and object store into an empty folder.
 
-    The database comes first: bytes that a row refers to stay for a day after the row has gone, so the files that are
-    copied afterwards are all there.
+    The database comes first: bytes that a row refers to stay for half a day after the row has gone, so the files that
+    are copied afterwards are all there.
 
     Raises:
         DirectoryUnusable: there is no installation, the folder is not empty, or stored bytes are damaged.

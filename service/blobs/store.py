@@ -1,6 +1,7 @@
 """Queries about stored bytes."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, delete, func, not_, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -12,6 +13,8 @@ from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.tuning.messages import FileRef
 
 _A_DAY_FROM_NOW = text("now() + interval '1 day'")
+_NOW = func.now()
+_HALF_A_DAY_FROM_NOW = _NOW + text("interval '12 hours'")
 
 
 async def announce(session: AsyncSession, sha256: str) -> None:
@@ -66,8 +69,12 @@ async def require(session: AsyncSession, files: Iterable[FileRef]) -> None:
 
 
 async def keep_referenced(session: AsyncSession, *, limit: int) -> int:
-    """Bytes whose time is over and that something refers to are kept for another day. Returns how many they were."""
-    return await _update(session, _due(Blob.is_stored, _is_referenced(), limit=limit), kept_until=_A_DAY_FROM_NOW)
+    """Bytes whose time is half over and that something refers to are kept for another day. Returns how many they were.
+
+    So whatever a row refers to outlives that row by half a day: a backup copies the database first, and the bytes then.
+    """
+    due = _due(Blob.is_stored, _is_referenced(), limit=limit, before=_HALF_A_DAY_FROM_NOW)
+    return await _update(session, due, kept_until=_A_DAY_FROM_NOW)
 
 
 async def give_up_unreferenced(session: AsyncSession, *, limit: int) -> int:
@@ -97,11 +104,13 @@ async def forget(session: AsyncSession, sha256: str) -> None:
     await session.execute(delete(Blob).where(Blob.sha256 == sha256))
 
 
-def _due(*conditions: SQLColumnExpression[bool], limit: int) -> Select[str]:
+def _due(
+    *conditions: SQLColumnExpression[bool], limit: int, before: SQLColumnExpression[datetime] = _NOW
+) -> Select[str]:
     """Locked, without those that somebody uses or deletes just now."""
     return (
         select(Blob.sha256)
-        .where(Blob.kept_until < func.now(), *conditions)
+        .where(Blob.kept_until < before, *conditions)
         .order_by(Blob.kept_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

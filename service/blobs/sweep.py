@@ -18,7 +18,7 @@ _PARTIAL_UPLOAD_AGE = timedelta(days=1)  # since its last byte
 
 
 async def sweep(database: Database, blobs: BlobStore) -> int:
-    """Delete what nothing has referred to for a day, and return how many blobs that were."""
+    """Delete what nothing has referred to for half a day to a day, and return how many blobs that were."""
     for step in (store.keep_referenced, store.give_up_unreferenced):
         for _ in range(_MOST_BATCHES):
             async with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""Bytes that nothing needs are deleted a day later, and no others."""
+"""Bytes that nothing needs are deleted half a day later or a day, and no others."""
 
 import os
 import time
@@ -141,6 +141,23 @@ class TestCheckpoints:
         assert self.kept_steps(attempt) == set()
         listed = control_plane.request("GET", f"/v1/fine_tuning/jobs/{attempt.job_id}/checkpoints").json()["data"]
         assert [(point["step_number"], point["metrics"]["valid_loss"]) for point in listed] == [(5, 1.5)]
+
+    def test_its_bytes_outlive_its_row_by_half_a_day_however_old_they_are(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        attempt.checkpoint(1)
+        ((first,),) = control_plane.sql("SELECT files->0->>'sha256' FROM checkpoints")
+        control_plane.sql("UPDATE blobs SET kept_until = now() + interval '1 minute'")
+        sweep(control_plane)
+        for step in range(2, 5):
+            attempt.checkpoint(step)
+        sweep(control_plane)
+        assert self.kept_steps(attempt) == {2, 3, 4}
+        control_plane.sql("UPDATE blobs SET kept_until = kept_until - interval '12 hours'")
+        assert sweep(control_plane) == 0
+        assert is_there(control_plane, first)
+        control_plane.sql("UPDATE blobs SET kept_until = kept_until - interval '12 hours'")
+        assert sweep(control_plane) == 1
+        assert not is_there(control_plane, first)
 
 
 class TestUploads:
