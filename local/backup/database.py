@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -30,28 +30,58 @@ def server_of(layout: Layout) -> Iterator[PostgresServer]:
         lock.release()
 
 
+def stored_bytes(server: PostgresServer) -> dict[str, int]:
+    """The length by hash of all bytes that the database counts on. Raises as `dump` does; so do the others here."""
+    rows = _ask(server, "SELECT sha256, bytes FROM blobs WHERE is_stored ORDER BY sha256;").split()
+    return {sha256: int(length) for sha256, length in (row.split("|") for row in rows)}
+
+
+def size_bytes(server: PostgresServer) -> int:
+    """What the database takes on its disk; a dump, which is compressed and has no indexes, takes less."""
+    return int(_ask(server, f"SELECT pg_database_size('{DATABASE}');"))
+
+
 def dump(server: PostgresServer, file: Path) -> None:
     """Everything that was committed at one moment. Raises ServerFailed or BinaryNotFound."""
     _run(server, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={file}", DATABASE)
 
 
 def load(server: PostgresServer, file: Path) -> None:
-    """Into a database with nothing in it: all of it or nothing. Raises ServerFailed or BinaryNotFound."""
+    """Into a database with nothing in it: all of it or nothing."""
     options = ("--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error")
     _run(server, "pg_restore", *options, f"--dbname={DATABASE}", str(file))
 
 
-def _run(server: PostgresServer, program: str, *words: str) -> None:
+def count_on(server: PostgresServer, hashes: Iterable[str]) -> None:
+    """Let the database count on no other stored bytes than these, of which there may be a million."""
+    lines = (
+        "CREATE TEMPORARY TABLE restored (sha256 text PRIMARY KEY);",
+        "COPY restored FROM STDIN;",
+        *hashes,
+        r"\.",
+        "UPDATE blobs SET is_stored = false WHERE is_stored AND sha256 NOT IN (SELECT sha256 FROM restored);",
+    )
+    _ask(server, "\n".join(lines))
+
+
+def _ask(server: PostgresServer, statements: str) -> str:
+    words = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--file=-")
+    return _run(server, "psql", *words, DATABASE, said=statements)
+
+
+def _run(server: PostgresServer, program: str, *words: str, said: str = "") -> str:
     path = server.binaries.folder / program
     if not path.is_file():
         raise BinaryNotFound(
             f"{server.binaries.folder} has no {program}.",
             hint="install the client programs of PostgreSQL, or let TUNESMITH_PG_BIN name a folder that has them",
         )
-    ended = subprocess.run([str(path), *words], env=_environment(server), capture_output=True, text=True, check=False)
+    command, environment = [str(path), *words], _environment(server)
+    ended = subprocess.run(command, env=environment, input=said, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
-        said = "\n".join(ended.stderr.strip().splitlines()[-4:])
-        raise ServerFailed(f"{program} failed:\n{said}", hint=f"the log of the server is {server.log}")
+        last_words = "\n".join(ended.stderr.strip().splitlines()[-4:])
+        raise ServerFailed(f"{program} failed:\n{last_words}", hint=f"the log of the server is {server.log}")
+    return ended.stdout
 
 
 def _environment(server: PostgresServer) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A backup: made while the service runs, verified, and enough to get every job and its results back."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from tests.stack.up import short_folder
 from tunesmith.local.backup import contents
 from tunesmith.local.backup.backup import back_up
 from tunesmith.local.backup.restore import restore
-from tunesmith.local.embedded.errors import DirectoryUnusable, ServerFailed
+from tunesmith.local.backup.room import copied_bytes, require_room
+from tunesmith.local.embedded.errors import DirectoryUnusable, DiskFull, ServerFailed
 from tunesmith.local.embedded.locks import DirectoryLock
 from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.local.up.layout import Layout
@@ -98,10 +100,71 @@ def test_a_backup_of_a_stopped_installation_is_refused_when_anything_in_it_was_c
         with pytest.raises(DirectoryUnusable, match=name):
             restore(kept, Layout(folder / "new"))
         (kept / name).write_bytes(right)
+        (kept / name).rename(folder / "away")
+        with pytest.raises(DirectoryUnusable, match=f"{name} is missing"):
+            restore(kept, Layout(folder / "new"))
+        (folder / "away").rename(kept / name)
     (kept / contents.MANIFEST).unlink()
     with pytest.raises(DirectoryUnusable, match="no complete backup"):
         restore(kept, Layout(folder / "new"))
     assert not (folder / "new").exists()
+
+
+def test_nothing_is_restored_but_what_the_manifest_names_where_it_belongs(folder: Path) -> None:
+    layout, kept, new = Layout(folder / "data"), folder / "backup", Layout(folder / "new")
+    with running(layout) as plane:
+        plane.upload()
+    named = back_up(layout, kept, version="1").stored_bytes
+    stranger = hashlib.sha256(b"nobody's").hexdigest()
+    (kept / contents.blob_name(stranger)).parent.mkdir(exist_ok=True)
+    (kept / contents.blob_name(stranger)).write_bytes(b"nobody's")
+    (kept / contents.KEYS / "spare.key").write_text("ts-no-key-of-the-backup")
+    restore(kept, new)
+    assert {path.name for path in (new.store / "blobs").rglob("*") if path.is_file()} == set(named)
+    assert not new.key("spare").exists()
+    manifest = (kept / contents.MANIFEST).read_text()
+    (kept / contents.MANIFEST).write_text(manifest.replace(contents.blob_name(next(iter(named))), "keys/../outside"))
+    with pytest.raises(DirectoryUnusable, match="belongs in no backup"):
+        restore(kept, Layout(folder / "newer"))
+
+
+def test_bytes_that_the_keeper_deleted_before_they_were_copied_are_not_counted_on(folder: Path) -> None:
+    layout, kept, new = Layout(folder / "data"), folder / "backup", Layout(folder / "new")
+    with running(layout) as plane:
+        plane.add_model()
+        plane.claimed().put(b"nobody's")
+        keys = plane.keys
+        back_up(layout, kept, version="1")
+    gone = hashlib.sha256(b"nobody's").hexdigest()
+    (kept / contents.blob_name(gone)).unlink()
+    contents.finish(kept, version="1")
+    restore(kept, new)
+    with running(new, keys) as plane:
+        assert plane.sql("SELECT is_stored FROM blobs WHERE sha256 = %s", gone) == [(False,)]
+        assert plane.sql("SELECT count(*) > 0 FROM blobs WHERE is_stored") == [(True,)]
+
+
+def test_a_file_that_the_database_counts_on_and_the_store_lacks_is_told_and_no_backup_is_made(folder: Path) -> None:
+    layout, kept = Layout(folder / "data"), folder / "backup"
+    with running(layout) as plane:
+        plane.upload()
+        lost = hashlib.sha256(chat_rows()).hexdigest()
+        (layout.store / contents.blob_name(lost)).unlink()
+        with pytest.raises(DirectoryUnusable, match=f"lacks 1 files.*{lost}"):
+            back_up(layout, kept, version="1")
+    with pytest.raises(DirectoryUnusable, match="no complete backup"):
+        restore(kept, Layout(folder / "new"))
+    with pytest.raises(DirectoryUnusable, match="broken off"):
+        back_up(layout, kept, version="1")
+
+
+def test_a_disk_with_too_little_room_is_told_before_anything_is_written(folder: Path) -> None:
+    with pytest.raises(DiskFull, match=r"The backup needs about .* are free"):
+        require_room(folder / "new", needed_bytes=2**60, what="The backup")
+    require_room(folder / "new", needed_bytes=1, what="The backup")
+    lengths = {"a": 5, "b": 7}
+    assert copied_bytes(lengths, source=folder, target=folder / "new" / "below") == 0
+    assert copied_bytes(lengths, source=folder, target=Path("/proc")) == 12
 
 
 def test_what_was_restored_in_part_is_not_taken_for_an_installation(folder: Path) -> None:
@@ -110,7 +173,7 @@ def test_what_was_restored_in_part_is_not_taken_for_an_installation(folder: Path
         plane.upload()
     back_up(layout, kept, version="1")
     (kept / contents.DATABASE).write_bytes(b"no dump, though its hash is right")
-    (kept / contents.MANIFEST).write_text(contents.describe(kept, version="1").model_dump_json())
+    contents.finish(kept, version="1")
     with pytest.raises(ServerFailed):
         restore(kept, new)
     with pytest.raises(DirectoryUnusable, match="not restored to the end"):
