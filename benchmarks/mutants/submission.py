@@ -6,6 +6,7 @@ _JOBS = "tests/service/test_creating_jobs.py"
 _GROUPS = "tests/service/test_submit_groups.py"
 _KEEPER = "tests/service/test_keeper.py"
 _RACES = "tests/races/test_races.py"
+_BROKER = "tests/worker/daemon/test_broker.py"
 _WAKE = "tests/worker/daemon/test_wake.py"
 _RETRY = f"{_JOBS}::test_a_retry_of_the_client_finds_the_job_that_its_first_try_made"
 _KEY = f"{_JOBS}::test_an_idempotency_key_finds_the_same_job_and_refuses_another_body"
@@ -165,18 +166,18 @@ BREAKAGES = (
     ),
     Breakage(
         "G3",
-        "the broker is tried by a connection that garbage ends",
+        "a broker that refuses ends the thread that listens",
         "worker/daemon/broker.py",
-        "    use_careful_transport()\n    options",
-        "    options",
-        f"{_WAKE}::test_garbage_in_the_queue_does_not_end_the_worker_and_an_end_of_the_consumer_is_no_success",
+        "_FAILURES = (RedisError, ",
+        "_FAILURES = (",
+        f"{_BROKER}::test_a_broker_that_refuses_is_asked_after_growing_pauses_and_told_of_at_its_beginning_and_its_end",
     ),
     Breakage(
         "G3",
-        "a broker that refuses ends the worker",
-        "worker/daemon/celery_app.py",
-        "broker_channel_error_retry=True",
-        "broker_channel_error_retry=False",
-        f"{_WAKE}::test_a_broker_that_refuses_does_not_end_the_worker_and_is_used_again_when_it_accepts",
+        "wake-ups over HTTP are not asked for while the broker is away",
+        "worker/daemon/broker.py",
+        "        self.is_away.set()\n",
+        "",
+        f"{_BROKER}::test_a_broker_that_refuses_is_asked_after_growing_pauses_and_told_of_at_its_beginning_and_its_end",
     ),
 )

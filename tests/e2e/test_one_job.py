@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 
 from tests.stack.installation import MODEL, chat_rows
 from tests.stack.services import Services
 from tests.stack.worker import Worker, trainers_below
 from tests.waiting import eventually
 from tunesmith.cli.access.join_line import join_line
+from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.tuning.api.access.invitations import NewInvitation
 
 pytestmark = pytest.mark.timeout(400)
@@ -146,6 +148,24 @@ def test_a_machine_joins_by_the_printed_line_and_trains_without_a_broker(stack: 
     with machine(tmp_path, *words) as again:
         assert again.wait(60) == 1
     assert "A worker has joined with this token already" in (tmp_path / "log").read_text()
+
+
+def test_a_job_is_taken_while_the_broker_is_away_and_by_it_when_it_is_back(stack: Services, tmp_path: Path) -> None:
+    valkey = ValkeyServer(tmp_path, log=tmp_path / "valkey.log")
+    worker = stack.start_worker(REDIS_URL=valkey.url)
+    eventually(lambda: worker.said("broker.away"), what=worker.log.read_text)
+    stack.wait_for_status(stack.submit(rows=8, held_out_rows=0), "succeeded")
+    with valkey, Connection(valkey.url) as connection:
+        eventually(lambda: worker.said("broker.back"), what=worker.log.read_text)
+        queue = connection.default_channel.client
+        queue.rpush(f"wake.{cpu_class(stack)}", b"a wake-up")
+        eventually(lambda: not queue.llen(f"wake.{cpu_class(stack)}"), what=worker.log.read_text)
+        assert worker.terminate() == 0, worker.log.read_text()
+
+
+def cpu_class(stack: Services) -> str:
+    with stack.http(stack._admin_key) as admin:
+        return str(admin.get("/v1/workers").raise_for_status().json()["data"][0]["worker_class"])
 
 
 def test_a_lora_job_succeeds_and_its_artifact_has_the_promised_bytes(stack: Services, undisturbed: str) -> None:

@@ -1,55 +1,135 @@
-"""The worker's side of the broker: a message that cannot be read is dropped with a line in the log, and nothing else.
+"""The thread that takes wake-ups out of the broker's queue, and says whether there is a broker to take them from.
 
-Kombu lets such a message end the consumer, and with it the worker: https://github.com/celery/kombu, `_brpop_read`.
+Whatever lies in the queue is a wake-up, for it is a hint: what cannot be read, or was meant for something else, costs
+one question to the service. Nothing that a broker does or refuses ends the worker.
 """
 
-from typing import Any
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
 
 import structlog
 from kombu import Connection
-from kombu.exceptions import KombuError, OperationalError
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.exceptions import KombuError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_SECONDS = 3.0
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+WAIT_SECONDS: Final = 5.0  # of one request: less than the time after which a broker that is silent counts as away
+_OPTIONS = {
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "max_connections": 2,
+    "max_retries": 1,  # kombu's own, of a first connection; without pauses: those are ours
+    "interval_start": 0,
+    "interval_step": 0,
+}
+_BUSY_SECONDS = 0.1  # between two looks at the slots while none is free
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
+_REMINDER_SECONDS = 600.0
+_FAILURES = (RedisError, KombuError, OSError, ValueError, LookupError)
 
 
-class Channel(redis.Channel):  # type: ignore[misc]
-    """Kombu's, that survives what others put into its queue."""
+class BrokerThread:
+    """Takes a wake-up only while a slot is free, so that the others stay in the queue for other workers.
 
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)
-        except _UNREADABLE as error:
-            log.warning("wake.unreadable", error=f"{type(error).__name__}: {error}"[:200])
-            return True
-
-
-class Transport(redis.Transport):  # type: ignore[misc]
-    """Kombu's, with our channel."""
-
-    Channel = Channel
-
-
-def reachable(redis_url: str) -> bool:
-    """Whether the broker answers within a few seconds."""
-    use_careful_transport()
-    options = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
-    try:
-        with Connection(redis_url, transport_options=options) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_PATIENCE_SECONDS)
-    except (OperationalError, KombuError, OSError, ValueError) as error:
-        log.warning("worker.broker_not_reachable", error=type(error).__name__)
-        return False
-    return True
-
-
-def use_careful_transport() -> None:
-    """From now on `redis://` in this process means the transport above.
-
-    To be called before the first connection: kombu keeps what it has found for a name.
+    `is_away` is set while the broker does not serve, from its first failure on.
     """
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        queue: str,
+        free_slots: Callable[[], int],
+        wake: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.is_away = threading.Event()
+        self._redis_url = redis_url
+        self._queue = queue
+        self._free_slots = free_slots
+        self._wake = wake
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._connection: Connection | None = None
+        self._client: Any = None
+        self._away_since: float | None = None
+        self._reminded_at = 0.0
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+
+    def start(self) -> None:
+        """Begin to listen, until the process ends."""
+        threading.Thread(target=self._run, name="broker", daemon=True).start()
+
+    def listen_once(self) -> None:
+        """Wait for a wake-up, or, while the broker is away, look whether it is back."""
+        free = self._free_slots()
+        if not free:
+            self._sleep(_BUSY_SECONDS)
+            return
+        try:
+            is_woken = self._take(waits=self._client is not None)
+        except _FAILURES as error:
+            self._note_away(error)
+            return
+        if is_woken:
+            self._wake()
+
+    def _run(self) -> None:
+        while True:
+            self.listen_once()
+
+    def _take(self, *, waits: bool) -> bool:
+        """The first request of a connection does not wait: it finds out whether the broker serves this queue."""
+        if waits:
+            return self._client.brpop(self._queue, timeout=WAIT_SECONDS) is not None
+        self._connection = Connection(self._redis_url, transport_options=_OPTIONS)
+        client = self._connection.default_channel.client
+        client.set_retry(Retry(NoBackoff(), 0))
+        is_woken = client.rpop(self._queue) is not None
+        self._client = client
+        self._note_serving()
+        return is_woken
+
+    def _note_serving(self) -> None:
+        if self._away_since is None:
+            log.info("worker.wake_ups", by="broker")
+        else:
+            log.warning("broker.back", away_seconds=round(self._clock() - self._away_since, 1))
+        self._away_since, self._pause_seconds = None, _FIRST_PAUSE_SECONDS
+        self.is_away.clear()
+        for _ in range(self._free_slots()):  # wake-ups may have been lost, and work wait
+            self._wake()
+
+    def _note_away(self, error: Exception) -> None:
+        self._let_go()
+        now = self._clock()
+        if self._away_since is None:
+            self._away_since = self._reminded_at = now
+            log.warning("broker.away", error=_brief(error), wake_ups="http")
+        elif now - self._reminded_at >= _REMINDER_SECONDS:
+            self._reminded_at = now
+            log.warning("broker.still_away", error=_brief(error), away_seconds=round(now - self._away_since))
+        self.is_away.set()
+        self._sleep(self._pause_seconds * (0.5 + self._jitter() / 2))
+        self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _let_go(self) -> None:
+        connection, self._connection, self._client = self._connection, None, None
+        if connection is not None:
+            with suppress(*_FAILURES):
+                connection.release()
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]

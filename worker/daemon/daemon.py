@@ -18,16 +18,15 @@ from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.hardware import HardwareProfile, MachineConstants
 from tunesmith.tuning.messages import (
-    WAKE_TASK,
     RegisterWorker,
-    Wake,
     WorkerHeartbeat,
     WorkerRegistered,
     wake_queue,
 )
-from tunesmith.worker.daemon.broker import reachable
-from tunesmith.worker.daemon.celery_app import IN_MEMORY, create_app
+from tunesmith.worker.daemon.broker import BrokerThread
+from tunesmith.worker.daemon.celery_app import create_app
 from tunesmith.worker.daemon.machine_constants import measure_once
+from tunesmith.worker.daemon.pool_calls import PoolCalls
 from tunesmith.worker.daemon.wake_thread import WakeThread
 from tunesmith.worker.daemon.worker_heartbeat import WorkerHeartbeatThread
 from tunesmith.worker.machine.probe import probe
@@ -67,6 +66,7 @@ class WorkerDaemon:
             outage_patience_seconds=settings.outage_patience_seconds,
         )
         self._slots: Slots | None = None
+        self._pool: PoolCalls | None = None
         self._constants: MachineConstants | None = None
 
     def run(self) -> int:
@@ -93,10 +93,8 @@ class WorkerDaemon:
             self._start_session(registered)
             presence = self._start_presence(registered)
             self._drain_on_shutdown(presence)
-            broker_url = self._broker_url()
-            app = create_app(broker_url, queue=wake_queue(registered.worker_class))
-            if broker_url == IN_MEMORY:
-                self._ask_for_wakes(app, registered.worker_class)
+            app = create_app(queue=wake_queue(registered.worker_class))
+            self._listen(app, registered.worker_class)
             return self._serve(app)
 
     def _greet(self) -> None:
@@ -105,30 +103,28 @@ class WorkerDaemon:
         if answer.version != version("tunesmith"):
             log.warning("worker.version_differs", worker=version("tunesmith"), service=answer.version)
 
-    def _broker_url(self) -> str:
-        """The broker if it can be reached; else wake-ups come over HTTP, with the address and key that are there."""
-        redis_url = self._settings.redis_url
-        is_reached = redis_url is not None and reachable(redis_url.get_secret_value())
-        if redis_url is not None and is_reached:
-            log.info("worker.wake_ups", by="broker")
-            return redis_url.get_secret_value()
-        log.info("worker.wake_ups", by="http", broker="none" if redis_url is None else "not reachable")
-        return IN_MEMORY
-
-    def _ask_for_wakes(self, app: Celery, worker_class: str) -> None:
-        wake = Wake(worker_class=worker_class).model_dump()
+    def _listen(self, app: Celery, worker_class: str) -> None:
+        """Wake-ups come from the broker, and over HTTP while it is away or where there is none."""
+        self._pool = pool = PoolCalls(app, worker_class=worker_class)
+        redis_url, is_away = self._settings.redis_url, None
+        if redis_url is None:
+            log.info("worker.wake_ups", by="http", broker="none")
+        else:
+            queue = wake_queue(worker_class)
+            broker = BrokerThread(
+                redis_url.get_secret_value(), queue=queue, free_slots=self._free_slots, wake=pool.wake
+            )
+            broker.start()
+            is_away = broker.is_away
         WakeThread(
-            self._control,
-            worker_class=worker_class,
-            free_slots=self._free_slots,
-            wake=lambda: app.send_task(WAKE_TASK, kwargs=wake, ignore_result=True),
+            self._control, worker_class=worker_class, free_slots=self._free_slots, wake=pool.wake, wanted=is_away
         ).start()
 
     def _free_slots(self) -> int:
         """How many attempts could begin now; none once the worker is on its way out."""
-        if self._slots is None or self._work.drain_deadline() is not None:
+        if self._slots is None or self._pool is None or self._work.drain_deadline() is not None:
             return 0
-        return self._slots.count - self._slots.busy()
+        return self._slots.count - max(self._slots.busy(), self._pool.under_way())
 
     def _look_at_the_sandbox(self) -> None:
         wanted = self._settings.sandbox
@@ -210,12 +206,14 @@ class WorkerDaemon:
         def drain(**_: Any) -> None:
             self._work.start_draining(self._settings.grace_seconds - _LAST_SECONDS)
             presence.beat_now()
-            threading.Thread(target=self._end_at_deadline, name="deadline", daemon=True).start()
+            threading.Thread(target=self._end_in_time, name="deadline", daemon=True).start()
 
         signals.worker_shutting_down.connect(drain, weak=False)
 
-    def _end_at_deadline(self) -> None:
+    def _end_in_time(self) -> None:
         """Within the grace this process is gone, whatever hangs: its pool dies with it, and trainers with the pool."""
+        if self._pool is not None:
+            self._pool.wake()  # Celery looks for its end after a message, or every two seconds
         time.sleep(self._settings.grace_seconds)
         log.warning("worker.grace_over")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The thread that asks the service for wake-ups, where no broker brings them: one request at a time, that waits."""
+"""The thread that asks the service for wake-ups, while no broker brings them: one request at a time, that waits."""
 
 import threading
 import time
@@ -19,7 +19,10 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
 class WakeThread:
-    """Asks only while a slot is free. What it wakes claims for itself: a wake-up too many finds nothing."""
+    """Asks only while a slot is free. What it wakes claims for itself: a wake-up too many finds nothing.
+
+    With `wanted` it asks while that is set.
+    """
 
     def __init__(
         self,
@@ -28,12 +31,14 @@ class WakeThread:
         worker_class: str,
         free_slots: Callable[[], int],
         wake: Callable[[], object],
+        wanted: threading.Event | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._control = control
         self._worker_class = worker_class
         self._free_slots = free_slots
         self._wake = wake
+        self._wanted = wanted
         self._sleep = sleep
         self._seen: int | None = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
@@ -60,6 +65,8 @@ class WakeThread:
 
     def _run(self) -> None:
         while True:
+            if self._wanted is not None:
+                self._wanted.wait()
             self.ask_once()
 
     def _rest(self) -> None:

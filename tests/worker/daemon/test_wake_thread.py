@@ -1,11 +1,12 @@
 """A worker without a broker asks the service for wake-ups: only with a slot free, and patiently when it is away."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.waiting import eventually
 from tests.worker.scripted_service import Reply, ScriptedService
-from tunesmith.worker.daemon.broker import reachable
 from tunesmith.worker.daemon.wake_thread import WakeThread
 from tunesmith.worker.transport.control import HttpControlPlane
 
@@ -80,7 +81,13 @@ def test_a_service_that_is_away_or_refuses_is_asked_again_after_growing_pauses(
     assert told.wakes == 2
 
 
-def test_a_broker_is_reachable_or_not(redis_url: str) -> None:
-    assert reachable(redis_url)
-    assert not reachable("redis://127.0.0.1:9/0")
-    assert not reachable("no address at all")
+def test_it_asks_while_it_is_wanted_and_not_before(service: ScriptedService, told: Told) -> None:
+    control = HttpControlPlane(url=service.url, worker_key="ts-worker", outage_patience_seconds=1)
+    service.otherwise = lambda _request: answer(1, 1)
+    wanted = threading.Event()
+    WakeThread(control, worker_class=CLASS, free_slots=lambda: told.free, wake=told.wake, wanted=wanted).start()
+    assert service.requests == []
+    wanted.set()
+    eventually(lambda: told.wakes >= 2, what="a wake-up")
+    wanted.clear()
+    told.free = 0
