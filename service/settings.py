@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tunesmith.tuning.values.broker_url import broker_url
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -96,6 +98,11 @@ class Settings(BaseSettings):
     pool_wait_seconds: Seconds = 5
     log_format: str = "console"
     log_level: str = "info"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_broker(cls, value: str | None) -> str | None:
+        return broker_url(value) if value else None
 
     @field_validator("allowed_hosts", "private_dataset_hosts", mode="before")
     @classmethod

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunesmith.tuning.values.broker_url import broker_url
 from tunesmith.tuning.values.units import GIB
 from tunesmith.worker.sandbox.choice import SandboxSetting
 
@@ -40,6 +41,11 @@ class WorkerSettings(BaseSettings):
     kept_runs: int = Field(default=5, ge=0)  # run directories left for reading after the fact
     token_cache_bytes: int = Field(default=8 * GIB, ge=0)  # tokenised rows that later jobs find again; 0 keeps none
     log_format: str = Field(default="json", pattern="^(json|console)$")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        return SecretStr(broker_url(value.get_secret_value())) if value else None
 
 
 class ProbeSettings(BaseSettings):
