@@ -3,14 +3,17 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 
 FILE_NAME = "connection.json"
+LOCK_NAME = "up.lock"  # held while `tunesmith up` runs: the kernel drops it however that ends
 
 
 class NotConnected(TunesmithError):
@@ -65,9 +68,16 @@ def find_connection(environment: Mapping[str, str] = os.environ, *, data_dir: Pa
 
 
 def read_connection(data_dir: Path) -> Connection | None:
-    """What `tunesmith up` wrote for `data_dir`; None when it does not run there. Raises NotConnected when damaged."""
+    """What `tunesmith up` wrote for `data_dir`; None when it does not run there.
+
+    Raises:
+        NotConnected: the file is damaged, or was left by one that was killed: another program may have its port now,
+            and the key is not for that.
+    """
     path = data_dir / FILE_NAME
     try:
+        if _is_left_over(data_dir):
+            raise _gone(data_dir)
         stored = json.loads(path.read_text(encoding="utf-8"))
         known = {name: str(stored[name]) for name in ("base_url", "api_key")}
         return Connection(**known, worker_url=stored.get("worker_url"), data_dir=data_dir)
@@ -126,6 +136,28 @@ def _from_environment(environment: Mapping[str, str]) -> Connection | None:
     if key:
         raise NotConnected("TUNESMITH_API_KEY is set, TUNESMITH_URL is not.", hint="set both, or neither")
     return None
+
+
+def _is_left_over(data_dir: Path) -> bool:
+    """Whether nobody holds the lock, though there is one. To look takes it for an instant, which `up` waits for."""
+    import fcntl  # not on every system that a client runs on, and wanted only where there is a lock
+
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), (data_dir / LOCK_NAME).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+    return False
+
+
+def _gone(data_dir: Path) -> NotConnected:
+    started = datetime.fromtimestamp((data_dir / FILE_NAME).stat().st_mtime, UTC)
+    option = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
+    return NotConnected(
+        f"No service is running in {data_dir}: it was started at {started:%Y-%m-%d %H:%M} UTC, and is gone.",
+        hint=f"start it again with `tunesmith up{option}`: jobs, files and models are still there",
+    )
 
 
 def _nothing_in(data_dir: Path) -> Connection:

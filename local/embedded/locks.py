@@ -4,12 +4,16 @@ import errno
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tunesmith.cli.connection import LOCK_NAME
 from tunesmith.local.embedded.errors import DirectoryInUse, DirectoryUnusable, DiskFull
 
-FILE_NAME = "up.lock"
+FILE_NAME = LOCK_NAME
+_GLANCE_SECONDS = 0.3  # for which clients that look whether it is held may hold it
+_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +42,9 @@ class DirectoryLock:
             raise DirectoryUnusable(
                 f"{self._path} cannot be opened: {error.strerror}.", hint="choose a --data-dir that you may write to"
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(descriptor):
             os.close(descriptor)
-            raise self._in_use() from error
+            raise self._in_use()
         self._descriptor = descriptor
         self.announce(Holder(pid=os.getpid()))
 
@@ -69,6 +71,19 @@ class DirectoryLock:
             f"{self._path.parent} is in use: {who} runs `tunesmith up` there{where}.",
             hint=f"use that one, {stop}, or choose another --data-dir",
         )
+
+
+def _locked(descriptor: int) -> bool:
+    deadline = time.monotonic() + _GLANCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True
 
 
 def read_holder(data_dir: Path) -> Holder | None:

@@ -1,6 +1,9 @@
 """How a client finds the running service."""
 
+import fcntl
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from tunesmith.cli.connection import (
     read_connection,
     write_connection,
 )
+from tunesmith.local.embedded.locks import DirectoryLock
 
 HERE = Connection(base_url="http://127.0.0.1:8100/v1", api_key="sk-here", worker_url="http://127.0.0.1:8101")
 
@@ -64,6 +68,28 @@ def test_no_service_is_an_error_that_says_how_to_get_one(tmp_path: Path) -> None
     with pytest.raises(NotConnected) as caught:
         find_connection({"TUNESMITH_DATA_DIR": str(tmp_path)})
     assert "tunesmith up" in (caught.value.hint or "")
+
+
+def test_what_a_killed_service_left_is_told_and_its_key_is_sent_to_nobody(tmp_path: Path) -> None:
+    write_connection(tmp_path, HERE)
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    assert read_connection(tmp_path) == HERE
+    lock.release()  # as the kernel does; the file stays
+    os.utime(tmp_path / "connection.json", (1_790_000_000,) * 2)
+    with pytest.raises(NotConnected, match="it was started at 2026-09-21 14:13 UTC, and is gone") as caught:
+        read_connection(tmp_path)
+    assert f"tunesmith up --data-dir {tmp_path}" in str(caught.value.hint)
+
+
+def test_whoever_looks_for_a_service_does_not_keep_one_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "up.lock").touch()
+    with (tmp_path / "up.lock").open("rb") as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(glance, fcntl.LOCK_UN)).start()
+        lock = DirectoryLock(tmp_path)
+        lock.acquire()
+        lock.release()
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
