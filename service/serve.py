@@ -58,8 +58,8 @@ def shared_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)  # whoever manages services takes another status for a failure
 
 
 def _allow_descriptors() -> None:

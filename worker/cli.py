@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -26,6 +29,8 @@ EXIT_USAGE = 2
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parsed = _parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until there is something to bring to an end, which then has its own
     try:
         sys.exit(_COMMANDS[parsed.command](parsed))
     except ValidationError as error:
@@ -34,6 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
         hint = getattr(error, "hint", None)
         print(f"tunesmith-worker: {error}{' ' + hint if hint else ''}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,9 +55,9 @@ def up(
     try:
         address = _Address(host=host, port=port, worker_port=worker_port, api_processes=api_processes)
         _run(layout, address, worker=worker)
-    except StopRequested:
+    except StopRequested as stop:
         note("stopped before it was ready; nothing is lost")
-        raise typer.Exit(130) from None
+        raise typer.Exit(stop.exit_code) from None
     except TunesmithError as error:
         note(f"error  {error.message}")
         if error.hint:

@@ -11,7 +11,11 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequested(Exception):
-    """The user wants to stop while something is still starting."""
+    """Somebody wants to stop while something is still starting. `exit_code` is a shell's for Ctrl-C, else 0."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number if number == signal.SIGINT else 0
 
 
 class StopSignals:
@@ -19,6 +23,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.count = 0
+        self._first = 0
         self._previous: dict[signal.Signals, Any] = {}
         self._previous_wakeup = -1
         self._read, self._write = -1, -1
@@ -51,7 +56,8 @@ class StopSignals:
     def check(self) -> None:
         """Raise StopRequested when somebody asked to stop."""
         if self.count:
-            raise StopRequested
+            raise StopRequested(self._first)
 
-    def _stop_asked(self, _number: int, _frame: FrameType | None) -> None:
+    def _stop_asked(self, number: int, _frame: FrameType | None) -> None:
+        self._first = self._first or number
         self.count += 1

@@ -171,9 +171,12 @@ def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home
     assert _nothing_left(third.data_dir, pids)
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing(home: Path) -> None:
-    up = Up(home / "impatient")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_stop_while_it_starts_leaves_nothing_and_is_a_failure_only_by_ctrl_c(
+    home: Path, number: signal.Signals, status: int
+) -> None:
+    up = Up(home / f"impatient-{status}")
     assert wait_until((up.data_dir / "postgres" / "data").exists, timeout_seconds=30)
-    assert up.stop() == 130
+    assert up.stop(number) == status
     assert "nothing is lost" in up.said
     assert wait_until(lambda: not strays.find(up.data_dir), timeout_seconds=5)

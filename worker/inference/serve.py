@@ -54,8 +54,6 @@ def serve(settings: InferenceSettings, *, name: str | None) -> int:
     work.create()
     with work.lock(_LOCK):
         end_leftovers(work.serving, runs=work.serving)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # uvicorn raises them once more when all has ended
         worker = InferenceWorker(settings, work=work, name=name or platform.node())
         asyncio.run(worker.run())
     return 0
@@ -98,6 +96,8 @@ class InferenceWorker:
                 timeout_graceful_shutdown=max(1, round(self._settings.grace_seconds)),
             )
             self._server = _Server(config, on_shutdown=self._leave)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)  # uvicorn raises them once more when all has ended
             await self._server.serve(sockets=[listener])
         self._control.close()
         if self._refused is not None:
