@@ -324,6 +324,8 @@ class ErrorCode(StrEnum):
     """The trainer showed no sign of work for too long. See the end of its log; the job is tried again."""
     POISON = "poison"
     """The job killed its trainer again and again and is not tried any more. Look at its log before another try."""
+    GIVEN_BACK_TOO_OFTEN = "given_back_too_often"
+    """Workers gave the job back again and again before it got any further. See why they stop; give them more time."""
     WORKER_LOST = "worker_lost"
     """The worker no longer answers, or started again. Look at its log; the job is tried again elsewhere."""
     WORKER_ERROR = "worker_error"

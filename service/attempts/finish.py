@@ -123,7 +123,10 @@ async def _end(session: AsyncSession, held: Held, report: FinishReport, *, left:
         return
     await session.flush()
     kills = await store.count_kills(session, job.id) if failure else 0
-    decide_next(session, job, outcome=report.outcome, failure=failure, kills=kills, at=at, policy=policy)
+    fruitless = await store.count_fruitless(session, job.id) if report.outcome is Outcome.PREEMPTED else 0
+    decide_next(
+        session, job, outcome=report.outcome, failure=failure, kills=kills, fruitless=fruitless, at=at, policy=policy
+    )
 
 
 async def _note_last_step(session: AsyncSession, held: Held) -> None:

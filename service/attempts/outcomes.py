@@ -5,7 +5,7 @@ else about it, because the database refuses any later change to a finished job.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from secrets import SystemRandom
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,6 +23,7 @@ from tunesmith.tuning.values.units import plural
 
 _LONGEST_PAUSE_SECONDS = 300.0
 _POISON_KILLS = 3
+_MOST_FRUITLESS = 100  # with pauses of up to five minutes between them: about eight hours
 _GIVEN_BACK = (Outcome.PREEMPTED, Outcome.PAUSED, Outcome.CANCELLED)  # nobody's fault: counts against no budget
 
 
@@ -56,7 +57,7 @@ def lose(session: AsyncSession, job: Job, attempt: Attempt, *, at: datetime, rea
     """The worker is gone: its lease ran out, or it started again."""
     failure = Failure(code=ErrorCode.WORKER_LOST, message=reason, category=Category.WORKER_LOST, retryable=True)
     close(attempt, Outcome.LOST, failure=failure, at=at)
-    decide_next(session, job, outcome=Outcome.LOST, failure=failure, kills=0, at=at, policy=policy)
+    decide_next(session, job, outcome=Outcome.LOST, failure=failure, kills=0, fruitless=0, at=at, policy=policy)
 
 
 def close(attempt: Attempt, outcome: Outcome, *, failure: Failure | None, at: datetime) -> None:
@@ -73,10 +74,13 @@ def decide_next(
     outcome: Outcome,
     failure: Failure | None,
     kills: int,
+    fruitless: int,
     at: datetime,
     policy: Policy,
 ) -> None:
-    """Decide what follows for the job. `kills` counts attempts of this job that killed the trainer, with this one."""
+    """Decide what follows for the job. Both counts are of its attempts, with this one: `kills` of those that killed the
+    trainer, `fruitless` of those that were given back since one has got the job further than any before.
+    """
     _count(job, outcome)
     job.phase = None
     if deadlines.was_stopped_by_deadline(job):
@@ -89,8 +93,7 @@ def decide_next(
         events.append(session, job, f"{events.noun(job)} paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
     elif failure is None or outcome in _GIVEN_BACK:
-        events.append(session, job, "The worker gave the job back; it is queued again", level="warn")
-        requeue(job, at=at, pause=timedelta(0))
+        _queue_again(session, job, fruitless=fruitless, at=at, policy=policy)
     elif outcome is Outcome.LOST:
         _retry_lost(session, job, failure, at=at, policy=policy)
     else:
@@ -114,9 +117,11 @@ def fail(session: AsyncSession, job: Job, failure: Failure, *, at: datetime) -> 
     apply_transition(job, JobTransition.FAIL, at=at)
 
 
-def requeue(job: Job, *, at: datetime, pause: timedelta) -> None:
-    """Back into the line, in the place that the time of its first queueing gives it."""
+def requeue(job: Job, *, at: datetime, pause: timedelta, reason: str) -> None:
+    """Back into the line, in the place that the time of its first queueing gives it; `reason` is why it pauses."""
     job.not_before = at + pause
+    if pause:
+        job.waiting_reason = f"Tried again at {job.not_before.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. {reason}"
     apply_transition(job, JobTransition.REQUEUE, at=at)
 
 
@@ -129,6 +134,22 @@ def _count(job: Job, outcome: Outcome) -> None:
         job.attempts_lost += 1
     if outcome is Outcome.PREEMPTED:
         job.attempts_preempted += 1
+
+
+def _queue_again(session: AsyncSession, job: Job, *, fruitless: int, at: datetime, policy: Policy) -> None:
+    """At once when it got further, or for the first time that it did not; then later each time, and not for ever."""
+    given_back = f"Workers gave it back {plural(fruitless, 'time')} without a step further."
+    if fruitless >= _MOST_FRUITLESS:
+        hint = "Look at why the workers stop and give them more time for it, then create it again."
+        failure = Failure(
+            code=ErrorCode.GIVEN_BACK_TOO_OFTEN, message=given_back, category=Category.WORKER_LOST, hint=hint
+        )
+        fail(session, job, failure, at=at)
+        return
+    pause = policy.pause(fruitless - 1) if fruitless > 1 else timedelta(0)
+    later = f". {given_back} Trying again in {pause.total_seconds():.0f} s." if pause else ""
+    events.append(session, job, f"The worker gave the job back; it is queued again{later}", level="warn")
+    requeue(job, at=at, pause=pause, reason=given_back)
 
 
 def _retry_lost(session: AsyncSession, job: Job, failure: Failure, *, at: datetime, policy: Policy) -> None:
@@ -164,7 +185,7 @@ def _try_again(
 ) -> None:
     message = f"{failure.message} Trying again in {pause.total_seconds():.0f} s ({budget})."
     events.append(session, job, message, level="warn", data={"code": failure.code})
-    requeue(job, at=at, pause=pause)
+    requeue(job, at=at, pause=pause, reason=failure.message)
 
 
 def _poison(failure: Failure, *, kills: int) -> Failure:

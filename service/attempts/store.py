@@ -28,6 +28,16 @@ async def count_kills(session: AsyncSession, job_id: str) -> int:
     return (await session.execute(query)).scalar_one()
 
 
+async def count_fruitless(session: AsyncSession, job_id: str) -> int:
+    """Attempts of the job that were given back since one has first reached the furthest step of all."""
+    furthest = select(func.max(Attempt.step)).where(Attempt.job_id == job_id).scalar_subquery()
+    there = select(func.min(Attempt.epoch)).where(Attempt.job_id == job_id, Attempt.step == furthest).scalar_subquery()
+    query = select(func.count()).where(
+        Attempt.job_id == job_id, Attempt.outcome == Outcome.PREEMPTED, Attempt.epoch > func.coalesce(there, 0)
+    )
+    return (await session.execute(query)).scalar_one()
+
+
 async def find_claimed(session: AsyncSession, worker_id: str, *, claim_id: str) -> Attempt | None:
     """The attempt that the worker was given for this claim, open or not."""
     query = select(Attempt).where(Attempt.worker_id == worker_id, Attempt.claim_id == claim_id)

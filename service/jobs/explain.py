@@ -96,7 +96,7 @@ def _not_queued(job: Job) -> str:
 def _pausing(job: Job, *, at: datetime) -> str | None:
     if job.not_before <= at:
         return None
-    return f"An attempt has failed; the next one is made in {(job.not_before - at).total_seconds():.0f} s."
+    return f"An attempt has ended; the next one is made in {(job.not_before - at).total_seconds():.0f} s."
 
 
 def _reason(answers: list[fleet.Answer], ahead: Ahead) -> str:

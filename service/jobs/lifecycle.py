@@ -67,8 +67,11 @@ async def resume(session: AsyncSession, job_id: str, *, project: str, limits: Pr
         events.append(session, job, "Pause taken back")
     else:
         events.append(session, job, f"{events.noun(job)} resumed; it is queued again")
-        apply_transition(job, JobTransition.RESUME, at=await now(session))
-        job.not_before = await now(session)
+        at = await now(session)
+        apply_transition(job, JobTransition.RESUME, at=at)
+        if job.not_before > at:
+            job.waiting_reason = None
+        job.not_before = at
     job.pause_requested_at = None
     await session.flush()
     if job.state == JobState.QUEUED:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane import ControlPlane
+from tests.control_plane import AttemptSide, ControlPlane
 from tests.service.test_attempts import KILLED, TRANSIENT, next_attempt, skip_pause
 from tunesmith.service.attempts.outcomes import Policy
 from tunesmith.service.keeper.expired_leases import end_expired_leases
@@ -79,6 +79,84 @@ def test_a_lost_worker_is_told_with_its_budget_and_the_next_try_waits_longer_eac
     assert waits[0] <= 0
     assert 3 < waits[1] <= 5
     assert 7 < waits[2] <= 10
+
+
+def pause_seconds(plane: ControlPlane) -> float:
+    return float(plane.sql("SELECT extract(epoch FROM not_before - now()) FROM jobs")[0][0])
+
+
+def test_a_job_that_is_given_back_without_getting_further_waits_longer_each_time_and_says_so(
+    control_plane: ControlPlane,
+) -> None:
+    attempt = control_plane.claimed()
+    waits = []
+    for _ in range(4):
+        attempt.finish(Outcome.PREEMPTED)
+        waits.append(pause_seconds(control_plane))
+        reason = control_plane.job(attempt.job_id)["tunesmith"]["waiting_reason"]
+        attempt = next_attempt(control_plane)
+    assert waits[0] <= 0
+    assert 3 < waits[1] <= 5
+    assert 7 < waits[2] <= 10
+    assert 14 < waits[3] <= 20
+    assert reason.startswith("Tried again at ")
+    assert reason.endswith(" UTC. Workers gave it back 4 times without a step further.")
+    assert any("gave it back 4 times without a step further. Trying again in" in line for line in history(attempt))
+
+
+def test_a_job_that_gets_further_each_time_is_given_back_as_often_as_it_takes(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    for step in (1, 2, 40, 41, 96):
+        attempt.heartbeat(step=step)
+        attempt.finish(Outcome.PREEMPTED)
+        assert pause_seconds(control_plane) <= 0
+        attempt = next_attempt(control_plane)
+    for _ in range(2):
+        attempt.heartbeat(step=96)
+        attempt.finish(Outcome.PREEMPTED)
+        attempt = next_attempt(control_plane)
+    assert any("gave it back 2 times" in line for line in history(attempt))
+
+
+def test_a_job_that_every_worker_gives_back_does_not_go_round_for_ever(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    give_back_before(control_plane, attempt, times=98)
+    attempt.finish(Outcome.PREEMPTED)
+    assert pause_seconds(control_plane) <= 300
+    attempt = next_attempt(control_plane)
+    assert attempt.finish(Outcome.PREEMPTED).status_code == 204
+    job = control_plane.job(attempt.job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "given_back_too_often")
+    assert job["error"]["message"] == "Workers gave it back 100 times without a step further."
+
+
+def test_a_resumed_job_is_not_told_to_wait_for_its_next_try(control_plane: ControlPlane) -> None:
+    attempt = control_plane.claimed()
+    attempt.finish(Outcome.FAILED, failure=TRANSIENT)
+    path = f"/v1/fine_tuning/jobs/{attempt.job_id}"
+    assert TRANSIENT.message in control_plane.job(attempt.job_id)["tunesmith"]["waiting_reason"]
+    control_plane.request("POST", f"{path}/pause")
+    assert control_plane.request("POST", f"{path}/resume").json()["tunesmith"]["waiting_reason"] is None
+
+
+def give_back_before(plane: ControlPlane, attempt: AttemptSide, *, times: int) -> None:
+    """As many earlier attempts that were given back, as rows: playing them takes a minute."""
+    columns = "job_id, worker_id, incarnation, worker_class, lease_token_sha256, lease_expires_at, phase, plan"
+    plane.sql("UPDATE jobs SET epoch = epoch + %s", times)
+    plane.sql("UPDATE attempts SET epoch = epoch + %s", times)
+    plane.sql(
+        f"""
+        INSERT INTO attempts (id, epoch, ended_at, outcome, {columns})
+        SELECT 'attempt-' || number, number, now(), 'preempted', {columns} FROM attempts, generate_series(1, %s) number
+        WHERE attempts.id = %s
+        """,
+        times,
+        attempt.claim.attempt_id,
+    )
+
+
+def history(attempt: AttemptSide) -> list[str]:
+    return attempt.plane.messages(attempt.job_id)
 
 
 def test_a_stalled_trainer_is_tried_again_as_often_as_a_failed_one(control_plane: ControlPlane) -> None:
