@@ -16,12 +16,14 @@ router = APIRouter(tags=["health"])
 _PATIENCE_SECONDS = 5
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Health:
     """Always ok while requests are answered."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
 async def readyz(
     request: Request, response: Response, database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep

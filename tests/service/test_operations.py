@@ -48,6 +48,12 @@ class TestReadiness:
         )
         assert control_plane.request("GET", "/healthz").json() == {"status": "ok"}
 
+    def test_a_probe_may_ask_for_the_head_alone(self, control_plane: ControlPlane) -> None:
+        for path in ("/", "/healthz", "/readyz"):
+            asked, told = control_plane.request("GET", path), control_plane.request("HEAD", path)
+            assert (told.status_code, told.content) == (200, b"")
+            assert told.headers["content-length"] == asked.headers["content-length"]
+
     def test_a_database_that_is_not_migrated_is_named(
         self, ask: Callable[..., httpx2.Response], empty_database_url: str
     ) -> None:

@@ -17,6 +17,7 @@ PAGE_HEADERS = {
 }
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/")
 async def front(request: Request) -> HTMLResponse:
     """The page, with the address that a client has to be given. It says nothing secret and needs no key."""

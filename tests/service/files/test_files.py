@@ -44,6 +44,23 @@ def test_content_comes_back_as_it_was_sent_whole_or_in_part(plane: ControlPlane)
         part = plane.request("GET", path, headers={"range": header})
         assert (part.status_code, part.content) == (206, expected)
     assert plane.request("GET", path, headers={"range": f"bytes={len(data)}-"}).status_code == 416
+    whole = plane.request("GET", path, headers={"range": "rows=0-1"})
+    assert (whole.status_code, whole.content, "content-range" in whole.headers) == (200, data, False)
+
+
+def test_a_range_of_absurd_numbers_is_a_range(plane: ControlPlane) -> None:
+    data = chat_rows()
+    path = f"/v1/files/{upload(plane, data).json()['id']}/content"
+    huge = "9" * 5000
+    for header, status, content in (
+        (f"bytes=3-{huge}", 206, data[3:]),
+        (f"bytes=-{huge}", 206, data),
+        (f"bytes={huge}-", 416, b""),
+        ("bytes=" + "0" * 5000 + "1-1", 206, data[1:2]),
+        ("bytes=\u00b2-\u00b3".encode("latin1"), 416, b""),
+    ):
+        part = plane.request("GET", path, headers={"range": header})
+        assert (part.status_code, part.content) == (status, content), header[:20]
 
 
 def test_a_file_of_another_purpose_is_not_checked(plane: ControlPlane) -> None:
