@@ -8,6 +8,8 @@ _LAUNCHER = "tests/worker/trainer_process/test_launcher.py"
 _SLOTS = "tests/worker/machine/test_slots.py"
 _FOLLOWER = "tests/worker/attempt/test_follower.py"
 _CONTROL = "tests/worker/transport/test_control.py"
+_CUTS = "tests/train/loop/test_cut_checkpoints.py"
+_RESUME = "tests/train/loop/test_resume.py"
 
 BREAKAGES = (
     Breakage(
@@ -73,6 +75,38 @@ BREAKAGES = (
         "        .order_by(Checkpoint.step.desc())\n        .limit(_RESUME_CHOICES)",
         "        .order_by(Checkpoint.step)\n        .limit(_RESUME_CHOICES)",
         "tests/service/test_attempts.py::TestEndings::test_a_new_attempt_resumes_from_the_newest_checkpoints",
+    ),
+    Breakage(
+        "G6",
+        "a checkpoint appears before it is whole",
+        "worker/train/checkpoints/writer.py",
+        'aside, final = folder / f".{name}", folder / name',
+        'aside, final = folder / name, folder / f".{name}"',
+        f"{_CUTS}::test_a_checkpoint_whose_writer_is_killed_at_a_byte_is_never_there_and_the_one_before_it_is",
+    ),
+    Breakage(
+        "G7",
+        "a run that goes on draws other random numbers",
+        "worker/train/checkpoints/state.py",
+        "    _restore_random_tensors(load_file(own if own.is_file() else folder / RANDOM))\n",
+        "",
+        f"{_RESUME}::test_dropout_draws_the_same_numbers_after_going_on",
+    ),
+    Breakage(
+        "G7",
+        "a run that goes on has forgotten the moments of its optimizer",
+        "worker/train/checkpoints/trainable_state.py",
+        "    masters.load(folder)\n",
+        "",
+        f"{_RESUME}::test_dropout_draws_the_same_numbers_after_going_on",
+    ),
+    Breakage(
+        "G7",
+        "a run that goes on begins with the first rows again",
+        "worker/train/checkpoints/state.py",
+        '    progress = TrainState(**state["progress"])\n',
+        '    progress = TrainState(**{**state["progress"], "step": 0})\n',
+        f"{_RESUME}::test_dropout_draws_the_same_numbers_after_going_on",
     ),
     Breakage(
         "G10",

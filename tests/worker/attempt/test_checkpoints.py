@@ -46,21 +46,22 @@ def serve(folder: Path, service: ScriptedService) -> None:
     service.otherwise = answer
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
-def test_a_damaged_checkpoint_never_verifies(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("name", ["adapter.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_never_verifies(tmp_path: Path, name: str) -> None:
     choice = make_checkpoint(tmp_path, step=4)
-    folder = tmp_path / checkpoint_name(4)
-    state = folder / "state.json"
-    if damage == "truncate":
-        state.write_bytes(state.read_bytes()[:-1])
-    elif damage == "flip":
-        state.write_bytes(b"X" + state.read_bytes()[1:])
-    elif damage == "delete":
-        state.unlink()
-    else:
-        (folder / "manifest.json").write_text("{}")
-    with pytest.raises(CorruptCheckpoint):
-        verify_checkpoint(folder, manifest_sha256=choice.manifest_sha256)
+    damaged = tmp_path / checkpoint_name(4) / name
+    written = damaged.read_bytes()
+    half = len(written) // 2
+    flipped = written[:half] + bytes([written[half] ^ 1]) + written[half + 1 :]
+    for left in (None, b"", written[:1], written[:half], written[:-1], flipped, written + b"x", b"{}"):
+        damaged.unlink()
+        if left is not None:
+            damaged.write_bytes(left)
+        with pytest.raises(CorruptCheckpoint):
+            verify_checkpoint(damaged.parent, manifest_sha256=choice.manifest_sha256)
+        damaged.touch()
+    damaged.write_bytes(written)
+    assert verify_checkpoint(damaged.parent, manifest_sha256=choice.manifest_sha256).step == 4
 
 
 @pytest.mark.parametrize("name", ["../secret", "below/state.json", "/etc/passwd"])
