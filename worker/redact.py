@@ -1,6 +1,7 @@
-"""Takes secrets out of text before it leaves this host: log tails, stored logs and our own log lines."""
+"""Takes secrets out of text before it leaves this host: logs and their ends, events, failures, our own log lines."""
 
 import re
+from typing import Any
 
 HIDDEN = "[hidden]"
 
@@ -24,3 +25,14 @@ def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
     for pattern in _PATTERNS[:-1]:
         text = pattern.sub(HIDDEN, text)
     return _PATTERNS[-1].sub(rf"\1{HIDDEN}", text)
+
+
+def scrub_all(value: Any, secrets: tuple[str, ...] = ()) -> Any:
+    """The same of every text in a value of JSON; names of fields stay as they are."""
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, dict):
+        return {key: scrub_all(part, secrets) for key, part in value.items()}
+    if isinstance(value, list):
+        return [scrub_all(part, secrets) for part in value]
+    return value

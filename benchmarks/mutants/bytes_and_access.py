@@ -226,6 +226,22 @@ BREAKAGES = (
     ),
     Breakage(
         "G18",
+        "an event holds the worker's secrets",
+        "worker/attempt/follower.py",
+        "    record = scrub_all(record, secrets)\n",
+        "",
+        "tests/worker/attempt/test_follower.py::test_no_secret_leaves_this_host_in_an_event",
+    ),
+    Breakage(
+        "G18",
+        "a failure holds the worker's secrets",
+        "worker/attempt/runner.py",
+        'scrub_all(report.failure.model_dump(mode="json"), self._around.secrets)',
+        'report.failure.model_dump(mode="json")',
+        "tests/worker/attempt/test_hand_over.py::test_no_secret_leaves_this_host_in_a_failure",
+    ),
+    Breakage(
+        "G18",
         "a stored log holds the worker's secrets",
         "worker/trainer_process/log_file.py",
         '            copy.write(scrub(line.decode("utf-8", errors="replace"), secrets))',

@@ -22,6 +22,7 @@ from tunesmith.tuning.state import Phase
 from tunesmith.tuning.values.base import Value
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
+from tunesmith.worker.redact import scrub_all
 from tunesmith.worker.run_directory import NotPlain, RunDirectory, plain_bytes, without_links, write_atomically
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable
@@ -49,6 +50,7 @@ class Follower:
         progress: Progress,
         directives: StopRequests,
         log: FilteringBoundLogger,
+        secrets: tuple[str, ...] = (),
         interval_seconds: float = 0.5,
     ) -> None:
         self._run = run
@@ -56,6 +58,7 @@ class Follower:
         self._progress = progress
         self._directives = directives
         self._log = log
+        self._secrets = secrets
         self._interval_seconds = interval_seconds
         self._offsets_path = run.root / "shipped.json"
         self._offsets = _load(self._offsets_path)
@@ -133,7 +136,7 @@ class Follower:
         start = self._offsets.events
         lines, end = read_lines(self._run.events, start)
         for line in lines:
-            report = _event(line)
+            report = _event(line, secrets=self._secrets)
             if report is not None:
                 self._send(partial(self._control.event, report))
             self._advance(events=self._offsets.events + len(line))
@@ -205,10 +208,11 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _event(line: bytes) -> EventReport | None:
+def _event(line: bytes, *, secrets: tuple[str, ...]) -> EventReport | None:
     record = _object(line)
     if record is None:
         return None
+    record = scrub_all(record, secrets)
     try:
         return EventReport.model_validate(record)
     except ValidationError:

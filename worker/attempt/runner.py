@@ -35,6 +35,7 @@ from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_curves, upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
+from tunesmith.worker.redact import scrub_all
 from tunesmith.worker.run_directory import NotPlain, RunDirectory, TrainResult
 from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.sandbox.definition import Sandbox
@@ -168,7 +169,14 @@ class AttemptRunner:
     def _train(self, prepared: PreparedRun) -> FinishReport:
         """Run the trainer to its end, once more from the start when the plan no longer suits the checkpoint."""
         run = prepared.run
-        follower = Follower(run, self._control, progress=self._progress, directives=self._directives, log=self._log)
+        follower = Follower(
+            run,
+            self._control,
+            progress=self._progress,
+            directives=self._directives,
+            log=self._log,
+            secrets=self._around.secrets,
+        )
         uploader = CheckpointUploader(
             run.checkpoints,
             self._control,
@@ -334,6 +342,9 @@ class AttemptRunner:
         return PreparedRun(run=prepared.run, request=request)
 
     def _finish(self, report: FinishReport) -> Outcome:
+        if report.failure is not None:
+            failure = scrub_all(report.failure.model_dump(mode="json"), self._around.secrets)
+            report = report.model_copy(update={"failure": Failure.model_validate(failure)})
         self._handing_over.finish(report)
         self._log.info("attempt.finished", outcome=report.outcome.value, code=report.failure and report.failure.code)
         return report.outcome

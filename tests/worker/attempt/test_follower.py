@@ -31,6 +31,24 @@ def follower(run: RunDirectory, control: HttpAttemptControl, progress: Progress,
     return Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.02)
 
 
+def test_no_secret_leaves_this_host_in_an_event(
+    run: RunDirectory,
+    control: HttpAttemptControl,
+    progress: Progress,
+    log: FilteringBoundLogger,
+    service: ScriptedService,
+) -> None:
+    told = {"message": "the key is sesame", "data": {"seen": ["sesame", 7], "url": "https://me:pass@host/x"}}
+    append_line(run.events, told)
+    append_line(run.events, {"message": ["no event, but sesame"]})
+    directives = StopRequests(drain_deadline=lambda: None)
+    Follower(run, control, progress=progress, directives=directives, log=log, secrets=("sesame",)).ship()
+    first, second = (request.json for request in service.to("/events"))
+    assert first["message"] == "the key is [hidden]"
+    assert first["data"] == {"seen": ["[hidden]", 7], "url": "https://[hidden]@host/x"}
+    assert "sesame" not in json.dumps(second)
+
+
 def points(service: ScriptedService) -> list[dict[str, object]]:
     return [point for request in service.to("/metrics") for point in request.json["points"]]
 

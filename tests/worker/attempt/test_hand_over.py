@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from tests.worker.attempt.test_preparation import claim, host
 from tests.worker.scripted_service import ScriptedService
 from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.messages import FinishReport
 from tunesmith.tuning.state import Outcome
 from tunesmith.worker.attempt.exit_classifier import TrainerExit
 from tunesmith.worker.attempt.rehearsals import Rehearsals
@@ -78,3 +79,14 @@ def test_curves_are_an_artifact_and_a_full_disk_costs_only_them(
 def test_no_secret_leaves_this_host_in_the_end_of_a_log(run: RunDirectory) -> None:
     run.log.write_text("before\nthe key is sesame\n")
     assert log_tail(run.log, secrets=("sesame",)) == "before\nthe key is [hidden]"
+
+
+def test_no_secret_leaves_this_host_in_a_failure(attempt: AttemptRunner, service: ScriptedService) -> None:
+    """A trainer writes its failure itself, and may put anything into it."""
+    said = "ts-worker at redis://127.0.0.1:1, hf_abcdefghijklmnopqrst"
+    failure = UNMERGED.model_copy(update={"message": said, "hint": said, "log_tail": said})
+    attempt._finish(FinishReport(outcome=Outcome.FAILED, failure=failure))
+    (request,) = service.to("/finish")
+    told = request.json["failure"]
+    assert (told["code"], told["category"]) == (UNMERGED.code, UNMERGED.category)
+    assert {told[name] for name in ("message", "hint", "log_tail")} == {"[hidden] at [hidden], [hidden]"}
