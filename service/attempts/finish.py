@@ -21,6 +21,7 @@ from tunesmith.service.jobs.transitions import apply_transition
 from tunesmith.service.jobs.views import model_name
 from tunesmith.service.metrics import store as metrics
 from tunesmith.service.metrics.points import result_csv
+from tunesmith.service.workers import quarantine
 from tunesmith.tuning.codes import RESULT_KINDS, ArtifactKind, ErrorCode
 from tunesmith.tuning.errors import Category, Failure, InvalidRequest
 from tunesmith.tuning.evaluation import EvaluatedRow
@@ -78,6 +79,9 @@ async def finish(
         await session.flush()
         fault_point(Point.BEFORE_FINISH)
     fault_point(Point.AFTER_FINISH)
+    if quarantine.is_hosts_fault(report.failure):
+        async with database.transaction() as session:  # of its own: a worker's row is never locked after a job's
+            await quarantine.note_spoilt(session, attempt.worker_id)
 
 
 def _is_replay(attempt: Attempt, report: FinishReport) -> bool:

@@ -29,5 +29,5 @@ async def register(session: AsyncSession, request: RegisterWorker, *, lineage: s
             reason = f"Worker {worker.id} started again while it held this attempt."
             lose(session, job, attempt, at=moment, reason=reason, policy=policy)
             await session.flush()
-            await quarantine.note_loss(session, worker.id)
+            await quarantine.note_spoilt(session, worker.id)
     return worker

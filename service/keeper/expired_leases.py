@@ -36,7 +36,7 @@ async def end_expired_leases(context: KeeperContext) -> int:
         if was_ended:
             ended += 1
             async with context.database.transaction() as session:  # the worker's row is never locked after a job's
-                await quarantine.note_loss(session, attempt.worker_id)
+                await quarantine.note_spoilt(session, attempt.worker_id)
     return ended
 
 

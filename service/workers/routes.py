@@ -61,7 +61,7 @@ async def release_worker(
     worker_id: Annotated[str, Path(description="Id of the worker, as the list has it.")],
     session: DbSession,
 ) -> Response:
-    """Let a worker that lost attempt after attempt have jobs again. Admins only."""
+    """Let a worker that spoilt attempt after attempt have jobs again. Admins only."""
     await quarantine.release(session, worker_id)
     audit.record(session, caller.actor, Action.WORKER_TRUSTED, worker_id)
     return Response(status_code=204)

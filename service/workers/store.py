@@ -1,5 +1,6 @@
 """Queries about workers."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Interval, bindparam, func, select, text
@@ -79,6 +80,17 @@ async def count_lost(session: AsyncSession, worker_id: str, *, since: datetime) 
     """Attempts of the worker that were lost after a moment."""
     lost = (Attempt.worker_id == worker_id, Attempt.outcome == Outcome.LOST, Attempt.ended_at > since)
     return (await session.execute(select(func.count()).where(*lost))).scalar_one()
+
+
+async def count_failed_by(session: AsyncSession, worker_id: str, *, codes: Sequence[str], since: datetime) -> int:
+    """Attempts of the worker that failed with one of these codes after a moment."""
+    query = select(func.count()).where(
+        Attempt.worker_id == worker_id,
+        Attempt.outcome == Outcome.FAILED,
+        Attempt.failure["code"].astext.in_(codes),
+        Attempt.ended_at > since,
+    )
+    return (await session.execute(query)).scalar_one()
 
 
 async def open_attempts(session: AsyncSession, worker_ids: list[str]) -> list[Attempt]:

@@ -1,9 +1,17 @@
-"""A worker that loses three attempts in an hour gets no more, as long as another can take them."""
+"""A worker that spoils three attempts in an hour gets no more, as long as another can take them."""
+
+import pytest
 
 from tests.control_plane import ControlPlane, WorkerSide
-from tests.service.test_attempts import skip_pause
+from tests.service.test_attempts import TRANSIENT, skip_pause
 from tunesmith.service.keeper.expired_leases import end_expired_leases
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import Category, Failure
+from tunesmith.tuning.state import Outcome
 from tunesmith.tuning.values.json_objects import Json
+
+BROKEN = Failure(code=ErrorCode.WORKER_ERROR, message="OSError", category=Category.INTERNAL, retryable=True)
+FULL = Failure(code=ErrorCode.DISK_FULL, message="No space.", category=Category.DISK_FULL, retryable=True)
 
 
 def lose(plane: ControlPlane, worker: WorkerSide, *, times: int) -> None:
@@ -14,6 +22,16 @@ def lose(plane: ControlPlane, worker: WorkerSide, *, times: int) -> None:
         assert worker.claim() is not None
         plane.expire_leases()
         assert plane.keep(end_expired_leases) == 1
+    skip_pause(plane)
+
+
+def fail(plane: ControlPlane, worker: WorkerSide, failure: Failure, *, times: int) -> None:
+    """The worker claims and reports the failure, again and again."""
+    for _ in range(times):
+        skip_pause(plane)
+        attempt = worker.claim()
+        assert attempt is not None
+        assert attempt.finish(Outcome.FAILED, failure=failure).status_code == 204
     skip_pause(plane)
 
 
@@ -35,6 +53,42 @@ def test_the_third_loss_of_an_hour_keeps_a_worker_out_while_another_is_there(con
     attempt = good.claim()
     assert attempt is not None
     assert attempt.job_id == job_id
+
+
+@pytest.mark.parametrize("failure", [BROKEN, FULL], ids=lambda failure: failure.code)
+def test_a_worker_whose_host_is_broken_does_not_use_up_all_attempts_of_a_job(
+    control_plane: ControlPlane, failure: Failure
+) -> None:
+    bad, good = control_plane.worker("bad"), control_plane.worker("good")
+    job_id = control_plane.create_job()["id"]
+    fail(control_plane, bad, failure, times=3)
+    assert bad.claim() is None
+    assert shown(control_plane, bad)["quarantine_reason"].startswith("3 attempts failed within an hour")
+    attempt = good.claim()
+    assert attempt is not None
+    attempt.succeed()
+    assert control_plane.job(job_id)["status"] == "succeeded"
+
+
+def test_losses_and_faults_of_the_host_are_counted_together(control_plane: ControlPlane) -> None:
+    bad, _ = control_plane.worker("bad"), control_plane.worker("good")
+    control_plane.create_job()
+    fail(control_plane, bad, BROKEN, times=2)
+    lose(control_plane, bad, times=1)
+    assert bad.claim() is None
+    assert shown(control_plane, bad)["quarantine_reason"] == (
+        "It lost 1 attempt within an hour: it fell silent or started again during them. "
+        "2 attempts failed within an hour by its own fault or its disk's."
+    )
+
+
+def test_jobs_that_fail_by_themselves_keep_no_worker_out(control_plane: ControlPlane) -> None:
+    worker, _ = control_plane.worker("worker"), control_plane.worker("good")
+    for _ in range(2):
+        control_plane.create_job()
+    fail(control_plane, worker, TRANSIENT, times=4)
+    assert shown(control_plane, worker)["quarantined_until"] is None
+    assert worker.claim() is not None
 
 
 def test_the_only_worker_of_its_class_goes_on(control_plane: ControlPlane) -> None:
