@@ -92,6 +92,26 @@ def test_the_api_goes_on_after_the_database_dropped_every_connection(control_pla
     assert control_plane.request("GET", "/v1/models").status_code == 200
 
 
+def test_connections_that_others_use_up_are_503_and_the_api_goes_on_when_there_are_some_again(
+    control_plane: ControlPlane,
+) -> None:
+    database = control_plane.sql("SELECT current_database()")[0][0]
+    control_plane.sql(f"ALTER DATABASE {database} CONNECTION LIMIT 0")
+    try:
+        control_plane.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        refused = control_plane.request("GET", "/v1/models")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+        assert refused.headers["retry-after"] == "1"
+        assert control_plane.request("GET", "/healthz").status_code == 200
+        assert control_plane.request("GET", "/readyz").status_code == 503
+    finally:
+        control_plane.sql(f"ALTER DATABASE {database} CONNECTION LIMIT -1")
+    assert control_plane.request("GET", "/v1/models").status_code == 200
+
+
 class TestCommandLine:
     def run(self, url: str, *arguments: str) -> str:
         result = CliRunner().invoke(command_line, list(arguments), env={"DATABASE_URL": url})
