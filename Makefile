@@ -60,7 +60,7 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/train/models/test_triton_kernels.py
 
 .PHONY: chaos
-chaos: $(FOR_TESTS) ## kill, freeze and cut everything, in turn and at random, and play 200 simulated histories
+chaos: $(FOR_TESTS) ## kill, freeze and cut everything, and play HISTORIES=1000 simulated histories from a random seed (or FIRST_SEED=7)
 	CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
 
 HOURS ?= 8

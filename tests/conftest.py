@@ -132,15 +132,13 @@ def fresh_database_url(postgres_server: "PostgresServer", _migrated: str) -> Ite
 @pytest.fixture(scope="session")
 def new_database_url(postgres_server: "PostgresServer", _migrated: str) -> Iterator[Callable[[], str]]:
     """Makes as many migrated databases as a test asks for; they are there until the run ends."""
-    made: list[str] = []
+    yield from _database_maker(postgres_server, template=_migrated)
 
-    def make() -> str:
-        made.append(_create(postgres_server, template=_migrated))
-        return postgres_server.url(made[-1])
 
-    yield make
-    for name in made:
-        _drop(postgres_server, name)
+@pytest.fixture(scope="session")
+def new_empty_database_url(postgres_server: "PostgresServer") -> Iterator[Callable[[], str]]:
+    """The same for databases with nothing in them."""
+    yield from _database_maker(postgres_server, template="template0")
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +156,18 @@ def _database(server: "PostgresServer", *, template: str) -> Iterator[str]:
     name = _create(server, template=template)
     yield server.url(name)
     _drop(server, name)
+
+
+def _database_maker(server: "PostgresServer", *, template: str) -> Iterator[Callable[[], str]]:
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(_create(server, template=template))
+        return server.url(made[-1])
+
+    yield make
+    for name in made:
+        _drop(server, name)
 
 
 def _create(server: "PostgresServer", *, template: str) -> str:

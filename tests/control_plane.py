@@ -387,10 +387,10 @@ def live_control_plane(
 def make_keys(plane: ControlPlane) -> dict[str, str]:
     """A key of every kind, as rows."""
     with psycopg.connect(plane.settings.database_url) as connection:
-        return _make_keys(connection)
+        return insert_keys(connection)
 
 
-def _make_keys(connection: psycopg.Connection) -> dict[str, str]:
+def insert_keys(connection: psycopg.Connection) -> dict[str, str]:
     roles = {
         "admin": ("admin", "acme"),
         "member": ("member", "acme"),
@@ -412,7 +412,7 @@ def plane(live_control_plane: ControlPlane) -> ControlPlane:
     deletes = "; ".join(f"DELETE FROM {table.name}" for table in Row.metadata.sorted_tables)
     with psycopg.connect(live_control_plane.settings.database_url) as connection:
         connection.execute(f"SET session_replication_role = replica; {deletes}")
-        live_control_plane.keys = _make_keys(connection)
+        live_control_plane.keys = insert_keys(connection)
     return live_control_plane
 
 

@@ -1,7 +1,7 @@
 """Reads the database, and nothing else, for what must hold at every moment and at the end of a history."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -11,10 +11,12 @@ from tunesmith.service.metrics.points import merge
 from tunesmith.tuning.state import FINAL_STATES, TRANSITIONS, JobState, Outcome
 
 Rows = list[tuple[Any, ...]]
+Facts = dict[str, Any]  # columns of a row
 _EDGES = {(before.value, after.value) for (before, _), after in TRANSITIONS.items()}
 _FINAL = {state.value for state in FINAL_STATES}
 _MAY_LOSE = 10  # workers, by the settings that nobody set
 _MAY_KILL = 3  # trainers
+_ONLY_GROW = ("epoch", "event_seq", "version")
 
 _JOBS = "SELECT id, state, epoch, event_seq, version FROM jobs ORDER BY id"
 _ENDED = """
@@ -30,6 +32,10 @@ _OWNERS = """
       EXISTS (SELECT FROM attempts a WHERE a.job_id = j.id AND a.ended_at IS NULL AND a.epoch = j.epoch)
     OR (SELECT count(*) FROM attempts a WHERE a.job_id = j.id AND a.ended_at IS NULL) > 1
 """
+# One question rather than four: a history has hundreds of looks.
+_LOOK = "SELECT " + ", ".join(
+    f"ARRAY(SELECT to_jsonb(r) FROM ({query}) r)" for query in (_OWNERS, _JOBS, _ENDED, _CHECKPOINTS)
+)
 _EVENT_GAPS = """
     SELECT j.id FROM jobs j LEFT JOIN events e ON e.job_id = j.id GROUP BY j.id
     HAVING count(e.seq) <> j.event_seq OR max(e.seq) <> j.event_seq OR min(e.seq) <> 1
@@ -44,18 +50,22 @@ _BUDGETS = "SELECT id, state, epoch, attempts_used, max_attempts, attempts_lost,
 _ATTEMPTS = "SELECT job_id, epoch, id, outcome, failure ->> 'code' FROM attempts ORDER BY job_id, epoch"
 _POINTS = "SELECT epoch, points FROM metric_chunks WHERE job_id = %s ORDER BY epoch, start_offset"
 _STEPS_TOLD = "SELECT data ->> 'step' FROM events WHERE job_id = %s AND type = 'metrics'"
+_TOLD = """
+    SELECT j.n, e.seq, e.type, e.created_at, e.message FROM events e
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) AS n FROM jobs) j ON j.id = e.job_id ORDER BY j.n, e.seq
+"""
 _MADE = """
     SELECT m.name, m.files = a.files FROM models m LEFT JOIN artifacts a ON a.attempt_id = %s AND a.kind = m.kind
     WHERE m.job_id = %s
 """
 
 
-def _may_become(before: Sequence[Any], now: Sequence[Any]) -> bool:
+def _may_become(before: Facts, now: Facts) -> bool:
     """By one edge of the table; or by several where an attempt has begun since, for a short job runs between looks."""
-    (state, epoch), (state_now, epoch_now) = before[:2], now[:2]
+    state, state_now = before["state"], now["state"]
     if state == state_now or (state, state_now) in _EDGES:
         return True
-    return bool(epoch_now > epoch and (state, "running") in _EDGES and ("running", state_now) in _EDGES)
+    return bool(now["epoch"] > before["epoch"] and (state, "running") in _EDGES and ("running", state_now) in _EDGES)
 
 
 class Auditor:
@@ -63,13 +73,16 @@ class Auditor:
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
-        self._jobs: dict[str, tuple[Any, ...]] = {}
-        self._ended: dict[str, tuple[Any, ...]] = {}
-        self._checkpoints: set[tuple[Any, ...]] = set()
+        self._jobs: dict[str, Facts] = {}
+        self._ended: dict[str, Facts] = {}
+        self._checkpoints: Collection[str] = ()
 
     def look(self) -> None:
-        self._look_at_jobs()
-        self._look_at_attempts()
+        ((odd, jobs, ended, checkpoints),) = self.ask(_LOOK)
+        assert odd == [], "a running job without its one owner, or an owner without a running job"
+        self._look_at_jobs({row.pop("id"): row for row in jobs})
+        owners = {row["id"]: row["attempt_id"] for row in checkpoints}
+        self._look_at_attempts({row.pop("id"): row for row in ended}, owners)
 
     def audit(self, promises: Promises) -> None:
         ends = {row[0]: row[1:] for row in self.ask(_ENDS)}
@@ -86,36 +99,38 @@ class Auditor:
             if state == JobState.SUCCEEDED:
                 self._audit_success(job_id, model=model, total_steps=plan["total_steps"])
 
-    def waiting(self) -> list[str]:
-        return [job_id for job_id, state, *_ in self.ask(_JOBS) if state not in _FINAL]
+    def unfinished(self) -> dict[str, str]:
+        """States of the jobs that have yet to end."""
+        return {job_id: state for job_id, state, *_ in self.ask(_JOBS) if state not in _FINAL}
 
     def count(self) -> "Counter[str]":
         """What the histories were made of, so that nobody tests nothing."""
         counts = Counter(f"job {state}" for _, state, *_ in self.ask(_JOBS))
         return counts + Counter(f"attempt {outcome}" for *_, outcome, _ in self.ask(_ATTEMPTS))
 
-    def _look_at_jobs(self) -> None:
-        assert self.ask(_OWNERS) == [], "a running job without its one owner, or an owner without a running job"
-        for job_id, *now in self.ask(_JOBS):
+    def told(self) -> list[str]:
+        """Every job's history as users read it."""
+        return [" ".join(map(str, row)) for row in self.ask(_TOLD)]
+
+    def _look_at_jobs(self, jobs: dict[str, Facts]) -> None:
+        for job_id, now in jobs.items():
             before = self._jobs.get(job_id)
-            self._jobs[job_id] = tuple(now)
             if before is None:
                 continue
-            if before[0] in _FINAL:
-                assert before == tuple(now), f"{job_id} had ended: {before}, {now}"
+            if before["state"] in _FINAL:
+                assert before == now, f"{job_id} had ended: {before}, {now}"
             assert _may_become(before, now), f"{job_id}: from {before} to {now}"
-            assert all(old <= new for old, new in zip(before[1:], now[1:], strict=True)), f"{job_id}: {before}, {now}"
+            assert all(before[name] <= now[name] for name in _ONLY_GROW), f"{job_id}: {before}, {now}"
+        self._jobs |= jobs
 
-    def _look_at_attempts(self) -> None:
+    def _look_at_attempts(self, ended: dict[str, Facts], checkpoints: dict[str, str]) -> None:
         """Whoever has lost a job, or ended it, has written his last."""
-        had_ended = set(self._ended)
-        for attempt_id, *now in self.ask(_ENDED):
-            before = self._ended.setdefault(attempt_id, tuple(now))
-            assert before == tuple(now), f"{attempt_id} wrote after its end: {before}, {now}"
-        checkpoints = set(self.ask(_CHECKPOINTS))
-        late = {owner for _, owner in checkpoints - self._checkpoints} & had_ended
+        for attempt_id, before in self._ended.items():
+            now = ended.get(attempt_id)
+            assert before == now, f"{attempt_id} wrote after its end: {before}, {now}"
+        late = {owner for name, owner in checkpoints.items() if name not in self._checkpoints} & self._ended.keys()
         assert not late, f"{late} registered a checkpoint after its end"
-        self._checkpoints = checkpoints
+        self._ended, self._checkpoints = ended, checkpoints.keys()
 
     def _audit_attempts(self) -> None:
         attempts: dict[str, Rows] = {}

@@ -1,5 +1,13 @@
-"""Fixtures of the control plane."""
+"""One stage for all histories."""
 
-from tests.control_plane import control_plane, limited, live_control_plane, plane
+from collections.abc import Callable, Iterator
 
-__all__ = ["control_plane", "limited", "live_control_plane", "plane"]
+import pytest
+
+from tests.simulation.stage import Stage
+
+
+@pytest.fixture(scope="module")
+def stage(new_empty_database_url: Callable[[], str]) -> Iterator[Stage]:
+    with Stage(new_empty_database_url()) as stage:
+        yield stage

@@ -1,15 +1,18 @@
 """One history: a seed decides who does what next and what goes wrong, then everything heals and must come to rest."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from tests.control_plane import ControlPlane
 from tests.simulation.auditor import Auditor
+from tests.simulation.stage import LEASE_SECONDS, MOMENT_SECONDS, Stage
 from tests.simulation.turns import Act
 from tests.simulation.users import Users
 from tests.simulation.workers import Worker
-from tests.simulation.world import LEASE_SECONDS, MOMENT_SECONDS, World, clock_of
+from tests.simulation.world import World
+from tunesmith.tuning.state import JobState
 
 TURNS = 300
 JOBS = 3
@@ -18,13 +21,13 @@ KEEPERS = 2
 _ACTS_UNDER_WAY = 5
 _TURNS_OF_A_MOMENT = 40
 _LONGEST_REST_MOMENTS = 60
+_LONGEST_SECONDS = 600.0  # of a real clock: one that takes longer has come to a stand
 
 
 class History:
     """Everybody in it, and whose acts are under way. Only `random` decides."""
 
     def __init__(self, world: World, auditor: Auditor, *, random: Random, training_file: str) -> None:
-        self.lines: list[str] = []
         self._world = world
         self._auditor = auditor
         self._random = random
@@ -43,6 +46,7 @@ class History:
             self._keep: 6,
             self._wake: 8,
             self._deliver_late: 4,
+            self._tell_news: 8,
             self._pass_time: 14,
             self._silence: 3,
             self._kill: 1,
@@ -63,27 +67,30 @@ class History:
         for worker in self._workers:
             worker.silent_until_seconds = 0.0
         for _ in range(_LONGEST_REST_MOMENTS):
-            waiting = self._auditor.waiting()
-            if not waiting and not self._users.wait_for_an_answer:
+            unfinished = self._auditor.unfinished()
+            if not unfinished and not self._users.wait_for_an_answer:
                 return await self._settle()
-            await self._rest_for_a_moment(waiting)
-        raise AssertionError(f"no rest: {self._auditor.waiting()}")
+            paused = [job_id for job_id, state in unfinished.items() if state == JobState.PAUSED]
+            await self._rest_for_a_moment(paused)
+        raise AssertionError(f"no rest: {self._auditor.unfinished()}")
 
     def audit(self) -> None:
         self._auditor.audit(self._users.promises)
 
-    def drop(self) -> None:
+    async def drop(self) -> None:
+        """What is under way when a history breaks off."""
         for act in self._acts:
-            act.drop()
+            await act.drop()
 
-    async def _rest_for_a_moment(self, waiting: list[str]) -> None:
+    async def _rest_for_a_moment(self, paused: list[str]) -> None:
         await self._pass_time()
         await self._keep()
-        for job_id in waiting:
+        for job_id in paused:
             self._begin("resume", self._users.resume(job_id))
         for _ in range(_TURNS_OF_A_MOMENT):
             await self._create()
             await self._deliver_late()
+            await self._tell_news()
             await self._wake()
             await self._work()
             await self._go_on()
@@ -106,6 +113,7 @@ class History:
             return
         act = self._random.choice(self._acts)
         self._note(f"... {act.name}")
+        self._world.tick()
         await act.go_on()
         self._auditor.look()
         self._acts = [each for each in self._acts if not each.is_over]
@@ -130,6 +138,14 @@ class History:
         number = self._random.randrange(KEEPERS)
         if all(act.name != f"keeper-{number}" for act in self._acts):
             self._begin(f"keeper-{number}", self._keepers[number].sweep())
+
+    async def _tell_news(self) -> None:
+        """Or not: what dies with the API is left to the keeper."""
+        if not self._world.has_news or any(act.name == "news" for act in self._acts):
+            return
+        self._world.has_news = False
+        if self._world.is_calm or self._random.random() < 0.8:
+            self._begin("news", self._world.tell_news())
 
     async def _wake(self) -> None:
         if self._world.broker.waiting:
@@ -168,23 +184,41 @@ class History:
         self._note(f"the clock of the database goes {seconds:+.0f} s")
 
     def _note(self, line: str) -> None:
-        self.lines.append(line)
+        self._world.note(line)
 
 
-async def play(plane: ControlPlane, *, seed: int, training_file: str) -> "History":
-    """The history of a seed, and its audit."""
+class Played(NamedTuple):
+    """A history that kept every promise: what happened in it line by line, and what it was made of."""
+
+    lines: list[str]
+    made_of: Counter[str]
+
+
+def play(stage: Stage, *, seed: int) -> Played:
+    """The history of a seed, and its audit.
+
+    Raises:
+        AssertionError: a promise was broken; with the last lines, and how to play the same again.
+    """
+    return stage.run(_play(stage, seed=seed))
+
+
+async def _play(stage: Stage, *, seed: int) -> Played:
+    await stage.clear()
     random = Random(seed)
-    with clock_of(plane) as connection:
-        world = World(plane, random=random, clock=connection)
-        history = History(world, Auditor(connection), random=random, training_file=training_file)
-        try:
+    world, auditor = World(stage, random=random), Auditor(stage.clock)
+    history = History(world, auditor, random=random, training_file=stage.training_file)
+    try:
+        async with asyncio.timeout(_LONGEST_SECONDS):
             await history.disturb()
             await history.heal()
-            history.audit()
-        except Exception as error:
-            last = "\n".join(history.lines[-60:])
-            raise AssertionError(f"{last}\n{error}\nSEED={seed} plays this history again.") from error
-        finally:
-            history.drop()
-            await world.close()
-        return history
+        history.audit()
+    except Exception as error:
+        last = "\n".join(world.lines[-60:])
+        what = f"{type(error).__name__}: {error}"
+        raise AssertionError(f"{last}\n{what}\n`SEED={seed} make t F=tests/simulation` plays it again.") from error
+    finally:
+        await history.drop()
+    for line in auditor.told():
+        world.note(line)
+    return Played(world.lines, auditor.count())

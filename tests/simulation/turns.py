@@ -46,8 +46,10 @@ class Act:
         self._is_still.set()
         await self._turn
 
-    def drop(self) -> None:
+    async def drop(self) -> None:
+        """Break it off, and wait until it has let go of its connection."""
         self._task.cancel()
+        await asyncio.wait((self._task,))
 
     async def _run(self, work: Coroutine[Any, Any, object]) -> None:
         _acting.set(self)

@@ -5,7 +5,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.world import Request, World
+from tests.simulation.stage import Request
+from tests.simulation.world import World
 
 _JOBS = "/v1/fine_tuning/jobs"
 

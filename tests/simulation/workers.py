@@ -7,7 +7,8 @@ import httpx2
 
 from tests.control_plane import sha256
 from tests.machines import CPU
-from tests.simulation.world import MOMENT_SECONDS, Request, World
+from tests.simulation.stage import MOMENT_SECONDS, Request
+from tests.simulation.world import World
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.errors import Category, Failure
 from tunesmith.tuning.messages import (

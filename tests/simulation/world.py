@@ -1,33 +1,20 @@
 """What the simulated people and machines have between them: the real service, a bad network, a broker, and time."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass, field
 
 import httpx2
-import psycopg
 
-from tests.control_plane import ControlPlane
-from tests.simulation.turns import SteppedDatabase
-from tunesmith.service.app import create_app
-from tunesmith.service.database.transactions import Database, create_engine, now
+from tests.simulation.stage import LEASE_SECONDS, MOMENT_SECONDS, Request, Stage
 from tunesmith.service.keeper.chore import KeeperContext
 from tunesmith.service.keeper.chores import every_chore
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.leases import store as leases
 from tunesmith.service.leases.steadiness import Steadiness
+from tunesmith.service.outbox.delivery import deliver
 
-LEASE_SECONDS = 600.0
-MOMENT_SECONDS = 100.0  # time passes in steps that a busy machine cannot fill with real seconds
-_TIMES = (
-    ("attempts", "lease_expires_at", "ended_at IS NULL"),
-    ("api_beats", "beat_at", "true"),
-    ("workers", "last_seen_at", "true"),
-    ("workers", "woken_at", "true"),
-    ("workers", "quarantined_until", "true"),
-    ("outbox", "not_before", "delivered_at IS NULL"),
-)
+_ID = re.compile(r"[0-9a-f]{32,}|(?<=::)[0-9a-f]{8}")
 
 
 @dataclass
@@ -50,49 +37,40 @@ class Broker:
         return self.waiting.pop(self.random.randrange(len(self.waiting)))
 
 
-@dataclass(frozen=True)
-class Request:
-    """A message to the service."""
-
-    method: str
-    path: str
-    key: str
-    content: bytes | str = b""
-    headers: tuple[tuple[str, str], ...] = ()
-
-
 class World:
-    """One process of the API, any number of keepers, and the way to them."""
+    """One process of the API, any number of keepers, and the way to them. `lines` is what happened."""
 
-    def __init__(self, plane: ControlPlane, *, random: random.Random, clock: psycopg.Connection) -> None:
-        self.plane = plane
+    def __init__(self, stage: Stage, *, random: random.Random) -> None:
         self.random = random
+        self.lines: list[str] = []
         self.broker = Broker(random)
         self.delayed: list[Request] = []  # copies that are still on their way
+        self.has_news = False  # of which the API has yet to tell the broker
         self.is_calm = False
         self.elapsed_seconds = self.served_from_seconds = 0.0
-        self._clock = clock
+        self._stage = stage
         self._clock_is_off_by = 0.0
         self._steadiness = Steadiness(longest_gap_seconds=LEASE_SECONDS / 4)
-        # Pauses between tries are by chance, and as good as none here: what a history does, its seed alone decides.
-        intervals = {"lease_seconds": LEASE_SECONDS, "heartbeat_seconds": MOMENT_SECONDS, "retry_seconds": 1e-6}
-        self._settings = plane.settings.model_copy(update=intervals)
-        self._app = create_app(self._settings)
-        self._of_keys: Database = self._app.state.database  # keys are looked up beside the turns
-        engine = create_engine(self._settings.database_url, pool_size=10, pool_wait_seconds=5)
-        self._app.state.database = self.database = SteppedDatabase(engine)
-        self._app.state.announcer = self.broker
-        self._http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self._app), base_url="http://service")
+        self._numbers: dict[str, int] = {}  # of ids, in the order of their first use
+        stage.app.state.deliveries = _News(self)
 
     @property
     def is_served(self) -> bool:
         return self.elapsed_seconds >= self.served_from_seconds
 
+    def note(self, line: str) -> None:
+        """With a number for each id, which is another one each time that a history is played."""
+        self.lines.append(_ID.sub(lambda found: str(self._numbers.setdefault(found[0], len(self._numbers) + 1)), line))
+
     def keeper(self) -> Keeper:
         """Another process of the keeper."""
-        state = self._app.state
-        context = KeeperContext(self._settings, self.database, self.broker, state.blobs)
-        return Keeper(context, every_chore(self._settings), clock=lambda: self.elapsed_seconds)
+        stage = self._stage
+        context = KeeperContext(stage.settings, stage.database, self.broker, stage.app.state.blobs)
+        return Keeper(context, every_chore(stage.settings), clock=lambda: self.elapsed_seconds)
+
+    async def tell_news(self) -> None:
+        """What the API does after the answer to a create request, or never when it is killed before."""
+        await deliver(self._stage.database, self.broker)
 
     async def send(self, request: Request) -> httpx2.Response | None:
         """The answer; None when the request or its answer was lost. Some arrive again, at any later time."""
@@ -105,44 +83,41 @@ class World:
         return None if fate == "answer lost" else answer
 
     async def deliver(self, request: Request) -> httpx2.Response:
-        headers = {"authorization": f"Bearer {self.plane.keys.get(request.key, request.key)}", **dict(request.headers)}
-        answer = await self._http.request(request.method, request.path, content=request.content, headers=headers)
+        answer = await self._stage.ask(request)
+        self.note(f"{request.method} {request.path}: {answer.status_code}")
         assert answer.status_code < 500, f"{request.path}: {answer.status_code} {answer.text}"
         return answer
 
+    def tick(self) -> None:
+        """No two transactions at the same instant."""
+        self._stage.pass_time(0.001)
+
     async def pass_time(self) -> None:
         """Time passes, and whoever serves says so."""
-        self._move_rows_back(MOMENT_SECONDS)
+        self._stage.pass_time(MOMENT_SECONDS)
         self.elapsed_seconds += MOMENT_SECONDS
         if not self.is_served:
             return
         steady = self._steadiness.beat(
             self.elapsed_seconds, database_seconds=self.elapsed_seconds + self._clock_is_off_by
         )
-        async with self.database.transaction() as session:
-            await leases.record_beat(session, "the-api", at=await now(session), steady_seconds=steady)
+        async with self._stage.database.transaction() as session:
+            await leases.record_beat(session, "the-api", at=self._stage.at, steady_seconds=steady)
 
     def set_database_clock(self, *, ahead_seconds: float) -> None:
         """The clock of the database jumps."""
-        self._move_rows_back(ahead_seconds)
+        self._stage.pass_time(ahead_seconds, of_database=True)
         self._clock_is_off_by += ahead_seconds
 
-    async def close(self) -> None:
-        await self._http.aclose()
-        await self.database.close()
-        await self._of_keys.close()
 
-    def _move_rows_back(self, seconds: float) -> None:
-        for table, column, which in _TIMES:
-            moved = f"UPDATE {table} SET {column} = {column} - %s * interval '1 second' WHERE {which}"
-            self._clock.execute(moved, (seconds,))
+@dataclass
+class _News:
+    """The API's own deliveries: as an act of their own, so that the seed decides when, and whether."""
+
+    world: World
+
+    async def soon(self) -> None:
+        self.world.has_news = True
 
 
 FATES = ("arrives", "lost", "answer lost", "again")
-
-
-@contextmanager
-def clock_of(plane: ControlPlane) -> Iterator[psycopg.Connection]:
-    """A connection that moves times, beside the service."""
-    with psycopg.connect(plane.settings.database_url, autocommit=True) as connection:
-        yield connection

@@ -157,7 +157,7 @@ def audit(installation: TwoVersions, long_job: str, users: SteadyUsers) -> None:
         auditor = Auditor(connection)
         auditor.look()
         auditor.audit(promises)
-        assert auditor.waiting() == []
+        assert auditor.unfinished() == {}
     outcomes = dict(installation.query("SELECT outcome, count(*) FROM attempts GROUP BY outcome"))
     assert outcomes.keys() <= NO_EFFECT_LOST, outcomes
     assert [attempt["outcome"] for attempt in installation.attempts(long_job)] == ["preempted", "succeeded"]
