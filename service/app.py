@@ -91,7 +91,7 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
         create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
     )
     app.state.keys = KeyCache(database)
-    app.state.line = Line()
+    app.state.line = Line(lambda: app.state.settings)
     app.state.submit_groups = SubmitGroups(database)
     app.state.job_answers = JobAnswers()
     app.state.watcher = JobWatcher(database, most_waiting=settings.most_waiting)

@@ -48,7 +48,8 @@ def start_text(waiting: JobWaiting, *, now: float) -> str | None:
 
 def _queue_text(ours: TunesmithJob, waiting: JobWaiting | None) -> str:
     if waiting is not None and (parts := place_in_line(waiting)):
-        return ", ".join([*parts, *([ours.waiting_reason] if ours.waiting_reason else [])])
+        why = ours.waiting_reason if waiting.expected_start is None else None
+        return ", ".join([*parts, *([why] if why else [])])
     parts = [f"number {ours.queue_position} in line" if ours.queue_position else "", ours.waiting_reason or ""]
     return ", ".join(part for part in parts if part)
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from tunesmith.service.jobs import views
 from tunesmith.service.jobs.explain import Explanation, explain
 from tunesmith.service.jobs.priority import change_priority
+from tunesmith.service.jobs.routes import LineDep
 from tunesmith.service.planning.fleet import Answer
-from tunesmith.service.queue import store as queue
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import DbSession, SettingsDep
@@ -36,11 +36,13 @@ async def change_job_priority(
     *,
     request: Annotated[PriorityChange, json_body(PriorityChange)],
     session: DbSession,
+    line: LineDep,
 ) -> JobObject:
     """Move a job that has not ended forwards or backwards in the line."""
     job = await change_priority(session, job_id, request.priority, caller=caller)
-    turn = await queue.turn_of(session, job.id)
-    return views.job_object(job, queue_position=None if turn is None else turn.place)
+    await session.flush()
+    line.forget()
+    return views.job_object(job, standing=await line.standing(job, reader=session))
 
 
 def _waiting(found: Explanation) -> JobWaiting:

@@ -118,8 +118,8 @@ async def create_job(
     job = await groups.submit(submission)
     background.add_task(deliveries.soon)
     async with database.reading() as connection:
-        place = await line.place(job, reader=connection)
-    return views.job_object(job, queue_position=place)
+        standing = await line.standing(job, reader=connection)
+    return views.job_object(job, standing=standing)
 
 
 @router.get("", response_model=JobPage, openapi_extra={"parameters": [_LABEL_FILTER]})
@@ -145,8 +145,8 @@ async def list_jobs(
             labels=labels,
             unlabelled=query.get("metadata") == "null",
         )
-        places = await line.places(newest, reader=connection)
-        page = await page_of(newest, limit=limit, places=places, answers=answers, connection=connection)
+        standings = await line.standings(newest, reader=connection)
+        page = await page_of(newest, limit=limit, standings=standings, answers=answers, connection=connection)
     return Response(page, media_type="application/json")
 
 
@@ -175,8 +175,8 @@ async def retrieve_job(
             return Response(status_code=304, headers={"etag": seen.etag})
     async with database.reading() as connection:
         job = await store.find_row(connection, job_id, project=caller.project)
-        place = await line.place(job, reader=connection)
-    answer = answers.keep(job_id, answer_to(job, place=place))
+        standing = await line.standing(job, reader=connection)
+    answer = answers.keep(job_id, answer_to(job, standing=standing))
     return Response(answer.body, media_type="application/json", headers={"etag": etag(job.version)})
 
 
@@ -184,14 +184,14 @@ async def retrieve_job(
 async def cancel_job(job_id: JobId, caller: MemberKey, session: DbSession, line: LineDep) -> JobObject:
     """Cancel. A running job is `running` with `tunesmith.cancel_requested` until its worker has stopped."""
     job = await lifecycle.cancel(session, job_id, project=caller.project)
-    return views.job_object(job, queue_position=await line.place(job, reader=session))
+    return views.job_object(job, standing=await line.standing(job, reader=session))
 
 
 @router.post("/{job_id}/pause")
 async def pause_job(job_id: JobId, caller: MemberKey, session: DbSession, line: LineDep) -> JobObject:
     """Pause. A running job keeps running until its checkpoint is safe."""
     job = await lifecycle.pause(session, job_id, project=caller.project)
-    return views.job_object(job, queue_position=await line.place(job, reader=session))
+    return views.job_object(job, standing=await line.standing(job, reader=session))
 
 
 @router.post("/{job_id}/resume", responses=error_response(429, "The project has as many jobs in line as it may."))
@@ -201,7 +201,7 @@ async def resume_job(
     """Resume a paused job from its last checkpoint."""
     limits = settings.limits_of(caller.project)
     job = await lifecycle.resume(session, job_id, project=caller.project, limits=limits)
-    return views.job_object(job, queue_position=await line.place(job, reader=session))
+    return views.job_object(job, standing=await line.standing(job, reader=session))
 
 
 @router.get("/{job_id}/events", response_model=EventPage, responses=_EVENT_STREAM)

@@ -1,7 +1,7 @@
 """Queries about jobs and what hangs on them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ARRAY, BigInteger, Row, Text, bindparam, func, select, text
@@ -17,7 +17,8 @@ from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
 
 Reader = AsyncConnection | AsyncSession
-JobRow = Job | Row[Any] | Row[str, int] | Row[str, int, str]  # what reads need has the same names in both
+NewestRow = Row[str, int, str, str, datetime]
+JobRow = Job | Row[Any] | Row[str, int] | NewestRow  # what reads need has the same names in both
 _BEHIND_ALL = "g"  # behind every id, in whatever order of letters the database keeps
 _BEHIND_ALL_EVENTS = 2**62
 _LONGEST_SEQ = 18  # digits
@@ -77,8 +78,8 @@ async def find_newest(
     limit: int,
     labels: dict[str, str] | None,
     unlabelled: bool,
-) -> Sequence[Row[str, int, str]]:
-    """`id`, `version` and `state` of up to `limit` jobs, newest first, older than `after`.
+) -> Sequence[NewestRow]:
+    """`id`, `version`, `state`, `project` and `not_before` of up to `limit` jobs, newest first, older than `after`.
 
     `labels` must all match, `unlabelled` means none at all.
 
@@ -156,8 +157,10 @@ async def find_line(reader: Reader) -> list[str]:
     return line.split()
 
 
-async def find_versions(connection: AsyncConnection, job_ids: Sequence[str]) -> Sequence[Row[str, str, int, int, str]]:
-    """`id`, `project`, `version`, `event_seq` and `state` of each job that exists."""
+async def find_versions(
+    connection: AsyncConnection, job_ids: Sequence[str]
+) -> Sequence[Row[str, str, int, int, str, datetime]]:
+    """`id`, `project`, `version`, `event_seq`, `state` and `not_before` of each job that exists."""
     return (await connection.execute(_VERSIONS, {"ids": list(job_ids)})).all()
 
 
@@ -237,13 +240,13 @@ _jobs = Job.__table__
 _ROW = select(_jobs).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
 _ROWS = select(_jobs).where(Job.id == func.any(bindparam("ids", type_=ARRAY(Text))))
 _HEAD = select(Job.id, Job.event_seq).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
-_VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state).where(
+_VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state, Job.not_before).where(
     Job.id == func.any(bindparam("ids", type_=ARRAY(Text)))
 )
 _places = queue.places()
 _LINE = select(func.array_to_string(func.array(select(_places.c.id).order_by(_places.c.place).scalar_subquery()), " "))
 _NEWEST = (
-    select(_jobs.c.id, _jobs.c.version, _jobs.c.state)
+    select(_jobs.c.id, _jobs.c.version, _jobs.c.state, _jobs.c.project, _jobs.c.not_before)
     .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"), Job.kind == JobKind.TRAINING)
     .order_by(Job.id.desc())
     .limit(bindparam("most", type_=BigInteger))

@@ -8,6 +8,7 @@ from tunesmith.service.checkpoints.weights import weights_of
 from tunesmith.service.database.tables import Attempt, Checkpoint, Job
 from tunesmith.service.jobs.store import JobRow
 from tunesmith.service.models.names import checkpoint_name, fine_tuned_name
+from tunesmith.service.queue.surroundings import Standing
 from tunesmith.tuning.api.history import AttemptObject, CheckpointObject, TunesmithCheckpoint
 from tunesmith.tuning.api.jobs import (
     DpoJobHyperparameters,
@@ -27,7 +28,7 @@ from tunesmith.tuning.estimates.measured import measurement_of
 from tunesmith.tuning.state import JobState
 
 
-def job_object(job: JobRow, *, queue_position: int | None) -> JobObject:
+def job_object(job: JobRow, *, standing: Standing | None) -> JobObject:
     """The API's FineTuningJob. Numbers that were left to us are shown once a plan has chosen them."""
     hyperparameters = _hyperparameters(job)
     beta = hyperparameters.pop("beta")
@@ -51,7 +52,7 @@ def job_object(job: JobRow, *, queue_position: int | None) -> JobObject:
         organization_id=job.project,
         integrations=[JobIntegration.model_validate(one) for one in job.spec.get("integrations", ())],
         metadata=job.labels,
-        tunesmith=_ours(job, queue_position=queue_position),
+        tunesmith=_ours(job, standing=standing),
     )
 
 
@@ -99,12 +100,12 @@ def model_name(job: Job) -> str:
     return fine_tuned_name(base=root, project=job.project, suffix=job.suffix, job_id=job.id)
 
 
-def _ours(job: JobRow, *, queue_position: int | None) -> TunesmithJob:
+def _ours(job: JobRow, *, standing: Standing | None) -> TunesmithJob:
     spec = job.spec
     return TunesmithJob(
         phase=job.phase,
-        waiting_reason=job.waiting_reason,
-        queue_position=queue_position,
+        waiting_reason=job.waiting_reason or (standing.waits_for if standing else None),
+        queue_position=standing.place if standing else None,
         method=job.plan["method"] if job.plan else spec["method"],
         goal=spec["goal"],
         plan=job.plan,

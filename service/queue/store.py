@@ -74,6 +74,15 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Running:
+    """An open attempt."""
+
+    worker_class: str
+    project: str
+    job_id: str
+
+
+@dataclass(frozen=True)
 class Lane:
     """The line of one project, as far as it was read, and how many jobs the project runs."""
 
@@ -197,6 +206,11 @@ async def count_ahead(session: AsyncSession, *, turn: float, project: str) -> tu
     return row[0], row[1] - row[0]
 
 
+async def find_running(session: AsyncSession) -> list[Running]:
+    """Every open attempt, the oldest first."""
+    return [Running(row.worker_class, row.project, row.job_id) for row in await session.execute(_RUNNING)]
+
+
 async def remaining_seconds(session: AsyncSession, worker_ids: list[str], *, at: datetime) -> dict[str, list[float]]:
     """By worker, in how many seconds each of its open attempts is expected to end."""
     query = (
@@ -285,3 +299,9 @@ def _may_start(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
 
 # Built once: building it takes 15 milliseconds, and every claim asks it.
 _LANES = _lanes()
+_RUNNING = (
+    select(Attempt.worker_class, Job.project, Attempt.job_id)
+    .join(Job, Job.id == Attempt.job_id)
+    .where(Attempt.ended_at.is_(None))
+    .order_by(Attempt.started_at, Attempt.id)
+)

@@ -42,7 +42,7 @@ async def reproduce_job(
     )
     job = await repeat(database, blobs, repetition)
     background.add_task(deliveries.soon)
-    return job_object(job, queue_position=None)
+    return job_object(job, standing=None)
 
 
 @router.get("/{job_id}/reproduction", responses=error_response(409, "There is nothing to compare, or not yet."))

@@ -17,11 +17,21 @@ _LIVE = (
     .where(WorkerNode.last_seen_at > func.now() - bindparam("silence", type_=Interval))
     .order_by(WorkerNode.id)
 )
+_SLOTS = (
+    select(WorkerNode.worker_class, func.sum(WorkerNode.slots).label("slots"))
+    .where(WorkerNode.last_seen_at > func.now() - bindparam("silence", type_=Interval), WorkerNode.draining.is_(False))
+    .group_by(WorkerNode.worker_class)
+)
 
 
 async def find_live(session: AsyncSession, *, silence: timedelta) -> list[WorkerNode]:
     """Workers heard of within `silence`."""
     return list((await session.execute(_LIVE, {"silence": silence})).scalars())
+
+
+async def count_slots(session: AsyncSession, *, silence: timedelta) -> dict[str, int]:
+    """By class, the slots of live workers that take jobs."""
+    return {row.worker_class: row.slots for row in await session.execute(_SLOTS, {"silence": silence})}
 
 
 async def find_known(session: AsyncSession, *, within: timedelta) -> list[WorkerNode]:

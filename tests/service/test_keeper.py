@@ -140,7 +140,7 @@ class TestWaking:
         assert sum(message.startswith("Waiting:") for message in control_plane.messages(job_id)) == 1
         control_plane.worker("gpu", hardware=ONE_GPU)
         wake(control_plane)
-        assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] is None
+        assert control_plane.sql("SELECT waiting_reason FROM jobs") == [(None,)]
 
     def test_of_two_jobs_with_different_models_only_the_one_that_fits_no_worker_is_given_a_reason(
         self, control_plane: ControlPlane
@@ -153,7 +153,8 @@ class TestWaking:
         ]
         control_plane.worker()
         wake(control_plane)
-        tiny_reason, large_reason = [control_plane.job(job_id)["tunesmith"]["waiting_reason"] for job_id in job_ids]
+        reasons = dict(control_plane.sql("SELECT id, waiting_reason FROM jobs"))
+        tiny_reason, large_reason = [reasons[job_id] for job_id in job_ids]
         assert tiny_reason is None
         assert large_reason.startswith("cpu-2-cores-16gib: ")
 

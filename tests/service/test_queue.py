@@ -47,6 +47,13 @@ def waiting(plane: ControlPlane, job_id: str, *, key: str = "member") -> dict[st
     return dict(response.json())
 
 
+def waiting_reason(plane: ControlPlane, job_id: str, *, key: str = "member") -> str | None:
+    """Of the job itself, by a new look."""
+    plane.app.state.line.forget()
+    response = plane.request("GET", f"/v1/fine_tuning/jobs/{job_id}", key=key).raise_for_status()
+    return response.json()["tunesmith"]["waiting_reason"]  # type: ignore[no-any-return]
+
+
 class TestTurns:
     def test_hundreds_of_jobs_that_fit_nothing_do_not_keep_another_projects_job_from_an_idle_worker(
         self, control_plane: ControlPlane
@@ -234,9 +241,9 @@ class TestLimits:
         job_id = control_plane.create_job(training_file=file)["id"]
         other = control_plane.worker("w2")
         assert other.claim() is None
-        assert waiting(control_plane, job_id)["reason"] == (
-            "The project 'acme' runs 1 job, the most that it may at a time."
-        )
+        reason = "The project 'acme' runs 1 job, the most that it may at a time."
+        assert waiting(control_plane, job_id)["reason"] == reason
+        assert waiting_reason(control_plane, job_id) == reason
         attempt.succeed()
         assert other.claim() is not None
 
@@ -283,6 +290,29 @@ class TestWhyAJobWaits:
         assert "GiB" in answer["workers"][0]["refusal"]
         assert (answer["expected_start"], answer["smallest_hardware"]) == (None, "1xA100-40G")
         assert control_plane.job(job_id)["tunesmith"]["waiting_reason"].startswith("cpu-2-cores-16gib: ")
+
+    def test_a_job_that_a_worker_fits_says_which_are_busy_with_what_and_how_many_are_ahead(
+        self, control_plane: ControlPlane
+    ) -> None:
+        file = control_plane.upload()
+        attempt = control_plane.claimed(training_file=file)
+        jobs = [control_plane.create_job(training_file=file)["id"] for _ in range(2)]
+        stranger = control_plane.create_job(key="stranger")["id"]
+        busy = "Waits for a free worker: 1 of 1 of class cpu-2-cores-16gib is busy"
+        assert waiting_reason(control_plane, jobs[0]) == f"{busy} with {attempt.job_id}; 1 job is ahead."
+        assert waiting_reason(control_plane, jobs[1]) == f"{busy} with {attempt.job_id}; 2 jobs are ahead."
+        assert waiting_reason(control_plane, stranger, key="stranger") == f"{busy} with 1 job; no job is ahead."
+        control_plane.worker("gpu", hardware=ONE_GPU)
+        idle = "Waits for a worker to take it: 1 of class 1x-nvidia-a10g-22gib is idle"
+        busy = f"1 of 1 of class cpu-2-cores-16gib is busy with {attempt.job_id}"
+        assert waiting_reason(control_plane, jobs[0]) == f"{idle}, {busy}; 1 job is ahead."
+
+    def test_a_job_whose_attempt_has_failed_says_when_the_next_is_made(self, control_plane: ControlPlane) -> None:
+        control_plane.worker()
+        job_id = control_plane.create_job()["id"]
+        control_plane.sql("UPDATE jobs SET not_before = '2999-01-01 12:00:00Z'")
+        at = "2999-01-01 12:00:00 UTC"
+        assert waiting_reason(control_plane, job_id) == f"An attempt has ended; the next one is made at {at}."
 
     def test_a_job_that_runs_or_has_ended_waits_for_nothing(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()

@@ -149,7 +149,7 @@ class TunesmithJob(Answer):
     phase: str | None
     """Where a running attempt is, such as `preparing`, `training` or `uploading`; null where none runs."""
     waiting_reason: str | None
-    """Why a queued job is not taken although there are workers."""
+    """What a queued job waits for, up to a second old; it may change without a new `version`."""
     queue_position: int | None
     """The place in line, from 1, up to a second old; null unless queued."""
     method: str

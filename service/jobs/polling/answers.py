@@ -4,15 +4,17 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from tunesmith.service.queue.surroundings import Standing
+
 MOST_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """The answer to whoever asks for a job at this version and at this place in line."""
+    """The answer to whoever asks for a job at this version and with this standing in line."""
 
     version: int
-    place: int | None
+    standing: Standing | None
     body: bytes
 
 
@@ -31,10 +33,10 @@ class JobAnswers:
             self._answers.move_to_end(job_id)
         return answer
 
-    def find_at(self, job_id: str, *, version: int, place: int | None) -> JobAnswer | None:
-        """The same, if it was sent of this version at this place."""
+    def find_at(self, job_id: str, *, version: int, standing: Standing | None) -> JobAnswer | None:
+        """The same, if it was sent of this version with this standing."""
         answer = self.find(job_id)
-        return answer if answer is not None and (answer.version, answer.place) == (version, place) else None
+        return answer if answer is not None and (answer.version, answer.standing) == (version, standing) else None
 
     def keep(self, job_id: str, answer: JobAnswer) -> JobAnswer:
         """Instead of what was kept of this job, unless that was of a later version. Returns the same answer."""

@@ -76,7 +76,7 @@ async def _sent_before(request: Request, key: KnownKey) -> Response | None:
         return None
     if is_known(seen.etag, request.headers.get("if-none-match")):
         return _unchanged(seen)
-    if seen.state == JobState.QUEUED and line.known_place(job_id) != answer.place:
+    if seen.state == JobState.QUEUED and line.known_standing(job_id, seen) != answer.standing:
         return None
     return Response(answer.body, media_type="application/json", headers={"etag": seen.etag})
 

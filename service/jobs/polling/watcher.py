@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -43,6 +44,7 @@ class Sighting:
     version: int
     event_seq: int
     state: str
+    not_before: datetime
 
     @property
     def is_final(self) -> bool:
@@ -217,7 +219,7 @@ class JobWatcher:
         asked_at = self.clock()
         async with self._database.reading() as connection:
             rows = await store.find_versions(connection, job_ids)
-        found = {row.id: Sighting(row.project, row.version, row.event_seq, row.state) for row in rows}
+        found = {row.id: Sighting(row.project, row.version, row.event_seq, row.state, row.not_before) for row in rows}
         for job_id in job_ids:
             if (watched := self._jobs.get(job_id)) is not None:
                 watched.see(found.get(job_id), at=asked_at)

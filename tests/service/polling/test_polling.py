@@ -17,9 +17,11 @@ from tunesmith.service.audit.actions import OPERATOR
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.jobs import lifecycle
 from tunesmith.service.jobs.polling.answers import JobAnswer, JobAnswers
+from tunesmith.service.jobs.polling.line import Line, Look
 from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
 from tunesmith.service.keys import lifecycle as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
+from tunesmith.service.queue.surroundings import Standing
 from tunesmith.service.settings import ProjectLimits
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -89,6 +91,23 @@ def test_another_place_in_line_is_no_change_of_the_job(control_plane: ControlPla
     assert poll(control_plane, job_id, etag).status_code == 304
 
 
+def test_what_a_job_waits_for_is_no_change_of_it_and_is_looked_at_once_a_second(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control_plane.worker()
+    job_id, etag = waiting_job(control_plane)
+    line = Line(lambda: control_plane.settings, clock=Clock())
+    monkeypatch.setitem(control_plane.app.state._state, "line", line)
+    before = control_plane.job(job_id)["tunesmith"]["waiting_reason"]
+    control_plane.worker("w2")
+    with statements(control_plane) as told:
+        assert {control_plane.job(job_id)["tunesmith"]["waiting_reason"] for _ in range(3)} == {before}
+    assert not [statement for statement in told if "workers" in statement]
+    line.forget()
+    assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] != before
+    assert poll(control_plane, job_id, etag).status_code == 304
+
+
 def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(
     control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +169,17 @@ def test_an_answer_that_was_sent_before_is_not_sent_with_a_place_of_before(
     assert retrieve(control_plane, job_id).headers["etag"] == etag
 
 
+def test_a_look_at_the_line_that_took_a_minute_is_taken_again_after_ten_seconds() -> None:
+    clock = Clock()
+    look = Look(clock)
+    with look.taking():
+        clock.now += 60
+    clock.now += 9
+    assert not look.is_due(after_seconds=1)
+    clock.now += 1
+    assert look.is_due(after_seconds=1)
+
+
 def test_an_answer_that_was_sent_before_opens_no_job_to_others(control_plane: ControlPlane) -> None:
     job_id, _ = waiting_job(control_plane)
     for _ in range(2):  # for the second time all keys are known
@@ -162,13 +192,13 @@ def test_an_answer_that_was_sent_before_opens_no_job_to_others(control_plane: Co
 def test_of_answers_the_last_ones_are_kept_up_to_a_size() -> None:
     answers = JobAnswers(most_bytes=30)
     for job_id in ("one", "two", "three"):
-        answers.keep(job_id, JobAnswer(version=7, place=None, body=b"x" * 10))
+        answers.keep(job_id, JobAnswer(version=7, standing=None, body=b"x" * 10))
     assert answers.find("one") is not None
-    answers.keep("three", JobAnswer(version=8, place=None, body=b"x" * 12))
+    answers.keep("three", JobAnswer(version=8, standing=None, body=b"x" * 12))
     assert [job_id for job_id in ("one", "two", "three") if answers.find(job_id)] == ["one", "three"]
-    answers.keep("three", JobAnswer(version=7, place=1, body=b"late"))
-    assert answers.find("three") == JobAnswer(version=8, place=None, body=b"x" * 12)
-    answers.keep("four", JobAnswer(version=1, place=None, body=b"x" * 31))
+    answers.keep("three", JobAnswer(version=7, standing=Standing(1, "x"), body=b"late"))
+    assert answers.find("three") == JobAnswer(version=8, standing=None, body=b"x" * 12)
+    answers.keep("four", JobAnswer(version=1, standing=None, body=b"x" * 31))
     assert [job_id for job_id in ("one", "three", "four") if answers.find(job_id)] == []
 
 
