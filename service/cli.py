@@ -36,6 +36,16 @@ def main() -> None:
         app()
     except TunesmithError as error:
         typer.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            typer.echo(f"next: {error.hint}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        from sqlalchemy.exc import OperationalError
+
+        if not isinstance(error, OperationalError):
+            raise
+        typer.echo(f"error: the database cannot be used: {str(error.orig).splitlines()[0]}", err=True)
+        typer.echo("next: start it, or correct DATABASE_URL", err=True)
         sys.exit(1)
 
 

@@ -396,5 +396,7 @@ class ErrorCode(StrEnum):
     """Something else listens on the port. Choose another port."""
     ADDRESS_UNUSABLE = "address_unusable"
     """The host or port cannot be listened on here. Choose another address."""
+    SCHEMA_IS_NEWER = "schema_is_newer"
+    """A later version has migrated the database. Install that version again, or a later one."""
     SERVER_FAILED = "server_failed"
     """An embedded server stopped or did not answer. Read the end of its log, which the message has."""

@@ -54,10 +54,18 @@ class BlobStore:
     def from_url(cls, url: str, *, signed_downloads: bool = False) -> "BlobStore":
         """Open `file:///dir` (made when missing), `s3://bucket/prefix`, or what else obstore knows.
 
-        `signed_downloads` has no effect on a store that nobody but this service can read from.
+        `signed_downloads` has no effect on a store that nobody but this service can read from. Raises StoreUnavailable
+        where a folder cannot be made.
         """
         if url.startswith("file://"):
-            return cls(from_url(url, mkdir=True), folder=Path(unquote(urlsplit(url).path)))
+            folder = Path(unquote(urlsplit(url).path))
+            try:
+                return cls(from_url(url, mkdir=True), folder=folder)
+            except OSError as error:
+                hint = "let TUNESMITH_STORE name a folder that this user may write to"
+                raise StoreUnavailable(
+                    f"The folder {folder} cannot be used as the store: {error}.", hint=hint
+                ) from error
         store = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME})
         return cls(
             store, signs=store if signed_downloads and isinstance(store, S3Store | GCSStore | AzureStore) else None

@@ -14,6 +14,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from tunesmith.service.database.transactions import driver_url
+from tunesmith.tuning.codes import ErrorCode
+from tunesmith.tuning.errors import TunesmithError
 
 _LOCK_KEY = 0x74756E65  # any number that every copy of this program agrees on
 _PAUSE_SECONDS = 0.25
@@ -21,9 +23,20 @@ _TRIES = 200  # of a migration that finds a table in use, each after a pause
 _LOCK_MILLISECONDS = 2000  # behind a statement that waits for a lock on a table, all others on that table wait
 
 
+class SchemaIsNewer(TunesmithError):
+    """A later version of this program has migrated the database already."""
+
+    code = ErrorCode.SCHEMA_IS_NEWER
+    http_status = 409
+
+
 def upgrade(database_url: str) -> None:
-    """Upgrade to head. A second copy waits for the first and then finds nothing to do."""
-    _run(database_url, lambda config: command.upgrade(config, "head"))
+    """Upgrade to head. A second copy waits for the first and then finds nothing to do.
+
+    Raises:
+        SchemaIsNewer: nothing was changed.
+    """
+    _run(database_url, _upgrade)
 
 
 def downgrade(database_url: str, revision: str) -> None:
@@ -44,6 +57,17 @@ def head() -> str:
     return revision
 
 
+def problem(at: str | None) -> str | None:
+    """What is wrong with a database that is at this revision, with the next step; None where nothing is."""
+    if at == head():
+        return None
+    if at is None:
+        return "it has no tables yet: run `tunesmith-service migrate`"
+    if _is_newer(at):
+        return f"its schema ({at}) is newer than this program ({head()}): install the version that was here before"
+    return f"its schema is at {at}, this program needs {head()}: run `tunesmith-service migrate`"
+
+
 def current(connection: Connection) -> str | None:
     """The revision that the connected database is at; None when it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
@@ -54,6 +78,22 @@ def configuration() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
     return config
+
+
+def _is_newer(revision: str) -> bool:
+    return revision not in {known.revision for known in ScriptDirectory.from_config(configuration()).walk_revisions()}
+
+
+def _upgrade(config: Config) -> None:
+    connection = config.attributes["connection"]
+    at = current(connection)
+    connection.rollback()  # alembic begins by itself
+    if at is not None and _is_newer(at):
+        raise SchemaIsNewer(
+            f"The schema of the database ({at}) is newer than this program ({head()}).",
+            hint="install the version of Tunesmith that was here before, or a later one; nothing was changed",
+        )
+    command.upgrade(config, "head")
 
 
 def _run(database_url: str, operation: Callable[[Config], None]) -> None:

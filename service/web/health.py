@@ -5,8 +5,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.service.blobs.objects import StoreUnavailable
 from tunesmith.service.database import migrate
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep
 from tunesmith.tuning.api.health import Health, Readiness
@@ -14,6 +16,12 @@ from tunesmith.tuning.api.health import Health, Readiness
 router = APIRouter(tags=["health"])
 
 _PATIENCE_SECONDS = 5
+_SAID_BY_POSTGRESQL = {
+    "password": "it refuses the user or the password: look at DATABASE_URL",
+    "does not exist": "there is no such user or database: look at DATABASE_URL",
+    "too many clients": "it has no connection left: look at TUNESMITH_POOL_SIZE and its max_connections",
+    "remaining connection slots": "it has no connection left: look at TUNESMITH_POOL_SIZE and its max_connections",
+}
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -76,7 +84,7 @@ async def _look(
 async def _broker(announcer: AnnouncerDep) -> str:
     if await run_in_threadpool(announcer.reachable):
         return "ok"
-    return "away: workers that listen to it hear of new jobs when it is back"
+    return "away: workers ask over HTTP meanwhile"
 
 
 async def _ask(question: Awaitable[str]) -> str:
@@ -85,15 +93,26 @@ async def _ask(question: Awaitable[str]) -> str:
     except TimeoutError:
         return f"no answer in {_PATIENCE_SECONDS} s"
     except Exception as error:  # whatever is wrong with it, it is not ready
+        return _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    """What whoever has no key may know: nothing of addresses, users or tables. The log has the rest."""
+    if isinstance(error, StoreUnavailable | OSError):
+        return "it cannot be used: look at TUNESMITH_STORE"
+    if not isinstance(error, SQLAlchemyError):
         return type(error).__name__
+    said = str(error)
+    for sign, words in _SAID_BY_POSTGRESQL.items():
+        if sign in said:
+            return words
+    return "it cannot be reached: is it running, and is DATABASE_URL right?"
 
 
 async def _schema_problem(database: DatabaseDep, *, head: str) -> str:
     async with database.transaction() as session:
         current = await (await session.connection()).run_sync(migrate.current)
-    if current == head:
-        return "ok"
-    return f"the schema is at {current}, this program needs {head}: run `tunesmith-service migrate`"
+    return "ok" if current == head else migrate.problem(current) or "ok"
 
 
 async def _store_problem(blobs: BlobsDep) -> str:

@@ -69,6 +69,15 @@ def test_upgrade_leaves_nothing_to_generate_and_downgrade_leaves_nothing(empty_d
     migrate.upgrade(empty_database_url)
 
 
+def test_a_database_of_a_later_version_is_left_alone_and_told_so(fresh_database_url: str) -> None:
+    with psycopg.connect(fresh_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        with pytest.raises(migrate.SchemaIsNewer, match=r"\(0999\) is newer than this program") as refusal:
+            migrate.upgrade(fresh_database_url)
+        assert "install the version" in (refusal.value.hint or "")
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0999",)]
+
+
 def test_two_migrations_at_once_are_safe(empty_database_url: str) -> None:
     errors: list[BaseException] = []
 

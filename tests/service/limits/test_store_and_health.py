@@ -1,18 +1,25 @@
 """A store that fails, leftovers of uploads, and questions about the health."""
 
 import asyncio
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from obstore.exceptions import GenericError
 
 from tests.control_plane import ControlPlane
 from tests.service.limits.application import ask
 from tunesmith.service.app import create_app
 from tunesmith.service.blobs.objects import unavailable
+from tunesmith.service.database import migrate
 from tunesmith.service.files.spool import own_folder
 from tunesmith.service.settings import Settings
 from tunesmith.service.web.health import LastLook
 from tunesmith.tuning.api.health import Readiness
+
+READY = ("GET", "/readyz", dict[str, Any]())
 
 
 def test_a_store_that_fails_is_503_wherever_it_is_needed(
@@ -44,6 +51,32 @@ def test_a_store_that_takes_no_bytes_is_not_ready(plane: ControlPlane, settings:
     (answer,) = asyncio.run(ask(app, ("GET", "/readyz", {}), key=plane.keys["admin"]))
     assert answer.status_code == 503
     assert answer.json()["checks"]["store"] != "ok"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _url: "postgresql://127.0.0.1:9/x", "it cannot be reached"),
+        (lambda url: re.sub("password=[^&]*", "password=wrong", url), "refuses the user or the password"),
+        (lambda url: re.sub("///[^?]*", "///elsewhere", url), "no such user or database"),
+    ],
+)
+def test_readiness_says_what_is_wrong_with_the_database_and_no_secret(
+    settings: Settings, change: Callable[[str], str], said: str
+) -> None:
+    url = change(settings.database_url)
+    (answer,) = asyncio.run(ask(create_app(settings.model_copy(update={"database_url": url})), READY, key="ts-none"))
+    assert (answer.status_code, said in answer.json()["checks"]["database"]) == (503, True), answer.text
+    assert "password=" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"), [("0099", "newer than this program"), ("0019", "run `tunesmith-service migrate`")]
+)
+def test_readiness_says_which_way_the_schema_differs(revision: str, said: str) -> None:
+    problem = migrate.problem(revision)
+    assert problem is not None
+    assert said in problem
 
 
 def test_a_full_store_has_a_code_of_its_own() -> None:
