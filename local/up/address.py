@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tunesmith.local.embedded.errors import EmbeddedError, PortTaken
 from tunesmith.tuning.codes import ErrorCode
 
+DEFAULT_PORT = 8100
+
 
 class AddressUnusable(EmbeddedError):
     """The host or port cannot be bound here at all."""

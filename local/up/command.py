@@ -1,4 +1,4 @@
-"""The verbs `up` and `doctor`."""
+"""The verb `up`."""
 
 import os
 import time
@@ -11,14 +11,13 @@ import typer
 from tunesmith.cli.connection import default_data_dir, forget_connection
 from tunesmith.cli.output import bold, dim, duration, note
 from tunesmith.local.embedded.locks import DirectoryLock, Holder
-from tunesmith.local.up.address import free_ports, is_loopback
+from tunesmith.local.up.address import DEFAULT_PORT, free_ports, is_loopback
 from tunesmith.local.up.layout import Layout
 from tunesmith.local.up.signals import StopRequested, StopSignals
 from tunesmith.local.up.stack import Stack, clean_up_after_an_earlier_run
 from tunesmith.local.up.supervisor import Supervisor
 from tunesmith.tuning.errors import TunesmithError
 
-DEFAULT_PORT = 8100
 _FAILED = 1
 _ALONE = {
     (True, True): ", models answer while nobody trains",
@@ -63,13 +62,6 @@ def up(
         if error.hint:
             note(f"next   {error.hint}")
         raise typer.Exit(_FAILED) from None
-
-
-def doctor(data_dir: DataDir = None) -> None:
-    """Look at this machine and this installation, and say what to do about what is wrong."""
-    from tunesmith.local.doctor import examine, show
-
-    raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().resolve(), environment=os.environ)))
 
 
 @dataclass(frozen=True, kw_only=True)

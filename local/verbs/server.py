@@ -1,5 +1,8 @@
 """Verbs that run the service here or look at this machine: up, doctor."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 _PANEL = "The service"
@@ -9,23 +12,27 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command(rich_help_panel=_PANEL, context_settings=_PASSED_ON)(up)
-    app.command(rich_help_panel=_PANEL, context_settings=_PASSED_ON)(doctor)
+    app.command(rich_help_panel=_PANEL)(doctor)
 
 
 def up(context: typer.Context) -> None:
     """Run the whole service on this machine until Ctrl-C."""
-    _pass_on("up", context.args)
-
-
-def doctor(context: typer.Context) -> None:
-    """Look at this machine and this installation, and say what is wrong."""
-    _pass_on("doctor", context.args)
-
-
-def _pass_on(verb: str, arguments: list[str]) -> None:
-    """Run a verb that reads its own options, so that its imports wait until it is wanted."""
-    from tunesmith.local.up import command
+    from tunesmith.local.up import command  # its options and imports wait until it is wanted
 
     inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    inner.command()(getattr(command, verb))
-    inner(args=arguments, prog_name=f"tunesmith {verb}")
+    inner.command()(command.up)
+    inner(args=context.args, prog_name="tunesmith up")
+
+
+def doctor(
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where everything is kept. [default: ~/.local/share/tunesmith]")
+    ] = None,
+) -> None:
+    """Look at this machine and this installation, and say what to do about what is wrong."""
+    import os
+
+    from tunesmith.cli.connection import default_data_dir
+    from tunesmith.local.doctor import examine, show
+
+    raise typer.Exit(show(examine((data_dir or default_data_dir()).expanduser().resolve(), environment=os.environ)))
