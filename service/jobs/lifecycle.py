@@ -50,6 +50,8 @@ async def pause(session: AsyncSession, job_id: str, *, project: str) -> Job:
     else:
         events.append(session, job, f"{events.noun(job)} paused")
         apply_transition(job, JobTransition.PAUSE, at=at)
+        if job.not_before > at:
+            job.waiting_reason = None  # it no longer waits for its next try
     await session.flush()
     return job
 
@@ -69,8 +71,6 @@ async def resume(session: AsyncSession, job_id: str, *, project: str, limits: Pr
         events.append(session, job, f"{events.noun(job)} resumed; it is queued again")
         at = await now(session)
         apply_transition(job, JobTransition.RESUME, at=at)
-        if job.not_before > at:
-            job.waiting_reason = None
         job.not_before = at
     job.pause_requested_at = None
     await session.flush()

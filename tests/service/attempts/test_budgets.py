@@ -130,13 +130,14 @@ def test_a_job_that_every_worker_gives_back_does_not_go_round_for_ever(control_p
     assert job["error"]["message"] == "Workers gave it back 100 times without a step further."
 
 
-def test_a_resumed_job_is_not_told_to_wait_for_its_next_try(control_plane: ControlPlane) -> None:
+def test_a_job_that_is_paused_meanwhile_no_longer_waits_for_its_next_try(control_plane: ControlPlane) -> None:
     attempt = control_plane.claimed()
     attempt.finish(Outcome.FAILED, failure=TRANSIENT)
     path = f"/v1/fine_tuning/jobs/{attempt.job_id}"
     assert TRANSIENT.message in control_plane.job(attempt.job_id)["tunesmith"]["waiting_reason"]
-    control_plane.request("POST", f"{path}/pause")
+    assert control_plane.request("POST", f"{path}/pause").json()["tunesmith"]["waiting_reason"] is None
     assert control_plane.request("POST", f"{path}/resume").json()["tunesmith"]["waiting_reason"] is None
+    assert pause_seconds(control_plane) <= 0
 
 
 def give_back_before(plane: ControlPlane, attempt: AttemptSide, *, times: int) -> None:
