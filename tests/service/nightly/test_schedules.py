@@ -32,7 +32,7 @@ class TestFiring:
         assert job["seed"] == 7
         assert nights.plane.sql("SELECT count(*) FROM jobs") == [(1,)]
         due = datetime.fromtimestamp(firing["due_at"], UTC)
-        assert (due.hour, due.minute, due.second) == (3, 0, 0)
+        assert (f"{due.minute} {due.hour} * * *", due.second) == (nights.body()["cron"], 0)
 
     def test_nothing_happens_before_its_time(self, nights: Nights) -> None:
         nights.upload()
