@@ -124,12 +124,12 @@ async def lock_waiting(session: AsyncSession, job_id: str) -> Job | None:
 
 
 async def find_overdue(session: AsyncSession, *, limit: int) -> list[str]:
-    """Ids of jobs that wait or run beyond their deadline and were not told to stop, the longest overdue first."""
+    """Ids of jobs that wait or run beyond their deadline and were not told to stop, by deadline and then by age."""
     query = (
         select(Job.id)
         .where(Job.deadline_at <= func.now(), Job.finished_at.is_(None), Job.cancel_requested_at.is_(None))
         .where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
-        .order_by(Job.deadline_at)
+        .order_by(Job.deadline_at, Job.id)
         .limit(limit)
     )
     return list((await session.execute(query)).scalars())

@@ -56,6 +56,14 @@ def test_a_waiting_job_fails_at_its_deadline(control_plane: ControlPlane) -> Non
     assert control_plane.keep(end_overdue_jobs) == 0
 
 
+def test_jobs_of_one_deadline_fail_in_the_order_in_which_they_were_created(control_plane: ControlPlane) -> None:
+    jobs = [submitted(control_plane, deadline="1h")["id"] for _ in range(8)]
+    for job_id in reversed(jobs):  # the database has their rows in another order now
+        control_plane.sql("UPDATE jobs SET deadline_at = '2026-01-02' WHERE id = %s", job_id)
+    assert control_plane.keep(end_overdue_jobs) == 8
+    assert control_plane.sql("SELECT id FROM jobs ORDER BY finished_at") == [(job_id,) for job_id in jobs]
+
+
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.SUCCEEDED])
 def test_a_running_job_is_stopped_at_its_deadline_and_fails(control_plane: ControlPlane, outcome: Outcome) -> None:
     attempt = control_plane.claimed(tunesmith={"deadline": "1h"})
