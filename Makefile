@@ -61,7 +61,7 @@ test-triton: $(STAMP) $(TRITON)/triton/__init__.py ## our Triton kernels in its 
 
 .PHONY: chaos
 chaos: $(FOR_TESTS) ## kill, freeze and cut everything, and play HISTORIES=1000 simulated histories from a random seed (or FIRST_SEED=7)
-	CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -m chaos -s tests/chaos tests/simulation
+	CHAOS_REPORT=docs/guarantees.md $(BIN)/python -m pytest -m chaos -s tests/chaos tests/service/attempts tests/simulation
 
 HOURS ?= 8
 .PHONY: soak

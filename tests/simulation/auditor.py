@@ -88,8 +88,7 @@ class Auditor:
         ends = {row[0]: row[1:] for row in self.ask(_ENDS)}
         assert promises.accepted <= set(ends), "a job that was accepted is gone"
         assert all(len(jobs) == 1 for jobs in promises.by_key.values()), "two jobs for one key"
-        assert self.ask(_EVENT_GAPS) == [], "the history has a gap"
-        assert self.ask(_NOT_TOLD_ONCE) == [], "an ending is not among the webhook events, or twice"
+        self.audit_events()
         for job_id, (state, reason, *_) in ends.items():
             assert state in _FINAL or reason, f"{job_id} is {state} and nobody says why"
         for job_id in promises.cancelled:
@@ -98,6 +97,10 @@ class Auditor:
         for job_id, (state, _, model, plan) in ends.items():
             if state == JobState.SUCCEEDED:
                 self._audit_success(job_id, model=model, total_steps=plan["total_steps"])
+
+    def audit_events(self) -> None:
+        assert self.ask(_EVENT_GAPS) == [], "the history has a gap"
+        assert self.ask(_NOT_TOLD_ONCE) == [], "an ending is not among the webhook events, or twice"
 
     def unfinished(self) -> dict[str, str]:
         """States of the jobs that have yet to end."""
