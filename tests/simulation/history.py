@@ -14,7 +14,7 @@ from tests.simulation.workers import Worker
 from tests.simulation.world import World
 from tunesmith.tuning.state import JobState
 
-TURNS = 300
+TURNS = 400
 JOBS = 3
 WORKERS = 3
 KEEPERS = 2
@@ -37,22 +37,25 @@ class History:
         self._acts: list[Act] = []
 
     async def disturb(self) -> None:
-        """Turns of everybody, with faults between them."""
-        chances = {
-            self._go_on: 60,
-            self._work: 60,
+        """Turns of everybody, with faults between them: of each kind none, some or many, so that none hides another."""
+        life = {
+            self._go_on: 120,
+            self._work: 50,
             self._create: 4,
-            self._change_minds: 3,
-            self._keep: 6,
+            self._keep: 3,
             self._wake: 8,
             self._deliver_late: 4,
             self._tell_news: 8,
-            self._pass_time: 14,
+            self._pass_time: 9,
+        }
+        faults = {
+            self._change_minds: 2,
             self._silence: 3,
             self._kill: 1,
             self._halt_the_api: 1,
             self._set_the_clock: 1,
         }
+        chances = life | {fault: weight * self._random.choice((0, 1, 3)) for fault, weight in faults.items()}
         for _ in range(TURNS):
             (what,) = self._random.choices(list(chances), weights=list(chances.values()))
             await what()

@@ -33,7 +33,8 @@ from tunesmith.service.tokens.measure import measure
 
 T = TypeVar("T")
 
-LEASE_SECONDS = 600.0
+LEASE_SECONDS = 500.0
+HEARTBEAT_SECONDS = 200.0
 MOMENT_SECONDS = 100.0  # in which time passes
 _BETWEEN_HISTORIES_SECONDS = 1e6  # nothing that the process remembered of the one before is fresh
 _CLOCK = """
@@ -80,7 +81,7 @@ class Stage:
             redis_url=None,
             store="memory:///",
             lease_seconds=LEASE_SECONDS,
-            heartbeat_seconds=MOMENT_SECONDS,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
             retry_seconds=1e-6,
         )
         self.app = create_app(self.settings)

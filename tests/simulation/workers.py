@@ -7,7 +7,7 @@ import httpx2
 
 from tests.control_plane import sha256
 from tests.machines import CPU
-from tests.simulation.stage import MOMENT_SECONDS, Request
+from tests.simulation.stage import HEARTBEAT_SECONDS, Request
 from tests.simulation.world import World
 from tunesmith.tuning.codes import ArtifactKind
 from tunesmith.tuning.errors import Category, Failure
@@ -72,7 +72,9 @@ class Run:
         self._beat_at = world.elapsed_seconds
 
     async def act(self) -> None:
-        if self._world.elapsed_seconds - self._beat_at >= MOMENT_SECONDS:
+        """A beat that is due may come after other messages: a worker sends them beside one another."""
+        is_due = self._world.elapsed_seconds - self._beat_at >= HEARTBEAT_SECONDS
+        if is_due and self._world.random.random() < 0.5:
             await self._beat()
         elif self._step - self._saved >= _STEPS_BETWEEN_CHECKPOINTS:
             await self._save()
@@ -169,7 +171,7 @@ class Worker:
 
     @property
     def _is_due_to_beat(self) -> bool:
-        return self._world.elapsed_seconds - self._beat_at >= MOMENT_SECONDS
+        return self._world.elapsed_seconds - self._beat_at >= HEARTBEAT_SECONDS
 
     def die(self) -> None:
         """What it has sent may still arrive."""
