@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ from tunesmith.local.embedded.roles import (
     take_over_statements,
 )
 from tunesmith.local.embedded.secrets import keep_password, kept_password, new_password
+from tunesmith.tuning.codes import STACK_VARIABLE
 
 DATABASE = "tunesmith"
 START_TIMEOUT_SECONDS = 60.0  # crash recovery replays the log first, which can take a while on a slow disk
@@ -188,7 +190,11 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str, statement: str = "") -> None:
         log = self.log.with_name("initdb.log")
-        process = spawn(self._command(program, *arguments), log=log, stdin=subprocess.PIPE)
+        command = self._command(program, *arguments)
+        # A start that is killed leaves it, which works on or tidies up in the same folder: the next one must find it.
+        mark = {name: value for name, value in self._environment.items() if name == STACK_VARIABLE}
+        command = replace(command, environment={**command.environment, **mark})
+        process = spawn(command, log=log, stdin=subprocess.PIPE)
         process.communicate(statement.encode())
         if process.returncode != 0:
             raise postgres_failure(f"{program} failed", log=log, data=self.data)

@@ -4,9 +4,11 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from tests.stack.up import SERVICES, Up, short_folder
@@ -169,6 +171,25 @@ def test_nothing_is_lost_by_a_stop_or_by_a_kill_and_nothing_runs_afterwards(home
     pids = third.pids()
     assert third.stop(signal.SIGTERM) == 0, third.said
     assert _nothing_left(third.data_dir, pids)
+
+
+def test_an_initdb_that_a_killed_first_start_left_is_ended_before_the_next_makes_its_own(home: Path) -> None:
+    def initdb() -> psutil.Process | None:
+        for child in psutil.Process(first.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "data.new" in " ".join(child.cmdline()):
+                    return child
+        return None
+
+    first = Up(home / "begun", "--no-worker")
+    left = eventually(initdb, pause_seconds=0.005, what=first.logs)
+    left.suspend()
+    first.process.kill()
+    first.process.wait()
+    second = Up(home / "begun", "--no-worker")
+    second.wait_ready()
+    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    assert second.stop() == 0
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
