@@ -50,6 +50,12 @@ def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
     return (Path(shared) if shared else Path.home() / ".local" / "share") / "tunesmith"
 
 
+def data_dir_option(data_dir: Path) -> str:
+    """` --data-dir PLACE` for a line that a shell is to be given; empty for the default one."""
+    is_default = data_dir.resolve() == default_data_dir().expanduser().resolve()
+    return "" if is_default else f" --data-dir {shlex.quote(str(data_dir))}"
+
+
 def find_connection(environment: Mapping[str, str] = os.environ, *, data_dir: Path | None = None) -> Connection:
     """The first of: a given `data_dir`, TUNESMITH_URL with TUNESMITH_API_KEY, the default data directory.
 
@@ -153,10 +159,9 @@ def _is_left_over(data_dir: Path) -> bool:
 
 def _gone(data_dir: Path) -> NotConnected:
     started = datetime.fromtimestamp((data_dir / FILE_NAME).stat().st_mtime, UTC)
-    option = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
     return NotConnected(
         f"No service is running in {data_dir}: it was started at {started:%Y-%m-%d %H:%M} UTC, and is gone.",
-        hint=f"start it again with `tunesmith up{option}`: jobs, files and models are still there",
+        hint=f"start it again with `tunesmith up{data_dir_option(data_dir)}`: jobs, files and models are still there",
     )
 
 

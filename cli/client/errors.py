@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import httpx2
 
-from tunesmith.cli.connection import Connection, default_data_dir
+from tunesmith.cli.connection import Connection, data_dir_option
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
 from tunesmith.tuning.values.json_objects import Json
@@ -71,7 +71,7 @@ def explained(connection: Connection) -> Iterator[None]:
 
 def _unreachable(connection: Connection, error: httpx2.TransportError) -> Unreachable:
     if connection.data_dir is not None and isinstance(error, httpx2.ConnectError):
-        option = "" if connection.data_dir == default_data_dir() else f" --data-dir {connection.data_dir}"
+        option = data_dir_option(connection.data_dir)
         return Unreachable(
             f"The service in {connection.data_dir} is gone: nothing answers at {connection.base_url}.",
             hint=f"start it again with `tunesmith up{option}`: jobs, files and models are still there",

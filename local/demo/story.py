@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tunesmith.cli import output
 from tunesmith.cli.client import Client
-from tunesmith.cli.connection import Connection, default_data_dir, find_connection
+from tunesmith.cli.connection import Connection, data_dir_option, default_data_dir, find_connection
 from tunesmith.cli.exit_codes import ExitCode, for_job
 from tunesmith.cli.models.folder import inspect
 from tunesmith.cli.models.register import register
@@ -185,8 +185,12 @@ class _Demo:
         output.note("what to try next")
         if shutil.which("tunesmith") is None:
             output.note(f'  export PATH="{Path(sys.executable).parent}:$PATH"     # so that a shell finds `tunesmith`')
-        output.note(f"  tunesmith up --data-dir {self._data_dir}     # the same service again, with this job in it")
-        output.note(f'  eval "$(tunesmith env --data-dir {self._data_dir})"     # then any openai client talks to it')
+        output.note(
+            f"  tunesmith up{data_dir_option(self._data_dir)}     # the same service again, with this job in it"
+        )
+        output.note(
+            f'  eval "$(tunesmith env{data_dir_option(self._data_dir)})"     # then any openai client talks to it'
+        )
         output.note(f"  tunesmith chat {tuned} --compare {base}")
         output.note(f"  tunesmith submit YOUR.jsonl --model {base} --follow")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.connection import default_data_dir, forget_connection
+from tunesmith.cli.connection import data_dir_option, default_data_dir, forget_connection
 from tunesmith.cli.output import bold, dim, duration, note
 from tunesmith.local.embedded.locks import DirectoryLock, Holder
 from tunesmith.local.up.address import DEFAULT_PORT, free_ports, is_loopback
@@ -129,7 +129,7 @@ def _start(layout: Layout, stack: Stack, *, lock: DirectoryLock, host: str, work
 
 
 def _tell_how_to_go_on(layout: Layout, *, stack: Stack, connection_file: Path, host: str) -> None:
-    option = "" if layout.root == default_data_dir().expanduser().resolve() else f" --data-dir {layout.root}"
+    option = data_dir_option(layout.root)
     note(f"  API        {bold(f'{stack.url}/v1')}")
     note(f"  workers    {stack.shared_worker_url} {dim('(another machine joins by `tunesmith workers invite`)')}")
     note(f"  key        {connection_file} {dim('(admin; readable by you only)')}")

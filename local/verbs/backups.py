@@ -24,6 +24,7 @@ def backup(
     data_dir: _DataDir = None,
 ) -> None:
     """Copy database, keys and stored files of this machine's installation; it may go on running."""
+    import shlex
     from importlib.metadata import version as installed_version
 
     from tunesmith.cli.connection import default_data_dir
@@ -33,7 +34,8 @@ def backup(
 
     layout = Layout((data_dir or default_data_dir()).expanduser().resolve())
     made = back_up(layout, to.expanduser().resolve(), version=installed_version("tunesmith"))
-    note(f"{len(made.files)} files, {gib(made.total_bytes)}, each hashed; read it in with: tunesmith restore {to}")
+    read_in = f"tunesmith restore {shlex.quote(str(to))}"
+    note(f"{len(made.files)} files, {gib(made.total_bytes)}, each hashed; read it in with: {read_in}")
     note("it has the admin's key in it: keep it where only you can read it, and on another disk")
 
 
@@ -42,10 +44,10 @@ def restore(
     data_dir: _DataDir = None,
 ) -> None:
     """Verify a backup and make an installation of it in an empty data directory."""
-    from tunesmith.cli.connection import default_data_dir
+    from tunesmith.cli.connection import data_dir_option, default_data_dir
     from tunesmith.local.backup.restore import restore as read_in
     from tunesmith.local.up.layout import Layout
 
     layout = Layout((data_dir or default_data_dir()).expanduser().resolve())
     made = read_in(source.expanduser().resolve(), layout)
-    note(f"{len(made.files)} files are right and in place; start it with: tunesmith up --data-dir {layout.root}")
+    note(f"{len(made.files)} files are right and in place; start it with: tunesmith up{data_dir_option(layout.root)}")

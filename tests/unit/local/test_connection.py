@@ -12,6 +12,7 @@ from tunesmith.cli.connection import (
     Connection,
     NoKey,
     NotConnected,
+    data_dir_option,
     default_data_dir,
     find_connection,
     forget_connection,
@@ -90,6 +91,12 @@ def test_whoever_looks_for_a_service_does_not_keep_one_from_starting(tmp_path: P
         lock = DirectoryLock(tmp_path)
         lock.acquire()
         lock.release()
+
+
+def test_an_option_for_a_shell_is_quoted_and_the_default_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_DATA_DIR", "/srv/tunes")
+    assert data_dir_option(Path("/srv/mit Ümläut; rm")) == " --data-dir '/srv/mit Ümläut; rm'"
+    assert data_dir_option(Path("/srv/tunes")) == ""
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
