@@ -29,6 +29,7 @@ class Point(StrEnum):
     AFTER_COMMIT = "after_commit"  # before its answer
     BEFORE_FINISH = "before_finish"  # before the commit of an attempt's last word
     AFTER_FINISH = "after_finish"
+    AFTER_SENDING = "after_sending"  # a webhook, before that is written down
     AFTER_CLAIM = "after_claim"
     AFTER_SPAWN = "after_spawn"  # of a trainer
     MID_UPLOAD = "mid_upload"  # a part of a file has been sent

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from tunesmith.faults import Point, fault_point
 from tunesmith.service.database.transactions import Clock, Database, now
 from tunesmith.service.database.webhook_tables import WebhookDelivery, WebhookEndpoint
 from tunesmith.service.webhooks import store
@@ -95,6 +96,7 @@ class Courier:
                 outcome = await self._sender.send(
                     endpoint.url, delivery.event, secrets=_secrets(endpoint, at=at), at=at
                 )
+                fault_point(Point.AFTER_SENDING)
                 await self._record(delivery.id, endpoint_id, outcome)
                 sent += 1
                 if not outcome.is_success:

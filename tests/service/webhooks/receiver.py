@@ -72,9 +72,11 @@ def receiving(behaviour: Behaviour = answer(200)) -> Iterator[Receiver]:  # noqa
         receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hooks", behaviour)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield receiver
-        server.shutdown()
-        thread.join()
+        try:
+            yield receiver
+        finally:  # else a test that fails leaves a thread that keeps its whole run from ending
+            server.shutdown()
+            thread.join()
 
 
 def listen(plane: ControlPlane, url: str, *event_types: WebhookEventType, project: str = "acme") -> WebhookEndpoint:
