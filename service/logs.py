@@ -6,6 +6,8 @@ from typing import Any
 
 import structlog
 
+from tunesmith.tuning.values.redact import scrub
+
 _SECRET_FIELDS = frozenset(
     {"authorization", "api_key", "key", "token", "lease_token", "password", "database_url", "redis_url"}
 )
@@ -40,12 +42,18 @@ def _renderer(log_format: str) -> list[Any]:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
+            _scrubbed,
         ]
     # Plain traces: richer ones show local variables, which may be keys, and one database error took them 18 s.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
-    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, console]
+    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, console, _scrubbed]
+
+
+def _scrubbed(_logger: Any, _method: str, line: str) -> str:
+    """The last look at a line: traces and messages of libraries may name a URL with its password."""
+    return scrub(line)
 
 
 def _without_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

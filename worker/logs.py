@@ -6,7 +6,7 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor
 
-from tunesmith.worker.redact import scrub
+from tunesmith.tuning.values.redact import scrub
 
 
 def configure_logs(log_format: str) -> None:

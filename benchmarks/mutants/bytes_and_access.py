@@ -259,7 +259,7 @@ BREAKAGES = (
     Breakage(
         "G18",
         "what looks like a secret is shown",
-        "worker/redact.py",
+        "tuning/values/redact.py",
         "    for pattern in _PATTERNS[:-1]:",
         "    for pattern in ():",
         f"{_WORK}::test_what_looks_like_a_secret_is_hidden",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.worker.redact import scrub
+from tunesmith.tuning.values.redact import scrub
 from tunesmith.worker.work_directory import WorkDirectory, WorkDirectoryInUse, WorkerSession, identifier, inside
 
 SESSION = WorkerSession(worker_id="w", incarnation="i", worker_class="cpu", name="n")

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tunesmith.tuning.messages import Claim, EventReport
 from tunesmith.tuning.state import Outcome
-from tunesmith.worker.redact import scrub
+from tunesmith.tuning.values.redact import scrub
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trackers.tracked_run import TrackedRun, TrackerKind
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from tunesmith.worker.redact import scrub
+from tunesmith.tuning.values.redact import scrub
 from tunesmith.worker.run_directory import without_links
 
 TAIL_LINES = 60

@@ -12,7 +12,7 @@ _PATTERNS = (
     re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
     re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*"),  # JSON web tokens
     re.compile(
-        r"(?i)(?<=[\"'_ ])((?:api_?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?)([^\s\"',}]{8,})"
+        r"(?i)(?<=[\"'_ ?&])((?:api_?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?)([^\s\"',}]{8,})"
     ),
 )
 
