@@ -8,6 +8,7 @@ import pytest
 
 from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
 from tests.machines import CPU, ONE_GPU
+from tests.waiting import eventually
 from tunesmith.service.attempts import claim
 from tunesmith.service.attempts.choice import Chooser
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
@@ -313,6 +314,15 @@ class TestWhyAJobWaits:
         control_plane.sql("UPDATE jobs SET not_before = '2999-01-01 12:00:00Z'")
         at = "2999-01-01 12:00:00 UTC"
         assert waiting_reason(control_plane, job_id) == f"An attempt has ended; the next one is made at {at}."
+
+    def test_a_job_whose_worker_has_fallen_silent_says_that_none_is_connected(
+        self, control_plane: ControlPlane
+    ) -> None:
+        control_plane.worker()
+        job_id = control_plane.create_job()["id"]
+        control_plane.sql("UPDATE workers SET last_seen_at = now() - interval '1 hour'")
+        connected = "No worker is connected. The job starts as soon as one is."
+        eventually(lambda: waiting_reason(control_plane, job_id) == connected, what="a look at the workers")
 
     def test_a_job_that_runs_or_has_ended_waits_for_nothing(self, control_plane: ControlPlane) -> None:
         attempt = control_plane.claimed()
