@@ -29,13 +29,16 @@ def play_all(seeds: Sequence[int], *, database_urls: Sequence[str]) -> Iterator[
             urls.put(url)
         tally = Tally()
         with ProcessPoolExecutor(len(database_urls), spawning, initializer=_set, initargs=(urls,)) as pool:
-            for ended in as_completed([pool.submit(_play, seed) for seed in seeds]):
-                seed, made_of, failure = ended.result()
-                tally.played += 1
-                tally.made_of += made_of
-                if failure is not None:
-                    tally.failed[seed] = failure
-                yield tally
+            try:
+                for ended in as_completed([pool.submit(_play, seed) for seed in seeds]):
+                    seed, made_of, failure = ended.result()
+                    tally.played += 1
+                    tally.made_of += made_of
+                    if failure is not None:
+                        tally.failed[seed] = failure
+                    yield tally
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for none that has not begun
 
 
 _stages: list[Stage] = []  # of this process: one
