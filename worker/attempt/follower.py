@@ -20,9 +20,9 @@ from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, Tunesmi
 from tunesmith.tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
 from tunesmith.tuning.state import Phase
 from tunesmith.tuning.values.base import Value
+from tunesmith.tuning.values.redact import scrub_all
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
-from tunesmith.worker.redact import scrub_all
 from tunesmith.worker.run_directory import NotPlain, RunDirectory, plain_bytes, without_links, write_atomically
 from tunesmith.worker.transport.control import AttemptControl
 from tunesmith.worker.transport.retry import Unavailable

@@ -19,6 +19,7 @@ from tunesmith.tuning.messages import Claim, EventReport, FinishReport, PhaseRep
 from tunesmith.tuning.plan import Plan
 from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.tuning.values.json_objects import Json, present
+from tunesmith.tuning.values.redact import scrub_all
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
 from tunesmith.worker.attempt.disk.room import moved_bytes
 from tunesmith.worker.attempt.disk.use import DiskWatch, disk_limits
@@ -35,7 +36,6 @@ from tunesmith.worker.attempt.token_cache import TokenStore
 from tunesmith.worker.attempt.uploads import upload_curves, upload_log, upload_output
 from tunesmith.worker.machine.cgroup import out_of_memory_kills
 from tunesmith.worker.machine.slots import Slot
-from tunesmith.worker.redact import scrub_all
 from tunesmith.worker.run_directory import NotPlain, RunDirectory, TrainResult
 from tunesmith.worker.sandbox.choice import best
 from tunesmith.worker.sandbox.definition import Sandbox
