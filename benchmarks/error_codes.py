@@ -169,7 +169,12 @@ def _compared_codes(nodes: list[ast.AST]) -> Iterator[ast.expr]:
             or (isinstance(side, ast.Subscript) and _is_code(side.slice))
             for side in (node.left, *node.comparators)
         ):
-            yield from (node.left, *node.comparators)
+            sides = (node.left, *node.comparators)
+            yield from (side for side in sides if not (_is_in(node) and isinstance(side, ast.Name)))  # some members
+
+
+def _is_in(node: ast.Compare) -> bool:
+    return isinstance(node.ops[0], ast.In | ast.NotIn)
 
 
 def _alternatives(value: ast.expr) -> Iterator[ast.expr]:

@@ -69,7 +69,7 @@ def test_a_submitted_job_waits_with_its_place_in_the_queue(lived: Lived) -> None
     assert job.organization_id == "acme"
     assert job.hyperparameters.batch_size == "auto"
     assert job.tunesmith["queue_position"] == 1
-    assert job.tunesmith["waiting_reason"].startswith("Waits for a worker to take it: ")
+    assert job.tunesmith["waiting_reason"]  # of workers as they were up to a second ago
 
 
 def test_a_claimed_job_runs_and_shows_its_plan(lived: Lived) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.control_plane import ControlPlane
+from tests.waiting import eventually
 from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.app import create_app
@@ -106,7 +107,7 @@ def test_connections_that_others_use_up_are_503_and_the_api_goes_on_when_there_a
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
         assert refused.headers["retry-after"] == "1"
         assert control_plane.request("GET", "/healthz").status_code == 200
-        assert control_plane.request("GET", "/readyz").status_code == 503
+        eventually(lambda: control_plane.request("GET", "/readyz").status_code == 503, what="another look")
     finally:
         control_plane.sql(f"ALTER DATABASE {database} CONNECTION LIMIT -1")
     assert control_plane.request("GET", "/v1/models").status_code == 200

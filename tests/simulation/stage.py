@@ -160,7 +160,7 @@ class Stage:
     def _use_own_clock(self) -> None:
         state = self.app.state
         state.keys = KeyCache(state.database, clock=lambda: 0.0)  # no history is about keys: each is looked up once
-        state.line = Line(clock=lambda: self.seconds)
+        state.line = Line(lambda: state.settings, clock=lambda: self.seconds, now=lambda: self.at)
 
     async def _furnish(self) -> str:
         files = [{"name": name, "sha256": sha256(data), "bytes": len(data)} for name, data in _BASE.items()]

@@ -26,8 +26,15 @@ class Line:
     A job that has come since the last look stands behind all others until the next.
     """
 
-    def __init__(self, settings: Callable[[], Settings], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._settings = settings
+        self._now = now
         self._places: dict[str, int] = {}
         self._surroundings: Surroundings | None = None
         self._looked_at_line, self._looked_around = Look(clock), Look(clock)
@@ -62,7 +69,7 @@ class Line:
         place = self._places.get(job_id, len(self._places) + 1)
         around = self._surroundings
         assert around is not None  # noqa: S101 - the first look comes before the first standing
-        return Standing(place, around.waits_for(job, place=place, at=datetime.now(UTC)))
+        return Standing(place, around.waits_for(job, place=place, at=self._now()))
 
     def _is_due(self, waiting: Sequence[str]) -> bool:
         is_known = all(job_id in self._places for job_id in waiting)

@@ -183,7 +183,7 @@ def test_the_champion_is_shown_beside_the_new_model(
         first = run("ci", "run", job_file(validation_file="rows.jsonl", champion="ft:no:such:model"))
         champion = control_plane.job(first.stdout.strip())["fine_tuned_model"]
         control_plane.sql("ALTER TABLE jobs DISABLE TRIGGER USER")
-        control_plane.sql("UPDATE jobs SET result = '{\"final_valid_loss\": 1.75}'")
+        control_plane.sql("UPDATE jobs SET version = version + 1, result = '{\"final_valid_loss\": 1.75}'")
         control_plane.sql("ALTER TABLE jobs ENABLE TRIGGER USER")
         second = run("ci", "run", job_file(validation_file="rows.jsonl", champion=champion, suffix="b"))
     assert (first.returncode, second.returncode) == (0, 0)

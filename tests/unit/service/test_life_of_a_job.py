@@ -156,7 +156,9 @@ class LifeOfAJob(RuleBasedStateMachine):
             apply_transition(self.job, JobTransition.SUCCEED, at=NOW)
             return
         kills = self._kills() if failure else 0
-        decide_next(self.session, self.job, outcome=outcome, failure=failure, kills=kills, at=NOW, policy=POLICY)
+        decide_next(
+            self.session, self.job, outcome=outcome, failure=failure, kills=kills, fruitless=0, at=NOW, policy=POLICY
+        )
 
     def _kills(self) -> int:
         return sum((attempt.failure or {}).get("code") == KILLED.code for attempt in self.attempts)

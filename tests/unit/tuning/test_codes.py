@@ -36,6 +36,7 @@ def test_a_code_that_is_a_string_is_found(statement: str) -> None:
     [
         'raise NotFound("No file.", code=ErrorCode.FILE_NOT_FOUND)',
         "failure.code == ErrorCode.WORKER_LOST",
+        "failure.code in FAULTS",
         'ServiceError("No.", code=body.get("code"))',
         'event(data={"code": failure.code})',
     ],
