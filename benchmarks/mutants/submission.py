@@ -168,8 +168,8 @@ BREAKAGES = (
         "G3",
         "a broker that refuses ends the thread that listens",
         "worker/daemon/broker.py",
-        "_FAILURES = (RedisError, ",
-        "_FAILURES = (",
+        "except Exception as error:",
+        "except OSError as error:",
         f"{_BROKER}::test_a_broker_that_refuses_is_asked_after_growing_pauses_and_told_of_at_its_beginning_and_its_end",
     ),
     Breakage(

@@ -108,6 +108,27 @@ def test_a_broker_that_refuses_is_asked_after_growing_pauses_and_told_of_at_its_
     assert told.wakes == wakes + told.free
 
 
+@pytest.mark.parametrize("unforeseen", [RuntimeError("no thread"), TypeError("no reply"), OSError("no descriptor")])
+def test_whatever_goes_wrong_the_thread_goes_on_and_wake_ups_come_over_http_meanwhile(
+    redis_url: str, valkey: Any, told: Told, monkeypatch: pytest.MonkeyPatch, unforeseen: Exception
+) -> None:
+    thread = told.thread(redis_url)
+    thread.listen_once()
+
+    def fail() -> int:
+        raise unforeseen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(thread, "_free_slots", fail)
+        thread.listen_once()
+    assert thread.is_away.is_set()
+    valkey.rpush(QUEUE, b"{}")
+    wakes = told.wakes
+    times(2, thread.listen_once)
+    assert not thread.is_away.is_set()
+    assert told.wakes > wakes
+
+
 def test_a_broker_that_cannot_be_reached_is_asked_a_dozen_times_a_minute_and_told_of_every_ten_minutes(
     told: Told,
 ) -> None:
