@@ -161,11 +161,11 @@ class RunDirectory:
         return {int(path.stem): Failure.model_validate_json(path.read_bytes()) for path in self.ranks.glob("*.json")}
 
     def last_step(self) -> int:
-        """The last optimizer step on record."""
+        """The last optimizer step on record, 0 before the first; what is being written right now is not on record."""
         if not self.metrics.exists():
             return 0
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        whole_lines = self.metrics.read_bytes().split(b"\n")[:-1]
+        return int(json.loads(whole_lines[-1])["step"]) if whole_lines else 0
 
     def write_dataset(self, facts: DatasetFacts) -> None:
         """What the trainer counted, exactly."""

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from tunesmith.worker.train.data.sharing import Sharing
 from tunesmith.worker.train.run import RunContext
 
 REPOSITORY = Path(__file__).parents[2]
+PATIENCE_SECONDS = 120
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "zero"]
 
 
@@ -99,10 +103,11 @@ def make_run(
     return directory
 
 
-def start(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    """The real command, in a process group of its own, with its output in log.txt."""
+@contextmanager
+def started(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """The real command, in a process group of its own, with its output in log.txt; at the end it is killed."""
     with directory.log.open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tunesmith.worker.train", str(directory.root)],
             cwd=REPOSITORY,
             stdout=log,
@@ -111,6 +116,21 @@ def start(directory: RunDirectory, *, pass_fds: tuple[int, ...] = ()) -> subproc
             pass_fds=pass_fds,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_step(directory: RunDirectory, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has recorded this step; a process that ends before it fails the test with its log."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while directory.last_step() < step:
+        assert process.poll() is None, directory.log.read_text()
+        assert time.monotonic() < deadline, f"step {step} never came"
+        time.sleep(0.01)
 
 
 def train_here(directory: RunDirectory) -> int:

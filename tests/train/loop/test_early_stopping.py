@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
-from tests.train.loop.test_resume import wait_for_step
 from tunesmith.worker.hashes import sha256_of
 from tunesmith.worker.run_directory import EXIT_STOPPED, RunDirectory
 from tunesmith.worker.train.checkpoints.best import BEST_FILE
@@ -80,10 +79,9 @@ def test_killing_the_trainer_changes_neither_the_stop_nor_the_best_weights(tmp_p
     best, _ = best_of(alone)
 
     killed = prepared(tmp_path / "killed", model)
-    process = runs.start(killed)
-    wait_for_step(killed, best + 2, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with runs.started(killed) as process:
+        runs.wait_for_step(killed, best + 2, process)
+        os.killpg(process.pid, signal.SIGKILL)
     assert killed.read_result() is None
     # Another machine has nothing but the one checkpoint that it was given.
     newest = newest_whole(killed.checkpoints)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -28,16 +27,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(root: Path, model: Path, method: str, **changes: object) -> RunDirectory:
     plan = plans.plan(**{"method": method, "precision": "bf16", "checkpoint_interval_steps": 2, **changes})
     return runs.make_run(root, model=model, plan=plan, validation=runs.chat_rows(5, offset=50))
-
-
-def wait_for_step(directory: RunDirectory, step: int, process: object) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if directory.metrics.exists() and runs.metrics(directory)[-1]["step"] >= step:
-            return
-        assert process.poll() is None, directory.log.read_text()
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} never came")
 
 
 @pytest.mark.mostly_slow(rows=1)
@@ -93,10 +82,9 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path: Path, model: Path) -> No
     assert runs.train_here(alone) == 0
 
     killed = prepared(tmp_path / "killed", model, "lora", epochs=8)
-    process = runs.start(killed)
-    wait_for_step(killed, 5, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with runs.started(killed) as process:
+        runs.wait_for_step(killed, 5, process)
+        os.killpg(process.pid, signal.SIGKILL)
     assert killed.read_result() is None
     assert runs.train_here(killed) == 0
     assert sha256_of(killed.output / RESULTS["lora"]) == sha256_of(alone.output / RESULTS["lora"])
@@ -104,10 +92,10 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path: Path, model: Path) -> No
 
 def test_sigterm_stops_at_the_next_step_with_a_whole_checkpoint(tmp_path: Path, model: Path) -> None:
     directory = prepared(tmp_path, model, "lora", epochs=50)
-    process = runs.start(directory)
-    wait_for_step(directory, 1, process)
-    process.terminate()
-    assert process.wait(timeout=60) == EXIT_STOPPED
+    with runs.started(directory) as process:
+        runs.wait_for_step(directory, 1, process)
+        process.terminate()
+        assert process.wait(timeout=60) == EXIT_STOPPED
     newest = newest_whole(directory.checkpoints)
     assert newest is not None
     assert verify(newest).step == runs.metrics(directory)[-1]["step"]
@@ -119,11 +107,11 @@ def test_the_trainer_dies_with_the_worker_that_holds_its_lifeline(tmp_path: Path
     os.set_inheritable(read_end, True)
     plan = plans.plan(epochs=50)
     directory = runs.make_run(tmp_path, model=model, plan=plan, lifeline_fd=read_end)
-    process = runs.start(directory, pass_fds=(read_end,))
-    os.close(read_end)
-    wait_for_step(directory, 1, process)
-    os.close(write_end)
-    assert process.wait(timeout=30) == -signal.SIGKILL
+    with runs.started(directory, pass_fds=(read_end,)) as process:
+        os.close(read_end)
+        runs.wait_for_step(directory, 1, process)
+        os.close(write_end)
+        assert process.wait(timeout=30) == -signal.SIGKILL
 
 
 @pytest.mark.mostly_slow(rows=1)

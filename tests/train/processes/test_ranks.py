@@ -55,14 +55,6 @@ def launched(directory: RunDirectory, *options: str) -> Iterator[subprocess.Pope
         process.wait()
 
 
-def wait_for_step(directory: RunDirectory, step: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + BOUND_SECONDS
-    while directory.last_step() < step:
-        assert process.poll() is None, directory.log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def process_of_rank(rank: int, launcher: subprocess.Popen[bytes]) -> psutil.Process:
     children = psutil.Process(launcher.pid).children(recursive=True)
     return next(child for child in children if child.environ().get("RANK") == str(rank))
@@ -86,7 +78,7 @@ def test_two_hosts_meet_train_and_stop_together_with_one_whole_checkpoint(direct
     # Two launchers as on two hosts, each with an address of its own, that share nothing but the run directory.
     shared = ["--processes", "1", "--hosts", "2", "--rendezvous", f"127.0.0.1:{free_port()}", "--local-address"]
     with launched(directory, *shared, "127.0.0.1") as first, launched(directory, *shared, "127.0.0.2") as second:
-        wait_for_step(directory, 2, first)
+        runs.wait_for_step(directory, 2, first)
         second.terminate()
         codes = [launcher.wait(timeout=BOUND_SECONDS) for launcher in (first, second)]
     assert codes == [EXIT_STOPPED, EXIT_STOPPED], directory.log.read_text()
@@ -99,7 +91,7 @@ def test_two_hosts_meet_train_and_stop_together_with_one_whole_checkpoint(direct
 
 def test_the_process_that_was_killed_is_named_and_the_others_end(directory: RunDirectory) -> None:
     with launched(directory, "--processes", "2") as launcher:
-        wait_for_step(directory, 2, launcher)
+        runs.wait_for_step(directory, 2, launcher)
         process_of_rank(1, launcher).kill()
         began = time.monotonic()
         assert launcher.wait(timeout=BOUND_SECONDS) == EXIT_FAILED
