@@ -87,7 +87,7 @@ async def create(session: AsyncSession, request: EvaluationRequest) -> Job:
         raise DoesNotFit(refusal.text, param="file")
     fit = await find_machines(session, wanted, silence=request.worker_silence)
     job = _job(request, evaluation_id=evaluation_id, wanted=wanted)
-    await record(session, start(job, model=planned, fit=fit, at=await now(session)))
+    (job,) = await record(session, start(job, model=planned, fit=fit, at=await now(session)))
     await check_queued(session, project, limits=request.limits)
     return job
 

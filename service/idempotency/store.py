@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ARRAY, CursorResult, Table, Text, bindparam, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ARRAY, CursorResult, Text, bindparam, delete, func, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.locks import lock_names
@@ -14,23 +14,17 @@ from tunesmith.tuning.errors import Conflict
 
 _LIFETIME = timedelta(hours=24)
 
-_NEW = insert(cast(Table, IdempotencyKey.__table__)).values(
-    project=bindparam("project"),
-    key=bindparam("key"),
-    request_sha256=bindparam("request_sha256"),
-    job_id=bindparam("job_id"),
-    expires_at=func.now() + _LIFETIME,
-)
-_ADD = _NEW.on_conflict_do_update(
-    index_elements=["project", "key"],
-    set_={
-        "request_sha256": _NEW.excluded.request_sha256,
-        "job_id": _NEW.excluded.job_id,
-        "created_at": func.now(),
-        "expires_at": _NEW.excluded.expires_at,
-    },
-    where=IdempotencyKey.expires_at < func.now(),
-)
+_ADD = text(
+    """
+    INSERT INTO idempotency_keys (project, key, request_sha256, job_id, expires_at)
+    SELECT :project, key, request_sha256, job_id, now() + :lifetime
+    FROM jsonb_to_recordset(:rows) AS row (key text, request_sha256 text, job_id text)
+    ON CONFLICT (project, key) DO UPDATE
+    SET (request_sha256, job_id, created_at, expires_at) =
+        (excluded.request_sha256, excluded.job_id, now(), excluded.expires_at)
+    WHERE idempotency_keys.expires_at < now()
+    """
+).bindparams(bindparam("rows", type_=JSONB))
 _FIND = select(IdempotencyKey).where(
     IdempotencyKey.project == bindparam("of_project"),
     IdempotencyKey.key == func.any(bindparam("keys", type_=ARRAY(Text))),
@@ -68,8 +62,9 @@ async def add(session: AsyncSession, reservations: Sequence[Reservation], *, pro
     Raises:
         Conflict: somebody who takes no locks, as a version before this one, has stored one of them meanwhile.
     """
-    rows = [{"project": project, **reservation._asdict()} for reservation in reservations]
-    stored = cast(CursorResult[Any], await session.execute(_ADD, rows, execution_options={"preserve_rowcount": True}))
+    rows = [reservation._asdict() for reservation in reservations]
+    given = {"project": project, "lifetime": _LIFETIME, "rows": rows}
+    stored = cast(CursorResult[Any], await session.execute(_ADD, given))
     if stored.rowcount < len(rows):
         raise Conflict("The same request is being handled right now.")
 

@@ -72,14 +72,14 @@ def start(
     return Start(job, history, wake=fit.classes)
 
 
-async def record(session: AsyncSession, *starts: Start) -> None:
-    """Store new jobs with their events and wake-ups."""
+async def record(session: AsyncSession, *starts: Start) -> list[Job]:
+    """Store new jobs with their events and wake-ups; returns the jobs as they are stored."""
     if not starts:
-        return
-    session.add_all(one.job for one in starts)
-    await session.flush()  # first, for the events refer to them
+        return []
+    jobs = await store.add(session, [one.job for one in starts])
     await store.add_events(session, [event for one in starts for event in one.history])
     await outbox.wake_later(session, [worker_class for one in starts for worker_class in one.wake])
+    return jobs
 
 
 async def _live(session: AsyncSession, *, silence: timedelta) -> list[machines.Machine]:

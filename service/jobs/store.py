@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ARRAY, BigInteger, Row, Text, bindparam, func, select, text
+from sqlalchemy import ARRAY, BigInteger, Row, Text, bindparam, column, func, insert, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -193,6 +193,16 @@ async def find_events_behind(
     return found
 
 
+async def add(session: AsyncSession, jobs: Sequence[Job]) -> list[Job]:
+    """Store new jobs, none of which is in the session, in one statement; returns them as they are stored."""
+    rows = [
+        _WITH_DEFAULT | {one.name: value for one in _BROUGHT if (value := getattr(job, one.name)) is not None}
+        for job in jobs
+    ]
+    stored = {job.id: job for job in (await session.execute(_ADD, {"rows": rows})).scalars()}
+    return [stored[job.id] for job in jobs]
+
+
 async def add_events(session: AsyncSession, events: Sequence[Event]) -> None:
     """Store them in one statement, which for the many of a group of new jobs is quicker than a row at a time."""
     rows = [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in events]
@@ -269,6 +279,15 @@ _TRACKED = (
     .where(Event.job_id == bindparam("job_id"), text("data ? 'tracker'"), text("data ? 'url'"))
     .order_by(Event.seq)
 )
+# What a new job may bring along; the rest the database makes.
+_WITH_DEFAULT = {"kind": JobKind.TRAINING, "event_seq": 0, "priority": 0}
+_BROUGHT = [one for one in _jobs.columns if one.server_default is None or one.name in _WITH_DEFAULT]
+_new = (
+    func.jsonb_to_recordset(bindparam("rows", type_=JSONB))
+    .table_valued(*(column(one.name, one.type) for one in _BROUGHT), name="new")
+    .render_derived(with_types=True)
+)
+_ADD = select(Job).from_statement(insert(Job).from_select([one.name for one in _BROUGHT], select(_new)).returning(Job))
 _EVENT_COLUMNS = ("job_id", "seq", "type", "level", "message", "data")
 _ADD_EVENTS = text(
     "INSERT INTO events (job_id, seq, type, level, message, data) SELECT * FROM jsonb_to_recordset(:rows)"

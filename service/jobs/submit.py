@@ -106,10 +106,10 @@ async def submit_all(session: AsyncSession, submissions: Sequence[Submission]) -
     outcomes = [earlier or await _prepared(session, one) for one, earlier in zip(submissions, found, strict=True)]
     prepared = [outcome for outcome in outcomes if isinstance(outcome, _Prepared)]
     await _reserve_keys(session, prepared)
-    await record(session, *(one.start for one in prepared))
+    stored = iter(await record(session, *(one.start for one in prepared)))
     if full := next((one for one in prepared if not one.has_room), None):
         await check_queued(session, full.start.job.project, limits=full.submission.limits)
-    return [outcome.start.job if isinstance(outcome, _Prepared) else outcome for outcome in outcomes]
+    return [next(stored) if isinstance(outcome, _Prepared) else outcome for outcome in outcomes]
 
 
 @dataclass(frozen=True)

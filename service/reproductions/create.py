@@ -105,7 +105,7 @@ async def _create(session: AsyncSession, repetition: Repetition, *, manifest: Ma
         pinned_plan=first.plan,
     )
     repeats = events.new(job, f"Repeats {first.id} with its plan, data, base and seed", data={LABEL: first.id})
-    await record(session, start(job, model=model, fit=fit, at=await now(session), before=[repeats]))
+    (job,) = await record(session, start(job, model=model, fit=fit, at=await now(session), before=[repeats]))
     await check_queued(session, project, limits=repetition.limits)
     return job
 
