@@ -15,8 +15,8 @@ from tunesmith.service.app import create_app, let_go
 from tunesmith.service.files.spool import spooling_in
 from tunesmith.service.routes import Routes
 from tunesmith.service.settings import Settings
-from tunesmith.service.web.connections import ImpatientConnection
-from tunesmith.service.web.server import Server
+from tunesmith.service.web.connections.impatient import ImpatientConnection
+from tunesmith.service.web.connections.server import Server
 
 _GRACE_SECONDS = 10
 _DESCRIPTORS = 65_536  # a connection is one; the usual soft limit of 1,024 is less than a dashboard's readers

@@ -5,6 +5,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tunesmith.service.web.connections.one_write import OneWrite
+
 _HEAD_BYTES = 64 * 1024
 _TOO_LARGE_TEXT = b"The head of a request has at most 64 KiB."
 _TOO_LARGE = (
@@ -30,7 +32,7 @@ class ImpatientConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport, loop=self.loop))  # type: ignore[arg-type]
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 from tests.waiting import eventually
 from tunesmith.service.app import create_app
 from tunesmith.service.settings import Settings
-from tunesmith.service.web.connections import ImpatientConnection
+from tunesmith.service.web.connections.impatient import ImpatientConnection
 
 
 async def ask(app: Any, *requests: tuple[str, str, dict[str, Any]], key: str) -> list[httpx2.Response]:

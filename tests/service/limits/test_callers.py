@@ -18,7 +18,7 @@ from tunesmith.service.app import create_app
 from tunesmith.service.routes import Routes
 from tunesmith.service.serve import shared_socket
 from tunesmith.service.settings import Settings
-from tunesmith.service.web.connections import ImpatientConnection
+from tunesmith.service.web.connections.impatient import ImpatientConnection
 from tunesmith.service.web.limiter import Limiter, TooMany
 
 JOBS = "/v1/fine_tuning/jobs"

@@ -20,7 +20,7 @@ from tunesmith.service.database.transactions import Database
 from tunesmith.service.jobs.polling.event_stream import EventStreams, StreamTerms
 from tunesmith.service.jobs.polling.watcher import JobWatcher
 from tunesmith.service.keys.cache import KEPT_SECONDS
-from tunesmith.service.web.server import Server
+from tunesmith.service.web.connections.server import Server
 from tunesmith.tuning.state import Outcome
 
 
