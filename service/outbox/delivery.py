@@ -16,7 +16,7 @@ from tunesmith.service.wakes import store as wakes
 
 log = structlog.get_logger(__name__)
 
-_PAUSE_SECONDS = 0.05  # between two deliveries: in a burst of jobs one wakes for many
+_PAUSE_SECONDS = 0.2  # between two deliveries: in a burst of jobs one wakes for many
 
 
 async def deliver(database: Database, announcer: Announcer) -> int:

@@ -87,6 +87,45 @@ def test_forty_requests_at_once_are_forty_jobs_of_two_transactions(control_plane
     assert wakes == [(40,)]
 
 
+def test_those_that_one_group_answered_share_the_next_with_who_came_meanwhile(control_plane: ControlPlane) -> None:
+    file = control_plane.upload()
+
+    async def work(database: Database) -> None:
+        groups = SubmitGroups(database, pause_seconds=0.5)
+
+        async def ask_twice(suffix: str) -> None:
+            await groups.submit(submission(control_plane, file, suffix=suffix))
+            await asyncio.sleep(0.001)
+            await groups.submit(submission(control_plane, file, suffix=f"{suffix}-again"))
+
+        async def ask_while_those_are_recorded() -> None:
+            await asyncio.sleep(0)
+            await groups.submit(submission(control_plane, file, suffix="meanwhile"))
+
+        await asyncio.gather(ask_twice("one"), ask_twice("two"), ask_while_those_are_recorded())
+
+    control_plane.run(work)
+    together = {
+        frozenset(row[0]) for row in control_plane.sql("SELECT array_agg(suffix) FROM jobs GROUP BY xmin::text")
+    }
+    assert together == {frozenset({"one", "two"}), frozenset({"one-again", "two-again", "meanwhile"})}
+
+
+def test_who_asks_alone_again_and_again_waits_for_no_pause(control_plane: ControlPlane) -> None:
+    file = control_plane.upload()
+
+    async def work(database: Database) -> None:
+        groups = SubmitGroups(database, pause_seconds=3600)
+        for number in range(3):
+            await groups.submit(submission(control_plane, file, suffix=f"n{number}"))
+
+    async def in_time(database: Database) -> None:
+        await asyncio.wait_for(work(database), timeout=60)
+
+    control_plane.run(in_time)
+    assert transactions(control_plane) == 3
+
+
 def test_what_is_wrong_with_one_request_refuses_that_one_alone(control_plane: ControlPlane) -> None:
     file = control_plane.upload()
     endings = submit_at_once(
