@@ -51,6 +51,15 @@ INSERT INTO jobs SELECT (jsonb_populate_record(job, jsonb_build_object(
     'labels', jsonb_build_object('shard', (number %% 500)::text)))).*
 FROM jobs job, generate_series(1, %(count)s) number WHERE job.id = %(first)s
 """
+# The newest of the copies have run: what runs measured is asked for at every submit and every claim.
+_RUNS, _MEASURED = 5000, {"peak_memory_bytes": 2**30, "tokens_per_second": 1000.0, "training_seconds": 60.0}
+_ATTEMPTS = """
+INSERT INTO attempts SELECT (jsonb_populate_record(attempt, jsonb_build_object(
+    'id', 'attempt-' || job.id, 'job_id', job.id, 'epoch', 1, 'claim_id', NULL, 'ended_at', now(),
+    'outcome', 'succeeded', 'result', %(result)s::jsonb))).*
+FROM attempts attempt, (SELECT id FROM jobs WHERE state = 'cancelled' ORDER BY id DESC LIMIT %(runs)s) job
+WHERE attempt.id = (SELECT min(id) FROM attempts)
+"""
 
 _KEY = """
 INSERT INTO api_keys (id, name, role, project, key_sha256, hint)
@@ -95,11 +104,13 @@ class Site:
         self.ask("POST", "/internal/workers", key="worker", content=worker.model_dump_json())
 
     def fill(self, count: int, *, state: str) -> list[str]:
-        """Copy one job so often; the ids of some of the copies."""
+        """Copy one job so often, with runs of those that have ended; the ids of some of the copies."""
         job = self.ask("POST", "/v1/fine_tuning/jobs", json={"model": MODEL, "training_file": self.file})
         with psycopg.connect(self._database_url, autocommit=True) as connection:
             connection.execute(_COPIES, {"state": state, "count": count, "first": job["id"]})
+            connection.execute(_ATTEMPTS, {"runs": _RUNS, "result": json.dumps(_MEASURED)})
             connection.execute("VACUUM ANALYZE jobs")
+            connection.execute("VACUUM ANALYZE attempts")
             some = connection.execute("SELECT id FROM jobs WHERE state = %s ORDER BY md5(id) LIMIT 50", [state])
             return [row[0] for row in some]
 

@@ -76,8 +76,7 @@ class Chooser:
 
     async def _lessons(self) -> MeasuredCorrections:
         if self._learned is None:
-            worker_class = self._machine.hardware.worker_class
-            self._learned = await lessons.measured_corrections(self._session, worker_class=worker_class)
+            self._learned = await lessons.measured_corrections(self._session)
         return self._learned
 
     def _question(self, waiting: Waiting) -> Question:

@@ -85,7 +85,7 @@ async def _choice_of(
     session: AsyncSession, job: Job, model: Model, attempt: Attempt, *, request: ClaimRequest
 ) -> Choice:
     """The plan of the attempt; what it is corrected by is read anew, and as likely as not the same."""
-    learned = await lessons.measured_corrections(session, worker_class=attempt.worker_class)
+    learned = await lessons.measured_corrections(session)
     query = PlanningQuery.of(
         spec=job.spec,
         dataset=job.dataset,

@@ -1,8 +1,9 @@
 """Queries about what runs measured."""
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ARRAY, Integer, Row, Text, and_, bindparam, case, column, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.database.tables import Attempt, Job, Model
@@ -14,33 +15,72 @@ from tunesmith.tuning.words import JobKind
 _LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
 
 
-async def find_newest_measured(session: AsyncSession, *, worker_class: str | None) -> list[Row[Any]]:
-    """The newest successes and the newest other canaries of each kind, as many as are looked at, the newest first.
+class MeasuredAttempt(NamedTuple):
+    """An attempt that measured something, and what: its canary comes first, its end makes it another one."""
 
-    A row has `worker_class`, `model` (of an adapter, the base under it), `epoch`, `plan`, `result`, `canary` and
-    `succeeded`. Without `worker_class` it is about machines of all classes.
-    """
-    query = _NEWEST_MEASURED if worker_class is None else _NEWEST_MEASURED_OF_CLASS
-    return list(await session.execute(query, {} if worker_class is None else {"of_class": worker_class}))
+    id: str
+    succeeded: bool
+    has_canary: bool
 
 
-def _newest_measured(*among: ColumnElement[bool]) -> Select[Any]:
-    newest = select(Attempt.id).order_by(Attempt.id.desc()).limit(_LOOKED_AT).subquery()
-    root = func.coalesce(Model.base_model, Model.name)
-    succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
-    kind = (Attempt.worker_class, root, succeeded, *(Attempt.plan[name].astext for name in ("method", *KERNEL_FIELDS)))
-    place = func.row_number().over(partition_by=kind, order_by=Attempt.id.desc()).label("place")
-    measured = (
-        select(Attempt.id, Attempt.worker_class, Attempt.epoch, Attempt.plan, Attempt.result, Attempt.canary)
-        .add_columns(root.label("model"), succeeded.label("succeeded"), place)
-        .join(newest, newest.c.id == Attempt.id)
-        .join(Job, Job.id == Attempt.job_id)
-        .join(Model, Model.name == Job.spec["model"].astext)
-        .where(or_(succeeded, Attempt.canary.is_not(None)), Job.kind == JobKind.TRAINING, *among)
-    )
-    runs = measured.subquery()
-    return select(runs).where(runs.c.place <= LOOKED_BACK_RUNS).order_by(runs.c.id.desc())
+async def find_measured_version(session: AsyncSession) -> str:
+    """The same as long as the newest attempts that measured something are the same ones. No plan is read for it."""
+    version: str = (await session.execute(_VERSION)).scalar_one()
+    return version
 
 
-_NEWEST_MEASURED = _newest_measured()  # built once: building takes longer than asking
-_NEWEST_MEASURED_OF_CLASS = _newest_measured(Attempt.worker_class == bindparam("of_class"))
+async def find_newest_measured(session: AsyncSession) -> list[MeasuredAttempt]:
+    """The newest successes and the newest other canaries of each kind, as many as are looked at, the newest first."""
+    return [MeasuredAttempt(*row) for row in await session.execute(_NEWEST)]
+
+
+async def find_measurements(session: AsyncSession, attempt_ids: Collection[str]) -> Mapping[str, Row[Any]]:
+    """`worker_class`, `model` (of an adapter, the base under it), `epoch`, `plan`, `result` and `canary`, by id."""
+    return {row.id: row for row in await session.execute(_MEASURED, {"ids": list(attempt_ids)})}
+
+
+# Built once: building a query takes longer than asking it.
+_succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
+_has_canary = Attempt.canary.is_not(None)
+_root = func.coalesce(Model.base_model, Model.name)
+_newest = (
+    select(Attempt.id, _succeeded.label("succeeded"), _has_canary.label("has_canary"))
+    .order_by(Attempt.id.desc())
+    .limit(_LOOKED_AT)
+    .subquery()
+)
+_measured = or_(_newest.c.succeeded, _newest.c.has_canary)
+_flags = case((_newest.c.succeeded, 2), else_=0) + case((_newest.c.has_canary, 1), else_=0)
+_VERSION = select(
+    func.concat(func.count(), " ", func.sum(func.hashtextextended(_newest.c.id, _flags.cast(Integer))))
+).where(_measured)
+
+# A plan is read whole whichever of its fields is wanted: once for all of them.
+_numbers = (
+    func.jsonb_to_record(Attempt.plan)
+    .table_valued(*(column(name, Text) for name in ("method", *KERNEL_FIELDS)))
+    .render_derived(with_types=True)
+)
+_kind = (Attempt.worker_class, _root, _newest.c.succeeded, *_numbers.columns)
+_place = func.row_number().over(partition_by=_kind, order_by=Attempt.id.desc()).label("place")
+_placed = (
+    select(_newest, _place)
+    .join(Attempt, Attempt.id == _newest.c.id)
+    .join(Job, Job.id == Attempt.job_id)
+    .join(Model, Model.name == Job.spec["model"].astext)
+    .join(_numbers, true())
+    .where(_measured, Job.kind == JobKind.TRAINING)
+    .subquery()
+)
+_NEWEST = (
+    select(_placed.c.id, _placed.c.succeeded, _placed.c.has_canary)
+    .where(_placed.c.place <= LOOKED_BACK_RUNS)
+    .order_by(_placed.c.id.desc())
+)
+_MEASURED = (
+    select(Attempt.id, Attempt.worker_class, _root.label("model"))
+    .add_columns(Attempt.epoch, Attempt.plan, Attempt.result, Attempt.canary)
+    .join(Job, Job.id == Attempt.job_id)
+    .join(Model, Model.name == Job.spec["model"].astext)
+    .where(Attempt.id == func.any(bindparam("ids", type_=ARRAY(Text))))
+)
