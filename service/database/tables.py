@@ -188,6 +188,8 @@ class Job(Row):
         CheckConstraint("attempts_lost >= 0 AND attempts_preempted >= 0", name="endings"),
         Index("ix_jobs_project_id", "project", "id"),
         Index("ix_jobs_line", "project", "line_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_evaluations", "project", "id", postgresql_where=text("kind = 'evaluation'")),
+        Index("ix_jobs_state", "state"),
         Index("ix_jobs_running", "project", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("finished_at IS NULL")),
         Index("ix_jobs_retry", "api_key_id", "request_sha256", "created_at"),
