@@ -7,6 +7,7 @@ _GROUPS = "tests/service/test_submit_groups.py"
 _KEEPER = "tests/service/test_keeper.py"
 _RACES = "tests/races/test_races.py"
 _BROKER = "tests/worker/daemon/test_broker.py"
+_WAKE_THREAD = "tests/worker/daemon/test_wake_thread.py"
 _WAKE = "tests/worker/daemon/test_wake.py"
 _RETRY = f"{_JOBS}::test_a_retry_of_the_client_finds_the_job_that_its_first_try_made"
 _KEY = f"{_JOBS}::test_an_idempotency_key_finds_the_same_job_and_refuses_another_body"
@@ -179,5 +180,13 @@ BREAKAGES = (
         "        self.is_away.set()\n",
         "",
         f"{_BROKER}::test_a_broker_that_refuses_is_asked_after_growing_pauses_and_told_of_at_its_beginning_and_its_end",
+    ),
+    Breakage(
+        "G3",
+        "an unforeseen answer ends the thread that asks for wake-ups over HTTP",
+        "worker/daemon/wake_thread.py",
+        "except Exception as error:",
+        "except OSError as error:",
+        f"{_WAKE_THREAD}::test_an_answer_that_cannot_be_read_is_asked_for_again",
     ),
 )

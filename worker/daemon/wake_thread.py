@@ -7,9 +7,7 @@ from typing import Final
 
 import structlog
 
-from tunesmith.tuning.errors import TunesmithError
 from tunesmith.worker.transport.control import ControlPlane
-from tunesmith.worker.transport.retry import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -49,25 +47,26 @@ class WakeThread:
 
     def ask_once(self) -> None:
         """One request, and the wake-ups that came of it. At the first all free slots are woken: work may wait."""
-        free = self._free_slots()
-        if not free:
-            self._sleep(_BUSY_SECONDS)
-            return
         try:
-            answer = self._control.next_wakes(self._worker_class, seen=self._seen, wait_seconds=WAIT_SECONDS)
-        except (Unavailable, TunesmithError, OSError) as error:
-            log.warning("wakes.not_heard", reason=str(error))
+            if free := self._free_slots():
+                self._ask(free)
+            else:
+                self._sleep(_BUSY_SECONDS)
+        except Exception as error:  # whatever it was: without this thread the worker would idle and say nothing
+            log.warning("wakes.not_heard", error=f"{type(error).__name__}: {error}"[:200])
             self._rest()
-            return
-        for _ in range(free if self._seen is None else min(answer.wakes, free)):
-            self._wake()
-        self._seen, self._pause_seconds = answer.seen, _FIRST_PAUSE_SECONDS
 
     def _run(self) -> None:
         while True:
             if self._wanted is not None:
                 self._wanted.wait()
             self.ask_once()
+
+    def _ask(self, free: int) -> None:
+        answer = self._control.next_wakes(self._worker_class, seen=self._seen, wait_seconds=WAIT_SECONDS)
+        for _ in range(free if self._seen is None else min(answer.wakes, free)):
+            self._wake()
+        self._seen, self._pause_seconds = answer.seen, _FIRST_PAUSE_SECONDS
 
     def _rest(self) -> None:
         self._sleep(self._pause_seconds)

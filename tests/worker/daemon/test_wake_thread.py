@@ -81,6 +81,43 @@ def test_a_service_that_is_away_or_refuses_is_asked_again_after_growing_pauses(
     assert told.wakes == 2
 
 
+@pytest.mark.parametrize("unforeseen", [RuntimeError("no thread"), TypeError("no number"), OSError("no descriptor")])
+def test_whatever_goes_wrong_the_thread_pauses_and_asks_again(
+    service: ScriptedService, told: Told, unforeseen: Exception
+) -> None:
+    service.otherwise = lambda _request: answer(1, 1)
+    failing = [unforeseen]
+
+    def free_slots() -> int:
+        if failing:
+            raise failing.pop()
+        return told.free
+
+    def wake() -> None:
+        told.wake()
+        if told.wakes == 1:
+            raise unforeseen
+
+    control = HttpControlPlane(url=service.url, worker_key="ts-worker", outage_patience_seconds=1)
+    thread = WakeThread(control, worker_class=CLASS, free_slots=free_slots, wake=wake, sleep=told.pauses.append)
+    for _ in range(3):
+        thread.ask_once()
+    control.close()
+    assert told.pauses == [0.5, 1.0]
+    assert told.wakes == 1 + told.free
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again(
+    service: ScriptedService, told: Told, asks: Callable[[], None]
+) -> None:
+    service.script("wait=25.0", Reply.json({"seen": "many"}), Reply(200, b"<html>"))
+    service.otherwise = lambda _request: answer(1, 1)
+    for _ in range(3):
+        asks()
+    assert told.pauses == [0.5, 1.0]
+    assert told.wakes == told.free
+
+
 def test_it_asks_while_it_is_wanted_and_not_before(service: ScriptedService, told: Told) -> None:
     control = HttpControlPlane(url=service.url, worker_key="ts-worker", outage_patience_seconds=1)
     service.otherwise = lambda _request: answer(1, 1)
