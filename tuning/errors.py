@@ -220,3 +220,8 @@ class JobFailure(TunesmithError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (JobFailure, (self.failure,))
+
+
+def brief(error: BaseException) -> str:
+    """What happened in a line of a log: the kind of error and its message, at most 200 characters."""
+    return f"{type(error).__name__}: {error}"[:200]

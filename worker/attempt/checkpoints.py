@@ -8,14 +8,15 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from tunesmith.faults import Point, fault_point
-from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
+from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, brief
 from tunesmith.tuning.messages import CheckpointRef, CheckpointReport, EventReport, FileRef
-from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
+from tunesmith.worker.attempt.stop_requests import OutOfTime, StopRequest, StopRequests
 from tunesmith.worker.manifests import MANIFEST, CorruptCheckpoint, checkpoint_name, verify_checkpoint
 from tunesmith.worker.transport.blobs import file_ref
 from tunesmith.worker.transport.control import AttemptControl
-from tunesmith.worker.transport.retry import Unavailable
 from tunesmith.worker.work_directory import inside
+
+_LONGEST_PAUSE_SECONDS = 30.0  # between two tries of an upload that fails
 
 
 def find_resumable(
@@ -122,22 +123,25 @@ class CheckpointUploader:
 
     def _watch(self) -> None:
         control = self._control.patiently(self._check)
-        while not self._stopped.wait(self._interval_seconds):
+        pause_seconds = self._interval_seconds
+        while not self._stopped.wait(pause_seconds):
             try:
                 newest = self._newest(up_to_step=self._recorded())
                 if newest is not None:
                     self._send(newest, control)
+                pause_seconds = self._interval_seconds
             except LeaseLost:
                 self._directives.tell(StopRequest.LEASE_LOST)
                 return
-            except _Stopped:
+            except (_Stopped, OutOfTime):
                 return
-            except (Unavailable, TunesmithError) as error:
-                self._log.warning("checkpoint.waiting", reason=str(error))
+            except Exception as error:  # whatever it was: without this thread no checkpoint would be saved elsewhere
+                self._log.warning("checkpoint.waiting", error=brief(error))
+                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     def _newest(self, *, up_to_step: float) -> Path | None:
         unsent = sorted(path for path in self._folder.glob("step-*") if path.name > self._sent)
-        folders = [path for path in unsent if int(path.name.removeprefix("step-")) <= up_to_step]
+        folders = [path for path in unsent if (step := _step(path)) is not None and step <= up_to_step]
         return folders[-1] if folders else None
 
     def _send(self, folder: Path, control: AttemptControl) -> None:
@@ -157,6 +161,12 @@ class CheckpointUploader:
         self._directives.check_while_handing_over()
         if self._stopped.is_set():
             raise _Stopped
+
+
+def _step(folder: Path) -> int | None:
+    """None for a folder of another name, which a trainer may make too."""
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and digits.isascii() else None
 
 
 class _Stopped(Exception):

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, TunesmithError
+from tunesmith.tuning.errors import InvalidRequest, LeaseLost, NotFound, brief
 from tunesmith.tuning.messages import CanaryReport, EventReport, MetricChunk, PhaseReport
 from tunesmith.tuning.state import Phase
 from tunesmith.tuning.values.base import Value
@@ -25,7 +25,6 @@ from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.run_directory import NotPlain, RunDirectory, plain_bytes, without_links, write_atomically
 from tunesmith.worker.transport.control import AttemptControl
-from tunesmith.worker.transport.retry import Unavailable
 
 BATCH_BYTES = 128 * 1024
 LONGEST_LINE_BYTES = 1024**2
@@ -108,9 +107,9 @@ class Follower:
             except LeaseLost:
                 self._directives.tell(StopRequest.LEASE_LOST)
                 return
-            except (Unavailable, TunesmithError, OSError) as error:
+            except Exception as error:  # whatever it was: checkpoints wait for what this thread hands over
                 if not away:
-                    self._log.warning("metrics.waiting", reason=str(error))
+                    self._log.warning("metrics.waiting", error=brief(error))
                 away = True
 
     def _ship_phase(self) -> None:

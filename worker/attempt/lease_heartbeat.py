@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from tunesmith.tuning.errors import LeaseLost, TunesmithError
+from tunesmith.tuning.errors import LeaseLost, brief
 from tunesmith.tuning.messages import HeartbeatReply
 from tunesmith.worker.attempt.progress import Progress
 from tunesmith.worker.attempt.stop_requests import StopRequest, StopRequests
 from tunesmith.worker.transport.control import AttemptControl
-from tunesmith.worker.transport.retry import Unavailable
 
 
 class Heartbeat:
@@ -60,7 +59,7 @@ class Heartbeat:
         except LeaseLost:
             self._directives.tell(StopRequest.LEASE_LOST)
             return False
-        except (Unavailable, TunesmithError) as error:
+        except Exception as error:  # whatever it was: without this thread the lease would run out
             self._note_missed(error)
             return True
         self._note_answered()
@@ -76,7 +75,7 @@ class Heartbeat:
     def _note_missed(self, error: Exception) -> None:
         self._missed += 1
         if self._missed == 1:
-            self._log.warning("heartbeat.missed", reason=str(error))
+            self._log.warning("heartbeat.missed", error=brief(error))
 
     def _note_answered(self) -> None:
         if self._missed:

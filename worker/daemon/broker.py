@@ -16,6 +16,8 @@ from kombu import Connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tunesmith.tuning.errors import brief
+
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS: Final = 5.0  # of one request: less than the time after which a broker that is silent counts as away
@@ -109,10 +111,10 @@ class BrokerThread:
         now = self._clock()
         if self._away_since is None:
             self._away_since = self._reminded_at = now
-            log.warning("broker.away", error=_brief(error), wake_ups="http")
+            log.warning("broker.away", error=brief(error), wake_ups="http")
         elif now - self._reminded_at >= _REMINDER_SECONDS:
             self._reminded_at = now
-            log.warning("broker.still_away", error=_brief(error), away_seconds=round(now - self._away_since))
+            log.warning("broker.still_away", error=brief(error), away_seconds=round(now - self._away_since))
         self.is_away.set()
         self._sleep(self._pause_seconds * (0.5 + self._jitter() / 2))
         self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
@@ -122,7 +124,3 @@ class BrokerThread:
         if connection is not None:
             with suppress(Exception):
                 connection.release()
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from tunesmith.tuning.errors import brief
 from tunesmith.worker.transport.control import ControlPlane
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class WakeThread:
             else:
                 self._sleep(_BUSY_SECONDS)
         except Exception as error:  # whatever it was: without this thread the worker would idle and say nothing
-            log.warning("wakes.not_heard", error=f"{type(error).__name__}: {error}"[:200])
+            log.warning("wakes.not_heard", error=brief(error))
             self._rest()
 
     def _run(self) -> None:

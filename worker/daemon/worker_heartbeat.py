@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import structlog
 
-from tunesmith.tuning.errors import NotFound, TunesmithError
+from tunesmith.tuning.errors import NotFound, brief
 from tunesmith.tuning.messages import WorkerHeartbeat
 from tunesmith.worker.transport.control import ControlPlane
-from tunesmith.worker.transport.retry import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -53,13 +52,13 @@ class WorkerHeartbeatThread:
                 self._answered()
             except NotFound:
                 self._register_again()
-            except (Unavailable, TunesmithError, OSError) as error:
-                log.warning("worker.heartbeat_missed", reason=str(error))
+            except Exception as error:  # whatever it was: a worker without this thread counts as dead
+                log.warning("worker.heartbeat_missed", error=brief(error))
             self._hurry.wait(self._interval_seconds)
             self._hurry.clear()
 
     def _register_again(self) -> None:
         try:
             self._register()
-        except (Unavailable, TunesmithError) as error:
-            log.warning("worker.registration_missed", reason=str(error))
+        except Exception as error:
+            log.warning("worker.registration_missed", error=brief(error))

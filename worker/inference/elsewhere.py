@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import structlog
 
-from tunesmith.tuning.errors import Unserved
+from tunesmith.tuning.errors import Unserved, brief
 from tunesmith.tuning.inference_messages import Doing, ServedModel
 from tunesmith.tuning.values.json_objects import Json
 from tunesmith.worker.inference.loaded import Loaded, Tell
@@ -84,5 +84,5 @@ class EngineElsewhere:
             listed = (await self._client.get("/v1/models", timeout=5.0)).raise_for_status().json()["data"]
             self._names = tuple(str(model["id"]) for model in listed)
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-            log.warning("engine.not_reached", url=self._url, reason=f"{type(error).__name__}: {error}"[:200])
+            log.warning("engine.not_reached", url=self._url, reason=brief(error))
             self._names = ()

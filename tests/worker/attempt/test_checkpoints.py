@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.typing import FilteringBoundLogger
 
+from tests.waiting import eventually
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import CheckpointRef
@@ -204,6 +205,37 @@ def test_a_checkpoint_waits_until_the_metrics_of_its_step_are_handed_over(
     uploader.stop()
     assert asked[:20] == [0] * 20
     assert [request.json["step"] for request in service.to("/checkpoints")] == [8]
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_uploads(
+    run: RunDirectory, control: HttpAttemptControl, service: ScriptedService, log: FilteringBoundLogger
+) -> None:
+    surprises: list[Exception] = [RuntimeError("no memory"), PermissionError("no entry")]
+
+    def recorded() -> float:
+        if surprises:
+            raise surprises.pop()
+        return 4
+
+    directives = StopRequests(drain_deadline=lambda: None)
+    uploader = CheckpointUploader(
+        run.checkpoints, control, directives=directives, log=log, recorded=recorded, interval_seconds=0.01
+    )
+    make_checkpoint(run.checkpoints, step=4)
+    uploader.start()
+    eventually(lambda: service.to("/checkpoints"), seconds=20, what="the checkpoint")
+    uploader.stop()
+    assert [request.json["step"] for request in service.to("/checkpoints")] == [4]
+
+
+def test_a_folder_that_a_trainer_names_like_a_checkpoint_is_passed_over(
+    run: RunDirectory, uploader: CheckpointUploader, control: HttpAttemptControl, service: ScriptedService
+) -> None:
+    make_checkpoint(run.checkpoints, step=4)
+    for name in ("step-last", "step-", "step-¹"):
+        (run.checkpoints / name).mkdir()
+    uploader.flush(control)
+    assert [request.json["step"] for request in service.to("/checkpoints")] == [4]
 
 
 def test_only_the_newest_of_several_waiting_checkpoints_is_sent(

@@ -1,6 +1,7 @@
 """What the trainer writes arrives completely, once, in order, and late rather than never."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_the_thread_goes_on_after_an_outage(run: RunDirectory, follower: Followe
     eventually(lambda: len(service.to("/metrics")) == 3, seconds=20, what="a third try")
     follower.stop()
     assert follower.recorded_step == 1
+
+
+def test_the_thread_goes_on_after_an_error_that_nobody_foresaw(
+    run: RunDirectory, follower: Follower, service: ScriptedService, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(_point: object) -> None:
+        failed.set()
+        raise RuntimeError("no memory")
+
+    append_line(run.metrics, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "stepped", fail)
+        follower.start()
+        assert failed.wait(10)
+    eventually(lambda: points(service) == [{"step": 1}], seconds=20, what="the point")
+    follower.stop()
 
 
 def test_an_hour_without_a_service_is_made_up_for(

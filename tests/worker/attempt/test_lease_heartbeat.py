@@ -1,5 +1,6 @@
 """The lease is kept while the service answers, wishes ride back, and silence alone never ends a run."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -75,6 +76,33 @@ def test_a_service_that_is_away_changes_nothing_and_is_found_again(
     heartbeat.start()
     wait_until(lambda: len(service.to("/heartbeat")) >= 6)
     assert directives.current() is None
+
+
+def test_whatever_is_answered_the_next_heartbeat_is_sent(
+    heartbeat: Heartbeat, service: ScriptedService, directives: StopRequests
+) -> None:
+    service.script("/heartbeat", Reply(200, b"<html>"), Reply.json({"cancel": "perhaps"}), Reply.json([]))
+    service.otherwise = lambda _request: NOTHING
+    heartbeat.start()
+    wait_until(lambda: len(service.to("/heartbeat")) >= 5)
+    assert directives.current() is None
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_beating(
+    heartbeat: Heartbeat, service: ScriptedService, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.otherwise = lambda _request: NOTHING
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "beat", fail)
+        heartbeat.start()
+        assert failed.wait(10)
+    wait_until(lambda: len(service.to("/heartbeat")) >= 2)
 
 
 def test_a_lost_lease_ends_the_beating_and_everything_else(
