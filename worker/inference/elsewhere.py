@@ -22,8 +22,11 @@ class EngineElsewhere:
 
     gave_way = False
 
-    def __init__(self, url: str, *, key: str | None, silence_seconds: float) -> None:
+    def __init__(
+        self, url: str, *, key: str | None, silence_seconds: float, look_seconds: float = _LOOK_SECONDS
+    ) -> None:
         self._url = url
+        self._look_seconds = look_seconds
         self._names: tuple[str, ...] = ()
         self._is_closed = False
         self._client = httpx2.AsyncClient(
@@ -69,10 +72,10 @@ class EngineElsewhere:
             yield response
 
     async def watch(self) -> None:
-        """Look now and then what it serves."""
+        """Look every few seconds what it serves."""
         while not self._is_closed:
             await self._look()
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
 
     async def close(self) -> None:
         """Ask it nothing more."""
@@ -83,6 +86,6 @@ class EngineElsewhere:
         try:
             listed = (await self._client.get("/v1/models", timeout=5.0)).raise_for_status().json()["data"]
             self._names = tuple(str(model["id"]) for model in listed)
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever it was: nobody else looks what it serves
             log.warning("engine.not_reached", url=self._url, reason=brief(error))
             self._names = ()

@@ -24,6 +24,8 @@ from tunesmith.worker.inference.slot_hold import HeldSlot, SlotHold
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0  # between two looks that fail: of the seconds that a job gives the engines to leave
+_SURPLUS_SECONDS = 60.0
 _PREEMPTED_SECONDS = 15.0  # after which clients are told to ask again
 
 
@@ -101,18 +103,15 @@ class Engines:
 
     async def watch(self) -> None:
         """Give way to training, bury what has ended, and give back memory that nobody has used for long."""
+        pause_seconds = _LOOK_SECONDS
         while not self._is_closed:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if self._slot.is_wanted():
-                await self.leave()
-            for digest, engine in list(self._running.items()):
-                if not engine.is_alive:
-                    log.warning("engine.ended", engine=engine.name)
-                    await self._end(digest)
-                elif engine.is_ready and engine.is_idle and time.monotonic() - engine.last_used_at > self._terms.idle:
-                    await self._end(digest)
-            if not self._running and not self._starting.locked():
-                self._slot.release()
+            await asyncio.sleep(pause_seconds)
+            try:
+                await self._look()
+                pause_seconds = _LOOK_SECONDS
+            except Exception:  # whatever it was: nobody else gives the slot back to a job that waits for it
+                log.exception("engines.look_failed")
+                pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def leave(self) -> None:
         """Let answers under way end within the grace, then end every engine and give the slot back."""
@@ -135,6 +134,15 @@ class Engines:
         self._is_closed = True
         await self.leave()
 
+    async def tidy(self, *, every_seconds: float = _SURPLUS_SECONDS) -> None:
+        """Drop surplus adapters now and then, until closed."""
+        while not self._is_closed:
+            await asyncio.sleep(every_seconds)
+            try:
+                await self.drop_surplus_adapters()
+            except Exception:  # whatever it was: adapters would fill the disk
+                log.exception("engines.adapters_not_dropped")
+
     async def drop_surplus_adapters(self) -> None:
         """Delete adapters from the disk that were not used for long, and from engines before."""
         for digest in await self._folders.surplus():
@@ -143,6 +151,18 @@ class Engines:
                 dropped = [await engine.unload(name) for engine in list(self._running.values())]
                 if all(dropped):
                     await self._folders.drop_adapter(digest)
+
+    async def _look(self) -> None:
+        if self._slot.is_wanted():
+            await self.leave()
+        for digest, engine in list(self._running.items()):
+            if not engine.is_alive:
+                log.warning("engine.ended", engine=engine.name)
+                await self._end(digest)
+            elif engine.is_ready and engine.is_idle and time.monotonic() - engine.last_used_at > self._terms.idle:
+                await self._end(digest)
+        if not self._running and not self._starting.locked():
+            self._slot.release()
 
     async def _with_base(self, base: ModelFiles, tell: Tell) -> Engine:
         digest = base.digest

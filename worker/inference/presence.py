@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import structlog
 
-from tunesmith.tuning.errors import NotFound, TunesmithError
+from tunesmith.tuning.errors import NotFound, brief
 from tunesmith.tuning.inference_messages import InferenceHeartbeat, RegisterInferenceWorker
 from tunesmith.worker.transport.inference_control import HttpInferenceControl
 from tunesmith.worker.transport.retry import Unavailable
@@ -37,8 +37,8 @@ class Presence:
                 await self.beat()
             except NotFound:
                 interval_seconds = await self._register()
-            except (Unavailable, TunesmithError, OSError) as error:
-                log.warning("inference.heartbeat_missed", reason=str(error))
+            except Exception as error:  # whatever it was: answers under way are none of the heartbeat's
+                log.warning("inference.heartbeat_missed", error=brief(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval_seconds):
                     await self._hurry.wait()

@@ -35,7 +35,6 @@ from tunesmith.worker.work_directory import WorkDirectory
 log = structlog.get_logger(__name__)
 
 _LOCK = "serving.lock"
-_SURPLUS_SECONDS = 60.0
 
 
 def serve(settings: InferenceSettings, *, name: str | None) -> int:
@@ -107,7 +106,8 @@ class InferenceWorker:
     async def _alive(self, _application: object) -> AsyncIterator[None]:
         presence = self._presence
         assert presence is not None  # noqa: S101 - `run` has set it
-        tasks = [asyncio.create_task(work) for work in (presence.run(), self._source.watch(), self._tidy())]
+        tidying = () if self._engines is None else (self._engines.tidy(),)
+        tasks = [asyncio.create_task(work) for work in (presence.run(), self._source.watch(), *tidying)]
         tasks[0].add_done_callback(self._end_with)
         yield
         for task in tasks:
@@ -127,11 +127,6 @@ class InferenceWorker:
         await asyncio.sleep(0)
         self._hurry()
         await closing
-
-    async def _tidy(self) -> None:
-        while self._engines is not None:
-            await asyncio.sleep(_SURPLUS_SECONDS)
-            await self._engines.drop_surplus_adapters()
 
     def _choose_source(self) -> Source:
         settings = self._settings

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from tests.machines import CPU, ONE_GPU
 from tests.stack import stand_in_engine
-from tests.worker.inference.conftest import Host, running
+from tests.worker.inference.conftest import Host, running, until
+from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import Unserved
 from tunesmith.tuning.inference_messages import ServedModel
 from tunesmith.tuning.values.units import GIB
@@ -98,5 +99,20 @@ def test_an_engine_elsewhere_answers_for_the_names_that_it_lists_and_no_more(hos
                 async with elsewhere.using(ServedModel(name="tuned", base=base, adapter=host.adapter("tuned")), print):
                     pass
             await elsewhere.close()
+
+    asyncio.run(story())
+
+
+def test_whatever_an_engine_elsewhere_answers_it_is_asked_again_what_it_serves(service: ScriptedService) -> None:
+    service.script("/v1/models", Reply.json(["tiny"]), Reply(200, b"[" * 100_000))
+    service.otherwise = lambda _request: Reply.json({"data": [{"id": "tiny"}]})
+
+    async def story() -> None:
+        elsewhere = EngineElsewhere(service.url, key=None, silence_seconds=10, look_seconds=0.01)
+        watching = asyncio.create_task(elsewhere.watch())
+        await until(lambda: elsewhere.names() == ("tiny",) or watching.done())
+        assert elsewhere.names() == ("tiny",)
+        await elsewhere.close()
+        await watching
 
     asyncio.run(story())

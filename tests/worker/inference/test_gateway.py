@@ -245,6 +245,26 @@ def test_adapters_are_kept_on_disk_up_to_a_size(host: Host) -> None:
     asyncio.run(story())
 
 
+def test_a_disk_that_could_not_be_tidied_is_tidied_the_next_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied = asyncio.Event()
+    surprises = [RuntimeError("no thread"), FileNotFoundError("a file that went away meanwhile")]
+
+    async def drop() -> None:
+        if surprises:
+            raise surprises.pop()
+        tidied.set()
+
+    async def story() -> None:
+        async with host.serving():
+            monkeypatch.setattr(host.engines, "drop_surplus_adapters", drop)
+            tidying = asyncio.create_task(host.engines.tidy(every_seconds=0.01))
+            await until(lambda: tidied.is_set() or tidying.done())
+            assert tidied.is_set()
+        await tidying
+
+    asyncio.run(story())
+
+
 def test_files_come_by_the_routes_of_models_alone(host: Host) -> None:
     async def story() -> None:
         async with host.serving():

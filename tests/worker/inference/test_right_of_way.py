@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.machines import CPU
 from tests.worker.inference.conftest import Host, until
@@ -39,6 +40,22 @@ def test_a_job_makes_engines_leave_and_is_followed_by_them(host: Host) -> None:
             assert refused.head["retry_after_seconds"] > 1
             attempt.release()
             assert (await host.ask(base)).status == 200
+
+    asyncio.run(story())
+
+
+def test_a_look_that_fails_does_not_keep_the_slot_from_jobs(host: Host) -> None:
+    async def story() -> None:
+        async with host.serving():
+            assert (await host.ask(host.base())).status == 200
+            with capture_logs() as said:
+                locks = host.root.rename(host.root.with_name("away"))
+                await until(lambda: [line["event"] for line in said] == ["engines.look_failed"] * 2)
+                locks.rename(host.root)
+            held = await asyncio.to_thread(host.slots.use(0).take_to_train, pytest.fail)
+            assert host.engine_pids() == []
+            for descriptor in held:
+                os.close(descriptor)
 
     asyncio.run(story())
 
