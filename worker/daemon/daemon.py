@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -212,10 +213,12 @@ class WorkerDaemon:
 
     def _end_in_time(self) -> None:
         """Within the grace this process is gone, whatever hangs: its pool dies with it, and trainers with the pool."""
-        if self._pool is not None:
-            self._pool.wake()  # Celery looks for its end after a message, or every two seconds
+        with suppress(Exception):  # whatever it was, the end comes
+            if self._pool is not None:
+                self._pool.wake()  # Celery looks for its end after a message, or every two seconds
         time.sleep(self._settings.grace_seconds)
-        log.warning("worker.grace_over")
+        with suppress(Exception):  # for example because nobody reads the log any more
+            log.warning("worker.grace_over")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _serve(self, app: Celery) -> int:

@@ -54,9 +54,11 @@ class Ending:
 
     def wait_for(self, words: IO[str]) -> None:
         """Read to the end."""
-        self.succeeded = words.read().strip() == "succeeded"
-        signal.alarm(_LAST_SECONDS)  # ends the process where nobody handles it
-        self.reached.set()
+        try:
+            self.succeeded = words.read().strip() == "succeeded"
+        finally:  # whatever was said: without an end the process would stay for ever
+            signal.alarm(_LAST_SECONDS)  # ends the process where nobody handles it
+            self.reached.set()
 
 
 def follow(metrics: Path, sink: Sink, ending: Ending) -> None:

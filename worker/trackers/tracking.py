@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from structlog.typing import FilteringBoundLogger
 
+from tunesmith.tuning.errors import brief
 from tunesmith.tuning.messages import Claim, EventReport
 from tunesmith.tuning.state import Outcome
 from tunesmith.tuning.values.redact import scrub
@@ -75,6 +76,7 @@ class Tracking:
                 stderr=subprocess.DEVNULL,
                 env=dict(environment),
                 text=True,
+                errors="replace",
                 start_new_session=True,
             )
         except OSError as error:
@@ -111,13 +113,21 @@ class Tracking:
         assert process.stdout is not None  # noqa: S101 - a pipe
         with process.stdout as answers:
             for line in answers:
-                if report := _report(kind, line, secrets=secrets):
-                    self._say(report)
+                self._pass_on(kind, line, secrets=secrets)
         process.wait()
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)  # what its library has started
         if process.returncode:
             self._log.warning("tracker.ended", tracker=kind, exit_code=process.returncode)
+
+    def _pass_on(self, kind: TrackerKind, line: str, *, secrets: tuple[str, ...]) -> None:
+        try:
+            report = _report(kind, line, secrets=secrets)
+        except Exception as error:  # whatever it was: the process is followed to its end
+            self._log.warning("tracker.not_understood", tracker=kind, error=brief(error))
+        else:
+            if report is not None:
+                self._say(report)
 
     def _say(self, report: EventReport) -> None:
         try:

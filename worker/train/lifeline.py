@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 
@@ -12,8 +13,11 @@ def watch(descriptor: int | None) -> None:
 
 
 def _wait_for_end(descriptor: int) -> None:
-    while os.read(descriptor, 64):
-        pass
+    try:
+        while os.read(descriptor, 64):
+            pass
+    except OSError as error:  # closed by other code, for example: nothing would tell that the worker is gone
+        print(f"The lifeline to the worker cannot be read, so this process ends: {error}", file=sys.stderr, flush=True)
     if os.getpgrp() == os.getpid():  # never the group of a shell that started us by hand
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -6,8 +6,13 @@ import threading
 from pathlib import Path
 from typing import IO
 
+import structlog
+
+from tunesmith.tuning.errors import brief
 from tunesmith.tuning.values.redact import scrub
 from tunesmith.worker.run_directory import without_links
+
+log = structlog.get_logger(__name__)
 
 TAIL_LINES = 60
 _CHUNK_BYTES = 64 * 1024
@@ -33,10 +38,16 @@ class TrainerLog:
             self._thread.join(wait_seconds)
 
     def _copy(self, descriptor: int) -> None:
-        with self._opened() as file:
-            while chunk := os.read(descriptor, _CHUNK_BYTES):
-                self._write(file, chunk)
-        os.close(descriptor)
+        try:
+            with self._opened() as file:
+                while chunk := os.read(descriptor, _CHUNK_BYTES):
+                    self._write(file, chunk)
+        except Exception as error:  # whatever it was: a trainer would block on output that nobody reads
+            log.warning("trainer_log.not_written", path=str(self._path), error=brief(error))
+            while os.read(descriptor, _CHUNK_BYTES):
+                pass
+        finally:
+            os.close(descriptor)
 
     def _opened(self) -> IO[bytes]:
         """The file of this name itself; what an earlier trainer may have put there instead is removed."""
@@ -78,9 +89,9 @@ def scrubbed_copy(path: Path, target: Path, *, secrets: tuple[str, ...] = (), ca
     Raises:
         OSError: it is no plain file.
     """
-    with open(path, "rb", opener=without_links) as log, target.open("w", encoding="utf-8") as copy:
-        dropped = log.seek(max(0, log.seek(0, os.SEEK_END) - cap_bytes))
+    with open(path, "rb", opener=without_links) as source, target.open("w", encoding="utf-8") as copy:
+        dropped = source.seek(max(0, source.seek(0, os.SEEK_END) - cap_bytes))
         if dropped:
             copy.write(f"[{dropped:,} bytes of earlier output dropped]\n")
-        while line := log.readline(_LONGEST_LINE_BYTES):
+        while line := source.readline(_LONGEST_LINE_BYTES):
             copy.write(scrub(line.decode("utf-8", errors="replace"), secrets))

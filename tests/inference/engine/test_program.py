@@ -98,3 +98,16 @@ def test_a_model_that_it_cannot_serve_is_told_in_one_line(
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert main(["--model", str(tmp_path), "--port", "1", "--served-model-name", "base"]) == 1
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["code"] == "broken_model"
+
+
+def test_an_engine_whose_loop_fails_ends_and_says_why() -> None:
+    script = (
+        "import threading, time\n"
+        "from tunesmith.worker.inference.engine.__main__ import run_or_end\n"
+        "def fail(): raise KeyError('lane')\n"
+        "threading.Thread(target=run_or_end, args=(fail,), daemon=True).start()\n"
+        "time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 1
+    assert "KeyError: 'lane'" in ended.stderr

@@ -34,3 +34,26 @@ def test_a_worker_that_waits_for_its_service_leaves_at_once_and_in_order(
         worker.kill()
         worker.wait()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_worker_is_gone_when_its_grace_is_over_whatever_goes_wrong_on_the_way(tmp_path: Path) -> None:
+    script = (
+        "import structlog, sys\n"
+        "from tunesmith.worker.daemon.daemon import WorkerDaemon\n"
+        "from tunesmith.worker.settings import WorkerSettings\n"
+        "daemon = WorkerDaemon(WorkerSettings(), name=None)\n"
+        "daemon._pool = object()\n"  # which cannot be woken
+        "structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))\n"
+        "sys.stdout.close()\n"  # as when whoever read the log is gone
+        "daemon._end_in_time()\n"
+    )
+    settings = {
+        "TUNESMITH_URL": "http://127.0.0.1:9",
+        "TUNESMITH_WORKER_KEY": "ts-x",
+        "TUNESMITH_WORK_DIR": str(tmp_path),
+        "TUNESMITH_GRACE_SECONDS": "0.1",
+    }
+    assert (
+        subprocess.run([sys.executable, "-c", script], check=False, env=os.environ | settings, timeout=60).returncode
+        == -9
+    )

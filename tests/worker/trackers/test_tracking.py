@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,10 @@ from tunesmith.tuning.job import Integration
 from tunesmith.tuning.messages import Claim, EventReport
 from tunesmith.tuning.state import Outcome
 from tunesmith.worker.run_directory import RunDirectory, append_line
+from tunesmith.worker.trackers.tracked_run import TrackedRun
 from tunesmith.worker.trackers.tracking import Tracking, tracking
 
+KEY = {"WANDB_API_KEY": "wandb-key"}
 ROOT = Path(__file__).parents[3]
 WANDB = """
 import json, os, pathlib
@@ -155,6 +159,41 @@ def test_a_tracker_that_fails_is_told_once_without_its_key(
     with followed(claim(), run, heard, log, environment=around):
         pass
     assert heard.messages == ["W&B is told no more of this run: OSError: no [hidden]"]
+
+
+def test_words_of_a_tracker_that_cannot_be_understood_are_passed_over(
+    run: RunDirectory, packages: Path, heard: Heard, log: FilteringBoundLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.worker.trackers.tracking._PROGRAM", "odd")
+    (packages / "odd.py").write_text(
+        "import sys\nfor word in (b'\\xff', b'7', b'[' * 100_000, b'{\"url\": \"https://w.example.com/1\"}'):\n"
+        "    sys.stdout.buffer.write(word + b'\\n')\n"
+    )
+    (packages / "wandb.py").touch()
+    with followed(claim(), run, heard, log, environment=environment(packages, **KEY)):
+        pass
+    assert heard.messages == ["W&B shows this run: https://w.example.com/1"]
+
+
+def test_a_follower_ends_whatever_it_is_told_last(run: RunDirectory, packages: Path) -> None:
+    (packages / "wandb.py").write_text(WANDB)
+    tracked = TrackedRun(
+        kind="wandb", metrics=str(run.metrics), project="support", name="night", job_id="job", config={}
+    )
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "tunesmith.worker.trackers.follow"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(packages, PYTHONIOENCODING="utf-8:strict", **KEY),
+    )
+    assert follower.stdin is not None
+    assert follower.stdout is not None
+    follower.stdin.write(tracked.model_dump_json().encode() + b"\n")
+    follower.stdin.flush()
+    assert b"runs/1" in follower.stdout.readline()
+    follower.communicate(b"\xff no word", timeout=30)
+    assert lines(packages / "wandb.jsonl")[-1] == ["finished", 1]
 
 
 def test_nobody_waits_for_a_tracker_that_hangs(

@@ -206,3 +206,22 @@ def test_a_flood_of_output_keeps_its_end_within_the_cap(begin: Start, run: RunDi
     assert run.log.stat().st_size <= 2 * 64 * 1024
     assert "earlier output dropped" in run.log.read_text()
     assert log_tail(run.log).endswith("line 49999")
+
+
+def test_a_trainer_whose_log_cannot_be_written_does_not_block_on_its_output(begin: Start, run: RunDirectory) -> None:
+    (run.log / "made-by-an-earlier-trainer").mkdir(parents=True)
+    trainer = begin("for number in range(50_000): print('line', number)")
+    wait_until(lambda: trainer.exit_code is not None)
+    assert trainer.end() == 0
+
+
+def test_a_trainer_whose_lifeline_cannot_be_read_ends_at_once_and_says_why() -> None:
+    script = (
+        "import os, time\n"
+        "from tunesmith.worker.train import lifeline\n"
+        "lifeline.watch(os.open('/', os.O_PATH))\n"  # as when other code has closed it, or put its own there
+        "time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == -9
+    assert "lifeline to the worker cannot be read" in ended.stderr

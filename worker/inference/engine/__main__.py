@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import FrameType
@@ -72,13 +73,22 @@ def serve(options: argparse.Namespace, *, key: str) -> None:
         timeout_graceful_shutdown=5,
         lifespan="off",
     )
-    stepping = threading.Thread(target=engine.run, name="engine", daemon=True)
+    stepping = threading.Thread(target=run_or_end, args=(engine.run,), name="engine", daemon=True)
     stepping.start()
     _Server(config, engine, grace_seconds=options.grace_seconds).run(
         sockets=None if options.listener is None else [socket.socket(fileno=options.listener)]
     )
     engine.stop()
     stepping.join(timeout=options.grace_seconds)
+
+
+def run_or_end(run: Callable[[], None]) -> None:
+    """Where the engine's loop fails the process ends at once: every request would wait for an answer for ever."""
+    try:
+        run()
+    except BaseException:
+        logging.getLogger(__name__).exception("The engine cannot go on")
+        os._exit(1)
 
 
 class _Server(uvicorn.Server):
