@@ -41,10 +41,11 @@ class Batches(Generic[Key, Found]):
         asked = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _LARGEST))}
         try:
             found = await self._ask(list(asked))
+            answers = {key: found.get(key) for key in asked}
         except Exception as error:
             for answer in asked.values():
                 answer.set_exception(error)
                 answer.exception()  # whoever asked may have gone: then nobody else would look at it
         else:
             for key, answer in asked.items():
-                answer.set_result(found.get(key))
+                answer.set_result(answers[key])

@@ -3,7 +3,6 @@
 import asyncio
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.inference import store
@@ -36,7 +35,7 @@ class UsageCounter:
         try:
             async with self._database.transaction() as session:
                 await store.add_usage(session, used)
-        except SQLAlchemyError as error:
+        except Exception as error:  # whatever it was: what was counted is kept for the next time
             log.warning("usage.not_written", projects=len(used), error=type(error).__name__)
             for project, one in used.items():
                 self._used[project] = self._used.get(project, Used()) + one

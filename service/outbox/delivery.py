@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.announcer import Announcer
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.outbox import store
 from tunesmith.service.wakes import store as wakes
+from tunesmith.tuning.errors import brief
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +60,8 @@ class Deliveries:
                 self._is_wanted = False
                 await deliver(self._database, self._announcer)
                 await asyncio.sleep(self._pause_seconds)
-        except SQLAlchemyError as error:
-            log.warning("outbox.delivery_postponed", error=type(error).__name__)
+        except Exception as error:  # whatever it was: the keeper delivers what is left
+            log.warning("outbox.delivery_postponed", error=brief(error))
         finally:
             self._task = None
 

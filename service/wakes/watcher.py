@@ -17,6 +17,7 @@ from tunesmith.service.wakes import store
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS: Final = 0.25
+_FAILED_SECONDS = 2.0  # until the next look after one that failed for a reason that nobody foresaw
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,11 @@ class WakeWatcher:
         try:
             await self._ask(list(self._classes))
         except Exception as error:
-            if not is_away(error):
-                raise
-            log.warning("wakes.database_away", waiting=self.waiting)  # whoever waits goes on waiting
+            if is_away(error):  # whoever waits goes on waiting
+                log.warning("wakes.database_away", waiting=self.waiting)
+                return
+            log.exception("wakes.look_failed", waiting=self.waiting)
+            await asyncio.sleep(_FAILED_SECONDS)
 
     async def _ask(self, worker_classes: Sequence[str]) -> Mapping[str, int]:
         asked_at = self._clock()

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 FRESH_SECONDS: Final = 0.5  # for so long an answer stands without asking again
 TICK_SECONDS: Final = 0.25  # between two looks at the jobs that somebody waits for
+_FAILED_SECONDS = 2.0  # until the next look after one that failed for a reason that nobody foresaw
 _GATHER_SECONDS = 0.02  # in which changes of this process are gathered for one query
 _PER_QUERY = 2000
 _KEPT = 20_000  # jobs
@@ -211,9 +212,11 @@ class JobWatcher:
             for first in range(0, len(job_ids), _PER_QUERY):
                 await self._ask(job_ids[first : first + _PER_QUERY])
         except Exception as error:
-            if not is_away(error):
-                raise
-            log.warning("watcher.database_away", waiting=self.waiting)  # whoever waits goes on waiting
+            if is_away(error):  # whoever waits goes on waiting
+                log.warning("watcher.database_away", waiting=self.waiting)
+                return
+            log.exception("watcher.look_failed", waiting=self.waiting)
+            await asyncio.sleep(_FAILED_SECONDS)
 
     async def _ask(self, job_ids: Sequence[str]) -> Mapping[str, Sighting]:
         asked_at = self.clock()

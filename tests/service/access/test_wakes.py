@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from structlog.testing import capture_logs
 
 from tests.control_plane import ControlPlane
 from tests.machines import CPU, ONE_GPU
@@ -184,6 +185,49 @@ def test_a_database_that_comes_back_with_less_wakes_everybody(plane: ControlPlan
         assert await asyncio.gather(*tasks) == [Woken(3, 1)] * 2
 
     watched(plane, work)
+
+
+def test_a_look_that_fails_keeps_nobody_from_hearing_of_the_next_wake_up(plane: ControlPlane) -> None:
+    async def work(watcher: WakeWatcher, database: Database) -> None:
+        (task,) = await waiting(watcher, 1)
+        with capture_logs() as said:
+            plane.sql("ALTER TABLE wake_counts RENAME TO elsewhere")
+            try:
+                while not said:  # noqa: ASYNC110 - a log tells nobody
+                    await asyncio.sleep(0.01)
+            finally:
+                plane.sql("ALTER TABLE elsewhere RENAME TO wake_counts")
+        assert said[0]["event"] == "wakes.look_failed"
+        await count(database, 1)
+        assert await task == Woken(1, 1)
+
+    watched(plane, work)
+
+
+def test_a_delivery_that_fails_is_told_and_left_to_the_keeper(plane: ControlPlane) -> None:
+    class Odd:
+        def wake(self, _worker_class: str) -> bool:
+            raise RuntimeError("no thread")
+
+        def reachable(self) -> bool:
+            return True
+
+    async def work(database: Database) -> None:
+        deliveries = Deliveries(database, Odd())
+        async with database.transaction() as session:
+            await wake_later(session, [CLASS])
+        with capture_logs() as said:
+            await deliveries.soon()
+            while not said:  # noqa: ASYNC110 - a log tells nobody
+                await asyncio.sleep(0.01)
+        assert said[0] == {
+            "event": "outbox.delivery_postponed",
+            "error": "RuntimeError: no thread",
+            "log_level": "warning",
+        }
+
+    plane.run(work)
+    assert plane.sql("SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(1,)]
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "long"])

@@ -5,6 +5,7 @@ import socket
 
 import openai
 import pytest
+import sqlalchemy
 
 from tests.control_plane import TINY_CONFIG, ControlPlane, sha256
 from tests.service.inference.conftest import (
@@ -23,6 +24,9 @@ from tests.service.inference.conftest import (
 )
 from tests.service.test_access import is_error
 from tests.waiting import eventually
+from tunesmith.service.database.transactions import Database
+from tunesmith.service.inference.usage import UsageCounter
+from tunesmith.service.inference.used import Used
 from tunesmith.tuning.state import Outcome
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
@@ -305,6 +309,25 @@ def _sent(plane: ControlPlane, body: dict[str, object]) -> socket.socket:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {plane.keys['member']}\r\n"
     connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n{content}".encode())
     return connection
+
+
+def test_tokens_that_could_not_be_written_down_are_written_the_next_time(control_plane: ControlPlane) -> None:
+    surprises = [RuntimeError("no thread"), OSError("no descriptor")]
+
+    def fail(*_: object) -> None:
+        if surprises:
+            raise surprises.pop()
+
+    async def count(database: Database) -> None:
+        sqlalchemy.event.listen(database.engine.sync_engine, "before_cursor_execute", fail)
+        counter = UsageCounter(database)
+        counter.add("third", Used(requests=1, prompt_tokens=7, completion_tokens=5))
+        for _ in range(3):
+            await counter.flush()
+
+    control_plane.run(count)
+    query = "SELECT requests, prompt_tokens, completion_tokens FROM inference_usage WHERE project = 'third'"
+    assert control_plane.sql(query) == [(1, 7, 5)]
 
 
 @pytest.mark.usefixtures("inference")

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from sqlalchemy import event
+from structlog.testing import capture_logs
 
 from tests.control_plane import ControlPlane
 from tests.waiting import eventually
@@ -267,6 +268,30 @@ def test_more_than_may_wait_are_sent_away_and_told_when_to_come_back(
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "too_many_waiting")
         assert reply.headers["retry-after"] == "1"
     assert poll(control_plane, job_id, etag).status_code == 304
+
+
+def test_a_look_that_fails_keeps_nobody_from_hearing_of_the_next_change(control_plane: ControlPlane) -> None:
+    job_id = control_plane.create_job()["id"]
+
+    async def wait_and_change(database: Database) -> None:
+        watcher = JobWatcher(database, most_waiting=1)
+        before = await watcher.look(job_id)
+        assert before is not None
+        waiting = asyncio.create_task(watcher.next_change(job_id, before, seconds=20))
+        with capture_logs() as said:
+            control_plane.sql("ALTER TABLE jobs RENAME TO elsewhere")
+            try:
+                while not said:  # noqa: ASYNC110 - a log tells nobody
+                    await asyncio.sleep(0.01)
+            finally:
+                control_plane.sql("ALTER TABLE elsewhere RENAME TO jobs")
+        assert said[0]["event"] == "watcher.look_failed"
+        control_plane.request("POST", f"{JOBS}/{job_id}/pause")
+        after = await waiting
+        assert after is not None
+        assert after.version > before.version
+
+    control_plane.run(wait_and_change)
 
 
 def test_a_watcher_never_says_what_was_so_before_a_change_of_its_own(control_plane: ControlPlane) -> None:
