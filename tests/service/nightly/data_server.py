@@ -1,13 +1,14 @@
 """An https server that does what servers of data do, and what they should not."""
 
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.certificates import self_signed, server_context
 
 HOST = "data.example.com"
 
@@ -37,14 +38,9 @@ class DataServer:
 @contextmanager
 def serving(folder: Path) -> Iterator[DataServer]:
     """A server on the loopback with a certificate for `data.example.com`."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={HOST} -days 2"
-    names = ["-addext", f"subjectAltName=DNS:{HOST},DNS:other.example.com"]
-    subprocess.run([*make.split(), *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate = self_signed(folder, names=f"DNS:{HOST},DNS:other.example.com")
     http = _Server(("127.0.0.1", 0), _Handler)
-    http.socket = context.wrap_socket(http.socket, server_side=True)
+    http.socket = server_context(certificate).wrap_socket(http.socket, server_side=True)
     data = DataServer(http.server_address[1], ssl.create_default_context(cafile=str(certificate)))
     http.data = data  # type: ignore[attr-defined]
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -1,9 +1,7 @@
 """A broker behind TLS carries wake-ups when its certificate is believed, and is not spoken to when it is not."""
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,35 +11,26 @@ from urllib.parse import urlsplit
 import pytest
 from kombu import Connection
 
+from tests.certificates import key_of, needs_openssl, self_signed, server_context
 from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.tuning.messages import wake_queue
 from tunesmith.tuning.values.broker_url import broker_url
 from tunesmith.worker.daemon.broker import BrokerThread
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+pytestmark = needs_openssl
 CLASS = "class-of-this-test"
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    file = tmp_path / "valkey.pem"
-    options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=valkey"]
-    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(tmp_path / "key.pem"), "-out", str(file)]
-    subprocess.run(["openssl", "req", "-x509", *options, *names], check=True, capture_output=True)
-    return file
+    return self_signed(tmp_path, names="DNS:localhost")
 
 
 @pytest.fixture
 def tls_url(redis_url: str, certificate: Path) -> Iterator[str]:
     """The Valkey of this run, behind TLS at a port; its address without a word on certificates."""
-    with behind_tls(redis_url, context_of(certificate)) as url:
+    with behind_tls(redis_url, server_context(certificate)) as url:
         yield url
-
-
-def context_of(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    return context
 
 
 @contextmanager
@@ -127,13 +116,13 @@ def test_the_authorities_of_the_environment_are_believed(
 
 
 def test_a_broker_that_wants_a_certificate_of_ours_gets_it(redis_url: str, certificate: Path) -> None:
-    context = context_of(certificate)
+    context = server_context(certificate)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(certificate)
     with behind_tls(redis_url, context) as url:
         assert not CeleryAnnouncer(broker_url(f"{url}?ssl_ca_certs={certificate}")).wake(CLASS)
     with behind_tls(redis_url, context) as url:  # another port, for kombu keeps connections by their address
-        ours = f"ssl_certfile={certificate}&ssl_keyfile={certificate.with_name('key.pem')}"
+        ours = f"ssl_certfile={certificate}&ssl_keyfile={key_of(certificate)}"
         own = broker_url(f"{url}?ssl_ca_certs={certificate}&{ours}")
         assert CeleryAnnouncer(own).wake(CLASS)
         assert not Wakes().listen_once(own).is_away.is_set()

@@ -1,37 +1,29 @@
 """A service with a certificate of an authority of its own is believed where SSL_CERT_FILE names that authority."""
 
-import shutil
-import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import needs_openssl, self_signed, server_context
 from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import InvalidRequest
 from tunesmith.worker.transport.greeting import greet
 from tunesmith.worker.transport.retry import Unavailable
 from tunesmith.worker.transport.wire import _authorities, service_client
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+pytestmark = needs_openssl
 GREETING = Reply(200, b'{"version": "1", "at": 1.0}', {"x-request-id": "req_1"})
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    file = tmp_path / "service.pem"
-    options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=service"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(file)]
-    subprocess.run(["openssl", "req", "-x509", *options, *names], check=True, capture_output=True)
-    return file
+    return self_signed(tmp_path, names="IP:127.0.0.1")
 
 
 @pytest.fixture
 def url(service: ScriptedService, certificate: Path) -> str:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    service._server.socket = context.wrap_socket(service._server.socket, server_side=True)
+    service._server.socket = server_context(certificate).wrap_socket(service._server.socket, server_side=True)
     service.otherwise = lambda _request: GREETING
     return service.url.replace("http://", "https://")
 
