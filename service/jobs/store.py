@@ -17,7 +17,7 @@ from tunesmith.tuning.values.json_objects import Json
 from tunesmith.tuning.words import JobKind
 
 Reader = AsyncConnection | AsyncSession
-NewestRow = Row[str, int, str, str, datetime]
+NewestRow = Row[str, int, str, str, datetime, str | None]
 JobRow = Job | Row[Any] | Row[str, int] | NewestRow  # what reads need has the same names in both
 _BEHIND_ALL = "g"  # behind every id, in whatever order of letters the database keeps
 _BEHIND_ALL_EVENTS = 2**62
@@ -159,8 +159,8 @@ async def find_line(reader: Reader) -> list[str]:
 
 async def find_versions(
     connection: AsyncConnection, job_ids: Sequence[str]
-) -> Sequence[Row[str, str, int, int, str, datetime]]:
-    """`id`, `project`, `version`, `event_seq`, `state` and `not_before` of each job that exists."""
+) -> Sequence[Row[str, str, int, int, str, datetime, str | None]]:
+    """`id`, `project`, `version`, `event_seq`, `state`, `not_before` and `question_sha256` of each job that exists."""
     return (await connection.execute(_VERSIONS, {"ids": list(job_ids)})).all()
 
 
@@ -250,13 +250,13 @@ _jobs = Job.__table__
 _ROW = select(_jobs).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
 _ROWS = select(_jobs).where(Job.id == func.any(bindparam("ids", type_=ARRAY(Text))))
 _HEAD = select(Job.id, Job.event_seq).where(Job.id == bindparam("job_id"), Job.project == bindparam("of_project"))
-_VERSIONS = select(Job.id, Job.project, Job.version, Job.event_seq, Job.state, Job.not_before).where(
-    Job.id == func.any(bindparam("ids", type_=ARRAY(Text)))
-)
+_VERSIONS = select(
+    Job.id, Job.project, Job.version, Job.event_seq, Job.state, Job.not_before, Job.question_sha256
+).where(Job.id == func.any(bindparam("ids", type_=ARRAY(Text))))
 _places = queue.places()
 _LINE = select(func.array_to_string(func.array(select(_places.c.id).order_by(_places.c.place).scalar_subquery()), " "))
 _NEWEST = (
-    select(_jobs.c.id, _jobs.c.version, _jobs.c.state, _jobs.c.project, _jobs.c.not_before)
+    select(_jobs.c.id, _jobs.c.version, _jobs.c.state, _jobs.c.project, _jobs.c.not_before, _jobs.c.question_sha256)
     .where(Job.project == bindparam("of_project"), Job.id < bindparam("before"), Job.kind == JobKind.TRAINING)
     .order_by(Job.id.desc())
     .limit(bindparam("most", type_=BigInteger))

@@ -80,6 +80,7 @@ class Running:
     worker_class: str
     project: str
     job_id: str
+    remaining_seconds: float  # as expected
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,15 @@ async def count_ahead(session: AsyncSession, *, turn: float, project: str) -> tu
 
 async def find_running(session: AsyncSession) -> list[Running]:
     """Every open attempt, the oldest first."""
-    return [Running(row.worker_class, row.project, row.job_id) for row in await session.execute(_RUNNING)]
+    return [
+        Running(
+            row.worker_class,
+            row.project,
+            row.job_id,
+            _remaining_seconds(row.started_at, row.planned_seconds, row.estimated_finish_at, at=row.at),
+        )
+        for row in await session.execute(_RUNNING)
+    ]
 
 
 async def remaining_seconds(session: AsyncSession, worker_ids: list[str], *, at: datetime) -> dict[str, list[float]]:
@@ -222,12 +231,19 @@ async def remaining_seconds(session: AsyncSession, worker_ids: list[str], *, at:
     )
     found: dict[str, list[float]] = {}
     for worker_id, started_at, planned_seconds, estimated_finish_at in await session.execute(query):
-        if estimated_finish_at is not None and estimated_finish_at > started_at:
-            remaining = (estimated_finish_at - at).total_seconds()
-        else:  # it has not made a step yet
-            remaining = planned_seconds - (at - started_at).total_seconds()
-        found.setdefault(worker_id, []).append(max(remaining, _LEAST_REMAINING_SECONDS))
+        remaining = _remaining_seconds(started_at, planned_seconds, estimated_finish_at, at=at)
+        found.setdefault(worker_id, []).append(remaining)
     return found
+
+
+def _remaining_seconds(
+    started_at: datetime, planned_seconds: float, estimated_finish_at: datetime | None, *, at: datetime
+) -> float:
+    if estimated_finish_at is not None and estimated_finish_at > started_at:
+        remaining = (estimated_finish_at - at).total_seconds()
+    else:  # it has not made a step yet
+        remaining = planned_seconds - (at - started_at).total_seconds()
+    return max(remaining, _LEAST_REMAINING_SECONDS)
 
 
 def _waiting_projects() -> CTE:
@@ -300,7 +316,15 @@ def _may_start(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
 # Built once: building it takes 15 milliseconds, and every claim asks it.
 _LANES = _lanes()
 _RUNNING = (
-    select(Attempt.worker_class, Job.project, Attempt.job_id)
+    select(
+        Attempt.worker_class,
+        Job.project,
+        Attempt.job_id,
+        Attempt.started_at,
+        Attempt.plan["time"]["seconds"].as_float().label("planned_seconds"),
+        Job.estimated_finish_at,
+        func.now().label("at"),
+    )
     .join(Job, Job.id == Attempt.job_id)
     .where(Attempt.ended_at.is_(None))
     .order_by(Attempt.started_at, Attempt.id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.control_plane import TINY_CONFIG, ControlPlane, chat_rows
-from tests.machines import CPU, ONE_GPU
+from tests.machines import CPU, ONE_GPU, SMALL_CPU
 from tests.waiting import eventually
 from tunesmith.service.attempts import claim
 from tunesmith.service.attempts.choice import Chooser
@@ -299,14 +299,31 @@ class TestWhyAJobWaits:
         attempt = control_plane.claimed(training_file=file)
         jobs = [control_plane.create_job(training_file=file)["id"] for _ in range(2)]
         stranger = control_plane.create_job(key="stranger")["id"]
+        control_plane.sql(
+            "UPDATE jobs SET estimated_finish_at = now() + interval '11.5 minutes' WHERE id = %s", attempt.job_id
+        )
+        free = "the next is expected to be free in about 12 minutes"
         busy = "Waits for a free worker: 1 of 1 of class cpu-2-cores-16gib is busy"
-        assert waiting_reason(control_plane, jobs[0]) == f"{busy} with {attempt.job_id}; 1 job is ahead."
-        assert waiting_reason(control_plane, jobs[1]) == f"{busy} with {attempt.job_id}; 2 jobs are ahead."
-        assert waiting_reason(control_plane, stranger, key="stranger") == f"{busy} with 1 job; no job is ahead."
+        assert waiting_reason(control_plane, jobs[0]) == f"{busy} with {attempt.job_id}; {free}; 1 job is ahead."
+        assert waiting_reason(control_plane, jobs[1]) == f"{busy} with {attempt.job_id}; {free}; 2 jobs are ahead."
+        assert waiting_reason(control_plane, stranger, key="stranger") == f"{busy} with 1 job; {free}; no job is ahead."
         control_plane.worker("gpu", hardware=ONE_GPU)
         idle = "Waits for a worker to take it: 1 of class 1x-nvidia-a10g-22gib is idle"
         busy = f"1 of 1 of class cpu-2-cores-16gib is busy with {attempt.job_id}"
         assert waiting_reason(control_plane, jobs[0]) == f"{idle}, {busy}; 1 job is ahead."
+
+    def test_a_job_that_fits_one_class_waits_for_that_one_whatever_others_do(self, control_plane: ControlPlane) -> None:
+        attempt = control_plane.claimed()
+        control_plane.sql("UPDATE jobs SET estimated_finish_at = now() + interval '3 hours'")
+        control_plane.worker("idle", hardware=SMALL_CPU)
+        job_id = control_plane.create_job()["id"]
+        busy = f"1 of 1 of class cpu-2-cores-16gib is busy with {attempt.job_id}"
+        free, misfit = (
+            "the next is expected to be free in about 3 hours",
+            f"it does not fit class {SMALL_CPU.worker_class}",
+        )
+        expected = f"Waits for a free worker: {busy}; {free}; {misfit}; no job is ahead."
+        assert waiting_reason(control_plane, job_id) == expected
 
     def test_a_job_whose_attempt_has_failed_says_when_the_next_is_made(self, control_plane: ControlPlane) -> None:
         control_plane.worker()

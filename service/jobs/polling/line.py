@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tunesmith.service.jobs import store
 from tunesmith.service.queue import surroundings
+from tunesmith.service.queue.fits import Fits
 from tunesmith.service.queue.surroundings import InLine, Standing, Surroundings
 from tunesmith.service.settings import Settings
 from tunesmith.tuning.state import JobState
@@ -37,6 +38,7 @@ class Line:
         self._now = now
         self._places: dict[str, int] = {}
         self._surroundings: Surroundings | None = None
+        self._fits = Fits(clock=clock)
         self._looked_at_line, self._looked_around = Look(clock), Look(clock)
         self._looking = asyncio.Lock()
 
@@ -46,6 +48,8 @@ class Line:
         A look is made with the caller's `reader`: whoever holds a connection and waits for another may wait for ever.
         """
         waiting = [job for job in jobs if job.state == JobState.QUEUED]
+        for job in waiting:
+            self._fits.want(job.question_sha256, job.id)
         if waiting and self._is_due([job.id for job in waiting]):
             async with self._looking:
                 if self._is_due([job.id for job in waiting]):
@@ -69,7 +73,8 @@ class Line:
         place = self._places.get(job_id, len(self._places) + 1)
         around = self._surroundings
         assert around is not None  # noqa: S101 - the first look comes before the first standing
-        return Standing(place, around.waits_for(job, place=place, at=self._now()))
+        fitting = self._fits.of(job.question_sha256, around.slots)
+        return Standing(place, around.waits_for(job, place=place, fitting=fitting, at=self._now()))
 
     def _is_due(self, waiting: Sequence[str]) -> bool:
         is_known = all(job_id in self._places for job_id in waiting)
@@ -81,7 +86,9 @@ class Line:
         self._places = {job_id: place for place, job_id in enumerate(line, start=1)}
         if self._looked_around.is_due(after_seconds=FRESH_SECONDS):
             with self._looked_around.taking():
-                self._surroundings = await surroundings.look(_session(reader), self._settings())
+                session, settings = _session(reader), self._settings()
+                self._surroundings = await surroundings.look(session, settings)
+                await self._fits.look(session, self._surroundings.slots, silence=settings.worker_silence)
 
 
 class Look:

@@ -46,6 +46,7 @@ class Sighting:
     event_seq: int
     state: str
     not_before: datetime
+    question_sha256: str | None
 
     @property
     def is_final(self) -> bool:
@@ -222,7 +223,7 @@ class JobWatcher:
         asked_at = self.clock()
         async with self._database.reading() as connection:
             rows = await store.find_versions(connection, job_ids)
-        found = {row.id: Sighting(row.project, row.version, row.event_seq, row.state, row.not_before) for row in rows}
+        found = {row.id: Sighting(*row[1:]) for row in rows}
         for job_id in job_ids:
             if (watched := self._jobs.get(job_id)) is not None:
                 watched.see(found.get(job_id), at=asked_at)

@@ -13,6 +13,7 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from tests.control_plane import ControlPlane
+from tests.machines import SMALL_CPU
 from tests.waiting import eventually
 from tunesmith.service.audit.actions import OPERATOR
 from tunesmith.service.database.transactions import Database
@@ -107,6 +108,21 @@ def test_what_a_job_waits_for_is_no_change_of_it_and_is_looked_at_once_a_second(
     line.forget()
     assert control_plane.job(job_id)["tunesmith"]["waiting_reason"] != before
     assert poll(control_plane, job_id, etag).status_code == 304
+
+
+def test_which_classes_fit_is_asked_once_for_jobs_that_are_alike(control_plane: ControlPlane) -> None:
+    control_plane.worker()
+    control_plane.worker("small", hardware=SMALL_CPU)
+    file = control_plane.upload()
+    told_of_jobs = []
+    for _ in range(2):
+        job_id = control_plane.create_job(training_file=file)["id"]
+        control_plane.app.state.line.forget()
+        with statements(control_plane) as told:
+            assert "it does not fit" in control_plane.job(job_id)["tunesmith"]["waiting_reason"]
+        told_of_jobs.append([statement for statement in told if "workers.hardware" in statement])
+    first, alike = told_of_jobs
+    assert (len(first), len(alike)) == (1, 0)
 
 
 def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(
