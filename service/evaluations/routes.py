@@ -13,7 +13,7 @@ from tunesmith.service.evaluations.report import PAGE_POLICY, report_page
 from tunesmith.service.evaluations.schemas import EvaluationCreate, VerdictRequest
 from tunesmith.service.evaluations.seen_rows import look_for_seen_rows
 from tunesmith.service.jobs import lifecycle
-from tunesmith.service.jobs.routes import DeliveriesDep
+from tunesmith.service.jobs.routes import DeliveriesDep, LineDep
 from tunesmith.service.web.auth import MemberKey
 from tunesmith.service.web.bodies import documented, json_body
 from tunesmith.service.web.dependencies import BlobsDep, DatabaseDep, DbSession, SettingsDep
@@ -64,6 +64,7 @@ async def create_evaluation(
     database: DatabaseDep,
     blobs: BlobsDep,
     deliveries: DeliveriesDep,
+    line: LineDep,
     background: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> EvaluationObject:
@@ -85,7 +86,7 @@ async def create_evaluation(
     )
     job = await create(session, wanted)
     background.add_task(deliveries.soon)
-    return views.evaluation_object(job)
+    return views.evaluation_object(job, standing=await line.standing(job, reader=session))
 
 
 @router.get("", response_model=EvaluationPage, responses=NOT_MODIFIED)
@@ -93,14 +94,19 @@ async def list_evaluations(
     caller: MemberKey,
     *,
     session: DbSession,
+    line: LineDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100, description=AT_MOST)] = 20,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The project's evaluations, newest first."""
     jobs = await store.find_many(session, project=caller.project, after=after, limit=limit + 1)
+    standings = await line.standings(jobs, reader=session)
     page = EvaluationPage.of([views.evaluation_object(job) for job in jobs], limit=limit)
-    return tagged(page, known=if_none_match)
+    shown = EvaluationPage.of(
+        [views.evaluation_object(job, standing=standings.get(job.id)) for job in jobs], limit=limit
+    )
+    return tagged(page, known=if_none_match, shown=shown)
 
 
 @router.get(
@@ -113,6 +119,7 @@ async def retrieve_evaluation(
     caller: MemberKey,
     *,
     database: DatabaseDep,
+    line: LineDep,
     watch: EvaluationWatchDep,
     if_none_match: IfNoneMatch = None,
     wait: Wait = 0,
@@ -121,11 +128,19 @@ async def retrieve_evaluation(
 
     With `If-None-Match`, `wait` holds back that nothing has changed for up to so many seconds.
     """
-    async with database.transaction() as session:
-        seen = views.evaluation_object(await store.find(session, evaluation_id, project=caller.project))
+
+    async def look() -> tuple[EvaluationObject, EvaluationObject]:
+        """As the `etag` is made of it, and as it is shown: what it waits for at the moment is no change of it."""
+        async with database.transaction() as session:
+            job = await store.find(session, evaluation_id, project=caller.project)
+            standing = await line.standing(job, reader=session)
+        return views.evaluation_object(job), views.evaluation_object(job, standing=standing)
+
+    seen, shown = await look()
     if wait and seen.status not in FINAL_STATES and is_known_answer(seen, if_none_match):
-        seen = await watch.next_change(seen.id, seen, seconds=wait) or seen
-    return tagged(seen, known=if_none_match)
+        await watch.next_change(seen.id, seen, seconds=wait)
+        seen, shown = await look()
+    return tagged(seen, known=if_none_match, shown=shown)
 
 
 @router.post("/{evaluation_id}/cancel")

@@ -4,14 +4,15 @@ from datetime import datetime
 
 from tunesmith.service.database.tables import Job
 from tunesmith.service.evaluations.results import verdict_of
+from tunesmith.service.queue.surroundings import Standing
 from tunesmith.tuning.api.comparisons.evaluations import EvaluatedRowObject, EvaluationError, EvaluationObject
 from tunesmith.tuning.api.jobs import JobProgress
 from tunesmith.tuning.state import JobState
 from tunesmith.tuning.values.json_objects import Json
 
 
-def evaluation_object(job: Job) -> EvaluationObject:
-    """A job of kind evaluation, with what came of it."""
+def evaluation_object(job: Job, *, standing: Standing | None = None) -> EvaluationObject:
+    """A job of kind evaluation, with what came of it. Without its standing in line it changes only as its row does."""
     asked = job.spec["evaluation"]
     found = (job.result or {}).get("evaluation", {})
     verdict = verdict_of(job)
@@ -34,7 +35,7 @@ def evaluation_object(job: Job) -> EvaluationObject:
         metadata=job.labels,
         phase=job.phase,
         progress=JobProgress(step=job.step, total_steps=job.total_steps, eta_seconds=job.eta_seconds),
-        waiting_reason=job.waiting_reason,
+        waiting_reason=job.waiting_reason or (standing.waits_for if standing else None),
         cancel_requested=job.cancel_requested_at is not None,
         attempts=job.epoch,
     )

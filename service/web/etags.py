@@ -12,12 +12,14 @@ IfNoneMatch = Annotated[str | None, Header(description="The `etag` of the answer
 Wait = Annotated[float, Query(ge=0, le=60, description="For how many seconds to wait for a change.")]
 
 
-def tagged(answer: Answer, *, known: str | None) -> Response:
-    """The answer, or 304 where the client knows it."""
+def tagged(answer: Answer, *, known: str | None, shown: Answer | None = None) -> Response:
+    """The answer, or 304 where the client knows it. What is `shown` may say more, which is no change of the answer."""
     body = answer.model_dump_json()
     etag = etag_of(body)
     if is_known(etag, known):
         return Response(status_code=304, headers={"etag": etag})
+    if shown is not None:
+        body = shown.model_dump_json()
     return Response(body, media_type="application/json", headers={"etag": etag})
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.command import Run, in_process
 from tests.control_plane import AttemptSide, ControlPlane, chat_rows
+from tests.waiting import eventually
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.evaluations.compare import Contest, compare
 from tunesmith.service.planning.corrections import MeasuredCorrections, measured_corrections
@@ -123,6 +124,26 @@ def test_whoever_waits_for_an_evaluation_hears_of_it_at_once_and_not_of_one_that
     assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
     assert ask(f"{path}?wait=60", ended.headers["etag"]).status_code == 304  # at once: it stays so
     assert plane.request("GET", path, key="stranger").status_code == 404
+
+
+def test_an_evaluation_in_line_says_what_it_waits_for_which_is_no_change_of_it(control_plane: ControlPlane) -> None:
+    plane = control_plane
+    busy = plane.claimed()
+    plane.app.state.line.forget()  # what it waits for may be a second old
+    evaluation = created(plane, model="tiny-llama")
+    path = f"/v1/evaluations/{evaluation['id']}"
+    first = plane.request("GET", path)
+    waits = f"Waits for a free worker: 1 of 1 of class cpu-2-cores-16gib is busy with {busy.job_id}; "
+    for told in (evaluation, first.json(), plane.request("GET", "/v1/evaluations").json()["data"][0]):
+        assert told["waiting_reason"].startswith(waits)
+    listed = plane.request("GET", "/v1/evaluations").headers["etag"]
+    plane.create_job(tunesmith={"priority": 9})
+    eventually(lambda: "1 job is ahead" in get(plane, evaluation["id"])["waiting_reason"], what="another place")
+    for asked, etag in ((path, first.headers["etag"]), ("/v1/evaluations", listed), (f"{path}?wait=1.5", listed)):
+        reply = plane.request("GET", asked, headers={"if-none-match": f"{etag}, {first.headers['etag']}"})
+        assert reply.status_code == 304, asked
+    plane.request("POST", f"{path}/cancel").raise_for_status()
+    assert get(plane, evaluation["id"])["waiting_reason"] is None
 
 
 def test_an_alias_is_the_model_that_it_stands_for_at_that_moment(control_plane: ControlPlane) -> None:
