@@ -271,8 +271,8 @@ def _clock(ready: httpx2.Response, *, now: float) -> list[Finding]:
 
 
 def _skew(ready: httpx2.Response) -> Finding:
-    """Compare versions when the service tells its own: in the body of /readyz, or in a header."""
-    theirs = ready.headers.get("x-tunesmith-version") or _field(ready, "version")
+    """Compare versions; services from before /readyz told its own tell none."""
+    theirs = _field(ready, "version")
     if theirs is None:
         return Finding(Level.OK, "version", f"client {_our_version()}; the service does not say its own")
     if theirs != _our_version():

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
@@ -76,6 +77,7 @@ async def _look(
     ready = all(problem == "ok" for problem in checks.values())
     return Readiness(
         status="ready" if ready else "not_ready",
+        version=version("tunesmith"),
         checks={**checks, "broker": broker},
         store_free_bytes=await blobs.free_bytes(),
     )

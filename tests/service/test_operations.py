@@ -1,6 +1,7 @@
 """Readiness, the command line, and outages."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
@@ -48,6 +49,12 @@ class TestReadiness:
             {"database": "ok", "store": "ok", "broker": "ok"},
         )
         assert control_plane.request("GET", "/healthz").json() == {"status": "ok"}
+
+    def test_it_tells_the_version_that_everybody_may_read_already(self, control_plane: ControlPlane) -> None:
+        told = control_plane.request("GET", "/readyz", key="nobody").json()["version"]
+        assert told == version("tunesmith")
+        assert told == control_plane.request("GET", "/openapi.json", key="nobody").json()["info"]["version"]
+        assert f"version {told}" in control_plane.request("GET", "/", key="nobody").text
 
     def test_a_probe_may_ask_for_the_head_alone(self, control_plane: ControlPlane) -> None:
         for path in ("/", "/healthz", "/readyz"):

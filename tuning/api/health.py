@@ -17,6 +17,8 @@ class Readiness(Answer):
 
     status: Literal["ready", "not_ready"]
     """`not_ready` comes with status 503."""
+    version: str
+    """Of the process that answers, as the front page and `/openapi.json` say it."""
     checks: dict[str, str]
     """`database`, `store` and `broker`: `ok`, or what is wrong. Without its broker the service is ready too."""
     store_free_bytes: int | None

@@ -106,7 +106,7 @@ def test_many_who_ask_at_once_cause_one_look() -> None:
         nonlocal looks
         looks += 1
         await asyncio.sleep(0.01)
-        return Readiness(status="ready", checks={}, store_free_bytes=None)
+        return Readiness(status="ready", version="1", checks={}, store_free_bytes=None)
 
     async def run() -> None:
         nonlocal now

@@ -1,5 +1,6 @@
 """The doctor says of each thing that is broken what it is and what to do next."""
 
+import importlib.metadata
 import os
 import socket
 from collections.abc import Iterator
@@ -57,6 +58,14 @@ def test_a_clock_that_differs_and_a_key_that_is_unknown_are_told() -> None:
     assert "behind this machine's" in found({}, now=1_000_000_000)["clock"].text
     assert found({}, workers=401)["key"].level is Level.FAIL
     assert found({}, workers=403)["workers"].level is Level.WARN
+
+
+def test_a_service_of_another_version_is_told_by_what_readyz_says() -> None:
+    ours = importlib.metadata.version("tunesmith")
+    assert found({}, version=ours)["version"].text == f"{ours} on both sides"
+    told = found({}, version="9.9")["version"]
+    assert (told.level, told.text) == (Level.WARN, f"client {ours}, service 9.9")
+    assert "tunesmith==9.9" in told.next_step
 
 
 def test_a_disk_that_is_almost_full_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
