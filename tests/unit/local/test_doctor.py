@@ -60,6 +60,16 @@ def test_a_clock_that_differs_and_a_key_that_is_unknown_are_told() -> None:
     assert found({}, workers=403)["workers"].level is Level.WARN
 
 
+@pytest.mark.parametrize(("ahead_seconds", "words"), [(7.2, "7 s ahead of"), (-3600.0, "3600 s behind")])
+def test_a_database_whose_clock_differs_from_that_of_its_service_is_a_warning(ahead_seconds: float, words: str) -> None:
+    told = found({}, database_clock_ahead_seconds=ahead_seconds)["db clock"]
+    assert (told.level, told.text) == (Level.WARN, f"the database's is {words} that of the service's host")
+    assert "time server" in told.next_step
+    assert found({}, database_clock_ahead_seconds=-4.9)["db clock"].level is Level.OK
+    for unknown in ({}, {"database_clock_ahead_seconds": None}):
+        assert "db clock" not in found({}, **unknown)
+
+
 def test_a_service_of_another_version_is_told_by_what_readyz_says() -> None:
     ours = importlib.metadata.version("tunesmith")
     assert found({}, version=ours)["version"].text == f"{ours} on both sides"
