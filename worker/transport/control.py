@@ -27,7 +27,7 @@ from tunesmith.tuning.messages import (
 )
 from tunesmith.tuning.values.base import Value
 from tunesmith.worker.transport.blobs import download, upload
-from tunesmith.worker.transport.greeting import greet
+from tunesmith.worker.transport.greeting import greet, require_not_older
 from tunesmith.worker.transport.retry import Patience, never_stop
 from tunesmith.worker.transport.wire import read_answer, send, service_client
 
@@ -81,7 +81,7 @@ class ControlPlane(Protocol):
     """What the worker itself says to the service."""
 
     def greet(self, patience: Patience) -> GreetingAnswer:
-        """The first word: whether address and key are right; waits while the service is away."""
+        """The first word: whether address and key are right; waits while the service is away or older."""
 
     def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
         """Wake-ups beyond those that were seen, as soon as there are any, or none when the time is over."""
@@ -112,7 +112,7 @@ class HttpControlPlane:
 
     def greet(self, patience: Patience) -> GreetingAnswer:
         """See `ControlPlane`."""
-        return patience.call(lambda: greet(self._client))
+        return patience.call(lambda: require_not_older(greet(self._client)))
 
     def next_wakes(self, worker_class: str, *, seen: int | None, wait_seconds: float) -> Wakes:
         """See `ControlPlane`."""

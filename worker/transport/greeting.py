@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 import httpx2
+from packaging.version import InvalidVersion, Version
 
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import TunesmithError
@@ -30,6 +31,21 @@ def greet(client: httpx2.Client) -> GreetingAnswer:
     return read_answer(GreetingAnswer, _post(client, "/internal/greetings", greeting.model_dump_json()))
 
 
+def require_not_older(answer: GreetingAnswer) -> GreetingAnswer:
+    """The same answer. A service refuses fields that it does not know, which a newer worker may send.
+
+    Raises:
+        Unavailable: the service is older than this worker, until it is upgraded.
+    """
+    ours = version("tunesmith")
+    if _is_older(answer.version, than=ours):
+        raise Unavailable(
+            f"The service is version {answer.version}, older than this worker, which is {ours}. Upgrade the service "
+            f"first, or install tunesmith=={answer.version} here. The worker waits and takes no job until then."
+        )
+    return answer
+
+
 def join(client: httpx2.Client, request: JoinRequest) -> JoinAnswer:
     """Make the key of the request a worker's, with a join token.
 
@@ -54,6 +70,13 @@ def _post(client: httpx2.Client, path: str, body: str) -> bytes:
         )
     raise_for(response)
     return response.content
+
+
+def _is_older(theirs: str, *, than: str) -> bool:
+    try:
+        return Version(theirs) < Version(than)
+    except InvalidVersion:  # a build that somebody named otherwise: who is older cannot be said
+        return False
 
 
 def _is_ours(response: httpx2.Response) -> bool:
