@@ -1,5 +1,6 @@
 """Checking a training file line by line, in bounded memory, however the bytes arrive."""
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,6 +19,8 @@ from tunesmith.tuning.values.base import Value
 
 SHOWN_PROBLEMS = 20
 SHOWN_LINES = 5
+_LONGEST_BLANK_BYTES = 64  # of a line that is passed with others like it; one that is longer is read by itself
+_SHORTEST_ROW_BYTES = len(b'{"text":"a"}')
 
 
 class RowProblem(Value):
@@ -127,6 +130,8 @@ class RowChecker:
         seen: Callable[[Row], None] = lambda _: None,
     ) -> None:
         self._max_row_bytes = max_row_bytes
+        longest = min(_LONGEST_BLANK_BYTES, max_row_bytes)
+        self._blank_lines = re.compile(rb"(?:[ \t\r]{0,%d}+\n)++" % longest)  # possessive: it keeps no way back
         self._pending = bytearray()
         self._skipping = False  # inside a row that is already known to be too long
         self._line = 0
@@ -139,11 +144,11 @@ class RowChecker:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
-        start = 0
+        start = self._pass_blank_lines(data, 0)
         while (end := data.find(b"\n", start)) >= 0:
             self._extend(data[start:end])
             self._end_line()
-            start = end + 1
+            start = self._pass_blank_lines(data, end + 1)
         self._extend(data[start:])
 
     def finish(self) -> RowReport:
@@ -154,6 +159,13 @@ class RowChecker:
             self._counts.reject(0, "The file has no rows.")
         not_compared = self._hashes.dropped
         return self._counts.report(self._reader.format, rows_not_compared=not_compared, sample=self._sample.hashes)
+
+    def _pass_blank_lines(self, data: bytes, start: int) -> int:
+        """Where the next line begins that is not blank: many of them cost what one does."""
+        if self._pending or self._skipping or (blank := self._blank_lines.match(data, start)) is None:
+            return start
+        self._line += data.count(b"\n", start, blank.end())
+        return blank.end()
 
     def _extend(self, piece: bytes) -> None:
         if self._skipping:
@@ -169,6 +181,9 @@ class RowChecker:
         line, skipped = bytes(self._pending), self._skipping
         self._pending.clear()
         self._skipping = False
+        if len(line) < _SHORTEST_ROW_BYTES and self._counts.has_shown_problems and not skipped and line.strip():
+            self._counts.reject(self._line, "it is too short for a row")  # which nobody is shown any more
+            return
         try:
             if skipped:
                 raise too_long(self._max_row_bytes)
@@ -215,9 +230,14 @@ class _Counts:
         self._has_tools |= row.has_tools
         self._has_weights |= row.has_weights
 
+    @property
+    def has_shown_problems(self) -> bool:
+        """Whether all are kept that are shown; of others only the number is told."""
+        return len(self._problems) == SHOWN_PROBLEMS
+
     def reject(self, line: int, reason: str, *, fix: str = "") -> None:
         self.problem_count += 1
-        if len(self._problems) < SHOWN_PROBLEMS:
+        if not self.has_shown_problems:
             self._problems.append(RowProblem(line=line, reason=reason, fix=fix))
 
     def report(self, format_: RowFormat | None, *, rows_not_compared: int, sample: tuple[str, ...]) -> RowReport:

@@ -1,6 +1,7 @@
 """The line-by-line check of a training file."""
 
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -163,6 +164,32 @@ def test_only_the_first_problems_are_kept_and_all_are_counted() -> None:
     report = check(*[b"{"] * 1000)
     assert (report.problem_count, len(report.problems)) == (1000, 20)
     assert (report.summary or "").endswith("and 980 more")
+
+
+def process_seconds(checker: RowChecker, content: bytes) -> float:
+    began = time.process_time()
+    for start in range(0, len(content), 1 << 20):
+        checker.feed(content[start : start + (1 << 20)])
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"  \t\n"])
+def test_a_million_blank_lines_cost_less_than_twenty_thousand_rows(blank: bytes) -> None:
+    rows = process_seconds(RowChecker(), b'{"text": "once upon a time"}\n' * 20_000)
+    checker = RowChecker()
+    assert process_seconds(checker, blank * 1_000_000) < rows
+    checker.feed(b"no row\n")
+    assert [problem.line for problem in checker.finish().problems] == [1_000_001]
+
+
+def test_lines_too_short_for_a_row_are_counted_and_not_read_once_enough_are_shown() -> None:
+    read = process_seconds(RowChecker(), b'{"text": 123}\n' * 50_000)
+    checker = RowChecker()
+    assert process_seconds(checker, b"x\n" * 50_000) < read / 2
+    checker.feed(b'{"text":"a"}\n')  # the shortest that there is
+    report = checker.finish()
+    assert (report.rows, report.problem_count, len(report.problems)) == (1, 50_000, 20)
+    assert "JSON" in report.problems[-1].reason
 
 
 def test_supervised_tokens_are_those_of_weighted_assistant_turns() -> None:
