@@ -106,6 +106,18 @@ def test_nothing_is_lost_while_the_service_is_away(
     assert [point["step"] for point in service.to("/metrics")[-1].json["points"]] == [1, 2, 3]
 
 
+def test_of_many_events_that_one_alone_is_told_again_whose_answer_did_not_come(
+    run: RunDirectory, follower: Follower, service: ScriptedService
+) -> None:
+    for message in ("first", "second", "third"):
+        append_line(run.events, {"message": message})
+    service.script("/events", Reply(), Reply.error(503, "service_unavailable"))
+    with pytest.raises(Unavailable):
+        follower.ship()
+    follower.ship()
+    assert [request.json["message"] for request in service.to("/events")] == ["first", "second", "second", "third"]
+
+
 def test_the_thread_goes_on_after_an_outage(run: RunDirectory, follower: Follower, service: ScriptedService) -> None:
     service.script("/metrics", *[Reply.error(503, "service_unavailable")] * 2)
     append_line(run.metrics, {"step": 1})
