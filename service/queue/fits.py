@@ -19,7 +19,7 @@ from tunesmith.tuning.plan import Plan
 log = structlog.get_logger(__name__)
 
 _KEPT_SECONDS: Final = 300.0  # what runs have measured since may change an answer
-_AT_ONCE = 8  # questions of one look: each costs milliseconds for a class
+_LONGEST_SECONDS = 0.1  # of one look: a question costs milliseconds for each class
 _REMEMBERED = 20_000  # answers
 _MOST_WANTED = 1000  # questions that wait for a look
 
@@ -53,29 +53,53 @@ class Fits:
 
     async def look(self, session: AsyncSession, classes: Collection[str], *, silence: timedelta) -> None:
         """Ask about some of the questions that are wanted and not known, or known for long."""
-        unknown = [question for question in self._wanted if not self._is_known(question, classes)]
-        asked = {question: self._wanted[question] for question in unknown[:_AT_ONCE]}
-        self._wanted = {question: self._wanted[question] for question in unknown[_AT_ONCE:]}
-        if not asked:
+        self._forget_known(classes)
+        if not self._wanted:
             return
+        ends_at = self._clock() + _LONGEST_SECONDS
         live = [emptied(worker) for worker in await workers.find_known(session, within=silence)]
         machines = [machine for machine in live if machine.worker_class in classes]
         learned = await measured_corrections(session)
-        for question, job_id in asked.items():
+        for question, job_id in list(self._wanted.items()):
             wanted = await _query(session, job_id, learned)
-            if wanted is not None:
-                self._remember(question, await run_in_threadpool(_decide, wanted, machines))
+            if wanted is None:
+                self._wanted.pop(question, None)
+                continue
+            await run_in_threadpool(self._ask, question, wanted, machines, ends_at=ends_at)
+            if self._clock() >= ends_at:
+                break
+        self._forget_known(classes)
+
+    def _ask(self, question: str, wanted: PlanningQuery, machines: Sequence[Machine], *, ends_at: float) -> None:
+        """About one machine at least."""
+        for machine in machines:
+            if self._is_known(question, [machine.worker_class]):
+                continue
+            self._remember(question, machine.worker_class, fits=_fits(wanted, machine))
+            if self._clock() >= ends_at:
+                return
 
     def _is_known(self, question: str, classes: Iterable[str]) -> bool:
         answers = [self._answers.get((question, name)) for name in classes]
         return all(answer is not None and self._clock() - answer.at < _KEPT_SECONDS for answer in answers)
 
-    def _remember(self, question: str, fits: Sequence[tuple[str, bool]]) -> None:
-        for name, is_fit in fits:
-            self._answers.pop((question, name), None)
-            self._answers[question, name] = _Answer(is_fit, self._clock())
+    def _forget_known(self, classes: Iterable[str]) -> None:
+        names = list(classes)
+        self._wanted = {one: job_id for one, job_id in self._wanted.items() if not self._is_known(one, names)}
+
+    def _remember(self, question: str, name: str, *, fits: bool) -> None:
+        self._answers[question, name] = _Answer(fits, self._clock())
+        self._answers.move_to_end((question, name))
         while len(self._answers) > _REMEMBERED:
             self._answers.popitem(last=False)
+
+
+def _fits(wanted: PlanningQuery, machine: Machine) -> bool:
+    try:
+        return isinstance(plan_on(wanted, machine.hardware, with_outlook=False), Plan)
+    except Exception:  # whatever it was, a job in line must be shown; its worker will meet the same and say so
+        log.exception("queue.fit_not_known", worker_class=machine.worker_class)
+        return True
 
 
 async def _query(session: AsyncSession, job_id: str, learned: MeasuredCorrections) -> PlanningQuery | None:
@@ -95,10 +119,3 @@ async def _query(session: AsyncSession, job_id: str, learned: MeasuredCorrection
     except Exception:  # a job of another version, for example: no reason to answer nobody
         log.exception("queue.fit_not_known", job_id=job_id)
         return None
-
-
-def _decide(wanted: PlanningQuery, machines: Sequence[Machine]) -> list[tuple[str, bool]]:
-    return [
-        (machine.worker_class, isinstance(plan_on(wanted, machine.hardware, with_outlook=False), Plan))
-        for machine in machines
-    ]

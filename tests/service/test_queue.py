@@ -323,7 +323,7 @@ class TestWhyAJobWaits:
             f"it does not fit class {SMALL_CPU.worker_class}",
         )
         expected = f"Waits for a free worker: {busy}; {free}; {misfit}; no job is ahead."
-        assert waiting_reason(control_plane, job_id) == expected
+        eventually(lambda: waiting_reason(control_plane, job_id) == expected, what="an answer about each class")
 
     def test_a_job_whose_attempt_has_failed_says_when_the_next_is_made(self, control_plane: ControlPlane) -> None:
         control_plane.worker()

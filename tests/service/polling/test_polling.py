@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from tests.control_plane import ControlPlane
-from tests.machines import SMALL_CPU
+from tests.machines import CPU, SMALL_CPU
 from tests.waiting import eventually
 from tunesmith.service.audit.actions import OPERATOR
 from tunesmith.service.database.transactions import Database
@@ -23,6 +24,7 @@ from tunesmith.service.jobs.polling.line import Line, Look
 from tunesmith.service.jobs.polling.watcher import FRESH_SECONDS, JobWatcher
 from tunesmith.service.keys import lifecycle as keys
 from tunesmith.service.keys.cache import KEPT_SECONDS, KeyCache
+from tunesmith.service.queue.fits import Fits
 from tunesmith.service.queue.surroundings import Standing
 from tunesmith.service.settings import ProjectLimits
 
@@ -110,19 +112,43 @@ def test_what_a_job_waits_for_is_no_change_of_it_and_is_looked_at_once_a_second(
     assert poll(control_plane, job_id, etag).status_code == 304
 
 
-def test_which_classes_fit_is_asked_once_for_jobs_that_are_alike(control_plane: ControlPlane) -> None:
+def test_which_classes_fit_is_asked_once_for_jobs_that_are_alike(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(lambda: control_plane.settings, clock=Clock())
+    monkeypatch.setitem(control_plane.app.state._state, "line", line)
     control_plane.worker()
     control_plane.worker("small", hardware=SMALL_CPU)
     file = control_plane.upload()
-    told_of_jobs = []
+    asked = []
     for _ in range(2):
-        job_id = control_plane.create_job(training_file=file)["id"]
-        control_plane.app.state.line.forget()
+        line.forget()
         with statements(control_plane) as told:
-            assert "it does not fit" in control_plane.job(job_id)["tunesmith"]["waiting_reason"]
-        told_of_jobs.append([statement for statement in told if "workers.hardware" in statement])
-    first, alike = told_of_jobs
-    assert (len(first), len(alike)) == (1, 0)
+            job_id = control_plane.create_job(training_file=file)["id"]
+        asked.append(len([statement for statement in told if "DISTINCT ON (workers.worker_class)" in statement]))
+        assert "it does not fit" in control_plane.job(job_id)["tunesmith"]["waiting_reason"]
+    assert asked == [1, 0]
+
+
+def test_a_look_at_which_classes_fit_takes_little_and_goes_on_at_the_next(control_plane: ControlPlane) -> None:
+    control_plane.worker()
+    control_plane.worker("small", hardware=SMALL_CPU)
+    classes = [CPU.worker_class, SMALL_CPU.worker_class]
+    job_id = control_plane.create_job()["id"]
+    ((question,),) = control_plane.sql("SELECT question_sha256 FROM jobs WHERE id = %s", job_id)
+
+    async def look_twice(database: Database) -> None:
+        moments = iter(range(1000))  # each look at the clock is a second later
+        fits = Fits(clock=lambda: next(moments))
+        fits.want(question, job_id)
+        known = []
+        for _ in classes:
+            async with database.transaction() as session:
+                await fits.look(session, classes, silence=timedelta(minutes=1))
+            known.append(fits.of(question, classes))
+        assert known == [None, {CPU.worker_class}]
+
+    control_plane.run(look_twice)
 
 
 def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(
