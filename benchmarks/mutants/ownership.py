@@ -7,6 +7,8 @@ _KEEPER = "tests/service/test_keeper.py"
 _RACES = "tests/races/test_races.py"
 _AGAIN = "tests/service/attempts/test_claim_again.py"
 _LEASES = "tests/service/attempts/test_leases.py"
+_LEASE_HEARTBEAT = "tests/worker/attempt/test_lease_heartbeat.py"
+_WORKER_HEARTBEAT = "tests/worker/daemon/test_worker_heartbeat.py"
 _QUARANTINE = "tests/service/attempts/test_quarantine.py"
 
 BREAKAGES = (
@@ -225,5 +227,21 @@ BREAKAGES = (
         "            if is_away(error):\n                raise\n",
         "            if is_away(error):\n                raise\n            raise\n",
         f"{_KEEPER}::TestLoop::test_a_chore_that_fails_over_an_odd_row_keeps_no_other_from_being_done",
+    ),
+    Breakage(
+        "G5",
+        "an unforeseen error ends the thread that shows that a worker lives",
+        "worker/daemon/worker_heartbeat.py",
+        "            except Exception as error:  # whatever",
+        "            except OSError as error:  # whatever",
+        f"{_WORKER_HEARTBEAT}::test_an_error_that_nobody_foresaw_does_not_end_the_heartbeats",
+    ),
+    Breakage(
+        "G5",
+        "an answer that cannot be read ends the thread that keeps a lease",
+        "worker/attempt/lease_heartbeat.py",
+        "        except Exception as error:  # whatever",
+        "        except OSError as error:  # whatever",
+        f"{_LEASE_HEARTBEAT}::test_whatever_is_answered_the_next_heartbeat_is_sent",
     ),
 )

@@ -128,8 +128,8 @@ BREAKAGES = (
         "G10",
         "a trainer outlives the worker that holds its lifeline",
         "worker/train/lifeline.py",
-        "    while os.read(descriptor, 64):\n        pass\n",
-        "    while True:\n        os.read(descriptor, 64)\n",
+        "        while os.read(descriptor, 64):\n            pass\n",
+        "        while True:\n            os.read(descriptor, 64)\n",
         f"{_LAUNCHER}::test_a_trainer_dies_when_its_worker_is_killed",
     ),
     Breakage(

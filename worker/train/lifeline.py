@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 
 def watch(descriptor: int | None) -> None:
@@ -17,7 +18,9 @@ def _wait_for_end(descriptor: int) -> None:
         while os.read(descriptor, 64):
             pass
     except OSError as error:  # closed by other code, for example: nothing would tell that the worker is gone
-        print(f"The lifeline to the worker cannot be read, so this process ends: {error}", file=sys.stderr, flush=True)
+        with suppress(Exception):  # whether or not anybody reads it
+            text = f"The lifeline to the worker cannot be read, so this process ends: {error}"
+            print(text, file=sys.stderr, flush=True)
     if os.getpgrp() == os.getpid():  # never the group of a shell that started us by hand
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
