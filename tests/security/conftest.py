@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import eventually
 from tests.worker.attempt.test_preparation import claim
-from tests.worker.trainer_process.test_launcher import wait_until
 from tunesmith.tuning.codes import STACK_VARIABLE
 from tunesmith.worker.machine.slots import Slot
 from tunesmith.worker.run_directory import RunDirectory, TrainRequest
@@ -70,7 +70,7 @@ class Site:
     def run(self, script: str, **changes: object) -> str:
         """What it printed, after its end."""
         trainer = self.begin(script, **changes)
-        wait_until(lambda: trainer.exit_code is not None)
+        eventually(lambda: trainer.exit_code is not None)
         trainer.end()
         said = self.own.log.read_text()
         self.own.log.unlink()

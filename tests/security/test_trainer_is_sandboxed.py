@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.security.conftest import SECRET, Site
-from tests.worker.trainer_process.test_launcher import wait_until
+from tests.waiting import eventually
 from tests.worker.trainer_process.test_warm import LIGHT
 from tunesmith.local.embedded.valkey import ValkeyServer
 from tunesmith.tuning.plan import Plan
@@ -132,10 +132,10 @@ class TestProcesses:
             "    os._exit(0)\n"
             "os.wait()\nopen('ready', 'w').close()\ntime.sleep(600)"
         )
-        wait_until((site.own.root / "ready").exists)
-        wait_until(daemons)
+        eventually((site.own.root / "ready").exists)
+        eventually(daemons)
         assert trainer.end() == -9
-        wait_until(lambda: not daemons())
+        eventually(lambda: not daemons())
         assert tree(trainer.process.pid, run_dir=site.own.root) == []
 
     def test_one_that_a_finished_run_leaves_behind_is_ended_too(self, site: Site) -> None:
@@ -149,9 +149,9 @@ class TestProcesses:
 
     def test_everything_ends_with_the_process_that_the_worker_knows(self, site: Site) -> None:
         trainer = site.begin("import time; open('ready', 'w').close(); time.sleep(600)")
-        wait_until((site.own.root / "ready").exists)
+        eventually((site.own.root / "ready").exists)
         trainer.process.kill()  # type: ignore[attr-defined]
-        wait_until(lambda: not tree(None, run_dir=site.own.root))
+        eventually(lambda: not tree(None, run_dir=site.own.root))
 
     def test_a_slot_stays_taken_while_a_trainer_behind_the_sandbox_lives(self, site: Site) -> None:
         """The lock must reach the trainer itself: it is free again when the last of the tree is dead, not before."""
@@ -160,7 +160,7 @@ class TestProcesses:
         assert slot is not None
         trainer = site.begin("import time; open('ready', 'w').close(); time.sleep(600)", slot=slot)
         slot.release()
-        wait_until((site.own.root / "ready").exists)
+        eventually((site.own.root / "ready").exists)
         assert slots.acquire() is None
         trainer.end()
         freed = slots.acquire(wait_seconds=10)
@@ -231,7 +231,7 @@ def test_the_exit_code_of_a_sandboxd_trainer_is_its_own(site: Site) -> None:
         ("import ctypes; ctypes.string_at(0)", -11),
     ):
         trainer = site.begin(script)
-        wait_until(lambda trainer=trainer: trainer.exit_code is not None)
+        eventually(lambda trainer=trainer: trainer.exit_code is not None)
         assert trainer.end() == code, script
 
 
@@ -241,7 +241,7 @@ def test_a_polite_signal_reaches_the_trainer_and_not_those_who_wait_for_it(site:
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
         "open('ready', 'w').close()\ntime.sleep(600)"
     )
-    wait_until((site.own.root / "ready").exists)
+    eventually((site.own.root / "ready").exists)
     assert trainer.stop(grace_seconds=0.1, terminate_seconds=10, check=lambda: False) == 75
 
 
@@ -287,7 +287,7 @@ class TestForksOfTheWarmProcess:
             "print(os.environ['HOME'], shown.count('HOME=' + os.environ['HOME']))\n"
             "raise SystemExit(75)"
         )
-        wait_until(lambda: trainer.exit_code is not None)
+        eventually(lambda: trainer.exit_code is not None)
         assert trainer.end() == 75
         *refused, home = site.own.log.read_text().splitlines()
         assert_refused(refused)
@@ -301,9 +301,9 @@ class TestForksOfTheWarmProcess:
             "    os.execve(sys.executable, ['unmarked-daemon', '-c', 'import time; time.sleep(600)'], {})\n"
             "time.sleep(600)"
         )
-        wait_until(daemons)
+        eventually(daemons)
         assert trainer.end() == -9
-        wait_until(lambda: not daemons())
+        eventually(lambda: not daemons())
 
 
 def test_a_sandboxed_trainer_is_the_first_that_the_kernel_ends_when_memory_runs_out(site: Site) -> None:

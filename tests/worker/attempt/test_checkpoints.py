@@ -2,13 +2,12 @@
 
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from structlog.typing import FilteringBoundLogger
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import CheckpointRef
@@ -176,7 +175,7 @@ def test_a_checkpoint_is_registered_after_all_its_files_are_sent(
     service.otherwise = answer
     choice = make_checkpoint(run.checkpoints, step=4)
     uploader.start()
-    assert registered.wait(10)
+    assert registered.wait(PATIENCE_SECONDS)
     uploader.stop()
     assert [request.method for request in service.requests] == ["PUT", "PUT", "PUT", "POST"]
     report = service.requests[-1].json
@@ -199,9 +198,7 @@ def test_a_checkpoint_waits_until_the_metrics_of_its_step_are_handed_over(
     )
     make_checkpoint(run.checkpoints, step=8)
     uploader.start()
-    deadline = time.monotonic() + 10
-    while not service.to("/checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: service.to("/checkpoints"))
     uploader.stop()
     assert asked[:20] == [0] * 20
     assert [request.json["step"] for request in service.to("/checkpoints")] == [8]
@@ -264,5 +261,5 @@ def test_a_lost_lease_stops_the_uploads(
     uploader = CheckpointUploader(run.checkpoints, control, directives=directives, log=log, interval_seconds=0.02)
     make_checkpoint(run.checkpoints, step=1)
     uploader.start()
-    uploader._thread.join(10)
+    uploader._thread.join(PATIENCE_SECONDS)
     assert directives.current() is StopRequest.LEASE_LOST

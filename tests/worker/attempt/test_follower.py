@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.typing import FilteringBoundLogger
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import LeaseLost
 from tunesmith.tuning.messages import CanaryReport
@@ -122,7 +122,7 @@ def test_the_thread_goes_on_after_an_outage(run: RunDirectory, follower: Followe
     service.script("/metrics", *[Reply.error(503, "service_unavailable")] * 2)
     append_line(run.metrics, {"step": 1})
     follower.start()
-    eventually(lambda: len(service.to("/metrics")) == 3, seconds=20, what="a third try")
+    eventually(lambda: len(service.to("/metrics")) == 3, what="a third try")
     follower.stop()
     assert follower.recorded_step == 1
 
@@ -158,13 +158,13 @@ def test_an_hour_without_a_service_is_made_up_for(
         follower = Follower(run, control, progress=progress, directives=directives, log=log, interval_seconds=0.01)
         follower.start()
         append_line(run.metrics, {"step": 0})
-        eventually(lambda: points(before), seconds=20)
+        eventually(lambda: points(before))
     with run.metrics.open("ab") as file:
         file.writelines(b'{"step": %d, "train_loss": 1.5}\n' % step for step in range(1, 36_000))
     with pytest.raises(Unavailable):
         Follower(run, control, progress=progress, directives=directives, log=log).ship()
     with ScriptedService(port=port) as after:
-        eventually(lambda: len(points(after)) >= 35_999, seconds=60, what=lambda: f"{len(after.requests)} requests")
+        eventually(lambda: len(points(after)) >= 35_999, what=lambda: f"{len(after.requests)} requests")
         follower.stop()
         control.close()
     arrived = [point["step"] for point in points(before) + points(after)]
@@ -264,7 +264,7 @@ def test_a_lost_lease_ends_the_following_and_is_told(
     )
     append_line(run.metrics, {"step": 1})
     follower.start()
-    follower._thread.join(10)
+    follower._thread.join(PATIENCE_SECONDS)
     assert directives.current() is StopRequest.LEASE_LOST
     with pytest.raises(LeaseLost):
         follower.flush(control)

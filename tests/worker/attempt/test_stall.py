@@ -78,7 +78,8 @@ def test_a_trainer_that_steps_is_left_alone_for_longer_than_it_may_be_silent(
     attempt: AttemptRunner, run: RunDirectory, begin: Callable[[str], Trainer]
 ) -> None:
     trainer = begin(WORKING)
-    seen = attempt._watch(trainer, StallWatch(run, limits(0.6)), roomy(run))
+    stall = StallWatch(run, limits(10), clock=run.last_step)  # time that a busy machine cannot stretch
+    seen = attempt._watch(trainer, stall, roomy(run))
     assert (seen.told, seen.stalled_seconds, seen.overfull) == (None, None, None)
     assert trainer.exit_code == 0
 

@@ -103,7 +103,7 @@ class Host:
         cache_bytes: int = 2**30,
         grace_seconds: float = 0.3,
         idle_seconds: float = 60,
-        start_seconds: float = 20,
+        start_seconds: float = 120,
         silence_seconds: float = 30,
         sandbox: EngineSandbox | None = None,
     ) -> AsyncIterator["Host"]:

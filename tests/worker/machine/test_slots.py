@@ -37,23 +37,21 @@ def test_a_slot_stays_taken_until_the_last_process_that_inherited_it_is_dead(tmp
     slot = slots.acquire()
     assert slot is not None
     grandchild = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], close_fds=False)"
-    child = subprocess.Popen(
-        [sys.executable, "-c", f"{grandchild}; print(flush=True); input()"],
-        pass_fds=slot.descriptors,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    slot.release()
-    assert slots.acquire() is None
-    assert child.stdout is not None
-    with child.stdout as told:
-        told.readline()  # the grandchild has been started
-    child.kill()
-    child.wait()
-    assert slots.acquire() is None, "the grandchild still lives"
-    assert child.stdin is not None
-    child.stdin.close()
-    assert slots.acquire(wait_seconds=10) is not None
+    script = f"{grandchild}; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], pass_fds=slot.descriptors, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        try:
+            slot.release()
+            assert slots.acquire() is None
+            assert child.stdout is not None
+            child.stdout.readline()  # the grandchild has been started
+            child.kill()
+            child.wait()
+            assert slots.acquire() is None, "the grandchild still lives"
+        finally:
+            child.kill()
+    assert slots.acquire(wait_seconds=60) is not None, "the grandchild has read the end of its input"
 
 
 def test_waiting_for_a_slot_is_bounded(tmp_path: Path) -> None:

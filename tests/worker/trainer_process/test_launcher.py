@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import eventually
 from tunesmith.worker.machine.slots import Slot, Slots
 from tunesmith.worker.run_directory import RunDirectory
 from tunesmith.worker.trainer_process.launcher import Trainer, start, trainer_command, trainer_environment
@@ -23,13 +23,6 @@ Start = Callable[[str], Trainer]
 
 def never() -> bool:
     return False
-
-
-def wait_until(true: Callable[[], object], *, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_stop_file_is_enough_for_a_trainer_that_listens(begin: Start) -> None:
@@ -49,8 +42,8 @@ def test_a_trainer_that_ignores_everything_is_killed_with_its_whole_tree(begin: 
         "open('ready', 'w').close()\n"
         "time.sleep(600)"
     )
-    wait_until((run.root / "ready").exists)
-    wait_until(lambda: len(tree(trainer.process.pid, run_dir=run.root)) == 3)
+    eventually((run.root / "ready").exists)
+    eventually(lambda: len(tree(trainer.process.pid, run_dir=run.root)) == 3)
     assert trainer.stop(grace_seconds=0.2, terminate_seconds=0.2, check=never) == -9
     assert tree(trainer.process.pid, run_dir=run.root) == []
     assert not trainer.record.exists()
@@ -95,11 +88,12 @@ def test_a_trainer_dies_when_its_worker_is_killed(run: RunDirectory, tmp_path: P
         "time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", worker])
-    wait_until(lambda: tree(None, run_dir=run.root))
-    (trainer,) = tree(None, run_dir=run.root)
-    process.kill()
-    process.wait()
-    wait_until(lambda: not psutil.pid_exists(trainer.pid) or trainer.status() == psutil.STATUS_ZOMBIE)
+    try:
+        (trainer,) = eventually(lambda: tree(None, run_dir=run.root))
+    finally:
+        process.kill()
+        process.wait()
+    eventually(lambda: not psutil.pid_exists(trainer.pid) or trainer.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_leftovers_of_an_earlier_start_are_ended(run: RunDirectory, tmp_path: Path) -> None:
@@ -110,8 +104,13 @@ def test_leftovers_of_an_earlier_start_are_ended(run: RunDirectory, tmp_path: Pa
     recorded = subprocess.Popen(command, env=environment, start_new_session=True)
     record_trainer(records, name="attempt", pid=recorded.pid, run_dir=run.root)
     stray = subprocess.Popen(command, env=environment, start_new_session=True)
-    assert set(end_leftovers(records, runs=run.root.parent)) == {recorded.pid, stray.pid}
-    assert (recorded.wait(timeout=5), stray.wait(timeout=5)) == (-9, -9)
+    try:
+        assert set(end_leftovers(records, runs=run.root.parent)) == {recorded.pid, stray.pid}
+        assert (recorded.wait(timeout=60), stray.wait(timeout=60)) == (-9, -9)
+    finally:
+        for process in (recorded, stray):
+            process.kill()
+            process.wait()
     assert list(records.iterdir()) == []
 
 
@@ -201,7 +200,7 @@ def test_several_processes_start_through_torchrun() -> None:
 
 def test_a_flood_of_output_keeps_its_end_within_the_cap(begin: Start, run: RunDirectory) -> None:
     trainer = begin("for number in range(50_000): print('line', number)")
-    wait_until(lambda: trainer.exit_code is not None)
+    eventually(lambda: trainer.exit_code is not None)
     assert trainer.end() == 0
     assert run.log.stat().st_size <= 2 * 64 * 1024
     assert "earlier output dropped" in run.log.read_text()

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.worker.trainer_process.test_launcher import never, wait_until
+from tests.waiting import eventually
+from tests.worker.trainer_process.test_launcher import never
 from tunesmith.tuning.plan import Plan
 from tunesmith.worker.machine.slots import Slot, Slots
 from tunesmith.worker.run_directory import RunDirectory
@@ -74,7 +75,7 @@ def begin(tmp_path: Path, warm: WarmTrainer) -> Iterator[Begin]:
 
 
 def ended(trainer: Trainer) -> int:
-    wait_until(lambda: trainer.exit_code is not None)
+    eventually(lambda: trainer.exit_code is not None)
     return trainer.end()
 
 
@@ -102,7 +103,7 @@ class TestAForkIsAProcessLikeAnyOther:
     def test_its_environment_is_its_own_inside_and_as_the_kernel_shows_it(self, begin: Begin) -> None:
         script = "import json, os; json.dump(dict(os.environ), open('environment', 'w'))\n" + SLEEPS
         trainer = begin(script, devices=("GPU-a", "GPU-b"))
-        wait_until(lambda: ready(trainer))
+        eventually(lambda: ready(trainer))
         expected = trainer_environment(os.environ, run_dir=trainer.run.root, cores=1, devices=("GPU-a", "GPU-b"))
         inside = json.loads((trainer.run.root / "environment").read_text())
         shown = psutil.Process(trainer.process.pid).environ()
@@ -130,7 +131,7 @@ class TestAForkIsAProcessLikeAnyOther:
         grandchild = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\n"
         trainer = begin(grandchild, slot=slot)
         slot.release()
-        wait_until(lambda: trainer.exit_code is not None)
+        eventually(lambda: trainer.exit_code is not None)
         assert slots.acquire() is None
         trainer.end()
         freed = slots.acquire(wait_seconds=10)
@@ -180,8 +181,8 @@ class TestAForkIsAProcessLikeAnyOther:
             "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
             "open('ready', 'w').close(); time.sleep(600)"
         )
-        wait_until(lambda: ready(trainer))
-        wait_until(lambda: len(tree(None, run_dir=trainer.run.root)) == 3)
+        eventually(lambda: ready(trainer))
+        eventually(lambda: len(tree(None, run_dir=trainer.run.root)) == 3)
         assert trainer.stop(grace_seconds=0.2, terminate_seconds=0.2, check=never) == -9
         assert tree(trainer.process.pid, run_dir=trainer.run.root) == []
 
@@ -191,7 +192,7 @@ class TestAForkIsAProcessLikeAnyOther:
         )
         assert listens.stop(grace_seconds=20, terminate_seconds=5, check=never) == 75
         deaf = begin(SLEEPS)
-        wait_until(lambda: ready(deaf))
+        eventually(lambda: ready(deaf))
         assert deaf.stop(grace_seconds=0.1, terminate_seconds=10, check=never) == -signal.SIGTERM
 
     def test_a_later_start_of_the_worker_finds_it_by_its_mark(self, begin: Begin, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ class TestNothingPassesFromOneJobToTheNext:
     def test_two_at_once_do_not_meet(self, begin: Begin) -> None:
         one, other = begin(SLEEPS), begin(SLEEPS)
         assert one.start == other.start == "warm"
-        wait_until(lambda: ready(one) and ready(other))
+        eventually(lambda: ready(one) and ready(other))
         assert one.end() == -9
         assert other.exit_code is None
         assert [process.pid for process in tree(None, run_dir=other.run.root)] == [other.process.pid]
@@ -266,7 +267,7 @@ class TestWhateverHappensToTheWarmProcess:
     def test_a_dead_one_costs_a_plain_start_and_is_replaced(self, begin: Begin, warm: WarmTrainer) -> None:
         first = warm.pid
         os.kill(first or 0, signal.SIGKILL)
-        wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
         assert begin(SLEEPS).start == "plain"
         warm.keep()
         assert warm.pid not in (None, first)
@@ -277,7 +278,7 @@ class TestWhateverHappensToTheWarmProcess:
             "import pathlib, time\nopen('ready', 'w').close()\n"
             "while not pathlib.Path('stop').exists(): time.sleep(0.02)\nraise SystemExit(75)"
         )
-        wait_until(lambda: ready(trainer))
+        eventually(lambda: ready(trainer))
         os.kill(warm.pid or 0, signal.SIGKILL)
         assert trainer.stop(grace_seconds=20, terminate_seconds=5, check=never) == 75
 
@@ -295,7 +296,7 @@ class TestWhateverHappensToTheWarmProcess:
         monkeypatch.setattr(AdoptedProcess, "is_ours", kill_the_warm_one)
         trainer = begin(SLEEPS)
         assert trainer.start == "plain"
-        wait_until(lambda: psutil.Process(waiting[0]).status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: psutil.Process(waiting[0]).status() == psutil.STATUS_ZOMBIE)
 
     def test_a_fork_whose_worker_is_gone_ends_before_it_begins(self, tmp_path: Path) -> None:
         slots = tmp_path / "slots"
@@ -317,7 +318,7 @@ class TestWhateverHappensToTheWarmProcess:
         worker = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert worker.returncode == -9, worker.stderr
         for pid in map(int, worker.stdout.split()):
-            wait_until(lambda pid=pid: not psutil.pid_exists(pid) or is_zombie(pid))
+            eventually(lambda pid=pid: not psutil.pid_exists(pid) or is_zombie(pid))
         assert not (tmp_path / "ran").exists()
         freed = slots_in(tmp_path).acquire(wait_seconds=10)
         assert freed is not None
@@ -335,16 +336,16 @@ class TestWhateverHappensToTheWarmProcess:
             f"trainer = warm.fork({str(tmp_path)!r}, environment, ends, hurry=lambda: False)\n"
             "print(trainer.pid, warm.pid, flush=True); time.sleep(600)"
         )
-        worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert worker.stdout is not None
-        trainer, warm = map(int, worker.stdout.readline().split())
-        wait_until((tmp_path / "ready").exists)
-        os.kill(warm, signal.SIGSTOP)  # one that reads nothing any more must go too
-        worker.kill()
-        worker.wait()
-        worker.stdout.close()
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as worker:
+            try:
+                assert worker.stdout is not None
+                trainer, warm = map(int, worker.stdout.readline().split())
+                eventually((tmp_path / "ready").exists)
+                os.kill(warm, signal.SIGSTOP)  # one that reads nothing any more must go too
+            finally:
+                worker.kill()
         for pid in (trainer, warm):
-            wait_until(lambda pid=pid: not psutil.pid_exists(pid) or is_zombie(pid))
+            eventually(lambda pid=pid: not psutil.pid_exists(pid) or is_zombie(pid))
 
     @pytest.mark.parametrize("mood", ["hang", "deaf"])
     def test_one_that_hangs_is_killed_and_done_without(
