@@ -289,7 +289,7 @@ def test_the_keeper_process_works_and_stops_cleanly_on_sigterm(control_plane: Co
     try:
         eventually(lambda: wake_ups(control_plane, "wake.process") == 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -24,6 +24,7 @@ __all__ = ["control_plane", "limited", "live_control_plane", "plane"]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 DONE = b"data: [DONE]\n\n"
 HANG = "hang"
+IMPATIENT_SECONDS = 1.5  # a busy machine is silent for a while too
 
 Frame = bytes | float | str  # bytes to send, seconds to wait, or HANG
 
@@ -156,11 +157,11 @@ def inference(control_plane: ControlPlane, gateway: StandInGateway) -> Inference
 
 @pytest.fixture
 def impatient(live_control_plane: ControlPlane) -> Iterator[None]:
-    """A service that waits for a silent gateway, and a reader, for half a second only."""
+    """A service that waits for a silent gateway, and a reader, for `IMPATIENT_SECONDS` only."""
     state = live_control_plane.app.state
     settings, timeout = state.settings, state.gateways._timeout
-    state.settings = settings.model_copy(update={"inference_reader_seconds": 0.5})
-    state.gateways._timeout = httpx2.Timeout(0.5)
+    state.settings = settings.model_copy(update={"inference_reader_seconds": IMPATIENT_SECONDS})
+    state.gateways._timeout = httpx2.Timeout(IMPATIENT_SECONDS)
     made, state.gateways._made = state.gateways._made, None
     yield
     state.settings, state.gateways._timeout, state.gateways._made = settings, timeout, made

@@ -11,6 +11,7 @@ from tests.control_plane import TINY_CONFIG, ControlPlane, sha256
 from tests.service.inference.conftest import (
     DONE,
     HANG,
+    IMPATIENT_SECONDS,
     USAGE,
     InferenceSide,
     StandInGateway,
@@ -265,7 +266,9 @@ def test_a_gateway_that_says_nothing_counts_as_gone(control_plane: ControlPlane,
     refused = ask(control_plane)
     assert is_error(refused, 503, "inference_worker_silent")
     assert "retry-after" in refused.headers
-    gateway.script = lambda _: [line(waiting="the base"), 0.3, line(waiting="the base"), 0.3, *_whole()]
+    pause_seconds = 0.05
+    alive = [line(waiting="the base"), pause_seconds] * round(1.2 * IMPATIENT_SECONDS / pause_seconds)
+    gateway.script = lambda _: [*alive, *_whole()]
     assert ask(control_plane).status_code == 200  # slow, and alive
     gateway.script = lambda _: [stream_head(), HANG]
     assert events_of(ask(control_plane, stream=True))[-1]["error"]["code"] == "inference_worker_silent"

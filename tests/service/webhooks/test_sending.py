@@ -26,7 +26,7 @@ from tests.service.webhooks.receiver import (
     send,
     shown,
 )
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.outbox.store import tell_later
 from tunesmith.service.webhooks.sending import Outcome, Sender
@@ -124,12 +124,12 @@ def test_several_keepers_send_each_event_once(control_plane: ControlPlane, recei
 
 
 def test_one_that_hangs_holds_up_nobody(control_plane: ControlPlane, receiver: Receiver) -> None:
-    heard = threading.Event()
+    heard, over = threading.Event(), threading.Event()
     was_heard_meanwhile = []
 
     def hang(_request: BaseHTTPRequestHandler) -> None:
-        was_heard_meanwhile.append(heard.wait(10))
-        time.sleep(1.5)
+        was_heard_meanwhile.append(heard.wait(2))  # less than this one has to answer
+        over.wait(PATIENCE_SECONDS)
 
     def hear(request: BaseHTTPRequestHandler) -> None:
         heard.set()
@@ -139,18 +139,19 @@ def test_one_that_hangs_holds_up_nobody(control_plane: ControlPlane, receiver: R
     with receiving(hang) as hanging:
         stuck, fine = listen(control_plane, hanging.url), listen(control_plane, receiver.url)
         cancelled(control_plane)
-        assert send(control_plane, seconds=1) == 2
+        assert send(control_plane, seconds=3) == 2
+        over.set()
     assert was_heard_meanwhile == [True]
     assert deliveries(control_plane, fine)[0]["status"] == "delivered"
     waiting = deliveries(control_plane, stuck)[0]
-    assert (waiting["status"], waiting["tries"][0]["error"]) == ("waiting", "No answer within 1 s.")
+    assert (waiting["status"], waiting["tries"][0]["error"]) == ("waiting", "No answer within 3 s.")
 
 
 def test_a_running_courier_opens_new_lanes_while_another_hangs(control_plane: ControlPlane, receiver: Receiver) -> None:
     heard = threading.Event()
     receiver.behaviour = lambda request: (answer(200)(request), heard.set())[0]
     release = threading.Event()
-    with receiving(lambda _request: (release.wait(20), None)[1]) as hanging:
+    with receiving(lambda _request: (release.wait(PATIENCE_SECONDS), None)[1]) as hanging:
         listen(control_plane, hanging.url)
         cancelled(control_plane)
 
@@ -160,10 +161,12 @@ def test_a_running_courier_opens_new_lanes_while_another_hangs(control_plane: Co
             await asyncio.to_thread(eventually, lambda: hanging.came)
             await asyncio.to_thread(listen, control_plane, receiver.url)
             await asyncio.to_thread(cancelled, control_plane)
-            assert await asyncio.to_thread(heard.wait, 10)
-            release.set()
-            stop.set()
-            await running
+            try:
+                assert await asyncio.to_thread(heard.wait, 30)
+            finally:
+                release.set()
+                stop.set()
+                await running
 
         control_plane.run(go)
 
