@@ -35,13 +35,14 @@ def free_ports(host: str, *, public: int, workers: int | None) -> Ports:
 
     Raises PortTaken with a free alternative, or AddressUnusable.
     """
-    chosen = free_port(host, public)
-    if workers is not None:
-        return Ports(public=chosen, workers=free_port(host, workers))
-    try:
-        return Ports(public=chosen, workers=free_port(host, chosen + 1 if public else 0))
-    except EmbeddedError:
-        return Ports(public=chosen, workers=free_port(host, 0))
+    with _held(host, public) as probe:  # until the other is found, which could else be the same
+        chosen = _port_of(probe)
+        if workers is not None:
+            return Ports(public=chosen, workers=free_port(host, workers))
+        try:
+            return Ports(public=chosen, workers=free_port(host, chosen + 1 if public else 0))
+        except EmbeddedError:
+            return Ports(public=chosen, workers=free_port(host, 0))
 
 
 def allowed_hosts(host: str) -> str:
@@ -58,12 +59,8 @@ def free_port(host: str, port: int) -> int:
 
     Raises PortTaken with a free alternative, or AddressUnusable.
     """
-    try:
-        return _bind(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _taken(host, port) from error
-        raise _unusable(host, port, error) from error
+    with _held(host, port) as probe:
+        return _port_of(probe)
 
 
 def local_url(host: str, port: int) -> str:
@@ -95,18 +92,35 @@ def _own_address() -> str:
             return socket.gethostname()
 
 
-def _bind(host: str, port: int) -> int:
+def _held(host: str, port: int) -> socket.socket:
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _taken(host, port) from error
+        raise _unusable(host, port, error) from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
+    probe = socket.socket(family, kind, protocol)
+    try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no obstacle
         probe.bind(address)
-        return int(probe.getsockname()[1])
+    except OSError:
+        probe.close()
+        raise
+    return probe
+
+
+def _port_of(probe: socket.socket) -> int:
+    return int(probe.getsockname()[1])
 
 
 def _taken(host: str, port: int) -> PortTaken:
     for other in range(port + 1, min(port + _SUGGESTIONS, 65536)):
         try:
-            _bind(host, other)
+            _bound(host, other).close()
         except OSError:
             continue
         return PortTaken(
