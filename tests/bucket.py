@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import httpx2
 
+from tests.ports import free_port
 from tests.waiting import eventually
-from tunesmith.local.up.address import free_ports
 
 NAME = "weights"
 
@@ -45,7 +45,7 @@ class Bucket:
 @contextmanager
 def bucket() -> Iterator[Bucket]:
     """Empty, and gone with its server at the end."""
-    port = free_ports("127.0.0.1", public=0, workers=0).public
+    port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     made = Bucket(f"http://127.0.0.1:{port}", process)

@@ -6,7 +6,7 @@ from multiprocessing.context import ForkServerProcess
 import httpx2
 
 from tests.control_plane import ControlPlane
-from tests.stack.services import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 from tunesmith import faults
 from tunesmith.service import logs

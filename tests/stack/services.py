@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx2
 
+from tests.ports import free_port
 from tests.stack.installation import MODEL, Installation
 from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.worker import Worker, trainers_below
@@ -143,9 +143,3 @@ class Services(Installation):
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self._processes.append(process)
         return process
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

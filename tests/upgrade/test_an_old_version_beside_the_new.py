@@ -12,10 +12,11 @@ import pytest
 from tests.chaos.proxy import Proxy
 from tests.chaos.quick_installation import SHORT_INTERVALS
 from tests.e2e.test_survival import has_metrics
+from tests.ports import free_port
 from tests.simulation.auditor import Auditor
 from tests.simulation.users import Promises
 from tests.stack.installation import MODEL, chat_rows
-from tests.stack.services import SERVICE_PROGRAM, Services, free_port
+from tests.stack.services import SERVICE_PROGRAM, Services
 from tests.upgrade.earlier_version import EarlierVersion, earlier_version
 from tests.upgrade.users import SteadyUsers
 from tests.waiting import eventually

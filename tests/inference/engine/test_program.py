@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,11 @@ import httpx2
 import pytest
 
 from tests.inference.engine.asking import write_adapter
+from tests.ports import free_port
 from tunesmith.worker.inference.engine.__main__ import main
 
 KEY = "of-this-engine"
 ASKED = {"model": "tuned", "messages": [{"role": "user", "content": "one two"}], "temperature": 0}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(base: Path, port: int) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ import yaml
 
 from tests.command import in_process
 from tests.control_plane import ControlPlane
+from tests.ports import free_port
 from tests.service.ci.training import shell, training
 from tests.service.webhooks.receiver import cancelled, listen, send
 from tests.waiting import eventually
@@ -63,16 +64,17 @@ def test_the_workflow_uses_inputs_and_outputs_that_the_action_has() -> None:
 
 
 def test_the_receiver_takes_what_is_signed_and_nothing_else(
-    control_plane: ControlPlane, environment: dict[str, str], unused_port: int
+    control_plane: ControlPlane, environment: dict[str, str]
 ) -> None:
-    url = f"http://127.0.0.1:{unused_port}/hooks"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/hooks"
     endpoint = listen(control_plane, url)
     forged = listen(control_plane, url)
-    command = [sys.executable, str(EXAMPLES / "webhook_receiver.py"), str(unused_port)]
+    command = [sys.executable, str(EXAMPLES / "webhook_receiver.py"), str(port)]
     secret = {"OPENAI_WEBHOOK_SECRET": endpoint.secret}
     process = subprocess.Popen(command, env=environment | secret, stdout=subprocess.PIPE, text=True)
     try:
-        eventually(lambda: _listens(unused_port))
+        eventually(lambda: _listens(port))
         job_id = cancelled(control_plane)
         assert send(control_plane) == 2
         assert process.stdout is not None
@@ -82,13 +84,6 @@ def test_the_receiver_takes_what_is_signed_and_nothing_else(
         process.communicate()
     statuses = "SELECT endpoint_id, log->0->>'status_code' FROM webhook_deliveries"
     assert dict(control_plane.sql(statuses)) == {endpoint.id: "204", forged.id: "400"}
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.control_plane import ControlPlane
-from tests.stack.services import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 

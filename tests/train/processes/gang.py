@@ -7,13 +7,13 @@ import gc
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, TypedDict
 
+from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS
 from tunesmith.worker.run_directory import RunDirectory
 
@@ -61,9 +61,7 @@ def main() -> None:
 
 def _codes(job: Job) -> list[int]:
     directory, processes = RunDirectory(Path(job["run"])), job.get("processes", 2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = [_fork(directory, job, rank, processes, port) for rank in range(processes)]
     deadline = time.monotonic() + PATIENCE_SECONDS
     codes: dict[int, int] = {}

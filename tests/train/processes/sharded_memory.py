@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import socket
 import sys
 import tempfile
 import warnings
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 CONFIG = {
     "model_type": "llama",
@@ -40,10 +41,8 @@ def main() -> None:
 
 
 def _case(method: str, stage: int) -> dict[str, float]:
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port, report = free.getsockname()[1], Path(folder) / "report.json"
-        free.close()
+    with tempfile.TemporaryDirectory() as folder:
+        port, report = free_port(), Path(folder) / "report.json"
         started = [_fork(method, stage, rank, port, report) for rank in range(PROCESSES)]
         for pid in started:
             os.waitpid(pid, 0)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests import plans
+from tests.ports import free_port
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
 from tunesmith.tuning.errors import Category, Failure
@@ -58,12 +58,6 @@ def launched(directory: RunDirectory, *options: str) -> Iterator[subprocess.Pope
 def process_of_rank(rank: int, launcher: subprocess.Popen[bytes]) -> psutil.Process:
     children = psutil.Process(launcher.pid).children(recursive=True)
     return next(child for child in children if child.environ().get("RANK") == str(rank))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def told(directory: RunDirectory) -> Failure:

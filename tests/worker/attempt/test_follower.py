@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.typing import FilteringBoundLogger
 
+from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.worker.scripted_service import Reply, ScriptedService
 from tunesmith.tuning.errors import LeaseLost
@@ -149,9 +150,9 @@ def test_an_hour_without_a_service_is_made_up_for(
     run: RunDirectory, progress: Progress, log: FilteringBoundLogger
 ) -> None:
     """The service is gone, connections are refused, and 36,000 steps are written: ten a second for an hour."""
-    with ScriptedService() as before:
+    port = free_port()
+    with ScriptedService(port=port) as before:
         before.otherwise = lambda _request: Reply(headers={"connection": "close"})
-        port = int(before.url.rpartition(":")[2])
         client = service_client(before.url, "lease-token", timeout=5)
         control = HttpAttemptControl(client=client, blob_client=client, attempt_id="a", outage_patience_seconds=20)
         directives = StopRequests(drain_deadline=lambda: None)
