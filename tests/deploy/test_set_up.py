@@ -27,8 +27,8 @@ def test_packages_are_told_and_a_silent_installer_is_spoken_for(
     set_up: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights").write_bytes(b"x" * 3_000_000)
-    script = "import time; print('Collecting torch', flush=True); print('  details'); time.sleep(0.5); exit(3)"
-    code = set_up.run("install", [sys.executable, "-c", script], watched=tmp_path, silence_seconds=0.1)
+    script = "import time; print('Collecting torch', flush=True); print('  details'); time.sleep(1); exit(3)"
+    code = set_up.run("install", [sys.executable, "-c", script], watched=tmp_path, silence_seconds=0.05)
     told = capsys.readouterr()
     assert code == 3
     assert "s  Collecting torch" in told.out

@@ -207,7 +207,7 @@ def test_a_job_survives_the_sigkill_of_its_whole_worker(
     stack.wait_for_checkpoint(job_id)
     first_worker.thaw_trainer()
     first_worker.kill()
-    eventually(lambda: not first_worker.trainers(), seconds=10, what="the end of the orphaned trainer")
+    eventually(lambda: not first_worker.trainers(), seconds=30, what="the end of the orphaned trainer")
     successor = stack.start_worker(work_dir=first_worker.work_dir)
     try:
         job = stack.wait_for_status(job_id, "succeeded")

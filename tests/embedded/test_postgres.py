@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tunesmith.local.embedded.binaries import PostgresBinaries, postgres_candidates, valkey_binary
 from tunesmith.local.embedded.errors import BinaryNotFound, DirectoryUnusable
 from tunesmith.local.embedded.identity import Identity, runs_as, unprivileged, user_namespaces_work
@@ -82,10 +83,10 @@ def test_a_server_that_an_earlier_run_left_behind_is_ended_first(tmp_path: Path)
     with first.log.open("ab") as log:
         orphan = subprocess.Popen(first.command().argv, stdout=log, stderr=log, start_new_session=True)
     try:
-        assert wait_until(lambda: first.ready(orphan), timeout_seconds=20)
+        assert wait_until(lambda: first.ready(orphan), timeout_seconds=PATIENCE_SECONDS)
         _write(first)
         with _server(tmp_path / "pg") as second:
-            assert orphan.wait(10) == 0
+            assert orphan.wait(60) == 0
             assert _notes(second) == ["kept"]
     finally:
         orphan.kill()
@@ -109,7 +110,7 @@ def test_the_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         server = PostgresServer(Path(sys.argv[1]), log=Path(sys.argv[1]).with_name("log"))
         server.start()
         print(server.pid, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "pg")], stdout=subprocess.PIPE, text=True
@@ -117,7 +118,7 @@ def test_the_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
-        assert wait_until(lambda: not alive(pid), timeout_seconds=15)
+        assert wait_until(lambda: not alive(pid), timeout_seconds=PATIENCE_SECONDS)
 
 
 def test_a_deep_data_directory_with_odd_characters_gets_its_socket_elsewhere(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.waiting import PATIENCE_SECONDS
 from tunesmith.local.embedded.process import wait_until
 from tunesmith.local.embedded.valkey import ValkeyServer
 
@@ -47,9 +48,9 @@ def test_a_server_that_an_earlier_run_left_behind_is_ended_first(tmp_path: Path)
     with first.log.open("ab") as log:
         orphan = subprocess.Popen(first.command().argv, stdout=log, stderr=log, start_new_session=True)
     try:
-        assert wait_until(lambda: first.ready(orphan), timeout_seconds=20)
+        assert wait_until(lambda: first.ready(orphan), timeout_seconds=PATIENCE_SECONDS)
         with ValkeyServer(tmp_path / "vk", log=tmp_path / "valkey.log") as second:
-            assert orphan.wait(10) == 0
+            assert orphan.wait(60) == 0
             assert second.pid != orphan.pid
     finally:
         orphan.kill()

@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from tests.stack.up import SERVICES, Up, short_folder
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tunesmith.cli.connection import Connection, read_connection
 from tunesmith.local.doctor import Level, examine
 from tunesmith.local.embedded.errors import ServerFailed
-from tunesmith.local.embedded.process import alive, wait_until
+from tunesmith.local.embedded.process import alive
 from tunesmith.local.up import strays
 from tunesmith.local.up.stack import running_stack
 
@@ -49,6 +49,15 @@ def _nothing_left(data_dir: Path, pids: list[int]) -> bool:
     return not strays.find(data_dir) and not any(map(alive, pids))
 
 
+def exit_code(up: Up) -> int:
+    """Of one that ends by itself."""
+    try:
+        return up.process.wait(PATIENCE_SECONDS)
+    finally:
+        up.process.kill()
+        up.process.wait()
+
+
 def test_it_says_where_it_is_and_how_to_go_on(running: Up) -> None:
     connection = running.wait_ready()
     assert connection.base_url in running.said
@@ -77,7 +86,7 @@ def test_no_key_is_in_any_log_and_nobody_else_reads_the_data(running: Up) -> Non
 def test_a_second_up_in_the_same_directory_names_the_first(running: Up) -> None:
     connection = running.wait_ready()
     second = Up(running.data_dir)
-    assert second.process.wait(30) == 1
+    assert exit_code(second) == 1
     assert f"process {running.process.pid}" in second.said
     assert connection.base_url.removesuffix("/v1") in second.said
     assert running.answers()
@@ -96,7 +105,7 @@ def test_the_doctor_finds_the_service_and_its_worker(running: Up) -> None:
     def worker_is_seen() -> bool:
         return next(f for f in examine(running.data_dir) if f.subject == "workers").level is Level.OK
 
-    assert wait_until(worker_is_seen, timeout_seconds=30), (running.data_dir / "logs" / "worker.log").read_text()
+    eventually(worker_is_seen, what=(running.data_dir / "logs" / "worker.log").read_text)
     found = {finding.subject: finding for finding in examine(running.data_dir)}
     assert connection.base_url.removesuffix("/v1") in found["service"].text
     assert found["postgres"].level is found["valkey"].level is Level.OK
@@ -128,7 +137,7 @@ def test_a_taken_port_is_an_error_with_a_way_out(home: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         up = Up(home / "port", "--port", str(other.getsockname()[1]))
-        assert up.process.wait(30) == 1
+        assert exit_code(up) == 1
     assert re.search(r"error  Port \d+ on 127.0.0.1 is taken", up.said)
     assert re.search(r"next   use --port \d+, which is free", up.said)
     assert "Traceback" not in up.said
@@ -139,7 +148,7 @@ def test_a_folder_of_somebody_else_is_left_alone(home: Path) -> None:
     folder.mkdir()
     (folder / "chapter-1.txt").write_text("precious")
     up = Up(folder)
-    assert up.process.wait(30) == 1
+    assert exit_code(up) == 1
     assert "was not made by `tunesmith up`" in up.said
     assert [path.name for path in folder.iterdir()] == ["chapter-1.txt"]
 
@@ -197,7 +206,10 @@ def test_a_stop_while_it_starts_leaves_nothing_and_is_a_failure_only_by_ctrl_c(
     home: Path, number: signal.Signals, status: int
 ) -> None:
     up = Up(home / f"impatient-{status}")
-    assert wait_until((up.data_dir / "postgres" / "data").exists, timeout_seconds=30)
-    assert up.stop(number) == status
-    assert "nothing is lost" in up.said
-    assert wait_until(lambda: not strays.find(up.data_dir), timeout_seconds=5)
+    try:
+        eventually((up.data_dir / "postgres" / "data").exists, pause_seconds=0.02)
+        assert up.stop(number) == status
+        assert "nothing is lost" in up.said
+        eventually(lambda: not strays.find(up.data_dir))
+    finally:
+        up.end()

@@ -72,7 +72,7 @@ def test_the_program_streams_and_finishes_what_is_under_way_when_it_is_told_to_e
     assert lines[-1] == "[DONE]"
     assert json.loads(lines[-2])["choices"][0]["finish_reason"] in ("stop", "length")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_without_a_key_it_does_not_begin(

@@ -111,7 +111,7 @@ def test_the_trainer_dies_with_the_worker_that_holds_its_lifeline(tmp_path: Path
         os.close(read_end)
         runs.wait_for_step(directory, 1, process)
         os.close(write_end)
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
 
 
 @pytest.mark.mostly_slow(rows=1)

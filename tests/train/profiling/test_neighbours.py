@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from tests import plans
 from tests.tiny_model import build_tiny_model
 from tests.train import runs
+from tests.waiting import PATIENCE_SECONDS
 from tunesmith.local.embedded.process import wait_until
 from tunesmith.worker.train.profiling import neighbours
 from tunesmith.worker.train.profiling.neighbours import GpuNeighbours, Usage, share_of_others, usage
 
 BURN = """
 import os, pathlib, sys, time
-signs, end = pathlib.Path(sys.argv[1]), time.monotonic() + 60
+signs, end = pathlib.Path(sys.argv[1]), time.monotonic() + 600
 (signs / f"begun-{os.getpid()}").touch()
 while time.monotonic() < end and not (signs / "stop").exists():
     sum(range(100_000))
@@ -59,14 +60,14 @@ def signs(tmp_path: Path) -> Iterator[Path]:
 def test_a_busy_program_on_the_machine_is_seen(signs: Path) -> None:
     command = f'for n in $(seq {PROCESSORS}); do "{sys.executable}" -c "$0" "$1" & done'
     subprocess.run(["sh", "-c", command, BURN, str(signs)], check=True)  # its children are not of this process's tree
-    assert wait_until(lambda: len(list(signs.glob("begun-*"))) == PROCESSORS, timeout_seconds=30)
+    assert wait_until(lambda: len(list(signs.glob("begun-*"))) == PROCESSORS, timeout_seconds=PATIENCE_SECONDS)
     began, readings = looked(), [looked()]
 
     def others_worked_for_a_second() -> bool:
         readings.append(looked())
         return readings[-1].everybody - began.everybody - (readings[-1].own - began.own) > 1.0
 
-    assert wait_until(others_worked_for_a_second, timeout_seconds=30)
+    assert wait_until(others_worked_for_a_second, timeout_seconds=PATIENCE_SECONDS)
     share = share_of_others(began, readings[-1], processors=PROCESSORS)
     assert share is not None
     assert share > 0.8
@@ -75,7 +76,7 @@ def test_a_busy_program_on_the_machine_is_seen(signs: Path) -> None:
 def test_a_child_of_ours_is_not_another_whether_it_lives_or_has_ended(signs: Path) -> None:
     began = looked()
     child = subprocess.Popen([sys.executable, "-c", BURN, str(signs)])
-    assert wait_until(lambda: processor_seconds(child) > 0.5, timeout_seconds=30)
+    assert wait_until(lambda: processor_seconds(child) > 0.5, timeout_seconds=PATIENCE_SECONDS)
     used, alive = processor_seconds(child), looked()
     (signs / "stop").touch()
     child.wait()
