@@ -8,7 +8,7 @@ draining          there while the worker is on its way out; holds the moment by 
 constants.json    what this machine measured about itself
 slots/            lock files of CPU slots; those of GPUs are the host's (worker/machine/slots.py)
 trainers/         one record to a running trainer, so that a later start can end what an earlier one left
-runs/JOB/ATTEMPT/ run directories
+runs/JOB/ATTEMPT/ run directories; runs/JOB is locked while an attempt of the job is at work
 models/DIGEST/    base models, shared by all jobs
 tokens/PROJECT/   tokenised rows, shared by the jobs of a project
 adapters/DIGEST/  adapters that were served, as many as their limit allows
@@ -16,12 +16,15 @@ serving/          logs and folders of the engines that serve; serving.lock is he
 homes/PROJECT/    the HOME of a project's trainers: kernels that they compiled; empty after a start
 """
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -144,6 +147,17 @@ class WorkDirectory:
         """Where one attempt's run directory lies."""
         return self.runs / identifier(job_id) / identifier(attempt_id)
 
+    @contextmanager
+    def at_work(self, *, job_id: str, attempt_id: str) -> Iterator[None]:
+        """Make an attempt's run directory, and keep those of its job from being removed until the block ends."""
+        root = self.run_root(job_id=job_id, attempt_id=attempt_id)
+        held = _hold(root.parent)
+        try:
+            root.mkdir(exist_ok=True)
+            yield
+        finally:
+            os.close(held)
+
     def run_roots(self, *, job_id: str) -> list[Path]:
         """Run directories of earlier attempts of a job on this host, newest first."""
         return sorted((self.runs / identifier(job_id)).glob("*"), key=_modified, reverse=True)
@@ -160,14 +174,20 @@ class WorkDirectory:
         self.homes.mkdir(exist_ok=True)
 
     def remove_old_runs(self, *, keep: int) -> None:
-        """Delete all run directories but the newest few. Called when the run that just ended is among the newest."""
+        """Delete all run directories but the newest few and those of jobs that another slot is at work on.
+
+        Called when the run that just ended is among the newest.
+        """
         busy = {record.stem for record in self.trainers.glob("*.json")}
-        finished = [root for root in self.runs.glob("*/*") if root.name not in busy]
+        finished = [root for root in self.runs.glob("*/*") if root.name not in busy and _is_idle(root.parent)]
         for root in sorted(finished, key=_modified, reverse=True)[keep:]:
-            shutil.rmtree(root, ignore_errors=True)
+            with _alone_in(root.parent) as alone:
+                if alone:
+                    shutil.rmtree(root, ignore_errors=True)
         for job in self.runs.glob("*"):
-            if not any(job.iterdir()):
-                job.rmdir()
+            with _alone_in(job) as alone:
+                if alone and not any(job.iterdir()):
+                    job.rmdir()
 
 
 def identifier(text: str) -> str:
@@ -191,6 +211,42 @@ def inside(root: Path, name: str) -> Path:
     if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
         raise ValueError(f"{name!r} is not a relative file name")
     return root.joinpath(*parts)
+
+
+def _hold(job: Path) -> int:
+    """Make a job's folder and share a lock on it, which ends when the descriptor is closed or the process dies."""
+    while True:
+        job.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another slot has just removed it
+            descriptor = os.open(job, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)
+
+
+@contextmanager
+def _alone_in(job: Path) -> Iterator[bool]:
+    """Whether nobody is at work in a job's folder; then nobody begins until the block ends."""
+    try:
+        descriptor = os.open(job, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = bool(os.fstat(descriptor).st_nlink)
+    except OSError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _is_idle(job: Path) -> bool:
+    with _alone_in(job) as alone:
+        return alone
 
 
 def _modified(path: Path) -> float:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,36 @@ def test_old_runs_go_except_the_newest_few_and_those_that_run(work: WorkDirector
     work.remove_old_runs(keep=2)
     assert {root.name for root in work.runs.glob("*/*")} == {"attempt-0", "attempt-3", "attempt-4"}
     assert {job.name for job in work.runs.iterdir()} == {"job-0", "job-3", "job-4"}
+
+
+def test_runs_of_a_job_that_another_slot_is_at_work_on_stay_however_old_they_are(work: WorkDirectory) -> None:
+    ids = {"job_id": "job", "attempt_id": "second"}
+    (work.runs / "job" / "first").mkdir(parents=True)  # whose checkpoint the second may go on from
+    with work.at_work(**ids):
+        WorkDirectory(work.root).remove_old_runs(keep=0)
+        assert {root.name for root in work.runs.glob("*/*")} == {"first", "second"}
+    WorkDirectory(work.root).remove_old_runs(keep=0)
+    assert list(work.runs.iterdir()) == []
+
+
+def test_a_run_begins_whatever_other_slots_remove_meanwhile(work: WorkDirectory) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from tunesmith.worker.work_directory import WorkDirectory\n"
+        "work = WorkDirectory(Path(sys.argv[1])); print(flush=True)\n"
+        "while os.getppid() == int(sys.argv[2]): work.remove_old_runs(keep=0)"
+    )
+    command = [sys.executable, "-c", script, str(work.root), str(os.getpid())]
+    with ExitStack() as others:
+        for _ in range(2):
+            other = others.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            others.callback(other.kill)
+            assert other.stdout is not None
+            assert other.stdout.readline() == "\n"
+        for number in range(1000):
+            ids = {"job_id": "job", "attempt_id": f"attempt-{number}"}
+            with work.at_work(**ids):
+                assert work.run_root(**ids).is_dir()
+            assert other.poll() is None
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a\\b", "a\0b", "a/."])

@@ -137,8 +137,10 @@ class AttemptRunner:
 
     def _work(self) -> FinishReport:
         """Turn every way an attempt can go into a report, except a lost lease and the end of the grace."""
+        ids = {"job_id": self._claim.job_id, "attempt_id": self._claim.attempt_id}
         try:
-            return self._train(self._prepare())
+            with self._around.work.at_work(**ids):
+                return self._train(self._prepare())
         except AttemptStopped as halted:
             return FinishReport(outcome=OUTCOMES[halted.directive])
         except JobFailure as error:
