@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import shutil
 import time
@@ -211,7 +212,14 @@ def check_name(sha256: str) -> str:
 def _delete_partial(folder: Path, older_than: timedelta) -> int:
     oldest = time.time() - older_than.total_seconds()
     found = [path for path in (folder / "blobs").glob("*/*#*") if _PARTIAL.fullmatch(path.name)]
-    left = [path for path in found if path.exists() and path.stat().st_mtime < oldest]
+    left = [path for path in found if _grew_at(path) < oldest]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def _grew_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # it is complete now and has its own name
+        return math.inf

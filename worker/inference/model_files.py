@@ -1,6 +1,7 @@
 """Bases and adapters on this host's disk, by content: looked at again before each use, fetched anew if altered."""
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -70,5 +71,9 @@ class ModelFolders:
 
 def _sizes(root: Path) -> dict[str, int]:
     """Bytes by folder name, the folders that were made first at the beginning."""
-    folders = sorted((one for one in root.glob("[0-9a-f]*") if one.is_dir()), key=lambda one: one.stat().st_mtime)
-    return {one.name: sum(file.stat().st_size for file in one.rglob("*") if file.is_file()) for one in folders}
+    found = []
+    for folder in root.glob("[0-9a-f]*"):
+        with contextlib.suppress(FileNotFoundError):  # an altered one is fetched anew at this moment
+            held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            found.append((folder.stat().st_mtime, folder.name, held))
+    return {name: held for _, name, held in sorted(found)}

@@ -1,7 +1,10 @@
 """Bytes that nothing needs are deleted half a day later or a day, and no others."""
 
+import asyncio
 import os
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from tunesmith.service.blobs.sweep import _erase
 from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import Outcome
+
+LOOKS = 6000  # a few of which fall together with the last moment of an upload
 
 
 def folder(plane: ControlPlane) -> Path:
@@ -218,6 +223,29 @@ class TestUploads:
         assert sweep(control_plane) == 1
         assert [path.exists() for path in (whole, old, young)] == [False, False, True]
         young.unlink()
+
+    def test_an_upload_that_is_complete_at_this_moment_keeps_no_other_from_being_looked_at(
+        self, tmp_path: Path
+    ) -> None:
+        store = BlobStore.from_url(f"file://{tmp_path}")
+        partial, whole = tmp_path / f"{path_of('a' * 64)}#1", tmp_path / path_of("a" * 64)
+        partial.parent.mkdir(parents=True)
+
+        def write() -> None:
+            while not over.is_set():
+                partial.touch()
+                partial.rename(whole)
+
+        async def look() -> list[int]:
+            return [await store.delete_partial_uploads(older_than=timedelta(days=1)) for _ in range(LOOKS)]
+
+        over, writing = threading.Event(), threading.Thread(target=write)
+        writing.start()
+        try:
+            assert asyncio.run(look()) == [0] * LOOKS
+        finally:
+            over.set()
+            writing.join()
 
     @pytest.mark.parametrize("bytes_", [0, 10**15])
     def test_a_length_that_is_not_that_of_the_stored_bytes_is_refused(

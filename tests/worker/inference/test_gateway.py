@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import threading
 from pathlib import Path
 
 import httpx2
@@ -13,8 +15,10 @@ from tests.worker.inference.conftest import Host, authorization, until
 from tests.worker.scripted_service import Request
 from tunesmith.tuning.hardware import HardwareProfile
 from tunesmith.tuning.values.units import GIB
+from tunesmith.worker.inference.model_files import ModelFolders
 
 FILES = "adapter_model.safetensors"
+LOOKS = 2000  # some of which fall into the moment when a folder goes
 
 
 def test_every_answer_is_given_by_the_adapter_that_was_asked_for(host: Host) -> None:
@@ -263,6 +267,30 @@ def test_a_disk_that_could_not_be_tidied_is_tidied_the_next_time(host: Host, mon
         await tidying
 
     asyncio.run(story())
+
+
+def test_an_adapter_that_is_fetched_anew_does_not_end_the_looking_after_the_others(tmp_path: Path) -> None:
+    folders = ModelFolders(None, bases=tmp_path, adapters=tmp_path, adapter_bytes=0)  # type: ignore[arg-type]
+    (tmp_path / "a").mkdir()
+
+    def fetch_anew() -> None:
+        folder = tmp_path / "b"
+        while not over.is_set():
+            folder.mkdir()
+            for number in range(20):
+                (folder / str(number)).touch()
+            shutil.rmtree(folder)
+
+    async def look() -> set[str]:
+        return {digest for _ in range(LOOKS) for digest in await folders.surplus()}
+
+    over, fetching = threading.Event(), threading.Thread(target=fetch_anew)
+    fetching.start()
+    try:
+        assert asyncio.run(look()) <= {"a", "b"}
+    finally:
+        over.set()
+        fetching.join()
 
 
 def test_files_come_by_the_routes_of_models_alone(host: Host) -> None:
