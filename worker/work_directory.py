@@ -114,8 +114,9 @@ class WorkDirectory:
     def worker_id(self) -> str:
         """This machine's lasting name for itself, made at the first call."""
         path = self.root / "worker-id"
-        if not path.exists():
-            write_atomically(path, f"worker-{uuid.uuid4().hex[:20]}")
+        with _locked(self.root):  # one that serves may start beside the worker
+            if not path.exists():
+                write_atomically(path, f"worker-{uuid.uuid4().hex[:20]}")
         return path.read_text(encoding="utf-8").strip()
 
     def forget_worker_id(self) -> None:
@@ -211,6 +212,16 @@ def inside(root: Path, name: str) -> Path:
     if not name or "\0" in name or "\\" in name or any(part in {"", ".", ".."} for part in parts):
         raise ValueError(f"{name!r} is not a relative file name")
     return root.joinpath(*parts)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _hold(job: Path) -> int:

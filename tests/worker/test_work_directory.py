@@ -60,6 +60,26 @@ def test_the_worker_keeps_its_name_over_restarts(work: WorkDirectory) -> None:
     assert work.worker_id() == WorkDirectory(work.root).worker_id()
 
 
+def test_processes_that_start_at_once_on_a_new_folder_are_one_worker(work: WorkDirectory) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tunesmith.worker.work_directory import WorkDirectory\n"
+        "work = WorkDirectory(Path(sys.argv[1])); print('here', flush=True)\n"
+        "for _ in sys.stdin: print(work.worker_id(), flush=True)"
+    )
+    command = [sys.executable, "-c", script, str(work.root)]
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with ExitStack() as ending:
+        starts = [ending.enter_context(subprocess.Popen(command, **piped)) for _ in range(3)]
+        for start in starts:
+            ending.callback(start.kill)
+            assert start.stdout.readline() == "here\n"
+        for _ in range(20):
+            for start in starts:
+                start.stdin.write("\n")
+            assert {start.stdout.readline().strip() for start in starts} == {work.worker_id()}
+            work.forget_worker_id()
+
+
 def test_a_drain_has_one_deadline_and_ends_with_the_next_start(work: WorkDirectory) -> None:
     work.start_session(SESSION)
     assert work.drain_deadline() is None
