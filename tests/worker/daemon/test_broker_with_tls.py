@@ -1,5 +1,6 @@
 """A broker behind TLS carries wake-ups when its certificate is believed, and is not spoken to when it is not."""
 
+import select
 import socket
 import ssl
 import threading
@@ -55,9 +56,13 @@ def _serve(plain: socket.socket, context: ssl.SSLContext, path: str) -> None:
         valkey.connect(path)
         try:
             with context.wrap_socket(plain, server_side=True) as client:
-                while words := client.recv(65536):
-                    valkey.sendall(words)
-                    client.sendall(valkey.recv(65536))
+                while True:  # an answer may come in pieces, and a question too
+                    ready = [client] if client.pending() else select.select([client, valkey], [], [])[0]
+                    for source, target in ((client, valkey), (valkey, client)):
+                        if source in ready:
+                            if not (words := source.recv(65536)):
+                                return
+                            target.sendall(words)
         except OSError:
             return
 

@@ -1,5 +1,6 @@
 """The line of progress in a real pseudo-terminal whose size changes: nothing stale stays on the screen."""
 
+import codecs
 import fcntl
 import io
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tunesmith.cli.rendering.bottom_line import BottomLine
 
 ROOT = Path(__file__).parents[4]
@@ -70,6 +72,7 @@ class Terminal:
 
     def __init__(self, *, columns: int) -> None:
         self.screen = Screen(columns)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a letter
         self._keyboard, inside = pty.openpty()
         self._resize(columns)
         around = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "CI": "", "NO_COLOR": "1"}
@@ -86,12 +89,12 @@ class Terminal:
     def _resize(self, columns: int) -> None:
         fcntl.ioctl(self._keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    def wait_for(self, wanted: list[str], *, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
+    def wait_for(self, wanted: list[str]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while self.screen.text != wanted and time.monotonic() < deadline:
             if select.select([self._keyboard], [], [], 0.1)[0]:
                 try:
-                    self.screen.write(os.read(self._keyboard, 65536).decode())
+                    self.screen.write(self._decoder.decode(os.read(self._keyboard, 65536)))
                 except OSError:  # the program has ended
                     break
         assert self.screen.text == wanted
