@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import TUNESMITH, write_rows
 from tests.command import Run
-from tests.stack.installation import MODEL
+from tests.stack.installation import FINAL, MODEL
 from tests.waiting import eventually
 from tunesmith.cli.connection import Connection
 from tunesmith.local.up import strays
@@ -25,9 +26,53 @@ ROOT = Path(__file__).parents[2]
 Rows = Callable[..., Path]
 
 
+class OnlySlot:
+    """That of the installation's worker. One long job takes it for all tests that want one, whatever their order."""
+
+    def __init__(self, run: Run, rows: Path) -> None:
+        self._run = run
+        self._rows = rows
+        self._long_job: str | None = None
+
+    def taken(self) -> str:
+        """By a job that would run for hours, which waits for it or has it; returns its id."""
+        if self._long_job is None or status_of(self._run, self._long_job) in FINAL:
+            words = ("submit", self._rows, "--model", MODEL, "--epochs", "50", "--batch-size", "1", "-o", "id")
+            submitted = self._run(*words)
+            assert submitted.returncode == 0, submitted.stderr
+            self._long_job = submitted.stdout.strip()
+        return self._long_job
+
+    def freed(self) -> None:
+        """For a job that a test waits for."""
+        if self._long_job is not None:
+            self._run("cancel", self._long_job)
+            self._long_job = None
+
+
 @pytest.fixture(scope="module")
-def finished_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+def only_slot(service: Connection, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlySlot]:
+    slot = OnlySlot(run, write_rows(tmp_path_factory.mktemp("long") / "rows.jsonl", 256))
+    yield slot
+    slot.freed()
+
+
+@pytest.fixture
+def long_job(only_slot: OnlySlot) -> str:
+    """A job that would run for hours, from whichever test."""
+    return only_slot.taken()
+
+
+@pytest.fixture
+def free_slot(only_slot: OnlySlot) -> None:
+    """Nothing keeps the worker from the jobs of this test."""
+    only_slot.freed()
+
+
+@pytest.fixture(scope="module")
+def finished_job(only_slot: OnlySlot, run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A job that was submitted, followed and succeeded."""
+    only_slot.freed()
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
     row = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]}
     path.write_text("".join(json.dumps(row) + "\n" for _ in range(16)))
@@ -35,17 +80,6 @@ def finished_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPat
     ended = run(*words, "--seed", "1", "--suffix", "greeting", "--metadata", "team=search", "--follow")
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def long_job(service: Connection, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A job that would run for hours. The last tests share it, and the very last one cancels it."""
-    path = write_rows(tmp_path_factory.mktemp("long") / "rows.jsonl", 256)
-    submitted = run("submit", path, "--model", MODEL, "--epochs", "50", "--batch-size", "1", "-o", "id")
-    assert submitted.returncode == 0, submitted.stderr
-    job_id = submitted.stdout.strip()
-    yield job_id
-    run("cancel", job_id)
 
 
 def test_a_followed_job_prints_its_id_as_data_and_its_story_as_progress(run: Run, finished_job: str) -> None:
@@ -70,6 +104,7 @@ def test_get_shows_the_plan_with_its_reasons(run: Run, finished_job: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_slot")
 def test_a_repeated_job_is_identical_to_the_last_bit(run: Run, finished_job: str) -> None:
     repeated = run("reproduce", finished_job, "-o", "json")
     assert repeated.returncode == 0, repeated.stdout + repeated.stderr
@@ -84,6 +119,7 @@ def test_a_repeated_job_is_identical_to_the_last_bit(run: Run, finished_job: str
     assert second["fine_tuned_model"] != first["fine_tuned_model"]
 
 
+@pytest.mark.usefixtures("free_slot")
 def test_a_tuned_model_is_compared_with_its_base_by_the_installation_itself(
     run: Run, finished_job: str, rows: Rows, tmp_path: Path
 ) -> None:
@@ -287,6 +323,7 @@ def test_workers_are_listed_with_their_hardware(run: Run, service: Connection) -
     assert "cores" in run("workers").stdout
 
 
+@pytest.mark.usefixtures("free_slot")
 def test_the_openai_example_and_the_readme_are_the_same_and_work(
     service: Connection, run: Run, tiny_model: Path, environment: dict[str, str]
 ) -> None:
@@ -302,6 +339,7 @@ def test_the_openai_example_and_the_readme_are_the_same_and_work(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_slot")
 def test_the_nightly_script_brings_the_adapter_and_runs_twice_as_one_job(
     service: Connection, rows: Rows, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -340,11 +378,9 @@ def test_a_wait_that_is_over_leaves_the_job_running(run: Run, long_job: str) -> 
 def test_control_c_detaches_and_says_how_to_come_back(
     run: Run, long_job: str, environment: dict[str, str], home: Path
 ) -> None:
-    watching = subprocess.Popen([TUNESMITH, "watch", long_job], env=environment, stderr=subprocess.PIPE, text=True)
-    assert watching.stderr is not None
-    watching.stderr.readline()  # it has begun to follow
-    watching.send_signal(signal.SIGINT)
-    told = watching.communicate(timeout=30)[1]
+    with watched(long_job, environment) as watching:
+        watching.send_signal(signal.SIGINT)
+        told = watching.communicate(timeout=60)[1]
     assert watching.returncode == 130
     assert f"tunesmith watch {long_job}" in told
     assert f"tunesmith cancel {long_job}" in told
@@ -368,15 +404,26 @@ def test_a_paused_job_waits_until_it_is_resumed(run: Run, long_job: str) -> None
 
 
 def test_following_outlives_a_killed_api(run: Run, long_job: str, environment: dict[str, str], home: Path) -> None:
-    watching = subprocess.Popen([TUNESMITH, "watch", long_job], env=environment, stderr=subprocess.PIPE, text=True)
-    assert watching.stderr is not None
-    watching.stderr.readline()
-    os.kill(api_process(home / "data"), signal.SIGKILL)
-    eventually(lambda: run("get", long_job).returncode == 0, what="the return of the API")
-    assert watching.poll() is None
-    run("cancel", long_job)
-    watching.communicate(timeout=60)
+    with watched(long_job, environment) as watching:
+        os.kill(api_process(home / "data"), signal.SIGKILL)
+        eventually(lambda: run("get", long_job).returncode == 0, what="the return of the API")
+        assert watching.poll() is None
+        run("cancel", long_job)
+        watching.communicate(timeout=120)
     assert watching.returncode == 4
+
+
+@contextmanager
+def watched(job_id: str, environment: dict[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    """`tunesmith watch` as a process that has begun to follow; its end is the block's, however the test goes."""
+    command = [TUNESMITH, "watch", job_id]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as watching:
+        try:
+            assert watching.stderr is not None
+            watching.stderr.readline()
+            yield watching
+        finally:
+            watching.kill()
 
 
 def status_of(run: Run, job_id: str) -> str:
