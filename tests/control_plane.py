@@ -18,6 +18,7 @@ from openai import OpenAI
 from psycopg import sql
 
 from tests.machines import CPU
+from tests.waiting import eventually
 from tunesmith.local.embedded.postgres import PostgresServer
 from tunesmith.service import logs
 from tunesmith.service.announcer import announcer_for
@@ -110,7 +111,8 @@ class ControlPlane:
             return _rows(connection, statement, values)
 
     def snapshot(self) -> dict[str, list[str]]:
-        """Every row of every table as text, but for when keys were last used."""
+        """Every row of every table as text, but for when keys were last used. Wake-ups go after the answers."""
+        eventually(lambda: not self.sql("SELECT 1 FROM outbox WHERE topic = 'wake' AND delivered_at IS NULL"))
         tables = [table.name for table in Row.metadata.sorted_tables if table.name != "api_keys"]
         return {name: [row[0] for row in self.sql(f"SELECT t::text FROM {name} t ORDER BY 1")] for name in tables}
 
