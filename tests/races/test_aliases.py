@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 
 from tests.control_plane import ControlPlane
+from tests.waiting import PATIENCE_SECONDS
 
 PATH = "/v1/aliases/ft:support@prod"
 
@@ -15,7 +16,7 @@ def together(*bodies: dict[str, object], plane: ControlPlane) -> list[tuple[int,
 
     def send(place: int) -> None:
         with plane.http() as client:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_SECONDS)
             answer = client.put(PATH, json=bodies[place])
         told = answer.json()
         answers[place] = answer.status_code, told["model"] if answer.is_success else told["error"]["message"]
@@ -24,7 +25,7 @@ def together(*bodies: dict[str, object], plane: ControlPlane) -> list[tuple[int,
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
     return [answers[place] for place in range(len(bodies))]
 
 

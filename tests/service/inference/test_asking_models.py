@@ -24,7 +24,7 @@ from tests.service.inference.conftest import (
     stream_head,
 )
 from tests.service.test_access import is_error
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.inference.usage import UsageCounter
 from tunesmith.service.inference.used import Used
@@ -293,7 +293,7 @@ def test_an_answer_that_nobody_waits_for_is_given_up(control_plane: ControlPlane
     gateway.script = lambda _: [*[piece for n in range(600) for piece in (line(waiting=str(n)), 0.05)]]
     with _sent(control_plane, {"stream": False}):
         eventually(lambda: gateway.asked)
-    assert gateway.gone.wait(20)
+    assert gateway.gone.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("inference", "impatient")
@@ -301,7 +301,7 @@ def test_a_client_that_stops_reading_is_given_up(control_plane: ControlPlane, ga
     piece = event(choices=[{"index": 0, "delta": {"content": "x" * 60_000}}])
     gateway.script = lambda _: [stream_head(), *[piece, 0.0] * 2000, DONE]
     with _sent(control_plane, {"stream": True}):
-        assert gateway.gone.wait(30)
+        assert gateway.gone.wait(PATIENCE_SECONDS)
 
 
 def _sent(plane: ControlPlane, body: dict[str, object]) -> socket.socket:

@@ -21,8 +21,8 @@ from tunesmith.worker.run_directory import EXIT_FAILED, EXIT_STOPPED, RunDirecto
 from tunesmith.worker.train import ranks
 from tunesmith.worker.train.checkpoints.state import newest_whole, verify
 
-BOUND_SECONDS = 60
-SOON_SECONDS = 20  # less than the 30 after which torchrun would end by force what hangs
+BOUND_SECONDS = 120
+SOON_SECONDS = 30  # after which torchrun would end by force what hangs
 
 
 @pytest.fixture(scope="module")

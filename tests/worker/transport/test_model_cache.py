@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
 from tests.worker.conftest import ref
 from tests.worker.scripted_service import Reply, Request, ScriptedService
 from tunesmith.tuning.messages import set_digest
@@ -49,7 +50,7 @@ def test_two_jobs_that_want_the_same_model_at_once_share_one_fetch(
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join(20)
+        job.join(PATIENCE_SECONDS)
     assert len(set(found)) == 1
     assert len(found) == 4
     assert len(service.requests) == len(FILES)
