@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,17 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: 
         with own_folder(tmp_path) as second:
             assert (first / "upload").exists()
         assert not second.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_ends_keeps_no_other_from_starting(tmp_path: Path) -> None:
+    def start_and_end(_process: int) -> None:
+        for _ in range(1000):
+            with own_folder(tmp_path):
+                pass
+
+    with ThreadPoolExecutor(3) as processes:
+        list(processes.map(start_and_end, range(3)))
     assert list(tmp_path.iterdir()) == []
 
 
