@@ -20,6 +20,7 @@ from tunesmith.worker.trainer_process.launcher import Trainer, launch, trainer_e
 from tunesmith.worker.trainer_process.processes import adopt_orphans, bury_orphans, tree
 from tunesmith.worker.trainer_process.warm import WarmTrainer
 
+DAEMON = f"unmarked-daemon-of-{os.getpid()}"  # two runs of these tests on one machine do not see each other's
 TRY = """
 import os, sys
 def attempt(act):
@@ -128,7 +129,7 @@ class TestProcesses:
             "alone = 'import os, time; os.closerange(0, 64); time.sleep(600)'\n"
             "if os.fork() == 0:\n"
             "    os.setsid()\n"
-            "    if os.fork() == 0: os.execve(sys.executable, ['unmarked-daemon', '-c', alone], {})\n"
+            "    if os.fork() == 0: os.execve(sys.executable, ['" + DAEMON + "', '-c', alone], {})\n"
             "    os._exit(0)\n"
             "os.wait()\nopen('ready', 'w').close()\ntime.sleep(600)"
         )
@@ -143,7 +144,7 @@ class TestProcesses:
             "import os, sys\n"
             "if os.fork() == 0:\n"
             "    os.setsid()\n"
-            "    os.execve(sys.executable, ['unmarked-daemon', '-c', 'import time; time.sleep(600)'], {})\n"
+            "    os.execve(sys.executable, ['" + DAEMON + "', '-c', 'import time; time.sleep(600)'], {})\n"
         )
         assert not daemons()
 
@@ -215,7 +216,7 @@ def daemons() -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.cmdline()[:1] == ["unmarked-daemon"] and process.status() != psutil.STATUS_ZOMBIE:
+            if process.cmdline()[:1] == [DAEMON] and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -298,7 +299,7 @@ class TestForksOfTheWarmProcess:
             "import os, sys, time\n"
             "if os.fork() == 0:\n"
             "    os.setsid()\n"
-            "    os.execve(sys.executable, ['unmarked-daemon', '-c', 'import time; time.sleep(600)'], {})\n"
+            "    os.execve(sys.executable, ['" + DAEMON + "', '-c', 'import time; time.sleep(600)'], {})\n"
             "time.sleep(600)"
         )
         eventually(daemons)
