@@ -88,7 +88,12 @@ def create_app(settings: Settings, *, routes: Routes = Routes.ALL) -> FastAPI:
     app.state.settings = settings
     app.state.routes = routes
     database = app.state.database = Database(
-        create_engine(settings.database_url, pool_size=settings.pool_size, pool_wait_seconds=settings.pool_wait_seconds)
+        create_engine(
+            settings.database_url,
+            pool_size=settings.pool_size,
+            pool_wait_seconds=settings.pool_wait_seconds,
+            statement_seconds=settings.statement_seconds,
+        )
     )
     app.state.keys = KeyCache(database)
     app.state.line = Line(lambda: app.state.settings)

@@ -96,6 +96,7 @@ class Settings(BaseSettings):
 
     pool_size: Annotated[int, Field(ge=1)] = 20
     pool_wait_seconds: Seconds = 5
+    statement_seconds: Seconds = 8  # of one statement for a request
     log_format: str = "console"
     log_level: str = "info"
 

@@ -1,11 +1,17 @@
 """The database: one engine, one transaction per request, and the database's own clock."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from select import POLLIN, poll
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg import waiting
+from psycopg.abc import PQGen
 from pydantic_core import from_json, to_json
 from sqlalchemy import URL, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
@@ -19,6 +25,7 @@ _T = TypeVar("_T")
 Clock = Callable[[AsyncSession], Awaitable[datetime]]  # the time of a transaction; `now` unless somebody moves it
 Changed = set[tuple[type[ApiKey | Job], str]]
 _NOW = select(func.now())
+_MOST_STATEMENTS = 3  # that may take as long as one may, before a connection is given up
 
 
 def driver_url(database_url: str) -> URL:
@@ -26,13 +33,32 @@ def driver_url(database_url: str) -> URL:
     return make_url(database_url).set(drivername="postgresql+psycopg")
 
 
-def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float) -> AsyncEngine:
+def create_engine(
+    database_url: str, *, pool_size: int, pool_wait_seconds: float, statement_seconds: float = 30
+) -> AsyncEngine:
     """A pool that looks at each connection before it lends it out, so that a restarted server is not an error.
 
-    It keeps every connection that it opens: another would cost a log-in, and PostgreSQL a process.
+    It keeps every connection that it opens: another would cost a log-in, and PostgreSQL a process. No statement takes
+    longer than `statement_seconds` there, nor a second more here, whatever became of the server and the network.
     """
+    libpq_url = driver_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connect = partial(
+        _BoundedConnection.connect,
+        libpq_url,
+        connect_timeout=5,
+        application_name="tunesmith-service",
+        # A request that waits this long for a row is stuck; the client hears 503 and tries again. A server that hears
+        # no more of a transaction lets its rows go while the leases of running jobs still have half their time.
+        options=f"-c lock_timeout={statement_seconds * 800:.0f} -c statement_timeout={statement_seconds * 1000:.0f}"
+        " -c idle_in_transaction_session_timeout=30000",
+        keepalives_idle=10,
+        keepalives_interval=3,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+    )
     engine = create_async_engine(
         driver_url(database_url),
+        async_creator=connect,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_wait_seconds,
@@ -40,26 +66,44 @@ def create_engine(database_url: str, *, pool_size: int, pool_wait_seconds: float
         json_serializer=_to_json,
         json_deserializer=from_json,
         hide_parameters=True,  # of errors, which end in logs: a parameter may be a secret
-        connect_args={
-            "connect_timeout": 5,
-            "application_name": "tunesmith-service",
-            # A request that waits this long for a row is stuck; the client hears 503 and tries again.
-            "options": "-c lock_timeout=15000 -c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000",
-        },
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_broken)
+    event.listen(engine.sync_engine, "checkout", partial(_lend, statement_seconds=statement_seconds))
     return engine
+
+
+class _BoundedConnection(psycopg.AsyncConnection[Any]):
+    """Given up when its server says nothing for too long: it may be frozen, or the network between may swallow all.
+
+    TCP tells of neither: a frozen server's kernel and a proxy go on to acknowledge what is sent.
+    """
+
+    silence_seconds = 10.0
+    lent_until = float("inf")  # by the monotonic clock; of a slow connection, each of whose answers comes in time
+
+    async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:  # noqa: ASYNC109
+        left = min(self.silence_seconds, self.lent_until - time.monotonic())
+        try:
+            async with asyncio.timeout(timeout or max(0.0, left)):
+                return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)
+        except TimeoutError as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer") from error
+        except asyncio.CancelledError:  # asking the server to cancel would be another wait for it
+            self.pgconn.finish()
+            raise
 
 
 def _to_json(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="constants")  # which the database refuses, rather than storing another number
 
 
-def _refuse_broken(connection: Any, _record: Any, _proxy: Any) -> None:
+def _lend(connection: Any, _record: Any, _proxy: Any, *, statement_seconds: float) -> None:
     """Nothing is due on an idle connection: what lies there is the server's farewell. Looking costs no round trip."""
     driver = connection.driver_connection
     if driver.closed or _is_readable(driver.fileno()):
         raise DisconnectionError
+    driver.silence_seconds = statement_seconds + 1
+    driver.lent_until = time.monotonic() + _MOST_STATEMENTS * driver.silence_seconds
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,10 +28,11 @@ class Faults:
 class Proxy:
     """Listens on `port` of 127.0.0.1 while it is entered."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target: int | Path) -> None:
+        """Leads to a port of 127.0.0.1 or to a Unix socket."""
         self.faults = Faults()
         self.port = 0
-        self._target_port = target_port
+        self._target = target
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -52,7 +54,7 @@ class Proxy:
 
     def lead_to(self, port: int) -> None:
         """Connect to another server from now on; connections that are open stay where they are."""
-        self._target_port = port
+        self._target = port
 
     def cut(self) -> None:
         """End every connection, in order."""
@@ -76,7 +78,8 @@ class Proxy:
 
     def _reset_all(self) -> None:
         for writer in self._open:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            with contextlib.suppress(OSError):  # it is closed already
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -84,13 +87,13 @@ class Proxy:
             to_client.close()
             return
         try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
+            server, to_server = await self._connect()
         except OSError:  # nobody listens there at the moment
             to_client.close()
             return
         both = {to_client, to_server}
         self._open |= both
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # the latter when we stop
             await asyncio.gather(
                 self._pass_on(client, to_server, is_swallowed=lambda: self.faults.swallow_requests),
                 self._pass_on(server, to_client, is_swallowed=lambda: self.faults.swallow_answers),
@@ -98,6 +101,11 @@ class Proxy:
         for writer in both:
             writer.close()
         self._open -= both
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
     async def _pass_on(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_swallowed: Callable[[], bool]
