@@ -4,14 +4,15 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -22,6 +23,9 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store, from_url
 from tunesmith.tuning.codes import ErrorCode
 from tunesmith.tuning.errors import InvalidRequest, TooLarge, TunesmithError
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
 _log = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -31,6 +35,14 @@ SIGNED_FROM_BYTES = 1024**2  # smaller ones are answered sooner than a second re
 _SIGNED_FOR = timedelta(minutes=5)  # to begin in; a download that has begun goes on
 _RETRIES = 3
 _RETRY_TIME = timedelta(seconds=10)  # then the client is told, rather than left to wait for minutes
+# A request may be long; what ends it is silence. That of one which is being sent counts as silence: 5 MiB at most.
+_TIMES: dict[str, timedelta | str] = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=20),
+    "timeout": timedelta(hours=12),
+}
+_PROVIDERS = ("AWS", "GOOGLE", "AZURE")
+_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
 _FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 
@@ -67,7 +79,11 @@ class BlobStore:
                 raise StoreUnavailable(
                     f"The folder {folder} cannot be used as the store: {error}.", hint=hint
                 ) from error
-        store = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME})
+        store = from_url(
+            url,
+            client_options=_client_options(os.environ),
+            retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME},
+        )
         return cls(
             store, signs=store if signed_downloads and isinstance(store, S3Store | GCSStore | AzureStore) else None
         )
@@ -168,6 +184,13 @@ def unavailable(error: Exception) -> StoreUnavailable:
         hint = "Its operator has to free space; what was answered with 200 is safe."
         return StoreUnavailable("The object store is full.", code=ErrorCode.DISK_FULL, hint=hint)
     return StoreUnavailable("The object store does not answer as it should. Try again in a moment.")
+
+
+def _client_options(environment: Mapping[str, str]) -> "ClientConfig":
+    """Ours, and what a provider's variables say about connections: beside ours obstore would pass them over."""
+    variables = {f"{provider}_{name.upper()}": name for provider in _PROVIDERS for name in _VARIABLES}
+    said = {name: environment[variable] for variable, name in variables.items() if variable in environment}
+    return cast("ClientConfig", _TIMES | said)
 
 
 class _Verified:

@@ -1,4 +1,4 @@
-"""Everything that the keeper does, and how often."""
+"""Everything that the keeper does beside schedules and webhooks, and how often."""
 
 from datetime import timedelta
 
@@ -28,8 +28,12 @@ def every_chore(settings: Settings) -> tuple[Chore, ...]:
         Chore("deliver the outbox", deliver_outbox, every_seconds=each_sweep),
         Chore("wake workers for waiting jobs", wake_for_waiting_jobs, every_seconds=each_sweep),
         Chore("forget what is over", prune, every_seconds=600),
-        Chore("delete unneeded bytes", delete_unneeded_bytes, every_seconds=600),
     )
+
+
+def store_chores() -> tuple[Chore, ...]:
+    """What waits for the object store: by itself, so that one that does not answer holds up no lease."""
+    return (Chore("delete unneeded bytes", delete_unneeded_bytes, every_seconds=600),)
 
 
 async def deliver_outbox(context: KeeperContext) -> int:

@@ -7,7 +7,7 @@ from tunesmith.service.announcer import announcer_for
 from tunesmith.service.blobs.objects import BlobStore
 from tunesmith.service.database.transactions import Database, create_engine
 from tunesmith.service.keeper.chore import KeeperContext
-from tunesmith.service.keeper.chores import every_chore
+from tunesmith.service.keeper.chores import every_chore, store_chores
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.schedules import fetching_chores, schedule_chores
 from tunesmith.service.settings import Settings
@@ -27,7 +27,7 @@ async def keep(settings: Settings) -> None:
         blobs = BlobStore.from_url(settings.store, signed_downloads=settings.signed_downloads)
         context = KeeperContext(settings, database, announcer_for(settings.redis_url), blobs)
         courier = Courier(for_webhooks, Sender.of(settings), every_seconds=min(1.0, settings.keeper_seconds))
-        kinds = (every_chore(settings), schedule_chores(settings), fetching_chores(settings))
+        kinds = (every_chore(settings), store_chores(), schedule_chores(settings), fetching_chores(settings))
         await asyncio.gather(*(Keeper(context, chores).run(stop) for chores in kinds), courier.run(stop))
     finally:
         await for_webhooks.close()

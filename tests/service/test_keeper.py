@@ -15,7 +15,7 @@ from tests.machines import ONE_GPU
 from tests.waiting import eventually
 from tunesmith.service.announcer import CeleryAnnouncer
 from tunesmith.service.keeper.chore import Chore, KeeperContext
-from tunesmith.service.keeper.chores import deliver_outbox, every_chore
+from tunesmith.service.keeper.chores import deliver_outbox, every_chore, store_chores
 from tunesmith.service.keeper.expired_leases import end_expired_leases
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.keeper.waiting_jobs import wake_for_waiting_jobs
@@ -44,7 +44,7 @@ def wake(plane: ControlPlane) -> set[str]:
 
 async def sweep(context: KeeperContext) -> None:
     """One round of a keeper that has just started."""
-    await Keeper(context, every_chore(context.settings)).sweep()
+    await Keeper(context, every_chore(context.settings) + store_chores()).sweep()
 
 
 def test_a_keeper_shows_that_it_lives_after_each_sweep_that_worked(plane: ControlPlane, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_sweep_deletes_bytes_that_nothing_refers_to(control_plane: ControlPlan
 
 
 def test_the_list_of_chores_names_each_once(control_plane: ControlPlane) -> None:
-    chores = every_chore(control_plane.settings)
+    chores = every_chore(control_plane.settings) + store_chores()
     assert len({chore.name for chore in chores}) == len(chores)
 
 

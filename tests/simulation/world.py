@@ -8,7 +8,7 @@ import httpx2
 
 from tests.simulation.stage import LEASE_SECONDS, MOMENT_SECONDS, Request, Stage
 from tunesmith.service.keeper.chore import KeeperContext
-from tunesmith.service.keeper.chores import every_chore
+from tunesmith.service.keeper.chores import every_chore, store_chores
 from tunesmith.service.keeper.loop import Keeper
 from tunesmith.service.leases import store as leases
 from tunesmith.service.leases.steadiness import Steadiness
@@ -66,7 +66,7 @@ class World:
         """Another process of the keeper."""
         stage = self._stage
         context = KeeperContext(stage.settings, stage.database, self.broker, stage.app.state.blobs)
-        return Keeper(context, every_chore(stage.settings), clock=lambda: self.elapsed_seconds)
+        return Keeper(context, every_chore(stage.settings) + store_chores(), clock=lambda: self.elapsed_seconds)
 
     async def tell_news(self) -> None:
         """What the API does after the answer to a create request, or never when it is killed before."""

@@ -35,10 +35,10 @@ def swallow_answers(network: Proxy) -> None:
     network.faults = Faults(swallow_answers=True)
 
 
-BREAKING = [swallow_answers, cut, swallow_requests, reset]
+BREAKING = [swallow_requests, cut, swallow_answers, reset]
 
 
-@pytest.mark.mostly_slow(rows=2)
+@pytest.mark.mostly_slow(rows=3)
 @pytest.mark.parametrize("breaking", BREAKING, ids=lambda one: one.__name__)
 def test_a_broken_network_is_told_within_a_bound_costs_no_run_and_is_forgotten_when_it_is_mended(
     site: Site, keeper_lives: Callable[[], None], breaking: Callable[[Proxy], None]

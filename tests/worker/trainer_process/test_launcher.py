@@ -210,7 +210,7 @@ def test_a_flood_of_output_keeps_its_end_within_the_cap(begin: Start, run: RunDi
 def test_a_trainer_whose_log_cannot_be_written_does_not_block_on_its_output(begin: Start, run: RunDirectory) -> None:
     (run.log / "made-by-an-earlier-trainer").mkdir(parents=True)
     trainer = begin("for number in range(50_000): print('line', number)")
-    wait_until(lambda: trainer.exit_code is not None)
+    eventually(lambda: trainer.exit_code is not None)
     assert trainer.end() == 0
 
 
