@@ -1,4 +1,4 @@
-"""Long faults under real runs: a database that is away, a queue that forgets again and again, a machine that sleeps."""
+"""Long faults under real runs: a database that is away or frozen, a queue that forgets, a machine that sleeps."""
 
 import time
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from tests.stack.worker import trainers_below
 from tests.waiting import eventually
 
 OUTAGE_SECONDS = 110.0  # nine leases
+FROZEN_SECONDS = 65.0
+FROZEN_EPOCHS = 50  # 2,500 steps
 FLUSH_EVERY_SECONDS = 5.0
 LONG_ROWS, LONG_EPOCHS = 200, 30  # 1,500 steps
 SLEEP_ROWS, SLEEP_EPOCHS = 200, 4
@@ -70,6 +72,37 @@ def test_a_database_that_is_away_for_110_seconds_ends_no_run_and_loses_no_point(
 
 
 @pytest.mark.chaos
+def test_a_database_that_is_frozen_for_65_seconds_is_answered_for_ends_no_run_and_loses_no_point(
+    cluster: Cluster,
+) -> None:
+    cluster.revive()
+    job_id = cluster.submit(held_out_rows=0, rows=LONG_ROWS, epochs=FROZEN_EPOCHS)
+    cluster.wait_for_step(job_id, 1)
+    trainers = {trainer.pid for trainer in trainers_below(cluster.root)}
+    frozen = freeze(cluster.postgres.pid)
+    deadline, slowest = time.monotonic() + FROZEN_SECONDS, 0.0
+    try:
+        while time.monotonic() < deadline:
+            slowest = max(slowest, seconds_of_a_refusal(cluster))
+            time.sleep(1)
+        still = {trainer.pid for trainer in trainers_below(cluster.root)}
+    finally:
+        thaw(frozen)
+    thawed_at = time.monotonic()
+    eventually(cluster.answers, seconds=10, what=lambda: f"an answer\n{cluster.logs()}")
+    print(
+        f"{len(still)} of {len(trainers)} processes of the run were still at work after {FROZEN_SECONDS:.0f} s; "
+        f"refusals took {slowest:.1f} s at most, the first answer {time.monotonic() - thawed_at:.1f} s"
+    )
+
+    assert still, "the run was over before the freeze was"
+    assert still <= trainers, "a run began again"
+    job = cluster.wait_for_status(job_id, "succeeded", seconds=900)
+    assert [attempt["outcome"] for attempt in cluster.attempts(job_id)] == ["succeeded"]
+    assert cluster.steps(job_id) == list(range(1, job["tunesmith"]["plan"]["total_steps"] + 1))
+
+
+@pytest.mark.chaos
 def test_a_worker_that_wakes_after_its_job_has_ended_elsewhere_changes_nothing_and_ends_its_run(
     cluster: Cluster,
 ) -> None:
@@ -87,6 +120,20 @@ def test_a_worker_that_wakes_after_its_job_has_ended_elsewhere_changes_nothing_a
     eventually(lambda: sleeper.said("attempt.lease_lost"), seconds=60, what=lambda: f"the fence\n{cluster.logs()}")
     eventually(lambda: not stale & {one.pid for one in sleeper.trainers()}, seconds=30, what="the end of its run")
     assert rows_of(cluster, job_id) == before
+
+
+def seconds_of_a_refusal(cluster: Cluster) -> float:
+    """How long one API took to say that its database is away; it said that it lives meanwhile."""
+    with cluster.http() as client:
+        assert client.get("/healthz", timeout=5).is_success
+        began_at = time.monotonic()
+        answer = client.get("/v1/models")  # for which it has the 30 s of this client
+        took = time.monotonic() - began_at
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        readiness = client.get("/readyz")
+    assert (readiness.status_code, readiness.json()["checks"]["store"]) == (503, "ok")
+    assert readiness.json()["checks"]["database"] != "ok"
+    return took
 
 
 def rows_of(cluster: Cluster, job_id: str) -> dict[str, list[str]]:
