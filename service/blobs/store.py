@@ -137,6 +137,8 @@ async def _hold(session: AsyncSession, hashes: set[str]) -> dict[str, int]:
 
 def _is_referenced() -> ColumnElement[bool]:
     one = func.jsonb_build_array(func.jsonb_build_object("sha256", Blob.sha256))
-    sets = [select(kind.files).where(kind.files.contains(one)).exists() for kind in (Model, Checkpoint, Artifact)]
+    # Counted, for of EXISTS the planner believes that it ends early, and reads the whole table instead of its index.
+    counts = [select(func.count()).where(kind.files.contains(one)) for kind in (Model, Checkpoint, Artifact)]
+    sets = [count.scalar_subquery() > 0 for count in counts]
     single = [select(kind.id).where(kind.blob_sha256 == Blob.sha256).exists() for kind in (File, UploadPart)]
     return or_(*single, *sets)

@@ -13,11 +13,14 @@ from tests.control_plane import AttemptSide, ControlPlane, chat_rows, sha256
 from tunesmith.service.blobs import store
 from tunesmith.service.blobs.objects import BlobStore, path_of
 from tunesmith.service.blobs.sweep import _erase
+from tunesmith.service.database.transactions import Database
 from tunesmith.service.keeper.unneeded_bytes import delete_unneeded_bytes
 from tunesmith.tuning.messages import FileRef
 from tunesmith.tuning.state import Outcome
 
 LOOKS = 6000  # a few of which fall together with the last moment of an upload
+CHECKPOINTS = 1000
+READ_ONE_BY_ONE = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'checkpoints'"  # so far
 
 
 def folder(plane: ControlPlane) -> Path:
@@ -62,6 +65,41 @@ def test_what_files_models_checkpoints_and_results_refer_to_is_kept(control_plan
     control_plane.request("DELETE", f"/v1/models/{control_plane.job(attempt.job_id)['fine_tuned_model']}")
     let_a_day_pass(control_plane)
     assert sweep(control_plane) == 0  # the job's result is still listed
+
+
+def test_who_refers_to_bytes_is_found_by_an_index_however_many_checkpoints_there_are(
+    control_plane: ControlPlane,
+) -> None:
+    attempt = control_plane.claimed()
+    control_plane.sql(
+        """
+        INSERT INTO blobs (sha256, bytes) SELECT encode(sha256(n::text::bytea), 'hex'), 1 FROM generate_series(1, %s) n
+        """,
+        CHECKPOINTS,
+    )
+    control_plane.sql(
+        """
+        INSERT INTO checkpoints (id, job_id, attempt_id, step, manifest_sha256, files, metrics)
+        SELECT 'c' || n, %s, %s, n, 'm',
+               jsonb_build_array(jsonb_build_object('sha256', encode(sha256(n::text::bytea), 'hex'))), '{}'
+        FROM generate_series(1, %s) n
+        """,
+        attempt.job_id,
+        attempt.claim.attempt_id,
+        CHECKPOINTS,
+    )
+    control_plane.sql("ANALYZE blobs, checkpoints")
+    let_a_day_pass(control_plane)
+
+    async def keep(database: Database) -> tuple[int, int]:
+        async with database.transaction() as session:
+            kept = await store.keep_referenced(session, limit=CHECKPOINTS)
+            read = await (await session.connection()).exec_driver_sql(READ_ONE_BY_ONE)
+            return kept, read.scalar_one()
+
+    kept, rows_read = control_plane.run(keep)
+    assert kept >= CHECKPOINTS
+    assert rows_read <= CHECKPOINTS
 
 
 def test_the_missing_files_of_a_model_that_is_being_uploaded_are_kept(control_plane: ControlPlane) -> None:
