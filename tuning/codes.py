@@ -296,6 +296,8 @@ class ErrorCode(StrEnum):
     """The job had not ended by its `tunesmith.deadline`. Give it a later one, a higher priority or a quicker worker."""
     DISK_FULL = "disk_full"
     """A disk filled up. Free space below the work or data directory, or give it a larger disk."""
+    DISK_UNUSABLE = "disk_unusable"
+    """A disk is read-only or fails. Look at it and at the kernel's log on that host; jobs are tried elsewhere."""
     LOSS_IS_NOT_FINITE = "loss_is_not_finite"
     """The loss or a gradient became infinite or undefined. Lower the learning rate and look at the lines named."""
     CHECKPOINT_OF_ANOTHER_PLAN = "checkpoint_of_another_plan"

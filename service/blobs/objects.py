@@ -43,6 +43,7 @@ _TIMES: dict[str, timedelta | str] = {
 }
 _PROVIDERS = ("AWS", "GOOGLE", "AZURE")
 _VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
+_UNUSABLE = ("Read-only file system", "os error 30", "Input/output error", "os error 5)")
 _FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 
@@ -183,6 +184,10 @@ def unavailable(error: Exception) -> StoreUnavailable:
     if any(sign in str(error) for sign in _FULL):
         hint = "Its operator has to free space; what was answered with 200 is safe."
         return StoreUnavailable("The object store is full.", code=ErrorCode.DISK_FULL, hint=hint)
+    if any(sign in str(error) for sign in _UNUSABLE):
+        hint = "Its operator has to look at that disk and at the kernel's log; what was answered with 200 is safe."
+        message = "The object store's disk is read-only or fails."
+        return StoreUnavailable(message, code=ErrorCode.DISK_UNUSABLE, hint=hint)
     return StoreUnavailable("The object store does not answer as it should. Try again in a moment.")
 
 

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _DATABASE_DISK_FULL = "53100"  # PostgreSQL's code for it
 _FREE_SPACE = "Its operator has to free space; what was answered with 200 is safe."
+_LOOK = "Its operator has to look at that disk and at the kernel's log; what was answered with 200 is safe."
 _WORKERS_PORT = "Workers have a port of their own here: give its address as TUNESMITH_URL."
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 
@@ -49,6 +50,13 @@ class NoSpace(TunesmithError):
     """A disk of the service is full; there may be room again later."""
 
     code = ErrorCode.DISK_FULL
+    http_status = 503
+
+
+class DiskUnusable(TunesmithError):
+    """A disk of the service is read-only or fails."""
+
+    code = ErrorCode.DISK_UNUSABLE
     http_status = 503
 
 
@@ -141,8 +149,12 @@ async def _on_database(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_disk(_request: Request, error: Exception) -> JSONResponse:
-    """A disk that is full where uploads are put aside; any other is a fault."""
-    if cast(OSError, error).errno in (errno.ENOSPC, errno.EDQUOT):
+    """A disk that is full or unusable where uploads are put aside; any other is a fault."""
+    number = cast(OSError, error).errno
+    if number in (errno.ENOSPC, errno.EDQUOT):
         log.error("disk.full")
         return error_response(NoSpace("The disk where uploads are put aside is full.", hint=_FREE_SPACE))
+    if number in (errno.EROFS, errno.EIO):
+        log.error("disk.unusable")
+        return error_response(DiskUnusable("The disk where uploads are put aside is read-only or fails.", hint=_LOOK))
     raise error

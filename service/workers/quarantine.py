@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 _WINDOW = timedelta(hours=1)
 _MOST_SPOILT = 3
-_HOSTS_FAULTS = (ErrorCode.WORKER_ERROR, ErrorCode.DISK_FULL)  # no job brings these along
+_HOSTS_FAULTS = (ErrorCode.WORKER_ERROR, ErrorCode.DISK_FULL, ErrorCode.DISK_UNUSABLE)  # no job brings these along
 
 
 def is_hosts_fault(failure: Failure | None) -> bool:

@@ -12,6 +12,7 @@ import httpx2
 
 from tests.ports import free_port
 from tests.stack.installation import MODEL, Installation
+from tests.stack.read_only_disk import ReadOnlyLater
 from tests.stack.stand_in_engine import in_place_of_vllm
 from tests.stack.worker import Worker, trainers_below
 from tests.tiny_model import build_tiny_model
@@ -62,7 +63,9 @@ class Services(Installation):
         self._api.kill()
         self._api.wait()
 
-    def start_worker(self, *, work_dir: Path | None = None, **settings: str) -> Worker:
+    def start_worker(
+        self, *, work_dir: Path | None = None, disk: ReadOnlyLater | None = None, **settings: str
+    ) -> Worker:
         """Start a worker of one slot; the same `work_dir` as an earlier one makes it that machine after a restart."""
         name = f"worker-{len(self._workers) + 1}"
         environment = {
@@ -73,7 +76,7 @@ class Services(Installation):
             **settings,
         }
         folder = work_dir or self.root / f"work-{len(self._workers) + 1}"
-        return self._start(name, folder, environment)
+        return self._start(name, folder, environment, disk=disk)
 
     def start_inference_worker(self, *, work_dir: Path, **settings: str) -> Worker:
         """Start a worker that serves, with a program in the place of vLLM that has no model."""
@@ -87,9 +90,17 @@ class Services(Installation):
         }
         return self._start(f"inference-{len(self._workers) + 1}", work_dir, environment, verb="serve")
 
-    def _start(self, name: str, folder: Path, environment: dict[str, str], *, verb: str = "run") -> Worker:
+    def _start(
+        self,
+        name: str,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        verb: str = "run",
+        disk: ReadOnlyLater | None = None,
+    ) -> Worker:
         log = self.root / f"{name}.log"
-        self._workers.append(Worker(name, work_dir=folder, log=log, environment=environment, verb=verb))
+        self._workers.append(Worker(name, work_dir=folder, log=log, environment=environment, verb=verb, disk=disk))
         return self._workers[-1]
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.stack.read_only_disk import ReadOnlyLater
 from tests.waiting import eventually
 from tunesmith.tuning.codes import RUN_DIRECTORY_VARIABLE
 
@@ -18,14 +19,21 @@ class Worker:
     """As on a machine of its own: with a folder, a log, and everything below it."""
 
     def __init__(
-        self, name: str, *, work_dir: Path, log: Path, environment: Mapping[str, str], verb: str = "run"
+        self,
+        name: str,
+        *,
+        work_dir: Path,
+        log: Path,
+        environment: Mapping[str, str],
+        verb: str = "run",
+        disk: ReadOnlyLater | None = None,
     ) -> None:
         self.work_dir = work_dir
         self.log = log
         command = [str(Path(sys.executable).with_name("tunesmith-worker")), verb, "--name", name]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                command,
+                disk.around(command) if disk else command,
                 env={**environment, "TUNESMITH_WORK_DIR": str(work_dir), "TUNESMITH_GRACE_SECONDS": "30"},
                 stdout=output,
                 stderr=output,

@@ -1,6 +1,7 @@
 """What goes wrong is named by a stable code with a way out, and nothing that was good is lost."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,28 @@ def test_a_broken_model_folder_is_told_from_a_broken_program(tmp_path: Path, mod
     assert told.category is Category.USER_ERROR
 
 
-def test_a_full_disk_is_the_machines_fault_and_keeps_the_last_checkpoint(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "code", "category"),
+    [
+        (errno.ENOSPC, "disk_full", Category.DISK_FULL),
+        (errno.EROFS, "disk_unusable", Category.TRANSIENT),
+        (errno.EIO, "disk_unusable", Category.TRANSIENT),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_the_machines_fault_and_keeps_the_last_checkpoint(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str, category: Category
 ) -> None:
     write = checkpoint_writer.save_file
 
-    def fill_up_at_step_four(tensors: Any, path: Path, *args: Any) -> None:
+    def refuse_step_four(tensors: Any, path: Path, *args: Any) -> None:
         if "00000004" in str(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
         write(tensors, path, *args)
 
-    monkeypatch.setattr(checkpoint_writer, "save_file", fill_up_at_step_four)
+    monkeypatch.setattr(checkpoint_writer, "save_file", refuse_step_four)
     directory = runs.make_run(tmp_path, model=model, plan=plans.plan(checkpoint_interval_steps=2))
     told = failure(directory)
-    assert (told.code, told.category, told.retryable) == ("disk_full", Category.DISK_FULL, True)
+    assert (told.code, told.category, told.retryable) == (code, category, True)
     newest = newest_whole(directory.checkpoints)
     assert newest is not None
     assert newest.name == "step-00000002"

@@ -1,5 +1,6 @@
 """How a run ended: exit code, result file and log become one outcome and, when it failed, a failure that helps."""
 
+import os
 import re
 import signal
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class TrainerExit:
     told: StopRequest | None = None  # why the worker stopped it, if it did
     stalled_seconds: float | None = None  # for how long it had shown nothing when the worker stopped it for that
     overfull: Failure | None = None  # why the worker stopped it, when it had written too much
+    disk_error: int | None = None  # of writing into the run directory, when there is no result
     out_of_memory_kills: int = 0  # how many the kernel made in this cgroup while the trainer ran
 
 
@@ -49,6 +51,8 @@ def classify_exit(ending: TrainerExit) -> tuple[Outcome, Failure | None]:
 
 
 def _failure(ending: TrainerExit) -> Failure:
+    if ending.disk_error is not None:
+        return disk_unusable(os.strerror(ending.disk_error))
     if _NO_SPACE.search(ending.log_tail):
         return disk_full("The disk of the worker filled up during the run.")
     if ending.exit_code == -signal.SIGKILL and ending.out_of_memory_kills:
@@ -86,6 +90,17 @@ def disk_full(message: str) -> Failure:
         category=Category.DISK_FULL,
         retryable=True,
         hint="Free space below TUNESMITH_WORK_DIR on the worker, or give it a larger disk.",
+    )
+
+
+def disk_unusable(because: str) -> Failure:
+    """The machine, not the job, and no cleaning up will help it."""
+    return Failure(
+        code=ErrorCode.DISK_UNUSABLE,
+        message=f"The disk of the worker cannot be used: {because}.",
+        category=Category.TRANSIENT,
+        retryable=True,
+        hint="The disk below TUNESMITH_WORK_DIR is read-only or fails: look at the kernel's log of that host.",
     )
 
 

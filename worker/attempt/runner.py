@@ -5,6 +5,7 @@ because the worker's time is over, which the service turns into a requeue.
 """
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from tunesmith.tuning.state import Outcome, Phase
 from tunesmith.tuning.values.json_objects import Json, present
 from tunesmith.tuning.values.redact import scrub_all
 from tunesmith.worker.attempt.checkpoints import CheckpointUploader
+from tunesmith.worker.attempt.disk.probe import UNUSABLE, disk_error
 from tunesmith.worker.attempt.disk.room import moved_bytes
 from tunesmith.worker.attempt.disk.use import DiskWatch, disk_limits
-from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full
+from tunesmith.worker.attempt.exit_classifier import TrainerExit, classify_exit, disk_full, disk_unusable
 from tunesmith.worker.attempt.follower import Follower
 from tunesmith.worker.attempt.lease_heartbeat import Heartbeat
 from tunesmith.worker.attempt.preparation import PreparedRun, prepare, prepare_longer
@@ -230,9 +232,11 @@ class AttemptRunner:
             exit_code = trainer.end()
         self._keep_tokens(prepared.run)
         self._log.info("trainer.exited", exit_code=exit_code, told=seen.told.value if seen.told else None)
+        result = _read_result(prepared.run)
         return TrainerExit(
             exit_code=exit_code,
-            result=_read_result(prepared.run),
+            result=result,
+            disk_error=disk_error(prepared.run.root) if result is None else None,
             log_tail=log_tail(prepared.run.log, secrets=self._around.secrets),
             told=seen.told,
             stalled_seconds=seen.stalled_seconds,
@@ -354,6 +358,8 @@ class AttemptRunner:
     def _failure_of(self, error: OSError) -> Failure:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_full("The disk of the worker is full.")
+        if error.errno in UNUSABLE:
+            return disk_unusable(os.strerror(error.errno))
         self._log.exception("attempt.broken")
         return _internal(error)
 

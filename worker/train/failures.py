@@ -2,6 +2,8 @@
 
 import errno
 import re
+from collections.abc import Callable, Collection
+from typing import Final
 
 import torch
 import torch.distributed
@@ -30,14 +32,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether `error` or one of its causes says that a file system is full; native writers say it only in words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(seen) or "os error 28" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return _says(error, numbers=(errno.ENOSPC, errno.EDQUOT), words=("No space left on device", "os error 28"))
+
+
+def is_disk_unusable(error: BaseException) -> bool:
+    """The same of one that is read-only or fails."""
+    words = ("Read-only file system", "os error 30", "Input/output error", "os error 5)")
+    return _says(error, numbers=(errno.EROFS, errno.EIO), words=words)
 
 
 def failure_of(error: BaseException, *, step: int) -> Failure:
@@ -48,18 +49,36 @@ def failure_of(error: BaseException, *, step: int) -> Failure:
         return Failure(
             code=error.code, message=error.message, param=error.param, hint=error.hint, category=Category.USER_ERROR
         )
-    if is_out_of_memory(error):
-        return _out_of_memory(step)
-    if is_disk_full(error):
-        return _disk_full(step)
-    if _is_process_lost(error):
-        return _process_lost(step)
+    for is_it, failure in _KINDS:
+        if is_it(error):
+            return failure(step)
     return Failure(
         code=ErrorCode.INTERNAL_ERROR,
         message=f"The trainer stopped at step {step} by an error of its own ({type(error).__name__}).",
         category=Category.INTERNAL,
         retryable=True,
         hint="The log of the attempt has the details; the job is tried again from its last checkpoint.",
+    )
+
+
+def _says(error: BaseException, *, numbers: Collection[int], words: Collection[str]) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in numbers:
+            return True
+        if any(sign in str(seen) for sign in words):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _disk_unusable(step: int) -> Failure:
+    return Failure(
+        code=ErrorCode.DISK_UNUSABLE,
+        message=f"The worker's disk was read-only or failed at step {step}.",
+        category=Category.TRANSIENT,
+        retryable=True,
+        hint="Look at the kernel's log of that host; the last checkpoint that was sent is kept.",
     )
 
 
@@ -98,3 +117,11 @@ def _disk_full(step: int) -> Failure:
         retryable=True,
         hint="Free space in the worker's work directory; the last complete checkpoint is kept.",
     )
+
+
+_KINDS: Final[tuple[tuple[Callable[[BaseException], bool], Callable[[int], Failure]], ...]] = (
+    (is_out_of_memory, _out_of_memory),
+    (is_disk_full, _disk_full),
+    (is_disk_unusable, _disk_unusable),
+    (_is_process_lost, _process_lost),
+)

@@ -12,6 +12,7 @@ from tunesmith.tuning.values.json_objects import Json
 
 BROKEN = Failure(code=ErrorCode.WORKER_ERROR, message="OSError", category=Category.INTERNAL, retryable=True)
 FULL = Failure(code=ErrorCode.DISK_FULL, message="No space.", category=Category.DISK_FULL, retryable=True)
+UNUSABLE = Failure(code=ErrorCode.DISK_UNUSABLE, message="Read-only.", category=Category.TRANSIENT, retryable=True)
 
 
 def lose(plane: ControlPlane, worker: WorkerSide, *, times: int) -> None:
@@ -55,7 +56,7 @@ def test_the_third_loss_of_an_hour_keeps_a_worker_out_while_another_is_there(con
     assert attempt.job_id == job_id
 
 
-@pytest.mark.parametrize("failure", [BROKEN, FULL], ids=lambda failure: failure.code)
+@pytest.mark.parametrize("failure", [BROKEN, FULL, UNUSABLE], ids=lambda failure: failure.code)
 def test_a_worker_whose_host_is_broken_does_not_use_up_all_attempts_of_a_job(
     control_plane: ControlPlane, failure: Failure
 ) -> None:

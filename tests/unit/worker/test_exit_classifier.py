@@ -1,5 +1,6 @@
 """Every way a trainer can end has one outcome, and a failure says who can do something about it."""
 
+import errno
 import signal
 
 import pytest
@@ -58,6 +59,7 @@ def test_the_trainers_own_failure_is_kept_and_gets_the_end_of_the_log() -> None:
         ({"exit_code": -9, "out_of_memory_kills": 1}, "out_of_memory", Category.OUT_OF_MEMORY),
         ({"exit_code": -11}, "trainer_killed", Category.WORKER_LOST),
         ({"exit_code": 1, "log_tail": "OSError: [Errno 28] No space left on device"}, "disk_full", Category.DISK_FULL),
+        ({"exit_code": 1, "disk_error": errno.EROFS}, "disk_unusable", Category.TRANSIENT),
         ({"exit_code": 1, "log_tail": "torch.OutOfMemoryError: CUDA"}, "out_of_memory", Category.OUT_OF_MEMORY),
         ({"exit_code": 1}, "trainer_crashed", Category.INTERNAL),
         ({"exit_code": -9, "stalled_seconds": 901.0}, "trainer_stalled", Category.STALLED),
