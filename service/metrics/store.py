@@ -2,7 +2,8 @@
 
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, func, select
+from sqlalchemy import Table, Text, bindparam, func, select
+from sqlalchemy import cast as cast_in_sql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -18,6 +19,12 @@ async def find_points(session: Reader, job_id: str, *, after_step: int = -1) -> 
     rows = await session.execute(_CHUNKS, {"of_job": job_id, "after_step": after_step})
     points = merge((epoch, point) for epoch, chunk in rows for point in chunk)
     return [point for point in points if point["step"] > after_step]
+
+
+async def find_chunks(session: Reader, job_id: str, *, after_step: int) -> list[tuple[int, str]]:
+    """Chunks with points behind `after_step` and perhaps others, in order: the attempt's number, and JSON."""
+    rows = await session.execute(_CHUNKS_AS_TEXT, {"of_job": job_id, "after_step": after_step})
+    return [(epoch, text) for epoch, text in rows]
 
 
 async def find_sample_reports(session: Reader, job_id: str) -> list[dict[str, Any]]:
@@ -56,6 +63,7 @@ _CHUNKS = (
     .where(MetricChunk.job_id == bindparam("of_job"), MetricChunk.last_step > bindparam("after_step"))
     .order_by(MetricChunk.epoch, MetricChunk.start_offset)
 )
+_CHUNKS_AS_TEXT = _CHUNKS.with_only_columns(MetricChunk.epoch, cast_in_sql(MetricChunk.points, Text))
 _SAMPLES = (
     select(Event.data).where(Event.job_id == bindparam("of_job"), Event.data.has_key("samples")).order_by(Event.seq)
 )
