@@ -83,6 +83,12 @@ class TestReadiness:
         assert response.status_code == 503
         assert "tunesmith-service migrate" in response.json()["checks"]["database"]
 
+    def test_a_database_url_may_say_how_to_connect(
+        self, ask: Callable[..., httpx2.Response], fresh_database_url: str
+    ) -> None:
+        url = f"{fresh_database_url}&keepalives_idle=60&options=-c%20geqo%3Doff"
+        assert ask("/readyz", database_url=url).status_code == 200
+
     def test_a_database_that_is_away_is_503_everywhere_and_the_process_lives(
         self, ask: Callable[..., httpx2.Response]
     ) -> None:
