@@ -41,24 +41,8 @@ def create_engine(
     It keeps every connection that it opens: another would cost a log-in, and PostgreSQL a process. No statement takes
     longer than `statement_seconds` there, nor a second more here, whatever became of the server and the network.
     """
-    url = driver_url(database_url)
-    _, parameters = url.get_dialect()().create_connect_args(url)  # by libpq's names
-    terms: dict[str, Any] = {
-        "connect_timeout": 5,
-        "application_name": "tunesmith-service",
-        # A request that waits this long for a row is stuck; the client hears 503 and tries again. A server that hears
-        # no more of a transaction lets its rows go while the leases of running jobs still have half their time.
-        "options": f"-c lock_timeout={statement_seconds * 800:.0f} -c statement_timeout={statement_seconds * 1000:.0f}"
-        " -c idle_in_transaction_session_timeout=30000",
-        "keepalives_idle": 10,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-    }
-    connect = partial(_BoundedConnection.connect, **{**parameters, **terms})
     engine = create_async_engine(
-        url,
-        async_creator=connect,
+        driver_url(database_url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_wait_seconds,
@@ -66,6 +50,20 @@ def create_engine(
         json_serializer=_to_json,
         json_deserializer=from_json,
         hide_parameters=True,  # of errors, which end in logs: a parameter may be a secret
+        connect_args={
+            "async_creator_fn": _BoundedConnection.connect,
+            "connect_timeout": 5,
+            "application_name": "tunesmith-service",
+            # A request that waits this long for a row is stuck; the client hears 503 and tries again. A server that
+            # hears no more of a transaction lets its rows go while the leases of running jobs still have half their
+            # time.
+            "options": f"-c lock_timeout={statement_seconds * 800:.0f}"
+            f" -c statement_timeout={statement_seconds * 1000:.0f} -c idle_in_transaction_session_timeout=30000",
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        },
     )
     event.listen(engine.sync_engine, "checkout", partial(_lend, statement_seconds=statement_seconds))
     return engine
