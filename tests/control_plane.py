@@ -6,7 +6,8 @@ import json
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -195,6 +196,12 @@ class ControlPlane:
         """Let time pass, in which the API serves: every open lease has run out."""
         self.sql("UPDATE attempts SET lease_expires_at = now() - interval '1 second' WHERE ended_at IS NULL")
         self.serve_steadily()
+
+    @contextmanager
+    def served_at(self, url: str, **changes: Any) -> Iterator["ControlPlane"]:
+        """The same behind another address, with a connection of its own for asking."""
+        with closing(replace(self, url=url, _kept=None, **changes)) as other:
+            yield other
 
     def close(self) -> None:
         """Close the connection that is kept for asking."""

@@ -4,7 +4,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -41,8 +40,8 @@ def over(plane: ControlPlane, server: Bucket, *, folder: str, signed: bool = Fal
             patch.setenv(name, value)
         changes = {"store": f"s3://{NAME}/{folder}", "signed_downloads": signed}
         settings = plane.settings.model_copy(update=changes)
-        with serving(settings) as url:
-            yield replace(plane, url=url, settings=settings)
+        with serving(settings) as url, plane.served_at(url, settings=settings) as served:
+            yield served
 
 
 @pytest.fixture

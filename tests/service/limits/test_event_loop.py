@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httpx2
 import pytest
@@ -118,8 +118,8 @@ def test_no_legal_request_holds_up_others_for_long(control_plane: ControlPlane, 
     attempt = control_plane.claimed()
     fill(control_plane, attempt)
     found: dict[str, float] = {}
-    with watched(settings.model_copy(update={"store": control_plane.settings.store})) as (url, loop):
-        plane = replace(control_plane, url=url)
+    watching = watched(settings.model_copy(update={"store": control_plane.settings.store}))
+    with watching as (url, loop), control_plane.served_at(url) as plane:
         requests = requests_of(plane, AttemptSide(plane, attempt.claim))
         for _ in range(2):  # what is done once in the life of a process is no request's
             for name, ask in requests.items():

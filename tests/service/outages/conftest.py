@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -56,8 +56,8 @@ def site(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Site]:
                 "keeper_alive_file": tmp_path / "keeper-lives",
             }
         )
-        with serving(settings) as url, keeping(settings):
-            yield Site(replace(control_plane, url=url), network)
+        with serving(settings) as url, keeping(settings), control_plane.served_at(url) as plane:
+            yield Site(plane, network)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -45,9 +44,8 @@ def site(plane: ControlPlane, tmp_path: Path, disk: ReadOnlyLater) -> Iterator[S
     try:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: answers(url), what=(tmp_path / "log").read_text)
-        site = Site(replace(plane, url=url), process)
-        yield site
-        site.plane.close()
+        with plane.served_at(url) as served:
+            yield Site(served, process)
     finally:
         process.kill()
         process.wait()
