@@ -55,7 +55,8 @@ FROM jobs job, generate_series(1, %(count)s) number WHERE job.id = %(first)s
 _RUNS, _MEASURED = 5000, {"peak_memory_bytes": 2**30, "tokens_per_second": 1000.0, "training_seconds": 60.0}
 _ATTEMPTS = """
 INSERT INTO attempts SELECT (jsonb_populate_record(attempt, jsonb_build_object(
-    'id', 'attempt-' || job.id, 'job_id', job.id, 'epoch', 1, 'claim_id', NULL, 'ended_at', now(),
+    'id', 'attempt-' || job.id, 'job_id', job.id, 'epoch', 1, 'claim_id', NULL,
+    'ended_at', now() - interval '1 minute' * row_number() OVER (ORDER BY job.id DESC),
     'outcome', 'succeeded', 'result', %(result)s::jsonb))).*
 FROM attempts attempt, (SELECT id FROM jobs WHERE state = 'cancelled' ORDER BY id DESC LIMIT %(runs)s) job
 WHERE attempt.id = (SELECT min(id) FROM attempts)

@@ -34,6 +34,7 @@ __all__ = [
     "WorkerNode",
 ]
 
+MEASURED = "(outcome = 'succeeded' AND result IS NOT NULL) OR canary IS NOT NULL"  # of an attempt
 _STATES = [state.value for state in JobState]
 _FINAL = sorted(state.value for state in FINAL_STATES)
 
@@ -261,6 +262,7 @@ class Attempt(Row):
         Index("ix_attempts_open_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
         Index("ix_attempts_claim", "worker_id", "claim_id", unique=True),
         Index("ix_attempts_ended_at", "ended_at"),
+        Index("ix_attempts_measured", "id", postgresql_where=text(MEASURED)),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -3,16 +3,16 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Integer, Row, Text, and_, bindparam, case, column, func, or_, select, true
+from sqlalchemy import ARRAY, Integer, Row, Text, and_, bindparam, case, column, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Attempt, Job, Model
+from tunesmith.service.database.tables import MEASURED, Attempt, Job, Model
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS
 from tunesmith.tuning.kernels import KERNEL_FIELDS
 from tunesmith.tuning.state import Outcome
 from tunesmith.tuning.words import JobKind
 
-_LOOKED_AT = 1000  # attempts of the whole service, the newest: a bound that keeps the query short however old it is
+_LOOKED_AT = 1000  # attempts that measured something, the newest: a bound that keeps the query short
 
 
 class MeasuredAttempt(NamedTuple):
@@ -43,17 +43,16 @@ async def find_measurements(session: AsyncSession, attempt_ids: Collection[str])
 _succeeded = and_(Attempt.outcome.is_not_distinct_from(Outcome.SUCCEEDED), Attempt.result.is_not(None))
 _has_canary = Attempt.canary.is_not(None)
 _root = func.coalesce(Model.base_model, Model.name)
+# Only those that measured something, or the version would change with each attempt that begins.
 _newest = (
     select(Attempt.id, _succeeded.label("succeeded"), _has_canary.label("has_canary"))
+    .where(text(MEASURED))
     .order_by(Attempt.id.desc())
     .limit(_LOOKED_AT)
     .subquery()
 )
-_measured = or_(_newest.c.succeeded, _newest.c.has_canary)
 _flags = case((_newest.c.succeeded, 2), else_=0) + case((_newest.c.has_canary, 1), else_=0)
-_VERSION = select(
-    func.concat(func.count(), " ", func.sum(func.hashtextextended(_newest.c.id, _flags.cast(Integer))))
-).where(_measured)
+_VERSION = select(func.concat(func.count(), " ", func.sum(func.hashtextextended(_newest.c.id, _flags.cast(Integer)))))
 
 # A plan is read whole whichever of its fields is wanted: once for all of them.
 _numbers = (
@@ -69,7 +68,7 @@ _placed = (
     .join(Job, Job.id == Attempt.job_id)
     .join(Model, Model.name == Job.spec["model"].astext)
     .join(_numbers, true())
-    .where(_measured, Job.kind == JobKind.TRAINING)
+    .where(Job.kind == JobKind.TRAINING)
     .subquery()
 )
 _NEWEST = (

@@ -11,20 +11,26 @@ from tests.service.planning.test_plans import run_once
 from tunesmith.service.database.transactions import Database
 from tunesmith.service.planning import corrections
 from tunesmith.service.planning.corrections import MeasuredCorrections, measured_corrections
+from tunesmith.service.planning.store import find_measured_version
 from tunesmith.tuning.estimates.measured import LOOKED_BACK_RUNS
 from tunesmith.tuning.words import Method
 
-# A later run of the same job, as another process would record it.
-_ANOTHER = """
+# Later runs of the same job, as other processes would record them.
+_OTHERS = """
 INSERT INTO attempts SELECT (jsonb_populate_record(attempt, jsonb_build_object(
-    'id', attempt.id || to_char(%s::int, 'FM09'), 'epoch', 2 + %s::int, 'claim_id', NULL))).*
-FROM attempts attempt WHERE epoch = 1
+    'id', attempt.id || to_char(number, 'FM0009'), 'epoch', 2 + number, 'claim_id', NULL))).*
+FROM attempts attempt, generate_series(%s::int, %s::int) number WHERE epoch = 1
 """
 
 
 async def learned(database: Database) -> MeasuredCorrections:
     async with database.transaction() as session:
         return await measured_corrections(session)
+
+
+async def version(database: Database) -> str:
+    async with database.transaction() as session:
+        return await find_measured_version(session)
 
 
 @contextmanager
@@ -63,9 +69,17 @@ def test_plans_of_runs_are_read_when_one_has_ended_and_never_again(control_plane
 def test_what_another_process_has_recorded_counts_at_once(control_plane: ControlPlane) -> None:
     run_once(control_plane, memory=1.2)
     (before,) = control_plane.run(learned).by_kind.values()
-    control_plane.sql(_ANOTHER, 1, 1)
+    control_plane.sql(_OTHERS, 1, 1)
     (after,) = control_plane.run(learned).by_kind.values()
     assert ("1 run" in before[Method.LORA].basis, "2 runs" in after[Method.LORA].basis) == (True, True)
+
+
+def test_an_attempt_that_begins_teaches_nothing_and_has_nothing_read_again(control_plane: ControlPlane) -> None:
+    run_once(control_plane)
+    control_plane.sql(_OTHERS, 1, 1000)
+    before = control_plane.run(version)
+    control_plane.claimed("worker-2")
+    assert control_plane.run(version) == before, "of the thousand that are looked at none has left for it"
 
 
 def test_what_is_kept_is_what_reading_all_anew_gives(control_plane: ControlPlane) -> None:
@@ -80,6 +94,6 @@ def test_what_is_kept_is_what_reading_all_anew_gives(control_plane: ControlPlane
 def test_no_more_runs_are_kept_than_count(control_plane: ControlPlane) -> None:
     run_once(control_plane)
     for number in range(LOOKED_BACK_RUNS + 5):
-        control_plane.sql(_ANOTHER, number, number)
+        control_plane.sql(_OTHERS, number, number)
         control_plane.run(learned)
     assert {one.id for one in corrections._measured} == set(attempt_ids(control_plane)[-LOOKED_BACK_RUNS:])
