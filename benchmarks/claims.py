@@ -66,7 +66,7 @@ def main() -> None:
     """Print a row for each length of the line and each kind of job in it."""
     print(setting("sqlalchemy", "psycopg"))
     with tempfile.TemporaryDirectory() as folder, PostgresServer(Path(folder), log=Path(folder) / "log") as server:
-        url = server.url("postgres")
+        url = server.url()
         migrate.upgrade(url)
         with psycopg.connect(url, autocommit=True) as connection:
             _prepare(connection)
