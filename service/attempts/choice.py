@@ -8,7 +8,6 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.service.database.tables import Job, Model
 from tunesmith.service.planning import corrections as lessons
 from tunesmith.service.planning.corrections import MeasuredCorrections
-from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.planning.refusals import MachineKind, Question, Refusals, model_sha256
 from tunesmith.service.queue import store as queue
 from tunesmith.service.queue.store import Waiting
@@ -53,14 +52,7 @@ class Chooser:
         return None if found is None else await self._ask(waiting, *found)
 
     async def _ask(self, waiting: Waiting, job: Job, model: Model) -> Choice | None:
-        wanted = PlanningQuery.of(
-            spec=job.spec,
-            dataset=job.dataset,
-            config=model.config,
-            corrections=(await self._lessons()).about(model),
-            pinned=job.pinned_plan,
-            files=model.files,
-        )
+        wanted = (await self._lessons()).query_about(job, model)
         corrections = dict(wanted.corrections_on(self._machine.hardware))
         self._models[model.name] = model_sha256(model.config, corrections)
         question = self._question(waiting)

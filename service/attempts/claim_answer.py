@@ -14,7 +14,6 @@ from tunesmith.service.jobs import store as jobs
 from tunesmith.service.keys.secrets import new_secret
 from tunesmith.service.models.references import base_model_ref
 from tunesmith.service.planning import corrections as lessons
-from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.tuning.job import DatasetFacts, JobSpec
 from tunesmith.tuning.messages import LEASE_PREFIX, BaseModelRef, Claim, ClaimRequest
 from tunesmith.tuning.plan import Plan
@@ -86,13 +85,7 @@ async def _choice_of(
 ) -> Choice:
     """The plan of the attempt; what it is corrected by is read anew, and as likely as not the same."""
     learned = await lessons.measured_corrections(session)
-    query = PlanningQuery.of(
-        spec=job.spec,
-        dataset=job.dataset,
-        config=model.config,
-        corrections=learned.about(model),
-        pinned=job.pinned_plan,
-    )
+    query = learned.query_about(job, model)
     return Choice(model, Plan.model_validate(attempt.plan), dict(query.corrections_on(request.hardware)))
 
 

@@ -76,15 +76,7 @@ async def explain(
 
 
 async def _query(session: AsyncSession, job: Job, model: Model) -> PlanningQuery:
-    learned = await lessons.measured_corrections(session)
-    return PlanningQuery.of(
-        spec=job.spec,
-        dataset=job.dataset,
-        config=model.config,
-        corrections=learned.about(model),
-        pinned=job.pinned_plan,
-        files=model.files,
-    )
+    return (await lessons.measured_corrections(session)).query_about(job, model)
 
 
 def _not_queued(job: Job) -> str:

@@ -70,14 +70,7 @@ class _Fleet:
 
     def query(self, job: Job, model: Model) -> PlanningQuery:
         """The job as the planner is asked about it."""
-        return PlanningQuery.of(
-            spec=job.spec,
-            dataset=job.dataset,
-            config=model.config,
-            corrections=self._learned.about(model),
-            pinned=job.pinned_plan,
-            files=model.files,
-        )
+        return self._learned.query_about(job, model)
 
     def known(self, waiting: Waiting, model: Model) -> MachineFit | None:
         """That nothing fits, when every machine has said so before."""

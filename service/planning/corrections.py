@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tunesmith.service.database.tables import Model
+from tunesmith.service.database.tables import Job, Model
 from tunesmith.service.planning import store
+from tunesmith.service.planning.fit import PlanningQuery
 from tunesmith.service.planning.store import MeasuredAttempt
 from tunesmith.tuning.corrections import Corrections
 from tunesmith.tuning.estimates.measured import Measurement, corrections_from, measurement_of
@@ -28,6 +29,17 @@ class MeasuredCorrections:
         """By worker class: what runs of this model, or of an adapter on it, measured there."""
         root = model.base_model or model.name
         return {worker_class: found for (worker_class, name), found in self.by_kind.items() if name == root}
+
+    def query_about(self, job: Job, model: Model) -> PlanningQuery:
+        """What the planner is asked about a stored job, corrected by what is measured now."""
+        return PlanningQuery.of(
+            spec=job.spec,
+            dataset=job.dataset,
+            config=model.config,
+            corrections=self.about(model),
+            pinned=job.pinned_plan,
+            files=model.files,
+        )
 
 
 @dataclass(frozen=True)

@@ -108,14 +108,7 @@ async def _query(session: AsyncSession, job_id: str, learned: MeasuredCorrection
         return None
     job, model = found
     try:
-        return PlanningQuery.of(
-            spec=job.spec,
-            dataset=job.dataset,
-            config=model.config,
-            corrections=learned.about(model),
-            pinned=job.pinned_plan,
-            files=model.files,
-        )
+        return learned.query_about(job, model)
     except Exception:  # a job of another version, for example: no reason to answer nobody
         log.exception("queue.fit_not_known", job_id=job_id)
         return None

@@ -33,17 +33,7 @@ async def outlook(
     learned = await corrections.measured_corrections(session) if line else corrections.NONE
 
     def answers() -> list[fleet.Answer]:
-        queries = [
-            PlanningQuery.of(
-                spec=job.spec,
-                dataset=job.dataset,
-                config=model.config,
-                corrections=learned.about(model),
-                pinned=job.pinned_plan,
-                files=model.files,
-            )
-            for job, model in line
-        ]
+        queries = [learned.query_about(job, model) for job, model in line]
         groups = fleet.classes_of(live, remaining)
         unseen = max(ahead.own + ahead.others - len(line), 0)
         return fleet.answers(groups, wanted, remaining=remaining, ahead=queries, unseen=unseen)
