@@ -183,6 +183,7 @@ class Engines:
         async with self._starting:
             if engine := self._alive(base.digest):
                 return engine
+            await self._end(base.digest)  # one that has died since `watch` looked: what it left is ours to clear
             self._check_may_start()
             return await self._start(base, folder)
 

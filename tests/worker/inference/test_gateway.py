@@ -89,6 +89,25 @@ async def asked_until_served(host: Host, *model: object) -> str:
     return await asked_until_served(host, *model) if answer.status == 503 else answer.text
 
 
+def test_an_engine_that_died_a_moment_ago_is_buried_before_another_takes_its_place(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look() -> None:
+        """Nothing, as between two looks."""
+
+    async def story() -> None:
+        base = host.base()
+        async with host.serving():
+            await host.ask(base)
+            monkeypatch.setattr(host.engines, "_look", look)
+            (dead,) = host.engines._running.values()
+            os.kill(*host.engine_pids(), signal.SIGKILL)
+            assert await asked_until_served(host, base) == host.said(base=base)
+            assert dead._client.is_closed
+
+    asyncio.run(story())
+
+
 def test_an_adapter_that_the_engine_has_dropped_is_loaded_again(host: Host) -> None:
     async def story() -> None:
         base, adapter = host.base(), host.adapter("tuned")
