@@ -85,20 +85,20 @@ class Engines:
             InvalidRequest: the engine refuses the adapter.
             NotFound: the model was deleted meanwhile.
         """
-        name = None if model.adapter is None else f"adapter-{model.adapter.digest}"
-        folder = None
-        if model.adapter is not None:
+        if (adapter := model.adapter) is None:
+            engine = await self._with_base(model.base, tell)
+            with engine.answering(None):
+                yield Loaded(engine, engine.name)
+            return
+        with self._folders.wanted(adapter):
             tell(f"the adapter {model.name} is looked at")
-            folder = await self._folders.adapter(model.adapter)
-        engine = await self._with_base(model.base, tell)
-        with engine.answering(None):
-            if name is not None and folder is not None:
+            folder = await self._folders.adapter(adapter)
+            engine = await self._with_base(model.base, tell)
+            name = f"adapter-{adapter.digest}"
+            with engine.answering(None):  # or it could end before the adapter is in it
                 tell(f"the adapter {model.name} is loaded")
                 await engine.load(name, folder)
-            with engine.answering(name):
-                if name is None or folder is None:
-                    yield Loaded(engine, engine.name)
-                else:
+                with engine.answering(name):
                     yield Loaded(engine, name, partial(engine.load, name, folder, is_dropped=True))
 
     async def watch(self) -> None:

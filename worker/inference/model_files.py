@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -26,6 +28,7 @@ class ModelFolders:
         self._adapter_bytes = adapter_bytes
         self._fetching: dict[str, asyncio.Lock] = {}
         self._used: dict[str, None] = {}  # digests of adapters, that of the last use at the end
+        self._wanted: Counter[str] = Counter()  # how many want an adapter at this moment, by its digest
 
     async def base(self, model: ModelFiles) -> Path:
         """The folder of a base."""
@@ -38,26 +41,38 @@ class ModelFolders:
         self._used[model.digest] = None
         return folder
 
+    @contextlib.contextmanager
+    def wanted(self, model: ModelFiles) -> Iterator[None]:
+        """The files of an adapter stay until the block ends: its base may have to be loaded first, for minutes."""
+        self._wanted[model.digest] += 1
+        try:
+            yield
+        finally:
+            self._wanted[model.digest] -= 1
+
     async def surplus(self) -> list[str]:
-        """Digests of the adapters beyond the size that is kept, those used longest ago first."""
+        """Digests of the adapters beyond the size that is kept, those used longest ago first; none that is wanted."""
         sizes = await asyncio.to_thread(_sizes, self._adapter_root)
         order = [*(digest for digest in sizes if digest not in self._used), *self._used]
         total, found = sum(sizes.values()), []
         for digest in order[:-1]:
             if total <= self._adapter_bytes:
                 break
-            total -= sizes.get(digest, 0)
-            found.append(digest)
+            if not self._wanted[digest]:
+                total -= sizes.get(digest, 0)
+                found.append(digest)
         return found
 
     async def drop_adapter(self, digest: str) -> None:
-        """Delete its files."""
-        self._used.pop(digest, None)
-        await asyncio.to_thread(shutil.rmtree, self._adapter_root / digest, ignore_errors=True)
+        """Delete its files, unless somebody wants them by now. Whoever comes later fetches them anew."""
+        async with self._turn(digest):
+            if not self._wanted[digest]:
+                self._used.pop(digest, None)
+                await asyncio.to_thread(shutil.rmtree, self._adapter_root / digest, ignore_errors=True)
 
     async def _fetch(self, cache: ModelCache, model: ModelFiles) -> Path:
         """One thread at a time for a set: whoever else wants it would only wait in another."""
-        async with self._fetching.setdefault(model.digest, asyncio.Lock()):
+        async with self._turn(model.digest):
             try:
                 return await asyncio.to_thread(cache.fetch, model.files, self._source)
             except NotFound:
@@ -68,11 +83,14 @@ class ModelFolders:
                 log.warning("model.not_fetched", model=model.name, reason=str(error))
                 raise Unserved(f"The files of {model.name!r} cannot be fetched now: {error}") from error
 
+    def _turn(self, digest: str) -> asyncio.Lock:
+        return self._fetching.setdefault(digest, asyncio.Lock())
+
 
 def _sizes(root: Path) -> dict[str, int]:
     """Bytes by folder name, the folders that were made first at the beginning."""
     found = []
-    for folder in root.glob("[0-9a-f]*"):
+    for folder in root.glob("[0-9a-f]*/"):
         with contextlib.suppress(FileNotFoundError):  # an altered one is fetched anew at this moment
             held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             found.append((folder.stat().st_mtime, folder.name, held))

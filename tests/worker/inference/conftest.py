@@ -69,6 +69,7 @@ class Host:
             (root / name).mkdir()
         service.otherwise = self._blob
         self.engines: Engines
+        self.folders: ModelFolders
         self.gateway: Gateway
         self.url = ""
         self.changes = 0
@@ -108,7 +109,7 @@ class Host:
         sandbox: EngineSandbox | None = None,
     ) -> AsyncIterator["Host"]:
         control = HttpInferenceControl(url=self.service.url, worker_key="key", worker_id="inference-1")
-        folders = ModelFolders(
+        self.folders = ModelFolders(
             control, bases=self.root / "models", adapters=self.root / "adapters", adapter_bytes=cache_bytes
         )
         mark = self.root / "serving"
@@ -116,7 +117,7 @@ class Host:
         terms = Terms(grace=grace_seconds, idle=idle_seconds, start=start_seconds, silence=silence_seconds)
         self.engines = Engines(
             kind=kind,
-            folders=folders,
+            folders=self.folders,
             slot=slot,
             mark=mark,
             terms=terms,

@@ -268,6 +268,27 @@ def test_adapters_are_kept_on_disk_up_to_a_size(host: Host) -> None:
     asyncio.run(story())
 
 
+def test_an_adapter_that_waits_for_its_base_is_no_surplus(host: Host) -> None:
+    async def story() -> None:
+        base = host.base()
+        first, *later = (host.adapter(f"tuned-{number}", weights=bytes([number]) * 1000) for number in range(3))
+        async with host.serving(cache_bytes=1500):
+            async with host.engines._starting:  # as if another base were loaded meanwhile
+                asked = asyncio.create_task(host.ask(base, first))
+                await until(lambda: host.folders._used.keys() == {first.digest})
+                for adapter in later:
+                    await host.folders.adapter(adapter)
+                assert first.digest not in await host.folders.surplus()
+                await host.engines.drop_surplus_adapters()
+                await host.folders.drop_adapter(first.digest)  # found before it was asked for
+            assert (await asked).text == host.said(base=base, adapter=first)
+            kept = {path.name for path in (host.root / "adapters").iterdir() if path.is_dir()}
+            assert kept == {first.digest, later[1].digest}
+            assert await host.folders.surplus() == [first.digest], "now that it is answered"
+
+    asyncio.run(story())
+
+
 def test_a_disk_that_could_not_be_tidied_is_tidied_the_next_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     tidied = asyncio.Event()
     surprises = [RuntimeError("no thread"), FileNotFoundError("a file that went away meanwhile")]
