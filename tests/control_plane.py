@@ -85,6 +85,7 @@ class ControlPlane:
     keys: dict[str, str] = field(default_factory=dict)
     with_model: "Written | None" = None
     _kept: psycopg.Connection | None = None
+    _clients: list[OpenAI] = field(default_factory=list)
 
     def http(self, key: str = "member") -> httpx2.Client:
         """A plain client with the named key, or with a bare token."""
@@ -96,7 +97,9 @@ class ControlPlane:
 
     def openai(self, key: str = "member", *, max_retries: int = 0) -> OpenAI:
         """An unmodified client of the API."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=self.keys[key], max_retries=max_retries)
+        client = OpenAI(base_url=f"{self.url}/v1", api_key=self.keys[key], max_retries=max_retries)
+        self._clients.append(client)
+        return client
 
     def request(self, method: str, path: str, *, key: str = "member", **options: Any) -> httpx2.Response:
         with self.http(key) as client:
@@ -200,11 +203,13 @@ class ControlPlane:
     @contextmanager
     def served_at(self, url: str, **changes: Any) -> Iterator["ControlPlane"]:
         """The same behind another address, with a connection of its own for asking."""
-        with closing(replace(self, url=url, _kept=None, **changes)) as other:
+        with closing(replace(self, url=url, _kept=None, _clients=[], **changes)) as other:
             yield other
 
     def close(self) -> None:
-        """Close the connection that is kept for asking."""
+        """Close the clients, and the connection that is kept for asking."""
+        for client in self._clients:
+            client.close()
         if self._kept is not None:
             self._kept.close()
 
