@@ -30,6 +30,7 @@ class Told:
         self.free = 1
         self.pauses: list[float] = []
         self.now = 0.0
+        self.threads: list[BrokerThread] = []
 
     def wake(self) -> None:
         self.wakes += 1
@@ -39,7 +40,7 @@ class Told:
         self.now += seconds
 
     def thread(self, url: str) -> BrokerThread:
-        return BrokerThread(
+        thread = BrokerThread(
             url,
             queue=QUEUE,
             free_slots=lambda: self.free,
@@ -48,11 +49,16 @@ class Told:
             sleep=self.sleep,
             jitter=lambda: 1.0,
         )
+        self.threads.append(thread)
+        return thread
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> Iterator[Told]:
+    told = Told()
+    yield told
+    for thread in told.threads:
+        thread._let_go()
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class Wakes:
             url, queue=wake_queue(CLASS), free_slots=lambda: 1, wake=self.wake, sleep=lambda _seconds: None
         )
         thread.listen_once()
+        thread._let_go()
         return thread
 
 
